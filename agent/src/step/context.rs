@@ -1,0 +1,125 @@
+//! What a step is given to work with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::migration::Participation;
+use crate::postgres::Door;
+
+/// How far an attempt is. Lossy: the latest wins.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// What is being worked on or waited for.
+    pub subject: String,
+    /// Work done, in `unit`.
+    pub completed: u64,
+    /// Work in total, in `unit`. Zero while unknown.
+    pub total: u64,
+    /// What is counted.
+    pub unit: ProgressUnit,
+    /// One entry for each part, for example each table.
+    pub parts: Vec<ProgressPart>,
+}
+
+/// What progress is counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProgressUnit {
+    /// Nothing is counted.
+    #[default]
+    None,
+    /// Bytes.
+    Bytes,
+    /// Rows.
+    Rows,
+    /// Tables.
+    Tables,
+    /// Milliseconds of lag.
+    Milliseconds,
+}
+
+/// How far one table is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgressPart {
+    /// The table, quoted.
+    pub table: String,
+    /// Rows copied.
+    pub row_count: u64,
+    /// Bytes copied.
+    pub size_bytes: u64,
+    /// Bytes in total. Zero while unknown.
+    pub total_bytes: u64,
+    /// Whether it is ready.
+    pub ready: bool,
+}
+
+/// What every step is given: the migration, the command, the door to the
+/// database, and the ways to report, to wait and to be stopped.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The agent's part in the migration.
+    pub participation: Participation,
+    /// The command being carried out: the key of ledger rows.
+    pub command_id: String,
+    /// Epoch of the coordinator that sent it.
+    pub leader_epoch: i64,
+    /// Digest of the plan it belongs to.
+    pub plan_digest: Vec<u8>,
+    /// How long the step may go without progress before it fails with
+    /// [`Reason::Stalled`].
+    pub stall_timeout: Duration,
+    /// Opens database sessions.
+    pub door: Door,
+    /// The long-lived things of this agent that outlast one command.
+    pub agent: Arc<crate::agent::Agent>,
+    /// The clocks.
+    pub clock: Clock,
+    /// Where progress goes.
+    pub progress: watch::Sender<Progress>,
+    /// Says stop. Honoured at safe points.
+    pub cancel: CancellationToken,
+}
+
+impl Context {
+    /// Reports progress. Never waits.
+    pub fn report(&self, progress: Progress) {
+        self.progress.send_replace(progress);
+    }
+
+    /// A place where an attempt may be stopped without harm.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Cancelled`] when it was asked to stop.
+    pub fn safe_point(&self) -> Result<(), Failure> {
+        if self.cancel.is_cancelled() {
+            return Err(Failure::new(Reason::Cancelled, "stopped because it was asked to")
+                .remedy(Remedy::Wait)
+                .effect(Effect::Unknown));
+        }
+        Ok(())
+    }
+
+    /// Waits, and ends early with [`Reason::Cancelled`] when asked to stop.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Cancelled`].
+    pub async fn pause(&self, duration: Duration) -> Result<(), Failure> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => self.safe_point(),
+            () = self.clock.sleep(duration) => Ok(()),
+        }
+    }
+
+    /// A place where a test may kill the process. Does nothing in a release
+    /// build.
+    pub fn fail_point(&self, name: &'static str) {
+        pgportage_link::fail_point::hit(name);
+    }
+}

@@ -1,0 +1,8 @@
+//! How two ends speak: identity, mutual TLS, dialling, serving, authorisation,
+//! failures, telemetry and settings.
+
+pub mod clock;
+pub mod failure;
+
+pub use clock::Clock;
+pub use failure::{Effect, Failure, Remedy};
