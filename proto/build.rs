@@ -7,15 +7,11 @@ use std::{env, fs};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=pgportage");
-    let mut files: Vec<PathBuf> = fs::read_dir("pgportage/v1")?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
+    let mut files: Vec<PathBuf> =
+        fs::read_dir("pgportage/v1")?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     files.sort(); // `read_dir` has no order, and builds must repeat.
     let mut compiler = protox::Compiler::new(["."])?;
-    compiler
-        .include_source_info(true)
-        .include_imports(true)
-        .open_files(files)?;
+    compiler.include_source_info(true).include_imports(true).open_files(files)?;
     let descriptor = PathBuf::from(env::var("OUT_DIR")?).join("pgportage.bin");
     fs::write(descriptor, compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()

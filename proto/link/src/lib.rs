@@ -2,6 +2,7 @@
 //! failures, telemetry and settings.
 
 pub mod clock;
+pub mod fail_point;
 pub mod failure;
 
 pub use clock::Clock;
