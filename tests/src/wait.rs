@@ -1,0 +1,44 @@
+//! Waiting for a condition with a deadline, never for a length of time.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use pgportage_link::Clock;
+
+/// What one look at a condition saw.
+#[derive(Debug)]
+pub enum Seen<T> {
+    /// The condition holds.
+    Done(T),
+    /// Not yet; the text says what was seen instead.
+    NotYet(String),
+}
+
+/// Pause between two looks: short beside everything that is waited for.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Looks until the condition holds.
+///
+/// Safe to drop at any time.
+///
+/// # Errors
+///
+/// When `limit` has passed; the error names `what` and the last state seen.
+/// An error of `look` ends the wait at once.
+pub async fn until<T, Look, Looking>(what: &str, limit: Duration, mut look: Look) -> Result<T>
+where
+    Look: FnMut() -> Looking,
+    Looking: Future<Output = Result<Seen<T>>>,
+{
+    let deadline = Clock.now() + limit;
+    loop {
+        match look().await? {
+            Seen::Done(value) => return Ok(value),
+            Seen::NotYet(last) if Clock.now() >= deadline => {
+                bail!("waited {limit:?} for {what}; last seen: {last}")
+            }
+            Seen::NotYet(_) => Clock.sleep(PAUSE).await,
+        }
+    }
+}
