@@ -3,6 +3,7 @@
 //! **Invariant:** the agent never decides what comes next; it carries out typed
 //! commands that its local policy allows, and looks before every act.
 
+pub mod agent;
 pub mod migration;
 pub mod names;
 pub mod postgres;

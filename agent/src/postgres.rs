@@ -1,6 +1,21 @@
 //! Everything that knows PostgreSQL: the one door to the database, quoting,
 //! LSNs, versions, catalog queries.
 
+pub mod catalog;
 mod door;
+mod error;
+mod lsn;
+mod passfile;
+mod quote;
+pub mod replication;
+mod scram;
+mod secret;
+mod version;
 
-pub use door::{Door, Purpose, Session};
+pub use door::{Door, DoorSettings, Purpose, Session, SessionIdentity};
+pub use error::sql_failure;
+pub use lsn::{Lsn, LsnInvalid};
+pub use quote::{RelationName, quote_ident, quote_literal};
+pub use scram::scram_verifier;
+pub use secret::Secret;
+pub use version::ServerVersion;

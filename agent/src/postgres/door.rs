@@ -1,50 +1,454 @@
 //! The one door to the database.
 //!
-//! **Invariant:** every database session of the agent is opened here.
+//! **Invariant:** every database session of the agent is opened here, or by
+//! [`super::replication`] on the same terms.
+//!
+//! What a session depends on is pinned at the login itself, in the startup
+//! message, so that neither the role's nor the database's settings can decide
+//! it. The few settings that older releases do not know follow before anybody
+//! gets the session.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use pgportage_link::Failure;
-use tokio_postgres::Client;
+use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{CancelToken, Client, Config, Connection, NoTls};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::error::{login_failure, sql_failure};
+use super::{Secret, ServerVersion, passfile};
+use crate::names::APPLICATION_PREFIX;
+
+/// How long a login may take, from the first packet to the pinned settings.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long to wait for a session of the budget to become free.
+const BUDGET_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a dropped session may take to say goodbye before its running
+/// statement is cancelled, and then before the socket is closed under it.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What a session is for. Decides its time limits and its `application_name`
 /// (`pgportage <purpose>`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Catalog reads and short statements: `statement_timeout` 30 s,
-    /// `lock_timeout` from the policy.
+    /// `lock_timeout` from the policy, idle in a transaction for at most 60 s.
     Control,
-    /// Long reads (row counts): no `statement_timeout`.
+    /// Long reads (row counts): no `statement_timeout`, idle in a transaction
+    /// for at most 10 minutes.
     Scan,
-    /// The barrier and the fence: limits are set by the cutover itself.
+    /// The barrier and the fence: limits are set by the cutover itself; until
+    /// then `lock_timeout` from the policy and no other.
     Cutover,
-    /// Heartbeats and the watch.
+    /// Heartbeats and the watch: `statement_timeout` 5 s.
     Watch,
 }
 
-/// Opens database sessions of the agent's own server.
-#[derive(Clone, Debug)]
-pub struct Door {}
+impl Purpose {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Scan => "scan",
+            Self::Cutover => "cutover",
+            Self::Watch => "watch",
+        }
+    }
 
-impl Door {
-    /// Opens a session in a database, with everything pinned.
-    ///
-    /// # Errors
-    ///
-    /// [`pgportage_proto::Reason::ServerUnreachable`],
-    /// [`pgportage_proto::Reason::LoginRefused`] or
-    /// [`pgportage_proto::Reason::DatabaseMissing`].
-    pub async fn open(&self, _database: &str, _purpose: Purpose) -> Result<Session, Failure> {
-        todo!()
+    fn statement_timeout(self) -> Duration {
+        match self {
+            Self::Control => Duration::from_secs(30),
+            Self::Watch => Duration::from_secs(5),
+            Self::Scan | Self::Cutover => Duration::ZERO,
+        }
+    }
+
+    fn idle_in_transaction_timeout(self) -> Duration {
+        match self {
+            Self::Control => Duration::from_secs(60),
+            Self::Watch => Duration::from_secs(10),
+            Self::Scan => Duration::from_secs(600),
+            Self::Cutover => Duration::ZERO,
+        }
     }
 }
 
-/// One open session. Dropping it closes the connection.
+/// Where the server is and how the agent logs in.
+#[derive(Clone, Debug)]
+pub struct DoorSettings {
+    /// The directory of the Unix socket (begins with `/`), or a host name or
+    /// address.
+    pub host: String,
+    /// The port; for a Unix socket the number in its name.
+    pub port: u16,
+    /// The role to log in as.
+    pub user: String,
+    /// A file of mode 0600 whose first line is the password. Read at every
+    /// login, so that the password can change.
+    pub password_file: Option<PathBuf>,
+    /// A file in the form of `~/.pgpass`, asked when there is no
+    /// `password_file`.
+    pub passfile: Option<PathBuf>,
+    /// How long a statement waits for one lock.
+    pub lock_timeout: Duration,
+    /// How many sessions the agent holds at most.
+    pub max_sessions: usize,
+}
+
+/// Opens database sessions of the agent's own server.
+#[derive(Clone)]
+pub struct Door(Arc<Inner>);
+
+struct Inner {
+    settings: DoorSettings,
+    clock: Clock,
+    budget: Arc<Semaphore>,
+    open: OpenSessions,
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door").field("address", &self.address()).finish_non_exhaustive()
+    }
+}
+
+impl Door {
+    /// Remembers how to log in. Opens nothing.
+    #[must_use]
+    pub fn new(settings: DoorSettings, clock: Clock) -> Self {
+        let budget = Arc::new(Semaphore::new(settings.max_sessions.max(1)));
+        Self(Arc::new(Inner { settings, clock, budget, open: OpenSessions::default() }))
+    }
+
+    /// The server's address, for people.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let DoorSettings { host, port, .. } = &self.0.settings;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// The role that the agent logs in as.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        &self.0.settings.user
+    }
+
+    /// Every session of this agent that is open on its server. The fence tells
+    /// our own backends from others by this, never by `application_name`.
+    #[must_use]
+    pub fn own_sessions(&self) -> BTreeSet<SessionIdentity> {
+        self.0.open.list()
+    }
+
+    /// Opens a session in a database, with everything pinned.
+    ///
+    /// Waits for a free place in the connection budget. Dropping the future
+    /// ends the login.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::ServerUnreachable`], [`Reason::LoginRefused`],
+    /// [`Reason::DatabaseMissing`], [`Reason::ConfigurationInvalid`] for a
+    /// password file, or [`Reason::Stalled`] when the budget stays used up.
+    pub async fn open(&self, database: &str, purpose: Purpose) -> Result<Session, Failure> {
+        let settings = &self.0.settings;
+        let password = match (&settings.password_file, &settings.passfile) {
+            (Some(path), _) => Some(Secret::from_file(path)?),
+            (None, Some(path)) => passfile::find(path, &settings.host, settings.port, database, &settings.user)?,
+            (None, None) => None,
+        };
+        self.log_in(database, &settings.user, password.as_ref(), purpose).await
+    }
+
+    /// As [`Self::open`], as another role: the trial login of the canary.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]. A login that the server refuses carries its SQLSTATE.
+    pub async fn open_as(
+        &self,
+        database: &str,
+        user: &str,
+        password: &Secret,
+        purpose: Purpose,
+    ) -> Result<Session, Failure> {
+        self.log_in(database, user, Some(password), purpose).await
+    }
+
+    async fn log_in(
+        &self,
+        database: &str,
+        user: &str,
+        password: Option<&Secret>,
+        purpose: Purpose,
+    ) -> Result<Session, Failure> {
+        let clock = self.0.clock;
+        let permit = match clock.timeout(BUDGET_TIMEOUT, Arc::clone(&self.0.budget).acquire_owned()).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) | Err(_) => return Err(self.budget_spent()),
+        };
+        let settings = &self.0.settings;
+        let mut config = configure(database, user, password, &options(purpose, settings.lock_timeout));
+        config.port(settings.port).application_name(format!("{APPLICATION_PREFIX} {}", purpose.as_str()));
+        if settings.host.starts_with('/') {
+            config.host_path(&settings.host);
+        } else {
+            config.host(&settings.host);
+        }
+        let login = async {
+            let (client, connection) = config
+                .connect(NoTls)
+                .await
+                .map_err(|error| login_failure(&error, user, database, &self.address()))?;
+            let mut session = Session::begin(client, connection, clock);
+            session.permit = Some(permit);
+            session.introduce().await?;
+            session.listing = Some(self.0.open.enter(session.identity()));
+            Ok(session)
+        };
+        // Boxed: the future of a login is large, and there are many callers.
+        match clock.timeout(LOGIN_TIMEOUT, Box::pin(login)).await {
+            Ok(result) => result,
+            Err(_) => Err(login_timeout(&self.address())),
+        }
+    }
+
+    fn budget_spent(&self) -> Failure {
+        Failure::new(
+            Reason::Stalled,
+            format!("none of the agent's {} database sessions became free", self.0.settings.max_sessions),
+        )
+        .hint("Raise the agent's limit of database sessions, or run fewer migrations at a time.")
+        .remedy(Remedy::Wait)
+        .effect(Effect::None)
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        self.0.clock
+    }
+}
+
+pub(super) fn login_timeout(address: &str) -> Failure {
+    Failure::new(Reason::ServerUnreachable, format!("the server at {address} did not answer in time"))
+        .detail(format!("A login took longer than {} s.", LOGIN_TIMEOUT.as_secs()))
+        .remedy(Remedy::Wait)
+        .effect(Effect::None)
+}
+
+pub(super) const fn login_limit() -> Duration {
+    LOGIN_TIMEOUT
+}
+
+/// What every login has in common.
+pub(super) fn configure(database: &str, user: &str, password: Option<&Secret>, options: &str) -> Config {
+    let mut config = Config::new();
+    config
+        .dbname(database)
+        .user(user)
+        .options(options)
+        .ssl_mode(SslMode::Disable)
+        .connect_timeout(LOGIN_TIMEOUT)
+        .tcp_user_timeout(Duration::from_secs(30))
+        .keepalives(true)
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3);
+    if let Some(password) = password {
+        config.password(password.expose());
+    }
+    config
+}
+
+/// Settings that every supported release knows, for the startup message.
+fn options(purpose: Purpose, lock_timeout: Duration) -> String {
+    let limits = [
+        ("statement_timeout", purpose.statement_timeout()),
+        ("lock_timeout", lock_timeout),
+        ("idle_in_transaction_session_timeout", purpose.idle_in_transaction_timeout()),
+    ];
+    let mut options = PINNED.iter().map(|(name, value)| format!("-c {name}={value}")).collect::<Vec<_>>();
+    options.extend(limits.iter().map(|(name, limit)| format!("-c {name}={}", limit.as_millis())));
+    options.join(" ")
+}
+
+const PINNED: &[(&str, &str)] = &[
+    ("search_path", "pg_catalog"),
+    ("row_security", "off"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_isolation", r"read\ committed"),
+    ("default_transaction_deferrable", "off"),
+    ("standard_conforming_strings", "on"),
+    ("DateStyle", r"ISO,\ YMD"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("quote_all_identifiers", "off"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+];
+
+/// A session on the server, for life: pids are used again, pairs are not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionIdentity {
+    /// The backend's process id.
+    pub pid: i32,
+    /// `pg_stat_activity.backend_start::text` with `TimeZone` UTC.
+    pub backend_start: String,
+}
+
+#[derive(Clone, Debug, Default)]
+struct OpenSessions(Arc<Mutex<BTreeSet<SessionIdentity>>>);
+
+impl OpenSessions {
+    fn enter(&self, identity: SessionIdentity) -> Listing {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(identity.clone());
+        Listing { open: self.clone(), identity }
+    }
+
+    fn list(&self) -> BTreeSet<SessionIdentity> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Takes the session off the list when it is dropped.
 #[derive(Debug)]
+struct Listing {
+    open: OpenSessions,
+    identity: SessionIdentity,
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.open.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.identity);
+    }
+}
+
+/// One open session.
+///
+/// Dropping it ends the session on the server, at once when it is idle;
+/// a statement that is still running is cancelled half a second later.
 pub struct Session {
+    // Dropped first: tells the connection task to say goodbye.
     client: Client,
     /// The backend's process id on the server.
     pub pid: i32,
+    /// When the backend started, as [`SessionIdentity::backend_start`].
+    pub backend_start: String,
+    /// The server's version.
+    pub version: ServerVersion,
+    /// Whether the server asked for a password. Known for replication logins
+    /// only.
+    pub password_asked: Option<bool>,
+    ended: CancellationToken,
+    _leave: DropGuard,
+    listing: Option<Listing>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Session {
+    /// Gives the connection a task of its own, which ends with the session.
+    pub(super) fn begin<S, T>(client: Client, connection: Connection<S, T>, clock: Clock) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let leave = CancellationToken::new();
+        let ended = CancellationToken::new();
+        let cancel = client.cancel_token();
+        tokio::spawn(drive(connection, cancel, leave.clone(), ended.clone(), clock));
+        Self {
+            client,
+            pid: 0,
+            backend_start: String::new(),
+            version: ServerVersion::from_num(0),
+            password_asked: None,
+            ended,
+            _leave: leave.drop_guard(),
+            listing: None,
+            permit: None,
+        }
+    }
+
+    /// Who this session is on the server.
+    #[must_use]
+    pub fn identity(&self) -> SessionIdentity {
+        SessionIdentity { pid: self.pid, backend_start: self.backend_start.clone() }
+    }
+
+    /// Waits until the server has ended the session, or the connection is lost.
+    /// May be dropped and called again.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Cancels the statement that runs in a session, from outside it.
+    #[must_use]
+    pub fn cancel_handle(&self) -> CancelHandle {
+        CancelHandle(self.client.cancel_token())
+    }
+
+    /// Learns who the session is and pins what older releases do not know.
+    async fn introduce(&mut self) -> Result<(), Failure> {
+        const WHO: &str = "SELECT pg_backend_pid(), backend_start::text, current_setting('server_version_num')::int
+                             FROM pg_stat_get_activity(pg_backend_pid())";
+        let row = self.client.query_one(WHO, &[]).await.map_err(|error| sql_failure(error, "begin a session"))?;
+        self.pid = row.get(0);
+        self.backend_start = row.get(1);
+        self.version = ServerVersion::from_num(row.get(2));
+        let newer = newer_settings(self.version);
+        if !newer.is_empty() {
+            self.client.batch_execute(newer).await.map_err(|error| sql_failure(error, "begin a session"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Settings that came after version 10. `client_connection_check_interval`
+/// makes the server notice within seconds that the agent is gone.
+fn newer_settings(version: ServerVersion) -> &'static str {
+    match version.major() {
+        ..14 => "",
+        14..17 => "SET client_connection_check_interval = '5s'; SET idle_session_timeout = 0",
+        17.. => "SET client_connection_check_interval = '5s'; SET idle_session_timeout = 0; SET transaction_timeout = 0",
+    }
+}
+
+async fn drive<S, T>(
+    mut connection: Connection<S, T>,
+    cancel: CancelToken,
+    leave: CancellationToken,
+    ended: CancellationToken,
+    clock: Clock,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    T: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let _ended = ended.drop_guard();
+    tokio::select! {
+        result = &mut connection => {
+            if let Err(error) = result {
+                tracing::debug!(error = %error, "database session ended");
+            }
+            return;
+        }
+        () = leave.cancelled() => {}
+    }
+    // The client is gone. An idle session ends at once; a busy one is cancelled.
+    if clock.timeout(FAREWELL, &mut connection).await.is_err() {
+        let cancelled = clock.timeout(FAREWELL, cancel.cancel_query(NoTls)).await;
+        tracing::debug!(sent = matches!(cancelled, Ok(Ok(()))), "cancelled the statement of a session that was given up");
+        // When even that does not help, dropping the connection closes the socket.
+        clock.timeout(FAREWELL, &mut connection).await.ok();
+    }
 }
 
 impl Deref for Session {
@@ -58,5 +462,33 @@ impl Deref for Session {
 impl DerefMut for Session {
     fn deref_mut(&mut self) -> &mut Client {
         &mut self.client
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+/// Cancels what a session is doing.
+#[derive(Clone)]
+pub struct CancelHandle(CancelToken);
+
+impl CancelHandle {
+    /// Asks the server to cancel the session's running statement. Success means
+    /// that the server was asked, not that anything was running.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::ServerUnreachable`].
+    pub async fn cancel(&self) -> Result<(), Failure> {
+        self.0.cancel_query(NoTls).await.map_err(|error| sql_failure(error, "cancel a statement"))
+    }
+}
+
+impl fmt::Debug for CancelHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CancelHandle")
     }
 }
