@@ -3,20 +3,74 @@
 use std::sync::Arc;
 
 use pgportage_link::Clock;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::journal::Journal;
+use crate::metrics::Gauges;
+use crate::policy::Policy;
+use crate::postgres::{Door, DoorSettings};
+use crate::settings::Settings;
 
 /// What outlasts a single command.
 ///
-/// Owned by `main`, shared by the runner, the link's service and the watch.
+/// Made by `main`, shared by the runner, the session, the link's service, the
+/// heartbeat and the watch.
 #[derive(Debug)]
 pub struct Agent {
     /// The name in this agent's certificate.
     pub name: String,
     /// The clocks.
     pub clock: Clock,
-    // runtime: settings: Settings, policy: Policy, journal: Journal
-    // link: peers: Peers (dials the other agent), tunnels
-    // cutover: sessions held between commands: CutoverSessions
+    /// What `agent.toml` says.
+    pub settings: Settings,
+    /// What may be done here.
+    pub policy: Policy,
+    /// What survives a crash.
+    pub journal: Journal,
+    /// Opens database sessions.
+    pub door: Door,
+    /// What is measured between commands.
+    pub gauges: Gauges,
+    /// Owner of every task that outlasts a command. **Invariant:** each of them
+    /// ends by itself soon after `stop`.
+    pub tasks: TaskTracker,
+    /// Says that the process ends.
+    pub stop: CancellationToken,
 }
 
 /// A shared agent.
 pub type SharedAgent = Arc<Agent>;
+
+impl Agent {
+    /// Puts an agent together. Opens no connection.
+    #[must_use]
+    pub fn new(settings: Settings, policy: Policy, journal: Journal) -> Self {
+        let clock = Clock;
+        let door = Door::new(door_settings(&settings, &policy), clock);
+        Self {
+            name: settings.name.clone(),
+            clock,
+            door,
+            gauges: Gauges::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            settings,
+            policy,
+            journal,
+        }
+    }
+}
+
+fn door_settings(settings: &Settings, policy: &Policy) -> DoorSettings {
+    let postgres = &settings.postgres;
+    DoorSettings {
+        host: postgres.host.clone(),
+        port: postgres.port,
+        user: postgres.user.clone(),
+        password_file: postgres.password_file.clone(),
+        passfile: postgres.passfile.clone(),
+        lock_timeout: policy.limits().lock_timeout,
+        max_sessions: postgres.max_sessions.into(),
+    }
+}

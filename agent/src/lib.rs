@@ -3,8 +3,13 @@
 //! **Invariant:** the agent never decides what comes next; it carries out typed
 //! commands that its local policy allows, and looks before every act.
 
+pub mod action;
 pub mod agent;
+pub mod journal;
+pub mod metrics;
 pub mod migration;
 pub mod names;
+pub mod policy;
 pub mod postgres;
+pub mod settings;
 pub mod step;

@@ -203,10 +203,8 @@ impl Door {
             config.host(&settings.host);
         }
         let login = async {
-            let (client, connection) = config
-                .connect(NoTls)
-                .await
-                .map_err(|error| login_failure(&error, user, database, &self.address()))?;
+            let (client, connection) =
+                config.connect(NoTls).await.map_err(|error| login_failure(&error, user, database, &self.address()))?;
             let mut session = Session::begin(client, connection, clock);
             session.permit = Some(permit);
             session.introduce().await?;
@@ -418,7 +416,9 @@ fn newer_settings(version: ServerVersion) -> &'static str {
     match version.major() {
         ..14 => "",
         14..17 => "SET client_connection_check_interval = '5s'; SET idle_session_timeout = 0",
-        17.. => "SET client_connection_check_interval = '5s'; SET idle_session_timeout = 0; SET transaction_timeout = 0",
+        17.. => {
+            "SET client_connection_check_interval = '5s'; SET idle_session_timeout = 0; SET transaction_timeout = 0"
+        }
     }
 }
 
@@ -445,7 +445,10 @@ async fn drive<S, T>(
     // The client is gone. An idle session ends at once; a busy one is cancelled.
     if clock.timeout(FAREWELL, &mut connection).await.is_err() {
         let cancelled = clock.timeout(FAREWELL, cancel.cancel_query(NoTls)).await;
-        tracing::debug!(sent = matches!(cancelled, Ok(Ok(()))), "cancelled the statement of a session that was given up");
+        tracing::debug!(
+            sent = matches!(cancelled, Ok(Ok(()))),
+            "cancelled the statement of a session that was given up"
+        );
         // When even that does not help, dropping the connection closes the socket.
         clock.timeout(FAREWELL, &mut connection).await.ok();
     }

@@ -105,14 +105,18 @@ fn verdict(state: &str) -> (Reason, Remedy, &'static str) {
             Remedy::Wait,
             "A lock was not granted within lock_timeout. Another session holds it; look at pg_locks.",
         ),
-        (_, "57014") => (Reason::ServerError, Remedy::Wait, "The statement was cancelled or ran into statement_timeout."),
+        (_, "57014") => {
+            (Reason::ServerError, Remedy::Wait, "The statement was cancelled or ran into statement_timeout.")
+        }
         (_, "25P03" | "25P04") => {
             (Reason::ServerError, Remedy::Wait, "A time limit of the server ended the session's transaction.")
         }
         ("40", _) => (Reason::ServerError, Remedy::Wait, ""),
         (_, "53200" | "53300") => (Reason::ServerError, Remedy::Wait, "The server is short of memory or connections."),
         (_, "53100") => (Reason::ServerError, Remedy::Operator, "The server's disk is full. Make room, then retry."),
-        (_, "53400") => (Reason::ServerError, Remedy::Operator, "A limit set in the server's configuration is reached."),
+        (_, "53400") => {
+            (Reason::ServerError, Remedy::Operator, "A limit set in the server's configuration is reached.")
+        }
         (_, "25006") => (Reason::ServerError, Remedy::Operator, "The server takes no writes. Is it a standby?"),
         _ => (Reason::ServerError, Remedy::Operator, ""),
     }

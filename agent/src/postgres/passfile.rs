@@ -24,8 +24,7 @@ fn find_in(text: &str, host: &str, port: u16, database: &str, user: &str) -> Opt
     // A socket directory goes by `localhost` as well, as in libpq.
     let hosts: &[&str] = if host.starts_with('/') { &[host, "localhost"] } else { &[host] };
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
-        let [line_host, line_port, line_database, line_user, password] =
-            <[String; 5]>::try_from(fields(line)).ok()?;
+        let [line_host, line_port, line_database, line_user, password] = <[String; 5]>::try_from(fields(line)).ok()?;
         let fits = |field: &str, value: &str| field == "*" || field == value;
         let found = hosts.iter().any(|host| fits(&line_host, host))
             && fits(&line_port, &port)
@@ -63,7 +62,10 @@ mod tests {
         let text = "# comment\nother:5432:*:mover:no\n127.0.0.1:*:*:mover:a\\:b\\\\c:d\n*:*:*:*:last\n";
         assert_eq!(find_in(text, "127.0.0.1", 5432, "shop", "mover").as_deref(), Some("a:b\\c:d"));
         assert_eq!(find_in(text, "127.0.0.1", 5432, "shop", "else").as_deref(), Some("last"));
-        assert_eq!(find_in("localhost:5432:shop:mover:x", "/run/postgresql", 5432, "shop", "mover").as_deref(), Some("x"));
+        assert_eq!(
+            find_in("localhost:5432:shop:mover:x", "/run/postgresql", 5432, "shop", "mover").as_deref(),
+            Some("x")
+        );
         assert_eq!(find_in("a:1:b:c:d", "127.0.0.1", 5432, "shop", "mover"), None);
     }
 }

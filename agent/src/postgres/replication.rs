@@ -87,10 +87,8 @@ impl Door {
             "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=0 -c search_path=pg_catalog",
         );
         config.application_name(format!("{APPLICATION_PREFIX} trial"));
-        let (client, connection) = config
-            .connect_raw(stream, NoTls)
-            .await
-            .map_err(|error| login_failure(&error, user, database, address))?;
+        let (client, connection) =
+            config.connect_raw(stream, NoTls).await.map_err(|error| login_failure(&error, user, database, address))?;
         let version = connection.parameter("server_version").and_then(parse_version);
         let mut session = Session::begin(client, connection, self.clock());
         session.password_asked = Some(authentication.load(Ordering::Acquire) != AUTHENTICATION_OK);

@@ -42,8 +42,11 @@ impl Secret {
         let text = read_private(path)?;
         let line = text.lines().next().unwrap_or_default();
         if line.is_empty() {
-            return Err(Failure::new(Reason::ConfigurationInvalid, format!("password file {} is empty", path.display()))
-                .effect(Effect::None));
+            return Err(Failure::new(
+                Reason::ConfigurationInvalid,
+                format!("password file {} is empty", path.display()),
+            )
+            .effect(Effect::None));
         }
         Ok(Self::new(line.to_owned()))
     }

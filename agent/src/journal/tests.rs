@@ -1,0 +1,143 @@
+use super::*;
+
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn entry(id: &str, content: u8) -> CommandEntry {
+    CommandEntry {
+        id: id.to_owned(),
+        migration: "m".to_owned(),
+        digest: [content; 32],
+        message: vec![content],
+        actor: "spiffe://t/pgportage/coordinator/c".to_owned(),
+        actor_serial: "01".to_owned(),
+    }
+}
+
+fn participation() -> Participation {
+    Participation {
+        migration: MigrationId::new("m").unwrap(),
+        side: Side::Source,
+        database: "shop".to_owned(),
+        peer: "dst-1".to_owned(),
+    }
+}
+
+#[test]
+fn keeps_everything_across_a_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    let migration = MigrationId::new("m").unwrap();
+    {
+        let journal = Journal::open(&path).unwrap();
+        journal.accept(&entry("a", 1), Some(&participation()), b"accepted", NOW).unwrap();
+        journal.refuse(&entry("b", 2), b"refused", NOW).unwrap();
+        journal.set_note(&migration, "port", "7440").unwrap();
+        journal.raise_leader_epoch(7).unwrap();
+        journal.raise_session_epoch(3).unwrap();
+    }
+    let journal = Journal::open(&path).unwrap();
+    assert_eq!(journal.participation(&migration).unwrap(), Some(participation()));
+    assert_eq!(journal.note(&migration, "port").unwrap().as_deref(), Some("7440"));
+    assert_eq!(journal.interrupted().unwrap(), [vec![1]]);
+    assert_eq!(journal.unacknowledged().unwrap(), [("a".to_owned(), 1), ("b".to_owned(), 1)]);
+    assert_eq!(journal.leader_epoch().unwrap(), 7);
+    assert_eq!(journal.raise_leader_epoch(6).unwrap_err().reason, Reason::StaleEpoch);
+    assert_eq!(journal.raise_session_epoch(3).unwrap_err().reason, Reason::StaleSession);
+
+    journal.forget(&migration).unwrap();
+    assert_eq!(journal.participation(&migration).unwrap(), None);
+    assert_eq!(journal.note(&migration, "port").unwrap(), None);
+    assert_eq!(journal.facts_to_send().unwrap().len(), 2, "what is to be told is still told");
+}
+
+#[test]
+fn answers_the_same_and_tells_conflicts() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&dir.path().join("journal.db")).unwrap();
+    assert_eq!(journal.known("a", &[1; 32]).unwrap(), Known::New);
+    journal.accept(&entry("a", 1), None, b"accepted", NOW).unwrap();
+    assert_eq!(journal.known("a", &[1; 32]).unwrap(), Known::Same);
+    assert_eq!(journal.known("a", &[2; 32]).unwrap(), Known::Conflict);
+
+    journal.record("a", FactKind::Final, b"succeeded", NOW).unwrap();
+    journal.record("a", FactKind::Final, b"failed", NOW).unwrap();
+    let facts: Vec<_> =
+        journal.facts_to_send().unwrap().into_iter().map(|fact| (fact.sequence, fact.message)).collect();
+    assert_eq!(facts, [(1, b"accepted".to_vec()), (2, b"succeeded".to_vec())], "the first outcome stands");
+    assert!(journal.interrupted().unwrap().is_empty());
+
+    journal.acknowledge("a", 1).unwrap();
+    assert_eq!(journal.facts_to_send().unwrap().len(), 1);
+    assert_eq!(journal.unacknowledged().unwrap(), [("a".to_owned(), 2)]);
+    journal.acknowledge("a", 2).unwrap();
+    assert!(journal.unacknowledged().unwrap().is_empty());
+    journal.repeat("a").unwrap();
+    assert_eq!(journal.facts_to_send().unwrap().len(), 2);
+}
+
+#[test]
+fn abandoned_commands_are_neither_resumed_nor_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&dir.path().join("journal.db")).unwrap();
+    journal.accept(&entry("a", 1), None, b"accepted", NOW).unwrap();
+    journal.abandon("a").unwrap();
+    journal.record("a", FactKind::Final, b"cancelled", NOW).unwrap();
+    assert!(journal.interrupted().unwrap().is_empty());
+    assert!(journal.facts_to_send().unwrap().is_empty());
+    assert!(journal.unacknowledged().unwrap().is_empty());
+    assert_eq!(journal.known("a", &[1; 32]).unwrap(), Known::Same, "the id stays known");
+}
+
+#[test]
+fn prunes_only_what_is_old_and_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&dir.path().join("journal.db")).unwrap();
+    let day = Duration::from_secs(86_400);
+    for id in ["open", "told", "untold"] {
+        journal.accept(&entry(id, 1), None, b"accepted", NOW).unwrap();
+    }
+    for id in ["told", "untold"] {
+        journal.record(id, FactKind::Final, b"succeeded", NOW).unwrap();
+    }
+    journal.acknowledge("told", 2).unwrap();
+    assert_eq!(journal.prune(NOW + day / 2, day).unwrap(), 0);
+    assert_eq!(journal.prune(NOW + 2 * day, day).unwrap(), 1);
+    assert_eq!(journal.known("told", &[1; 32]).unwrap(), Known::New);
+    assert_eq!(journal.facts_to_send().unwrap().len(), 3);
+}
+
+#[test]
+fn another_part_in_the_same_migration_is_refused_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&dir.path().join("journal.db")).unwrap();
+    journal.accept(&entry("a", 1), Some(&participation()), b"accepted", NOW).unwrap();
+    let other = Participation { peer: "dst-2".to_owned(), ..participation() };
+    let failure = journal.accept(&entry("b", 1), Some(&other), b"accepted", NOW).unwrap_err();
+    assert_eq!(failure.reason, Reason::ObjectConflict);
+    assert_eq!(journal.known("b", &[1; 32]).unwrap(), Known::New);
+}
+
+#[test]
+fn one_agent_runs_on_it_and_verbs_work_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    let migration = MigrationId::new("m").unwrap();
+    assert_eq!(Journal::open_beside(&path).unwrap_err().reason, Reason::StoreUnwritable);
+    let journal = Journal::open(&path).unwrap();
+    journal.accept(&entry("a", 1), Some(&participation()), b"accepted", NOW).unwrap();
+    assert_eq!(Journal::open(&path).unwrap_err().reason, Reason::StoreInUse);
+    let beside = Journal::open_beside(&path).unwrap();
+    assert!(beside.participation(&migration).unwrap().is_some());
+    beside.forget(&migration).unwrap();
+    assert!(journal.participation(&migration).unwrap().is_none());
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    drop(Journal::open(&path).unwrap());
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", format::VERSION + 1).unwrap();
+    assert_eq!(Journal::open(&path).unwrap_err().reason, Reason::StoreTooNew);
+}

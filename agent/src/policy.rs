@@ -1,0 +1,314 @@
+//! What may be done on this server at all.
+//!
+//! A local file that only the machine's owner can write. **Invariant:** nothing
+//! that comes over the wire widens it; every command asks it before anything
+//! else happens.
+
+mod file;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure};
+use pgportage_proto::Reason;
+
+use crate::action::{ActionKind, Verb};
+use crate::migration::{Participation, Side};
+
+/// The policy file, checked. Read once at start.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    path: PathBuf,
+    digest: [u8; 32],
+    databases: BTreeMap<String, DatabaseRule>,
+    steps: Option<BTreeSet<ActionKind>>,
+    peers: BTreeMap<String, String>,
+    limits: Limits,
+    destructive: Destructive,
+    roles: Roles,
+}
+
+/// What may be done with one database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct DatabaseRule {
+    sides: BTreeSet<Side>,
+    /// Absent: every peer of the file.
+    peers: Option<BTreeSet<String>>,
+}
+
+/// How far things may go. Every number has a default; the reasons are at
+/// `Limits::default`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest wait for one lock, outside the cutover.
+    pub lock_timeout: Duration,
+    /// Longest time the barrier may take to be granted, all tables together.
+    pub barrier_timeout: Duration,
+    /// Who gives way when the barrier and an application wait for each other.
+    pub barrier_conflict: BarrierConflict,
+    /// Longest outage that may be asked for.
+    pub max_outage: Duration,
+    /// A command that was decided longer ago than this is refused.
+    pub command_age: Duration,
+    /// WAL kept for our slot: from here on, a warning.
+    pub retained_wal_warn_bytes: u64,
+    /// WAL kept for our slot: from here on the migration gives way and our
+    /// slot is dropped.
+    pub retained_wal_abort_bytes: u64,
+    /// Free bytes on the disk of the WAL: below this, a warning.
+    pub free_disk_warn_bytes: u64,
+    /// Free bytes on the disk of the WAL: below this the migration gives way.
+    pub free_disk_abort_bytes: u64,
+    /// Age of the oldest transaction id our slot holds back: a warning.
+    pub xmin_age_warn: u64,
+    /// The same: from here on the migration gives way.
+    pub xmin_age_abort: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const GIB: u64 = 1 << 30;
+        Self {
+            // Whoever queues behind our waiting lock waits as long.
+            lock_timeout: Duration::from_secs(1),
+            // Granted in 4 to 69 ms under load when cycles are cancelled.
+            barrier_timeout: Duration::from_millis(500),
+            barrier_conflict: BarrierConflict::Cancel,
+            max_outage: Duration::from_secs(10),
+            // Twice the silence after which a coordinator takes us for lost.
+            command_age: Duration::from_secs(30),
+            retained_wal_warn_bytes: 10 * GIB,
+            retained_wal_abort_bytes: 50 * GIB,
+            free_disk_warn_bytes: 10 * GIB,
+            free_disk_abort_bytes: 2 * GIB,
+            // Where autovacuum begins its own freezing, and half of what is left.
+            xmin_age_warn: 200_000_000,
+            xmin_age_abort: 1_000_000_000,
+        }
+    }
+}
+
+/// Who gives way when the barrier and an application wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BarrierConflict {
+    /// The application's statement is cancelled after 20 ms.
+    Cancel,
+    /// The barrier is given up, and tried again later.
+    Yield,
+}
+
+/// Acts that cannot simply be taken back, or that applications feel. All of
+/// them are forbidden unless the file says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destructive {
+    /// Keeping applications off the source for good.
+    pub fence: bool,
+    /// Letting applications in on the destination: the point of no return.
+    pub open: bool,
+    /// Dropping our replication slot.
+    pub drop_slot: bool,
+    /// Ending sessions of applications.
+    pub terminate_sessions: bool,
+    /// `REPLICA IDENTITY FULL` on tables without a key.
+    pub replica_identity_full: bool,
+}
+
+/// One of the acts that need a word in the policy of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DestructiveAct {
+    /// See [`Destructive::fence`].
+    Fence,
+    /// See [`Destructive::open`].
+    Open,
+    /// See [`Destructive::drop_slot`].
+    DropSlot,
+    /// See [`Destructive::terminate_sessions`].
+    TerminateSessions,
+    /// See [`Destructive::replica_identity_full`].
+    ReplicaIdentityFull,
+}
+
+impl DestructiveAct {
+    /// Every act, in the order of the file.
+    pub const ALL: [Self; 5] =
+        [Self::Fence, Self::Open, Self::DropSlot, Self::TerminateSessions, Self::ReplicaIdentityFull];
+
+    /// The key under `[destructive]`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fence => "fence",
+            Self::Open => "open",
+            Self::DropSlot => "drop_slot",
+            Self::TerminateSessions => "terminate_sessions",
+            Self::ReplicaIdentityFull => "replica_identity_full",
+        }
+    }
+}
+
+impl fmt::Display for DestructiveAct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Destructive {
+    /// Whether an act is allowed.
+    #[must_use]
+    pub fn allows(&self, act: DestructiveAct) -> bool {
+        match act {
+            DestructiveAct::Fence => self.fence,
+            DestructiveAct::Open => self.open,
+            DestructiveAct::DropSlot => self.drop_slot,
+            DestructiveAct::TerminateSessions => self.terminate_sessions,
+            DestructiveAct::ReplicaIdentityFull => self.replica_identity_full,
+        }
+    }
+}
+
+/// Roles made beforehand, where the agent's own role may not make any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// What the subscription logs in as.
+    pub replication: Option<PremadeRole>,
+    /// What proves the fence by being refused.
+    pub canary: Option<PremadeRole>,
+}
+
+/// A role made beforehand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PremadeRole {
+    /// Its name.
+    pub name: String,
+    /// A file that holds its password and nothing else, mode 0600.
+    pub password_file: PathBuf,
+}
+
+/// What a command wants to do, as far as the policy is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// Which action.
+    pub kind: ActionKind,
+    /// Carried out or taken back.
+    pub verb: Verb,
+    /// What of it needs a word of its own.
+    pub acts: Vec<DestructiveAct>,
+    /// The outage it may cause.
+    pub max_outage: Option<Duration>,
+}
+
+impl Policy {
+    /// Reads and checks the whole file.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::ConfigurationInvalid`], with every problem in the detail; also
+    /// when somebody other than its owner can write the file.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        file::load(path)
+    }
+
+    /// Decides about one command.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::PolicyDenied`]; the hint says which line of the file would
+    /// allow it.
+    pub fn allows(&self, participation: &Participation, intent: &Intent) -> Result<(), Failure> {
+        let Participation { database, side, peer, .. } = participation;
+        let Some(rule) = self.databases.get(database).or_else(|| self.databases.get(ANY)) else {
+            return Err(self.denied(
+                format!("the policy does not name database {database:?}"),
+                format!("Add a table [databases.{}] with `sides = [\"{side}\"]`", file::key(database)),
+            ));
+        };
+        if !rule.sides.contains(side) {
+            return Err(self.denied(
+                format!("the policy does not allow database {database:?} to be a {side}"),
+                format!("Add \"{side}\" to `sides` under [databases.{}]", file::key(database)),
+            ));
+        }
+        if !self.peers.contains_key(peer) {
+            return Err(self.denied(
+                format!("the policy does not know peer {peer:?}"),
+                format!("Add `{} = \"host:port\"` under [peers]", file::key(peer)),
+            ));
+        }
+        if rule.peers.as_ref().is_some_and(|peers| !peers.contains(peer)) {
+            return Err(self.denied(
+                format!("the policy does not allow peer {peer:?} for database {database:?}"),
+                format!("Add \"{peer}\" to `peers` under [databases.{}]", file::key(database)),
+            ));
+        }
+        if self.steps.as_ref().is_some_and(|steps| !steps.contains(&intent.kind)) {
+            return Err(self.denied(
+                format!("the policy does not allow step {}", intent.kind),
+                format!("Add \"{}\" to `steps`", intent.kind),
+            ));
+        }
+        if let Some(act) = intent.acts.iter().find(|act| !self.destructive.allows(**act)) {
+            return Err(self.denied(
+                format!("the policy does not allow {act}, which {} of {} needs", intent.verb, intent.kind),
+                format!("Set `{act} = true` under [destructive]"),
+            ));
+        }
+        if let Some(asked) = intent.max_outage
+            && asked > self.limits.max_outage
+        {
+            let limit = humantime::format_duration(self.limits.max_outage);
+            return Err(self.denied(
+                format!("the policy allows an outage of {limit}, not of {}", humantime::format_duration(asked)),
+                "Ask for a shorter outage, or raise `max_outage` under [limits]".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The address of another agent, if it is known.
+    #[must_use]
+    pub fn peer_address(&self, peer: &str) -> Option<&str> {
+        self.peers.get(peer).map(String::as_str)
+    }
+
+    /// How far things may go.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Roles made beforehand.
+    #[must_use]
+    pub fn roles(&self) -> &Roles {
+        &self.roles
+    }
+
+    /// Acts that need a word of their own.
+    #[must_use]
+    pub fn destructive(&self) -> &Destructive {
+        &self.destructive
+    }
+
+    /// SHA-256 of the file: a change of it is seen by the coordinator.
+    #[must_use]
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
+    fn denied(&self, message: String, what_would_allow: String) -> Failure {
+        Failure::new(Reason::PolicyDenied, message)
+            .detail("Nothing was done.")
+            .hint(format!(
+                "{what_would_allow} in {} on the agent's machine, then restart the agent.",
+                self.path.display()
+            ))
+            .effect(Effect::None)
+    }
+}
+
+/// Stands for every database that has no table of its own.
+const ANY: &str = "*";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! The policy file's format.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pgportage_link::Failure;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use super::{BarrierConflict, DatabaseRule, Destructive, Limits, Policy, PremadeRole, Roles};
+use crate::action::ActionKind;
+use crate::migration::Side;
+use crate::settings::{invalid, is_address, is_name};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DatabaseSection {
+    sides: Vec<String>,
+    peers: Option<BTreeSet<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsSection {
+    lock_timeout: Option<String>,
+    barrier_timeout: Option<String>,
+    barrier_conflict: Option<String>,
+    max_outage: Option<String>,
+    command_age: Option<String>,
+    retained_wal_warn_bytes: Option<u64>,
+    retained_wal_abort_bytes: Option<u64>,
+    free_disk_warn_bytes: Option<u64>,
+    free_disk_abort_bytes: Option<u64>,
+    xmin_age_warn: Option<u64>,
+    xmin_age_abort: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DestructiveSection {
+    fence: bool,
+    open: bool,
+    drop_slot: bool,
+    terminate_sessions: bool,
+    replica_identity_full: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RolesSection {
+    replication: Option<RoleSection>,
+    canary: Option<RoleSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoleSection {
+    name: String,
+    password_file: PathBuf,
+}
+
+/// What was wrong, gathered so that all of it can be said at once.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn add(&mut self, key: &str, problem: impl std::fmt::Display) {
+        self.0.push(format!("{key}: {problem}"));
+    }
+
+    /// Takes one section out of the file; an absent one reads as its default.
+    fn section<T: DeserializeOwned + Default>(&mut self, table: &mut toml::Table, key: &str) -> T {
+        table.remove(key).map(|value| self.read(key, value)).unwrap_or_default().unwrap_or_default()
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, key: &str, value: toml::Value) -> Option<T> {
+        value.try_into().map_err(|error: toml::de::Error| self.add(key, error.message())).ok()
+    }
+
+    fn duration(&mut self, key: &str, text: Option<String>, default: Duration) -> Duration {
+        let Some(text) = text else { return default };
+        match humantime::parse_duration(&text) {
+            Ok(duration) if !duration.is_zero() => duration,
+            Ok(_) => {
+                self.add(key, "must be longer than 0");
+                default
+            }
+            Err(_) => {
+                self.add(key, format_args!("{text:?} is no duration; write it like \"300ms\" or \"10s\""));
+                default
+            }
+        }
+    }
+}
+
+/// Reads the file whole and checks it whole.
+pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
+    let mut problems = Problems::default();
+    let bytes = std::fs::read(path).map_err(|error| invalid(path, &[error.to_string()]))?;
+    let metadata = std::fs::metadata(path).map_err(|error| invalid(path, &[error.to_string()]))?;
+    if metadata.mode() & 0o022 != 0 {
+        problems.add("the file", "others than its owner can write it; run `chmod go-w` on it");
+    }
+    if ![0, rustix::process::geteuid().as_raw()].contains(&metadata.uid()) {
+        problems.add("the file", "it must belong to root or to the user the agent runs as");
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|error| invalid(path, &[error.to_string()]))?;
+    let mut table: toml::Table = toml::from_str(text).map_err(|error| invalid(path, &[error.to_string()]))?;
+
+    let peers = peers(&mut problems, &mut table);
+    let databases = databases(&mut problems, &mut table, &peers);
+    let steps = steps(&mut problems, &mut table);
+    let limits = limits(&mut problems, &mut table);
+    let DestructiveSection { fence, open, drop_slot, terminate_sessions, replica_identity_full } =
+        problems.section(&mut table, "destructive");
+    let RolesSection { replication, canary } = problems.section(&mut table, "roles");
+    let replication = role(&mut problems, "roles.replication", replication);
+    let canary = role(&mut problems, "roles.canary", canary);
+    for key in table.keys() {
+        problems.add(key, "unknown; expected databases, peers, steps, limits, destructive or roles");
+    }
+    if !problems.0.is_empty() {
+        return Err(invalid(path, &problems.0));
+    }
+    Ok(Policy {
+        path: path.to_owned(),
+        digest: Sha256::digest(&bytes).into(),
+        databases,
+        steps,
+        peers,
+        limits,
+        destructive: Destructive { fence, open, drop_slot, terminate_sessions, replica_identity_full },
+        roles: Roles { replication, canary },
+    })
+}
+
+fn peers(problems: &mut Problems, table: &mut toml::Table) -> BTreeMap<String, String> {
+    let peers: BTreeMap<String, String> = problems.section(table, "peers");
+    for (name, address) in &peers {
+        if !is_name(name) {
+            problems.add(&format!("peers.{}", key(name)), "use 1 to 63 characters of a-z, 0-9, - and .");
+        }
+        if !is_address(address) {
+            problems.add(&format!("peers.{}", key(name)), "must be host:port");
+        }
+    }
+    peers
+}
+
+fn databases(
+    problems: &mut Problems,
+    table: &mut toml::Table,
+    peers: &BTreeMap<String, String>,
+) -> BTreeMap<String, DatabaseRule> {
+    let sections: BTreeMap<String, toml::Value> = problems.section(table, "databases");
+    let mut databases = BTreeMap::new();
+    for (name, section) in sections {
+        let at = format!("databases.{}", key(&name));
+        let Some(DatabaseSection { sides, peers: wanted }) = problems.read(&at, section) else { continue };
+        let mut rule = DatabaseRule { sides: BTreeSet::new(), peers: wanted };
+        for side in sides {
+            match side.as_str() {
+                "source" => drop(rule.sides.insert(Side::Source)),
+                "destination" => drop(rule.sides.insert(Side::Destination)),
+                _ => problems.add(&format!("{at}.sides"), format_args!("{side:?} is neither source nor destination")),
+            }
+        }
+        for peer in rule.peers.iter().flatten().filter(|peer| !peers.contains_key(*peer)) {
+            problems.add(&format!("{at}.peers"), format_args!("{peer:?} is not listed under [peers]"));
+        }
+        databases.insert(name, rule);
+    }
+    databases
+}
+
+fn steps(problems: &mut Problems, table: &mut toml::Table) -> Option<BTreeSet<ActionKind>> {
+    let names: Option<Vec<String>> = table.remove("steps").and_then(|value| problems.read("steps", value));
+    let mut steps = BTreeSet::new();
+    for name in names? {
+        match ActionKind::ALL.iter().find(|kind| kind.as_str() == name) {
+            Some(kind) => drop(steps.insert(*kind)),
+            None => {
+                let known: Vec<_> = ActionKind::ALL.iter().map(|kind| kind.as_str()).collect();
+                problems.add("steps", format_args!("{name:?} is no step; expected {}", known.join(", ")));
+            }
+        }
+    }
+    Some(steps)
+}
+
+fn limits(problems: &mut Problems, table: &mut toml::Table) -> Limits {
+    let section: LimitsSection = problems.section(table, "limits");
+    let default = Limits::default();
+    let barrier_conflict = match section.barrier_conflict.as_deref() {
+        None | Some("cancel") => BarrierConflict::Cancel,
+        Some("yield") => BarrierConflict::Yield,
+        Some(other) => {
+            problems.add("limits.barrier_conflict", format_args!("{other:?} is neither cancel nor yield"));
+            BarrierConflict::Cancel
+        }
+    };
+    let limits = Limits {
+        lock_timeout: problems.duration("limits.lock_timeout", section.lock_timeout, default.lock_timeout),
+        barrier_timeout: problems.duration("limits.barrier_timeout", section.barrier_timeout, default.barrier_timeout),
+        barrier_conflict,
+        max_outage: problems.duration("limits.max_outage", section.max_outage, default.max_outage),
+        command_age: problems.duration("limits.command_age", section.command_age, default.command_age),
+        retained_wal_warn_bytes: section.retained_wal_warn_bytes.unwrap_or(default.retained_wal_warn_bytes),
+        retained_wal_abort_bytes: section.retained_wal_abort_bytes.unwrap_or(default.retained_wal_abort_bytes),
+        free_disk_warn_bytes: section.free_disk_warn_bytes.unwrap_or(default.free_disk_warn_bytes),
+        free_disk_abort_bytes: section.free_disk_abort_bytes.unwrap_or(default.free_disk_abort_bytes),
+        xmin_age_warn: section.xmin_age_warn.unwrap_or(default.xmin_age_warn),
+        xmin_age_abort: section.xmin_age_abort.unwrap_or(default.xmin_age_abort),
+    };
+    if limits.lock_timeout > Duration::from_secs(10) {
+        problems
+            .add("limits.lock_timeout", "must not be longer than 10s: whoever queues behind our lock waits as long");
+    }
+    limits
+}
+
+fn role(problems: &mut Problems, at: &str, section: Option<RoleSection>) -> Option<PremadeRole> {
+    let RoleSection { name, password_file } = section?;
+    if name.is_empty() || name.len() > 63 {
+        problems.add(&format!("{at}.name"), "use 1 to 63 bytes");
+    }
+    match std::fs::metadata(&password_file) {
+        Ok(metadata) if metadata.mode() & 0o077 != 0 => {
+            problems.add(&format!("{at}.password_file"), "others can read it; run `chmod 0600` on it");
+        }
+        Ok(_) => {}
+        Err(error) => problems.add(&format!("{at}.password_file"), error),
+    }
+    Some(PremadeRole { name, password_file })
+}
+
+/// A key as TOML wants it written.
+pub(super) fn key(name: &str) -> String {
+    let bare = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if bare { name.to_owned() } else { toml::Value::String(name.to_owned()).to_string() }
+}
