@@ -1,0 +1,315 @@
+//! P1 and P2: the table locks, then the marker. Undone by letting go.
+
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio_postgres::{Client, error::SqlState};
+use uuid::Uuid;
+
+use super::cycle::{WaitsFor, in_cycle_with};
+use super::fingerprint::fingerprint;
+use super::{Barrier, SourceCutover, remaining, sessions_lost};
+use crate::postgres::{RelationName, SequenceState, catalog, sql_failure};
+use crate::step::{Context, Step, Survey};
+
+/// How long autovacuum and other maintenance get to leave. Hinders no writer.
+const MAINTENANCE_EVICTION: Duration = Duration::from_secs(3);
+/// How long a cycle may stand before its other members are cancelled. Measured
+/// for the design: shorter cancels waits that would have passed by themselves.
+const CYCLE_PATIENCE: Duration = Duration::from_millis(20);
+
+/// Every relation whose rows an application may write: leaves, their ancestors
+/// and descendants. Locking leaves only would let ATTACH PARTITION through.
+const LOCKABLE: &str = "\
+SELECT n.nspname::text, c.relname::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgportage')
+  AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'
+ORDER BY c.oid";
+
+/// Who waits for whom among the sessions of this database.
+const LOCK_WAITS: &str = "\
+SELECT pid, pg_blocking_pids(pid)
+FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
+/// What blocks a session, for people.
+const BLOCKERS: &str = "\
+SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')::text, coalesce(a.state, '')::text,
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8
+FROM pg_stat_activity a WHERE a.pid = ANY (pg_blocking_pids($1))";
+
+/// P1 and P2 on the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaiseBarrier {
+    /// Number of this cutover.
+    pub cutover_epoch: i64,
+    /// The hard budget for the outage.
+    pub max_outage: Duration,
+}
+
+/// The barrier stands and the marker is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaiseBarrierResult {
+    /// The marker.
+    pub marker_id: Uuid,
+    /// Position of the source after the marker.
+    pub marker_lsn: String,
+    /// Every sequence.
+    pub sequences: Vec<SequenceState>,
+    /// The catalog, as both sides can compute it.
+    pub catalog_digest: Vec<u8>,
+    /// From the first lock request to the last grant.
+    pub lock_wait: Duration,
+    /// Sessions whose statement was cancelled.
+    pub cancelled_session_count: u32,
+}
+
+impl Step for RaiseBarrier {
+    type Output = RaiseBarrierResult;
+
+    async fn survey(&self, cx: &Context) -> Result<Survey<RaiseBarrierResult>, Failure> {
+        let Some(cutover) = cx.agent.cutovers.source(&cx.participation.migration) else {
+            return Err(sessions_lost(Effect::None));
+        };
+        let cutover = cutover.lock().await;
+        if cutover.epoch != self.cutover_epoch {
+            return Err(sessions_lost(Effect::None));
+        }
+        Ok(match &cutover.barrier {
+            Some(barrier) if !cutover.holder.is_closed() => Survey::Done(barrier.result.clone()),
+            _ => Survey::Ready,
+        })
+    }
+
+    async fn perform(&self, cx: &Context) -> Result<RaiseBarrierResult, Failure> {
+        let migration = &cx.participation.migration;
+        let Some(cutover) = cx.agent.cutovers.source(migration) else {
+            return Err(sessions_lost(Effect::None));
+        };
+        let raised = {
+            let mut cutover = cutover.lock().await;
+            raise(cx, self, &mut cutover).await
+        };
+        if raised.is_err() {
+            // The locks go with their session: the source is open again.
+            cx.agent.cutovers.drop_source(migration);
+        }
+        raised
+    }
+
+    async fn undo(&self, cx: &Context) -> Result<(), Failure> {
+        cx.agent.cutovers.drop_source(&cx.participation.migration);
+        Ok(())
+    }
+}
+
+async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut SourceCutover) -> Result<RaiseBarrierResult, Failure> {
+    let limits = cx.agent.policy.limits();
+    let tables = lockable(&cutover.writer).await?;
+    begin_and_evict_maintenance(&cutover.holder, &tables).await?;
+    cx.fail_point("raise_barrier.perform.evicted");
+
+    let raised_at = cx.clock.now();
+    let deadline = raised_at + step.max_outage;
+    let patience = limits.barrier_timeout.min(step.max_outage);
+    let cancelled = lock_against_writers(cx, cutover, &tables, step.max_outage, patience).await?;
+    let lock_wait = cx.clock.now().duration_since(raised_at);
+    cx.fail_point("raise_barrier.perform.locked");
+    tracing::info!(
+        lock_wait_ms = u64::try_from(lock_wait.as_millis()).unwrap_or(u64::MAX),
+        cancelled_session_count = cancelled,
+        table_count = tables.len(),
+        "the barrier stands"
+    );
+
+    let marker_id = write_marker(&cutover.writer, step.cutover_epoch).await?;
+    cx.fail_point("raise_barrier.perform.marked");
+    // Read after the barrier and the marker, never before: what was committed
+    // until here is what the destination must have.
+    let marker_lsn = catalog::current_lsn(&cutover.writer).await?.to_string();
+    let sequences = catalog::sequences(&cutover.writer).await?;
+    prove_catalog_unchanged(&cutover.writer, &cutover.fingerprint).await?;
+    remaining(deadline, cx.clock.now())?;
+
+    let result = RaiseBarrierResult {
+        marker_id,
+        marker_lsn,
+        sequences,
+        catalog_digest: cutover.catalog_digest.clone(),
+        lock_wait,
+        cancelled_session_count: cancelled,
+    };
+    cutover.barrier = Some(Barrier { raised_at, deadline, result: result.clone() });
+    Ok(result)
+}
+
+async fn lockable(client: &Client) -> Result<Vec<RelationName>, Failure> {
+    Ok(client
+        .query(LOCKABLE, &[])
+        .await
+        .map_err(|error| sql_failure(error, "list the tables to lock"))?
+        .iter()
+        .map(|row| RelationName { schema: row.get(0), relation: row.get(1) })
+        .collect())
+}
+
+fn lock_statement(tables: &[RelationName], mode: &str) -> Option<String> {
+    let list: Vec<String> = tables.iter().map(|table| format!("ONLY {table}")).collect();
+    (!list.is_empty()).then(|| format!("LOCK TABLE {} IN {mode} MODE", list.join(", ")))
+}
+
+/// Opens the barrier's transaction and takes the locks that conflict with
+/// maintenance and not with writers. An autovacuum worker leaves when somebody
+/// has waited for it for `deadlock_timeout`; better here than inside the outage.
+async fn begin_and_evict_maintenance(holder: &Client, tables: &[RelationName]) -> Result<(), Failure> {
+    let lock = lock_statement(tables, "SHARE UPDATE EXCLUSIVE").unwrap_or_default();
+    let limit = MAINTENANCE_EVICTION.as_millis();
+    holder
+        .batch_execute(&format!(
+            "BEGIN; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {limit}; {lock}"
+        ))
+        .await
+        .map_err(|error| {
+            if error.code() == Some(&SqlState::QUERY_CANCELED) {
+                Failure::new(Reason::BarrierTimeout, "maintenance holds a table")
+                    .detail("VACUUM, ANALYZE, CREATE INDEX or ALTER TABLE runs on a table of the database.")
+                    .hint("Wait until it is done, or stop it, and try the cutover again.")
+                    .remedy(Remedy::Operator)
+                    .effect(Effect::None)
+            } else {
+                sql_failure(error, "begin the barrier").effect(Effect::None)
+            }
+        })
+}
+
+/// Takes the locks that stop writers, and cancels whoever stands in a cycle
+/// with them. Returns how many were cancelled.
+async fn lock_against_writers(
+    cx: &Context,
+    cutover: &SourceCutover,
+    tables: &[RelationName],
+    max_outage: Duration,
+    patience: Duration,
+) -> Result<u32, Failure> {
+    // The session dies by itself if this agent is frozen while it stands. The
+    // limit for the statement counts for all tables together; `lock_timeout`
+    // would count for each.
+    let statements = format!(
+        "SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL statement_timeout = {}",
+        max_outage.as_millis(),
+        patience.as_millis().max(1)
+    );
+    cutover.holder.batch_execute(&statements).await.map_err(|error| sql_failure(error, "limit the barrier"))?;
+    let Some(lock) = lock_statement(tables, "SHARE") else { return Ok(0) };
+    let mut cancelled = 0;
+    let granted = {
+        let locking = std::pin::pin!(cutover.holder.batch_execute(&lock));
+        let breaking = std::pin::pin!(break_cycles(cx, &cutover.writer, cutover.holder.pid, &mut cancelled));
+        match select(locking, breaking).await {
+            Either::Left((granted, _)) => granted,
+            Either::Right((Err(failure), _)) => return Err(failure),
+            Either::Right((Ok(never), _)) => match never {},
+        }
+    };
+    if let Err(error) = granted {
+        return Err(if error.code() == Some(&SqlState::QUERY_CANCELED) {
+            barrier_timeout(cutover, patience).await
+        } else {
+            sql_failure(error, "lock the tables against writers").effect(Effect::None)
+        });
+    }
+    cutover
+        .holder
+        .batch_execute("SET LOCAL statement_timeout = 0")
+        .await
+        .map_err(|error| sql_failure(error, "keep the barrier"))?;
+    Ok(cancelled)
+}
+
+async fn barrier_timeout(cutover: &SourceCutover, patience: Duration) -> Failure {
+    let blockers = match cutover.writer.query(BLOCKERS, &[&cutover.holder.pid]).await {
+        Ok(rows) => rows
+            .iter()
+            .map(|row| {
+                format!(
+                    "pid {} of role {:?} (application {:?}, {}, transaction open for {:.1} s)",
+                    row.get::<_, i32>(0),
+                    row.get::<_, String>(1),
+                    row.get::<_, String>(2),
+                    row.get::<_, String>(3),
+                    row.get::<_, f64>(4)
+                )
+            })
+            .collect::<Vec<_>>(),
+        Err(_) => Vec::new(),
+    };
+    let failure = Failure::new(
+        Reason::BarrierTimeout,
+        format!("the table locks were not granted within {} ms", patience.as_millis()),
+    )
+    .hint("A transaction holds a table for longer. Wait until it ends or end it, then try the cutover again.")
+    .remedy(Remedy::Operator)
+    .effect(Effect::None);
+    if blockers.is_empty() { failure } else { failure.detail(format!("In the way: {}.", blockers.join("; "))) }
+}
+
+/// Cancels the statements of sessions in a cycle with the barrier, until
+/// dropped.
+async fn break_cycles(
+    cx: &Context,
+    writer: &Client,
+    holder: i32,
+    cancelled: &mut u32,
+) -> Result<std::convert::Infallible, Failure> {
+    loop {
+        cx.clock.sleep(CYCLE_PATIENCE).await;
+        let waits_for: WaitsFor = writer
+            .query(LOCK_WAITS, &[])
+            .await
+            .map_err(|error| sql_failure(error, "look for lock cycles"))?
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect();
+        for pid in in_cycle_with(holder, &waits_for) {
+            let row = writer
+                .query_one("SELECT pg_cancel_backend($1)", &[&pid])
+                .await
+                .map_err(|error| sql_failure(error, "cancel a statement in a cycle with the barrier"))?;
+            if row.get(0) {
+                *cancelled += 1;
+            }
+        }
+    }
+}
+
+/// Writes the marker. Committed locally: a lost standby must not hang it; that
+/// the fence reached the standbys is P4's business.
+async fn write_marker(writer: &Client, cutover_epoch: i64) -> Result<Uuid, Failure> {
+    let marker_id = Uuid::new_v4();
+    writer
+        .batch_execute(&format!(
+            "BEGIN; SET LOCAL synchronous_commit = local; DELETE FROM pgportage.marker; \
+             INSERT INTO pgportage.marker (marker_id, cutover_epoch) VALUES ('{marker_id}', {cutover_epoch}); COMMIT"
+        ))
+        .await
+        .map_err(|error| sql_failure(error, "write the marker"))?;
+    Ok(marker_id)
+}
+
+/// # Errors
+///
+/// [`Reason::SchemaDiffers`] when somebody changed the schema since P0.
+pub(super) async fn prove_catalog_unchanged(client: &Client, before: &str) -> Result<(), Failure> {
+    if fingerprint(client).await? == before {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::SchemaDiffers, "the schema was changed during the cutover")
+        .hint("Stop schema changes, run `pgportage verify`, and try the cutover again.")
+        .remedy(Remedy::Operator)
+        .effect(Effect::None))
+}
+

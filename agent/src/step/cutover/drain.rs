@@ -1,0 +1,128 @@
+//! P3: the marker is visible on the destination, and flushed.
+
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use uuid::Uuid;
+
+use super::sequence::set_all;
+use super::{DestinationCutover, sessions_lost};
+use crate::postgres::{SequenceState, catalog, own_schema, sql_failure};
+use crate::step::{Context, Progress, Step, Survey};
+
+/// How often the destination is asked for the marker. The outage waits for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// P3 on the destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrainToMarker {
+    /// Number of this cutover.
+    pub cutover_epoch: i64,
+    /// The marker to wait for.
+    pub marker_id: Uuid,
+    /// The sequences to set.
+    pub sequences: Vec<SequenceState>,
+    /// How long the destination may be opened, from now on.
+    pub open_timeout: Duration,
+    /// The source's catalog.
+    pub catalog_digest: Vec<u8>,
+}
+
+/// The marker is applied and flushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrainToMarkerResult {
+    /// From the command to the visible marker.
+    pub drain_time: Duration,
+    /// How many sequences were set.
+    pub sequence_count: u32,
+    /// Position of the destination after the flush.
+    pub flush_lsn: String,
+}
+
+impl Step for DrainToMarker {
+    type Output = DrainToMarkerResult;
+
+    async fn survey(&self, cx: &Context) -> Result<Survey<DrainToMarkerResult>, Failure> {
+        let Some(cutover) = cx.agent.cutovers.destination(&cx.participation.migration) else {
+            return Err(sessions_lost(Effect::None));
+        };
+        let cutover = cutover.lock().await;
+        if cutover.epoch != self.cutover_epoch {
+            return Err(sessions_lost(Effect::None));
+        }
+        Ok(cutover.drained.clone().map_or(Survey::Ready, Survey::Done))
+    }
+
+    async fn perform(&self, cx: &Context) -> Result<DrainToMarkerResult, Failure> {
+        let Some(cutover) = cx.agent.cutovers.destination(&cx.participation.migration) else {
+            return Err(sessions_lost(Effect::None));
+        };
+        let mut cutover = cutover.lock().await;
+        drain(cx, self, &mut cutover).await
+    }
+
+    /// Sequences that were set are harmless: the next try sets them again.
+    async fn undo(&self, cx: &Context) -> Result<(), Failure> {
+        cx.agent.cutovers.drop_destination(&cx.participation.migration);
+        Ok(())
+    }
+}
+
+async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut DestinationCutover) -> Result<DrainToMarkerResult, Failure> {
+    let begin = cx.clock.now();
+    let open_deadline = begin + step.open_timeout;
+    if step.catalog_digest != cutover.catalog_digest {
+        return Err(Failure::new(Reason::SchemaDiffers, "the schemas of source and destination differ")
+            .hint("Run `pgportage verify` to see the objects, mend them, and try the cutover again.")
+            .remedy(Remedy::Operator)
+            .effect(Effect::None));
+    }
+    cx.report(Progress { subject: "waiting for the marker".to_owned(), ..Progress::default() });
+    let seen = cutover
+        .session
+        .prepare("SELECT 1 FROM pgportage.marker WHERE marker_id = $1")
+        .await
+        .map_err(|error| sql_failure(error, "look for the marker"))?;
+    while cutover
+        .session
+        .query_opt(&seen, &[&step.marker_id])
+        .await
+        .map_err(|error| sql_failure(error, "look for the marker"))?
+        .is_none()
+    {
+        cx.safe_point()?;
+        if cx.clock.now() >= open_deadline {
+            return Err(Failure::new(Reason::DrainTimeout, "the marker did not arrive in time")
+                .detail(format!("It was awaited for {} ms.", step.open_timeout.as_millis()))
+                .hint("Look at the lag with `pgportage status`; try again when it is small.")
+                .remedy(Remedy::Operator)
+                .effect(Effect::None));
+        }
+        cx.clock.sleep(LOOK_AGAIN).await;
+    }
+    let drain_time = cx.clock.now().duration_since(begin);
+    cx.fail_point("drain_to_marker.perform.seen");
+
+    set_all(&cutover.session, &step.sequences).await?;
+    // The apply worker may commit without waiting for the disk. WAL is flushed
+    // in order, so a commit of ours that does wait flushes the marker too.
+    let transaction =
+        cutover.session.transaction().await.map_err(|error| sql_failure(error, "flush the marker"))?;
+    transaction
+        .batch_execute("SET LOCAL synchronous_commit = on")
+        .await
+        .map_err(|error| sql_failure(error, "flush the marker"))?;
+    own_schema::record(&transaction, cx, "drain_to_marker", "perform").await?;
+    transaction.commit().await.map_err(|error| sql_failure(error, "flush the marker"))?;
+    cx.fail_point("drain_to_marker.perform.flushed");
+
+    let result = DrainToMarkerResult {
+        drain_time,
+        sequence_count: u32::try_from(step.sequences.len()).unwrap_or(u32::MAX),
+        flush_lsn: catalog::current_lsn(&cutover.session).await?.to_string(),
+    };
+    cutover.open_deadline = Some(open_deadline);
+    cutover.drained = Some(result.clone());
+    Ok(result)
+}

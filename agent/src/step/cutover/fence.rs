@@ -1,0 +1,218 @@
+//! P4: the durable fence, and the proof that nobody is left.
+//!
+//! Undone only by P6a: the destination is asked over the link, and the fence is
+//! lifted only on its durable promise never to open at this epoch.
+
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use super::barrier::prove_catalog_unchanged;
+use super::resolve::give_up_fence;
+use super::{SourceCutover, remaining, sessions_lost};
+use crate::postgres::access::{Access, own_role};
+use crate::postgres::expel::expel;
+use crate::postgres::{SequenceState, catalog, own_schema, sql_failure};
+use crate::step::connect;
+use crate::step::{Context, Progress, Step, Survey};
+
+/// Journal note of the source agent: the epoch of a fence that may be durable.
+/// Written before the fence, cleared when it is lifted.
+pub(super) const FENCE_NOTE: &str = "fence.epoch";
+
+/// Everyone who could log in to the session's database, superusers left out: no
+/// grant keeps those out, and P0 has seen to them.
+const COULD_LOG_IN: &str = "\
+SELECT rolname::text FROM pg_roles
+WHERE rolcanlogin AND NOT rolsuper AND rolname <> ALL ($1)
+  AND has_database_privilege(oid, current_database(), 'CONNECT')
+ORDER BY 1";
+
+/// Standbys that have not flushed up to a position. Programs that stream WAL to
+/// files report no replay position and are left out; so is our own slot.
+const STANDBYS_BEHIND: &str = "\
+SELECT count(*) FROM pg_stat_replication r
+LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
+WHERE coalesce(s.slot_type, 'physical') = 'physical' AND r.state = 'streaming'
+  AND r.usename <> $2
+  AND r.replay_lsn IS NOT NULL AND r.flush_lsn < $1::text::pg_lsn";
+
+/// P4 on the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FenceSource {
+    /// Number of this cutover.
+    pub cutover_epoch: i64,
+    /// The marker whose drain is proved.
+    pub marker_id: Uuid,
+}
+
+/// Nobody is left on the source, and nobody can log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FenceSourceResult {
+    /// Position of the source after the fence.
+    pub fence_lsn: String,
+    /// Every sequence, read when nobody was left.
+    pub sequences: Vec<SequenceState>,
+    /// Sessions that were ended.
+    pub terminated_session_count: u32,
+    /// The catalog, as both sides can compute it.
+    pub catalog_digest: Vec<u8>,
+}
+
+impl Step for FenceSource {
+    type Output = FenceSourceResult;
+
+    async fn survey(&self, cx: &Context) -> Result<Survey<FenceSourceResult>, Failure> {
+        let Some(cutover) = cx.agent.cutovers.source(&cx.participation.migration) else {
+            return Err(sessions_lost(Effect::Unknown));
+        };
+        let cutover = cutover.lock().await;
+        if cutover.epoch != self.cutover_epoch {
+            return Err(sessions_lost(Effect::Unknown));
+        }
+        if let Some(fenced) = &cutover.fenced {
+            return Ok(Survey::Done(fenced.clone()));
+        }
+        match &cutover.barrier {
+            Some(barrier) if barrier.result.marker_id == self.marker_id => Ok(Survey::Ready),
+            Some(_) | None => Err(sessions_lost(Effect::None)),
+        }
+    }
+
+    async fn perform(&self, cx: &Context) -> Result<FenceSourceResult, Failure> {
+        let Some(cutover) = cx.agent.cutovers.source(&cx.participation.migration) else {
+            return Err(sessions_lost(Effect::Unknown));
+        };
+        let mut cutover = cutover.lock().await;
+        let fenced = fence(cx, self, &mut cutover).await?;
+        cutover.fenced = Some(fenced.clone());
+        Ok(fenced)
+    }
+
+    async fn undo(&self, cx: &Context) -> Result<(), Failure> {
+        give_up_fence(&cx.agent, &cx.participation, self.cutover_epoch).await
+    }
+}
+
+async fn fence(cx: &Context, step: &FenceSource, cutover: &mut SourceCutover) -> Result<FenceSourceResult, Failure> {
+    let participation = &cx.participation;
+    let deadline = match &cutover.barrier {
+        Some(barrier) => barrier.deadline,
+        None => return Err(sessions_lost(Effect::None)),
+    };
+    remaining(deadline, cx.clock.now())?;
+    let replication_role = connect::replication_role(&cx.agent.policy, &participation.migration);
+    let ours = vec![own_role(&*cutover.writer).await?, replication_role.clone()];
+
+    cx.agent.journal.set_note(&participation.migration, FENCE_NOTE, &step.cutover_epoch.to_string())?;
+    cx.fail_point("fence_source.perform.noted");
+    commit_fence(cx, step.cutover_epoch, &mut cutover.writer, &ours).await?;
+    cx.fail_point("fence_source.perform.committed");
+    let fence_lsn = catalog::current_lsn(&cutover.writer).await?.to_string();
+    await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline).await?;
+
+    cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
+    let terminated_session_count =
+        expel(&cutover.writer, || cx.door.own_pids(), &replication_role, cx.clock, deadline).await?;
+    cx.fail_point("fence_source.perform.expelled");
+
+    // SHARE locks stop neither nextval nor CREATE INDEX; only now is nobody left.
+    let sequences = catalog::sequences(&cutover.writer).await?;
+    prove_catalog_unchanged(&cutover.writer, &cutover.fingerprint)
+        .await
+        .map_err(|failure| failure.effect(Effect::Unknown))?;
+    prove_nobody_can_log_in(cx, &cutover.writer, &ours).await?;
+    cx.fail_point("fence_source.perform.proved");
+
+    // Last of all: the barrier has stood until nobody was left.
+    prove_barrier_stands(&cutover.holder).await?;
+    Ok(FenceSourceResult {
+        fence_lsn,
+        sequences,
+        terminated_session_count,
+        catalog_digest: cutover.catalog_digest.clone(),
+    })
+}
+
+/// One transaction: the row that says so, and what it says.
+async fn commit_fence(cx: &Context, epoch: i64, writer: &mut Client, ours: &[String]) -> Result<(), Failure> {
+    let doing = "fence the database";
+    let database = &cx.participation.database;
+    let transaction = writer.transaction().await.map_err(|error| sql_failure(error, doing))?;
+    let access = Access::read(&transaction).await?;
+    own_schema::record(&transaction, cx, "fence_source", "perform").await?;
+    transaction
+        .execute(
+            "INSERT INTO pgportage.fence (id, cutover_epoch, saved_access) VALUES (1, $1, $2)",
+            &[&epoch, &access.to_json()?],
+        )
+        .await
+        .map_err(|error| sql_failure(error, doing))?;
+    let mut statements = access.deny_statements(database, ours);
+    statements.push(format!(
+        "ALTER DATABASE {} SET default_transaction_read_only = on",
+        crate::postgres::quote_ident(database)
+    ));
+    transaction.batch_execute(&statements.join("; ")).await.map_err(|error| sql_failure(error, doing))?;
+    transaction.commit().await.map_err(|error| sql_failure(error, doing))
+}
+
+/// A fence that a promoted standby does not know would be none.
+async fn await_standbys(
+    cx: &Context,
+    writer: &Client,
+    fence_lsn: &str,
+    replication_role: &str,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    loop {
+        let behind: i64 = writer
+            .query_one(STANDBYS_BEHIND, &[&fence_lsn, &replication_role])
+            .await
+            .map_err(|error| sql_failure(error, "wait for the standbys"))?
+            .get(0);
+        if behind == 0 {
+            return Ok(());
+        }
+        if cx.clock.now() >= deadline {
+            return Err(Failure::new(Reason::FenceIncomplete, format!("{behind} standbys have not flushed the fence"))
+                .hint("Wait until the source's standbys have caught up, or allow a longer outage.")
+                .remedy(Remedy::Operator)
+                .effect(Effect::Unknown));
+        }
+        cx.clock.sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn prove_nobody_can_log_in(cx: &Context, writer: &Client, ours: &[String]) -> Result<(), Failure> {
+    let could: Vec<String> = writer
+        .query(COULD_LOG_IN, &[&ours])
+        .await
+        .map_err(|error| sql_failure(error, "prove that nobody can log in"))?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    if !could.is_empty() {
+        return Err(Failure::new(Reason::FenceIncomplete, "roles could still log in to the fenced source")
+            .detail(format!("They hold CONNECT through another role or grantor: {}.", could.join(", ")))
+            .hint("Revoke CONNECT from them, or take them out of the roles that hold it, and try again.")
+            .remedy(Remedy::Operator)
+            .effect(Effect::Unknown));
+    }
+    connect::prove_canary_refused(cx).await
+}
+
+async fn prove_barrier_stands(holder: &Client) -> Result<(), Failure> {
+    holder.simple_query("SELECT 1").await.map(|_| ()).map_err(|error| {
+        Failure::new(Reason::BarrierLost, "the barrier fell before the fence was proved")
+            .detail("Its session ended: the budget ran out, or the server ended it.")
+            .hint("The cutover is taken back by itself; try again with a larger --max-outage.")
+            .because(&error)
+            .remedy(Remedy::Operator)
+            .effect(Effect::Unknown)
+    })
+}

@@ -1,0 +1,239 @@
+//! P6a: how a cutover in doubt is settled, with or without the coordinator.
+//!
+//! The destination's decision row is the only truth. Asked at an epoch, the
+//! destination answers that it has opened, or raises the lowest epoch that may
+//! still open and so promises that this one never will. Only that promise lifts
+//! the fence on the source; while it cannot be had, the source stays fenced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio_postgres::Client;
+
+use super::fence::FENCE_NOTE;
+use crate::agent::Agent;
+use crate::migration::{MigrationId, Participation, Side};
+use crate::postgres::access::Access;
+use crate::postgres::{Purpose, sql_failure};
+
+/// Journal note of the source agent: the epoch at which the destination is
+/// known to have opened. From then on nothing is left to settle.
+pub(super) const SETTLED_NOTE: &str = "cutover.settled";
+
+/// How often the source agent asks a destination that does not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long after the end of its budget a fence waits for the coordinator's
+/// word before the source agent settles the cutover by itself.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the destination decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// It has opened.
+    Opened,
+    /// It will not open at this epoch, and has stored that.
+    WillNotOpen,
+}
+
+/// On the destination: settles the cutover `epoch`. Called by the source agent
+/// over the link.
+///
+/// # Errors
+///
+/// What the server reports; nothing is promised then.
+pub async fn resolve(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
+    let doing = "settle the cutover";
+    let mut client = agent.door.open(&participation.database, Purpose::Cutover).await?;
+    let transaction = client.transaction().await.map_err(|error| sql_failure(error, doing))?;
+    transaction
+        .batch_execute("SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = 0")
+        .await
+        .map_err(|error| sql_failure(error, doing))?;
+    // Waits for a decision that is being committed.
+    let row = transaction
+        .query_one("SELECT state FROM pgportage.decision WHERE id = 1 FOR UPDATE", &[])
+        .await
+        .map_err(|error| sql_failure(error, doing))?;
+    if row.get::<_, &str>(0) == "opened" {
+        return Ok(Resolution::Opened);
+    }
+    transaction
+        .execute(
+            "UPDATE pgportage.decision SET floor_epoch = greatest(floor_epoch, $1 + 1), \
+             record_time = pg_catalog.clock_timestamp() WHERE id = 1",
+            &[&epoch],
+        )
+        .await
+        .map_err(|error| sql_failure(error, doing))?;
+    transaction.commit().await.map_err(|error| sql_failure(error, doing))?;
+    agent.cutovers.drop_destination(&participation.migration);
+    tracing::warn!(migration.id = %participation.migration, cutover_epoch = epoch, "promised not to open");
+    Ok(Resolution::WillNotOpen)
+}
+
+/// On the source: lifts the fence if the destination promises not to open, and
+/// lets the barrier go. Succeeds when there is no fence.
+///
+/// # Errors
+///
+/// [`Reason::DestinationOpened`] when it has opened: the cutover goes forward.
+/// [`Reason::CutoverInDoubt`] when it cannot be asked.
+pub(super) async fn give_up_fence(agent: &Agent, participation: &Participation, epoch: i64) -> Result<(), Failure> {
+    let migration = &participation.migration;
+    let mut client = agent.door.open(&participation.database, Purpose::Cutover).await?;
+    if fenced_epoch(&client).await?.is_none() {
+        agent.journal.clear_note(migration, FENCE_NOTE)?;
+        agent.cutovers.drop_source(migration);
+        return Ok(());
+    }
+    match ask(agent, participation, epoch).await? {
+        Resolution::Opened => {
+            agent.journal.set_note(migration, SETTLED_NOTE, &epoch.to_string())?;
+            agent.cutovers.drop_source(migration);
+            Err(Failure::new(Reason::DestinationOpened, "the destination has opened")
+                .hint("The cutover is done; go on with `pgportage finish`.")
+                .remedy(Remedy::Operator)
+                .effect(Effect::None))
+        }
+        Resolution::WillNotOpen => {
+            lift(&mut client, &participation.database).await?;
+            agent.journal.clear_note(migration, FENCE_NOTE)?;
+            agent.cutovers.drop_source(migration);
+            tracing::warn!(migration.id = %migration, cutover_epoch = epoch, "the fence is lifted: the source takes writes");
+            Ok(())
+        }
+    }
+}
+
+async fn ask(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
+    let in_doubt = |failure: Failure| {
+        Failure::new(Reason::CutoverInDoubt, "nobody knows whether the destination has opened")
+            .detail(format!("The destination's agent could not be asked: {}.", failure.message))
+            .hint("The source stays fenced. Bring the destination's agent and server back; it is asked again by itself.")
+            .because(&failure)
+            .remedy(Remedy::Wait)
+            .effect(Effect::Unknown)
+    };
+    let mut peer = agent.peers.call(participation).await.map_err(in_doubt)?;
+    peer.resolve_cutover(epoch).await.map_err(in_doubt)
+}
+
+/// The cutover of the fence that stands on the source, if one does.
+async fn fenced_epoch(client: &Client) -> Result<Option<i64>, Failure> {
+    let known: bool = client
+        .query_one("SELECT to_regclass('pgportage.fence') IS NOT NULL", &[])
+        .await
+        .map_err(|error| sql_failure(error, "look for a fence"))?
+        .get(0);
+    if !known {
+        return Ok(None);
+    }
+    Ok(client
+        .query_opt("SELECT cutover_epoch FROM pgportage.fence WHERE id = 1", &[])
+        .await
+        .map_err(|error| sql_failure(error, "look for a fence"))?
+        .map(|row| row.get(0)))
+}
+
+/// One transaction: access as it was, and no row that says fenced.
+async fn lift(client: &mut Client, database: &str) -> Result<(), Failure> {
+    let doing = "lift the fence";
+    let transaction = client.transaction().await.map_err(|error| sql_failure(error, doing))?;
+    let row = transaction
+        .query_opt("DELETE FROM pgportage.fence WHERE id = 1 RETURNING saved_access", &[])
+        .await
+        .map_err(|error| sql_failure(error, doing))?;
+    let Some(row) = row else { return Ok(()) };
+    let saved = Access::from_json(row.get(0))?;
+    let statements = saved.restore_statements(database, &Access::read(&transaction).await?);
+    transaction.batch_execute(&statements.join("; ")).await.map_err(|error| sql_failure(error, doing))?;
+    transaction.commit().await.map_err(|error| sql_failure(error, doing))
+}
+
+/// On the source, independent of commands: settles fences about which the
+/// coordinator says nothing. Runs until the agent stops.
+///
+/// Every fence that a journal note speaks of is asked about once the barrier's
+/// budget and a little patience are over; after a restart of the agent at once,
+/// because the barrier is gone then.
+pub async fn settle_by_itself(agent: Arc<Agent>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = agent.stop.cancelled() => return,
+            () = agent.clock.sleep(ASK_AGAIN) => {}
+        }
+        let participations = match agent.journal.participations() {
+            Ok(participations) => participations,
+            Err(failure) => {
+                tracing::error!(%failure, "cannot read the journal");
+                continue;
+            }
+        };
+        for participation in participations.iter().filter(|participation| participation.side == Side::Source) {
+            if let Err(failure) = settle(&agent, participation).await {
+                tracing::warn!(migration.id = %participation.migration, %failure, "the cutover is in doubt");
+            }
+        }
+    }
+}
+
+async fn settle(agent: &Agent, participation: &Participation) -> Result<(), Failure> {
+    let migration = &participation.migration;
+    let Some(epoch) = agent.journal.note(migration, FENCE_NOTE)?.and_then(|text| text.parse::<i64>().ok()) else {
+        return Ok(());
+    };
+    let settled = agent.journal.note(migration, SETTLED_NOTE)?.and_then(|text| text.parse::<i64>().ok());
+    if settled == Some(epoch) {
+        return Ok(());
+    }
+    if let Some(cutover) = agent.cutovers.source(migration) {
+        // A command that works on it holds the lock; then nothing is in doubt.
+        let Ok(cutover) = cutover.try_lock() else { return Ok(()) };
+        if let Some(barrier) = &cutover.barrier
+            && agent.clock.now() < barrier.deadline + PATIENCE
+        {
+            return Ok(());
+        }
+    }
+    match give_up_fence(agent, participation, epoch).await {
+        Err(failure) if failure.reason == Reason::DestinationOpened => Ok(()),
+        settled => settled,
+    }
+}
+
+/// `pgportage-agent unfence`: lifts the fence on this machine, without the
+/// coordinator. Refuses unless the destination promises not to open, or the
+/// operator states that it is destroyed. Audited in the log.
+///
+/// # Errors
+///
+/// [`Reason::DestinationOpened`], [`Reason::CutoverInDoubt`], or what the
+/// server reports.
+pub async fn unfence_locally(
+    agent: &Agent,
+    migration: &MigrationId,
+    destination_destroyed: bool,
+) -> Result<(), Failure> {
+    let Some(participation) = agent.journal.participation(migration)? else {
+        return Err(Failure::new(Reason::MigrationMissing, format!("this agent has no part in migration {migration}"))
+            .effect(Effect::None));
+    };
+    if participation.side != Side::Source {
+        return Err(Failure::new(Reason::WrongState, "only a source is fenced").effect(Effect::None));
+    }
+    let mut client = agent.door.open(&participation.database, Purpose::Cutover).await?;
+    let Some(epoch) = fenced_epoch(&client).await? else { return Ok(()) };
+    if destination_destroyed {
+        tracing::warn!(
+            migration.id = %migration,
+            cutover_epoch = epoch,
+            "lifting the fence on the operator's statement that the destination is destroyed"
+        );
+        lift(&mut client, &participation.database).await?;
+        return agent.journal.clear_note(migration, FENCE_NOTE);
+    }
+    give_up_fence(agent, &participation, epoch).await
+}

@@ -1,0 +1,30 @@
+//! Setting the destination's sequences.
+
+use pgportage_link::Failure;
+use tokio_postgres::Client;
+
+use crate::postgres::{SequenceState, sql_failure};
+
+/// One call for all sequences: `setval` takes absolute values, so doing it
+/// twice does no harm.
+const SET_ALL: &str = "\
+SELECT count(setval(format('%I.%I', s.schema_name, s.sequence_name)::regclass, s.last_value, s.called))
+FROM unnest($1::text[], $2::text[], $3::int8[], $4::bool[])
+     AS s (schema_name, sequence_name, last_value, called)";
+
+/// Sets every sequence to where the source's stands.
+///
+/// No cushion is added: the values of the last call are read when nobody is
+/// left on the source, and a value that a session had cached there lies below
+/// its sequence's `last_value`.
+pub(super) async fn set_all(client: &Client, sequences: &[SequenceState]) -> Result<(), Failure> {
+    let schemas: Vec<&str> = sequences.iter().map(|state| state.name.schema.as_str()).collect();
+    let names: Vec<&str> = sequences.iter().map(|state| state.name.relation.as_str()).collect();
+    let values: Vec<i64> = sequences.iter().map(|state| state.last_value).collect();
+    let called: Vec<bool> = sequences.iter().map(|state| state.called).collect();
+    client
+        .query_one(SET_ALL, &[&schemas, &names, &values, &called])
+        .await
+        .map_err(|error| sql_failure(error, "set the sequences"))?;
+    Ok(())
+}
