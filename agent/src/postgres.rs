@@ -1,9 +1,11 @@
 //! Everything that knows PostgreSQL: the one door to the database, quoting,
 //! LSNs, versions, catalog queries.
 
+pub mod access;
 pub mod catalog;
 mod door;
 mod error;
+pub mod expel;
 mod lsn;
 mod passfile;
 mod quote;

@@ -130,10 +130,13 @@ impl Access {
             let now = current.grants.iter().find(|other| other.grantee == grant.grantee);
             match (now, grant.grantable) {
                 (Some(now), grantable) if now.grantable == grantable => {}
-                (Some(_), false) => statements
-                    .push(format!("REVOKE GRANT OPTION FOR CONNECT ON DATABASE {name} FROM {} CASCADE", grant.target())),
-                (_, true) => statements
-                    .push(format!("GRANT CONNECT ON DATABASE {name} TO {} WITH GRANT OPTION", grant.target())),
+                (Some(_), false) => statements.push(format!(
+                    "REVOKE GRANT OPTION FOR CONNECT ON DATABASE {name} FROM {} CASCADE",
+                    grant.target()
+                )),
+                (_, true) => {
+                    statements.push(format!("GRANT CONNECT ON DATABASE {name} TO {} WITH GRANT OPTION", grant.target()))
+                }
                 (None, false) => statements.push(format!("GRANT CONNECT ON DATABASE {name} TO {}", grant.target())),
             }
         }
@@ -144,10 +147,9 @@ impl Access {
         }
         if self.read_only_default != current.read_only_default {
             statements.push(match &self.read_only_default {
-                Some(value) => format!(
-                    "ALTER DATABASE {name} SET default_transaction_read_only = {}",
-                    quote_literal(value)
-                ),
+                Some(value) => {
+                    format!("ALTER DATABASE {name} SET default_transaction_read_only = {}", quote_literal(value))
+                }
                 None => format!("ALTER DATABASE {name} RESET default_transaction_read_only"),
             });
         }

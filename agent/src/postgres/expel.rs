@@ -6,6 +6,7 @@
 //! database). It does hold `RowExclusiveLock` on the database's object until its
 //! start-up transaction ends, and that is seen in `pg_locks`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pgportage_link::{Clock, Effect, Failure, Remedy};
@@ -13,22 +14,25 @@ use pgportage_proto::Reason;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
-use super::sql_failure;
+use super::{SessionIdentity, sql_failure};
 
 /// How often the server is asked whether somebody is left. A query takes about
 /// a millisecond; asking more often would only load the server.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Sessions of this database that are not ours, and whether each was asked to
-/// end just now. `$1`: pids of our sessions; `$2`: our replication role.
-/// Autovacuum does not write rows and does not answer to CONNECT.
+/// end just now. `$1`, `$2`: pids and start times of our sessions; `$3`: our
+/// replication role. Autovacuum does not write rows and does not answer to
+/// CONNECT.
 const TERMINATE_FOREIGN: &str = "\
 SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')::text,
        coalesce(a.backend_type, '')::text, pg_terminate_backend(a.pid)
 FROM pg_stat_activity a
 WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND a.pid <> ALL ($1)
-  AND NOT (a.backend_type = 'walsender' AND a.usename = $2)
+  AND NOT EXISTS (
+      SELECT FROM unnest($1::int4[], $2::text[]) AS ours (pid, backend_start)
+      WHERE ours.pid = a.pid AND ours.backend_start = a.backend_start::text)
+  AND NOT (a.backend_type = 'walsender' AND a.usename = $3)
   AND a.backend_type NOT LIKE 'autovacuum%'
   AND a.backend_type NOT LIKE 'logical replication%'";
 
@@ -60,23 +64,25 @@ WHERE l.locktype = 'object'
 /// [`Reason::FenceIncomplete`] when somebody is left at the deadline, named.
 pub async fn expel(
     client: &Client,
-    own_pids: impl Fn() -> Vec<i32>,
+    own_sessions: impl Fn() -> BTreeSet<SessionIdentity>,
     replication_role: &str,
     clock: Clock,
     deadline: Instant,
 ) -> Result<u32, Failure> {
     let doing = "end the sessions of applications";
-    let mut ended = std::collections::BTreeSet::new();
+    let mut ended = BTreeSet::new();
     loop {
-        let own = own_pids();
+        let own = own_sessions();
+        let pids: Vec<i32> = own.iter().map(|session| session.pid).collect();
+        let starts: Vec<&str> = own.iter().map(|session| session.backend_start.as_str()).collect();
         // In flight first: a login that finishes between the two queries is
         // then seen by the second one.
         let in_flight = client
-            .query(LOGINS_IN_FLIGHT, &[&own, &replication_role])
+            .query(LOGINS_IN_FLIGHT, &[&pids, &replication_role])
             .await
             .map_err(|error| sql_failure(error, doing))?;
         let foreign = client
-            .query(TERMINATE_FOREIGN, &[&own, &replication_role])
+            .query(TERMINATE_FOREIGN, &[&pids, &starts, &replication_role])
             .await
             .map_err(|error| sql_failure(error, doing))?;
         if in_flight.is_empty() && foreign.is_empty() {
