@@ -40,6 +40,7 @@ pub use fence::{FenceSource, FenceSourceResult};
 pub use open::{OpenDestination, OpenDestinationResult};
 pub use prepare::{PrepareCutover, PrepareCutoverResult};
 pub use release::{ReleaseBarrier, ReleaseBarrierResult};
+pub use sequence::SequencePosition;
 pub use resolve::{Resolution, resolve, settle_by_itself, unfence_locally};
 
 /// The sessions of cutovers under way, by migration.

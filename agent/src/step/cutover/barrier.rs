@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use super::cycle::{WaitsFor, in_cycle_with};
 use super::fingerprint::fingerprint;
+use super::sequence::{SequencePosition, positions};
 use super::{Barrier, SourceCutover, remaining, sessions_lost};
-use crate::postgres::{RelationName, SequenceState, catalog, sql_failure};
+use crate::postgres::{RelationName, catalog, sql_failure};
 use crate::step::{Context, Step, Survey};
 
 /// How long autovacuum and other maintenance get to leave. Hinders no writer.
@@ -59,7 +60,7 @@ pub struct RaiseBarrierResult {
     /// Position of the source after the marker.
     pub marker_lsn: String,
     /// Every sequence.
-    pub sequences: Vec<SequenceState>,
+    pub sequences: Vec<SequencePosition>,
     /// The catalog, as both sides can compute it.
     pub catalog_digest: Vec<u8>,
     /// From the first lock request to the last grant.
@@ -131,7 +132,7 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut SourceCutover) -
     // Read after the barrier and the marker, never before: what was committed
     // until here is what the destination must have.
     let marker_lsn = catalog::current_lsn(&cutover.writer).await?.to_string();
-    let sequences = catalog::sequences(&cutover.writer).await?;
+    let sequences = positions(&cutover.writer).await?;
     prove_catalog_unchanged(&cutover.writer, &cutover.fingerprint).await?;
     remaining(deadline, cx.clock.now())?;
 

@@ -6,9 +6,10 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use uuid::Uuid;
 
-use super::sequence::set_all;
+use super::sequence::{SequencePosition, set_all};
 use super::{DestinationCutover, sessions_lost};
-use crate::postgres::{SequenceState, catalog, own_schema, sql_failure};
+use crate::action::{ActionKind, Verb};
+use crate::postgres::{catalog, own_schema, sql_failure};
 use crate::step::{Context, Progress, Step, Survey};
 
 /// How often the destination is asked for the marker. The outage waits for it.
@@ -22,7 +23,7 @@ pub struct DrainToMarker {
     /// The marker to wait for.
     pub marker_id: Uuid,
     /// The sequences to set.
-    pub sequences: Vec<SequenceState>,
+    pub sequences: Vec<SequencePosition>,
     /// How long the destination may be opened, from now on.
     pub open_timeout: Duration,
     /// The source's catalog.
@@ -113,7 +114,7 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut DestinationCuto
         .batch_execute("SET LOCAL synchronous_commit = on")
         .await
         .map_err(|error| sql_failure(error, "flush the marker"))?;
-    own_schema::record(&transaction, cx, "drain_to_marker", "perform").await?;
+    own_schema::record(&transaction, cx, ActionKind::DrainToMarker, Verb::Perform).await?;
     transaction.commit().await.map_err(|error| sql_failure(error, "flush the marker"))?;
     cx.fail_point("drain_to_marker.perform.flushed");
 

@@ -13,10 +13,12 @@ use uuid::Uuid;
 
 use super::barrier::prove_catalog_unchanged;
 use super::resolve::give_up_fence;
+use super::sequence::{SequencePosition, positions};
 use super::{SourceCutover, remaining, sessions_lost};
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::expel::expel;
-use crate::postgres::{SequenceState, catalog, own_schema, sql_failure};
+use crate::action::{ActionKind, Verb};
+use crate::postgres::{catalog, own_schema, sql_failure};
 use crate::step::connect;
 use crate::step::{Context, Progress, Step, Survey};
 
@@ -56,7 +58,7 @@ pub struct FenceSourceResult {
     /// Position of the source after the fence.
     pub fence_lsn: String,
     /// Every sequence, read when nobody was left.
-    pub sequences: Vec<SequenceState>,
+    pub sequences: Vec<SequencePosition>,
     /// Sessions that were ended.
     pub terminated_session_count: u32,
     /// The catalog, as both sides can compute it.
@@ -117,11 +119,11 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut SourceCutover) ->
 
     cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
     let terminated_session_count =
-        expel(&cutover.writer, || cx.door.own_pids(), &replication_role, cx.clock, deadline).await?;
+        expel(&cutover.writer, || cx.door.own_sessions(), &replication_role, cx.clock, deadline).await?;
     cx.fail_point("fence_source.perform.expelled");
 
     // SHARE locks stop neither nextval nor CREATE INDEX; only now is nobody left.
-    let sequences = catalog::sequences(&cutover.writer).await?;
+    let sequences = positions(&cutover.writer).await?;
     prove_catalog_unchanged(&cutover.writer, &cutover.fingerprint)
         .await
         .map_err(|failure| failure.effect(Effect::Unknown))?;
@@ -144,7 +146,7 @@ async fn commit_fence(cx: &Context, epoch: i64, writer: &mut Client, ours: &[Str
     let database = &cx.participation.database;
     let transaction = writer.transaction().await.map_err(|error| sql_failure(error, doing))?;
     let access = Access::read(&transaction).await?;
-    own_schema::record(&transaction, cx, "fence_source", "perform").await?;
+    own_schema::record(&transaction, cx, ActionKind::FenceSource, Verb::Perform).await?;
     transaction
         .execute(
             "INSERT INTO pgportage.fence (id, cutover_epoch, saved_access) VALUES (1, $1, $2)",

@@ -5,11 +5,12 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio_postgres::Client;
 
-use super::sequence::set_all;
+use super::sequence::{SequencePosition, set_all};
 use super::sessions_lost;
+use crate::action::{ActionKind, Verb};
 use crate::names;
 use crate::postgres::access::Access;
-use crate::postgres::{Purpose, SequenceState, catalog, own_schema, quote_ident, sql_failure};
+use crate::postgres::{Purpose, catalog, own_schema, quote_ident, sql_failure};
 use crate::step::{Context, Step, Survey};
 
 /// P6 on the destination.
@@ -18,7 +19,7 @@ pub struct OpenDestination {
     /// Number of this cutover.
     pub cutover_epoch: i64,
     /// The sequences, read when nobody was left on the source.
-    pub sequences: Vec<SequenceState>,
+    pub sequences: Vec<SequencePosition>,
 }
 
 /// The destination is open.
@@ -61,7 +62,7 @@ impl Step for OpenDestination {
             .batch_execute("SET LOCAL synchronous_commit = on")
             .await
             .map_err(|error| sql_failure(error, doing))?;
-        own_schema::record(&transaction, cx, "open_destination", "perform").await?;
+        own_schema::record(&transaction, cx, ActionKind::OpenDestination, Verb::Perform).await?;
         let row = transaction
             .query_one("SELECT state, floor_epoch, saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE", &[])
             .await

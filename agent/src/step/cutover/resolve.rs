@@ -130,6 +130,11 @@ async fn fenced_epoch(client: &Client) -> Result<Option<i64>, Failure> {
     if !known {
         return Ok(None);
     }
+    // Waits for a fence that is being committed by a session whose agent died.
+    client
+        .batch_execute("BEGIN; LOCK TABLE pgportage.fence IN SHARE MODE; COMMIT")
+        .await
+        .map_err(|error| sql_failure(error, "look for a fence"))?;
     Ok(client
         .query_opt("SELECT cutover_epoch FROM pgportage.fence WHERE id = 1", &[])
         .await

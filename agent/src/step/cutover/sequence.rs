@@ -1,9 +1,29 @@
-//! Setting the destination's sequences.
+//! Reading the source's sequences and setting the destination's.
 
 use pgportage_link::Failure;
 use tokio_postgres::Client;
 
-use crate::postgres::{SequenceState, sql_failure};
+use crate::postgres::{RelationName, catalog, sql_failure};
+
+/// Where one sequence stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SequencePosition {
+    /// The sequence.
+    pub name: RelationName,
+    /// Its last value.
+    pub last_value: i64,
+    /// Whether the last value was handed out.
+    pub called: bool,
+}
+
+/// Where every sequence of the database stands.
+pub(super) async fn positions(client: &Client) -> Result<Vec<SequencePosition>, Failure> {
+    Ok(catalog::sequences(client)
+        .await?
+        .into_iter()
+        .map(|state| SequencePosition { name: state.name, last_value: state.last_value, called: state.called })
+        .collect())
+}
 
 /// One call for all sequences: `setval` takes absolute values, so doing it
 /// twice does no harm.
@@ -17,7 +37,7 @@ FROM unnest($1::text[], $2::text[], $3::int8[], $4::bool[])
 /// No cushion is added: the values of the last call are read when nobody is
 /// left on the source, and a value that a session had cached there lies below
 /// its sequence's `last_value`.
-pub(super) async fn set_all(client: &Client, sequences: &[SequenceState]) -> Result<(), Failure> {
+pub(super) async fn set_all(client: &Client, sequences: &[SequencePosition]) -> Result<(), Failure> {
     let schemas: Vec<&str> = sequences.iter().map(|state| state.name.schema.as_str()).collect();
     let names: Vec<&str> = sequences.iter().map(|state| state.name.relation.as_str()).collect();
     let values: Vec<i64> = sequences.iter().map(|state| state.last_value).collect();

@@ -1,0 +1,311 @@
+//! P0: the preconditions of a cutover, without effects. Opens every connection
+//! that the cutover needs.
+
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use sha2::{Digest, Sha256};
+use tokio_postgres::Client;
+
+use super::fingerprint::fingerprint;
+use super::{DestinationCutover, SourceCutover};
+use crate::migration::Side;
+use crate::names;
+use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
+use crate::step::connect;
+use crate::step::{Context, Step, Survey};
+
+/// A transaction that has written and is older than this would keep the barrier
+/// waiting for longer than an outage may last.
+const LONG_TRANSACTION: Duration = Duration::from_secs(5);
+
+const PREPARED: &str = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared";
+
+/// Transactions with locks that conflict with the barrier, or about to have.
+/// Ours are left out by pid and start.
+const LONG_WRITERS: &str = "\
+SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')::text,
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float8
+FROM pg_stat_activity a
+WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.backend_xid IS NOT NULL
+  AND clock_timestamp() - a.xact_start > make_interval(secs => $3)
+  AND NOT EXISTS (SELECT FROM unnest($1::int4[], $2::text[]) AS ours (pid, backend_start)
+                  WHERE ours.pid = a.pid AND ours.backend_start = a.backend_start::text)
+ORDER BY a.xact_start";
+
+/// Sessions that no grant keeps out.
+const SUPERUSER_SESSIONS: &str = "\
+SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')::text
+FROM pg_stat_activity a JOIN pg_roles r ON r.rolname = a.usename
+WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND r.rolsuper
+  AND NOT EXISTS (SELECT FROM unnest($1::int4[], $2::text[]) AS ours (pid, backend_start)
+                  WHERE ours.pid = a.pid AND ours.backend_start = a.backend_start::text)
+ORDER BY a.pid";
+
+const OTHER_SUBSCRIPTIONS: &str = "\
+SELECT subname::text FROM pg_subscription
+WHERE subenabled AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY 1";
+
+/// Tables of the subscription that are not ready.
+const NOT_READY: &str = "\
+SELECT count(*) FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid
+WHERE s.subname = $1 AND r.srsubstate <> 'r'";
+
+const SUBSCRIBED: &str = "\
+SELECT n.nspname::text, c.relname::text
+FROM pg_subscription s JOIN pg_subscription_rel r ON r.srsubid = s.oid
+JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE s.subname = $1 AND s.subenabled
+  AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY n.nspname::text COLLATE \"C\", c.relname::text COLLATE \"C\"";
+
+/// P0 on either side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrepareCutover {
+    /// Number of this cutover.
+    pub cutover_epoch: i64,
+    /// The hard budget for the outage.
+    pub max_outage: Duration,
+}
+
+/// The preconditions hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrepareCutoverResult {
+    /// SHA-256 over the sorted names of the tables.
+    pub table_set_digest: Vec<u8>,
+    /// SHA-256 over the catalog's objects.
+    pub catalog_digest: Vec<u8>,
+    /// Number of tables.
+    pub table_count: u32,
+}
+
+impl Step for PrepareCutover {
+    type Output = PrepareCutoverResult;
+
+    /// Preconditions are looked at anew each time: there is no "done".
+    async fn survey(&self, _cx: &Context) -> Result<Survey<PrepareCutoverResult>, Failure> {
+        Ok(Survey::Ready)
+    }
+
+    async fn perform(&self, cx: &Context) -> Result<PrepareCutoverResult, Failure> {
+        match cx.participation.side {
+            Side::Source => prepare_source(cx, self).await,
+            Side::Destination => prepare_destination(cx, self).await,
+        }
+    }
+
+    async fn undo(&self, cx: &Context) -> Result<(), Failure> {
+        let migration = &cx.participation.migration;
+        match cx.participation.side {
+            Side::Source => cx.agent.cutovers.drop_source(migration),
+            Side::Destination => cx.agent.cutovers.drop_destination(migration),
+        }
+        Ok(())
+    }
+}
+
+async fn prepare_source(cx: &Context, step: &PrepareCutover) -> Result<PrepareCutoverResult, Failure> {
+    let database = &cx.participation.database;
+    let migration = &cx.participation.migration;
+    cx.agent.cutovers.drop_source(migration);
+    let holder = cx.door.open(database, Purpose::Cutover).await?;
+    let writer = cx.door.open(database, Purpose::Cutover).await?;
+    refuse_prepared_transactions(&writer).await?;
+    refuse_other_subscriptions(&writer).await?;
+    refuse_superusers(cx, &writer).await?;
+    refuse_long_writers(cx, &writer).await?;
+    connect::prove_canary_works(cx).await?;
+
+    let published = without_ours(catalog::published_tables(&writer, &names::replication_name(migration)).await?);
+    let tables = catalog::user_tables(&writer).await?;
+    let missing: Vec<String> =
+        tables.iter().filter(|table| !published.contains(table)).map(ToString::to_string).collect();
+    if !missing.is_empty() {
+        return Err(Failure::new(Reason::SchemaDiffers, "tables were created on the source since the migration began")
+            .detail(format!("They are not replicated: {}.", missing.join(", ")))
+            .hint("Drop them, or abort the migration and begin again.")
+            .effect(Effect::None));
+    }
+    let catalog_digest = catalog::catalog_digest(&writer).await?.to_vec();
+    let result = PrepareCutoverResult {
+        table_set_digest: table_set_digest(&published),
+        catalog_digest: catalog_digest.clone(),
+        table_count: u32::try_from(published.len()).unwrap_or(u32::MAX),
+    };
+    let fingerprint = fingerprint(&*writer).await?;
+    cx.agent.cutovers.hold_source(
+        migration,
+        SourceCutover {
+            epoch: step.cutover_epoch,
+            holder,
+            writer,
+            catalog_digest,
+            fingerprint,
+            barrier: None,
+            fenced: None,
+        },
+    );
+    Ok(result)
+}
+
+async fn prepare_destination(cx: &Context, step: &PrepareCutover) -> Result<PrepareCutoverResult, Failure> {
+    let migration = &cx.participation.migration;
+    cx.agent.cutovers.drop_destination(migration);
+    let session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
+    prove_closed(&session).await?;
+    let subscription = names::replication_name(migration);
+    let not_ready: i64 = session
+        .query_one(NOT_READY, &[&subscription])
+        .await
+        .map_err(|error| sql_failure(error, "look at the subscription"))?
+        .get(0);
+    if not_ready > 0 {
+        return Err(Failure::new(Reason::TablesNotReady, format!("{not_ready} tables are still being copied"))
+            .hint("Wait until the initial copy is done.")
+            .remedy(Remedy::Operator)
+            .effect(Effect::None));
+    }
+    let subscribed: Vec<RelationName> = session
+        .query(SUBSCRIBED, &[&subscription])
+        .await
+        .map_err(|error| sql_failure(error, "look at the subscription"))?
+        .iter()
+        .map(|row| RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1)))
+        .collect();
+    if !subscribed.iter().any(|table| table.schema == names::SCHEMA && table.relation == names::MARKER_TABLE) {
+        return Err(Failure::new(Reason::ApplyFailed, "the subscription is disabled or does not carry the marker")
+            .hint("Look at the destination's server log and at pg_subscription; enable the subscription and try again.")
+            .effect(Effect::None));
+    }
+    let subscribed = without_ours(subscribed);
+    let catalog_digest = catalog::catalog_digest(&session).await?.to_vec();
+    let result = PrepareCutoverResult {
+        table_set_digest: table_set_digest(&subscribed),
+        catalog_digest: catalog_digest.clone(),
+        table_count: u32::try_from(subscribed.len()).unwrap_or(u32::MAX),
+    };
+    cx.agent.cutovers.hold_destination(
+        migration,
+        DestinationCutover { epoch: step.cutover_epoch, session, catalog_digest, drained: None, open_deadline: None },
+    );
+    Ok(result)
+}
+
+fn without_ours(tables: Vec<RelationName>) -> Vec<RelationName> {
+    tables.into_iter().filter(|table| table.schema != names::SCHEMA).collect()
+}
+
+/// Length before name, so that no two lists read the same.
+fn table_set_digest(tables: &[RelationName]) -> Vec<u8> {
+    let mut digest = Sha256::new();
+    for part in tables.iter().flat_map(|table| [&table.schema, &table.relation]) {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part.as_bytes());
+    }
+    digest.finalize().to_vec()
+}
+
+async fn prove_closed(client: &Client) -> Result<(), Failure> {
+    let state: Option<String> = client
+        .query_opt("SELECT state FROM pgportage.decision WHERE id = 1", &[])
+        .await
+        .map_err(|error| sql_failure(error, "read the decision"))?
+        .map(|row| row.get(0));
+    match state.as_deref() {
+        Some("closed") => Ok(()),
+        Some(_) => Err(Failure::new(Reason::DestinationOpened, "the destination is open already").effect(Effect::None)),
+        None => Err(Failure::new(Reason::DestinationNotClosed, "the destination was never closed").effect(Effect::None)),
+    }
+}
+
+async fn refuse_prepared_transactions(client: &Client) -> Result<(), Failure> {
+    let pending: Vec<String> = client
+        .query(PREPARED, &[])
+        .await
+        .map_err(|error| sql_failure(error, "look for prepared transactions"))?
+        .iter()
+        .map(|row| format!("{:?}", row.get::<_, String>(0)))
+        .collect();
+    if pending.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::PreparedTransactions, format!("{} prepared transactions are pending", pending.len()))
+        .detail(format!("Their names: {}.", pending.join(", ")))
+        .hint("Run COMMIT PREPARED or ROLLBACK PREPARED for each.")
+        .effect(Effect::None))
+}
+
+async fn refuse_other_subscriptions(client: &Client) -> Result<(), Failure> {
+    let names: Vec<String> = client
+        .query(OTHER_SUBSCRIPTIONS, &[])
+        .await
+        .map_err(|error| sql_failure(error, "look for subscriptions"))?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::WrongState, "the source is itself a subscriber")
+        .detail(format!("Its subscriptions go on writing behind a fence: {}.", names.join(", ")))
+        .hint("Disable them with ALTER SUBSCRIPTION … DISABLE before the cutover.")
+        .effect(Effect::None))
+}
+
+/// The pids and start times of our own sessions, for queries.
+fn own(cx: &Context) -> (Vec<i32>, Vec<String>) {
+    cx.door.own_sessions().into_iter().map(|session| (session.pid, session.backend_start)).unzip()
+}
+
+async fn refuse_superusers(cx: &Context, client: &Client) -> Result<(), Failure> {
+    let (pids, starts) = own(cx);
+    let sessions: Vec<String> = client
+        .query(SUPERUSER_SESSIONS, &[&pids, &starts])
+        .await
+        .map_err(|error| sql_failure(error, "look for superusers"))?
+        .iter()
+        .map(|row| {
+            format!(
+                "pid {} of role {:?} (application {:?})",
+                row.get::<_, i32>(0),
+                row.get::<_, String>(1),
+                row.get::<_, String>(2)
+            )
+        })
+        .collect();
+    if sessions.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::SuperuserSession, "superusers are logged in to the source")
+        .detail(format!("No fence keeps a superuser out: {}.", sessions.join("; ")))
+        .hint("Close these sessions, and give applications a role that is no superuser.")
+        .effect(Effect::None))
+}
+
+async fn refuse_long_writers(cx: &Context, client: &Session) -> Result<(), Failure> {
+    let (pids, starts) = own(cx);
+    let writers: Vec<String> = client
+        .query(LONG_WRITERS, &[&pids, &starts, &LONG_TRANSACTION.as_secs_f64()])
+        .await
+        .map_err(|error| sql_failure(error, "look for long transactions"))?
+        .iter()
+        .map(|row| {
+            format!(
+                "pid {} of role {:?} (application {:?}), open for {:.0} s",
+                row.get::<_, i32>(0),
+                row.get::<_, String>(1),
+                row.get::<_, String>(2),
+                row.get::<_, f64>(3)
+            )
+        })
+        .collect();
+    if writers.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::LongTransaction, "a transaction on the source has been writing for long")
+        .detail(format!("The barrier would wait for it: {}.", writers.join("; ")))
+        .hint("Wait until it ends, or end it, then try the cutover again.")
+        .effect(Effect::None))
+}
