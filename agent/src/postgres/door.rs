@@ -102,6 +102,30 @@ pub struct DoorSettings {
     pub max_sessions: usize,
 }
 
+/// Where a server listens.
+struct Address {
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// `host:port`, `[address]:port`, or a host with the usual port.
+    fn parse(text: &str, usual_port: u16) -> Self {
+        match text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) {
+            Some((host, port)) if !text.starts_with('/') => {
+                Self { host: host.trim_matches(['[', ']']).to_owned(), port }
+            }
+            Some(_) | None => Self { host: text.to_owned(), port: usual_port },
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
 /// Opens database sessions of the agent's own server.
 #[derive(Clone)]
 pub struct Door(Arc<Inner>);
@@ -164,26 +188,31 @@ impl Door {
             (None, Some(path)) => passfile::find(path, &settings.host, settings.port, database, &settings.user)?,
             (None, None) => None,
         };
-        self.log_in(database, &settings.user, password.as_ref(), purpose).await
+        let address = Address { host: settings.host.clone(), port: settings.port };
+        self.log_in(&address, database, &settings.user, password.as_ref(), purpose).await
     }
 
-    /// As [`Self::open`], as another role: the trial login of the canary.
+    /// As [`Self::open`], as another role and at an address (`host:port`, or the
+    /// directory of a Unix socket with the configured port): the trial login of
+    /// the canary, where a password is asked for.
     ///
     /// # Errors
     ///
     /// As [`Self::open`]. A login that the server refuses carries its SQLSTATE.
     pub async fn open_as(
         &self,
+        address: &str,
         database: &str,
         user: &str,
         password: &Secret,
         purpose: Purpose,
     ) -> Result<Session, Failure> {
-        self.log_in(database, user, Some(password), purpose).await
+        self.log_in(&Address::parse(address, self.0.settings.port), database, user, Some(password), purpose).await
     }
 
     async fn log_in(
         &self,
+        address: &Address,
         database: &str,
         user: &str,
         password: Option<&Secret>,
@@ -196,15 +225,15 @@ impl Door {
         };
         let settings = &self.0.settings;
         let mut config = configure(database, user, password, &options(purpose, settings.lock_timeout));
-        config.port(settings.port).application_name(format!("{APPLICATION_PREFIX} {}", purpose.as_str()));
-        if settings.host.starts_with('/') {
-            config.host_path(&settings.host);
+        config.port(address.port).application_name(format!("{APPLICATION_PREFIX} {}", purpose.as_str()));
+        if address.host.starts_with('/') {
+            config.host_path(&address.host);
         } else {
-            config.host(&settings.host);
+            config.host(&address.host);
         }
         let login = async {
             let (client, connection) =
-                config.connect(NoTls).await.map_err(|error| login_failure(&error, user, database, &self.address()))?;
+                config.connect(NoTls).await.map_err(|error| login_failure(&error, user, database, &address.to_string()))?;
             let mut session = Session::begin(client, connection, clock);
             session.permit = Some(permit);
             session.introduce().await?;
@@ -214,7 +243,7 @@ impl Door {
         // Boxed: the future of a login is large, and there are many callers.
         match clock.timeout(LOGIN_TIMEOUT, Box::pin(login)).await {
             Ok(result) => result,
-            Err(_) => Err(login_timeout(&self.address())),
+            Err(_) => Err(login_timeout(&address.to_string())),
         }
     }
 
