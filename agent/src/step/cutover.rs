@@ -13,6 +13,7 @@
 //! go of the rest.
 
 mod barrier;
+mod canary;
 mod cycle;
 mod drain;
 mod fence;
@@ -32,7 +33,7 @@ use pgportage_proto::Reason;
 use tokio::time::Instant;
 
 use crate::migration::MigrationId;
-use crate::postgres::Session;
+use crate::postgres::{Lsn, Session, sql_failure};
 
 pub use barrier::{RaiseBarrier, RaiseBarrierResult};
 pub use drain::{DrainToMarker, DrainToMarkerResult};
@@ -59,6 +60,8 @@ struct SourceCutover {
     holder: Session,
     /// Session Y: writes the marker and the fence.
     writer: Session,
+    /// Proves the fence by being refused.
+    canary: canary::Canary,
     /// Catalog of this database at P0, as both sides can compute it.
     catalog_digest: Vec<u8>,
     /// The same for changes only: cheap enough to read under the barrier.
@@ -119,6 +122,17 @@ impl CutoverSessions {
     fn drop_destination(&self, migration: &MigrationId) {
         self.destination.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
     }
+}
+
+/// The server's position, for the record.
+async fn current_lsn(client: &tokio_postgres::Client) -> Result<Lsn, Failure> {
+    let row = client
+        .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+        .await
+        .map_err(|error| sql_failure(error, "read the server's position"))?;
+    row.get::<_, &str>(0).parse().map_err(|error| {
+        Failure::new(Reason::Internal, "the server's position is unreadable").because(&error)
+    })
 }
 
 /// The sessions of this cutover are gone: the agent was restarted, or another

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::cycle::{WaitsFor, in_cycle_with};
 use super::fingerprint::fingerprint;
 use super::sequence::{SequencePosition, positions};
-use super::{Barrier, SourceCutover, remaining, sessions_lost};
-use crate::postgres::{RelationName, catalog, sql_failure};
+use super::{Barrier, SourceCutover, current_lsn, remaining, sessions_lost};
+use crate::postgres::{RelationName, sql_failure};
 use crate::step::{Context, Step, Survey};
 
 /// How long autovacuum and other maintenance get to leave. Hinders no writer.
@@ -131,7 +131,7 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut SourceCutover) -
     cx.fail_point("raise_barrier.perform.marked");
     // Read after the barrier and the marker, never before: what was committed
     // until here is what the destination must have.
-    let marker_lsn = catalog::current_lsn(&cutover.writer).await?.to_string();
+    let marker_lsn = current_lsn(&cutover.writer).await?.to_string();
     let sequences = positions(&cutover.writer).await?;
     prove_catalog_unchanged(&cutover.writer, &cutover.fingerprint).await?;
     remaining(deadline, cx.clock.now())?;

@@ -7,9 +7,9 @@ use pgportage_proto::Reason;
 use uuid::Uuid;
 
 use super::sequence::{SequencePosition, set_all};
-use super::{DestinationCutover, sessions_lost};
+use super::{DestinationCutover, current_lsn, sessions_lost};
 use crate::action::{ActionKind, Verb};
-use crate::postgres::{catalog, own_schema, sql_failure};
+use crate::postgres::{own_schema, sql_failure};
 use crate::step::{Context, Progress, Step, Survey};
 
 /// How often the destination is asked for the marker. The outage waits for it.
@@ -121,7 +121,7 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut DestinationCuto
     let result = DrainToMarkerResult {
         drain_time,
         sequence_count: u32::try_from(step.sequences.len()).unwrap_or(u32::MAX),
-        flush_lsn: catalog::current_lsn(&cutover.session).await?.to_string(),
+        flush_lsn: current_lsn(&cutover.session).await?.to_string(),
     };
     cutover.open_deadline = Some(open_deadline);
     cutover.drained = Some(result.clone());

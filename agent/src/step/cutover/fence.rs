@@ -12,13 +12,14 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::barrier::prove_catalog_unchanged;
+use super::canary::Canary;
 use super::resolve::give_up_fence;
 use super::sequence::{SequencePosition, positions};
-use super::{SourceCutover, remaining, sessions_lost};
+use super::{SourceCutover, current_lsn, remaining, sessions_lost};
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::expel::expel;
 use crate::action::{ActionKind, Verb};
-use crate::postgres::{catalog, own_schema, sql_failure};
+use crate::postgres::{own_schema, sql_failure};
 use crate::step::connect;
 use crate::step::{Context, Progress, Step, Survey};
 
@@ -107,14 +108,14 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut SourceCutover) ->
         None => return Err(sessions_lost(Effect::None)),
     };
     remaining(deadline, cx.clock.now())?;
-    let replication_role = connect::replication_role(&cx.agent.policy, &participation.migration);
+    let replication_role = connect::role_names(&cx.agent, &participation.migration).replication;
     let ours = vec![own_role(&*cutover.writer).await?, replication_role.clone()];
 
     cx.agent.journal.set_note(&participation.migration, FENCE_NOTE, &step.cutover_epoch.to_string())?;
     cx.fail_point("fence_source.perform.noted");
     commit_fence(cx, step.cutover_epoch, &mut cutover.writer, &ours).await?;
     cx.fail_point("fence_source.perform.committed");
-    let fence_lsn = catalog::current_lsn(&cutover.writer).await?.to_string();
+    let fence_lsn = current_lsn(&cutover.writer).await?.to_string();
     await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline).await?;
 
     cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
@@ -127,7 +128,7 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut SourceCutover) ->
     prove_catalog_unchanged(&cutover.writer, &cutover.fingerprint)
         .await
         .map_err(|failure| failure.effect(Effect::Unknown))?;
-    prove_nobody_can_log_in(cx, &cutover.writer, &ours).await?;
+    prove_nobody_can_log_in(cx, &cutover.writer, &cutover.canary, &ours).await?;
     cx.fail_point("fence_source.perform.proved");
 
     // Last of all: the barrier has stood until nobody was left.
@@ -190,7 +191,7 @@ async fn await_standbys(
     }
 }
 
-async fn prove_nobody_can_log_in(cx: &Context, writer: &Client, ours: &[String]) -> Result<(), Failure> {
+async fn prove_nobody_can_log_in(cx: &Context, writer: &Client, canary: &Canary, ours: &[String]) -> Result<(), Failure> {
     let could: Vec<String> = writer
         .query(COULD_LOG_IN, &[&ours])
         .await
@@ -205,7 +206,7 @@ async fn prove_nobody_can_log_in(cx: &Context, writer: &Client, ours: &[String])
             .remedy(Remedy::Operator)
             .effect(Effect::Unknown));
     }
-    connect::prove_canary_refused(cx).await
+    canary.prove_refused(cx).await
 }
 
 async fn prove_barrier_stands(holder: &Client) -> Result<(), Failure> {

@@ -6,11 +6,11 @@ use pgportage_proto::Reason;
 use tokio_postgres::Client;
 
 use super::sequence::{SequencePosition, set_all};
-use super::sessions_lost;
+use super::{current_lsn, sessions_lost};
 use crate::action::{ActionKind, Verb};
 use crate::names;
 use crate::postgres::access::Access;
-use crate::postgres::{Purpose, catalog, own_schema, quote_ident, sql_failure};
+use crate::postgres::{Purpose, own_schema, quote_ident, sql_failure};
 use crate::step::{Context, Step, Survey};
 
 /// P6 on the destination.
@@ -37,7 +37,7 @@ impl Step for OpenDestination {
     async fn survey(&self, cx: &Context) -> Result<Survey<OpenDestinationResult>, Failure> {
         let client = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
         if opened_epoch(&client).await? == Some(self.cutover_epoch) {
-            return Ok(Survey::Done(OpenDestinationResult { open_lsn: catalog::current_lsn(&client).await?.to_string() }));
+            return Ok(Survey::Done(OpenDestinationResult { open_lsn: current_lsn(&client).await?.to_string() }));
         }
         Ok(Survey::Ready)
     }
@@ -101,7 +101,7 @@ impl Step for OpenDestination {
         })?;
         cx.fail_point("open_destination.perform.committed");
         tracing::info!(cutover_epoch = self.cutover_epoch, "the destination is open");
-        let open_lsn = catalog::current_lsn(&cutover.session).await?.to_string();
+        let open_lsn = current_lsn(&cutover.session).await?.to_string();
         drop(cutover);
         cx.agent.cutovers.drop_destination(migration);
         Ok(OpenDestinationResult { open_lsn })

@@ -8,12 +8,12 @@ use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
+use super::canary::Canary;
 use super::fingerprint::fingerprint;
 use super::{DestinationCutover, SourceCutover};
 use crate::migration::Side;
 use crate::names;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
-use crate::step::connect;
 use crate::step::{Context, Step, Survey};
 
 /// A transaction that has written and is older than this would keep the barrier
@@ -116,7 +116,7 @@ async fn prepare_source(cx: &Context, step: &PrepareCutover) -> Result<PrepareCu
     refuse_other_subscriptions(&writer).await?;
     refuse_superusers(cx, &writer).await?;
     refuse_long_writers(cx, &writer).await?;
-    connect::prove_canary_works(cx).await?;
+    let canary = Canary::wake(cx).await?;
 
     let published = without_ours(catalog::published_tables(&writer, &names::replication_name(migration)).await?);
     let tables = catalog::user_tables(&writer).await?;
@@ -141,6 +141,7 @@ async fn prepare_source(cx: &Context, step: &PrepareCutover) -> Result<PrepareCu
             epoch: step.cutover_epoch,
             holder,
             writer,
+            canary,
             catalog_digest,
             fingerprint,
             barrier: None,

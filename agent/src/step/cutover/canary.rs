@@ -1,0 +1,64 @@
+//! The canary: a role of ours without CONNECT, whose refused login proves the
+//! fence from the outside.
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+
+use crate::postgres::{Purpose, Secret, Session};
+use crate::step::Context;
+use crate::step::connect;
+
+/// What PostgreSQL says to a login without CONNECT.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+/// The canary, with a password that was made for this cutover.
+#[derive(Debug)]
+pub(super) struct Canary {
+    role: String,
+    password: Secret,
+}
+
+impl Canary {
+    /// Makes the password and proves that a login gets as far as the question
+    /// whether the role may connect: otherwise its refusal would prove nothing.
+    pub(super) async fn wake(cx: &Context) -> Result<Self, Failure> {
+        let canary = Self {
+            role: connect::role_names(&cx.agent, &cx.participation.migration).canary,
+            password: connect::canary_password(&cx.agent, &cx.participation).await?,
+        };
+        match canary.log_in(cx).await {
+            Ok(_) => Ok(canary),
+            Err(failure) if failure.sqlstate.as_deref() == Some(INSUFFICIENT_PRIVILEGE) => Ok(canary),
+            Err(failure) => Err(Failure::new(Reason::LoginRefused, "the canary role cannot log in to the source")
+                .detail(format!("Its refusal has to prove the fence, so it has to get further than: {failure}."))
+                .hint(format!(
+                    "Let role {} in with a password from this machine, in pg_hba.conf or in the policy's premade roles.",
+                    canary.role
+                ))
+                .because(&failure)
+                .remedy(Remedy::Operator)
+                .effect(Effect::None)),
+        }
+    }
+
+    /// Proves that the server refuses a login for want of CONNECT.
+    pub(super) async fn prove_refused(&self, cx: &Context) -> Result<(), Failure> {
+        let incomplete = |detail: String| {
+            Failure::new(Reason::FenceIncomplete, "the fence is not proved by a refused login")
+                .detail(detail)
+                .hint("The cutover is taken back by itself. Look at the source's server log.")
+                .remedy(Remedy::Operator)
+                .effect(Effect::Unknown)
+        };
+        match self.log_in(cx).await {
+            Ok(_) => Err(incomplete(format!("Role {} could log in.", self.role))),
+            Err(failure) if failure.sqlstate.as_deref() == Some(INSUFFICIENT_PRIVILEGE) => Ok(()),
+            Err(failure) => Err(incomplete(format!("The login failed for another reason: {failure}.")).because(&failure)),
+        }
+    }
+
+    async fn log_in(&self, cx: &Context) -> Result<Session, Failure> {
+        let address = &cx.agent.settings.postgres.replication_address;
+        cx.door.open_as(address, &cx.participation.database, &self.role, &self.password, Purpose::Control).await
+    }
+}
