@@ -168,9 +168,7 @@ async fn a_replication_login_by_verifier() {
         assert_eq!(failure.reason, Reason::LoginRefused, "{failure:?}");
 
         // The same role by an ordinary login, as the canary does it.
-        let mut over_tcp = settings(&cluster);
-        "127.0.0.1".clone_into(&mut over_tcp.host);
-        Door::new(over_tcp, Clock).open_as("postgres", "plain", &password, Purpose::Control).await.unwrap();
+        door.open_as(&address, "postgres", "plain", &password, Purpose::Control).await.unwrap();
         assert!(!cluster.log_text().unwrap().contains(password.expose()));
     }
 }
