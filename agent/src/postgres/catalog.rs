@@ -1,8 +1,12 @@
 //! What the catalogs say, in the same words for every version from 10 on.
 
+mod definition;
+mod object;
+mod queries;
 mod sequence;
 mod table;
 
+pub use object::{SchemaObject, catalog_digest, digest_of, schema_objects};
 pub use sequence::{SequenceState, sequences};
 pub use table::{published_tables, user_tables};
 
