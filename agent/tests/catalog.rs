@@ -121,7 +121,7 @@ async fn drift_is_seen() {
         ("ALTER TABLE sales.customer ENABLE ROW LEVEL SECURITY", "table sales.customer"),
         ("CREATE TABLE sales.more ()", "table sales.more"),
         ("ALTER TABLE sales.event DETACH PARTITION sales.event_2025", "table sales.event_2025"),
-        ("CREATE INDEX more ON sales.customer (name)", "index sales.more"),
+        ("CREATE INDEX further ON sales.customer (name)", "index sales.further"),
         ("ALTER TABLE sales.customer ADD CONSTRAINT c CHECK (name <> '')", "constraint sales.c on sales.customer"),
         ("ALTER TABLE sales.\"order\" DISABLE TRIGGER stamp", "trigger stamp on sales.\"order\""),
         ("CREATE OR REPLACE VIEW sales.big AS SELECT id, total FROM sales.\"order\" WHERE total > 2", "view sales.big"),
