@@ -1,0 +1,351 @@
+//! Facts: what happened to a migration, numbered and kept for ever.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use pgportage_link::{Effect, Failure};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::finding::Consent;
+use super::input::Input;
+use super::judge::Verification;
+use super::outcome::{Digest, Outcome, RelationName};
+use super::spec::{MigrationId, Spec};
+use super::{ActRef, StepName, Verb};
+
+/// Names one command: a UUIDv7 chosen before it is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CommandId(pub Uuid);
+
+impl fmt::Display for CommandId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for CommandId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// W3C trace context (`traceparent`, `tracestate`).
+pub type TraceContext = BTreeMap<String, String>;
+
+/// Who caused a fact, and on what occasion. Kept with every fact, because
+/// history cannot be added later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// SPIFFE id of the operator, agent or coordinator.
+    pub actor: String,
+    /// Serial number of the certificate it showed.
+    pub certificate_serial: String,
+    /// The request that caused it.
+    pub request_id: String,
+}
+
+/// One stored fact.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    /// Place in the migration's history: from 1, without gaps.
+    pub sequence: u64,
+    /// Who and on what occasion.
+    pub origin: Origin,
+    /// When it was recorded. For people; nothing is decided by it.
+    pub time: SystemTime,
+    /// SHA-256 of the plan it belongs to.
+    pub plan_digest: Digest,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What can happen to a migration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    /// An operator created it. The first fact, and only the first.
+    Created {
+        /// Its name.
+        id: MigrationId,
+        /// What to do.
+        spec: Spec,
+    },
+    /// An operator started it.
+    Started {
+        /// The trace that the steps from here on belong to.
+        trace: TraceContext,
+    },
+    /// An operator agreed to findings.
+    ConsentGiven {
+        /// To which.
+        consents: Vec<Consent>,
+    },
+    /// A command was decided. **Stored before it is sent.**
+    CommandIssued(Box<Issued>),
+    /// The agent has stored the command.
+    CommandAccepted {
+        /// The command.
+        command: CommandId,
+        /// The agent's number of this fact.
+        agent_sequence: i64,
+    },
+    /// The agent has done it.
+    CommandSucceeded {
+        /// The command.
+        command: CommandId,
+        /// The agent's number of this fact.
+        agent_sequence: i64,
+        /// What it produced. Nothing, for an undo.
+        outcome: Option<Outcome>,
+        /// For the decision only: how long nobody could write, on the
+        /// coordinator's monotonic clock. Absent when the coordinator was
+        /// restarted meanwhile.
+        outage: Option<Duration>,
+    },
+    /// The agent has not done it.
+    CommandFailed {
+        /// The command.
+        command: CommandId,
+        /// The agent's number of this fact.
+        agent_sequence: i64,
+        /// Why.
+        #[serde(with = "failure_form")]
+        failure: Failure,
+    },
+    /// The agent stopped it because it was asked to.
+    CommandCancelled {
+        /// The command.
+        command: CommandId,
+        /// The agent's number of this fact.
+        agent_sequence: i64,
+        /// What it left behind.
+        #[serde(with = "effect_form")]
+        effect: Effect,
+    },
+    /// Every act of the step is done, and what they produced is good.
+    StepSucceeded {
+        /// The step.
+        step: StepName,
+        /// What a verification found.
+        verification: Option<Box<Verification>>,
+    },
+    /// Every act of the step is done, and what they produced is not good.
+    StepFailed {
+        /// The step.
+        step: StepName,
+        /// Why.
+        #[serde(with = "failure_form")]
+        failure: Failure,
+        /// What a verification found.
+        verification: Option<Box<Verification>>,
+    },
+    /// Tables differed, and are counted once more before anybody is told.
+    VerificationRepeated {
+        /// The tables.
+        tables: Vec<RelationName>,
+        /// What is known about the others.
+        verification: Box<Verification>,
+    },
+    /// An operator asked for another verification.
+    VerificationRequested {
+        /// The trace that the steps from here on belong to.
+        trace: TraceContext,
+    },
+    /// An operator asked for the cutover.
+    CutoverRequested {
+        /// Its number: higher than every one before.
+        cutover_epoch: i64,
+        /// The budget.
+        max_outage: Duration,
+        /// The trace that the steps from here on belong to.
+        trace: TraceContext,
+    },
+    /// The coordinator gave the cutover up before the point of no return.
+    CutoverGivenUp {
+        /// Why.
+        #[serde(with = "failure_form")]
+        failure: Failure,
+    },
+    /// Every act of the cutover is taken back; the source takes writes.
+    CutoverTakenBack,
+    /// An operator asked for the end.
+    FinishRequested {
+        /// The trace that the steps from here on belong to.
+        trace: TraceContext,
+    },
+    /// An operator mended what stood in the way.
+    RetryRequested {
+        /// The step.
+        step: StepName,
+        /// The trace that the steps from here on belong to.
+        trace: TraceContext,
+    },
+    /// An operator gave the migration up.
+    AbortRequested {
+        /// The trace that the steps from here on belong to.
+        trace: TraceContext,
+    },
+    /// Everything is taken back. The last fact.
+    Aborted,
+}
+
+/// A command as it was decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Issued {
+    /// Its id.
+    pub command: CommandId,
+    /// Which act.
+    pub act: ActRef,
+    /// There or back.
+    pub verb: Verb,
+    /// From 1, growing with every attempt at the same act.
+    pub attempt: u32,
+    /// What the act is given.
+    pub input: Input,
+    /// How long the agent may work without progress.
+    pub stall_timeout: Duration,
+    /// The trace context that travels with it.
+    pub trace: TraceContext,
+}
+
+impl Event {
+    /// The stable name of the kind, as stored.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Created { .. } => "created",
+            Self::Started { .. } => "started",
+            Self::ConsentGiven { .. } => "consent_given",
+            Self::CommandIssued(_) => "command_issued",
+            Self::CommandAccepted { .. } => "command_accepted",
+            Self::CommandSucceeded { .. } => "command_succeeded",
+            Self::CommandFailed { .. } => "command_failed",
+            Self::CommandCancelled { .. } => "command_cancelled",
+            Self::StepSucceeded { .. } => "step_succeeded",
+            Self::StepFailed { .. } => "step_failed",
+            Self::VerificationRepeated { .. } => "verification_repeated",
+            Self::VerificationRequested { .. } => "verification_requested",
+            Self::CutoverRequested { .. } => "cutover_requested",
+            Self::CutoverGivenUp { .. } => "cutover_given_up",
+            Self::CutoverTakenBack => "cutover_taken_back",
+            Self::FinishRequested { .. } => "finish_requested",
+            Self::RetryRequested { .. } => "retry_requested",
+            Self::AbortRequested { .. } => "abort_requested",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// How a failure is stored.
+pub mod failure_form {
+    use std::collections::BTreeMap;
+
+    use pgportage_link::{Effect, Failure, Remedy};
+    use pgportage_proto::Reason;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Form {
+        reason: String,
+        message: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        detail: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        hint: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sqlstate: Option<String>,
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        metadata: BTreeMap<String, String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        causes: Vec<String>,
+        remedy: RemedyForm,
+        #[serde(with = "super::effect_form")]
+        effect: Effect,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum RemedyForm {
+        Wait,
+        Operator,
+        Abort,
+    }
+
+    /// Writes a failure.
+    pub fn serialize<S: Serializer>(failure: &Failure, serializer: S) -> Result<S::Ok, S::Error> {
+        Form {
+            reason: failure.reason.as_str().to_owned(),
+            message: failure.message.clone(),
+            detail: failure.detail.clone(),
+            hint: failure.hint.clone(),
+            sqlstate: failure.sqlstate.clone(),
+            metadata: failure.metadata.clone(),
+            causes: failure.causes.clone(),
+            remedy: match failure.remedy {
+                Remedy::Wait => RemedyForm::Wait,
+                Remedy::Operator => RemedyForm::Operator,
+                Remedy::Abort => RemedyForm::Abort,
+            },
+            effect: failure.effect,
+        }
+        .serialize(serializer)
+    }
+
+    /// Reads a failure. A reason of another release becomes
+    /// [`Reason::Internal`] and keeps its text in the metadata.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Failure, D::Error> {
+        let mut form = Form::deserialize(deserializer)?;
+        let reason = form.reason.parse().unwrap_or_else(|_| {
+            form.metadata.insert("reason".to_owned(), form.reason.clone());
+            Reason::Internal
+        });
+        Ok(Failure {
+            reason,
+            message: form.message,
+            detail: form.detail,
+            hint: form.hint,
+            sqlstate: form.sqlstate,
+            metadata: form.metadata,
+            causes: form.causes,
+            remedy: match form.remedy {
+                RemedyForm::Wait => Remedy::Wait,
+                RemedyForm::Operator => Remedy::Operator,
+                RemedyForm::Abort => Remedy::Abort,
+            },
+            effect: form.effect,
+        })
+    }
+}
+
+/// How an effect is stored.
+pub mod effect_form {
+    use pgportage_link::Effect;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Form {
+        None,
+        Unknown,
+    }
+
+    /// Writes an effect.
+    pub fn serialize<S: Serializer>(effect: &Effect, serializer: S) -> Result<S::Ok, S::Error> {
+        match effect {
+            Effect::None => Form::None,
+            Effect::Unknown => Form::Unknown,
+        }
+        .serialize(serializer)
+    }
+
+    /// Reads an effect.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Effect, D::Error> {
+        Ok(match Form::deserialize(deserializer)? {
+            Form::None => Effect::None,
+            Form::Unknown => Effect::Unknown,
+        })
+    }
+}

@@ -1,0 +1,57 @@
+//! Findings and the operator's agreement to them.
+
+use serde::{Deserialize, Serialize};
+
+use super::outcome::Digest;
+
+/// What a finding means for the migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The migration cannot start.
+    Refuse,
+    /// The operator has to agree first.
+    Consent,
+    /// For information.
+    Note,
+}
+
+/// One result of an inspection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Stable identifier. Kept as text: a newer agent may know more.
+    pub code: String,
+    /// What it means.
+    pub severity: Severity,
+    /// The object concerned, quoted. May be empty.
+    pub object: String,
+    /// One lowercase clause.
+    pub message: String,
+    /// What was read. Never row values.
+    pub evidence: String,
+    /// SHA-256 of the evidence.
+    pub evidence_digest: Digest,
+    /// The statement or setting that mends it. May be empty.
+    pub remedy: String,
+    /// Whether that needs a restart.
+    pub needs_restart: bool,
+}
+
+/// The operator's agreement to one finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consent {
+    /// The finding's code.
+    pub code: String,
+    /// The finding's object.
+    pub object: String,
+    /// The finding's digest: agreement to other evidence does not count.
+    pub evidence_digest: Digest,
+}
+
+impl Consent {
+    /// Whether this is the agreement to that finding.
+    #[must_use]
+    pub fn covers(&self, finding: &Finding) -> bool {
+        self.code == finding.code && self.object == finding.object && self.evidence_digest == finding.evidence_digest
+    }
+}

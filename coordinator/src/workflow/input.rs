@@ -1,0 +1,97 @@
+//! What acts are given. Stored with the intent, so that a command sent again is
+//! the same command.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ActionKind;
+use super::finding::Consent;
+use super::outcome::{Digest, Inventory, RelationName, SequenceState};
+use super::spec::ConnectionPath;
+
+/// The input of an act. One variant for each [`ActionKind`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "documented at `Command.action` in the contract")]
+pub enum Input {
+    CheckServer {
+        source: Option<Inventory>,
+        consents: Vec<Consent>,
+    },
+    CreateReplicationRole,
+    ReachPeer,
+    SetReplicaIdentity {
+        tables: Vec<RelationName>,
+    },
+    CreatePublication,
+    CloseDatabase,
+    RestoreSchema,
+    CreateSlot,
+    CreateSubscription {
+        connection_path: ConnectionPath,
+    },
+    AwaitCopy,
+    AwaitLag {
+        max_lag: Duration,
+        stable_window: Duration,
+    },
+    CountRows {
+        tables: Vec<RelationName>,
+    },
+    PrepareCutover {
+        cutover_epoch: i64,
+        max_outage: Duration,
+    },
+    RaiseBarrier {
+        cutover_epoch: i64,
+        max_outage: Duration,
+    },
+    DrainToMarker {
+        cutover_epoch: i64,
+        marker_id: String,
+        sequences: Vec<SequenceState>,
+        open_timeout: Duration,
+        catalog_digest: Digest,
+    },
+    FenceSource {
+        cutover_epoch: i64,
+        marker_id: String,
+    },
+    OpenDestination {
+        cutover_epoch: i64,
+        sequences: Vec<SequenceState>,
+    },
+    ReleaseBarrier {
+        cutover_epoch: i64,
+    },
+    FinishMigration,
+}
+
+impl Input {
+    /// The kind of act this belongs to.
+    #[must_use]
+    pub fn kind(&self) -> ActionKind {
+        match self {
+            Self::CheckServer { .. } => ActionKind::CheckServer,
+            Self::CreateReplicationRole => ActionKind::CreateReplicationRole,
+            Self::ReachPeer => ActionKind::ReachPeer,
+            Self::SetReplicaIdentity { .. } => ActionKind::SetReplicaIdentity,
+            Self::CreatePublication => ActionKind::CreatePublication,
+            Self::CloseDatabase => ActionKind::CloseDatabase,
+            Self::RestoreSchema => ActionKind::RestoreSchema,
+            Self::CreateSlot => ActionKind::CreateSlot,
+            Self::CreateSubscription { .. } => ActionKind::CreateSubscription,
+            Self::AwaitCopy => ActionKind::AwaitCopy,
+            Self::AwaitLag { .. } => ActionKind::AwaitLag,
+            Self::CountRows { .. } => ActionKind::CountRows,
+            Self::PrepareCutover { .. } => ActionKind::PrepareCutover,
+            Self::RaiseBarrier { .. } => ActionKind::RaiseBarrier,
+            Self::DrainToMarker { .. } => ActionKind::DrainToMarker,
+            Self::FenceSource { .. } => ActionKind::FenceSource,
+            Self::OpenDestination { .. } => ActionKind::OpenDestination,
+            Self::ReleaseBarrier { .. } => ActionKind::ReleaseBarrier,
+            Self::FinishMigration => ActionKind::FinishMigration,
+        }
+    }
+}

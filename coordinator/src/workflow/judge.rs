@@ -1,0 +1,348 @@
+//! Whether what the acts of a step produced is good enough to go on.
+//!
+//! Agents report; here the two reports are held against each other. A judgement
+//! becomes a fact, so that a later release never judges an old history anew.
+
+use std::collections::BTreeMap;
+
+use pgportage_link::{Effect, Failure};
+use pgportage_proto::Reason;
+use serde::{Deserialize, Serialize};
+
+use super::finding::{Consent, Finding, Severity};
+use super::outcome::{Digest, RelationName, RowCounts, TableCount};
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Verification {
+    /// Tables compared.
+    pub table_count: i32,
+    /// Tables whose counts were equal.
+    pub equal_count: i32,
+    /// Tables that changed meanwhile, and whose counts lie within what changed.
+    pub moving_count: i32,
+    /// Rows on the destination.
+    pub row_count: i64,
+    /// Every difference, one lowercase clause each.
+    pub differences: Vec<String>,
+    /// What native replication leaves behind.
+    pub not_replicated: Vec<Finding>,
+    /// How often tables that differed were counted again.
+    pub repeat_count: u32,
+}
+
+/// The result of a comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// Both sides agree.
+    Equal(Verification),
+    /// Rows of these tables differ and should be counted once more: a table
+    /// that was written a moment before the first count looks the same.
+    Again(Vec<RelationName>, Verification),
+    /// They differ.
+    Differs(Failure, Verification),
+}
+
+/// How often tables that differ are counted again before the operator is told.
+const MOST_REPEATS: u32 = 3;
+/// How many differences a failure's text names.
+const NAMED: usize = 5;
+
+/// Whether findings stand in the way.
+///
+/// # Errors
+///
+/// [`Reason::FindingsRefuse`] or [`Reason::ConsentRequired`].
+pub fn inspection(findings: &[&Finding], consents: &[Consent]) -> Result<(), Failure> {
+    let refused: Vec<_> = findings.iter().filter(|finding| finding.severity == Severity::Refuse).collect();
+    if !refused.is_empty() {
+        return Err(standing(
+            Reason::FindingsRefuse,
+            &format!("{} stand in the way", counted(refused.len(), "finding")),
+            &refused,
+            "Mend what the findings name, then retry the step.",
+        ));
+    }
+    let open: Vec<_> = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Consent)
+        .filter(|finding| !consents.iter().any(|consent| consent.covers(finding)))
+        .collect();
+    if !open.is_empty() {
+        return Err(standing(
+            Reason::ConsentRequired,
+            &format!("{} need the operator's agreement", counted(open.len(), "finding")),
+            &open,
+            "Read the findings, agree to them, then retry the step.",
+        ));
+    }
+    Ok(())
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+fn standing(reason: Reason, message: &str, findings: &[&&Finding], hint: &str) -> Failure {
+    let mut named: Vec<_> = findings
+        .iter()
+        .take(NAMED)
+        .map(|finding| {
+            if finding.object.is_empty() {
+                finding.message.clone()
+            } else {
+                format!("{}: {}", finding.object, finding.message)
+            }
+        })
+        .collect();
+    if findings.len() > NAMED {
+        named.push(format!("and {} more", findings.len() - NAMED));
+    }
+    let mut codes: Vec<_> = findings.iter().map(|finding| finding.code.as_str()).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    Failure::new(reason, message)
+        .detail(format!("{}.", named.join("; ")))
+        .hint(hint)
+        .with("codes", codes.join(" "))
+        .effect(Effect::None)
+}
+
+/// Compares what both sides counted: the source, the destination, the source
+/// again.
+///
+/// Counts may only be compared within what changed meanwhile: rows inserted or
+/// deleted between the two counts of the source widen what the destination may
+/// hold. The server's own counters lag a little, and so does the stream, hence
+/// tables that differ are counted again before they count as different.
+#[must_use]
+pub fn verification(
+    before: &RowCounts,
+    there: &RowCounts,
+    after: &RowCounts,
+    so_far: Option<&Verification>,
+) -> Comparison {
+    let first = by_name(&before.tables);
+    let last = by_name(&after.tables);
+    let destination = by_name(&there.tables);
+    let mut found = so_far.cloned().unwrap_or_default();
+    let repeated = so_far.is_some();
+    if !repeated {
+        found.table_count = i32::try_from(last.len()).unwrap_or(i32::MAX);
+        found.not_replicated = after.not_replicated.clone();
+    }
+    let mut different = Vec::new();
+    for (name, last) in &last {
+        let Some(copy) = destination.get(name) else {
+            different.push(((*name).clone(), format!("table {name} is missing on the destination")));
+            continue;
+        };
+        let first = first.get(name).unwrap_or(last);
+        match compare_table(first, copy, last) {
+            Rows::Equal => found.equal_count += 1,
+            Rows::Moving => found.moving_count += 1,
+            Rows::Different => {
+                different.push((
+                    (*name).clone(),
+                    format!(
+                        "table {name} has {} rows on the source and {} on the destination",
+                        last.row_count, copy.row_count
+                    ),
+                ));
+                continue;
+            }
+        }
+        found.row_count += copy.row_count;
+    }
+    for name in destination.keys().filter(|name| !last.contains_key(*name)) {
+        different.push(((*name).clone(), format!("table {name} is on the destination only")));
+    }
+    let schema = schema_differences(after, there);
+    if !different.is_empty() && schema.is_empty() && found.repeat_count < MOST_REPEATS {
+        found.repeat_count += 1;
+        return Comparison::Again(different.into_iter().map(|(name, _)| name).collect(), found);
+    }
+    let rows_differ = different.len();
+    found.differences = schema.iter().cloned().chain(different.into_iter().map(|(_, text)| text)).collect();
+    if found.differences.is_empty() {
+        return Comparison::Equal(found);
+    }
+    let failure = if schema.is_empty() {
+        Failure::new(Reason::RowsDiffer, format!("rows of {} differ", counted(rows_differ, "table")))
+            .hint("Look whether somebody writes on the destination, or abort and start again.")
+    } else {
+        Failure::new(
+            Reason::SchemaDiffers,
+            format!("{} differ between the two sides", counted(schema.len(), "schema object")),
+        )
+        .hint("Make the same change on both sides, or abort and start again; then retry the step.")
+    };
+    let mut named = found.differences.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    if found.differences.len() > NAMED {
+        named.push_str(&format!("; and {} more", found.differences.len() - NAMED));
+    }
+    Comparison::Differs(failure.detail(format!("{named}.")).effect(Effect::None), found)
+}
+
+fn by_name(tables: &[TableCount]) -> BTreeMap<&RelationName, &TableCount> {
+    tables.iter().map(|count| (&count.table, count)).collect()
+}
+
+enum Rows {
+    Equal,
+    Moving,
+    Different,
+}
+
+fn compare_table(first: &TableCount, copy: &TableCount, last: &TableCount) -> Rows {
+    // A counter that went backwards was reset: nothing is known to have changed.
+    let inserted = last.inserted_count.saturating_sub(first.inserted_count).max(0);
+    let deleted = last.deleted_count.saturating_sub(first.deleted_count).max(0);
+    let fewest = first.row_count.min(last.row_count).saturating_sub(deleted);
+    let most = first.row_count.max(last.row_count).saturating_add(inserted);
+    let still = first.row_count == last.row_count && inserted == 0 && deleted == 0;
+    if still && copy.row_count == last.row_count {
+        Rows::Equal
+    } else if !still && (fewest..=most).contains(&copy.row_count) {
+        Rows::Moving
+    } else {
+        Rows::Different
+    }
+}
+
+/// Every schema object that only one side has, or that is defined otherwise.
+fn schema_differences(source: &RowCounts, destination: &RowCounts) -> Vec<String> {
+    let index = |counts: &RowCounts| -> BTreeMap<String, Digest> {
+        counts.objects.iter().map(|object| (object.identity.clone(), object.digest.clone())).collect()
+    };
+    let (ours, theirs) = (index(source), index(destination));
+    let mut differences: Vec<_> = ours
+        .iter()
+        .filter_map(|(identity, digest)| match theirs.get(identity) {
+            None => Some(format!("{identity} is missing on the destination")),
+            Some(other) if other != digest => Some(format!("{identity} is defined otherwise on the destination")),
+            Some(_) => None,
+        })
+        .collect();
+    differences.extend(
+        theirs
+            .keys()
+            .filter(|identity| !ours.contains_key(*identity))
+            .map(|identity| format!("{identity} is on the destination only")),
+    );
+    differences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::outcome::SchemaObject;
+    use super::*;
+
+    fn table(name: &str, rows: i64, inserted: i64, deleted: i64) -> TableCount {
+        TableCount {
+            table: RelationName { schema: "public".to_owned(), relation: name.to_owned() },
+            row_count: rows,
+            inserted_count: inserted,
+            deleted_count: deleted,
+        }
+    }
+
+    fn counts(tables: &[TableCount]) -> RowCounts {
+        RowCounts { tables: tables.to_vec(), ..RowCounts::default() }
+    }
+
+    fn finding(severity: Severity) -> Finding {
+        Finding {
+            code: "REPLICA_IDENTITY_MISSING".to_owned(),
+            severity,
+            object: "public.log".to_owned(),
+            message: "has no replica identity".to_owned(),
+            evidence: "relreplident = d".to_owned(),
+            evidence_digest: Digest(vec![1]),
+            remedy: String::new(),
+            needs_restart: false,
+        }
+    }
+
+    #[test]
+    fn a_refusal_comes_before_a_consent() {
+        let (refuse, consent, note) = (finding(Severity::Refuse), finding(Severity::Consent), finding(Severity::Note));
+        let reason = |findings: &[&Finding]| inspection(findings, &[]).map_err(|failure| failure.reason);
+        assert_eq!(reason(&[&note]), Ok(()));
+        assert_eq!(reason(&[&note, &consent]), Err(Reason::ConsentRequired));
+        assert_eq!(reason(&[&consent, &refuse]), Err(Reason::FindingsRefuse));
+    }
+
+    #[test]
+    fn consent_is_bound_to_the_evidence() {
+        let finding = finding(Severity::Consent);
+        let mut consent = Consent {
+            code: finding.code.clone(),
+            object: finding.object.clone(),
+            evidence_digest: finding.evidence_digest.clone(),
+        };
+        assert!(inspection(&[&finding], &[consent.clone()]).is_ok());
+        consent.evidence_digest = Digest(vec![2]);
+        assert!(inspection(&[&finding], &[consent]).is_err());
+    }
+
+    #[test]
+    fn counts_are_equal_moving_or_different() {
+        // (first, copy, last, inserted, deleted meanwhile)
+        for (first, copy, last, inserted, deleted, equal, moving) in [
+            (10, 10, 10, 0, 0, 1, 0),
+            (10, 12, 13, 3, 0, 0, 1),
+            (10, 9, 10, 5, 5, 0, 1),
+            (10, 20, 12, 2, 0, 0, 0),
+            (10, 9, 10, 0, 0, 0, 0),
+        ] {
+            let result = verification(
+                &counts(&[table("t", first, 100, 50)]),
+                &counts(&[table("t", copy, 0, 0)]),
+                &counts(&[table("t", last, 100 + inserted, 50 + deleted)]),
+                Some(&Verification { table_count: 1, repeat_count: MOST_REPEATS, ..Verification::default() }),
+            );
+            let (Comparison::Equal(found) | Comparison::Again(_, found) | Comparison::Differs(_, found)) =
+                result.clone();
+            assert_eq!((found.equal_count, found.moving_count), (equal, moving), "{first} {copy} {last}: {result:?}");
+            assert_eq!(matches!(result, Comparison::Equal(_)), equal + moving > 0);
+        }
+    }
+
+    #[test]
+    fn a_difference_is_counted_again_before_it_is_told() {
+        let source = counts(&[table("a", 5, 0, 0), table("b", 5, 0, 0)]);
+        let copy = counts(&[table("a", 5, 0, 0), table("b", 4, 0, 0)]);
+        let Comparison::Again(tables, so_far) = verification(&source, &copy, &source, None) else { panic!() };
+        assert_eq!(tables.len(), 1);
+        assert_eq!(so_far.equal_count, 1);
+        let source = counts(&[table("b", 5, 0, 0)]);
+        let Comparison::Equal(found) = verification(&source, &source, &source, Some(&so_far)) else { panic!() };
+        assert_eq!((found.table_count, found.equal_count, found.row_count), (2, 2, 10));
+    }
+
+    #[test]
+    fn schema_objects_are_compared_by_name_and_digest() {
+        let object =
+            |identity: &str, digest: u8| SchemaObject { identity: identity.to_owned(), digest: Digest(vec![digest]) };
+        let source = RowCounts {
+            objects: vec![object("table a", 1), object("index i", 1), object("table c", 1)],
+            ..RowCounts::default()
+        };
+        let copy = RowCounts {
+            objects: vec![object("table a", 1), object("index i", 2), object("table d", 1)],
+            ..RowCounts::default()
+        };
+        let Comparison::Differs(failure, found) = verification(&source, &copy, &source, None) else { panic!() };
+        assert_eq!(failure.reason, Reason::SchemaDiffers);
+        assert_eq!(
+            found.differences,
+            [
+                "index i is defined otherwise on the destination",
+                "table c is missing on the destination",
+                "table d is on the destination only"
+            ]
+        );
+    }
+}

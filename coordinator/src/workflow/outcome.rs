@@ -1,0 +1,239 @@
+//! What acts produce, in names, numbers and hashes.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::ActionKind;
+use super::finding::Finding;
+
+/// A hash. Prints and stores itself as hexadecimal digits.
+#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub Vec<u8>);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits = text.as_bytes();
+        if !digits.len().is_multiple_of(2) {
+            return Err(serde::de::Error::custom("a digest has an even number of digits"));
+        }
+        digits
+            .chunks(2)
+            .map(|pair| {
+                std::str::from_utf8(pair)
+                    .ok()
+                    .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+                    .ok_or_else(|| serde::de::Error::custom("a digest holds hexadecimal digits"))
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+/// A table, sequence or other relation, unquoted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RelationName {
+    /// The schema.
+    pub schema: String,
+    /// The relation.
+    pub relation: String,
+}
+
+impl fmt::Display for RelationName {
+    /// For people: names that need quotes get them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |name: &str| {
+            let plain = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
+                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+        };
+        write!(f, "{}.{}", quoted(&self.schema), quoted(&self.relation))
+    }
+}
+
+/// One extension.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extension {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// What a server is, and what the database on it needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Inventory {
+    /// `server_version_num`.
+    pub server_version_num: i32,
+    /// The cluster's system identifier.
+    pub system_identifier: String,
+    /// The database's encoding.
+    pub encoding: String,
+    /// The database's collation.
+    pub collation: String,
+    /// Its extensions.
+    pub extensions: Vec<Extension>,
+    /// Roles that the schema names.
+    pub role_names: Vec<String>,
+    /// Tables that will be published.
+    pub table_count: i32,
+    /// Relations of every kind.
+    pub relation_count: i32,
+    /// Size of the database.
+    pub size_bytes: i64,
+    /// Version of the agent's pg_dump. Zero if absent.
+    pub pg_dump_version_num: i32,
+    /// Tables that get `REPLICA IDENTITY FULL`, as the operator agreed.
+    pub identity_full_tables: Vec<RelationName>,
+}
+
+/// The rows of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableCount {
+    /// The table.
+    pub table: RelationName,
+    /// Rows under one snapshot.
+    pub row_count: i64,
+    /// Rows inserted since the server started counting.
+    pub inserted_count: i64,
+    /// Rows deleted since the server started counting.
+    pub deleted_count: i64,
+}
+
+/// One object of a schema.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaObject {
+    /// What it is, and its name.
+    pub identity: String,
+    /// SHA-256 of its definition.
+    pub digest: Digest,
+}
+
+/// What one side counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowCounts {
+    /// One entry for each table.
+    pub tables: Vec<TableCount>,
+    /// Every schema object that both sides must have.
+    pub objects: Vec<SchemaObject>,
+    /// What native replication leaves behind.
+    pub not_replicated: Vec<Finding>,
+}
+
+/// Where one sequence stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequenceState {
+    /// The sequence.
+    pub sequence: RelationName,
+    /// Its last value.
+    pub last_value: i64,
+    /// Whether the last value was handed out.
+    pub called: bool,
+}
+
+/// The barrier stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Barrier {
+    /// The row that travels the stream.
+    pub marker_id: String,
+    /// Position of the source after it.
+    pub marker_lsn: String,
+    /// Every sequence of the database.
+    pub sequences: Vec<SequenceState>,
+    /// The catalog under the barrier.
+    pub catalog_digest: Digest,
+    /// How long the locks took.
+    pub lock_wait: Duration,
+    /// Sessions whose statement was cancelled.
+    pub cancelled_session_count: i32,
+}
+
+/// The source is fenced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fence {
+    /// Position of the source after it.
+    pub fence_lsn: String,
+    /// Every sequence, read when nobody was left.
+    pub sequences: Vec<SequenceState>,
+    /// Sessions that were ended.
+    pub terminated_session_count: i32,
+    /// The catalog, read when nobody was left.
+    pub catalog_digest: Digest,
+}
+
+/// What an act produced. One variant for each [`ActionKind`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "documented at `CommandResult.result` in the contract")]
+pub enum Outcome {
+    CheckServer { inventory: Inventory, findings: Vec<Finding> },
+    CreateReplicationRole { role_name: String },
+    ReachPeer { round_trip: Duration, software_version: String },
+    SetReplicaIdentity { table_count: i32 },
+    CreatePublication { publication_name: String, table_count: i32 },
+    CloseDatabase { terminated_session_count: i32 },
+    RestoreSchema { dump_digest: Digest, object_count: i64 },
+    CreateSlot { slot_name: String, consistent_point: String },
+    CreateSubscription { subscription_name: String, table_count: i32 },
+    AwaitCopy { table_count: i32 },
+    AwaitLag { lag: Duration },
+    CountRows(RowCounts),
+    PrepareCutover { table_set_digest: Digest, catalog_digest: Digest, table_count: i32 },
+    RaiseBarrier(Barrier),
+    DrainToMarker { drain_time: Duration, sequence_count: i32, flush_lsn: String },
+    FenceSource(Fence),
+    OpenDestination { open_lsn: String },
+    ReleaseBarrier { barrier_time: Duration },
+    FinishMigration { unfence_statements: Vec<String> },
+}
+
+impl Outcome {
+    /// The kind of act that produces this.
+    #[must_use]
+    pub fn kind(&self) -> ActionKind {
+        match self {
+            Self::CheckServer { .. } => ActionKind::CheckServer,
+            Self::CreateReplicationRole { .. } => ActionKind::CreateReplicationRole,
+            Self::ReachPeer { .. } => ActionKind::ReachPeer,
+            Self::SetReplicaIdentity { .. } => ActionKind::SetReplicaIdentity,
+            Self::CreatePublication { .. } => ActionKind::CreatePublication,
+            Self::CloseDatabase { .. } => ActionKind::CloseDatabase,
+            Self::RestoreSchema { .. } => ActionKind::RestoreSchema,
+            Self::CreateSlot { .. } => ActionKind::CreateSlot,
+            Self::CreateSubscription { .. } => ActionKind::CreateSubscription,
+            Self::AwaitCopy { .. } => ActionKind::AwaitCopy,
+            Self::AwaitLag { .. } => ActionKind::AwaitLag,
+            Self::CountRows(_) => ActionKind::CountRows,
+            Self::PrepareCutover { .. } => ActionKind::PrepareCutover,
+            Self::RaiseBarrier(_) => ActionKind::RaiseBarrier,
+            Self::DrainToMarker { .. } => ActionKind::DrainToMarker,
+            Self::FenceSource(_) => ActionKind::FenceSource,
+            Self::OpenDestination { .. } => ActionKind::OpenDestination,
+            Self::ReleaseBarrier { .. } => ActionKind::ReleaseBarrier,
+            Self::FinishMigration { .. } => ActionKind::FinishMigration,
+        }
+    }
+}

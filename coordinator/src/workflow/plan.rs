@@ -1,0 +1,360 @@
+//! What to do next. Pure: the same state and situation give the same actions.
+
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+
+use super::backoff::pause;
+use super::fact::{CommandId, Event};
+use super::input::Input;
+use super::judge::{self, Comparison};
+use super::outcome::{Barrier, Fence, Outcome, RowCounts};
+use super::spec::Spec;
+use super::state::{Act, ActState, Phase, State};
+use super::{ActRef, ActionKind, Order, Side, StepName, TABLE, Undo, Verb, WayBack};
+
+/// How long the lag must stay under its limit before a migration is ready.
+const STABLE_WINDOW: Duration = Duration::from_secs(5);
+
+/// What the engine knows from its clock and its settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation {
+    /// What is left of the budget of the cutover under way. Zero when nobody
+    /// knows when the outage began: after a restart of the coordinator.
+    pub outage_left: Duration,
+    /// How long an agent may work without progress.
+    pub stall_timeout: Duration,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Record a fact, then plan again.
+    Record(Event),
+    /// Store a command, then send it.
+    Issue(Issue),
+    /// Ask an agent to stop a command. May be said more than once.
+    Cancel(CommandId),
+}
+
+/// A command to be issued, all but its id.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Issue {
+    /// Which act.
+    pub act: ActRef,
+    /// There or back.
+    pub verb: Verb,
+    /// Its number among the attempts at this act.
+    pub attempt: u32,
+    /// What the act is given.
+    pub input: Input,
+    /// How long the agent may work without progress.
+    pub stall_timeout: Duration,
+    /// How long to wait first, from the fact that made it necessary.
+    pub after: Duration,
+}
+
+/// What to do next in this state. Empty: wait for an answer, for the operator,
+/// or for ever.
+#[must_use]
+pub fn plan(state: &State, situation: &Situation) -> Vec<Action> {
+    match &state.phase {
+        Phase::Pending | Phase::Held { .. } | Phase::Stopped { .. } | Phase::Aborted | Phase::Succeeded => Vec::new(),
+        Phase::Running { step } => forward(state, *step, situation),
+        Phase::TakingBack { .. } => back(state, &[StepName::Cutover], situation, Event::CutoverTakenBack),
+        Phase::Aborting { .. } => {
+            let steps: Vec<_> = TABLE.iter().map(|row| row.name).collect();
+            back(state, &steps, situation, Event::Aborted)
+        }
+    }
+}
+
+/// Carries a step out.
+fn forward(state: &State, step: StepName, situation: &Situation) -> Vec<Action> {
+    if step == StepName::Cutover
+        && !state.past_return()
+        && let Err(failure) = may_go_on(state, situation)
+    {
+        return vec![Action::Record(Event::CutoverGivenUp { failure })];
+    }
+    let rows = step.row().acts;
+    let acts = &state.step(step).acts;
+    let mut first = 0;
+    while first < rows.len() {
+        // The acts from `first` up to `end` are carried out at the same time.
+        let end = (first + 1..rows.len()).find(|&next| rows[next].order == Order::InTurn).unwrap_or(rows.len());
+        if acts[first..end].iter().any(|act| act.state != ActState::Performed) {
+            return (first..end)
+                .filter_map(|index| perform(state, ActRef { step, index }, &acts[index], situation))
+                .collect();
+        }
+        first = end;
+    }
+    vec![Action::Record(conclude(state, step))]
+}
+
+fn perform(state: &State, act: ActRef, entry: &Act, situation: &Situation) -> Option<Action> {
+    match &entry.state {
+        ActState::Idle | ActState::Failed { .. } => {}
+        ActState::Performing { .. }
+        | ActState::Performed
+        | ActState::Undoing { .. }
+        | ActState::UndoFailed { .. }
+        | ActState::Undone => return None,
+    }
+    Some(Action::Issue(Issue {
+        act,
+        verb: Verb::Perform,
+        attempt: entry.attempts + 1,
+        input: input(state, act, situation)?,
+        stall_timeout: stall_timeout(state, act, situation),
+        after: pause(entry.streak),
+    }))
+}
+
+/// Takes steps back, the last one first; records `end` when nothing is left.
+fn back(state: &State, steps: &[StepName], situation: &Situation, end: Event) -> Vec<Action> {
+    for step in steps.iter().rev() {
+        let row = step.row();
+        let acts = &state.step(*step).acts;
+        if !row.acts.iter().zip(acts).any(|(row, act)| act.unsettled(row.undo)) {
+            continue;
+        }
+        let mut actions = Vec::new();
+        for (index, entry) in acts.iter().enumerate().rev() {
+            let act = ActRef { step: *step, index };
+            match &entry.state {
+                ActState::Performing { command } => actions.push(Action::Cancel(*command)),
+                ActState::Idle
+                | ActState::Undoing { .. }
+                | ActState::Failed { .. }
+                | ActState::Performed
+                | ActState::UndoFailed { .. }
+                | ActState::Undone => actions.extend(undo(state, act, entry, situation)),
+            }
+        }
+        return actions;
+    }
+    vec![Action::Record(end)]
+}
+
+fn undo(state: &State, act: ActRef, entry: &Act, situation: &Situation) -> Option<Action> {
+    let row = act.row()?;
+    let due = entry.command().is_none() && entry.unsettled(row.undo) && !held_up(state, act);
+    // A failed undo that only a person can mend waits for the person.
+    let stuck =
+        matches!(&entry.state, ActState::UndoFailed { failure } if failure.remedy != Remedy::Wait) && entry.streak > 0;
+    if !due || stuck {
+        return None;
+    }
+    Some(Action::Issue(Issue {
+        act,
+        verb: Verb::Undo,
+        attempt: entry.attempts + 1,
+        // It was touched, hence issued, hence given something.
+        input: entry.input.as_deref()?.clone(),
+        stall_timeout: stall_timeout(state, act, situation),
+        after: match entry.state {
+            ActState::UndoFailed { .. } => pause(entry.streak),
+            ActState::Idle
+            | ActState::Performing { .. }
+            | ActState::Failed { .. }
+            | ActState::Performed
+            | ActState::Undoing { .. }
+            | ActState::Undone => Duration::ZERO,
+        },
+    }))
+}
+
+/// Whether a later act of the same step has to be taken back first.
+fn held_up(state: &State, act: ActRef) -> bool {
+    let row = act.step.row();
+    let side = row.acts[act.index].side;
+    row.acts.iter().zip(&state.step(act.step).acts).enumerate().skip(act.index + 1).any(|(_, (later, entry))| {
+        let before_this = match row.way_back {
+            WayBack::Strict => true,
+            WayBack::EachSide => later.side == side || later.undo == Undo::TakeBackFirst,
+        };
+        before_this && entry.unsettled(later.undo)
+    })
+}
+
+/// From the barrier to the decision the budget is the limit, everywhere else
+/// the setting.
+fn stall_timeout(state: &State, act: ActRef, situation: &Situation) -> Duration {
+    match &state.cutover {
+        Some(cutover)
+            if (ActRef::RAISE.index..=ActRef::FENCE.index).contains(&act.index) && act.step == StepName::Cutover =>
+        {
+            cutover.max_outage.max(Duration::from_secs(1))
+        }
+        Some(_) | None => situation.stall_timeout,
+    }
+}
+
+/// Whether a cutover may go on to its next act.
+fn may_go_on(state: &State, situation: &Situation) -> Result<(), Failure> {
+    let Some(cutover) = &state.cutover else { return Ok(()) };
+    let begun = state.act(ActRef::RAISE).state != ActState::Idle;
+    if begun && situation.outage_left.is_zero() {
+        return Err(Failure::new(
+            Reason::OutageBudgetExceeded,
+            format!("the outage would exceed its budget of {} ms", cutover.max_outage.as_millis()),
+        )
+        .hint("Try again when the source is quieter, or with a larger --max-outage.")
+        .remedy(Remedy::Operator)
+        .effect(Effect::None)
+        .with("max_outage_ms", cutover.max_outage.as_millis()));
+    }
+    let (source, destination) = (prepared(state, Side::Source), prepared(state, Side::Destination));
+    if let (Some((source_tables, source_catalog)), Some((tables, catalog))) = (source, destination) {
+        if source_tables != tables {
+            return Err(drift("the tables published and subscribed are not the same"));
+        }
+        if source_catalog != catalog {
+            return Err(drift("the schemas of the two sides are not the same"));
+        }
+        if barrier(state).is_some_and(|barrier| barrier.catalog_digest != *source_catalog)
+            || fence(state).is_some_and(|fence| fence.catalog_digest != *source_catalog)
+        {
+            return Err(drift("the source's schema changed during the cutover"));
+        }
+    }
+    Ok(())
+}
+
+fn drift(message: &str) -> Failure {
+    Failure::new(Reason::SchemaDiffers, message)
+        .hint("Run verify to see the differences; make the same change on both sides, then cut over again.")
+        .effect(Effect::None)
+}
+
+fn prepared(state: &State, side: Side) -> Option<(&super::outcome::Digest, &super::outcome::Digest)> {
+    let act = ActRef::find(StepName::Cutover, side, ActionKind::PrepareCutover)?;
+    match performed(state, act)? {
+        Outcome::PrepareCutover { table_set_digest, catalog_digest, .. } => Some((table_set_digest, catalog_digest)),
+        _other => None,
+    }
+}
+
+fn barrier(state: &State) -> Option<&Barrier> {
+    match performed(state, ActRef::RAISE)? {
+        Outcome::RaiseBarrier(barrier) => Some(barrier),
+        _other => None,
+    }
+}
+
+fn fence(state: &State) -> Option<&Fence> {
+    match performed(state, ActRef::FENCE)? {
+        Outcome::FenceSource(fence) => Some(fence),
+        _other => None,
+    }
+}
+
+/// What an act produced, if it is done.
+fn performed(state: &State, act: ActRef) -> Option<&Outcome> {
+    let entry = state.act(act);
+    if entry.state == ActState::Performed { entry.outcome.as_deref() } else { None }
+}
+
+/// The fact that ends a step whose acts are all done.
+fn conclude(state: &State, step: StepName) -> Event {
+    let good = Event::StepSucceeded { step, verification: None };
+    match step {
+        StepName::Inspect => {
+            let findings: Vec<_> =
+                state.findings(Side::Source).iter().chain(state.findings(Side::Destination)).collect();
+            match judge::inspection(&findings, &state.consents) {
+                Ok(()) => good,
+                Err(failure) => Event::StepFailed { step, failure, verification: None },
+            }
+        }
+        StepName::Verify => {
+            let nothing = RowCounts::default();
+            let counted = |index| state.counted(index).unwrap_or(&nothing);
+            let so_far = state.verification.as_ref().map(|verified| &verified.found);
+            match judge::verification(counted(0), counted(1), counted(2), so_far) {
+                Comparison::Equal(found) => Event::StepSucceeded { step, verification: Some(Box::new(found)) },
+                Comparison::Again(tables, found) => {
+                    Event::VerificationRepeated { tables, verification: Box::new(found) }
+                }
+                Comparison::Differs(failure, found) => {
+                    Event::StepFailed { step, failure, verification: Some(Box::new(found)) }
+                }
+            }
+        }
+        StepName::Connect
+        | StepName::Identity
+        | StepName::Publication
+        | StepName::Close
+        | StepName::Schema
+        | StepName::Subscribe
+        | StepName::CatchUp
+        | StepName::Cutover
+        | StepName::Finish => good,
+    }
+}
+
+/// What an act is given, made from what earlier acts produced. `None` when that
+/// is missing, which the table's order rules out.
+fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
+    let Spec { connection_path, max_lag, .. } = &state.spec;
+    let row = act.row()?;
+    Some(match row.kind {
+        ActionKind::CheckServer => Input::CheckServer {
+            source: match row.side {
+                Side::Source => None,
+                Side::Destination => Some(state.source_inventory()?.clone()),
+            },
+            consents: state.consents.clone(),
+        },
+        ActionKind::CreateReplicationRole => Input::CreateReplicationRole,
+        ActionKind::ReachPeer => Input::ReachPeer,
+        ActionKind::SetReplicaIdentity => {
+            Input::SetReplicaIdentity { tables: state.source_inventory()?.identity_full_tables.clone() }
+        }
+        ActionKind::CreatePublication => Input::CreatePublication,
+        ActionKind::CloseDatabase => Input::CloseDatabase,
+        ActionKind::RestoreSchema => Input::RestoreSchema,
+        ActionKind::CreateSlot => Input::CreateSlot,
+        ActionKind::CreateSubscription => Input::CreateSubscription { connection_path: *connection_path },
+        ActionKind::AwaitCopy => Input::AwaitCopy,
+        ActionKind::AwaitLag => Input::AwaitLag { max_lag: *max_lag, stable_window: STABLE_WINDOW },
+        ActionKind::CountRows => Input::CountRows {
+            tables: state.verification.as_ref().map(|verified| verified.again.clone()).unwrap_or_default(),
+        },
+        ActionKind::PrepareCutover => {
+            let cutover = state.cutover.as_ref()?;
+            Input::PrepareCutover { cutover_epoch: cutover.epoch, max_outage: cutover.max_outage }
+        }
+        ActionKind::RaiseBarrier => {
+            let cutover = state.cutover.as_ref()?;
+            Input::RaiseBarrier { cutover_epoch: cutover.epoch, max_outage: cutover.max_outage }
+        }
+        ActionKind::DrainToMarker => {
+            let barrier = barrier(state)?;
+            Input::DrainToMarker {
+                cutover_epoch: state.cutover.as_ref()?.epoch,
+                marker_id: barrier.marker_id.clone(),
+                sequences: barrier.sequences.clone(),
+                open_timeout: situation.outage_left,
+                catalog_digest: barrier.catalog_digest.clone(),
+            }
+        }
+        ActionKind::FenceSource => Input::FenceSource {
+            cutover_epoch: state.cutover.as_ref()?.epoch,
+            marker_id: barrier(state)?.marker_id.clone(),
+        },
+        ActionKind::OpenDestination => Input::OpenDestination {
+            cutover_epoch: state.cutover.as_ref()?.epoch,
+            sequences: fence(state)?.sequences.clone(),
+        },
+        ActionKind::ReleaseBarrier => Input::ReleaseBarrier { cutover_epoch: state.cutover.as_ref()?.epoch },
+        ActionKind::FinishMigration => Input::FinishMigration,
+    })
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,308 @@
+//! Table tests of the planner, on whole histories played by `proof::Play`.
+
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+
+use super::super::outcome::Outcome;
+use super::super::proof::{Play, consent_finding, outcome};
+use super::super::state::{CutoverEnd, Phase};
+use super::super::verb::Word;
+use super::super::{ActRef, ActionKind, StepName, Verb};
+use super::*;
+
+fn failure(remedy: Remedy, effect: Effect) -> Failure {
+    Failure::new(Reason::ServerError, "it did not work").remedy(remedy).effect(effect)
+}
+
+#[test]
+fn a_migration_without_trouble_succeeds() {
+    let mut play = Play::started();
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
+    play.say(Word::CutOver { max_outage: Duration::from_secs(1) }).unwrap();
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
+    assert!(matches!(play.state.cutover.as_ref().unwrap().end, Some(CutoverEnd::Opened { .. })));
+    play.say(Word::Finish).unwrap();
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Succeeded);
+    let performed: Vec<_> = play.issued.iter().map(|issued| issued.act.row().unwrap().kind).collect();
+    let table: Vec<_> = TABLE.iter().flat_map(|row| row.acts).map(|act| act.kind).collect();
+    assert_eq!(performed, table);
+}
+
+#[test]
+fn both_sides_prepare_at_the_same_time() {
+    let mut play = Play::at_cutover();
+    let kinds: Vec<_> = play.open().map(|issued| issued.act).collect();
+    assert_eq!(kinds.len(), 2);
+    play.answer(outcome);
+    assert_eq!(play.open().count(), 1, "the barrier waits for both");
+}
+
+#[test]
+fn waiting_helps_by_itself_with_growing_pauses() {
+    let mut play = Play::started();
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        play.fail(failure(Remedy::Wait, Effect::None));
+        pauses.push(play.last_pause.as_millis());
+        assert_eq!(play.state.phase, Phase::Running { step: StepName::Inspect });
+    }
+    assert_eq!(pauses, [200, 400, 800, 1600]);
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
+}
+
+#[test]
+fn an_operator_is_waited_for() {
+    let mut play = Play::started();
+    play.fail(failure(Remedy::Operator, Effect::None));
+    assert!(matches!(play.state.phase, Phase::Stopped { step: StepName::Inspect, .. }));
+    assert_eq!(play.open().count(), 0);
+    play.say(Word::Release { step: StepName::Inspect, max_outage: Duration::from_secs(1) }).unwrap();
+    assert_eq!(play.last_pause, Duration::ZERO);
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
+}
+
+#[test]
+fn nothing_but_abort_helps_a_lost_slot() {
+    let mut play = Play::started();
+    play.answer_until(ActRef { step: StepName::CatchUp, index: 0 });
+    play.fail(failure(Remedy::Abort, Effect::Unknown));
+    let refused = play.say(Word::Release { step: StepName::CatchUp, max_outage: Duration::from_secs(1) });
+    assert_eq!(refused.unwrap_err().reason, Reason::WrongState);
+    play.say(Word::Abort).unwrap();
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Aborted);
+}
+
+#[test]
+fn consent_lets_a_second_inspection_pass() {
+    let mut play = Play::started();
+    play.answer(|act, input| match outcome(act, input) {
+        Outcome::CheckServer { inventory, .. } => Outcome::CheckServer { inventory, findings: vec![consent_finding()] },
+        other => other,
+    });
+    play.answer(outcome);
+    let Phase::Stopped { step: StepName::Inspect, failure } = play.state.phase.clone() else { panic!() };
+    assert_eq!(failure.reason, Reason::ConsentRequired);
+    let finding = consent_finding();
+    let consent = super::super::finding::Consent {
+        code: finding.code,
+        object: finding.object,
+        evidence_digest: finding.evidence_digest,
+    };
+    play.say(Word::Consent(vec![consent.clone()])).unwrap();
+    play.say(Word::Release { step: StepName::Inspect, max_outage: Duration::from_secs(1) }).unwrap();
+    let Input::CheckServer { consents, .. } = &play.issued.last().unwrap().input else { panic!() };
+    assert_eq!(consents, &[consent]);
+    play.answer(|act, input| match outcome(act, input) {
+        Outcome::CheckServer { inventory, .. } => Outcome::CheckServer { inventory, findings: vec![consent_finding()] },
+        other => other,
+    });
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
+}
+
+#[test]
+fn an_abort_takes_attempted_acts_back_in_reverse() {
+    let mut play = Play::started();
+    play.answer_until(ActRef { step: StepName::Subscribe, index: 1 });
+    let running = play.open().next().unwrap().command;
+    play.say(Word::Abort).unwrap();
+    assert_eq!(play.cancelled, [running]);
+    play.fail(failure(Remedy::Wait, Effect::Unknown));
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Aborted);
+    let undone: Vec<_> = play
+        .issued
+        .iter()
+        .filter(|issued| issued.verb == Verb::Undo)
+        .map(|issued| issued.act.row().unwrap().kind)
+        .collect();
+    assert_eq!(
+        undone,
+        [
+            ActionKind::CreateSubscription,
+            ActionKind::CreateSlot,
+            ActionKind::RestoreSchema,
+            ActionKind::CloseDatabase,
+            ActionKind::CreatePublication,
+            ActionKind::SetReplicaIdentity,
+            ActionKind::CreateReplicationRole,
+            ActionKind::CheckServer,
+            ActionKind::CheckServer,
+        ]
+    );
+}
+
+#[test]
+fn an_act_that_left_nothing_is_not_taken_back() {
+    let mut play = Play::started();
+    play.answer_until(ActRef { step: StepName::Connect, index: 0 });
+    play.fail(failure(Remedy::Operator, Effect::None));
+    play.say(Word::Abort).unwrap();
+    play.answer_all();
+    let undone = play.issued.iter().filter(|issued| issued.verb == Verb::Undo).count();
+    assert_eq!(undone, 2, "only what inspect left");
+}
+
+#[test]
+fn a_cutover_that_fails_before_the_decision_is_taken_back_and_held_again() {
+    for index in 0..=ActRef::OPEN.index {
+        for remedy in [Remedy::Wait, Remedy::Operator, Remedy::Abort] {
+            let mut play = Play::at_cutover();
+            play.answer_until(ActRef { step: StepName::Cutover, index });
+            play.fail_act(ActRef { step: StepName::Cutover, index }, failure(remedy, Effect::Unknown));
+            assert!(matches!(play.state.phase, Phase::TakingBack { .. }), "{index}");
+            play.answer_all();
+            assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover }, "{index}");
+            assert!(matches!(play.state.cutover.as_ref().unwrap().end, Some(CutoverEnd::TakenBack { .. })));
+            play.say(Word::CutOver { max_outage: Duration::from_secs(1) }).unwrap();
+            assert_eq!(play.state.cutover.as_ref().unwrap().epoch, 2);
+            play.answer_all();
+            assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish }, "{index}");
+        }
+    }
+}
+
+#[test]
+fn the_fence_is_lifted_before_anything_else_is_taken_back() {
+    let mut play = Play::at_cutover();
+    play.answer_until(ActRef::OPEN);
+    play.fail(failure(Remedy::Operator, Effect::None));
+    let first: Vec<_> = play.open().map(|issued| (issued.act, issued.verb)).collect();
+    assert_eq!(first, [(ActRef::FENCE, Verb::Undo)]);
+    play.answer(outcome);
+    let mut then: Vec<_> = play.open().map(|issued| issued.act).collect();
+    then.sort();
+    assert_eq!(then, [ActRef::RAISE, ActRef::DRAIN], "then each side on its own");
+}
+
+#[test]
+fn a_destination_out_of_reach_does_not_hold_the_sources_writers() {
+    let mut play = Play::at_cutover();
+    play.answer_until(ActRef::DRAIN);
+    play.outage_left = Duration::ZERO;
+    play.advance();
+    assert!(matches!(play.state.phase, Phase::TakingBack { .. }));
+    // The drain has not answered, and yet the barrier is taken back.
+    let open: Vec<_> = play.open().map(|issued| (issued.act, issued.verb)).collect();
+    assert!(open.contains(&(ActRef::DRAIN, Verb::Perform)));
+    assert!(open.contains(&(ActRef::RAISE, Verb::Undo)));
+}
+
+#[test]
+fn the_budget_ends_a_cutover_before_the_decision_only() {
+    for index in 0..TABLE[StepName::Cutover.index()].acts.len() {
+        let mut play = Play::at_cutover();
+        let act = ActRef { step: StepName::Cutover, index };
+        play.answer_until(act);
+        play.outage_left = Duration::ZERO;
+        play.advance();
+        let given_up = matches!(play.state.phase, Phase::TakingBack { .. });
+        assert_eq!(given_up, (ActRef::RAISE.index..=ActRef::FENCE.index).contains(&index), "{index}");
+    }
+}
+
+#[test]
+fn a_decision_without_an_answer_is_never_taken_back() {
+    let mut play = Play::at_cutover();
+    play.answer_until(ActRef::OPEN);
+    assert!(play.state.in_doubt());
+    play.outage_left = Duration::ZERO;
+    play.advance();
+    assert!(play.state.in_doubt());
+    assert_eq!(play.open().count(), 1);
+    assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::CutoverInDoubt);
+}
+
+#[test]
+fn an_opened_destination_sends_the_migration_forward() {
+    let mut play = Play::at_cutover();
+    play.answer_until(ActRef::OPEN);
+    play.fail(failure(Remedy::Wait, Effect::Unknown));
+    let opened = Failure::new(Reason::DestinationOpened, "the destination has opened");
+    play.fail_act(ActRef::FENCE, opened);
+    assert_eq!(play.state.phase, Phase::Running { step: StepName::Cutover });
+    let open: Vec<_> = play.open().map(|issued| issued.act).collect();
+    assert_eq!(open, [ActRef::RELEASE]);
+    assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
+}
+
+#[test]
+fn an_abort_that_meets_an_opened_destination_goes_forward_too() {
+    let mut play = Play::at_cutover();
+    play.answer_until(ActRef::OPEN);
+    play.fail(failure(Remedy::Wait, Effect::Unknown));
+    play.say(Word::Abort).unwrap();
+    play.fail_act(ActRef::FENCE, Failure::new(Reason::DestinationOpened, "the destination has opened"));
+    assert_eq!(play.state.phase, Phase::Running { step: StepName::Cutover });
+}
+
+#[test]
+fn a_failed_undo_waits_for_the_operator_and_goes_on_at_a_word() {
+    let mut play = Play::at_cutover();
+    play.answer_until(ActRef::FENCE);
+    play.fail(failure(Remedy::Operator, Effect::Unknown));
+    play.fail_act(ActRef::FENCE, failure(Remedy::Operator, Effect::Unknown));
+    assert!(matches!(play.state.phase, Phase::TakingBack { stop: Some(_), .. }));
+    assert_eq!(play.open().count(), 0);
+    play.say(Word::Release { step: StepName::Cutover, max_outage: Duration::from_secs(1) }).unwrap();
+    assert_eq!(play.open().count(), 1);
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
+}
+
+#[test]
+fn the_barrier_is_released_for_as_long_as_it_takes() {
+    let mut play = Play::at_cutover();
+    play.answer_until(ActRef::RELEASE);
+    play.fail(failure(Remedy::Wait, Effect::Unknown));
+    assert_eq!(play.state.phase, Phase::Running { step: StepName::Cutover });
+    play.fail(failure(Remedy::Operator, Effect::Unknown));
+    assert!(matches!(play.state.phase, Phase::Stopped { .. }));
+    assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
+    play.say(Word::Release { step: StepName::Cutover, max_outage: Duration::from_secs(1) }).unwrap();
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
+}
+
+#[test]
+fn schemas_that_drift_end_a_cutover() {
+    let mut play = Play::at_cutover();
+    let digest = |byte: u8| super::super::outcome::Digest(vec![byte]);
+    let mut turn = 0;
+    play.answer(|_, _| {
+        turn += 1;
+        Outcome::PrepareCutover { table_set_digest: digest(1), catalog_digest: digest(turn), table_count: 1 }
+    });
+    play.answer(|_, _| Outcome::PrepareCutover {
+        table_set_digest: digest(1),
+        catalog_digest: digest(9),
+        table_count: 1,
+    });
+    let Phase::TakingBack { cause, .. } = &play.state.phase else { panic!("{:?}", play.state.phase) };
+    assert_eq!(cause.reason, Reason::SchemaDiffers);
+}
+
+#[test]
+fn sequences_travel_from_barrier_and_fence() {
+    let mut play = Play::at_cutover();
+    play.answer_until(ActRef::OPEN);
+    let drained = play.issued.iter().find_map(|issued| match &issued.input {
+        Input::DrainToMarker { sequences, .. } => Some(sequences[0].last_value),
+        _other => None,
+    });
+    let opened = play.issued.iter().find_map(|issued| match &issued.input {
+        Input::OpenDestination { sequences, .. } => Some(sequences[0].last_value),
+        _other => None,
+    });
+    assert_eq!((drained, opened), (Some(10), Some(20)));
+}

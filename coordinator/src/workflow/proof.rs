@@ -1,0 +1,434 @@
+//! Histories for tests: a player that answers commands, and properties that
+//! hold for every history.
+
+use std::time::{Duration, SystemTime};
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::fact::{CommandId, Event, Fact, Issued, Origin, TraceContext};
+use super::finding::{Finding, Severity};
+use super::input::Input;
+use super::outcome::{Barrier, Digest, Fence, Inventory, Outcome, RelationName, RowCounts, SequenceState};
+use super::plan::{Action, Situation, plan};
+use super::spec::{ConnectionPath, MigrationId, Spec};
+use super::state::{Phase, State, fold, next};
+use super::verb::{Word, heed};
+use super::{ActRef, ActionKind, Side, StepName, Verb};
+
+/// A migration being played: the coordinator's part by the planner, the
+/// agents' part by the test.
+pub(crate) struct Play {
+    pub(crate) state: State,
+    pub(crate) facts: Vec<Fact>,
+    pub(crate) issued: Vec<Issued>,
+    pub(crate) cancelled: Vec<CommandId>,
+    pub(crate) outage_left: Duration,
+    pub(crate) last_pause: Duration,
+}
+
+fn fact(sequence: u64, event: Event) -> Fact {
+    Fact {
+        sequence,
+        origin: Origin {
+            actor: "spiffe://test/pgportage/operator/ada".to_owned(),
+            certificate_serial: "01".to_owned(),
+            request_id: "r".to_owned(),
+        },
+        time: SystemTime::UNIX_EPOCH + Duration::from_secs(sequence),
+        plan_digest: Digest(vec![7]),
+        event,
+    }
+}
+
+pub(crate) fn spec() -> Spec {
+    Spec {
+        source_agent: "old".to_owned(),
+        destination_agent: "new".to_owned(),
+        database: "shop".to_owned(),
+        consents: Vec::new(),
+        connection_path: ConnectionPath::Tunnel,
+        max_lag: Spec::DEFAULT_MAX_LAG,
+    }
+}
+
+pub(crate) fn consent_finding() -> Finding {
+    Finding {
+        code: "REPLICA_IDENTITY_MISSING".to_owned(),
+        severity: Severity::Consent,
+        object: "public.log".to_owned(),
+        message: "has no replica identity".to_owned(),
+        evidence: "d".to_owned(),
+        evidence_digest: Digest(vec![1]),
+        remedy: String::new(),
+        needs_restart: false,
+    }
+}
+
+fn sequence(last_value: i64) -> SequenceState {
+    SequenceState {
+        sequence: RelationName { schema: "public".to_owned(), relation: "ids".to_owned() },
+        last_value,
+        called: true,
+    }
+}
+
+/// What an agent without trouble answers.
+pub(crate) fn outcome(act: ActRef, _input: &Input) -> Outcome {
+    match act.row().unwrap().kind {
+        ActionKind::CheckServer => Outcome::CheckServer { inventory: Inventory::default(), findings: Vec::new() },
+        ActionKind::CreateReplicationRole => Outcome::CreateReplicationRole { role_name: "r".to_owned() },
+        ActionKind::ReachPeer => {
+            Outcome::ReachPeer { round_trip: Duration::from_millis(1), software_version: "0".to_owned() }
+        }
+        ActionKind::SetReplicaIdentity => Outcome::SetReplicaIdentity { table_count: 0 },
+        ActionKind::CreatePublication => {
+            Outcome::CreatePublication { publication_name: "p".to_owned(), table_count: 1 }
+        }
+        ActionKind::CloseDatabase => Outcome::CloseDatabase { terminated_session_count: 0 },
+        ActionKind::RestoreSchema => Outcome::RestoreSchema { dump_digest: Digest(vec![1]), object_count: 1 },
+        ActionKind::CreateSlot => Outcome::CreateSlot { slot_name: "s".to_owned(), consistent_point: "0/1".to_owned() },
+        ActionKind::CreateSubscription => {
+            Outcome::CreateSubscription { subscription_name: "s".to_owned(), table_count: 1 }
+        }
+        ActionKind::AwaitCopy => Outcome::AwaitCopy { table_count: 1 },
+        ActionKind::AwaitLag => Outcome::AwaitLag { lag: Duration::from_millis(3) },
+        ActionKind::CountRows => Outcome::CountRows(RowCounts::default()),
+        ActionKind::PrepareCutover => Outcome::PrepareCutover {
+            table_set_digest: Digest(vec![1]),
+            catalog_digest: Digest(vec![2]),
+            table_count: 1,
+        },
+        ActionKind::RaiseBarrier => Outcome::RaiseBarrier(Barrier {
+            marker_id: "m".to_owned(),
+            sequences: vec![sequence(10)],
+            catalog_digest: Digest(vec![2]),
+            ..Barrier::default()
+        }),
+        ActionKind::DrainToMarker => Outcome::DrainToMarker {
+            drain_time: Duration::from_millis(3),
+            sequence_count: 1,
+            flush_lsn: "0/2".to_owned(),
+        },
+        ActionKind::FenceSource => Outcome::FenceSource(Fence {
+            sequences: vec![sequence(20)],
+            catalog_digest: Digest(vec![2]),
+            ..Fence::default()
+        }),
+        ActionKind::OpenDestination => Outcome::OpenDestination { open_lsn: "0/3".to_owned() },
+        ActionKind::ReleaseBarrier => Outcome::ReleaseBarrier { barrier_time: Duration::from_millis(9) },
+        ActionKind::FinishMigration => Outcome::FinishMigration { unfence_statements: vec!["GRANT …".to_owned()] },
+    }
+}
+
+impl Play {
+    pub(crate) fn created() -> Self {
+        let created = fact(1, Event::Created { id: MigrationId::new("shop").unwrap(), spec: spec() });
+        Self {
+            state: next(None, &created).unwrap(),
+            facts: vec![created],
+            issued: Vec::new(),
+            cancelled: Vec::new(),
+            outage_left: Duration::from_secs(1),
+            last_pause: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn started() -> Self {
+        let mut play = Self::created();
+        play.say(Word::Start).unwrap();
+        play
+    }
+
+    /// At the cutover, both sides asked to prepare.
+    pub(crate) fn at_cutover() -> Self {
+        let mut play = Self::started();
+        play.answer_all();
+        play.say(Word::CutOver { max_outage: Duration::from_secs(1) }).unwrap();
+        play
+    }
+
+    pub(crate) fn record(&mut self, event: Event) {
+        let fact = fact(self.state.sequence + 1, event);
+        self.state = self.state.with(&fact).unwrap_or_else(|illegal| panic!("{illegal}: {:?}", fact.event));
+        self.facts.push(fact);
+    }
+
+    /// Does what the planner says until it waits for somebody.
+    pub(crate) fn advance(&mut self) {
+        let situation = Situation { outage_left: self.outage_left, stall_timeout: Duration::from_secs(600) };
+        loop {
+            let actions = plan(&self.state, &situation);
+            let mut recorded = false;
+            for action in actions {
+                match action {
+                    Action::Record(event) => {
+                        self.record(event);
+                        recorded = true;
+                    }
+                    Action::Issue(issue) => {
+                        self.last_pause = issue.after;
+                        let issued = Issued {
+                            command: CommandId(Uuid::from_u128(self.issued.len() as u128 + 1)),
+                            act: issue.act,
+                            verb: issue.verb,
+                            attempt: issue.attempt,
+                            input: issue.input,
+                            stall_timeout: issue.stall_timeout,
+                            trace: TraceContext::new(),
+                        };
+                        self.issued.push(issued.clone());
+                        self.record(Event::CommandIssued(Box::new(issued)));
+                    }
+                    Action::Cancel(command) => {
+                        if !self.cancelled.contains(&command) {
+                            self.cancelled.push(command);
+                        }
+                    }
+                }
+            }
+            if !recorded {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn say(&mut self, word: Word) -> Result<(), Failure> {
+        let event = heed(&self.state, word, TraceContext::new())?;
+        self.record(event);
+        self.advance();
+        Ok(())
+    }
+
+    /// Commands without a final answer, oldest first.
+    pub(crate) fn open(&self) -> impl Iterator<Item = &Issued> {
+        self.issued.iter().filter(|issued| !self.state.commands[&issued.command].answered)
+    }
+
+    fn succeed(&mut self, issued: &Issued, outcome: Outcome) {
+        let agent_sequence = self.state.commands[&issued.command].last_sequence + 1;
+        let outcome = match issued.verb {
+            Verb::Perform => Some(outcome),
+            Verb::Undo => None,
+        };
+        self.record(Event::CommandSucceeded { command: issued.command, agent_sequence, outcome, outage: None });
+        self.advance();
+    }
+
+    /// Answers the oldest open command.
+    pub(crate) fn answer(&mut self, mut outcome: impl FnMut(ActRef, &Input) -> Outcome) {
+        let issued = self.open().next().unwrap().clone();
+        let outcome = outcome(issued.act, &issued.input);
+        self.succeed(&issued, outcome);
+    }
+
+    /// Answers until somebody has to say something.
+    pub(crate) fn answer_all(&mut self) {
+        while self.open().next().is_some() {
+            self.answer(outcome);
+        }
+    }
+
+    /// Answers until this act is under way, all before it done.
+    pub(crate) fn answer_until(&mut self, act: ActRef) {
+        while !self.open().any(|issued| issued.act == act) {
+            self.answer(outcome);
+        }
+    }
+
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        let act = self.open().next().unwrap().act;
+        self.fail_act(act, failure);
+    }
+
+    pub(crate) fn fail_act(&mut self, act: ActRef, failure: Failure) {
+        let issued = self.open().find(|issued| issued.act == act).unwrap().clone();
+        let agent_sequence = self.state.commands[&issued.command].last_sequence + 1;
+        self.record(Event::CommandFailed { command: issued.command, agent_sequence, failure });
+        self.advance();
+    }
+}
+
+/// One turn of fate in a random history.
+#[derive(Clone, Debug)]
+enum Turn {
+    Answer(usize),
+    Accept(usize),
+    Fail(usize, Failure),
+    Cancelled(usize, Effect),
+    Word(Word),
+    BudgetOver,
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let remedy = prop_oneof![3 => Just(Remedy::Wait), 1 => Just(Remedy::Operator), 1 => Just(Remedy::Abort)];
+    let effect = prop_oneof![Just(Effect::None), Just(Effect::Unknown)];
+    let reason = prop_oneof![4 => Just(Reason::ServerError), 1 => Just(Reason::DestinationOpened)];
+    let failure = (reason, remedy, effect.clone())
+        .prop_map(|(reason, remedy, effect)| Failure::new(reason, "fate").remedy(remedy).effect(effect));
+    let max_outage = Duration::from_secs(1);
+    let step = prop::sample::select(super::TABLE.iter().map(|row| row.name).collect::<Vec<_>>());
+    prop_oneof![
+        30 => (0..3_usize).prop_map(Turn::Answer),
+        3 => (0..3_usize).prop_map(Turn::Accept),
+        4 => (0..3_usize, failure).prop_map(|(which, failure)| Turn::Fail(which, failure)),
+        1 => (0..3_usize, effect).prop_map(|(which, effect)| Turn::Cancelled(which, effect)),
+        4 => Just(Turn::Word(Word::CutOver { max_outage })),
+        4 => step.prop_map(move |step| Turn::Word(Word::Release { step, max_outage })),
+        2 => Just(Turn::Word(Word::Finish)),
+        1 => Just(Turn::Word(Word::Verify)),
+        1 => Just(Turn::Word(Word::Abort)),
+        1 => Just(Turn::BudgetOver),
+    ]
+}
+
+impl Play {
+    fn turn(&mut self, turn: &Turn) {
+        let pick = |play: &Self, which: usize| play.open().nth(which).cloned();
+        match turn {
+            Turn::Answer(which) => {
+                if let Some(issued) = pick(self, *which) {
+                    let outcome = outcome(issued.act, &issued.input);
+                    self.succeed(&issued, outcome);
+                }
+            }
+            Turn::Accept(which) => {
+                if let Some(issued) = pick(self, *which) {
+                    let agent_sequence = self.state.commands[&issued.command].last_sequence + 1;
+                    self.record(Event::CommandAccepted { command: issued.command, agent_sequence });
+                    self.advance();
+                }
+            }
+            Turn::Fail(which, failure) => {
+                if let Some(issued) = pick(self, *which) {
+                    self.fail_act(issued.act, failure.clone());
+                }
+            }
+            Turn::Cancelled(which, effect) => {
+                if let Some(issued) = pick(self, *which) {
+                    let agent_sequence = self.state.commands[&issued.command].last_sequence + 1;
+                    self.record(Event::CommandCancelled { command: issued.command, agent_sequence, effect: *effect });
+                    self.advance();
+                }
+            }
+            // Refused in most states, which is half of what is tested.
+            Turn::Word(word) => drop(self.say(word.clone())),
+            Turn::BudgetOver => {
+                self.outage_left = Duration::ZERO;
+                self.advance();
+                self.outage_left = Duration::from_secs(1);
+            }
+        }
+    }
+
+    fn check(&self) {
+        let performing = |act: ActRef| self.state.act(act).command().is_some();
+        // The decision is asked for only when the fence stands, at most once at
+        // a time, and nothing is taken back after it.
+        if self.state.in_doubt() {
+            assert!(self.open().all(|issued| issued.verb == Verb::Perform), "taken back while in doubt");
+            assert_eq!(self.state.act(ActRef::FENCE).state, super::state::ActState::Performed);
+        }
+        if self.state.opened() {
+            assert!(!performing(ActRef::FENCE) && !performing(ActRef::RAISE), "taken back past the point of no return");
+            assert!(matches!(
+                self.state.phase,
+                Phase::Running { step: StepName::Cutover | StepName::Finish }
+                    | Phase::Held { step: StepName::Finish }
+                    | Phase::Stopped { step: StepName::Cutover | StepName::Finish, .. }
+                    | Phase::Succeeded
+            ));
+        }
+        // A migration that nobody answers for says whom it waits for.
+        let waits = matches!(
+            self.state.phase,
+            Phase::Pending
+                | Phase::Held { .. }
+                | Phase::Stopped { .. }
+                | Phase::TakingBack { stop: Some(_), .. }
+                | Phase::Aborting { stop: Some(_) }
+                | Phase::Aborted
+                | Phase::Succeeded
+        );
+        assert!(waits || self.open().next().is_some(), "silence in {:?}", self.state.phase);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_history_is_legal_and_can_be_brought_to_an_end(turns in prop::collection::vec(turn(), 0..120)) {
+        let mut play = Play::started();
+        for turn in &turns {
+            play.turn(turn);
+            play.check();
+        }
+        // The cause of all trouble is mended: what remains ends within bounds.
+        for _ in 0..200 {
+            if play.state.terminal() {
+                break;
+            }
+            let max_outage = Duration::from_secs(1);
+            for row in super::TABLE {
+                let _ = play.say(Word::Release { step: row.name, max_outage });
+            }
+            if matches!(play.state.phase, Phase::Stopped { .. }) {
+                let _ = play.say(Word::Abort);
+            }
+            play.answer_all();
+            play.check();
+        }
+        prop_assert!(play.state.terminal(), "{:?}", play.state.phase);
+        if play.state.phase == Phase::Aborted {
+            let opened = play.facts.iter().any(|fact| match &fact.event {
+                Event::CommandSucceeded { command, .. } => play.state.commands[command].issued.act == ActRef::OPEN,
+                _other => false,
+            });
+            prop_assert!(!opened);
+        }
+    }
+
+    #[test]
+    fn every_prefix_replays_to_the_same_plan(turns in prop::collection::vec(turn(), 0..60)) {
+        let mut play = Play::started();
+        for turn in &turns {
+            play.turn(turn);
+        }
+        let situation = Situation { outage_left: Duration::from_secs(1), stall_timeout: Duration::from_secs(600) };
+        let mut live = None;
+        for length in 1..=play.facts.len() {
+            live = Some(next(live, &play.facts[length - 1]).unwrap());
+            // Through the stored form, as after a restart.
+            let stored: Vec<Fact> = play.facts[..length]
+                .iter()
+                .map(|fact| {
+                    let text = serde_json::to_string(&fact.event).unwrap();
+                    Fact { event: serde_json::from_str(&text).unwrap(), ..fact.clone() }
+                })
+                .collect();
+            let replayed = fold(&stored).unwrap();
+            prop_assert_eq!(Some(&replayed), live.as_ref());
+            prop_assert_eq!(plan(&replayed, &situation), plan(live.as_ref().unwrap(), &situation));
+        }
+    }
+}
+
+#[test]
+fn a_fact_that_does_not_fit_is_refused() {
+    let play = Play::started();
+    let illegal = |event: Event, sequence: u64| {
+        let mut wrong = fact(sequence, event);
+        wrong.sequence = sequence;
+        play.state.with(&wrong).unwrap_err().why
+    };
+    let following = play.state.sequence + 1;
+    assert_eq!(illegal(Event::CutoverTakenBack, following), "no cutover is being taken back");
+    assert_eq!(illegal(Event::Aborted, following + 1), "a number is missing or came twice");
+    assert_eq!(illegal(Event::Aborted, following), "it is not being aborted");
+    let answer = Event::CommandAccepted { command: CommandId(Uuid::from_u128(99)), agent_sequence: 1 };
+    assert_eq!(illegal(answer, following), "the command was not issued");
+    assert_eq!(Side::Source.as_str(), "source");
+}

@@ -1,0 +1,151 @@
+//! What the operator asked for.
+
+use std::fmt;
+use std::time::Duration;
+
+use pgportage_link::Failure;
+use pgportage_proto::Reason;
+use serde::{Deserialize, Serialize};
+
+use super::Side;
+use super::finding::Consent;
+
+/// The operator's name for a migration: 1 to 40 characters of `[a-z0-9-]`,
+/// beginning with a letter, because names on the servers are made from it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MigrationId(String);
+
+impl MigrationId {
+    /// Checks a name from outside.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::RequestInvalid`] when it has another form.
+    pub fn new(text: &str) -> Result<Self, Failure> {
+        let fits = (1..=40).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && text.starts_with(|first: char| first.is_ascii_lowercase());
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(invalid(format!("invalid migration name {text:?}"))
+                .hint("Use 1 to 40 characters of a-z, 0-9 and -, beginning with a letter."))
+        }
+    }
+
+    /// The name as typed.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MigrationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How the destination server reaches the source server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionPath {
+    /// Through the link between the two agents.
+    #[default]
+    Tunnel,
+    /// To the address in the destination agent's policy.
+    Direct,
+}
+
+/// What to move, from where to where. Never changed after creation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The agent beside the server to move from.
+    pub source_agent: String,
+    /// The agent beside the server to move to.
+    pub destination_agent: String,
+    /// The database, as PostgreSQL names it, unquoted.
+    pub database: String,
+    /// What the operator has agreed to beforehand.
+    pub consents: Vec<Consent>,
+    /// The way of the rows.
+    pub connection_path: ConnectionPath,
+    /// Lag under which the migration is ready.
+    pub max_lag: Duration,
+}
+
+impl Spec {
+    /// Lag limit when the operator names none.
+    pub const DEFAULT_MAX_LAG: Duration = Duration::from_secs(1);
+    /// Longest lag limit: above it, a cutover would not be short.
+    pub const LONGEST_MAX_LAG: Duration = Duration::from_secs(60);
+
+    /// Checks what can be checked without asking anybody.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::RequestInvalid`], naming the field.
+    pub fn check(&self) -> Result<(), Failure> {
+        for (field, agent) in
+            [("source_agent_id", &self.source_agent), ("destination_agent_id", &self.destination_agent)]
+        {
+            if agent.is_empty() {
+                return Err(invalid(format!("field `{field}` is missing")).with("field", field));
+            }
+        }
+        if self.source_agent == self.destination_agent {
+            return Err(invalid(format!("agent {:?} cannot be both source and destination", self.source_agent))
+                .hint("Name two agents, each beside its own server.")
+                .with("field", "destination_agent_id"));
+        }
+        if self.database.is_empty() {
+            return Err(invalid("field `database` is missing").with("field", "database"));
+        }
+        if self.database.len() > 63 || self.database.contains('\0') {
+            return Err(invalid("a database name has at most 63 bytes, and no zero byte").with("field", "database"));
+        }
+        if self.max_lag.is_zero() || self.max_lag > Self::LONGEST_MAX_LAG {
+            return Err(invalid(format!("max_lag must be above 0 and at most {} s", Self::LONGEST_MAX_LAG.as_secs()))
+                .with("field", "max_lag"));
+        }
+        Ok(())
+    }
+
+    /// The agent of a side.
+    #[must_use]
+    pub fn agent(&self, side: Side) -> &str {
+        match side {
+            Side::Source => &self.source_agent,
+            Side::Destination => &self.destination_agent,
+        }
+    }
+
+    /// The other agent, seen from a side.
+    #[must_use]
+    pub fn peer(&self, side: Side) -> &str {
+        match side {
+            Side::Source => &self.destination_agent,
+            Side::Destination => &self.source_agent,
+        }
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure::new(Reason::RequestInvalid, message).effect(pgportage_link::Effect::None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_one_form() {
+        for good in ["a", "shop", "shop-2", &"a".repeat(40)] {
+            assert!(MigrationId::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "Shop", "2shop", "-shop", "sh_op", "sh op", &"a".repeat(41)] {
+            assert!(MigrationId::new(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! Where a migration stands: a fold over its facts, through one function.
+//!
+//! **Invariant:** no field of [`State`] is changed anywhere but in [`next`];
+//! the live engine, a restart and the tests all go through it.
+
+mod transition;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use pgportage_link::Failure;
+
+use super::fact::{CommandId, Fact, TraceContext};
+use super::finding::{Consent, Finding};
+use super::input::Input;
+use super::judge::Verification;
+use super::outcome::{Barrier, Digest, Fence, Inventory, Outcome, RelationName, RowCounts};
+use super::spec::{MigrationId, Spec};
+use super::{ActRef, ActionKind, Side, StepName, TABLE, Undo};
+
+pub use transition::{IllegalTransition, fold, next};
+
+/// Where one migration stands after its facts so far.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// Its name.
+    pub id: MigrationId,
+    /// What was asked for.
+    pub spec: Spec,
+    /// The plan it was created with.
+    pub plan_digest: Digest,
+    /// What the operator has agreed to, at creation and since.
+    pub consents: Vec<Consent>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// One entry for each row of the table, in its order.
+    pub steps: Vec<Step>,
+    /// The latest try at a cutover.
+    pub cutover: Option<Cutover>,
+    /// What the latest verification found.
+    pub verification: Option<Verified>,
+    /// Every command so far.
+    pub commands: BTreeMap<CommandId, Commanded>,
+    /// The trace that new commands belong to.
+    pub trace: TraceContext,
+    /// The request of the operator's latest word.
+    pub request_id: String,
+    /// Sequence of the newest fact.
+    pub sequence: u64,
+    /// Time of the first fact.
+    pub create_time: SystemTime,
+    /// Time of the newest fact.
+    pub update_time: SystemTime,
+}
+
+/// Where a migration stands. Every variant is durable: it is what the facts say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// Created. Left by the operator's start or abort.
+    Pending,
+    /// The acts of a step are carried out, and tried again by themselves while
+    /// waiting helps. Left when the step is over.
+    Running {
+        /// The step.
+        step: StepName,
+    },
+    /// Waits for the operator's word before a step. Left by that word, by a
+    /// verification, or by abort.
+    Held {
+        /// The step that would come next.
+        step: StepName,
+    },
+    /// A step failed in a way that waiting does not mend. Left by retry or
+    /// abort.
+    Stopped {
+        /// The step.
+        step: StepName,
+        /// Why.
+        failure: Failure,
+    },
+    /// A cutover failed before the point of no return and is taken back. Left
+    /// when everything of it is, or forward if the destination opened after all.
+    TakingBack {
+        /// Why the cutover failed.
+        cause: Failure,
+        /// Why taking back does not go on by itself.
+        stop: Option<Failure>,
+    },
+    /// Everything is taken back at the operator's word. Left when it is.
+    Aborting {
+        /// Why it does not go on by itself.
+        stop: Option<Failure>,
+    },
+    /// Everything is taken back. Terminal.
+    Aborted,
+    /// The database has moved, and nothing of ours is left. Terminal.
+    Succeeded,
+}
+
+/// One step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    /// Its acts, as in the table.
+    pub acts: Vec<Act>,
+    /// When the first attempt began.
+    pub start_time: Option<SystemTime>,
+    /// When it last ended, one way or another.
+    pub end_time: Option<SystemTime>,
+    /// Whether it ended well, and was neither begun again nor taken back since.
+    pub succeeded: bool,
+}
+
+/// One act.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Act {
+    /// Where it stands.
+    pub state: ActState,
+    /// Attempts so far, both ways.
+    pub attempts: u32,
+    /// Failed attempts since the last success or the operator's last word.
+    pub streak: u32,
+    /// Whether a finished attempt may have left something on the server.
+    pub touched: bool,
+    /// What the latest attempt to perform it was given.
+    pub input: Option<Arc<Input>>,
+    /// What the latest success produced.
+    pub outcome: Option<Arc<Outcome>>,
+}
+
+/// Where an act stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ActState {
+    /// Its turn has not come.
+    #[default]
+    Idle,
+    /// A command to perform it was issued and has no final answer.
+    Performing {
+        /// The command.
+        command: CommandId,
+    },
+    /// The latest attempt ended without success.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+    /// Done.
+    Performed,
+    /// A command to take it back was issued and has no final answer.
+    Undoing {
+        /// The command.
+        command: CommandId,
+    },
+    /// The latest attempt to take it back ended without success.
+    UndoFailed {
+        /// Why.
+        failure: Failure,
+    },
+    /// Taken back.
+    Undone,
+}
+
+/// What is known about a command that was issued.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Commanded {
+    /// The command as stored.
+    pub issued: Arc<super::fact::Issued>,
+    /// The agent's number of the newest fact stored. Zero before the first.
+    pub last_sequence: i64,
+    /// Whether its final answer is stored.
+    pub answered: bool,
+}
+
+/// One try at a cutover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cutover {
+    /// Its number.
+    pub epoch: i64,
+    /// The budget.
+    pub max_outage: Duration,
+    /// How it ended.
+    pub end: Option<CutoverEnd>,
+    /// When the barrier was asked for.
+    pub outage_start_time: Option<SystemTime>,
+    /// What its acts told, kept for the report.
+    pub barrier: Option<Barrier>,
+    /// How long the marker took to arrive.
+    pub drain_time: Option<Duration>,
+    /// The fence.
+    pub fence: Option<Fence>,
+}
+
+/// How a cutover ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CutoverEnd {
+    /// The destination is open.
+    Opened {
+        /// Position after the decision. Empty when only the peer told of it.
+        open_lsn: String,
+        /// How long nobody could write.
+        outage: Option<Duration>,
+    },
+    /// Everything was taken back.
+    TakenBack {
+        /// Why.
+        cause: Failure,
+    },
+}
+
+/// A verification and when it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// What it found.
+    pub found: Verification,
+    /// Tables that are being counted again.
+    pub again: Vec<RelationName>,
+    /// When it ended.
+    pub time: SystemTime,
+}
+
+impl Act {
+    /// Whether an attempt is under way.
+    #[must_use]
+    pub fn command(&self) -> Option<CommandId> {
+        match self.state {
+            ActState::Performing { command } | ActState::Undoing { command } => Some(command),
+            ActState::Idle
+            | ActState::Failed { .. }
+            | ActState::Performed
+            | ActState::UndoFailed { .. }
+            | ActState::Undone => None,
+        }
+    }
+
+    /// Whether there is, or may be, something to take back or to wait for.
+    #[must_use]
+    pub fn unsettled(&self, undo: Undo) -> bool {
+        self.command().is_some()
+            || match undo {
+                Undo::Nothing | Undo::Never => false,
+                Undo::TakeBack | Undo::TakeBackFirst => self.touched,
+            }
+    }
+
+    /// The failure of the latest attempt, if it failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        match &self.state {
+            ActState::Failed { failure } | ActState::UndoFailed { failure } => Some(failure),
+            ActState::Idle
+            | ActState::Performing { .. }
+            | ActState::Performed
+            | ActState::Undoing { .. }
+            | ActState::Undone => None,
+        }
+    }
+}
+
+impl State {
+    /// The act, which must be one of the table.
+    #[must_use]
+    pub fn act(&self, act: ActRef) -> &Act {
+        &self.steps[act.step.index()].acts[act.index]
+    }
+
+    /// The step's entry.
+    #[must_use]
+    pub fn step(&self, step: StepName) -> &Step {
+        &self.steps[step.index()]
+    }
+
+    /// Every act of the table with its place.
+    pub fn acts(&self) -> impl DoubleEndedIterator<Item = (ActRef, &Act)> {
+        TABLE.iter().flat_map(|row| {
+            (0..row.acts.len()).map(|index| {
+                let act = ActRef { step: row.name, index };
+                (act, self.act(act))
+            })
+        })
+    }
+
+    /// Whether nothing will ever happen to it again.
+    #[must_use]
+    pub fn terminal(&self) -> bool {
+        matches!(self.phase, Phase::Aborted | Phase::Succeeded)
+    }
+
+    /// Whether the destination is open: nothing can be taken back.
+    #[must_use]
+    pub fn opened(&self) -> bool {
+        matches!(self.act(ActRef::OPEN).state, ActState::Performed)
+    }
+
+    /// Whether the destination was asked to open and has not answered. It must
+    /// be asked again until it does: **no time limit decides this.**
+    #[must_use]
+    pub fn in_doubt(&self) -> bool {
+        matches!(self.act(ActRef::OPEN).state, ActState::Performing { .. })
+    }
+
+    /// Whether it is too late to take the migration back.
+    #[must_use]
+    pub fn past_return(&self) -> bool {
+        self.opened() || self.in_doubt()
+    }
+
+    /// The side of a command's agent.
+    #[must_use]
+    pub fn side_of(&self, command: CommandId) -> Option<Side> {
+        self.commands.get(&command).and_then(|known| known.issued.act.row()).map(|row| row.side)
+    }
+
+    /// Commands that were issued and have no final answer, oldest first.
+    pub fn unanswered(&self) -> impl Iterator<Item = &Commanded> {
+        self.commands.values().filter(|known| !known.answered)
+    }
+
+    /// What the latest inspection of a side found.
+    #[must_use]
+    pub fn findings(&self, side: Side) -> &[Finding] {
+        match ActRef::find(StepName::Inspect, side, ActionKind::CheckServer)
+            .and_then(|act| self.act(act).outcome.as_deref())
+        {
+            Some(Outcome::CheckServer { findings, .. }) => findings,
+            _other => &[],
+        }
+    }
+
+    /// What the latest inspection of the source read.
+    #[must_use]
+    pub fn source_inventory(&self) -> Option<&Inventory> {
+        match self.act(ActRef { step: StepName::Inspect, index: 0 }).outcome.as_deref() {
+            Some(Outcome::CheckServer { inventory, .. }) => Some(inventory),
+            _other => None,
+        }
+    }
+
+    /// What an act of the verification counted.
+    #[must_use]
+    pub fn counted(&self, index: usize) -> Option<&RowCounts> {
+        match self.act(ActRef { step: StepName::Verify, index }).outcome.as_deref() {
+            Some(Outcome::CountRows(counts)) => Some(counts),
+            _other => None,
+        }
+    }
+
+    /// The statements that lift the source's fence, once finish has told them.
+    #[must_use]
+    pub fn unfence_statements(&self) -> &[String] {
+        let act = ActRef::find(StepName::Finish, Side::Source, ActionKind::FinishMigration);
+        match act.and_then(|act| self.act(act).outcome.as_deref()) {
+            Some(Outcome::FinishMigration { unfence_statements }) => unfence_statements,
+            _other => &[],
+        }
+    }
+
+    /// Applies a fact that is known to be legal in a copy.
+    ///
+    /// # Errors
+    ///
+    /// [`IllegalTransition`].
+    pub fn with(&self, fact: &Fact) -> Result<Self, IllegalTransition> {
+        next(Some(self.clone()), fact)
+    }
+}

@@ -1,0 +1,494 @@
+//! The one transition function.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+
+use super::super::fact::{CommandId, Event, Fact, Issued, TraceContext};
+use super::super::outcome::{Fence, Outcome};
+use super::super::{ActRef, StepName, TABLE, Undo, Verb};
+use super::{Act, ActState, Commanded, Cutover, CutoverEnd, Phase, State, Step, Verified};
+
+/// A fact that cannot follow the facts before it: a defect, or a store that
+/// somebody else has written to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("fact {sequence} ({event}) cannot follow: {why}")]
+pub struct IllegalTransition {
+    /// The fact's number.
+    pub sequence: u64,
+    /// Its kind.
+    pub event: &'static str,
+    /// What does not fit.
+    pub why: &'static str,
+}
+
+/// Folds a whole history.
+///
+/// # Errors
+///
+/// [`IllegalTransition`] at the first fact that cannot follow; also for an
+/// empty history.
+pub fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Result<State, IllegalTransition> {
+    let mut state = None;
+    for fact in facts {
+        state = Some(next(state, fact)?);
+    }
+    state.ok_or(IllegalTransition { sequence: 0, event: "none", why: "the history is empty" })
+}
+
+/// Where a migration stands after one more fact. `state` is `None` before the
+/// first.
+///
+/// # Errors
+///
+/// [`IllegalTransition`] when the fact cannot follow. The caller's state is
+/// then unchanged, because it gave a copy.
+pub fn next(state: Option<State>, fact: &Fact) -> Result<State, IllegalTransition> {
+    let illegal = |why| IllegalTransition { sequence: fact.sequence, event: fact.event.kind(), why };
+    let Some(mut state) = state else {
+        let Event::Created { id, spec } = &fact.event else { return Err(illegal("the migration was not created")) };
+        if fact.sequence != 1 {
+            return Err(illegal("the first fact has number 1"));
+        }
+        return Ok(created(id.clone(), spec.clone(), fact));
+    };
+    if fact.sequence != state.sequence + 1 {
+        return Err(illegal("a number is missing or came twice"));
+    }
+    if state.terminal() {
+        return Err(illegal("the migration is over"));
+    }
+    state.apply(&fact.event, fact).map_err(illegal)?;
+    state.sequence = fact.sequence;
+    state.update_time = fact.time;
+    Ok(state)
+}
+
+fn created(id: super::MigrationId, spec: super::Spec, fact: &Fact) -> State {
+    State {
+        id,
+        consents: spec.consents.clone(),
+        spec,
+        plan_digest: fact.plan_digest.clone(),
+        phase: Phase::Pending,
+        steps: TABLE.iter().map(|row| Step { acts: vec![Act::default(); row.acts.len()], ..Step::default() }).collect(),
+        cutover: None,
+        verification: None,
+        commands: BTreeMap::new(),
+        trace: TraceContext::new(),
+        request_id: fact.origin.request_id.clone(),
+        sequence: fact.sequence,
+        create_time: fact.time,
+        update_time: fact.time,
+    }
+}
+
+type Applied = Result<(), &'static str>;
+
+impl State {
+    fn apply(&mut self, event: &Event, fact: &Fact) -> Applied {
+        match event {
+            Event::Created { .. } => Err("the migration exists"),
+            Event::Started { trace } => {
+                self.must(self.phase == Phase::Pending, "it is not pending")?;
+                self.word(trace, fact);
+                self.begin(TABLE[0].name);
+                Ok(())
+            }
+            Event::ConsentGiven { consents } => {
+                self.request_id.clone_from(&fact.origin.request_id);
+                for consent in consents {
+                    if !self.consents.contains(consent) {
+                        self.consents.push(consent.clone());
+                    }
+                }
+                Ok(())
+            }
+            Event::CommandIssued(issued) => self.issued(issued, fact),
+            Event::CommandAccepted { command, agent_sequence } => {
+                self.heard(*command, *agent_sequence, false).map(drop)
+            }
+            Event::CommandSucceeded { command, agent_sequence, outcome, outage } => {
+                let (act, verb) = self.heard(*command, *agent_sequence, true)?;
+                match verb {
+                    Verb::Perform => {
+                        let outcome = outcome.as_ref().ok_or("it produced nothing")?;
+                        self.must(
+                            act.row().is_some_and(|row| row.kind == outcome.kind()),
+                            "it produced something else",
+                        )?;
+                        self.performed(act, Arc::new(outcome.clone()), *outage);
+                    }
+                    Verb::Undo => self.undone(act, fact),
+                }
+                Ok(())
+            }
+            Event::CommandFailed { command, agent_sequence, failure } => {
+                let (act, verb) = self.heard(*command, *agent_sequence, true)?;
+                match verb {
+                    Verb::Perform => self.failed(act, failure),
+                    Verb::Undo => self.undo_failed(act, failure),
+                }
+                Ok(())
+            }
+            Event::CommandCancelled { command, agent_sequence, effect } => {
+                let (act, verb) = self.heard(*command, *agent_sequence, true)?;
+                let failure = Failure::new(Reason::Cancelled, "stopped because it was asked to")
+                    .remedy(Remedy::Wait)
+                    .effect(*effect);
+                match verb {
+                    Verb::Perform => self.failed(act, &failure),
+                    Verb::Undo => self.undo_failed(act, &failure),
+                }
+                Ok(())
+            }
+            Event::StepSucceeded { step, verification } => {
+                self.must(self.phase == Phase::Running { step: *step }, "the step is not running")?;
+                self.must(self.all_performed(*step), "an act of the step is not done")?;
+                self.verified(verification.as_deref(), fact);
+                let entry = &mut self.steps[step.index()];
+                entry.end_time = Some(fact.time);
+                entry.succeeded = true;
+                self.phase = match step.following() {
+                    None => Phase::Succeeded,
+                    Some(step) if step.row().hold.is_some() => Phase::Held { step },
+                    Some(step) => Phase::Running { step },
+                };
+                Ok(())
+            }
+            Event::StepFailed { step, failure, verification } => {
+                self.must(self.phase == Phase::Running { step: *step }, "the step is not running")?;
+                self.must(self.all_performed(*step), "an act of the step is not done")?;
+                self.verified(verification.as_deref(), fact);
+                self.steps[step.index()].end_time = Some(fact.time);
+                self.phase = Phase::Stopped { step: *step, failure: failure.clone() };
+                Ok(())
+            }
+            Event::VerificationRepeated { tables, verification } => {
+                let running = self.phase == Phase::Running { step: StepName::Verify };
+                self.must(running && self.all_performed(StepName::Verify), "no verification is complete")?;
+                self.begin(StepName::Verify);
+                self.verification =
+                    Some(Verified { found: (**verification).clone(), again: tables.clone(), time: fact.time });
+                Ok(())
+            }
+            Event::VerificationRequested { trace } => {
+                let held = self.phase == Phase::Held { step: StepName::Cutover };
+                self.must(held, "the migration does not wait for its cutover")?;
+                self.word(trace, fact);
+                self.verification = None;
+                self.begin(StepName::Verify);
+                Ok(())
+            }
+            Event::CutoverRequested { cutover_epoch, max_outage, trace } => {
+                let held = self.phase == Phase::Held { step: StepName::Cutover };
+                self.must(held, "the migration does not wait for its cutover")?;
+                self.must(
+                    self.cutover.as_ref().is_none_or(|last| last.epoch < *cutover_epoch),
+                    "its number is not new",
+                )?;
+                self.word(trace, fact);
+                self.begin(StepName::Cutover);
+                self.cutover = Some(Cutover {
+                    epoch: *cutover_epoch,
+                    max_outage: *max_outage,
+                    end: None,
+                    outage_start_time: None,
+                    barrier: None,
+                    drain_time: None,
+                    fence: None,
+                });
+                Ok(())
+            }
+            Event::CutoverGivenUp { failure } => {
+                let running = self.phase == Phase::Running { step: StepName::Cutover };
+                self.must(running, "no cutover is under way")?;
+                self.must(!self.past_return(), "the destination was asked to open")?;
+                self.take_cutover_back(failure);
+                Ok(())
+            }
+            Event::CutoverTakenBack => {
+                let Phase::TakingBack { cause, .. } = &self.phase else { return Err("no cutover is being taken back") };
+                let cause = cause.clone();
+                self.must(self.settled(StepName::Cutover), "something is left of the cutover")?;
+                if let Some(cutover) = &mut self.cutover {
+                    cutover.end = Some(CutoverEnd::TakenBack { cause });
+                }
+                self.steps[StepName::Cutover.index()].end_time = Some(fact.time);
+                self.phase = Phase::Held { step: StepName::Cutover };
+                Ok(())
+            }
+            Event::FinishRequested { trace } => {
+                let held = self.phase == Phase::Held { step: StepName::Finish };
+                self.must(held, "the migration does not wait for finish")?;
+                self.word(trace, fact);
+                self.begin(StepName::Finish);
+                Ok(())
+            }
+            Event::RetryRequested { step, trace } => self.retried(*step, trace, fact),
+            Event::AbortRequested { trace } => {
+                self.must(!self.past_return(), "the destination was asked to open")?;
+                self.must(!matches!(self.phase, Phase::Aborting { .. }), "it is being aborted")?;
+                self.word(trace, fact);
+                self.relent();
+                self.phase = Phase::Aborting { stop: None };
+                Ok(())
+            }
+            Event::Aborted => {
+                self.must(matches!(self.phase, Phase::Aborting { .. }), "it is not being aborted")?;
+                self.must(TABLE.iter().all(|row| self.settled(row.name)), "something is left to take back")?;
+                if let Some(cutover) = &mut self.cutover
+                    && cutover.end.is_none()
+                {
+                    let cause = Failure::new(Reason::Cancelled, "the migration was aborted").effect(Effect::None);
+                    cutover.end = Some(CutoverEnd::TakenBack { cause });
+                }
+                self.phase = Phase::Aborted;
+                Ok(())
+            }
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as a sentence")]
+    fn must(&self, holds: bool, otherwise: &'static str) -> Applied {
+        if holds { Ok(()) } else { Err(otherwise) }
+    }
+
+    /// The operator spoke: what follows belongs to that request and its trace.
+    fn word(&mut self, trace: &TraceContext, fact: &Fact) {
+        self.trace.clone_from(trace);
+        self.request_id.clone_from(&fact.origin.request_id);
+    }
+
+    /// The step begins, or begins again. What its acts produced before stays
+    /// known until they produce it anew.
+    fn begin(&mut self, step: StepName) {
+        let entry = &mut self.steps[step.index()];
+        entry.succeeded = false;
+        entry.end_time = None;
+        for act in &mut entry.acts {
+            act.state = ActState::Idle;
+            act.streak = 0;
+        }
+        self.phase = Phase::Running { step };
+    }
+
+    /// Failed attempts are forgotten: the next one follows at once.
+    fn relent(&mut self) {
+        for act in self.steps.iter_mut().flat_map(|step| &mut step.acts) {
+            act.streak = 0;
+        }
+    }
+
+    fn all_performed(&self, step: StepName) -> bool {
+        self.step(step).acts.iter().all(|act| act.state == ActState::Performed)
+    }
+
+    /// Whether nothing of the step is left to take back or to wait for.
+    fn settled(&self, step: StepName) -> bool {
+        step.row().acts.iter().zip(&self.step(step).acts).all(|(row, act)| !act.unsettled(row.undo))
+    }
+
+    fn act_mut(&mut self, act: ActRef) -> &mut Act {
+        &mut self.steps[act.step.index()].acts[act.index]
+    }
+
+    fn issued(&mut self, issued: &Issued, fact: &Fact) -> Applied {
+        let row = issued.act.row().ok_or("there is no such act")?;
+        self.must(row.kind == issued.input.kind(), "the input is of another kind")?;
+        self.must(!self.commands.contains_key(&issued.command), "the command was issued before")?;
+        let act = self.act(issued.act);
+        self.must(issued.attempt == act.attempts + 1, "the attempt has the wrong number")?;
+        match issued.verb {
+            Verb::Perform => {
+                self.must(self.phase == Phase::Running { step: issued.act.step }, "the step is not running")?;
+                self.must(
+                    matches!(act.state, ActState::Idle | ActState::Failed { .. }),
+                    "the act is under way or done",
+                )?;
+            }
+            Verb::Undo => {
+                let back = match &self.phase {
+                    Phase::Aborting { .. } => true,
+                    Phase::TakingBack { .. } => issued.act.step == StepName::Cutover,
+                    Phase::Pending
+                    | Phase::Running { .. }
+                    | Phase::Held { .. }
+                    | Phase::Stopped { .. }
+                    | Phase::Aborted
+                    | Phase::Succeeded => false,
+                };
+                self.must(back, "nothing is being taken back")?;
+                self.must(!self.past_return(), "the destination was asked to open")?;
+                self.must(matches!(row.undo, Undo::TakeBack | Undo::TakeBackFirst), "the act cannot be taken back")?;
+                self.must(act.command().is_none() && act.touched, "there is nothing to take back")?;
+            }
+        }
+        let act = self.act_mut(issued.act);
+        act.attempts = issued.attempt;
+        match issued.verb {
+            Verb::Perform => {
+                act.state = ActState::Performing { command: issued.command };
+                act.input = Some(Arc::new(issued.input.clone()));
+            }
+            Verb::Undo => act.state = ActState::Undoing { command: issued.command },
+        }
+        if issued.act == ActRef::RAISE
+            && let (Verb::Perform, Some(cutover)) = (issued.verb, &mut self.cutover)
+        {
+            cutover.outage_start_time = Some(fact.time);
+        }
+        self.steps[issued.act.step.index()].start_time.get_or_insert(fact.time);
+        self.commands
+            .insert(issued.command, Commanded { issued: Arc::new(issued.clone()), last_sequence: 0, answered: false });
+        Ok(())
+    }
+
+    /// Counts an agent's fact. Final ones answer the command.
+    fn heard(&mut self, command: CommandId, sequence: i64, answers: bool) -> Result<(ActRef, Verb), &'static str> {
+        let known = self.commands.get_mut(&command).ok_or("the command was not issued")?;
+        if known.answered {
+            return Err("the command was answered before");
+        }
+        if sequence != known.last_sequence + 1 {
+            return Err("a fact of the agent is missing or came twice");
+        }
+        known.last_sequence = sequence;
+        known.answered = answers;
+        Ok((known.issued.act, known.issued.verb))
+    }
+
+    fn performed(&mut self, act: ActRef, outcome: Arc<Outcome>, outage: Option<std::time::Duration>) {
+        if let Some(cutover) = &mut self.cutover {
+            cutover.learn(&outcome, outage);
+        }
+        let entry = self.act_mut(act);
+        entry.state = ActState::Performed;
+        entry.streak = 0;
+        entry.touched = true;
+        entry.outcome = Some(outcome);
+    }
+
+    fn undone(&mut self, act: ActRef, fact: &Fact) {
+        let entry = self.act_mut(act);
+        entry.state = ActState::Undone;
+        entry.streak = 0;
+        entry.touched = false;
+        if self.settled(act.step) {
+            let step = &mut self.steps[act.step.index()];
+            step.succeeded = false;
+            step.end_time = Some(fact.time);
+        }
+    }
+
+    fn failed(&mut self, act: ActRef, failure: &Failure) {
+        let entry = self.act_mut(act);
+        entry.touched |= failure.effect == Effect::Unknown;
+        entry.streak += 1;
+        entry.state = ActState::Failed { failure: failure.clone() };
+        let Phase::Running { step } = self.phase else { return };
+        if step == StepName::Cutover && !self.opened() {
+            self.take_cutover_back(failure);
+        } else if failure.remedy != Remedy::Wait {
+            self.phase = Phase::Stopped { step, failure: failure.clone() };
+        }
+    }
+
+    fn undo_failed(&mut self, act: ActRef, failure: &Failure) {
+        if act == ActRef::FENCE && failure.reason == Reason::DestinationOpened {
+            self.go_forward();
+            return;
+        }
+        let entry = self.act_mut(act);
+        entry.streak += 1;
+        entry.state = ActState::UndoFailed { failure: failure.clone() };
+        if failure.remedy != Remedy::Wait {
+            match &mut self.phase {
+                Phase::TakingBack { stop, .. } | Phase::Aborting { stop } => *stop = Some(failure.clone()),
+                Phase::Pending
+                | Phase::Running { .. }
+                | Phase::Held { .. }
+                | Phase::Stopped { .. }
+                | Phase::Aborted
+                | Phase::Succeeded => {}
+            }
+        }
+    }
+
+    fn take_cutover_back(&mut self, cause: &Failure) {
+        for act in &mut self.steps[StepName::Cutover.index()].acts {
+            act.streak = 0;
+        }
+        self.phase = Phase::TakingBack { cause: cause.clone(), stop: None };
+    }
+
+    /// The fence cannot be lifted because the destination opened: whatever its
+    /// answer to us was, the decision stands, and the way is forward.
+    fn go_forward(&mut self) {
+        let open = Arc::new(Outcome::OpenDestination { open_lsn: String::new() });
+        self.performed(ActRef::OPEN, open, None);
+        let fence =
+            self.act(ActRef::FENCE).outcome.clone().unwrap_or_else(|| Arc::new(Outcome::FenceSource(Fence::default())));
+        self.performed(ActRef::FENCE, fence, None);
+        for act in &mut self.steps[StepName::Cutover.index()].acts[..ActRef::OPEN.index] {
+            act.state = ActState::Performed;
+        }
+        self.act_mut(ActRef::RELEASE).state = ActState::Idle;
+        self.phase = Phase::Running { step: StepName::Cutover };
+    }
+
+    fn verified(&mut self, verification: Option<&super::Verification>, fact: &Fact) {
+        if let Some(found) = verification {
+            self.verification = Some(Verified { found: found.clone(), again: Vec::new(), time: fact.time });
+        }
+    }
+
+    fn retried(&mut self, step: StepName, trace: &TraceContext, fact: &Fact) -> Applied {
+        match &mut self.phase {
+            Phase::Stopped { step: stopped, failure } => {
+                if *stopped != step {
+                    return Err("another step is stopped");
+                }
+                if failure.remedy == Remedy::Abort {
+                    return Err("no retry can help");
+                }
+                // A judgement stopped it: everything is looked at anew.
+                if self.all_performed(step) {
+                    self.verification = None;
+                    self.begin(step);
+                } else {
+                    self.phase = Phase::Running { step };
+                }
+            }
+            Phase::Running { step: running } if *running == step => {}
+            Phase::TakingBack { stop, .. } if step == StepName::Cutover => *stop = None,
+            Phase::Aborting { stop } => *stop = None,
+            Phase::Pending
+            | Phase::Running { .. }
+            | Phase::Held { .. }
+            | Phase::TakingBack { .. }
+            | Phase::Aborted
+            | Phase::Succeeded => return Err("there is nothing to try again"),
+        }
+        self.relent();
+        self.word(trace, fact);
+        Ok(())
+    }
+}
+
+impl Cutover {
+    /// Keeps what the report needs.
+    fn learn(&mut self, outcome: &Outcome, outage: Option<std::time::Duration>) {
+        if let Outcome::RaiseBarrier(barrier) = outcome {
+            self.barrier = Some(barrier.clone());
+        } else if let Outcome::DrainToMarker { drain_time, .. } = outcome {
+            self.drain_time = Some(*drain_time);
+        } else if let Outcome::FenceSource(fence) = outcome {
+            self.fence = Some(fence.clone());
+        } else if let Outcome::OpenDestination { open_lsn } = outcome {
+            self.end = Some(CutoverEnd::Opened { open_lsn: open_lsn.clone(), outage });
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The plan as people read it: what will run on which side, before it runs.
+//!
+//! Secrets and what only an agent knows (the tables, the addresses) are left
+//! out as `…`. Agents make their own statements; these are not sent anywhere.
+
+use sha2::{Digest as _, Sha256};
+
+use super::outcome::Digest;
+use super::spec::{ConnectionPath, MigrationId, Spec};
+use super::{ActRow, ActionKind, Order, Side, StepName, TABLE};
+
+/// One act as it will run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Its step.
+    pub step: StepName,
+    /// The agent that runs it.
+    pub agent: String,
+    /// What it will run.
+    pub statements: Vec<String>,
+    /// Whether the operator's word is needed before it.
+    pub held: bool,
+    /// Whether it can be taken back.
+    pub undoable: bool,
+}
+
+/// Every act of a migration, in order.
+#[must_use]
+pub fn render(id: &MigrationId, spec: &Spec) -> Vec<Planned> {
+    TABLE
+        .iter()
+        .flat_map(|row| {
+            row.acts.iter().enumerate().map(|(index, act)| Planned {
+                step: row.name,
+                agent: spec.agent(act.side).to_owned(),
+                statements: statements(id, spec, act),
+                held: row.hold.is_some() && index == 0,
+                undoable: row.undoable(),
+            })
+        })
+        .collect()
+}
+
+/// SHA-256 over the rendered plan: commands and approvals carry it.
+#[must_use]
+pub fn digest(id: &MigrationId, spec: &Spec) -> Digest {
+    let mut hash = Sha256::new();
+    let mut add = |text: &str| {
+        // Length first: no two plans run together into the same bytes.
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text.as_bytes());
+    };
+    add("pgportage plan 1");
+    add(id.as_str());
+    add(&spec.source_agent);
+    add(&spec.destination_agent);
+    add(&spec.database);
+    add(match spec.connection_path {
+        ConnectionPath::Tunnel => "tunnel",
+        ConnectionPath::Direct => "direct",
+    });
+    add(&spec.max_lag.as_millis().to_string());
+    for consent in &spec.consents {
+        add(&consent.code);
+        add(&consent.object);
+        add(&consent.evidence_digest.to_string());
+    }
+    for (planned, act) in render(id, spec).iter().zip(TABLE.iter().flat_map(|row| row.acts)) {
+        add(planned.step.as_str());
+        add(&planned.agent);
+        add(act.side.as_str());
+        add(act.kind.as_str());
+        add(match act.order {
+            Order::InTurn => "in turn",
+            Order::WithPrevious => "with previous",
+        });
+        for statement in &planned.statements {
+            add(statement);
+        }
+    }
+    Digest(hash.finalize().to_vec())
+}
+
+/// As PostgreSQL would quote it where it has to.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
+    let name = quoted(&format!("pgportage_{}", id.as_str().replace('-', "_")));
+    let canary = quoted(&format!("pgportage_{}_canary", id.as_str().replace('-', "_")));
+    let database = quoted(&spec.database);
+    let lines: Vec<String> = match act.kind {
+        ActionKind::CheckServer => vec!["read settings and catalogs; change nothing".to_owned()],
+        ActionKind::CreateReplicationRole => vec![
+            format!("CREATE ROLE {name} LOGIN REPLICATION PASSWORD '…'"),
+            format!("CREATE ROLE {canary} LOGIN PASSWORD '…'"),
+            format!("GRANT CONNECT ON DATABASE {database} TO {name}"),
+        ],
+        ActionKind::ReachPeer => vec![format!("call agent {} over the link", spec.peer(act.side))],
+        ActionKind::SetReplicaIdentity => {
+            vec!["ALTER TABLE … REPLICA IDENTITY FULL, for tables without another, as agreed".to_owned()]
+        }
+        ActionKind::CreatePublication => vec![
+            "CREATE SCHEMA pgportage".to_owned(),
+            "CREATE TABLE pgportage.heartbeat, pgportage.marker, pgportage.ledger, …".to_owned(),
+            format!("CREATE PUBLICATION {name} FOR TABLE …"),
+        ],
+        ActionKind::CloseDatabase => vec![
+            format!("REVOKE CONNECT ON DATABASE {database} FROM … (everybody but our roles)"),
+            "SELECT pg_terminate_backend(…), for every other session of the database".to_owned(),
+        ],
+        ActionKind::RestoreSchema => vec![
+            "pg_dump --schema-only --no-publications --no-subscriptions …, on the source's agent".to_owned(),
+            format!("pg_restore --single-transaction --dbname={database}"),
+            "CREATE TABLE pgportage.heartbeat, pgportage.marker".to_owned(),
+        ],
+        ActionKind::CreateSlot => {
+            vec![format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput")]
+        }
+        ActionKind::CreateSubscription => {
+            let way = match spec.connection_path {
+                ConnectionPath::Tunnel => "through the link",
+                ConnectionPath::Direct => "straight to the source server",
+            };
+            vec![
+                format!("log in to the source {way}, for replication"),
+                format!(
+                    "CREATE SUBSCRIPTION {name} CONNECTION '…' PUBLICATION {name} WITH (connect = false, slot_name = {name})"
+                ),
+                format!("ALTER SUBSCRIPTION {name} ENABLE"),
+                format!("ALTER SUBSCRIPTION {name} REFRESH PUBLICATION"),
+            ]
+        }
+        ActionKind::AwaitCopy => vec!["wait until every table is copied and follows the stream".to_owned()],
+        ActionKind::AwaitLag => {
+            vec![format!("wait until the lag stays under {} ms", spec.max_lag.as_millis())]
+        }
+        ActionKind::CountRows => vec!["SELECT count(*) FROM …, for every published table".to_owned()],
+        ActionKind::PrepareCutover => vec!["check every precondition; open every connection".to_owned()],
+        ActionKind::RaiseBarrier => vec![
+            "LOCK TABLE … IN SHARE UPDATE EXCLUSIVE MODE".to_owned(),
+            "LOCK TABLE … IN SHARE MODE".to_owned(),
+            "INSERT INTO pgportage.marker …".to_owned(),
+        ],
+        ActionKind::DrainToMarker => {
+            vec!["wait for the marker; flush it".to_owned(), "SELECT setval(…), for every sequence".to_owned()]
+        }
+        ActionKind::FenceSource => vec![
+            format!("REVOKE CONNECT ON DATABASE {database} FROM … (everybody but our roles)"),
+            format!("ALTER DATABASE {database} SET default_transaction_read_only = on"),
+            "SELECT pg_terminate_backend(…), for every session that is not ours".to_owned(),
+            format!("try to log in as {canary}: it must be refused"),
+        ],
+        ActionKind::OpenDestination => vec![
+            "INSERT INTO pgportage.decision …".to_owned(),
+            format!("ALTER SUBSCRIPTION {name} DISABLE"),
+            format!("GRANT CONNECT ON DATABASE {database} TO … (as it was before closing)"),
+        ],
+        ActionKind::ReleaseBarrier => vec!["COMMIT the barrier; the fence stays".to_owned()],
+        ActionKind::FinishMigration => match act.side {
+            Side::Destination => {
+                vec![format!("DROP SUBSCRIPTION {name}"), "DROP SCHEMA pgportage CASCADE".to_owned()]
+            }
+            Side::Source => vec![
+                format!("SELECT pg_drop_replication_slot({name})"),
+                format!("DROP PUBLICATION {name}"),
+                "DROP SCHEMA pgportage CASCADE".to_owned(),
+                format!("DROP ROLE {name}, {canary}"),
+            ],
+        },
+    };
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec {
+            source_agent: "old".to_owned(),
+            destination_agent: "new".to_owned(),
+            database: "shop \"x\"".to_owned(),
+            consents: Vec::new(),
+            connection_path: ConnectionPath::Tunnel,
+            max_lag: Spec::DEFAULT_MAX_LAG,
+        }
+    }
+
+    #[test]
+    fn every_act_says_what_it_does() {
+        let id = MigrationId::new("shop-2").unwrap();
+        let plan = render(&id, &spec());
+        assert_eq!(plan.len(), TABLE.iter().map(|row| row.acts.len()).sum::<usize>());
+        assert!(plan.iter().all(|planned| !planned.statements.is_empty()));
+        assert!(plan.iter().any(|planned| planned.statements.iter().any(|line| line.contains("\"pgportage_shop_2\""))));
+        assert_eq!(plan.iter().filter(|planned| planned.held).count(), 2);
+    }
+
+    #[test]
+    fn the_digest_tells_plans_apart() {
+        let id = MigrationId::new("shop").unwrap();
+        let first = digest(&id, &spec());
+        assert_eq!(first, digest(&id, &spec()));
+        assert_ne!(first, digest(&id, &Spec { database: "other".to_owned(), ..spec() }));
+        assert_ne!(first, digest(&MigrationId::new("shop2").unwrap(), &spec()));
+    }
+}

@@ -1,0 +1,194 @@
+//! The operator's verbs: which are allowed where, and which fact each becomes.
+
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+
+use super::fact::{Event, TraceContext};
+use super::finding::Consent;
+use super::state::{Phase, State};
+use super::{Hold, StepName};
+
+/// Longest budget an operator may ask for: a mistyped unit must not take a
+/// shop offline for a day.
+pub const LONGEST_OUTAGE: Duration = Duration::from_secs(600);
+
+/// Something an operator says about a migration.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Word {
+    /// Begin.
+    Start,
+    /// Go on with a held step, or try a failed one again.
+    Release {
+        /// The step.
+        step: StepName,
+        /// The budget, should the step be the cutover.
+        max_outage: Duration,
+    },
+    /// Agree to findings.
+    Consent(Vec<Consent>),
+    /// Compare again.
+    Verify,
+    /// Switch.
+    CutOver {
+        /// The budget.
+        max_outage: Duration,
+    },
+    /// End.
+    Finish,
+    /// Give up.
+    Abort,
+}
+
+/// The fact that an operator's word becomes, in the state it is said in.
+///
+/// # Errors
+///
+/// [`Reason::WrongState`] and its relatives, with what would be possible
+/// instead.
+pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Failure> {
+    let id = &state.id;
+    if state.terminal() {
+        return Err(wrong(format!("migration {id} is over: {}", describe(&state.phase))));
+    }
+    match word {
+        Word::Start => match state.phase {
+            Phase::Pending => Ok(Event::Started { trace }),
+            Phase::Running { .. }
+            | Phase::Held { .. }
+            | Phase::Stopped { .. }
+            | Phase::TakingBack { .. }
+            | Phase::Aborting { .. }
+            | Phase::Aborted
+            | Phase::Succeeded => Err(wrong(format!("migration {id} was started before"))
+                .hint(format!("Look at it with `pgportage status {id}`."))),
+        },
+        Word::Consent(consents) => Ok(Event::ConsentGiven { consents }),
+        Word::Verify => match &state.phase {
+            Phase::Held { step: StepName::Cutover } => Ok(Event::VerificationRequested { trace }),
+            Phase::Stopped { step: StepName::Verify, .. } => retry(state, StepName::Verify, trace),
+            Phase::Pending
+            | Phase::Running { .. }
+            | Phase::Held { .. }
+            | Phase::Stopped { .. }
+            | Phase::TakingBack { .. }
+            | Phase::Aborting { .. }
+            | Phase::Aborted
+            | Phase::Succeeded => Err(not_yet(state, "verified")),
+        },
+        Word::CutOver { max_outage } => {
+            if state.phase != (Phase::Held { step: StepName::Cutover }) {
+                return Err(not_yet(state, "cut over"));
+            }
+            if max_outage.is_zero() || max_outage > LONGEST_OUTAGE {
+                return Err(Failure::new(
+                    Reason::RequestInvalid,
+                    format!("max_outage must be above 0 and at most {} s", LONGEST_OUTAGE.as_secs()),
+                )
+                .effect(Effect::None)
+                .with("field", "max_outage"));
+            }
+            let cutover_epoch = state.cutover.as_ref().map_or(1, |last| last.epoch + 1);
+            Ok(Event::CutoverRequested { cutover_epoch, max_outage, trace })
+        }
+        Word::Finish => {
+            if state.phase == (Phase::Held { step: StepName::Finish }) {
+                Ok(Event::FinishRequested { trace })
+            } else {
+                Err(not_yet(state, "finished"))
+            }
+        }
+        Word::Release { step, max_outage } => match &state.phase {
+            Phase::Held { step: held } if *held == step => match step.row().hold {
+                Some(Hold::Cutover) => heed(state, Word::CutOver { max_outage }, trace),
+                Some(Hold::Finish) => heed(state, Word::Finish, trace),
+                None => Err(wrong(format!("step {step} is not held"))),
+            },
+            Phase::Pending
+            | Phase::Running { .. }
+            | Phase::Held { .. }
+            | Phase::Stopped { .. }
+            | Phase::TakingBack { .. }
+            | Phase::Aborting { .. }
+            | Phase::Aborted
+            | Phase::Succeeded => retry(state, step, trace),
+        },
+        Word::Abort => abort(state, trace),
+    }
+}
+
+fn retry(state: &State, step: StepName, trace: TraceContext) -> Result<Event, Failure> {
+    let id = &state.id;
+    match &state.phase {
+        Phase::Stopped { step: stopped, failure } if *stopped == step => {
+            if failure.remedy == Remedy::Abort {
+                return Err(wrong(format!("no retry can help step {step}: {failure}"))
+                    .hint(format!("Take the migration back with `pgportage abort {id}`.")));
+            }
+            Ok(Event::RetryRequested { step, trace })
+        }
+        Phase::Running { step: running } if *running == step => Ok(Event::RetryRequested { step, trace }),
+        Phase::TakingBack { .. } if step == StepName::Cutover => Ok(Event::RetryRequested { step, trace }),
+        Phase::Aborting { .. } => Ok(Event::RetryRequested { step, trace }),
+        Phase::Pending
+        | Phase::Running { .. }
+        | Phase::Held { .. }
+        | Phase::Stopped { .. }
+        | Phase::TakingBack { .. }
+        | Phase::Aborted
+        | Phase::Succeeded => {
+            Err(wrong(format!("step {step} waits for nobody: migration {id} is {}", describe(&state.phase))))
+        }
+    }
+}
+
+fn abort(state: &State, trace: TraceContext) -> Result<Event, Failure> {
+    let id = &state.id;
+    if state.opened() {
+        return Err(Failure::new(Reason::DestinationOpened, format!("migration {id} is past its point of no return"))
+            .detail("The destination is open and takes writes.")
+            .hint(format!("End it with `pgportage finish {id}`."))
+            .effect(Effect::None));
+    }
+    if state.in_doubt() {
+        return Err(Failure::new(Reason::CutoverInDoubt, "nobody knows yet whether the destination has opened")
+            .detail("The destination was asked to open and has not answered. It is asked until it does.")
+            .hint("Bring the destination agent back; then look at the status again.")
+            .effect(Effect::None));
+    }
+    match state.phase {
+        Phase::Aborting { .. } => Err(wrong(format!("migration {id} is being aborted"))),
+        Phase::Pending
+        | Phase::Running { .. }
+        | Phase::Held { .. }
+        | Phase::Stopped { .. }
+        | Phase::TakingBack { .. }
+        | Phase::Aborted
+        | Phase::Succeeded => Ok(Event::AbortRequested { trace }),
+    }
+}
+
+fn wrong(message: String) -> Failure {
+    Failure::new(Reason::WrongState, message).effect(Effect::None)
+}
+
+fn not_yet(state: &State, done: &str) -> Failure {
+    wrong(format!("migration {} cannot be {done} now: it is {}", state.id, describe(&state.phase)))
+        .hint(format!("Look at it with `pgportage status {}`.", state.id))
+}
+
+/// Where a migration stands, as the end of a sentence.
+#[must_use]
+pub fn describe(phase: &Phase) -> String {
+    match phase {
+        Phase::Pending => "not started".to_owned(),
+        Phase::Running { step } => format!("running step {step}"),
+        Phase::Held { step } => format!("waiting for the operator's word before step {step}"),
+        Phase::Stopped { step, .. } => format!("stopped in step {step}"),
+        Phase::TakingBack { .. } => "taking a failed cutover back".to_owned(),
+        Phase::Aborting { .. } => "being aborted".to_owned(),
+        Phase::Aborted => "aborted".to_owned(),
+        Phase::Succeeded => "succeeded".to_owned(),
+    }
+}
