@@ -1,0 +1,162 @@
+//! Dialling another end: TCP, TLS, and the certainty that it took us.
+//!
+//! The channel reconnects by itself, each time with the newest certificate. What
+//! went wrong, down to the TLS alert, is in the [`Failure`] that
+//! [`channel`] returns, or that [`crate::status::from_status`] finds in a call
+//! that needed a new connection.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use pgportage_proto::Reason;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::http2::{HEADER_LIST_BYTES, Http2Settings};
+use crate::identity::SpiffeId;
+use crate::tls::{Identity, SERVER_NAME, explain, tls_error};
+use crate::{Effect, Failure, Remedy};
+
+/// Not `https`: the connector below does TLS itself, and tonic refuses `https`
+/// beside an own connector as soon as any crate turns on its TLS features.
+const ORIGIN: &str = "http://peer.pgportage.invalid";
+
+/// Connects to `address` (`host:port`) and makes sure that `expected` is there.
+///
+/// Returns once the other end has accepted our certificate. Dropping the future
+/// abandons the attempt.
+///
+/// # Errors
+///
+/// [`Reason::PeerUnreachable`], worth another try, when there is no answer or no
+/// TLS; [`Reason::PeerRefused`] or [`Reason::WrongName`] when one end does not
+/// take the other's certificate. Nothing was called, so the effect is none.
+pub async fn channel(
+    address: &str,
+    expected: &SpiffeId,
+    identity: &Identity,
+    settings: &Http2Settings,
+) -> Result<Channel, Failure> {
+    let dial = Arc::new(Dial {
+        address: address.to_owned(),
+        expected: expected.clone(),
+        identity: identity.clone(),
+        settings: *settings,
+    });
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let dial = Arc::clone(&dial);
+        async move { dial.connect().await.map(TokioIo::new) }
+    });
+    // The connector keeps the time itself, to say how far it came.
+    Endpoint::from_static(ORIGIN)
+        .initial_stream_window_size(settings.stream_window_bytes)
+        .initial_connection_window_size(settings.connection_window_bytes)
+        .http2_keep_alive_interval(settings.keepalive_interval)
+        .keep_alive_timeout(settings.keepalive_timeout)
+        .keep_alive_while_idle(true)
+        .http2_max_header_list_size(HEADER_LIST_BYTES)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| found_in(&error).unwrap_or_else(|| unreachable(address, expected).because(&error)))
+}
+
+/// The failure of a connector somewhere in a chain of errors.
+pub(crate) fn found_in(error: &(dyn StdError + 'static)) -> Option<Failure> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            return Some(failure.clone());
+        }
+        next = error.source();
+    }
+    None
+}
+
+struct Dial {
+    address: String,
+    expected: SpiffeId,
+    identity: Identity,
+    settings: Http2Settings,
+}
+
+impl Dial {
+    async fn connect(&self) -> Result<BufReader<TlsStream<TcpStream>>, Failure> {
+        let config = self.identity.client_config(&self.expected)?;
+        let attempt = async {
+            let tcp = TcpStream::connect(&self.address).await.map_err(|error| self.refused_by_network(&error))?;
+            tcp.set_nodelay(true).map_err(|error| self.refused_by_network(&error))?;
+            let name = ServerName::try_from(SERVER_NAME).map_err(|error| self.unreachable().because(&error))?;
+            let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| self.refused(&error))?;
+            // In TLS 1.3 the client is done before the server has looked at its
+            // certificate. An HTTP/2 server speaks first: its first byte, or its
+            // alert, says whether we are in.
+            let mut tls = BufReader::with_capacity(16 << 10, tls);
+            match tls.fill_buf().await {
+                Ok([]) => Err(self.refused(&io::ErrorKind::ConnectionAborted.into())),
+                Ok(_) => Ok(()),
+                Err(error) => Err(self.refused(&error)),
+            }?;
+            Ok(tls)
+        };
+        self.identity.clock().timeout(self.settings.connect_timeout, attempt).await.unwrap_or_else(|_| {
+            let seconds = self.settings.connect_timeout.as_secs_f64();
+            Err(self.unreachable().detail(format!("No answer came within {seconds} seconds.")))
+        })
+    }
+
+    fn unreachable(&self) -> Failure {
+        unreachable(&self.address, &self.expected)
+    }
+
+    fn refused_by_network(&self, error: &io::Error) -> Failure {
+        let hint = match error.kind() {
+            io::ErrorKind::ConnectionRefused => "Is it running, and is this its address?",
+            io::ErrorKind::PermissionDenied => "Is there a firewall between?",
+            _ => "Check the address, name resolution and the network between.",
+        };
+        self.unreachable().detail(format!("The network said: {error}.")).hint(hint).because(error)
+    }
+
+    fn refused(&self, error: &io::Error) -> Failure {
+        let Some(tls) = tls_error(error) else {
+            return self
+                .unreachable()
+                .detail(format!("The connection ended before it was ready: {error}."))
+                .hint("Check that a pgportage process listens there. Its log may say more.")
+                .because(error);
+        };
+        let told = explain(tls);
+        Failure {
+            reason: told.reason,
+            remedy: if told.reason == Reason::PeerUnreachable { Remedy::Wait } else { Remedy::Operator },
+            ..self.unreachable()
+        }
+        .detail(sentence(&told.message))
+        .hint(told.hint)
+        .because(error)
+    }
+}
+
+fn unreachable(address: &str, expected: &SpiffeId) -> Failure {
+    let (role, name) = (expected.role(), expected.name());
+    Failure::new(Reason::PeerUnreachable, format!("could not connect to {role} \"{name}\" at {address}"))
+        .remedy(Remedy::Wait)
+        .effect(Effect::None)
+        .with("peer", name)
+        .with("address", address)
+}
+
+/// A clause as a sentence.
+pub(crate) fn sentence(clause: &str) -> String {
+    let mut characters = clause.chars();
+    match characters.next() {
+        Some(first) => format!("{}{}.", first.to_uppercase(), characters.as_str()),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,252 @@
+//! Accepting others: a bounded number of handshakes, each with a time limit, and
+//! nobody gets past them without an identity.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pgportage_proto::Reason;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use crate::http2::{HEADER_LIST_BYTES, Http2Settings, MAX_STREAMS};
+use crate::identity::PeerIdentity;
+use crate::tls::{Identity, explain, tls_error};
+use crate::{Effect, Failure, authorise, trace};
+
+/// Accepted connections waiting for the server to take them. It takes them at
+/// once; more than a few means that it is stopping.
+const ACCEPTED: usize = 16;
+
+/// How connections are accepted and given up.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeSettings {
+    /// Windows and keepalive.
+    pub http2: Http2Settings,
+    /// How long a client may take for its handshake.
+    pub handshake_timeout: Duration,
+    /// Most handshakes under way at once. More wait in the listener's backlog.
+    pub handshakes: usize,
+    /// How long open calls may take to end once the server stops. Then their
+    /// connections are closed.
+    pub drain_timeout: Duration,
+}
+
+impl ServeSettings {
+    /// For the coordinator.
+    #[must_use]
+    pub const fn control() -> Self {
+        Self {
+            http2: Http2Settings::control(),
+            handshake_timeout: Duration::from_secs(5),
+            handshakes: 64,
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// For an agent's end of the link.
+    #[must_use]
+    pub const fn link() -> Self {
+        Self { http2: Http2Settings::link(), ..Self::control() }
+    }
+}
+
+/// Opens a listener.
+///
+/// # Errors
+///
+/// [`Reason::ConfigurationInvalid`] when the address cannot be had.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(Reason::ConfigurationInvalid, format!("could not listen on {address}"))
+            .detail(format!("The system said: {error}."))
+            .hint("Is another process listening there? Choose another address or stop it.")
+            .effect(Effect::None)
+            .with("address", address)
+    })
+}
+
+/// Serves `routes` to whoever proves an identity of ours, each call by the table
+/// in [`crate::authorise`].
+///
+/// Returns after `stop`, once open calls have ended or the drain limit has
+/// passed; no connection outlives it. The one who calls it should tell long
+/// streams to end when `stop` is cancelled. Dropping the future closes all
+/// connections at once.
+///
+/// # Errors
+///
+/// [`Reason::Internal`] when the server ends by itself, which it never should.
+pub async fn serve(
+    listener: TcpListener,
+    identity: Identity,
+    settings: ServeSettings,
+    routes: Routes,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let clock = identity.clock();
+    let http2 = settings.http2;
+    // Cancelled when this function ends, however it ends.
+    let over = CancellationToken::new();
+    let _end = over.clone().drop_guard();
+    let connections = incoming(listener, identity, settings, &over);
+    let server = Server::builder()
+        .initial_stream_window_size(http2.stream_window_bytes)
+        .initial_connection_window_size(http2.connection_window_bytes)
+        .http2_keepalive_interval(Some(http2.keepalive_interval))
+        .http2_keepalive_timeout(Some(http2.keepalive_timeout))
+        .http2_max_header_list_size(HEADER_LIST_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .trace_fn(trace::server_span)
+        .layer(authorise::layer(clock))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
+    tokio::pin!(server);
+    let outcome = tokio::select! {
+        outcome = &mut server => outcome,
+        () = async { stop.cancelled().await; clock.sleep(settings.drain_timeout).await } => {
+            tracing::warn!("calls were still open at the end of the drain; their connections are closed");
+            Ok(())
+        }
+    };
+    outcome.map_err(|error| {
+        Failure::new(Reason::Internal, "the server ended unexpectedly").effect(Effect::None).because(&error)
+    })
+}
+
+/// Accepts, shakes hands, and passes on. Ends when the receiver is dropped.
+fn incoming(
+    listener: TcpListener,
+    identity: Identity,
+    settings: ServeSettings,
+    over: &CancellationToken,
+) -> ReceiverStream<io::Result<PeerStream>> {
+    let (accepted, receiver) = mpsc::channel(ACCEPTED);
+    let over = over.clone();
+    let clock = identity.clock();
+    // Ends with the receiver or with `over`, both of which `serve` owns.
+    tokio::spawn(async move {
+        let permits = Arc::new(Semaphore::new(settings.handshakes));
+        let handshakes = TaskTracker::new();
+        loop {
+            let next = async {
+                // Waiting here leaves the rest in the backlog.
+                let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
+                listener.accept().await.map(|(tcp, address)| (permit, tcp, address))
+            };
+            let (permit, tcp, address) = tokio::select! {
+                biased;
+                () = accepted.closed() => break,
+                () = over.cancelled() => break,
+                next = next => match next {
+                    Ok(next) => next,
+                    Err(error) => {
+                        // Out of file descriptors, most likely: not the client's fault.
+                        tracing::warn!(%error, "could not accept a connection");
+                        clock.sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+            };
+            let (accepted, identity, over) = (accepted.clone(), identity.clone(), over.clone());
+            handshakes.spawn(async move {
+                let handshake = handshake(tcp, &identity, over.clone());
+                let outcome = tokio::select! {
+                    outcome = clock.timeout(settings.handshake_timeout, handshake) => outcome,
+                    () = over.cancelled() => return,
+                };
+                drop(permit);
+                match outcome {
+                    Ok(Ok(stream)) => {
+                        tracing::debug!(%address, peer = %stream.peer.uri, "accepted a connection");
+                        // The server stopped in between: dropping closes it.
+                        drop(accepted.send(Ok(stream)).await);
+                    }
+                    Ok(Err(error)) => {
+                        let reason = tls_error(&error).map_or_else(|| error.to_string(), |tls| explain(tls).message);
+                        tracing::warn!(%address, reason, "refused a connection");
+                    }
+                    Err(_) => {
+                        let reason = "the handshake took too long";
+                        tracing::warn!(%address, reason, "refused a connection");
+                    }
+                }
+            });
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn handshake(tcp: TcpStream, identity: &Identity, over: CancellationToken) -> io::Result<PeerStream> {
+    tcp.set_nodelay(true)?;
+    let io = TlsAcceptor::from(identity.server_config()).accept(tcp).await?;
+    // The verifier has looked at it already; without it nothing is known about the peer.
+    let certificate = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let certificate = certificate.ok_or_else(|| io::Error::other("the client presented no certificate"))?;
+    let peer = PeerIdentity::from_certificate(certificate).map_err(io::Error::other)?;
+    Ok(PeerStream { io, peer, over: Box::pin(over.cancelled_owned()) })
+}
+
+/// A connection whose other end is known.
+#[derive(Debug)]
+pub struct PeerStream {
+    io: TlsStream<TcpStream>,
+    peer: PeerIdentity,
+    /// Resolves when the server is over. tonic leaves connection tasks behind;
+    /// this ends them.
+    over: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl PeerStream {
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> &PeerIdentity {
+        &self.peer
+    }
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.over.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
