@@ -226,9 +226,7 @@ async fn nobody_there_says_so() {
     assert_eq!(failure.remedy, Remedy::Wait);
     // It speaks something else.
     let talker = tokio::spawn(async move {
-        let (mut tcp, _) = listener.accept().await.unwrap();
-        while let Ok((next, _)) = listener.accept().await {
-            tcp = next;
+        while let Ok((mut tcp, _)) = listener.accept().await {
             let _sent = tokio::io::AsyncWriteExt::write_all(&mut tcp, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
