@@ -6,6 +6,7 @@ use pgportage_link::Clock;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::metrics::Gauges;
 use crate::policy::Policy;
@@ -32,6 +33,8 @@ pub struct Agent {
     pub door: Door,
     /// What is measured between commands.
     pub gauges: Gauges,
+    /// The heartbeats of the migrations that this agent is the source of.
+    pub heartbeats: Heartbeats,
     /// Owner of every task that outlasts a command. **Invariant:** each of them
     /// ends by itself soon after `stop`.
     pub tasks: TaskTracker,
@@ -53,6 +56,7 @@ impl Agent {
             clock,
             door,
             gauges: Gauges::default(),
+            heartbeats: Heartbeats::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             settings,

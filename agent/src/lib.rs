@@ -5,6 +5,7 @@
 
 pub mod action;
 pub mod agent;
+pub mod heartbeat;
 pub mod journal;
 pub mod metrics;
 pub mod migration;

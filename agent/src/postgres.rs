@@ -7,6 +7,7 @@ mod door;
 mod error;
 pub mod expel;
 mod lsn;
+pub mod own_schema;
 mod passfile;
 mod quote;
 pub mod replication;

@@ -5,7 +5,12 @@
 //! listed in [`crate::action::Action`] inherits the contract test: run twice,
 //! killed at every fail point and resumed, undone, undone twice.
 
+pub mod connect;
 mod context;
+pub mod identity;
+mod patience;
+pub mod publication;
+mod quiet;
 
 use std::future::Future;
 

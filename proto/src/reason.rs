@@ -129,6 +129,9 @@ reasons! {
     ReplicationLoginFailed = "REPLICATION_LOGIN_FAILED",
     /// The slot is gone or invalidated; the copy has to start again.
     SlotLost = "SLOT_LOST",
+    /// A table has no usable replica identity: publishing it would make the
+    /// application's UPDATE and DELETE fail.
+    ReplicaIdentityMissing = "REPLICA_IDENTITY_MISSING",
     /// An object of ours has another definition than ours.
     ObjectConflict = "OBJECT_CONFLICT",
     /// The subscription stopped applying.

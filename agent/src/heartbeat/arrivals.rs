@@ -1,0 +1,83 @@
+//! The destination's half: notices arrivals while somebody watches.
+
+use std::time::Duration;
+
+use pgportage_link::Failure;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::agent::SharedAgent;
+use crate::migration::Participation;
+use crate::postgres::{Purpose, Session, sql_failure};
+
+/// Time between two looks: what the measured lag may be too high by.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Pause after a failed look.
+const PAUSE: Duration = Duration::from_secs(1);
+
+const LOOK: &str = "SELECT sequence FROM pgportage.heartbeat WHERE id = 1";
+
+/// The numbers of the heartbeat rows that arrive here: the newest now (zero
+/// before the first), then each new one. The looking ends when the stream is
+/// dropped, or with the agent; outages of the server are waited out.
+#[must_use]
+pub fn arrivals(agent: &SharedAgent, participation: &Participation) -> ReceiverStream<i64> {
+    // One: a slow reader gets the newest number, not a queue of old ones.
+    let (sender, receiver) = mpsc::channel(1);
+    let (agent, participation) = (SharedAgent::clone(agent), participation.clone());
+    let tasks = agent.tasks.clone();
+    tasks.spawn(async move {
+        let watching = async {
+            tokio::select! {
+                () = sender.closed() => {}
+                () = watch(&agent, &participation, &sender) => {}
+            }
+        };
+        agent.stop.run_until_cancelled(watching).await;
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn watch(agent: &SharedAgent, participation: &Participation, sender: &mpsc::Sender<i64>) {
+    let mut session = None;
+    let mut told = None;
+    loop {
+        let pause = match look(agent, participation, &mut session).await {
+            Ok(number) => {
+                if told != Some(number) {
+                    if sender.send(number).await.is_err() {
+                        return;
+                    }
+                    told = Some(number);
+                }
+                INTERVAL
+            }
+            Err(failure) => {
+                tracing::debug!(migration.id = %participation.migration, failure = %failure, detail = failure.detail, "cannot look for heartbeats");
+                session = None;
+                // Whoever watches hears at least once: nothing has arrived.
+                if told.is_none() {
+                    if sender.send(0).await.is_err() {
+                        return;
+                    }
+                    told = Some(0);
+                }
+                PAUSE
+            }
+        };
+        agent.clock.sleep(pause).await;
+    }
+}
+
+async fn look(
+    agent: &SharedAgent,
+    participation: &Participation,
+    session: &mut Option<Session>,
+) -> Result<i64, Failure> {
+    let open = match session {
+        Some(open) => open,
+        None => session.insert(agent.door.open(&participation.database, Purpose::Watch).await?),
+    };
+    let row = open.query_opt(LOOK, &[]).await.map_err(|error| sql_failure(error, "look for heartbeats"))?;
+    Ok(row.map_or(0, |row| row.get(0)))
+}

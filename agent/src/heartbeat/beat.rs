@@ -1,0 +1,196 @@
+//! The source's half: writes the numbers, hears of their arrival.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pgportage_link::Failure;
+use tokio_util::sync::CancellationToken;
+
+use super::state::{Beats, Reading};
+use crate::agent::{Agent, SharedAgent};
+use crate::migration::{MigrationId, Participation, Side};
+use crate::names;
+use crate::postgres::{Purpose, Session, sql_failure};
+
+/// Time between two beats.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A beat that takes longer is given up, and its session with it.
+const BEAT_LIMIT: Duration = Duration::from_secs(15);
+/// First pause after the link failed; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause after the link failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// A standby that is lost must not hold the beat up.
+const SETTINGS: &str = "SET synchronous_commit = local";
+
+const BEAT: &str = "UPDATE pgportage.heartbeat SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence";
+
+const LAG_BYTES: &str = "\
+SELECT greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
+FROM pg_replication_slots
+WHERE slot_name = $1 AND confirmed_flush_lsn IS NOT NULL";
+
+/// The note in the journal that a migration beats: a restarted agent goes on.
+const NOTE: &str = "heartbeat";
+
+/// The heartbeats of all migrations that this agent is the source of.
+#[derive(Debug, Default)]
+pub struct Heartbeats(Mutex<HashMap<MigrationId, Running>>);
+
+#[derive(Debug)]
+struct Running {
+    beats: SharedBeats,
+    stop: CancellationToken,
+    stopped: CancellationToken,
+}
+
+type SharedBeats = Arc<Mutex<Beats>>;
+
+impl Heartbeats {
+    /// Goes on with the heartbeats that ran when the process ended. Called once,
+    /// at start.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be read.
+    pub fn resume(&self, agent: &SharedAgent) -> Result<(), Failure> {
+        for participation in agent.journal.participations()? {
+            if participation.side == Side::Source && agent.journal.note(&participation.migration, NOTE)?.is_some() {
+                self.start(agent, &participation);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes durably that the migration will beat.
+    pub(crate) fn intend(&self, agent: &Agent, participation: &Participation) -> Result<(), Failure> {
+        agent.journal.set_note(&participation.migration, NOTE, "on")
+    }
+
+    /// Notes durably that the migration does not beat any more.
+    pub(crate) fn forget(&self, agent: &Agent, migration: &MigrationId) -> Result<(), Failure> {
+        agent.gauges.update(migration, |gauge| {
+            gauge.lag = None;
+            gauge.lag_bytes = None;
+        });
+        agent.journal.clear_note(migration, NOTE)
+    }
+
+    /// Starts the heartbeat of a migration, unless it runs already. Its task ends
+    /// with [`Heartbeats::stop`] or with the agent.
+    pub fn start(&self, agent: &SharedAgent, participation: &Participation) {
+        let mut all = self.lock();
+        if all.get(&participation.migration).is_some_and(|running| !running.stopped.is_cancelled()) {
+            return;
+        }
+        let running = Running {
+            beats: SharedBeats::default(),
+            stop: agent.stop.child_token(),
+            stopped: CancellationToken::new(),
+        };
+        let task = Task {
+            agent: Arc::clone(agent),
+            participation: participation.clone(),
+            beats: Arc::clone(&running.beats),
+            stop: running.stop.clone(),
+        };
+        let stopped = running.stopped.clone();
+        agent.tasks.spawn(async move {
+            let _stopped = stopped.drop_guard();
+            task.run().await;
+        });
+        all.insert(participation.migration.clone(), running);
+    }
+
+    /// Stops the heartbeat of a migration and waits until its session is closed.
+    pub async fn stop(&self, migration: &MigrationId) {
+        let running = self.lock().remove(migration);
+        if let Some(running) = running {
+            running.stop.cancel();
+            running.stopped.cancelled().await;
+        }
+    }
+
+    /// What the heartbeat of a migration says now. None while it is unknown.
+    #[must_use]
+    pub fn reading(&self, agent: &Agent, migration: &MigrationId) -> Option<Reading> {
+        let beats = Arc::clone(&self.lock().get(migration)?.beats);
+        beats.lock().unwrap_or_else(PoisonError::into_inner).reading(agent.clock.now())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<MigrationId, Running>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One migration's heartbeat.
+struct Task {
+    agent: SharedAgent,
+    participation: Participation,
+    beats: SharedBeats,
+    stop: CancellationToken,
+}
+
+impl Task {
+    async fn run(self) {
+        self.stop.run_until_cancelled(self.write()).await;
+    }
+
+    /// Writes the next number every second, for ever.
+    async fn write(&self) {
+        let mut session = None;
+        loop {
+            if let Err(failure) = self.beat(&mut session).await {
+                tracing::debug!(
+                    migration.id = %self.participation.migration, failure = %failure, detail = failure.detail,
+                    "no heartbeat was written"
+                );
+                session = None;
+            }
+            self.publish();
+            self.agent.clock.sleep(INTERVAL).await;
+        }
+    }
+
+    async fn beat(&self, session: &mut Option<Session>) -> Result<(), Failure> {
+        let clock = self.agent.clock;
+        let failure = |error| sql_failure(error, "write a heartbeat");
+        let open = match session {
+            Some(open) => open,
+            None => {
+                let open = self.agent.door.open(&self.participation.database, Purpose::Watch).await?;
+                open.batch_execute(SETTINGS).await.map_err(failure)?;
+                session.insert(open)
+            }
+        };
+        let begun = clock.now();
+        let beat = async {
+            let row = open.query_opt(BEAT, &[]).await.map_err(failure)?;
+            if let Some(row) = row {
+                self.lock().sent(row.get(0), begun);
+            }
+            let slot = names::replication_name(&self.participation.migration);
+            let lag: Option<i64> =
+                open.query_opt(LAG_BYTES, &[&slot]).await.map_err(failure)?.map(|row| row.get(0));
+            self.agent.gauges.update(&self.participation.migration, |gauge| {
+                gauge.lag_bytes = lag.and_then(|bytes| u64::try_from(bytes).ok());
+            });
+            Ok(())
+        };
+        match clock.timeout(BEAT_LIMIT, beat).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::new(pgportage_proto::Reason::ServerUnreachable, "the server does not answer")),
+        }
+    }
+
+    fn publish(&self) {
+        let reading = self.lock().reading(self.agent.clock.now());
+        self.agent.gauges.update(&self.participation.migration, |gauge| gauge.lag = reading.map(|reading| reading.lag));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Beats> {
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

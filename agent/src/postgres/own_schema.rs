@@ -1,0 +1,307 @@
+//! Our schema on both servers, and the ledger of transactional acts in it.
+//!
+//! **Invariant:** an effect that a transaction can carry and its ledger row are
+//! committed together, and the row is refused when a later coordinator has
+//! written there before. After an unknown outcome the row says what happened.
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio_postgres::{GenericClient, Transaction};
+
+use super::access::{DECISION_TABLE_DDL, FENCE_TABLE_DDL};
+use super::{quote_ident, sql_failure};
+use crate::migration::{MigrationId, Participation, Side};
+use crate::names;
+use crate::step::Context;
+
+/// Layout of the tables below. Grows when an older agent could not read them.
+const FORMAT: i32 = 1;
+
+const CREATE_SCHEMA: &str = "CREATE SCHEMA pgportage";
+
+const MIGRATION_TABLE_DDL: &str = "\
+CREATE TABLE pgportage.migration (
+    migration_id text PRIMARY KEY,
+    side text NOT NULL,
+    format int NOT NULL
+)";
+
+const LEDGER_TABLE_DDL: &str = "\
+CREATE TABLE pgportage.ledger (
+    command_id text PRIMARY KEY,
+    action text NOT NULL,
+    verb text NOT NULL,
+    leader_epoch bigint NOT NULL,
+    plan_digest bytea NOT NULL,
+    result bytea,
+    record_time timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+)";
+
+const HEARTBEAT_TABLE_DDL: &str = "\
+CREATE TABLE pgportage.heartbeat (
+    id int PRIMARY KEY,
+    sequence bigint NOT NULL
+)";
+
+const MARKER_TABLE_DDL: &str = "\
+CREATE TABLE pgportage.marker (
+    marker_id uuid PRIMARY KEY,
+    cutover_epoch bigint NOT NULL
+)";
+
+const FIRST_HEARTBEAT: &str = "\
+INSERT INTO pgportage.heartbeat (id, sequence) VALUES (1, 0) ON CONFLICT (id) DO NOTHING";
+
+const INSERT_MIGRATION: &str = "\
+INSERT INTO pgportage.migration (migration_id, side, format) VALUES ($1, $2, $3)";
+
+const SELECT_MIGRATION: &str = "SELECT migration_id, side, format FROM pgportage.migration";
+
+const RELATION_EXISTS: &str = "\
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = 'pgportage' AND c.relname = $1)";
+
+const SCHEMA_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'pgportage')";
+
+/// Nobody else writes between the look at the epochs and our row.
+const LOCK_LEDGER: &str = "LOCK TABLE pgportage.ledger IN SHARE ROW EXCLUSIVE MODE";
+
+const HIGHEST_EPOCH: &str = "SELECT coalesce(max(leader_epoch), 0) FROM pgportage.ledger";
+
+/// A command that is carried out again after a crash keeps its one row.
+const RECORD: &str = "\
+INSERT INTO pgportage.ledger (command_id, action, verb, leader_epoch, plan_digest, result)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (command_id) DO UPDATE
+SET leader_epoch = excluded.leader_epoch, result = excluded.result, record_time = pg_catalog.clock_timestamp()";
+
+const RECORDED: &str = "SELECT result FROM pgportage.ledger WHERE command_id = $1";
+
+const RESULTS: &str = "\
+SELECT result FROM pgportage.ledger
+WHERE action = $1 AND verb = 'perform' AND result IS NOT NULL
+ORDER BY record_time";
+
+const DROP_SCHEMA: &str = "DROP SCHEMA pgportage CASCADE";
+
+/// Whose schema `pgportage` is in a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// There is none.
+    Absent,
+    /// It belongs to the migration asked about, on the side asked about.
+    Ours,
+    /// It belongs to something else, described for people.
+    Other(String),
+}
+
+/// The row of one command in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// What the command kept with its effect. Empty if nothing.
+    pub result: Vec<u8>,
+}
+
+/// Looks whose schema `pgportage` is in the session's database.
+///
+/// # Errors
+///
+/// What the server reports; [`Reason::StoreTooNew`] when a newer release made it.
+pub async fn ownership(client: &impl GenericClient, participation: &Participation) -> Result<Ownership, Failure> {
+    let doing = "look at schema pgportage";
+    let failure = |error| sql_failure(error, doing);
+    let exists: bool = client.query_one(SCHEMA_EXISTS, &[]).await.map_err(failure)?.get(0);
+    if !exists {
+        return Ok(Ownership::Absent);
+    }
+    if !relation_exists(client, "migration").await? {
+        return Ok(Ownership::Other("somebody else: it has no table of migrations".to_owned()));
+    }
+    let rows = client.query(SELECT_MIGRATION, &[]).await.map_err(failure)?;
+    let [row] = rows.as_slice() else {
+        return Ok(Ownership::Other(format!("{} migrations", rows.len())));
+    };
+    let (migration, side, format): (String, String, i32) = (row.get(0), row.get(1), row.get(2));
+    if format > FORMAT {
+        return Err(Failure::new(Reason::StoreTooNew, "schema pgportage was made by a newer release")
+            .detail(format!("Its format is {format}; this agent knows up to {FORMAT}."))
+            .hint("Run the newer agent.")
+            .effect(Effect::None));
+    }
+    if migration == participation.migration.as_str() && side == participation.side.as_str() {
+        Ok(Ownership::Ours)
+    } else {
+        Ok(Ownership::Other(format!("migration {migration} ({side})")))
+    }
+}
+
+/// The failure of a step that meets somebody else's schema.
+fn conflict(owner: &str, migration: &MigrationId) -> Failure {
+    Failure::new(Reason::ObjectConflict, "schema pgportage belongs to another migration")
+        .detail(format!("It belongs to {owner}."))
+        .hint(format!(
+            "If that migration is over, run `pgportage-agent cleanup` for it on this machine, then retry {migration}."
+        ))
+        .effect(Effect::None)
+}
+
+/// Makes our schema and its tables for the context's side, where they are
+/// missing. Part of the caller's transaction.
+///
+/// # Errors
+///
+/// [`Reason::ObjectConflict`] when schema `pgportage` is not this migration's;
+/// otherwise what the server reports.
+pub async fn ensure(transaction: &Transaction<'_>, cx: &Context) -> Result<(), Failure> {
+    let participation = &cx.participation;
+    let failure = |error| sql_failure(error, "make schema pgportage");
+    match ownership(transaction, participation).await? {
+        Ownership::Ours => {}
+        Ownership::Other(owner) => return Err(conflict(&owner, &participation.migration)),
+        Ownership::Absent => {
+            transaction.batch_execute(CREATE_SCHEMA).await.map_err(failure)?;
+            transaction.batch_execute(MIGRATION_TABLE_DDL).await.map_err(failure)?;
+            let (migration, side) = (participation.migration.as_str(), participation.side.as_str());
+            transaction.execute(INSERT_MIGRATION, &[&migration, &side, &FORMAT]).await.map_err(failure)?;
+        }
+    }
+    let side_table = match participation.side {
+        Side::Source => ("fence", FENCE_TABLE_DDL),
+        Side::Destination => ("decision", DECISION_TABLE_DDL),
+    };
+    let tables = [
+        (names::LEDGER_TABLE, LEDGER_TABLE_DDL),
+        (names::HEARTBEAT_TABLE, HEARTBEAT_TABLE_DDL),
+        (names::MARKER_TABLE, MARKER_TABLE_DDL),
+        side_table,
+    ];
+    for (name, ddl) in tables {
+        if !relation_exists(transaction, name).await? {
+            transaction.batch_execute(ddl).await.map_err(failure)?;
+        }
+    }
+    // On the destination the row comes with the initial copy.
+    if participation.side == Side::Source {
+        transaction.batch_execute(FIRST_HEARTBEAT).await.map_err(failure)?;
+    }
+    Ok(())
+}
+
+/// Removes our schema, the ledger included. Part of the caller's transaction.
+/// Does nothing when there is none, or when it is somebody else's.
+///
+/// The caller has made sure that neither a fence nor an undecided cutover is
+/// recorded in it.
+///
+/// # Errors
+///
+/// [`Reason::StaleEpoch`] when a later coordinator has written in the ledger;
+/// otherwise what the server reports.
+pub async fn remove(transaction: &Transaction<'_>, cx: &Context) -> Result<(), Failure> {
+    match ownership(transaction, &cx.participation).await? {
+        Ownership::Absent | Ownership::Other(_) => Ok(()),
+        Ownership::Ours => {
+            check_epoch(transaction, cx).await?;
+            transaction.batch_execute(DROP_SCHEMA).await.map_err(|error| sql_failure(error, "drop schema pgportage"))
+        }
+    }
+}
+
+/// Writes the command's ledger row. Part of the transaction that has the effect.
+/// `action` and `verb` are the words of [`crate::action`].
+///
+/// # Errors
+///
+/// [`Reason::StaleEpoch`] when a later coordinator has written in the ledger;
+/// otherwise what the server reports.
+pub async fn record(
+    transaction: &Transaction<'_>,
+    cx: &Context,
+    action: &str,
+    verb: &str,
+) -> Result<(), Failure> {
+    record_with(transaction, cx, action, verb, None).await
+}
+
+/// As [`record`], and keeps `result` in the row.
+///
+/// # Errors
+///
+/// As [`record`].
+pub async fn record_with(
+    transaction: &Transaction<'_>,
+    cx: &Context,
+    action: &str,
+    verb: &str,
+    result: Option<&[u8]>,
+) -> Result<(), Failure> {
+    check_epoch(transaction, cx).await?;
+    transaction
+        .execute(
+            RECORD,
+            &[&cx.command_id, &action, &verb, &cx.leader_epoch, &cx.plan_digest, &result],
+        )
+        .await
+        .map_err(|error| sql_failure(error, "write the ledger"))?;
+    Ok(())
+}
+
+/// The ledger row of a command, if its effect was committed.
+///
+/// # Errors
+///
+/// What the server reports.
+pub async fn recorded(client: &impl GenericClient, command_id: &str) -> Result<Option<Recorded>, Failure> {
+    if !relation_exists(client, names::LEDGER_TABLE).await? {
+        return Ok(None);
+    }
+    let row = client
+        .query_opt(RECORDED, &[&command_id])
+        .await
+        .map_err(|error| sql_failure(error, "read the ledger"))?;
+    Ok(row.map(|row| Recorded { result: row.get::<_, Option<Vec<u8>>>(0).unwrap_or_default() }))
+}
+
+/// What earlier commands of a kind kept with their effects, oldest first.
+///
+/// # Errors
+///
+/// What the server reports.
+pub async fn results(client: &impl GenericClient, action: &str) -> Result<Vec<Vec<u8>>, Failure> {
+    if !relation_exists(client, names::LEDGER_TABLE).await? {
+        return Ok(Vec::new());
+    }
+    let rows = client
+        .query(RESULTS, &[&action])
+        .await
+        .map_err(|error| sql_failure(error, "read the ledger"))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Refuses a coordinator that somebody has succeeded.
+async fn check_epoch(transaction: &Transaction<'_>, cx: &Context) -> Result<(), Failure> {
+    let failure = |error| sql_failure(error, "read the ledger");
+    transaction.batch_execute(LOCK_LEDGER).await.map_err(failure)?;
+    let highest: i64 = transaction.query_one(HIGHEST_EPOCH, &[]).await.map_err(failure)?.get(0);
+    if highest > cx.leader_epoch {
+        return Err(Failure::new(Reason::StaleEpoch, "a later coordinator has worked on this database")
+            .detail(format!("The command carries epoch {}; the ledger knows {highest}.", cx.leader_epoch))
+            .remedy(Remedy::Operator)
+            .effect(Effect::None));
+    }
+    Ok(())
+}
+
+async fn relation_exists(client: &impl GenericClient, name: &str) -> Result<bool, Failure> {
+    let row = client
+        .query_one(RELATION_EXISTS, &[&name])
+        .await
+        .map_err(|error| sql_failure(error, "look at schema pgportage"))?;
+    Ok(row.get(0))
+}
+
+/// One of our tables as an SQL identifier.
+#[must_use]
+pub fn table(name: &str) -> String {
+    format!("{}.{}", quote_ident(names::SCHEMA), quote_ident(name))
+}

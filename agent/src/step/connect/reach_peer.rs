@@ -1,0 +1,45 @@
+//! Calls the other agent over the link.
+
+use std::time::Duration;
+
+use pgportage_link::Failure;
+
+use crate::step::{Context, Step, Survey};
+
+/// Calls the other agent and measures how long its answer takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReachPeer;
+
+/// The other agent answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReachPeerResult {
+    /// Time from question to answer, on a connection that stood already.
+    pub round_trip: Duration,
+    /// The other agent's release, for people.
+    pub software_version: String,
+}
+
+impl Step for ReachPeer {
+    type Output = ReachPeerResult;
+
+    /// Never done before: only a call proves that the other agent answers now.
+    async fn survey(&self, _cx: &Context) -> Result<Survey<ReachPeerResult>, Failure> {
+        Ok(Survey::Ready)
+    }
+
+    async fn perform(&self, cx: &Context) -> Result<ReachPeerResult, Failure> {
+        let peer = cx.agent.peers.call(&cx.participation).await?;
+        // The first call may include the handshake; the second is the figure.
+        peer.greet().await?;
+        let asked = cx.clock.now();
+        let greeting = peer.greet().await?;
+        Ok(ReachPeerResult {
+            round_trip: cx.clock.now().duration_since(asked),
+            software_version: greeting.software_version,
+        })
+    }
+
+    async fn undo(&self, _cx: &Context) -> Result<(), Failure> {
+        Ok(())
+    }
+}

@@ -1,0 +1,476 @@
+//! The replication role and the canary role on the source.
+//!
+//! Both carry a comment that names the migration: a role of the same name
+//! without it is somebody else's and is never touched. The server only ever
+//! sees the SCRAM verifier of a password; the password itself goes to the
+//! destination agent over the link, is made anew for each asking, and is kept
+//! nowhere here.
+//!
+//! Class: convergent, inside one transaction. What the role may read is granted
+//! with the slot (`crate::step::CreateSlot`), after the schema was dumped: the
+//! dump would carry the grants to a server that has no such role.
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio_postgres::{GenericClient, Transaction};
+
+use crate::agent::Agent;
+use crate::migration::{MigrationId, Participation};
+use crate::names;
+use crate::policy::Policy;
+use crate::postgres::{Purpose, Secret, Session, quote_ident, quote_literal, scram_verifier, sql_failure};
+use crate::step::patience::Patience;
+use crate::step::{Context, Step, Survey, quiet};
+
+const ROLE_STATE: &str = "\
+SELECT coalesce(shobj_description(r.oid, 'pg_authid'), '') AS comment,
+       r.rolcanlogin, r.rolreplication, r.rolsuper, r.rolbypassrls,
+       EXISTS (SELECT FROM pg_database d, aclexplode(d.datacl) a
+               WHERE d.datname = current_database() AND a.grantee = r.oid AND a.privilege_type = 'CONNECT')
+           AS connects
+FROM pg_roles r
+WHERE r.rolname = $1";
+
+/// What the agent's own role may give: BYPASSRLS needs a superuser, and from 16
+/// on suffices to have it oneself.
+const ABLE: &str = "\
+SELECT current_setting('server_version_num')::int,
+       r.rolsuper OR (current_setting('server_version_num')::int >= 160000 AND r.rolbypassrls)
+FROM pg_roles r
+WHERE r.rolname = current_user";
+
+/// Tables whose rows the role would see only in part. The copy would leave the
+/// rest out without a word.
+const ROW_SECURITY: &str = "\
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+                 AND n.nspname NOT IN ('pg_catalog', 'information_schema'))";
+
+/// To drop what a role was granted, one has to have its privileges. A
+/// superuser has; another creator of roles grants the membership to itself, and
+/// it goes with the role.
+const LACKS_MEMBERSHIP: &str = "\
+SELECT NOT pg_has_role(current_user, r.oid, 'USAGE') FROM pg_roles r WHERE r.rolname = $1";
+
+/// Settings without which a base copy may be ended, or miss rows. The version is
+/// the first that knows the setting.
+const ROLE_SETTINGS: &[(i32, &str, &str)] = &[
+    (0, "statement_timeout", "0"),
+    (0, "lock_timeout", "0"),
+    (0, "idle_in_transaction_session_timeout", "0"),
+    (140_000, "idle_session_timeout", "0"),
+    (170_000, "transaction_timeout", "0"),
+    (0, "row_security", "off"),
+    (0, "default_transaction_read_only", "off"),
+];
+
+/// Makes the role that the subscription logs in as, and the canary role whose
+/// refused login proves a fence. Roles made beforehand are checked instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreateReplicationRole;
+
+/// The role made or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateReplicationRoleResult {
+    /// Its name.
+    pub role_name: String,
+}
+
+/// What a subscription needs to log in.
+#[derive(Clone, Debug)]
+pub struct ReplicationAccess {
+    /// Role to log in as.
+    pub role_name: String,
+    /// Its password.
+    pub password: Secret,
+    /// Database to connect to.
+    pub database: String,
+    /// Publication to subscribe to.
+    pub publication_name: String,
+    /// Slot to stream from.
+    pub slot_name: String,
+}
+
+/// The names of the two roles of a migration, made by us or beforehand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleNames {
+    /// What the subscription logs in as.
+    pub replication: String,
+    /// What proves the fence by being refused.
+    pub canary: String,
+}
+
+/// How one role looks.
+#[derive(Clone, Debug)]
+struct RoleState {
+    comment: String,
+    can_login: bool,
+    replication: bool,
+    superuser: bool,
+    bypasses_row_security: bool,
+    connects: bool,
+}
+
+/// The names of the source's two roles: those of the policy, or ours.
+#[must_use]
+pub fn role_names(policy: &Policy, migration: &MigrationId) -> RoleNames {
+    let canary = policy.roles().canary.as_ref();
+    RoleNames {
+        replication: replication_role(policy, migration),
+        canary: canary.map_or_else(|| names::canary_role(migration), |role| role.name.clone()),
+    }
+}
+
+/// What the subscription logs in as: the role of the policy, or ours.
+#[must_use]
+pub fn replication_role(policy: &Policy, migration: &MigrationId) -> String {
+    let premade = policy.roles().replication.as_ref();
+    premade.map_or_else(|| names::replication_name(migration), |role| role.name.clone())
+}
+
+/// The comment by which a later attempt knows a role of ours.
+fn comment(migration: &MigrationId) -> String {
+    format!("pgportage migration {migration}")
+}
+
+impl Step for CreateReplicationRole {
+    type Output = CreateReplicationRoleResult;
+
+    async fn survey(&self, cx: &Context) -> Result<Survey<CreateReplicationRoleResult>, Failure> {
+        let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
+        let names = role_names(&cx.agent.policy, &cx.participation.migration);
+        let bypass = needs_bypass(&*session).await?;
+        let replication = role_state(&*session, &names.replication).await?;
+        let canary = role_state(&*session, &names.canary).await?;
+        if let Some(role) = &cx.agent.policy.roles().replication {
+            check_premade(&role.name, replication.as_ref(), bypass)?;
+        } else {
+            check_ours(cx, &names.replication, replication.as_ref())?;
+        }
+        if cx.agent.policy.roles().canary.is_none() {
+            check_ours(cx, &names.canary, canary.as_ref())?;
+        } else if canary.is_none() {
+            return Err(missing(&names.canary));
+        }
+        let done = replication.is_some_and(|role| role.fits(bypass)) && canary.is_some_and(|role| role.can_login);
+        Ok(if done {
+            Survey::Done(CreateReplicationRoleResult { role_name: names.replication })
+        } else {
+            Survey::Ready
+        })
+    }
+
+    async fn perform(&self, cx: &Context) -> Result<CreateReplicationRoleResult, Failure> {
+        let names = role_names(&cx.agent.policy, &cx.participation.migration);
+        let mut patience = Patience::new(cx);
+        loop {
+            cx.safe_point()?;
+            match make_roles(cx, &names).await {
+                Ok(()) => break,
+                Err(failure) => patience.again(cx, failure, "the source server, to make the replication role").await?,
+            }
+        }
+        cx.fail_point("create_replication_role.perform.made");
+        Ok(CreateReplicationRoleResult { role_name: names.replication })
+    }
+
+    async fn undo(&self, cx: &Context) -> Result<(), Failure> {
+        let mut patience = Patience::new(cx);
+        loop {
+            cx.safe_point()?;
+            match remove_roles(cx).await {
+                Ok(()) => break,
+                Err(failure) => patience.again(cx, failure, "the source server, to drop the replication role").await?,
+            }
+        }
+        cx.fail_point("create_replication_role.undo.dropped");
+        Ok(())
+    }
+}
+
+impl RoleState {
+    fn fits(&self, bypass: bool) -> bool {
+        self.can_login && self.replication && self.connects && (self.superuser || self.bypasses_row_security || !bypass)
+    }
+}
+
+async fn role_state(client: &impl GenericClient, name: &str) -> Result<Option<RoleState>, Failure> {
+    let row = client
+        .query_opt(ROLE_STATE, &[&name])
+        .await
+        .map_err(|error| sql_failure(error, "look at the replication role"))?;
+    Ok(row.map(|row| RoleState {
+        comment: row.get(0),
+        can_login: row.get(1),
+        replication: row.get(2),
+        superuser: row.get(3),
+        bypasses_row_security: row.get(4),
+        connects: row.get(5),
+    }))
+}
+
+async fn needs_bypass(client: &impl GenericClient) -> Result<bool, Failure> {
+    let row = client
+        .query_one(ROW_SECURITY, &[])
+        .await
+        .map_err(|error| sql_failure(error, "look for row-level security"))?;
+    Ok(row.get(0))
+}
+
+/// Refuses a role that has our name and not our comment.
+fn check_ours(cx: &Context, name: &str, state: Option<&RoleState>) -> Result<(), Failure> {
+    match state {
+        Some(state) if state.comment != comment(&cx.participation.migration) => {
+            Err(Failure::new(Reason::ObjectConflict, format!("role {} exists and is not ours", quote_ident(name)))
+                .detail("It lacks the comment that this migration gives its roles.")
+                .hint(format!(
+                    "If nobody needs it, run: DROP ROLE {};. Otherwise choose another migration name.",
+                    quote_ident(name)
+                ))
+                .effect(Effect::None))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn missing(name: &str) -> Failure {
+    Failure::new(Reason::PrivilegeMissing, format!("role {} of the policy does not exist", quote_ident(name)))
+        .hint(format!("Make it, or take it out of [roles] in the policy: CREATE ROLE {} LOGIN;", quote_ident(name)))
+        .effect(Effect::None)
+}
+
+/// A role made beforehand must be what we would have made.
+fn check_premade(name: &str, state: Option<&RoleState>, bypass: bool) -> Result<(), Failure> {
+    let state = state.ok_or_else(|| missing(name))?;
+    let mut wanted = Vec::new();
+    if !state.can_login {
+        wanted.push("LOGIN");
+    }
+    if !state.replication && !state.superuser {
+        wanted.push("REPLICATION");
+    }
+    if bypass && !state.bypasses_row_security && !state.superuser {
+        wanted.push("BYPASSRLS");
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let statement = format!("ALTER ROLE {} {};", quote_ident(name), wanted.join(" "));
+    Err(Failure::new(Reason::PrivilegeMissing, format!("role {} lacks {}", quote_ident(name), wanted.join(", ")))
+        .hint(format!("As a superuser, run: {statement}"))
+        .effect(Effect::None))
+}
+
+async fn make_roles(cx: &Context, names: &RoleNames) -> Result<(), Failure> {
+    let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
+    // The verifier is no password, yet nobody needs it in a log.
+    quiet::hush(&session).await?;
+    let able = session.query_one(ABLE, &[]).await.map_err(|error| sql_failure(error, "look at the agent's own role"))?;
+    let (version, may_give_bypass): (i32, bool) = (able.get(0), able.get(1));
+    let bypass = needs_bypass(&*session).await?;
+    let premade = cx.agent.policy.roles().clone();
+    if premade.replication.is_none() && bypass && !may_give_bypass {
+        return Err(Failure::new(
+            Reason::PrivilegeMissing,
+            "tables have row-level security and the agent cannot make a role that bypasses it",
+        )
+        .detail("Without BYPASSRLS the initial copy would leave rows out.")
+        .hint(
+            "Give the agent's role BYPASSRLS (16 and later), or make the replication role beforehand with BYPASSRLS \
+             and name it under [roles] in the policy.",
+        )
+        .effect(Effect::None));
+    }
+    let transaction = session.transaction().await.map_err(|error| sql_failure(error, "begin a transaction"))?;
+    if premade.replication.is_none() {
+        let attributes = format!("LOGIN REPLICATION NOSUPERUSER {}", if bypass { "BYPASSRLS" } else { "" });
+        make_role(cx, &transaction, &names.replication, &attributes).await?;
+        for (since, setting, value) in ROLE_SETTINGS.iter().filter(|(since, _, _)| *since <= version) {
+            let statement = format!("ALTER ROLE {} SET {setting} = '{value}'", quote_ident(&names.replication));
+            run(&transaction, &statement).await.map_err(|failure| failure.with("since", since))?;
+        }
+    }
+    if premade.canary.is_none() {
+        make_role(cx, &transaction, &names.canary, "LOGIN NOSUPERUSER").await?;
+    }
+    if role_state(&transaction, &names.replication).await?.is_some_and(|state| !state.connects) {
+        let database = quote_ident(&cx.participation.database);
+        run(&transaction, &format!("GRANT CONNECT ON DATABASE {database} TO {}", quote_ident(&names.replication)))
+            .await?;
+        if premade.replication.is_some() {
+            remember_connect_grant(cx)?;
+        }
+    }
+    transaction.commit().await.map_err(|error| sql_failure(error, "make the replication role"))
+}
+
+/// Makes or mends one role of ours. Part of the caller's transaction.
+async fn make_role(cx: &Context, transaction: &Transaction<'_>, name: &str, attributes: &str) -> Result<(), Failure> {
+    let state = role_state(transaction, name).await?;
+    check_ours(cx, name, state.as_ref())?;
+    let role = quote_ident(name);
+    let verb = if state.is_some() { "ALTER" } else { "CREATE" };
+    let password = quote_literal(&scram_verifier(&Secret::generate()));
+    run(transaction, &format!("{verb} ROLE {role} {attributes} PASSWORD {password}")).await.map_err(|failure| {
+        if failure.reason == Reason::PrivilegeMissing {
+            failure.hint(
+                "Give the agent's role CREATEROLE and REPLICATION (16 and later; before, only a superuser can make \
+                 such a role), or make the roles beforehand and name them under [roles] in the policy.",
+            )
+        } else {
+            failure
+        }
+    })?;
+    let text = quote_literal(&comment(&cx.participation.migration));
+    run(transaction, &format!("COMMENT ON ROLE {role} IS {text}")).await
+}
+
+async fn run(transaction: &Transaction<'_>, statement: &str) -> Result<(), Failure> {
+    transaction.batch_execute(statement).await.map_err(|error| sql_failure(error, "make the replication role"))
+}
+
+/// The note that CONNECT was granted to a role made beforehand by us.
+const CONNECT_GRANTED: &str = "connect_granted";
+
+/// Durable before the grant is committed: a revoke too many would be visible, a
+/// grant left behind would not.
+fn remember_connect_grant(cx: &Context) -> Result<(), Failure> {
+    cx.agent.journal.set_note(&cx.participation.migration, CONNECT_GRANTED, "yes")
+}
+
+/// Revokes what our roles were granted, and drops them. Leaves roles made
+/// beforehand as they were.
+pub(crate) async fn remove_roles(cx: &Context) -> Result<(), Failure> {
+    let participation = &cx.participation;
+    let names = role_names(&cx.agent.policy, &participation.migration);
+    let premade = cx.agent.policy.roles();
+    let mut session = cx.door.open(&participation.database, Purpose::Control).await?;
+    if premade.replication.is_none() {
+        remove_role(cx, &mut session, &names.replication).await?;
+        cx.fail_point("remove_roles.replication");
+    } else if cx.agent.journal.note(&participation.migration, CONNECT_GRANTED)?.is_some() {
+        let (database, role) = (quote_ident(&participation.database), quote_ident(&names.replication));
+        session
+            .batch_execute(&format!("REVOKE CONNECT ON DATABASE {database} FROM {role}"))
+            .await
+            .map_err(|error| sql_failure(error, "revoke CONNECT from the replication role"))?;
+        cx.agent.journal.clear_note(&participation.migration, CONNECT_GRANTED)?;
+    }
+    if premade.canary.is_none() {
+        remove_role(cx, &mut session, &names.canary).await?;
+    }
+    Ok(())
+}
+
+async fn remove_role(cx: &Context, session: &mut Session, name: &str) -> Result<(), Failure> {
+    let failure = |error| sql_failure(error, "drop the replication role");
+    let Some(state) = role_state(&**session, name).await? else { return Ok(()) };
+    if state.comment != comment(&cx.participation.migration) {
+        return Ok(());
+    }
+    let role = quote_ident(name);
+    let transaction = session.transaction().await.map_err(failure)?;
+    let lacks: bool = transaction.query_one(LACKS_MEMBERSHIP, &[&name]).await.map_err(failure)?.get(0);
+    if lacks {
+        transaction.batch_execute(&format!("GRANT {role} TO CURRENT_USER")).await.map_err(failure)?;
+    }
+    // Owns nothing: this revokes what it was granted here and on the database.
+    transaction.batch_execute(&format!("DROP OWNED BY {role}")).await.map_err(failure)?;
+    transaction.batch_execute(&format!("DROP ROLE {role}")).await.map_err(failure)?;
+    transaction.commit().await.map_err(failure)
+}
+
+/// Gives the destination agent what its subscription needs to log in. The role's
+/// password is made anew, so that whoever was told an earlier one has nothing.
+///
+/// `system_identifier` is the destination cluster's: it is kept, because the
+/// slots that its table synchronisation makes here carry it in their names.
+///
+/// # Errors
+///
+/// [`Reason::ObjectConflict`] when the role is missing or not ours;
+/// [`Reason::RequestInvalid`] for an identifier that is none; otherwise what the
+/// server reports.
+pub async fn replication_access(
+    agent: &Agent,
+    participation: &Participation,
+    system_identifier: &str,
+) -> Result<ReplicationAccess, Failure> {
+    if system_identifier.is_empty() || !system_identifier.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Failure::new(Reason::RequestInvalid, "field `system_identifier` is not a system identifier")
+            .effect(Effect::None));
+    }
+    agent.journal.set_note(&participation.migration, DESTINATION_SYSTEM, system_identifier)?;
+    let names = role_names(&agent.policy, &participation.migration);
+    let password = match &agent.policy.roles().replication {
+        Some(role) => Secret::from_file(&role.password_file)?,
+        None => new_password(agent, participation, &names.replication).await?,
+    };
+    let name = names::replication_name(&participation.migration);
+    Ok(ReplicationAccess {
+        role_name: names.replication,
+        password,
+        database: participation.database.clone(),
+        publication_name: name.clone(),
+        slot_name: name,
+    })
+}
+
+/// The note of the destination cluster's system identifier.
+pub(crate) const DESTINATION_SYSTEM: &str = "destination_system_identifier";
+
+/// Proves that the server refuses a login for want of CONNECT: that of the
+/// canary role, which has a password, made anew here, and nothing else.
+///
+/// # Errors
+///
+/// [`Reason::FenceIncomplete`] when it can log in; [`Reason::CouldNotCheck`] when
+/// it is refused for another reason, which proves nothing.
+pub async fn prove_canary_refused(cx: &Context) -> Result<(), Failure> {
+    let (agent, participation) = (&cx.agent, &cx.participation);
+    let name = role_names(&agent.policy, &participation.migration).canary;
+    let password = match &agent.policy.roles().canary {
+        Some(role) => Secret::from_file(&role.password_file)?,
+        None => new_password(agent, participation, &name).await?,
+    };
+    match cx.door.open_as(&participation.database, &name, &password, Purpose::Control).await {
+        Err(refusal) if refusal.sqlstate.as_deref() == Some("42501") => Ok(()),
+        Err(other) => {
+            let line = format!("local {} {} scram-sha-256", hba_name(&participation.database), hba_name(&name));
+            Err(Failure::new(Reason::CouldNotCheck, "the canary role was refused before the server looked at its grants")
+                .detail(format!("{other}. {}", other.detail))
+                .hint(format!(
+                    "The line of pg_hba.conf that this agent's own logins match must ask role {} for a password, for \
+                     example: {line}",
+                    quote_ident(&name)
+                ))
+                .because(&other))
+        }
+        Ok(_session) => Err(Failure::new(Reason::FenceIncomplete, "a role without any grant could log in to the source")
+            .hint("Look for CONNECT granted to PUBLIC on the database.")),
+    }
+}
+
+/// A name as `pg_hba.conf` wants it: quoted, so that no keyword is read in it.
+pub(crate) fn hba_name(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+async fn new_password(agent: &Agent, participation: &Participation, name: &str) -> Result<Secret, Failure> {
+    let session = agent.door.open(&participation.database, Purpose::Control).await?;
+    let state = role_state(&*session, name).await?;
+    if state.is_none_or(|state| state.comment != comment(&participation.migration)) {
+        return Err(Failure::new(Reason::ObjectConflict, format!("role {} is not this migration's", quote_ident(name)))
+            .hint("The connect step has to be carried out first.")
+            .remedy(Remedy::Wait)
+            .effect(Effect::None));
+    }
+    quiet::hush(&session).await?;
+    let password = Secret::generate();
+    let verifier = quote_literal(&scram_verifier(&password));
+    session
+        .batch_execute(&format!("ALTER ROLE {} PASSWORD {verifier}", quote_ident(name)))
+        .await
+        .map_err(|error| sql_failure(error, "set the replication role's password"))?;
+    Ok(password)
+}
