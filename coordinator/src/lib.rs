@@ -6,4 +6,5 @@
 //! **Invariant:** the coordinator sees names, numbers and hashes. Never a row,
 //! never a definition, never a password, never a connection string.
 
+pub mod store;
 pub mod workflow;

@@ -20,7 +20,7 @@ pub mod statement;
 pub mod verb;
 
 #[cfg(test)]
-mod proof;
+pub(crate) mod proof;
 
 use std::fmt;
 

@@ -51,7 +51,7 @@ pub struct Origin {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fact {
     /// Place in the migration's history: from 1, without gaps.
-    pub sequence: u64,
+    pub sequence: i64,
     /// Who and on what occasion.
     pub origin: Origin,
     /// When it was recorded. For people; nothing is decided by it.

@@ -29,7 +29,7 @@ pub(crate) struct Play {
     pub(crate) last_pause: Duration,
 }
 
-fn fact(sequence: u64, event: Event) -> Fact {
+fn fact(sequence: i64, event: Event) -> Fact {
     Fact {
         sequence,
         origin: Origin {
@@ -37,7 +37,7 @@ fn fact(sequence: u64, event: Event) -> Fact {
             certificate_serial: "01".to_owned(),
             request_id: "r".to_owned(),
         },
-        time: SystemTime::UNIX_EPOCH + Duration::from_secs(sequence),
+        time: SystemTime::UNIX_EPOCH + Duration::from_secs(sequence.unsigned_abs()),
         plan_digest: Digest(vec![7]),
         event,
     }
@@ -419,7 +419,7 @@ proptest! {
 #[test]
 fn a_fact_that_does_not_fit_is_refused() {
     let play = Play::started();
-    let illegal = |event: Event, sequence: u64| {
+    let illegal = |event: Event, sequence: i64| {
         let mut wrong = fact(sequence, event);
         wrong.sequence = sequence;
         play.state.with(&wrong).unwrap_err().why

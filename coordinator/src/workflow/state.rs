@@ -47,7 +47,7 @@ pub struct State {
     /// The request of the operator's latest word.
     pub request_id: String,
     /// Sequence of the newest fact.
-    pub sequence: u64,
+    pub sequence: i64,
     /// Time of the first fact.
     pub create_time: SystemTime,
     /// Time of the newest fact.

@@ -17,7 +17,7 @@ use super::{Act, ActState, Commanded, Cutover, CutoverEnd, Phase, State, Step, V
 #[error("fact {sequence} ({event}) cannot follow: {why}")]
 pub struct IllegalTransition {
     /// The fact's number.
-    pub sequence: u64,
+    pub sequence: i64,
     /// Its kind.
     pub event: &'static str,
     /// What does not fit.
