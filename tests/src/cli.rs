@@ -68,6 +68,20 @@ impl Cli {
         Ok(CliOutput { code: status.code(), stdout, stderr })
     }
 
+    /// Runs one command on the terminal of this process and returns its exit
+    /// status.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started or takes too long.
+    pub async fn run_here(&self, arguments: &[&str]) -> Result<Option<i32>> {
+        let mut program = Program::new(&self.path).argument("--config").argument(&self.config).arguments(arguments);
+        program.environment.clone_from(&self.environment);
+        program.stdout = Output::Inherit;
+        program.stderr = Output::Inherit;
+        Ok(program.spawn()?.wait(PATIENCE).await?.code())
+    }
+
     /// Runs a command that must end with this exit status.
     ///
     /// # Errors

@@ -117,7 +117,7 @@ fn program(name: &str) -> Result<PathBuf> {
     };
     let path = directory.join(name);
     ensure!(path.exists(), "{} is not there; run `cargo build --workspace --bins` first", path.display());
-    Ok(path)
+    Ok(path.canonicalize()?)
 }
 
 impl Site {
