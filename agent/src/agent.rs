@@ -1,6 +1,7 @@
 //! The long-lived things of one agent, shared by its steps and services.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgportage_link::Clock;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ pub struct Agent {
     pub journal: Journal,
     /// Opens database sessions.
     pub door: Door,
+    server_version: AtomicI32,
     /// What is measured between commands.
     pub gauges: Gauges,
     /// The heartbeats of the migrations that this agent is the source of.
@@ -55,6 +57,7 @@ impl Agent {
             name: settings.name.clone(),
             clock,
             door,
+            server_version: AtomicI32::new(0),
             gauges: Gauges::default(),
             heartbeats: Heartbeats::default(),
             tasks: TaskTracker::new(),
@@ -63,6 +66,17 @@ impl Agent {
             policy,
             journal,
         }
+    }
+
+    /// The server's `server_version_num`. Zero while unknown.
+    #[must_use]
+    pub fn server_version(&self) -> i32 {
+        self.server_version.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of the server's version, which an upgrade may change.
+    pub fn set_server_version(&self, version_num: i32) {
+        self.server_version.store(version_num, Ordering::Relaxed);
     }
 }
 

@@ -88,6 +88,8 @@ pub enum FactKind {
     Interim,
     /// The command is over.
     Final,
+    /// The command is over, and with it this agent's part in the migration.
+    FinalOfMigration,
 }
 
 impl Journal {
@@ -226,22 +228,31 @@ impl Journal {
         transaction.commit().map_err(broken)
     }
 
-    /// Stores the next fact of a command. A second final fact is not stored:
-    /// what was answered stays answered.
+    /// Stores the next fact of a command, and forgets the migration with its
+    /// last. A second final fact is not stored: what was answered stays answered.
     ///
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`].
     pub fn record(&self, command_id: &str, kind: FactKind, fact: &[u8], at: SystemTime) -> Result<(), Failure> {
+        const MIGRATION: &str = "migration = (SELECT migration FROM command WHERE id = ?1)";
         const OVER: &str = "UPDATE command SET state = 'over' WHERE id = ?1 AND state = 'open'";
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
         let open = match kind {
             FactKind::Interim => true,
-            FactKind::Final => transaction.execute(OVER, [command_id]).map_err(broken)? == 1,
+            FactKind::Final | FactKind::FinalOfMigration => {
+                transaction.execute(OVER, [command_id]).map_err(broken)? == 1
+            }
         };
         if open {
             insert_fact(&transaction, command_id, fact, at)?;
+        }
+        if kind == FactKind::FinalOfMigration {
+            transaction.execute(&format!("DELETE FROM note WHERE {MIGRATION}"), [command_id]).map_err(broken)?;
+            transaction
+                .execute(&format!("DELETE FROM participation WHERE {MIGRATION}"), [command_id])
+                .map_err(broken)?;
         }
         transaction.commit().map_err(broken)
     }
@@ -352,12 +363,7 @@ impl Journal {
         const SQL: &str = "UPDATE epoch SET leader_epoch = ?1 WHERE leader_epoch < ?1";
         let seen = self.leader_epoch()?;
         if epoch < seen {
-            return Err(Failure::new(
-                Reason::StaleEpoch,
-                format!("coordinator epoch {epoch} is over, this agent has seen {seen}"),
-            )
-            .detail("Another coordinator has taken over, or the coordinator's store was lost.")
-            .effect(Effect::None));
+            return Err(stale_epoch(epoch, seen));
         }
         if epoch > seen {
             self.connection().execute(SQL, [epoch]).map_err(broken)?;
@@ -365,17 +371,27 @@ impl Journal {
         Ok(())
     }
 
-    /// The number of the last session, for comparison with the next.
+    /// Takes the terms of a new session. A coordinator with a higher epoch may
+    /// have lost its store: it counts sessions anew.
     ///
     /// # Errors
     ///
-    /// [`Reason::StaleSession`] when a higher one was seen before;
+    /// [`Reason::StaleEpoch`] from a coordinator that is over,
+    /// [`Reason::StaleSession`] when there was a later session already;
     /// [`Reason::StoreUnwritable`].
-    pub fn raise_session_epoch(&self, epoch: i64) -> Result<(), Failure> {
-        const SQL: &str = "UPDATE epoch SET session_epoch = ?1 WHERE session_epoch < ?1";
-        if self.connection().execute(SQL, [epoch]).map_err(broken)? == 0 {
-            return Err(Failure::new(Reason::StaleSession, format!("session {epoch} is not newer than the last one"))
-                .effect(Effect::None));
+    pub fn begin_session(&self, leader_epoch: i64, session_epoch: i64) -> Result<(), Failure> {
+        const SQL: &str = "UPDATE epoch SET leader_epoch = ?1, session_epoch = ?2
+            WHERE leader_epoch < ?1 OR (leader_epoch = ?1 AND session_epoch < ?2)";
+        let seen = self.leader_epoch()?;
+        if leader_epoch < seen {
+            return Err(stale_epoch(leader_epoch, seen));
+        }
+        if self.connection().execute(SQL, [leader_epoch, session_epoch]).map_err(broken)? == 0 {
+            return Err(Failure::new(
+                Reason::StaleSession,
+                format!("session {session_epoch} is not newer than the last one"),
+            )
+            .effect(Effect::None));
         }
         Ok(())
     }
@@ -470,6 +486,12 @@ impl Journal {
         let rows = statement.query_map([], read).map_err(broken)?;
         rows.collect::<Result<_, _>>().map_err(broken)
     }
+}
+
+fn stale_epoch(epoch: i64, seen: i64) -> Failure {
+    Failure::new(Reason::StaleEpoch, format!("coordinator epoch {epoch} is over, this agent has seen {seen}"))
+        .detail("Another coordinator has taken over, or the coordinator's store was lost.")
+        .effect(Effect::None)
 }
 
 fn insert_participation(connection: &Connection, participation: &Participation) -> Result<(), Failure> {

@@ -12,5 +12,8 @@ pub mod migration;
 pub mod names;
 pub mod policy;
 pub mod postgres;
+pub mod runner;
+pub mod session;
 pub mod settings;
 pub mod step;
+pub mod wire;

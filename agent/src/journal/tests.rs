@@ -33,7 +33,7 @@ fn keeps_everything_across_a_reopening() {
         journal.refuse(&entry("b", 2), b"refused", NOW).unwrap();
         journal.set_note(&migration, "port", "7440").unwrap();
         journal.raise_leader_epoch(7).unwrap();
-        journal.raise_session_epoch(3).unwrap();
+        journal.begin_session(7, 3).unwrap();
     }
     let journal = Journal::open(&path).unwrap();
     assert_eq!(journal.participation(&migration).unwrap(), Some(participation()));
@@ -42,7 +42,10 @@ fn keeps_everything_across_a_reopening() {
     assert_eq!(journal.unacknowledged().unwrap(), [("a".to_owned(), 1), ("b".to_owned(), 1)]);
     assert_eq!(journal.leader_epoch().unwrap(), 7);
     assert_eq!(journal.raise_leader_epoch(6).unwrap_err().reason, Reason::StaleEpoch);
-    assert_eq!(journal.raise_session_epoch(3).unwrap_err().reason, Reason::StaleSession);
+    assert_eq!(journal.begin_session(6, 4).unwrap_err().reason, Reason::StaleEpoch);
+    assert_eq!(journal.begin_session(7, 3).unwrap_err().reason, Reason::StaleSession);
+    journal.begin_session(7, 4).unwrap();
+    journal.begin_session(8, 1).unwrap();
 
     journal.forget(&migration).unwrap();
     assert_eq!(journal.participation(&migration).unwrap(), None);

@@ -1,0 +1,428 @@
+//! The life of every command.
+//!
+//! Known already? Then the journal answers. From a coordinator that is over, or
+//! decided too long ago, or outside the policy? Refused, with one line in the
+//! log. Otherwise: intent to the journal, a turn in its migration, look, act,
+//! outcome to the journal. The session tells what the journal holds; nothing
+//! here waits for it.
+//!
+//! **Invariant:** one command of a migration is carried out at a time, and no
+//! panic, stall or cancellation of one reaches another.
+
+pub mod fail_points;
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::action::{Command, Fact, Outcome};
+use crate::agent::Agent;
+use crate::journal::{CommandEntry, FactKind, Known};
+use crate::migration::MigrationId;
+use crate::step::{Context, Progress};
+use crate::wire::{self, Received};
+
+pub use fail_points::fail_points;
+use fail_points::{Moment, pass};
+
+/// How long a step that was told to stop may take to its next safe point before
+/// it is dropped, as a crash would drop it.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+
+/// How long ids of finished commands stay known. A repetition that is older than
+/// this comes from a coordinator whose epoch is over anyway.
+const REMEMBER: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Carries commands out. One for each agent.
+#[derive(Debug)]
+pub struct Runner {
+    agent: Arc<Agent>,
+    running: Mutex<HashMap<String, Running>>,
+    /// Whose turn it is, for each migration.
+    turns: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Counts records of facts: whoever waits for news waits for a change.
+    news: watch::Sender<u64>,
+}
+
+/// A command under way.
+#[derive(Debug)]
+struct Running {
+    cancel: CancellationToken,
+    progress: watch::Receiver<Progress>,
+}
+
+/// Who sent a command, and how fresh the sender's picture was.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    /// SPIFFE id.
+    pub actor: String,
+    /// Serial number of the certificate, in hexadecimal. May be empty.
+    pub serial: String,
+    /// Age of the heartbeat that the command names, on this agent's clock.
+    /// Absent when the session never sent such a beat.
+    pub heartbeat_age: Option<Duration>,
+}
+
+/// What became of a command that came in.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is stored and under way.
+    Started,
+    /// It was known; its facts are told again.
+    Repeated,
+    /// It is refused, and the refusal is stored like an outcome.
+    Refused,
+    /// Its id is taken by another command.
+    Conflict(Failure),
+}
+
+/// How an attempt ended, before anything is recorded.
+enum End {
+    /// With this.
+    Fact(Fact),
+    /// The process stops. Nothing is recorded: the next start goes on.
+    Stopped,
+}
+
+impl Runner {
+    /// Nothing is under way yet.
+    #[must_use]
+    pub fn new(agent: Arc<Agent>) -> Arc<Self> {
+        Arc::new(Self { agent, running: Mutex::default(), turns: Mutex::default(), news: watch::Sender::new(0) })
+    }
+
+    /// Changes whenever there may be facts to send.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Takes up what a crash or a stop interrupted. Call once, before the first
+    /// session.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn resume(self: &Arc<Self>) -> Result<usize, Failure> {
+        let journal = &self.agent.journal;
+        journal.prune(self.agent.clock.wall(), REMEMBER)?;
+        let interrupted = journal.interrupted()?;
+        let count = interrupted.len();
+        for bytes in interrupted {
+            let Received { id, migration, command, .. } = wire::stored(&bytes)?;
+            // The policy may have changed since.
+            let allowed = command.and_then(|command| {
+                self.agent.policy.allows(&command.participation, &command.intent())?;
+                Ok(command)
+            });
+            match allowed {
+                Ok(command) => self.start(command),
+                Err(failure) => {
+                    tracing::warn!(command.id = id, migration.id = migration, reason = %failure.reason, "not resumed: {failure}");
+                    self.record(&id, Fact::Failed(failure.effect(Effect::Unknown)), FactKind::Final)?;
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// Takes a command. Returns as soon as it is stored; never waits for a step.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`]: then nothing was started and nothing can be
+    /// answered.
+    pub fn take(self: &Arc<Self>, received: Received, sender: &Sender) -> Result<Taken, Failure> {
+        let Agent { journal, clock, .. } = &*self.agent;
+        let Received { id, migration, digest, message, command } = received;
+        match journal.known(&id, &digest)? {
+            Known::New => {}
+            Known::Same => {
+                tracing::debug!(command.id = id, "known command: answered from the journal");
+                journal.repeat(&id)?;
+                self.tell();
+                return Ok(Taken::Repeated);
+            }
+            Known::Conflict => {
+                tracing::error!(command.id = id, actor = sender.actor, "refused: the id of this command is taken");
+                return Ok(Taken::Conflict(
+                    Failure::new(Reason::CommandConflict, format!("command {id} came before with other content"))
+                        .detail("The earlier command stands. Nothing was done for this one.")
+                        .effect(Effect::None),
+                ));
+            }
+        }
+        let entry = CommandEntry {
+            id: id.clone(),
+            migration,
+            digest,
+            message,
+            actor: sender.actor.clone(),
+            actor_serial: sender.serial.clone(),
+        };
+        let at = clock.wall();
+        let accepted = command.and_then(|command| {
+            self.admit(&command, sender)?;
+            let participation = command.begins_participation().then_some(&command.participation);
+            journal.accept(&entry, participation, &wire::encode_fact(&id, Fact::Accepted, at), at)?;
+            Ok(command)
+        });
+        match accepted {
+            Ok(command) => {
+                self.tell();
+                pass(command.action.kind(), command.verb, Moment::Accepted);
+                self.start(command);
+                Ok(Taken::Started)
+            }
+            Err(failure) if failure.reason == Reason::StoreUnwritable => Err(failure),
+            Err(failure) => {
+                tracing::warn!(
+                    command.id = id,
+                    migration.id = entry.migration,
+                    actor = sender.actor,
+                    reason = %failure.reason,
+                    hint = failure.hint,
+                    "refused: {failure}"
+                );
+                journal.refuse(&entry, &wire::encode_fact(&id, Fact::Failed(failure), at), at)?;
+                self.tell();
+                Ok(Taken::Refused)
+            }
+        }
+    }
+
+    /// Everything a new command has to pass. Changes nothing but the highest
+    /// epoch seen.
+    fn admit(&self, command: &Command, sender: &Sender) -> Result<(), Failure> {
+        let Agent { journal, policy, .. } = &*self.agent;
+        journal.raise_leader_epoch(command.leader_epoch)?;
+        let limit = policy.limits().command_age;
+        if sender.heartbeat_age.is_none_or(|age| age > limit) {
+            return Err(Failure::new(Reason::StaleCommand, "the command was decided too long ago")
+                .detail(format!(
+                    "The newest heartbeat it knows of is older than {}.",
+                    humantime::format_duration(limit)
+                ))
+                .remedy(Remedy::Wait)
+                .effect(Effect::None));
+        }
+        command.check_side()?;
+        policy.allows(&command.participation, &command.intent())
+    }
+
+    /// Asks a command to stop at its next safe point. One that is over, or was
+    /// never here, is not an error: the facts tell.
+    pub fn cancel(&self, command_id: &str) {
+        if let Some(running) = self.running().get(command_id) {
+            tracing::info!(command.id = command_id, "asked to stop");
+            running.cancel.cancel();
+        }
+    }
+
+    /// The coordinator has no use for these: they are stopped and told of no
+    /// more.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn abandon(&self, command_ids: &[String]) -> Result<(), Failure> {
+        for id in command_ids {
+            self.agent.journal.abandon(id)?;
+            self.cancel(id);
+        }
+        Ok(())
+    }
+
+    /// The latest progress of every command under way.
+    #[must_use]
+    pub fn progress(&self) -> BTreeMap<String, Progress> {
+        self.running().iter().map(|(id, running)| (id.clone(), running.progress.borrow().clone())).collect()
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, migration: &MigrationId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(migration.clone()).or_default())
+    }
+
+    fn tell(&self) {
+        self.news.send_modify(|count| *count += 1);
+    }
+
+    fn record(&self, id: &str, fact: Fact, kind: FactKind) -> Result<(), Failure> {
+        let at = self.agent.clock.wall();
+        self.agent.journal.record(id, kind, &wire::encode_fact(id, fact, at), at)?;
+        self.tell();
+        Ok(())
+    }
+
+    /// Lets a stored command run. The task ends with the command, or soon after
+    /// the agent's `stop`.
+    fn start(self: &Arc<Self>, command: Command) {
+        let cancel = CancellationToken::new();
+        let (sender, progress) = watch::channel(Progress::default());
+        self.running().insert(command.id.clone(), Running { cancel: cancel.clone(), progress });
+        let Command { participation, .. } = &command;
+        let span = tracing::info_span!(
+            "command",
+            migration.id = %participation.migration,
+            side = %participation.side,
+            step = %command.action.kind(),
+            verb = %command.verb,
+            attempt = command.attempt,
+            command.id = command.id,
+        );
+        pgportage_link::trace::adopt(&span, &command.trace_context);
+        let runner = Arc::clone(self);
+        self.agent.tasks.spawn(
+            async move {
+                let end = runner.attempt(&command, sender, cancel).await;
+                if let End::Fact(fact) = end {
+                    runner.conclude(&command, fact);
+                }
+                runner.running().remove(&command.id);
+            }
+            .instrument(span),
+        );
+    }
+
+    /// Records how a command ended. Should the journal refuse, the command stays
+    /// open, and the next start looks again at what it did.
+    fn conclude(&self, command: &Command, fact: Fact) {
+        let (kind, verb) = (command.action.kind(), command.verb);
+        let kind_of_fact = match &fact {
+            Fact::Succeeded(_) if command.ends_participation() => FactKind::FinalOfMigration,
+            Fact::Accepted => FactKind::Interim,
+            Fact::Succeeded(_) | Fact::Failed(_) | Fact::Cancelled(_) => FactKind::Final,
+        };
+        match &fact {
+            Fact::Accepted => {}
+            Fact::Succeeded(_) => tracing::info!("{verb} of {kind} succeeded"),
+            Fact::Cancelled(_) => tracing::info!("{verb} of {kind} stopped as asked"),
+            Fact::Failed(failure) => tracing::warn!(
+                reason = %failure.reason,
+                detail = failure.detail,
+                sqlstate = failure.sqlstate,
+                causes = ?failure.causes,
+                "{verb} of {kind} failed: {failure}"
+            ),
+        }
+        match self.record(&command.id, fact, kind_of_fact) {
+            Ok(()) => pass(kind, verb, Moment::Recorded),
+            Err(failure) => tracing::error!(causes = ?failure.causes, "the outcome cannot be stored: {failure}"),
+        }
+        if kind_of_fact == FactKind::FinalOfMigration {
+            self.agent.gauges.remove(&command.participation.migration);
+        }
+    }
+
+    async fn attempt(&self, command: &Command, progress: watch::Sender<Progress>, cancel: CancellationToken) -> End {
+        let turn = self.turn(&command.participation.migration);
+        let _turn = tokio::select! {
+            biased;
+            () = self.agent.stop.cancelled() => return End::Stopped,
+            () = cancel.cancelled() => return End::Fact(Fact::Cancelled(Effect::None)),
+            turn = turn.lock() => turn,
+        };
+        tracing::info!("{} of {} begins", command.verb, command.action.kind());
+        let moved = progress.subscribe();
+        let cx = Context {
+            participation: command.participation.clone(),
+            command_id: command.id.clone(),
+            leader_epoch: command.leader_epoch,
+            plan_digest: command.plan_digest.clone(),
+            stall_timeout: command.stall_timeout,
+            door: self.agent.door.clone(),
+            agent: Arc::clone(&self.agent),
+            clock: self.agent.clock,
+            progress,
+            // A stall cancels the step, not the command.
+            cancel: cancel.child_token(),
+        };
+        let step = AssertUnwindSafe(command.action.carry_out(&cx, command.verb)).catch_unwind();
+        let mut step = std::pin::pin!(step);
+        let result = tokio::select! {
+            biased;
+            () = self.agent.stop.cancelled() => return End::Stopped,
+            result = &mut step => result,
+            subject = self.stalled(moved, command.stall_timeout) => {
+                cx.cancel.cancel();
+                let stopped = self.agent.clock.timeout(STOP_GRACE, &mut step).await;
+                match stopped {
+                    Ok(result) if !is_cancelled(&result) => result,
+                    Ok(_) | Err(_) => Ok(Err(stalled(&subject, command.stall_timeout))),
+                }
+            }
+        };
+        End::Fact(match result {
+            Ok(Ok(outcome)) => Fact::Succeeded(outcome),
+            Ok(Err(failure)) if failure.reason == Reason::Cancelled && cancel.is_cancelled() => {
+                Fact::Cancelled(failure.effect)
+            }
+            Ok(Err(failure)) => Fact::Failed(failure),
+            Err(panic) => Fact::Failed(panicked(&command.id, panic.as_ref())),
+        })
+    }
+
+    /// Returns what was last worked on when nothing has changed for `limit`.
+    /// A report that says the same as the one before is no progress.
+    async fn stalled(&self, mut moved: watch::Receiver<Progress>, limit: Duration) -> String {
+        let mut last = moved.borrow_and_update().clone();
+        let mut deadline = self.agent.clock.now() + limit;
+        loop {
+            tokio::select! {
+                biased;
+                changed = moved.changed() => match changed {
+                    Ok(()) => {
+                        let now = moved.borrow_and_update().clone();
+                        if now != last {
+                            last = now;
+                            deadline = self.agent.clock.now() + limit;
+                        }
+                    }
+                    // The step is over and will be heard of.
+                    Err(_) => std::future::pending().await,
+                },
+                () = self.agent.clock.sleep_until(deadline) => return last.subject,
+            }
+        }
+    }
+}
+
+fn is_cancelled(result: &Result<Result<Outcome, Failure>, Box<dyn std::any::Any + Send>>) -> bool {
+    matches!(result, Ok(Err(failure)) if failure.reason == Reason::Cancelled)
+}
+
+fn stalled(subject: &str, limit: Duration) -> Failure {
+    let detail =
+        if subject.is_empty() { "Nothing was reported at all.".to_owned() } else { format!("Last seen: {subject}.") };
+    Failure::new(Reason::Stalled, format!("nothing moved for {}", humantime::format_duration(limit)))
+        .detail(detail)
+        .hint("Find out what holds it up, then retry the step.")
+        .with("subject", subject)
+}
+
+/// A defect of ours. Its text goes to our log, where a developer looks for it.
+fn panicked(command_id: &str, panic: &(dyn std::any::Any + Send)) -> Failure {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    tracing::error!(panic = text, "a step panicked");
+    Failure::new(Reason::Internal, "the step ended with a defect of ours")
+        .detail(format!("Look for command {command_id} in the agent's log."))
+        .hint("Retry the step; please report the defect if it happens again.")
+}

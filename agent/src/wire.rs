@@ -1,0 +1,249 @@
+//! The only module that knows the contract's generated types.
+//!
+//! What comes in is checked here and leaves as a domain type, or as a failure
+//! that names the missing field; what goes out is a domain type until here.
+
+mod action;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use pgportage_link::{Effect, Failure};
+use pgportage_proto::{Reason, v1};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::action::{Command, Fact, Verb};
+use crate::journal::FactEntry;
+use crate::metrics::Gauge;
+use crate::migration::{MigrationId, Participation, Side};
+use crate::step::{Progress, ProgressPart, ProgressUnit};
+
+/// A fact that would not fit into one message is not sent as it is.
+const MAX_FACT_BYTES: usize = 3 << 20;
+
+/// A command as it came in: what has to be stored of it in any case, and what it
+/// asks for if it can be understood.
+#[derive(Debug)]
+pub struct Received {
+    /// Its id, a UUID.
+    pub id: String,
+    /// The migration, as sent.
+    pub migration: String,
+    /// SHA-256 of its content, without what a repetition may change: the trace
+    /// context, the coordinator's epoch and the heartbeat.
+    pub digest: [u8; 32],
+    /// The encoded message.
+    pub message: Vec<u8>,
+    /// What it asks for.
+    pub command: Result<Command, Failure>,
+}
+
+/// Takes a command in.
+///
+/// # Errors
+///
+/// [`Reason::RequestInvalid`] when it has no usable id: then there is nothing
+/// that an answer could refer to.
+pub fn receive(message: v1::Command) -> Result<Received, Failure> {
+    let id = message.id.parse::<Uuid>().map_err(|_| missing("id"))?.to_string();
+    let bytes = message.encode_to_vec();
+    let content = v1::Command {
+        id: id.clone(),
+        trace_context: Default::default(),
+        leader_epoch: 0,
+        heartbeat_sequence: 0,
+        ..message.clone()
+    };
+    Ok(Received {
+        id,
+        migration: message.migration_id.clone(),
+        digest: Sha256::digest(content.encode_to_vec()).into(),
+        message: bytes,
+        command: command(message),
+    })
+}
+
+/// Reads a command back from the journal.
+///
+/// # Errors
+///
+/// [`Reason::StoreUnwritable`] when the journal holds something else;
+/// [`Reason::UnknownAction`] and [`Reason::RequestInvalid`] when an older
+/// release wrote what this one does not take.
+pub fn stored(bytes: &[u8]) -> Result<Received, Failure> {
+    let message = v1::Command::decode(bytes).map_err(|error| {
+        Failure::new(Reason::StoreUnwritable, "the journal holds a command that cannot be read").because(&error)
+    })?;
+    receive(message)
+}
+
+fn command(message: v1::Command) -> Result<Command, Failure> {
+    let verb = match message.verb() {
+        v1::Verb::Perform => Verb::Perform,
+        v1::Verb::Undo => Verb::Undo,
+        v1::Verb::Unspecified => return Err(missing("verb")),
+    };
+    let participation = Participation {
+        migration: MigrationId::new(&message.migration_id).map_err(|failure| failure.effect(Effect::None))?,
+        side: Side::try_from(message.side()).map_err(|failure| failure.effect(Effect::None))?,
+        database: some(message.database, "database")?,
+        peer: some(message.peer_agent_id, "peer_agent_id")?,
+    };
+    if participation.database.contains('\0') {
+        return Err(missing("database"));
+    }
+    Ok(Command {
+        id: message.id,
+        participation,
+        attempt: u32::try_from(message.attempt).map_err(|_| missing("attempt"))?,
+        stall_timeout: duration(message.stall_timeout, "stall_timeout")?,
+        trace_context: message.trace_context,
+        leader_epoch: message.leader_epoch,
+        plan_digest: message.plan_digest,
+        heartbeat_sequence: message.heartbeat_sequence,
+        verb,
+        action: action::decode(message.action)?,
+    })
+}
+
+/// A fact as the journal keeps it. Its number is the journal's business.
+#[must_use]
+pub fn encode_fact(command_id: &str, fact: Fact, at: SystemTime) -> Vec<u8> {
+    use v1::command_fact::Fact as Wire;
+    let message = |fact| v1::CommandFact {
+        command_id: command_id.to_owned(),
+        sequence: 0,
+        record_time: Some(at.into()),
+        fact: Some(fact),
+    };
+    let bytes = message(match fact {
+        Fact::Accepted => Wire::Accepted(v1::CommandAccepted {}),
+        Fact::Succeeded(outcome) => Wire::Succeeded(action::encode(outcome)),
+        Fact::Failed(failure) => Wire::Failed(failure.into()),
+        Fact::Cancelled(effect) => Wire::Cancelled(v1::CommandCancelled {
+            effect: match effect {
+                Effect::None => v1::failure::Effect::None,
+                Effect::Unknown => v1::failure::Effect::Unknown,
+            }
+            .into(),
+        }),
+    })
+    .encode_to_vec();
+    if bytes.len() <= MAX_FACT_BYTES {
+        return bytes;
+    }
+    // It would end every session that tries to carry it.
+    let failure = Failure::new(Reason::Internal, "the outcome is too large to be reported")
+        .detail(format!("It has {} bytes, the limit is {MAX_FACT_BYTES}.", bytes.len()));
+    message(Wire::Failed(failure.into())).encode_to_vec()
+}
+
+/// A fact as it is sent.
+///
+/// # Errors
+///
+/// [`Reason::StoreUnwritable`] when the journal holds something else.
+pub fn fact(entry: &FactEntry) -> Result<v1::CommandFact, Failure> {
+    let fact = v1::CommandFact::decode(entry.message.as_slice()).map_err(|error| {
+        Failure::new(Reason::StoreUnwritable, "the journal holds a fact that cannot be read").because(&error)
+    })?;
+    Ok(v1::CommandFact { sequence: entry.sequence, ..fact })
+}
+
+/// Says that a command's id is taken. Not part of any history, so it has no
+/// number and is not repeated.
+#[must_use]
+pub fn conflict(command_id: String, failure: Failure, at: SystemTime) -> v1::CommandFact {
+    v1::CommandFact {
+        command_id,
+        sequence: 0,
+        record_time: Some(at.into()),
+        fact: Some(v1::command_fact::Fact::Failed(failure.into())),
+    }
+}
+
+/// A report of progress.
+#[must_use]
+pub fn progress(command_id: String, progress: &Progress) -> v1::CommandProgress {
+    v1::CommandProgress {
+        command_id,
+        subject: progress.subject.clone(),
+        completed: big(progress.completed),
+        total: big(progress.total),
+        unit: match progress.unit {
+            ProgressUnit::None => v1::command_progress::Unit::Unspecified,
+            ProgressUnit::Bytes => v1::command_progress::Unit::Bytes,
+            ProgressUnit::Rows => v1::command_progress::Unit::Rows,
+            ProgressUnit::Tables => v1::command_progress::Unit::Tables,
+            ProgressUnit::Milliseconds => v1::command_progress::Unit::Milliseconds,
+        }
+        .into(),
+        parts: progress.parts.iter().map(part).collect(),
+    }
+}
+
+fn part(part: &ProgressPart) -> v1::ProgressPart {
+    v1::ProgressPart {
+        table: part.table.clone(),
+        row_count: big(part.row_count),
+        size_bytes: big(part.size_bytes),
+        total_bytes: big(part.total_bytes),
+        ready: part.ready,
+    }
+}
+
+/// A heartbeat.
+#[must_use]
+pub fn heartbeat(sequence: i64, gauges: BTreeMap<MigrationId, Gauge>) -> v1::Heartbeat {
+    let figure = |figure: Option<u64>| figure.map_or(-1, big);
+    let gauges = gauges
+        .into_iter()
+        .map(|(migration, gauge)| v1::MigrationGauge {
+            migration_id: migration.to_string(),
+            lag: gauge.lag.map(span),
+            lag_bytes: figure(gauge.lag_bytes),
+            retained_wal_bytes: figure(gauge.retained_wal_bytes),
+            xmin_age: figure(gauge.xmin_age),
+            free_disk_bytes: figure(gauge.free_disk_bytes),
+            warning: gauge.warning,
+        })
+        .collect();
+    v1::Heartbeat { sequence, gauges }
+}
+
+/// A duration that must be there and be longer than nothing.
+fn duration(message: Option<prost_types::Duration>, field: &str) -> Result<Duration, Failure> {
+    message
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| missing(field))
+}
+
+/// A duration as the contract has it.
+fn span(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+fn some(text: String, field: &str) -> Result<String, Failure> {
+    if text.is_empty() { Err(missing(field)) } else { Ok(text) }
+}
+
+fn missing(field: &str) -> Failure {
+    Failure::new(Reason::RequestInvalid, format!("field `{field}` is missing or malformed"))
+        .effect(Effect::None)
+        .with("field", field)
+}
+
+/// The contract has no unsigned numbers; ours never reach the difference.
+fn big(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn count(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
