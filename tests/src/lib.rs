@@ -6,12 +6,21 @@
 
 pub mod checker;
 pub mod child;
+pub mod cli;
 pub mod cluster;
+pub mod fail_points;
 pub mod final_state;
+pub mod journey;
 pub mod ledger;
+pub mod otlp;
 pub mod postgres_versions;
+pub mod service;
+pub mod site;
+pub mod traces;
 pub mod wait;
 pub mod workload;
 
 pub use cluster::{Cluster, ClusterOptions};
+pub use ledger::End;
 pub use postgres_versions::{Installation, PostgresVersion, Tools, provision, tools_for};
+pub use site::{Site, SiteOptions};

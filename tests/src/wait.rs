@@ -1,6 +1,5 @@
 //! Waiting for a condition with a deadline, never for a length of time.
 
-use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -26,11 +25,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 ///
 /// When `limit` has passed; the error names `what` and the last state seen.
 /// An error of `look` ends the wait at once.
-pub async fn until<T, Look, Looking>(what: &str, limit: Duration, mut look: Look) -> Result<T>
-where
-    Look: FnMut() -> Looking,
-    Looking: Future<Output = Result<Seen<T>>>,
-{
+pub async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Result<Seen<T>>) -> Result<T> {
     let deadline = Clock.now() + limit;
     loop {
         match look().await? {

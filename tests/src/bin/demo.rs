@@ -1,0 +1,176 @@
+//! Moves a busy database from PostgreSQL 15 to 18 as an operator would, with the
+//! real programs, and tells what the writers saw.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use pgportage_tests::cluster::Cluster;
+use pgportage_tests::ledger::{End, Ledger};
+use pgportage_tests::site::{APPLICATION, APPLICATION_PASSWORD};
+use pgportage_tests::workload::{self, Workload, WorkloadOptions};
+use pgportage_tests::{PostgresVersion, Site, SiteOptions, checker, final_state, journey, traces};
+
+/// The migration's name.
+const MIGRATION: &str = "shop";
+/// How long the writers may take for the writes that the demo waits for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Moves a busy database and tells what its writers saw.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Leave everything running afterwards, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Major version of the source
+    #[arg(long, default_value_t = 15)]
+    from: u32,
+    /// Major version of the destination
+    #[arg(long, default_value_t = 18)]
+    to: u32,
+    /// Rows that are there before the first writer
+    #[arg(long, default_value_t = 200_000)]
+    rows: u32,
+    /// How many write at the same time
+    #[arg(long, default_value_t = 16)]
+    writers: u32,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nowhere else to say it if the terminal is gone.
+            let _written = writeln!(io::stderr(), "\nthe demo failed: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
+    let version =
+        |major| PostgresVersion::from_major(major).with_context(|| format!("no PostgreSQL {major} is pinned"));
+    let (from, to) = (version(arguments.from)?, version(arguments.to)?);
+    let directory = tempfile::Builder::new().prefix("pgportage-demo-").tempdir()?.keep();
+    heading(&format!("a PostgreSQL {from}, a PostgreSQL {to}, a coordinator, two agents"))?;
+    say("(the first time, PostgreSQL is fetched and unpacked)")?;
+    let mut options = SiteOptions::new(from, to);
+    options.directory = Some(directory.clone());
+    let site = Site::start(options).await?;
+
+    heading(&format!("{} writers at work on the source, each write in a ledger", arguments.writers))?;
+    workload::prepare(&site.source, &site.database, APPLICATION, arguments.rows).await?;
+    let options = WorkloadOptions { writers: arguments.writers, ..WorkloadOptions::default() };
+    let workload = Workload::start(&site.ends(), &options);
+    workload.wait_for_writes(End::Source, 500, PATIENCE).await?;
+    say(&format!("{} writes acknowledged so far", workload.counts.of(End::Source)))?;
+
+    operate(&site, &workload).await?;
+
+    let ledger = workload.stop().await?;
+    let ledger_path = directory.join("ledger.jsonl");
+    ledger.save(&ledger_path)?;
+    report(&site, &ledger).await?;
+    say(&format!("  ledger                {}", ledger_path.display()))?;
+    say(&format!("  logs                  {}/*.log, {0}/*/server.log", directory.display()))?;
+    if arguments.keep { keep(site).await } else { clear_up(site) }
+}
+
+/// What an operator types, from the first look to the end.
+async fn operate(site: &Site, workload: &Workload) -> Result<()> {
+    let route = ["--from", "berlin", "--to", "oslo", "--database", site.database.as_str()];
+    let with_route =
+        |verb: &[&'static str]| -> Vec<String> { verb.iter().copied().chain(route).map(str::to_owned).collect() };
+    type_in(site, &["agents"]).await?;
+    type_in(site, &with_route(&["preflight"])).await?;
+    type_in(site, &with_route(&["create", MIGRATION])).await?;
+    type_in(site, &["plan", MIGRATION]).await?;
+    type_in(site, &["start", MIGRATION]).await?;
+    type_in(site, &["status", MIGRATION]).await?;
+    type_in(site, &["verify", MIGRATION]).await?;
+    heading("the cutover, while the writers write")?;
+    type_in(site, &["cutover", MIGRATION, "--yes"]).await?;
+    workload.wait_for_writes(End::Destination, 1000, PATIENCE).await?;
+    type_in(site, &["finish", MIGRATION, "--yes"]).await?;
+    type_in(site, &["status", MIGRATION]).await
+}
+
+/// Shows a command, runs it on this terminal, and stops unless it is done.
+async fn type_in(site: &Site, arguments: &[impl AsRef<str>]) -> Result<()> {
+    let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
+    say(&format!("\n$ pgportage {}", arguments.join(" ")))?;
+    let code = site.cli.run_here(&arguments).await?;
+    ensure!(code == Some(0), "pgportage {arguments:?} ended with {code:?}\n{}", site.last_words());
+    Ok(())
+}
+
+/// Compares what the writers were told with what is there.
+async fn report(site: &Site, ledger: &Ledger) -> Result<()> {
+    heading("what the writers saw")?;
+    let destination = site.destination.connect(&site.database).await?;
+    let source = site.source.connect(&site.database).await?;
+    let state = final_state::read(&destination).await?;
+    let violations = checker::check(ledger, &state);
+    let count = |kind: fn(&checker::Violation) -> bool| violations.iter().filter(|violation| kind(violation)).count();
+    let lost = count(|violation| matches!(violation, checker::Violation::Lost(_) | checker::Violation::Torn(_)));
+    let doubled = count(|violation| matches!(violation, checker::Violation::Duplicated(_)));
+    let compared = final_state::compare(&source, &destination).await;
+    let outage = ledger.outage().context("nobody wrote on both sides")?.length();
+    let (before, after) = (ledger.acknowledged(End::Source), ledger.acknowledged(End::Destination));
+    say(&format!("  outage                {} ms, from the last write the source acknowledged", outage.as_millis()))?;
+    say("                        to the first that the destination acknowledged")?;
+    say(&format!("  writes acknowledged   {} ({before} on the source, {after} on the destination)", before + after))?;
+    say(&format!("  writes lost           {lost}"))?;
+    say(&format!("  writes doubled        {doubled}"))?;
+    say(&format!("  outcome unknown       {} (connection ended before the answer)", ledger.unknown()))?;
+    let rows = compared.context("rows differ between the two sides")?;
+    say(&format!("  rows compared         {rows}, all equal"))?;
+    ensure!(violations.is_empty(), "{violations:#?}");
+    traces::expect_nothing(&site.source, &site.database).await?;
+    traces::expect_nothing(&site.destination, &site.database).await?;
+    journey::expect_refused(site, End::Source).await?;
+    say("  left behind           nothing, except the fence: the source still refuses the application")
+}
+
+/// Waits for Ctrl-C with everything running, and says what to try.
+async fn keep(site: Site) -> Result<()> {
+    heading("everything runs until you press Ctrl-C; try")?;
+    let cli = format!("{} --config {}", site.cli.path.display(), site.cli.config.display());
+    let client = |cluster: &Cluster| {
+        let psql = site.destination.installation.tools.program("psql");
+        let at = format!("-h 127.0.0.1 -p {} -U {APPLICATION} {}", cluster.port, site.database);
+        format!("PGPASSWORD={APPLICATION_PASSWORD} {} {at}", psql.display())
+    };
+    say(&format!("  {cli} status {MIGRATION}"))?;
+    say(&format!("  {cli} agents --json"))?;
+    say("  # the destination takes writes:")?;
+    say(&format!("  {} -c 'SELECT count(*) FROM events'", client(&site.destination)))?;
+    say("  # the source does not:")?;
+    say(&format!("  {}", client(&site.source)))?;
+    tokio::signal::ctrl_c().await?;
+    clear_up(site)
+}
+
+/// Stops everything and removes the servers' data; logs and ledger stay.
+fn clear_up(site: Site) -> Result<()> {
+    let data = [site.source.data_directory(), site.destination.data_directory()];
+    drop(site);
+    for directory in data {
+        std::fs::remove_dir_all(directory)?;
+    }
+    Ok(())
+}
+
+fn heading(text: &str) -> Result<()> {
+    say(&format!("\n=== {text}"))
+}
+
+fn say(line: &str) -> Result<()> {
+    let mut terminal = io::stdout().lock();
+    writeln!(terminal, "{line}")?;
+    // The programs write to the same terminal.
+    Ok(terminal.flush()?)
+}

@@ -1,0 +1,102 @@
+//! The names of all fail points, read from the source of the programs, so that a
+//! new one cannot be forgotten.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::ledger::End;
+use crate::postgres_versions::workspace_directory;
+
+/// What the runner passes around every action, in order.
+const MOMENTS: [&str; 4] = ["accepted", "surveyed", "performed", "recorded"];
+
+/// The actions of subscribe, catch-up, cutover and finish that an end carries out,
+/// in the order of the workflow.
+#[must_use]
+pub fn actions(end: End) -> &'static [&'static str] {
+    match end {
+        End::Source => &[
+            "create_slot",
+            "await_lag",
+            "prepare_cutover",
+            "raise_barrier",
+            "fence_source",
+            "release_barrier",
+            "finish_migration",
+        ],
+        End::Destination => &[
+            "create_subscription",
+            "await_copy",
+            "prepare_cutover",
+            "drain_to_marker",
+            "open_destination",
+            "finish_migration",
+        ],
+    }
+}
+
+/// Every fail point of the agent at one end while it carries out those actions,
+/// in the order of the workflow.
+///
+/// # Errors
+///
+/// When the source cannot be read.
+pub fn of_agent(end: End) -> Result<Vec<String>> {
+    let inside = in_source(&workspace_directory().join("agent/src"))?;
+    let mut points = Vec::new();
+    for action in actions(end) {
+        let around = |moment: &str| format!("{action}.perform.{moment}");
+        let prefix = format!("{action}.perform.");
+        points.extend(MOMENTS[..2].iter().map(|moment| around(moment)));
+        // In the order of the file, which is the order of the procedure.
+        points.extend(inside.iter().filter(|point| point.starts_with(&prefix)).cloned());
+        points.extend(MOMENTS[2..].iter().map(|moment| around(moment)));
+    }
+    Ok(points)
+}
+
+/// Every fail point of the coordinator.
+///
+/// # Errors
+///
+/// When the source cannot be read.
+pub fn of_coordinator() -> Result<Vec<String>> {
+    in_source(&workspace_directory().join("coordinator/src"))
+}
+
+/// The names given to fail points in a directory, file by file in order.
+fn in_source(directory: &Path) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    collect(directory, &mut files)?;
+    files.sort();
+    let mut seen = BTreeSet::new();
+    let mut points = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(file)?;
+        for call in ["fail_point(\"", "fail_point::hit(\""] {
+            for rest in text.split(call).skip(1) {
+                if let Some((name, _)) = rest.split_once('"')
+                    && seen.insert(name.to_owned())
+                {
+                    points.push(name.to_owned());
+                }
+            }
+        }
+    }
+    Ok(points)
+}
+
+fn collect(directory: &Path, files: &mut Vec<std::path::PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}

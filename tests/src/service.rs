@@ -1,0 +1,199 @@
+//! One of the programs, as a process that can be stopped, killed, frozen and
+//! started again with the same arguments.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+
+use crate::child::{Child, Output, Program};
+
+/// How long a program may take to end when asked to.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program of ours, started or not.
+#[derive(Debug)]
+pub struct Service {
+    name: String,
+    path: PathBuf,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    log_path: PathBuf,
+    child: Option<Child>,
+}
+
+impl Service {
+    /// A program that logs to `log_path` once it is started.
+    #[must_use]
+    pub fn new(name: &str, path: PathBuf, log_path: PathBuf) -> Self {
+        Self { name: name.to_owned(), path, arguments: Vec::new(), environment: Vec::new(), log_path, child: None }
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn arguments<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets a variable for every later start.
+    pub fn set_variable(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.retain(|(other, _)| other.as_os_str() != name);
+        self.environment.push((name.into(), value.into()));
+    }
+
+    /// Starts it. Does not wait until it serves.
+    ///
+    /// # Errors
+    ///
+    /// When it runs already or cannot be started.
+    pub fn start(&mut self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// Starts it so that it aborts at a fail point.
+    ///
+    /// # Errors
+    ///
+    /// As [`Service::start`].
+    pub fn start_to_fail_at(&mut self, fail_point: &str) -> Result<()> {
+        self.start_with(&[("PGPORTAGE_FAIL_POINT", fail_point)])
+    }
+
+    fn start_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        ensure!(!self.running()?, "{} runs already", self.name);
+        let log = self.open_log()?;
+        let mut program = Program::new(&self.path).arguments(self.arguments.iter().cloned());
+        for (name, value) in &self.environment {
+            program = program.variable(name, value);
+        }
+        for (name, value) in variables {
+            program = program.variable(name, value);
+        }
+        program.stdout = Output::File(log.try_clone()?);
+        program.stderr = Output::File(log);
+        self.child = Some(program.spawn()?);
+        Ok(())
+    }
+
+    fn open_log(&self) -> Result<File> {
+        let mut options = OpenOptions::new();
+        options.create(true).append(true);
+        options.open(&self.log_path).with_context(|| format!("the log of {}", self.name))
+    }
+
+    /// Whether it runs. A frozen one does.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not know the process.
+    pub fn running(&mut self) -> Result<bool> {
+        match &mut self.child {
+            Some(child) => Ok(child.ended()?.is_none()),
+            None => Ok(false),
+        }
+    }
+
+    /// Asks it to end (SIGTERM) and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// When it takes too long.
+    pub async fn stop(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.signal(Signal::TERM)?;
+            child.wait(PATIENCE).await.with_context(|| format!("{} does not end", self.name))?;
+        }
+        Ok(())
+    }
+
+    /// Ends it with SIGKILL.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.child.take().map_or(Ok(()), |mut child| child.kill9())
+    }
+
+    /// Kills it and starts it again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Service::kill9`] and [`Service::start`].
+    pub fn kill9_and_start(&mut self) -> Result<()> {
+        self.kill9()?;
+        self.start()
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    ///
+    /// When it still runs after `limit`.
+    pub async fn wait_for_end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let child = self.child.as_mut().with_context(|| format!("{} was not started", self.name))?;
+        let status = child.wait(limit).await?;
+        self.child = None;
+        Ok(status)
+    }
+
+    /// Stops it where it stands (SIGSTOP).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets a frozen one go on.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::pid)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.child.as_mut().with_context(|| format!("{} was not started", self.name))?.signal(signal)
+    }
+
+    /// Where it logs.
+    #[must_use]
+    pub fn log_path(&self) -> &Path {
+        &self.log_path
+    }
+
+    /// Everything it has written.
+    ///
+    /// # Errors
+    ///
+    /// When the log cannot be read.
+    pub fn log_text(&self) -> Result<String> {
+        match std::fs::read(&self.log_path) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The last lines it has written, for a failing test.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = self.log_text().unwrap_or_else(|error| error.to_string());
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
