@@ -1,18 +1,20 @@
 //! The long-lived things of one agent, shared by its steps and services.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgportage_link::Clock;
+use pgportage_link::tls::Identity;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::metrics::Gauges;
+use crate::peer::Peers;
 use crate::policy::Policy;
 use crate::postgres::{Door, DoorSettings};
 use crate::settings::Settings;
+use crate::tunnel::Tunnels;
 
 /// What outlasts a single command.
 ///
@@ -32,7 +34,10 @@ pub struct Agent {
     pub journal: Journal,
     /// Opens database sessions.
     pub door: Door,
-    server_version: AtomicI32,
+    /// Dials the other agents.
+    pub peers: Peers,
+    /// Where the server's own subscriptions enter the link.
+    pub tunnels: Tunnels,
     /// What is measured between commands.
     pub gauges: Gauges,
     /// The heartbeats of the migrations that this agent is the source of.
@@ -50,14 +55,15 @@ pub type SharedAgent = Arc<Agent>;
 impl Agent {
     /// Puts an agent together. Opens no connection.
     #[must_use]
-    pub fn new(settings: Settings, policy: Policy, journal: Journal) -> Self {
+    pub fn new(settings: Settings, policy: Policy, journal: Journal, identity: Identity) -> Self {
         let clock = Clock;
         let door = Door::new(door_settings(&settings, &policy), clock);
         Self {
             name: settings.name.clone(),
             clock,
             door,
-            server_version: AtomicI32::new(0),
+            peers: Peers::new(identity, policy.clone(), clock),
+            tunnels: Tunnels::new(),
             gauges: Gauges::default(),
             heartbeats: Heartbeats::default(),
             tasks: TaskTracker::new(),
@@ -66,17 +72,6 @@ impl Agent {
             policy,
             journal,
         }
-    }
-
-    /// The server's `server_version_num`. Zero while unknown.
-    #[must_use]
-    pub fn server_version(&self) -> i32 {
-        self.server_version.load(Ordering::Relaxed)
-    }
-
-    /// Takes note of the server's version, which an upgrade may change.
-    pub fn set_server_version(&self, version_num: i32) {
-        self.server_version.store(version_num, Ordering::Relaxed);
     }
 }
 

@@ -7,11 +7,11 @@
 
 pub mod connect;
 mod context;
-pub mod inspect;
 pub mod identity;
 mod patience;
 pub mod publication;
 mod quiet;
+pub mod schema;
 
 use std::future::Future;
 

@@ -97,7 +97,8 @@ fn origin(root: &Value, key: &str) -> Option<String> {
     let mut value = root;
     for step in key.split('.') {
         let ValueKind::Table(table) = &value.kind else { break };
-        value = table.get(step)?;
+        let Some(next) = table.get(step) else { return None };
+        value = next;
     }
     value.origin().map(str::to_owned)
 }

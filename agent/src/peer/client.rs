@@ -1,0 +1,310 @@
+//! Calling the other agent.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use pgportage_link::dial;
+use pgportage_link::http2::{FACT_MESSAGE_BYTES, Http2Settings};
+use pgportage_link::identity::Role;
+use pgportage_link::status::from_status;
+use pgportage_link::tls::Identity;
+use pgportage_link::{Clock, Effect, Failure, Remedy, trace};
+use pgportage_proto::v1::peer_service_client::PeerServiceClient;
+use pgportage_proto::{Reason, v1};
+use tokio::sync::{Mutex, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+
+use super::pump::CHUNKS_WAITING;
+use crate::migration::{MigrationId, Participation};
+use crate::policy::Policy;
+use crate::postgres::{Secret, ServerVersion};
+use crate::step::connect::ReplicationAccess;
+
+/// How long a call that answers once may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the source may take to begin a dump: it looks for programs first.
+const DUMP_TIMEOUT: Duration = Duration::from_secs(60);
+
+type Interceptor = fn(tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status>;
+type Client = PeerServiceClient<InterceptedService<Channel, Interceptor>>;
+
+/// The other agents, each dialled when it is first needed.
+///
+/// Two connections for each: one for calls, one for tunnels, so that rows never
+/// stand in the way of a `ResolveCutover`. Both reconnect by themselves.
+pub struct Peers {
+    identity: Identity,
+    policy: Policy,
+    clock: Clock,
+    channels: Mutex<HashMap<Line, Channel>>,
+}
+
+/// One connection, by what could change it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Line {
+    peer: String,
+    address: String,
+    purpose: Purpose,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Purpose {
+    Calls,
+    Tunnels,
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").finish_non_exhaustive()
+    }
+}
+
+impl Peers {
+    /// Remembers our certificate and the policy, which knows the addresses.
+    /// Dials nobody.
+    #[must_use]
+    pub fn new(identity: Identity, policy: Policy, clock: Clock) -> Self {
+        Self { identity, policy, clock, channels: Mutex::new(HashMap::new()) }
+    }
+
+    /// The other agent of a migration, connected.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::PolicyDenied`] when the policy has no address for it,
+    /// [`Reason::PeerUnreachable`] (worth another try) when it does not answer,
+    /// [`Reason::PeerRefused`] or [`Reason::WrongName`] when one end does not
+    /// take the other's certificate.
+    pub async fn call(&self, participation: &Participation) -> Result<PeerClient, Failure> {
+        self.connect(participation, Purpose::Calls).await
+    }
+
+    /// As [`Self::call`], for [`PeerClient::open_tunnel`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::call`].
+    pub async fn call_for_tunnel(&self, participation: &Participation) -> Result<PeerClient, Failure> {
+        self.connect(participation, Purpose::Tunnels).await
+    }
+
+    async fn connect(&self, participation: &Participation, purpose: Purpose) -> Result<PeerClient, Failure> {
+        let peer = &participation.peer;
+        let address = self.policy.peer_address(peer).ok_or_else(|| {
+            Failure::new(Reason::PolicyDenied, format!("the policy has no address for agent {peer}"))
+                .hint(format!("Add {peer} under [peers] in the policy file of this agent, then restart it."))
+                .effect(Effect::None)
+                .with("peer", peer)
+        })?;
+        let line = Line { peer: peer.clone(), address: address.to_owned(), purpose };
+        let known = self.channels.lock().await.get(&line).cloned();
+        let channel = match known {
+            Some(channel) => channel,
+            None => {
+                let expected = self.identity.id_of(Role::Agent, peer)?;
+                // Not under the lock: a peer that does not answer is nobody else's
+                // problem. Two at once dial twice; the second one stays.
+                let channel = dial::channel(address, &expected, &self.identity, &Http2Settings::link()).await?;
+                self.channels.lock().await.insert(line, channel.clone());
+                channel
+            }
+        };
+        let interceptor: Interceptor = trace::interceptor;
+        let client =
+            PeerServiceClient::with_interceptor(channel, interceptor).max_decoding_message_size(FACT_MESSAGE_BYTES);
+        Ok(PeerClient { client, migration: participation.migration.clone(), peer: peer.clone(), clock: self.clock })
+    }
+}
+
+/// The other agent of one migration. Cheap to clone.
+#[derive(Clone)]
+pub struct PeerClient {
+    client: Client,
+    migration: MigrationId,
+    peer: String,
+    clock: Clock,
+}
+
+impl fmt::Debug for PeerClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerClient")
+            .field("migration", &self.migration)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the other agent says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// Its name.
+    pub agent: String,
+    /// Its release, for people.
+    pub software_version: String,
+}
+
+/// One connection to the source's server, through the link.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// Bytes for the server. Dropping it says that there are no more.
+    pub outbound: mpsc::Sender<Bytes>,
+    /// Bytes from the server.
+    pub inbound: TunnelStream,
+}
+
+/// Pieces of an archive. Dropping it ends the dump.
+#[derive(Debug)]
+pub struct ArchiveStream(Streaming<v1::DumpSchemaResponse>);
+
+impl ArchiveStream {
+    /// The next piece, none after the last. Losing the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the source reports, or [`Reason::PeerUnreachable`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        self.0.message().await.map(|message| message.map(|message| message.chunk)).map_err(from_status)
+    }
+}
+
+/// Numbers of heartbeats as they arrive on the destination.
+#[derive(Debug)]
+pub struct HeartbeatStream(Streaming<v1::WatchHeartbeatResponse>);
+
+impl HeartbeatStream {
+    /// The next number; none when the destination's agent ends.
+    ///
+    /// # Errors
+    ///
+    /// What the destination reports, or [`Reason::PeerUnreachable`].
+    pub async fn next(&mut self) -> Result<Option<i64>, Failure> {
+        self.0.message().await.map(|message| message.map(|message| message.sequence)).map_err(from_status)
+    }
+}
+
+/// Bytes from the source's server.
+#[derive(Debug)]
+pub struct TunnelStream(Streaming<v1::OpenTunnelResponse>);
+
+impl Stream for TunnelStream {
+    type Item = Result<Bytes, String>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(cx).map(|item| {
+            item.map(|item| item.map(|message| message.chunk).map_err(|status| from_status(status).message))
+        })
+    }
+}
+
+impl PeerClient {
+    /// Asks whether the other agent knows the migration and us.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::PeerRefused`] when it does not, [`Reason::PeerUnreachable`] when
+    /// it does not answer.
+    pub async fn greet(&self) -> Result<Greeting, Failure> {
+        let request = v1::GreetPeerRequest { migration_id: self.migration.to_string() };
+        let response = self.within(CALL_TIMEOUT, self.client.clone().greet_peer(request)).await?;
+        Ok(Greeting { agent: response.agent_id, software_version: response.software_version })
+    }
+
+    /// On the destination: asks the source for a login for the subscription, with
+    /// a password made for this call. `system_identifier` is the destination
+    /// cluster's own.
+    ///
+    /// # Errors
+    ///
+    /// What the source reports.
+    pub async fn replication_access(&self, system_identifier: &str) -> Result<ReplicationAccess, Failure> {
+        let request = v1::GetReplicationAccessRequest {
+            migration_id: self.migration.to_string(),
+            system_identifier: system_identifier.to_owned(),
+        };
+        let response = self.within(CALL_TIMEOUT, self.client.clone().get_replication_access(request)).await?;
+        Ok(ReplicationAccess {
+            role_name: response.role_name,
+            password: Secret::new(response.password),
+            database: response.database,
+            publication_name: response.publication_name,
+            slot_name: response.slot_name,
+        })
+    }
+
+    /// On the destination: asks for the source's schema as an archive that a
+    /// `pg_restore` of this version can read.
+    ///
+    /// # Errors
+    ///
+    /// What the source reports.
+    pub async fn dump_schema(&self, pg_restore: ServerVersion) -> Result<ArchiveStream, Failure> {
+        let request = v1::DumpSchemaRequest {
+            migration_id: self.migration.to_string(),
+            pg_restore_version_num: pg_restore.num(),
+        };
+        self.within(DUMP_TIMEOUT, self.client.clone().dump_schema(request)).await.map(ArchiveStream)
+    }
+
+    /// On the source: asks to be told which heartbeats arrive on the destination.
+    ///
+    /// # Errors
+    ///
+    /// What the destination reports.
+    pub async fn watch_heartbeat(&self) -> Result<HeartbeatStream, Failure> {
+        let request = v1::WatchHeartbeatRequest { migration_id: self.migration.to_string() };
+        self.within(CALL_TIMEOUT, self.client.clone().watch_heartbeat(request)).await.map(HeartbeatStream)
+    }
+
+    /// On the destination: opens one connection to the source's server. Returns
+    /// when the server was reached.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::ServerUnreachable`] when the source's agent does not reach its
+    /// server, [`Reason::PeerUnreachable`] when we do not reach that agent.
+    pub async fn open_tunnel(&self) -> Result<Tunnel, Failure> {
+        use v1::open_tunnel_request::Message;
+
+        let (outbound, chunks) = mpsc::channel::<Bytes>(CHUNKS_WAITING);
+        let first = v1::OpenTunnelRequest { message: Some(Message::MigrationId(self.migration.to_string())) };
+        let requests = tokio_stream::iter([first]).chain(
+            ReceiverStream::new(chunks).map(|chunk| v1::OpenTunnelRequest { message: Some(Message::Chunk(chunk)) }),
+        );
+        let mut client = self.client.clone();
+        let opening = async move {
+            let mut inbound = client.open_tunnel(requests).await?;
+            // The first message is empty and says that the server was reached.
+            match inbound.get_mut().message().await? {
+                Some(_reached) => Ok(inbound),
+                None => Err(tonic::Status::unavailable("the tunnel ended before it was open")),
+            }
+        };
+        let inbound = self.within(CALL_TIMEOUT, opening).await?;
+        Ok(Tunnel { outbound, inbound: TunnelStream(inbound) })
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, Failure> {
+        match self.clock.timeout(limit, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(from_status(status).with("peer", &self.peer)),
+            Err(_) => Err(Failure::new(Reason::PeerUnreachable, format!("agent {} did not answer in time", self.peer))
+                .detail(format!("No answer came within {} seconds.", limit.as_secs()))
+                .remedy(Remedy::Wait)
+                .effect(Effect::Unknown)
+                .with("peer", &self.peer)),
+        }
+    }
+}

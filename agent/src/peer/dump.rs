@@ -1,0 +1,164 @@
+//! The source's schema, as `pg_dump` writes it, in pieces for the link.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use pgportage_link::{Effect, Failure};
+use pgportage_proto::Reason;
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStdout};
+use tokio::sync::mpsc;
+
+use super::complaint;
+use super::login::Login;
+use super::programs::{self, Program, Tool};
+use super::pump::{CHUNK_BYTES, CHUNKS_WAITING};
+use crate::agent::Agent;
+use crate::names;
+use crate::postgres::{Purpose, ServerVersion};
+
+/// Pieces of an archive; an error is the last one.
+pub(crate) type DumpStream = mpsc::Receiver<Result<Bytes, Failure>>;
+
+/// Starts `pg_dump` for the schema of a database, without publications,
+/// subscriptions and our own schema. `restore_major` is the branch of the
+/// `pg_restore` that will read the archive, zero if not known.
+///
+/// Dropping the stream kills the program. The stream ends in order only when the
+/// program did.
+///
+/// # Errors
+///
+/// [`Reason::PgDumpMissing`], [`Reason::PgDumpTooOld`], or what a login to the
+/// server reports.
+pub(crate) async fn start(agent: &Arc<Agent>, database: &str, restore_major: i32) -> Result<DumpStream, Failure> {
+    let program = choose(agent, database, restore_major).await?;
+    let login = Login::prepare(&agent.settings, database, "dump")?;
+    let mut command = login.command(&program.path);
+    command
+        .args(["--format=custom", "--schema-only", "--no-publications", "--no-subscriptions"])
+        .arg(format!("--exclude-schema={}", names::SCHEMA))
+        .arg(format!("--lock-wait-timeout={}", lock_wait(agent.policy.limits().lock_timeout).as_millis()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| {
+        Failure::new(Reason::PgDumpMissing, "could not start pg_dump").effect(Effect::None).because(&error)
+    })?;
+    let stdout = child.stdout.take();
+    tracing::info!(program = %program.path.display(), version = %program.version, database, "dumping the schema");
+    let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
+    let stop = agent.stop.clone();
+    agent.tasks.spawn(async move {
+        // The passfile has to live as long as the program.
+        let _login = login;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = pieces.closed() => {}
+            outcome = carry(child, stdout, &program, &pieces) => {
+                if let Err(failure) = outcome {
+                    // If nobody listens any more, nobody needs the reason.
+                    let _unheard = pieces.send(Err(failure)).await;
+                }
+            }
+        }
+    });
+    Ok(stream)
+}
+
+/// The `pg_dump` to use for a database of the agent's server.
+///
+/// # Errors
+///
+/// [`Reason::PgDumpMissing`], [`Reason::PgDumpTooOld`], or what a login to the
+/// server reports.
+async fn choose(agent: &Arc<Agent>, database: &str, restore_major: i32) -> Result<Program, Failure> {
+    let server = agent.door.open(database, Purpose::Control).await?.version;
+    let configured: Option<PathBuf> = agent.settings.programs.pg_dump.clone();
+    let found = programs::find(Tool::Dump, configured.as_deref(), agent.clock).await?;
+    let program = programs::choose_dump(&found, server, restore_major)?;
+    note_age(&program, server);
+    Ok(program)
+}
+
+fn note_age(program: &Program, server: ServerVersion) {
+    if !programs::at_least_as_recent(program.version, server) {
+        tracing::warn!(
+            program = %program.path.display(),
+            version = %program.version,
+            %server,
+            "pg_dump may have been released before this server; options that it does not know are left out"
+        );
+    }
+}
+
+/// How long `pg_dump` waits for its ACCESS SHARE locks. Longer than other locks
+/// of ours are waited for: this one blocks nobody who was not blocked already by
+/// the one it waits for.
+fn lock_wait(lock_timeout: Duration) -> Duration {
+    (lock_timeout * 10).clamp(Duration::from_secs(5), Duration::from_secs(60))
+}
+
+async fn carry(
+    mut child: Child,
+    stdout: Option<ChildStdout>,
+    program: &Program,
+    pieces: &mpsc::Sender<Result<Bytes, Failure>>,
+) -> Result<(), Failure> {
+    let broken = |error: std::io::Error| failed(program, "").because(&error);
+    let complaint = {
+        let stderr = child.stderr.take();
+        async move {
+            match stderr {
+                Some(stderr) => complaint::listen(stderr).await,
+                None => String::new(),
+            }
+        }
+    };
+    let archive = async move {
+        let Some(mut stdout) = stdout else { return Ok(()) };
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(CHUNK_BYTES);
+            let count = (&mut stdout).take((CHUNK_BYTES - buffer.len()) as u64).read_buf(&mut buffer).await?;
+            // Pipes give a few kilobytes at a time: gather.
+            if (count == 0 || buffer.len() == CHUNK_BYTES)
+                && !buffer.is_empty()
+                && pieces.send(Ok(buffer.split().freeze())).await.is_err()
+            {
+                return Ok(());
+            }
+            if count == 0 {
+                return Ok::<(), std::io::Error>(());
+            }
+        }
+    };
+    let (complaint, archive) = tokio::join!(complaint, archive);
+    archive.map_err(broken)?;
+    let status = child.wait().await.map_err(broken)?;
+    if status.success() { Ok(()) } else { Err(failed(program, &complaint)) }
+}
+
+fn failed(program: &Program, complaint: &str) -> Failure {
+    let told = complaint::told(Tool::Dump.as_str(), complaint);
+    Failure::new(Reason::PgDumpFailed, "pg_dump failed on the source")
+        .detail(format!("{} {} said: {told}", program.path.display(), program.version))
+        .hint("The agent's role needs SELECT on every table and USAGE on every schema of the database.")
+        .effect(Effect::None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_for_locks_is_bounded() {
+        assert_eq!(lock_wait(Duration::from_secs(1)), Duration::from_secs(10));
+        assert_eq!(lock_wait(Duration::from_millis(1)), Duration::from_secs(5));
+        assert_eq!(lock_wait(Duration::from_secs(600)), Duration::from_secs(60));
+    }
+}

@@ -1,0 +1,227 @@
+//! Answering the other agent.
+//!
+//! **Invariant:** every method first makes sure that the caller's certificate
+//! names the other agent of the migration in *this* agent's journal, and that
+//! this agent has the side that the method belongs to. Whoever is not that
+//! agent hears the same answer whether or not the migration exists.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use pgportage_link::http2::FACT_MESSAGE_BYTES;
+use pgportage_link::identity::{PeerIdentity, Role};
+use pgportage_link::status::to_status;
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::v1::peer_service_server::{PeerService, PeerServiceServer};
+use pgportage_proto::{Reason, v1};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::dump;
+use super::pump::{CHUNKS_WAITING, carry};
+use crate::agent::Agent;
+use crate::migration::{MigrationId, Participation, Side};
+use crate::step::connect;
+
+/// How long the first message of a tunnel may take.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the own server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What this agent does for the other one.
+#[derive(Clone, Debug)]
+pub struct Service {
+    agent: Arc<Agent>,
+}
+
+/// The service to be served on the link's listener.
+#[must_use]
+pub fn service(agent: Arc<Agent>) -> PeerServiceServer<Service> {
+    PeerServiceServer::new(Service { agent }).max_decoding_message_size(FACT_MESSAGE_BYTES)
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type StreamOf<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Service {
+    /// The migration that the caller is the other agent of.
+    fn authorise(
+        &self,
+        caller: Option<&PeerIdentity>,
+        migration: &str,
+        side: Option<Side>,
+    ) -> Result<Participation, Failure> {
+        let caller = caller.ok_or_else(refused)?;
+        // A malformed name is a migration that nobody knows.
+        let migration = MigrationId::new(migration).map_err(|_| refused())?;
+        let participation = self.agent.journal.participation(&migration)?;
+        let Some(participation) = participation.filter(|known| caller.role == Role::Agent && known.peer == caller.name)
+        else {
+            tracing::warn!(peer = %caller.uri, migration.id = %migration, "refused a call over the link");
+            return Err(refused());
+        };
+        if side.is_some_and(|side| side != participation.side) {
+            return Err(Failure::new(
+                Reason::PeerRefused,
+                format!("this agent is the {} of migration {migration}", participation.side),
+            )
+            .hint("The two agents disagree about their sides: abort the migration and create it again.")
+            .effect(Effect::None));
+        }
+        Ok(participation)
+    }
+}
+
+/// The one answer to everybody who is not the other agent of a migration.
+fn refused() -> Failure {
+    Failure::new(Reason::PeerRefused, "this agent does not know you as the other agent of this migration")
+        .hint("Check that the migration is known to both agents and names the right ones.")
+        .effect(Effect::None)
+}
+
+#[tonic::async_trait]
+impl PeerService for Service {
+    async fn greet_peer(&self, request: Request<v1::GreetPeerRequest>) -> Answer<v1::GreetPeerResponse> {
+        self.authorise(request.extensions().get(), &request.get_ref().migration_id, None).map_err(to_status)?;
+        Ok(Response::new(v1::GreetPeerResponse {
+            agent_id: self.agent.name.clone(),
+            software_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn get_replication_access(
+        &self,
+        request: Request<v1::GetReplicationAccessRequest>,
+    ) -> Answer<v1::GetReplicationAccessResponse> {
+        let message = request.get_ref();
+        let participation =
+            self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
+        let access = connect::replication_access(&self.agent, &participation, &message.system_identifier)
+            .await
+            .map_err(to_status)?;
+        tracing::info!(
+            migration.id = %participation.migration,
+            role = access.role_name,
+            peer = participation.peer,
+            "handed a login for the subscription to the destination's agent"
+        );
+        Ok(Response::new(v1::GetReplicationAccessResponse {
+            role_name: access.role_name,
+            password: access.password.expose().to_owned(),
+            database: access.database,
+            publication_name: access.publication_name,
+            slot_name: access.slot_name,
+        }))
+    }
+
+    type DumpSchemaStream = StreamOf<v1::DumpSchemaResponse>;
+
+    async fn dump_schema(&self, request: Request<v1::DumpSchemaRequest>) -> Answer<Self::DumpSchemaStream> {
+        let message = request.get_ref();
+        let participation =
+            self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
+        let restore_major = message.pg_restore_version_num / 10_000;
+        let pieces = dump::start(&self.agent, &participation.database, restore_major).await.map_err(to_status)?;
+        let stream = ReceiverStream::new(pieces)
+            .map(|piece| piece.map(|chunk| v1::DumpSchemaResponse { chunk }).map_err(to_status));
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type OpenTunnelStream = StreamOf<v1::OpenTunnelResponse>;
+
+    async fn open_tunnel(&self, request: Request<Streaming<v1::OpenTunnelRequest>>) -> Answer<Self::OpenTunnelStream> {
+        use v1::open_tunnel_request::Message;
+
+        let caller = request.extensions().get::<PeerIdentity>().cloned();
+        let mut inbound = request.into_inner();
+        let first = self
+            .agent
+            .clock
+            .timeout(FIRST_MESSAGE_TIMEOUT, inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("the first message did not come in time"))??;
+        let Some(v1::OpenTunnelRequest { message: Some(Message::MigrationId(migration)) }) = first else {
+            return Err(to_status(
+                Failure::new(Reason::RequestInvalid, "the first message of a tunnel must name its migration")
+                    .effect(Effect::None)
+                    .with("field", "migration_id"),
+            ));
+        };
+        let participation = self.authorise(caller.as_ref(), &migration, Some(Side::Source)).map_err(to_status)?;
+        let address = &self.agent.settings.postgres.replication_address;
+        let server = self.agent.clock.timeout(CONNECT_TIMEOUT, connect(address)).await;
+        let unreachable = |text: String| {
+            to_status(
+                Failure::new(Reason::ServerUnreachable, format!("the source's server does not answer at {address}"))
+                    .detail(format!("{text}."))
+                    .hint("Check `postgres.replication_address` in agent.toml on the source's machine.")
+                    .remedy(Remedy::Wait)
+                    .effect(Effect::None),
+            )
+        };
+        let (reader, writer) = match server {
+            Ok(Ok(halves)) => halves,
+            Ok(Err(error)) => return Err(unreachable(error.to_string())),
+            Err(_) => return Err(unreachable(format!("No answer within {} seconds", CONNECT_TIMEOUT.as_secs()))),
+        };
+        let chunks = inbound.map(|item| match item {
+            Ok(v1::OpenTunnelRequest { message: Some(Message::Chunk(chunk)) }) => Ok(chunk),
+            Ok(_) => Err("a message that is no chunk".to_owned()),
+            Err(status) => Err(status.message().to_owned()),
+        });
+        let (outbound, waiting) = mpsc::channel::<Bytes>(CHUNKS_WAITING);
+        let stop = self.agent.stop.clone();
+        self.agent.tasks.spawn(async move {
+            let outcome = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                outcome = carry(reader, writer, chunks, outbound) => outcome,
+            };
+            match outcome {
+                Ok(carried) => tracing::debug!(migration.id = %participation.migration, ?carried, "a tunnel ended"),
+                Err(error) => tracing::debug!(migration.id = %participation.migration, %error, "a tunnel broke"),
+            }
+        });
+        let reached = tokio_stream::iter([Bytes::new()]);
+        let stream = reached.chain(ReceiverStream::new(waiting)).map(|chunk| Ok(v1::OpenTunnelResponse { chunk }));
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type WatchHeartbeatStream = StreamOf<v1::WatchHeartbeatResponse>;
+
+    async fn watch_heartbeat(&self, request: Request<v1::WatchHeartbeatRequest>) -> Answer<Self::WatchHeartbeatStream> {
+        let participation = self
+            .authorise(request.extensions().get(), &request.get_ref().migration_id, Some(Side::Destination))
+            .map_err(to_status)?;
+        let numbers = crate::heartbeat::arrivals(&self.agent, &participation);
+        let stream = numbers.map(|sequence| Ok(v1::WatchHeartbeatResponse { sequence }));
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn resolve_cutover(&self, request: Request<v1::ResolveCutoverRequest>) -> Answer<v1::ResolveCutoverResponse> {
+        self.authorise(request.extensions().get(), &request.get_ref().migration_id, Some(Side::Destination))
+            .map_err(to_status)?;
+        Err(Status::unimplemented("cutovers are not served yet"))
+    }
+}
+
+type Halves = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
+/// Connects to `host:port` or, when the host is a directory, to the Unix socket
+/// in it.
+async fn connect(address: &str) -> std::io::Result<Halves> {
+    if let Some((directory, port)) = address.rsplit_once(':').filter(|(host, _)| host.starts_with('/')) {
+        let (reader, writer) = UnixStream::connect(format!("{directory}/.s.PGSQL.{port}")).await?.into_split();
+        return Ok((Box::new(reader), Box::new(writer)));
+    }
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (reader, writer) = stream.into_split();
+    Ok((Box::new(reader), Box::new(writer)))
+}

@@ -1,0 +1,217 @@
+//! The *schema* step: the source's schema, pre-data and post-data of one archive,
+//! restored on the destination in one transaction.
+//!
+//! `close` has proved that the database is empty and lets nobody in. So what is
+//! there beyond the baseline in the journal came from our own `pg_restore`: after
+//! a crash that is how an attempt tells whether its predecessor's transaction was
+//! committed.
+
+mod archive;
+mod contents;
+mod restore;
+mod sql;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+
+use self::contents::{Baseline, foreign_extensions, relation_count};
+use super::{Context, Step, Survey};
+use crate::action::{ActionKind, Verb};
+use crate::names;
+use crate::postgres::own_schema::{self, Ownership};
+use crate::postgres::{Purpose, Session, sql_failure};
+
+/// Journal note: what the database held before, as JSON. Present from the first
+/// attempt until the undo.
+const BASELINE_NOTE: &str = "schema.baseline";
+/// Journal note, the intent: digest of the archive that is being restored.
+const INTENT_NOTE: &str = "schema.intent";
+/// Journal note, the outcome: digest of the archive that was restored.
+const RESTORED_NOTE: &str = "schema.restored";
+
+/// Nobody else works in the closed database; the longest that may hold a lock is
+/// an autovacuum worker, which gives way after a second.
+const LIMITS: &str = "SET LOCAL lock_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '10min'";
+
+const DECISION: &str = "SELECT state FROM pgportage.decision WHERE id = 1 FOR UPDATE";
+
+const SUBSCRIPTION: &str = "\
+SELECT subname::text FROM pg_subscription
+WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subname = $1";
+
+/// Fetches the source's schema over the link and restores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestoreSchema;
+
+/// The schema is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreSchemaResult {
+    /// SHA-256 of the archive as the source sent it.
+    pub dump_digest: Vec<u8>,
+    /// Relations in the database.
+    pub object_count: i64,
+}
+
+impl Step for RestoreSchema {
+    type Output = RestoreSchemaResult;
+
+    async fn survey(&self, cx: &Context) -> Result<Survey<RestoreSchemaResult>, Failure> {
+        let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
+        let migration = &cx.participation.migration;
+        let Some(baseline) = cx.agent.journal.note(migration, BASELINE_NOTE)? else {
+            return Ok(Survey::Ready);
+        };
+        let intended = cx.agent.journal.note(migration, INTENT_NOTE)?;
+        let restored = cx.agent.journal.note(migration, RESTORED_NOTE)?;
+        let exceeded = Baseline::from_json(&baseline)?.is_exceeded(&*session).await?;
+        match (restored, intended, exceeded) {
+            (Some(digest), _, _) => Ok(Survey::Done(result(&digest, &session).await?)),
+            // `perform` sees by itself how far an earlier attempt came.
+            (None, Some(_), _) | (None, None, false) => Ok(Survey::Ready),
+            (None, None, true) => Err(not_empty()),
+        }
+    }
+
+    async fn perform(&self, cx: &Context) -> Result<RestoreSchemaResult, Failure> {
+        let journal = &cx.agent.journal;
+        let migration = &cx.participation.migration;
+        let mut session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
+        restore::end_leftovers(cx, &session).await?;
+        let baseline = match journal.note(migration, BASELINE_NOTE)? {
+            Some(text) => Baseline::from_json(&text)?,
+            None => {
+                let baseline = Baseline::read(&*session).await?;
+                journal.set_note(migration, BASELINE_NOTE, &baseline.to_json()?)?;
+                baseline
+            }
+        };
+        let intended = journal.note(migration, INTENT_NOTE)?;
+        let digest = match (intended, baseline.is_exceeded(&*session).await?) {
+            (Some(digest), true) => digest,
+            (None, true) => return Err(not_empty()),
+            (Some(_) | None, false) => self.restore(cx, &session).await?,
+        };
+        cx.fail_point("restore_schema.perform.restored");
+        make_our_tables(cx, &mut session).await?;
+        cx.fail_point("restore_schema.perform.recorded");
+        journal.set_note(migration, RESTORED_NOTE, &digest)?;
+        restore::forget(cx);
+        result(&digest, &session).await
+    }
+
+    async fn undo(&self, cx: &Context) -> Result<(), Failure> {
+        let journal = &cx.agent.journal;
+        let migration = &cx.participation.migration;
+        restore::forget(cx);
+        let Some(baseline) = journal.note(migration, BASELINE_NOTE)? else { return Ok(()) };
+        let baseline = Baseline::from_json(&baseline)?;
+        let mut session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
+        restore::end_leftovers(cx, &session).await?;
+        if baseline.is_exceeded(&*session).await? {
+            take_back(cx, &mut session, &baseline).await?;
+        }
+        cx.fail_point("restore_schema.undo.emptied");
+        // The baseline last: without it nothing would be taken back.
+        for note in [RESTORED_NOTE, INTENT_NOTE, BASELINE_NOTE] {
+            journal.clear_note(migration, note)?;
+        }
+        Ok(())
+    }
+}
+
+impl RestoreSchema {
+    /// Fetches and restores; returns the archive's digest.
+    async fn restore(&self, cx: &Context, session: &Session) -> Result<String, Failure> {
+        let program = restore::choose(cx, session.version).await?;
+        let fetched = restore::fetch(cx, &program, &foreign_extensions(&**session).await?).await?;
+        let digest = hex(&fetched.digest);
+        cx.safe_point()?;
+        cx.agent.journal.set_note(&cx.participation.migration, INTENT_NOTE, &digest)?;
+        cx.fail_point("restore_schema.perform.intended");
+        restore::run(cx, &program, &fetched.path).await?;
+        Ok(digest)
+    }
+}
+
+/// The published tables of ours, and the ledger row.
+async fn make_our_tables(cx: &Context, session: &mut Session) -> Result<(), Failure> {
+    let doing = "make our tables on the destination";
+    let transaction = session.transaction().await.map_err(|error| sql_failure(error, doing))?;
+    own_schema::ensure(&transaction, cx).await?;
+    own_schema::record(&transaction, cx, ActionKind::RestoreSchema.as_str(), Verb::Perform.as_str()).await?;
+    transaction.commit().await.map_err(|error| sql_failure(error, doing))
+}
+
+/// Empties the database, if it is still closed.
+async fn take_back(cx: &Context, session: &mut Session, baseline: &Baseline) -> Result<(), Failure> {
+    let doing = "take the restored schema back";
+    let failure = |error| sql_failure(error, doing);
+    let transaction = session.transaction().await.map_err(failure)?;
+    transaction.batch_execute(LIMITS).await.map_err(failure)?;
+    // Dropping everything is right only while nobody can have written here.
+    let closed = match own_schema::ownership(&transaction, &cx.participation).await? {
+        Ownership::Ours => {
+            let row = transaction.query_opt(DECISION, &[]).await.map_err(failure)?;
+            row.map(|row| row.get::<_, String>(0))
+        }
+        Ownership::Absent | Ownership::Other(_) => None,
+    };
+    match closed.as_deref() {
+        Some("closed") => {}
+        Some("opened") => {
+            return Err(Failure::new(Reason::DestinationOpened, "the destination has opened")
+                .hint("Nothing takes this back; go on with `pgportage finish`.")
+                .effect(Effect::None));
+        }
+        Some(_) | None => {
+            return Err(Failure::new(Reason::DestinationNotClosed, "nothing says that this database is still closed")
+                .detail("What was restored into it is left alone, because an application may have written there.")
+                .hint("Look at the database, and drop it yourself if nothing in it is needed.")
+                .effect(Effect::None));
+        }
+    }
+    let subscription = names::replication_name(&cx.participation.migration);
+    if transaction.query_opt(SUBSCRIPTION, &[&subscription]).await.map_err(failure)?.is_some() {
+        return Err(Failure::new(Reason::WrongState, "the subscription is still there")
+            .hint("Its step has to be undone first.")
+            .effect(Effect::None));
+    }
+    baseline.empty(&transaction).await?;
+    own_schema::record(&transaction, cx, ActionKind::RestoreSchema.as_str(), Verb::Undo.as_str()).await?;
+    transaction.commit().await.map_err(failure)
+}
+
+async fn result(digest: &str, session: &Session) -> Result<RestoreSchemaResult, Failure> {
+    Ok(RestoreSchemaResult { dump_digest: from_hex(digest), object_count: relation_count(&**session).await? })
+}
+
+fn not_empty() -> Failure {
+    Failure::new(Reason::DatabaseNotEmpty, "the destination database holds objects that are not ours")
+        .detail("They came after the database was closed and before the schema was restored.")
+        .hint("Drop them, then retry.")
+        .remedy(Remedy::Operator)
+        .effect(Effect::None)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The journal holds what [`hex`] wrote.
+fn from_hex(text: &str) -> Vec<u8> {
+    text.as_bytes()
+        .chunks(2)
+        .filter_map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_survives_the_journal() {
+        let digest: Vec<u8> = (0..32).map(|n| n * 8).collect();
+        assert_eq!(from_hex(&hex(&digest)), digest);
+    }
+}

@@ -1,0 +1,248 @@
+//! Where the destination's own PostgreSQL enters the link.
+//!
+//! One listener for each migration, on an address that only this machine
+//! reaches. Its port is chosen once and kept in the journal, because it stands
+//! in the subscription on the server: after a restart of the agent the
+//! subscription finds the tunnel where it was. Each connection becomes one
+//! `OpenTunnel` call; while the other agent is away connections are closed at
+//! once, and PostgreSQL tries again by itself.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent::Agent;
+use crate::migration::{MigrationId, Participation, Side};
+use crate::peer::{Tunnel, carry};
+
+/// Journal note: the port of a migration's listener.
+const PORT_NOTE: &str = "tunnel.port";
+/// Connections of one migration at a time. A subscription has one, each table
+/// synchronisation another, and a dozen of those is many.
+const CONNECTIONS: usize = 64;
+/// Pause after a failed `accept`, which means that file descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often a listener that could not be bound at start is tried again.
+const BIND_PAUSE: Duration = Duration::from_secs(2);
+
+/// The listeners of this agent.
+#[derive(Debug, Default)]
+pub struct Tunnels {
+    listening: Mutex<HashMap<MigrationId, Listening>>,
+}
+
+/// One listener. Dropping it ends the listener and its connections.
+#[derive(Debug)]
+struct Listening {
+    address: SocketAddr,
+    stop: CancellationToken,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Tunnels {
+    /// No listener yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes sure that the migration's listener is there, and says where. The
+    /// answer is the same for as long as the migration lives, restarts included.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::ConfigurationInvalid`] when no port of the range is free, or the
+    /// one that the subscription knows is taken.
+    pub async fn ensure(&self, agent: &Arc<Agent>, participation: &Participation) -> Result<SocketAddr, Failure> {
+        let migration = &participation.migration;
+        if let Some(listening) = self.listening().get(migration) {
+            return Ok(listening.address);
+        }
+        let settings = &agent.settings.tunnel;
+        let noted = agent.journal.note(migration, PORT_NOTE)?.and_then(|text| text.parse::<u16>().ok());
+        let listener = match noted {
+            Some(port) => bind(settings.address, port).await.map_err(|error| taken(settings.address, port, &error))?,
+            None => {
+                let listener = self.bind_free(agent).await?;
+                let port = local(&listener)?.port();
+                // Before anybody is told: the port must survive a crash.
+                agent.journal.set_note(migration, PORT_NOTE, &port.to_string())?;
+                listener
+            }
+        };
+        let address = local(&listener)?;
+        let stop = agent.stop.child_token();
+        {
+            let mut all = self.listening();
+            // Somebody may have been faster; the listener that is told stays.
+            if let Some(listening) = all.get(migration) {
+                return Ok(listening.address);
+            }
+            all.insert(migration.clone(), Listening { address, stop: stop.clone() });
+        }
+        tracing::info!(migration.id = %migration, %address, "listening for the subscription");
+        agent.tasks.spawn(accept(Arc::clone(agent), participation.clone(), listener, stop));
+        Ok(address)
+    }
+
+    /// Ends a migration's listener and its connections. The port stays noted
+    /// until the journal forgets the migration.
+    pub fn close(&self, migration: &MigrationId) {
+        self.listening().remove(migration);
+    }
+
+    /// At start: listens again for every migration that had a listener. Returns
+    /// at once; a port that is taken is tried again until it is free.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`] when the journal cannot be read.
+    pub fn resume(&self, agent: &Arc<Agent>) -> Result<(), Failure> {
+        for participation in agent.journal.participations()? {
+            let noted = agent.journal.note(&participation.migration, PORT_NOTE)?.is_some();
+            if participation.side != Side::Destination || !noted {
+                continue;
+            }
+            let agent = Arc::clone(agent);
+            agent.clone().tasks.spawn(async move {
+                while let Err(failure) = agent.tunnels.ensure(&agent, &participation).await {
+                    tracing::warn!(migration.id = %participation.migration, %failure, "the subscription cannot reach us");
+                    tokio::select! {
+                        biased;
+                        () = agent.stop.cancelled() => return,
+                        () = agent.clock.sleep(BIND_PAUSE) => {}
+                    }
+                    // The migration may have ended meanwhile.
+                    if !matches!(agent.journal.participation(&participation.migration), Ok(Some(_))) {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn listening(&self) -> MutexGuard<'_, HashMap<MigrationId, Listening>> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first port of the range that is free and not another migration's.
+    async fn bind_free(&self, agent: &Arc<Agent>) -> Result<TcpListener, Failure> {
+        let settings = &agent.settings.tunnel;
+        let mut reserved = Vec::new();
+        for participation in agent.journal.participations()? {
+            reserved.extend(
+                agent.journal.note(&participation.migration, PORT_NOTE)?.and_then(|text| text.parse::<u16>().ok()),
+            );
+        }
+        for port in (settings.first_port..=settings.last_port).filter(|port| !reserved.contains(port)) {
+            match bind(settings.address, port).await {
+                Ok(listener) => return Ok(listener),
+                Err(error) => tracing::debug!(port, %error, "a port of the tunnel's range cannot be had"),
+            }
+        }
+        Err(Failure::new(
+            Reason::ConfigurationInvalid,
+            format!(
+                "no port from {} to {} is free on {} for the tunnel",
+                settings.first_port, settings.last_port, settings.address
+            ),
+        )
+        .hint("Widen `tunnel.first_port` and `tunnel.last_port` in agent.toml, then restart the agent.")
+        .effect(Effect::None))
+    }
+}
+
+async fn bind(address: IpAddr, port: u16) -> std::io::Result<TcpListener> {
+    // tokio sets SO_REUSEADDR: connections of before a restart are no obstacle.
+    TcpListener::bind((address, port)).await
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, Failure> {
+    listener.local_addr().map_err(|error| {
+        Failure::new(Reason::Internal, "could not read a listener's own address").effect(Effect::None).because(&error)
+    })
+}
+
+fn taken(address: IpAddr, port: u16, error: &std::io::Error) -> Failure {
+    Failure::new(
+        Reason::ConfigurationInvalid,
+        format!("could not listen on {address}:{port}, which the subscription knows"),
+    )
+    .detail(format!("The system said: {error}."))
+    .hint("Stop whatever listens there.")
+    .remedy(Remedy::Wait)
+    .effect(Effect::None)
+    .because(error)
+}
+
+/// Takes connections until told to stop, then waits for none: they are closed.
+async fn accept(agent: Arc<Agent>, participation: Participation, listener: TcpListener, stop: CancellationToken) {
+    let connections = TaskTracker::new();
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection of the subscription");
+                agent.clock.sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            tracing::warn!(migration.id = %participation.migration, "too many connections to the tunnel; one was closed");
+            continue;
+        };
+        let (agent, participation, stop) = (Arc::clone(&agent), participation.clone(), stop.clone());
+        connections.spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = connection(&agent, &participation, stream) => {}
+            }
+        });
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+/// Carries one connection of the server beside us to the server over there.
+async fn connection(agent: &Arc<Agent>, participation: &Participation, stream: TcpStream) {
+    let migration = &participation.migration;
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(migration.id = %migration, %error, "a connection to the tunnel was gone at once");
+        return;
+    }
+    let opened = async { agent.peers.call_for_tunnel(participation).await?.open_tunnel().await };
+    let Tunnel { outbound, inbound } = match opened.await {
+        Ok(tunnel) => tunnel,
+        Err(failure) => {
+            tracing::warn!(migration.id = %migration, %failure, detail = failure.detail, "could not open a tunnel");
+            return;
+        }
+    };
+    let (reader, writer) = stream.into_split();
+    match carry(reader, writer, inbound, outbound).await {
+        Ok(carried) => tracing::debug!(migration.id = %migration, ?carried, "a tunnel ended"),
+        Err(error) => tracing::debug!(migration.id = %migration, %error, "a tunnel broke"),
+    }
+}
