@@ -1,6 +1,7 @@
 //! The long-lived things of one agent, shared by its steps and services.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgportage_link::Clock;
 use pgportage_link::tls::Identity;
@@ -34,6 +35,7 @@ pub struct Agent {
     pub journal: Journal,
     /// Opens database sessions.
     pub door: Door,
+    server_version: AtomicI32,
     /// Dials the other agents.
     pub peers: Peers,
     /// Where the server's own subscriptions enter the link.
@@ -62,6 +64,7 @@ impl Agent {
             name: settings.name.clone(),
             clock,
             door,
+            server_version: AtomicI32::new(0),
             peers: Peers::new(identity, policy.clone(), clock),
             tunnels: Tunnels::new(),
             gauges: Gauges::default(),
@@ -72,6 +75,17 @@ impl Agent {
             policy,
             journal,
         }
+    }
+
+    /// The server's `server_version_num`. Zero while unknown.
+    #[must_use]
+    pub fn server_version(&self) -> i32 {
+        self.server_version.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of the server's version, which an upgrade may change.
+    pub fn set_server_version(&self, version_num: i32) {
+        self.server_version.store(version_num, Ordering::Relaxed);
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod connect;
 mod context;
+pub mod inspect;
 pub mod identity;
 mod patience;
 pub mod publication;

@@ -172,6 +172,87 @@ reasons! {
     DestinationOpened = "DESTINATION_OPENED",
     /// Nobody knows yet whether the destination has opened.
     CutoverInDoubt = "CUTOVER_IN_DOUBT",
+
+    // ---- Findings of preflight: the server as it is set up.
+    /// The server's version is not supported, or older than the source's.
+    VersionUnsupported = "VERSION_UNSUPPORTED",
+    /// The server's release has a known defect that matters here.
+    ServerDefect = "SERVER_DEFECT",
+    /// `wal_level` is not `logical`.
+    WalLevelTooLow = "WAL_LEVEL_TOO_LOW",
+    /// Too few replication slots are free.
+    SlotsExhausted = "SLOTS_EXHAUSTED",
+    /// Too few WAL senders are free.
+    SendersExhausted = "SENDERS_EXHAUSTED",
+    /// Too few replication workers are free on the destination.
+    WorkersExhausted = "WORKERS_EXHAUSTED",
+    /// Too few replication origins are free on the destination.
+    OriginsExhausted = "ORIGINS_EXHAUSTED",
+    /// The lock table is too small for the number of tables.
+    LocksTooFew = "LOCKS_TOO_FEW",
+    /// The server is a standby.
+    ServerInRecovery = "SERVER_IN_RECOVERY",
+    /// Subscriptions write into the source database.
+    SourceSubscribes = "SOURCE_SUBSCRIBES",
+    /// `synchronous_standby_names` would take our WAL sender for a standby.
+    SynchronousStandbyAny = "SYNCHRONOUS_STANDBY_ANY",
+    /// `max_slot_wal_keep_size` may invalidate our slot.
+    SlotSizeLimited = "SLOT_SIZE_LIMITED",
+    /// `idle_replication_slot_timeout` may invalidate our slot.
+    SlotIdleTimeout = "SLOT_IDLE_TIMEOUT",
+    /// `output_plugin_libraries` does not allow `pgoutput`.
+    OutputPluginForbidden = "OUTPUT_PLUGIN_FORBIDDEN",
+    /// A time limit of the server or of a role may end our sessions.
+    TimeLimitSet = "TIME_LIMIT_SET",
+    /// The disk has too little room for the database.
+    DiskSpaceLow = "DISK_SPACE_LOW",
+    /// Both sides are the same server, or one is a copy of the other.
+    SameServer = "SAME_SERVER",
+    /// The databases' encodings do not fit.
+    EncodingDiffers = "ENCODING_DIFFERS",
+    /// The databases sort texts differently.
+    CollationDiffers = "COLLATION_DIFFERS",
+    /// A role that the schema names does not exist on the destination.
+    RoleMissing = "ROLE_MISSING",
+    /// An extension cannot be installed on the destination.
+    ExtensionMissing = "EXTENSION_MISSING",
+    /// The destination installs another version of an extension.
+    ExtensionVersionDiffers = "EXTENSION_VERSION_DIFFERS",
+    /// Objects of an earlier migration are still there.
+    ObjectLeftBehind = "OBJECT_LEFT_BEHIND",
+
+    // ---- Findings of preflight: the objects of the database.
+    /// A table has no usable replica identity and cannot be given all its
+    /// columns as one.
+    ReplicaIdentityImpossible = "REPLICA_IDENTITY_IMPOSSIBLE",
+    /// A primary key is deferrable, so it is no replica identity.
+    PrimaryKeyDeferrable = "PRIMARY_KEY_DEFERRABLE",
+    /// Row-level security would hide rows.
+    RowLevelSecurity = "ROW_LEVEL_SECURITY",
+    /// A trigger fires for replicated changes as well.
+    TriggerFiresOnApply = "TRIGGER_FIRES_ON_APPLY",
+    /// Sequences do not replicate; they are set at the cutover.
+    SequencesAtCutover = "SEQUENCES_AT_CUTOVER",
+    /// Large objects are not moved.
+    LargeObjectsNotMoved = "LARGE_OBJECTS_NOT_MOVED",
+    /// Rows of an unlogged table are not moved.
+    UnloggedNotMoved = "UNLOGGED_NOT_MOVED",
+    /// Rows of a foreign table stay where they are.
+    ForeignTableNotMoved = "FOREIGN_TABLE_NOT_MOVED",
+    /// A materialised view is empty until it is refreshed.
+    MaterializedViewEmpty = "MATERIALIZED_VIEW_EMPTY",
+    /// Rows in tables of an extension are not moved.
+    ExtensionTableNotMoved = "EXTENSION_TABLE_NOT_MOVED",
+    /// A publication is not moved.
+    PublicationNotMoved = "PUBLICATION_NOT_MOVED",
+    /// A replication slot is not moved.
+    SlotNotMoved = "SLOT_NOT_MOVED",
+    /// A setting of the database or of a role in it is not moved.
+    SettingNotMoved = "SETTING_NOT_MOVED",
+    /// Relations lose their tablespace.
+    TablespaceNotMoved = "TABLESPACE_NOT_MOVED",
+    /// An invalid index is not moved.
+    IndexInvalid = "INDEX_INVALID",
 }
 
 /// A text that names no reason of this release.

@@ -274,31 +274,31 @@ mod tests {
     #[test]
     fn malformed_identities_are_refused() {
         let long = format!("spiffe://fleet/pgportage/agent/{}", "a".repeat(64));
-        let cases: &[(&str, fn(&IdentityError) -> bool)] = &[
-            ("", |e| matches!(e, IdentityError::Form(_))),
-            ("https://fleet/pgportage/agent/a", |e| matches!(e, IdentityError::Form(_))),
-            ("SPIFFE://fleet/pgportage/agent/a", |e| matches!(e, IdentityError::Form(_))),
-            ("spiffe://fleet/other/agent/a", |e| matches!(e, IdentityError::Form(_))),
-            ("spiffe://fleet/pgportage/agent", |e| matches!(e, IdentityError::Form(_))),
-            ("spiffe://fleet/pgportage/agent/a/", |e| matches!(e, IdentityError::Form(_))),
-            ("spiffe://fleet/pgportage/agent/a/b", |e| matches!(e, IdentityError::Form(_))),
-            ("spiffe:///pgportage/agent/a", |e| matches!(e, IdentityError::TrustDomain(_))),
-            ("spiffe://Fleet/pgportage/agent/a", |e| matches!(e, IdentityError::TrustDomain(_))),
-            ("spiffe://fleet:1/pgportage/agent/a", |e| matches!(e, IdentityError::TrustDomain(_))),
-            ("spiffe://u@fleet/pgportage/agent/a", |e| matches!(e, IdentityError::TrustDomain(_))),
-            ("spiffe://fleet/pgportage/Agent/a", |e| matches!(e, IdentityError::Role(_))),
-            ("spiffe://fleet/pgportage/root/a", |e| matches!(e, IdentityError::Role(_))),
-            ("spiffe://fleet/pgportage/agent/", |e| matches!(e, IdentityError::Name(_))),
-            ("spiffe://fleet/pgportage/agent/A", |e| matches!(e, IdentityError::Name(_))),
-            ("spiffe://fleet/pgportage/agent/-a", |e| matches!(e, IdentityError::Name(_))),
-            ("spiffe://fleet/pgportage/agent/a-", |e| matches!(e, IdentityError::Name(_))),
-            ("spiffe://fleet/pgportage/agent/a?b", |e| matches!(e, IdentityError::Name(_))),
-            ("spiffe://fleet/pgportage/agent/a%2f", |e| matches!(e, IdentityError::Name(_))),
-            (&long, |e| matches!(e, IdentityError::Name(_))),
+        let cases = [
+            ("", "identity "),
+            ("https://fleet/pgportage/agent/a", "identity "),
+            ("SPIFFE://fleet/pgportage/agent/a", "identity "),
+            ("spiffe://fleet/other/agent/a", "identity "),
+            ("spiffe://fleet/pgportage/agent", "identity "),
+            ("spiffe://fleet/pgportage/agent/a/", "identity "),
+            ("spiffe://fleet/pgportage/agent/a/b", "identity "),
+            ("spiffe:///pgportage/agent/a", "trust domain "),
+            ("spiffe://Fleet/pgportage/agent/a", "trust domain "),
+            ("spiffe://fleet:1/pgportage/agent/a", "trust domain "),
+            ("spiffe://u@fleet/pgportage/agent/a", "trust domain "),
+            ("spiffe://fleet/pgportage/Agent/a", "role "),
+            ("spiffe://fleet/pgportage/root/a", "role "),
+            ("spiffe://fleet/pgportage/agent/", "name "),
+            ("spiffe://fleet/pgportage/agent/A", "name "),
+            ("spiffe://fleet/pgportage/agent/-a", "name "),
+            ("spiffe://fleet/pgportage/agent/a-", "name "),
+            ("spiffe://fleet/pgportage/agent/a?b", "name "),
+            ("spiffe://fleet/pgportage/agent/a%2f", "name "),
+            (long.as_str(), "name "),
         ];
-        for (text, expected) in cases {
-            let error = text.parse::<SpiffeId>().unwrap_err();
-            assert!(expected(&error), "{text}: {error}");
+        for (text, subject) in cases {
+            let error = text.parse::<SpiffeId>().unwrap_err().to_string();
+            assert!(error.starts_with(subject), "{text}: {error}");
         }
     }
 

@@ -102,7 +102,45 @@ pub fn code(reason: Reason) -> Code {
         | Reason::DestinationNotClosed
         | Reason::OpenRefused
         | Reason::DestinationOpened
-        | Reason::CutoverInDoubt => Code::FailedPrecondition,
+        | Reason::CutoverInDoubt
+        | Reason::VersionUnsupported
+        | Reason::ServerDefect
+        | Reason::WalLevelTooLow
+        | Reason::SlotsExhausted
+        | Reason::SendersExhausted
+        | Reason::WorkersExhausted
+        | Reason::OriginsExhausted
+        | Reason::LocksTooFew
+        | Reason::ServerInRecovery
+        | Reason::SourceSubscribes
+        | Reason::SynchronousStandbyAny
+        | Reason::SlotSizeLimited
+        | Reason::SlotIdleTimeout
+        | Reason::OutputPluginForbidden
+        | Reason::TimeLimitSet
+        | Reason::DiskSpaceLow
+        | Reason::SameServer
+        | Reason::EncodingDiffers
+        | Reason::CollationDiffers
+        | Reason::RoleMissing
+        | Reason::ExtensionMissing
+        | Reason::ExtensionVersionDiffers
+        | Reason::ObjectLeftBehind
+        | Reason::ReplicaIdentityImpossible
+        | Reason::PrimaryKeyDeferrable
+        | Reason::RowLevelSecurity
+        | Reason::TriggerFiresOnApply
+        | Reason::SequencesAtCutover
+        | Reason::LargeObjectsNotMoved
+        | Reason::UnloggedNotMoved
+        | Reason::ForeignTableNotMoved
+        | Reason::MaterializedViewEmpty
+        | Reason::ExtensionTableNotMoved
+        | Reason::PublicationNotMoved
+        | Reason::SlotNotMoved
+        | Reason::SettingNotMoved
+        | Reason::TablespaceNotMoved
+        | Reason::IndexInvalid => Code::FailedPrecondition,
     }
 }
 

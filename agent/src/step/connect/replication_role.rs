@@ -433,7 +433,8 @@ pub async fn prove_canary_refused(cx: &Context) -> Result<(), Failure> {
         Some(role) => Secret::from_file(&role.password_file)?,
         None => new_password(agent, participation, &name).await?,
     };
-    match cx.door.open_as(&agent.settings.postgres.replication_address, &participation.database, &name, &password, Purpose::Control).await {
+    let address = &agent.settings.postgres.replication_address;
+    match cx.door.open_as(address, &participation.database, &name, &password, Purpose::Control).await {
         Err(refusal) if refusal.sqlstate.as_deref() == Some("42501") => Ok(()),
         Err(other) => {
             let line = format!("local {} {} scram-sha-256", hba_name(&participation.database), hba_name(&name));

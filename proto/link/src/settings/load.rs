@@ -97,8 +97,7 @@ fn origin(root: &Value, key: &str) -> Option<String> {
     let mut value = root;
     for step in key.split('.') {
         let ValueKind::Table(table) = &value.kind else { break };
-        let Some(next) = table.get(step) else { return None };
-        value = next;
+        value = table.get(step)?;
     }
     value.origin().map(str::to_owned)
 }

@@ -1,6 +1,8 @@
 //! Real handshakes between real ends: who gets in, who does not, and what both
 //! hear about it.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
 mod fleet;
 
 use std::sync::Arc;
