@@ -1,1 +1,114 @@
-//! Placeholder.
+//! The operator's hand: the `pgportage` program.
+//!
+//! It asks the coordinator and shows what it says; it decides nothing. Messages
+//! of the contract become views in [`wire`], views become text in [`render`], and
+//! [`terminal`] is the only module that writes.
+
+pub mod arguments;
+pub mod coordinator;
+pub mod exit;
+pub mod follow;
+pub mod news;
+pub mod outcome;
+pub mod progress;
+pub mod render;
+pub mod settings;
+pub mod terminal;
+pub mod verb;
+pub mod view;
+pub mod wire;
+
+use pgportage_link::{Clock, Failure, telemetry};
+use tracing::Instrument;
+
+use crate::arguments::{Arguments, Global, Verb};
+use crate::coordinator::Coordinator;
+use crate::exit::{Exit, Stop};
+use crate::terminal::Terminal;
+use crate::verb::Hand;
+
+/// Runs one command line to its end and says how the process ends. Everything
+/// that is to be said has been said when it returns.
+pub async fn run(arguments: Arguments) -> Exit {
+    let terminal = Terminal::open(arguments.global.json);
+    match carry_out(&terminal, &arguments).await {
+        Ok(exit) => exit,
+        Err(stop) => told(&terminal, stop),
+    }
+}
+
+async fn carry_out(terminal: &Terminal, arguments: &Arguments) -> Result<Exit, Stop> {
+    match &arguments.verb {
+        Verb::Certs(certs) => verb::certs(terminal, certs).map_err(Stop::from),
+        Verb::Completions(completions) => Ok(verb::completions(terminal, completions.shell)),
+        Verb::Man(man) => verb::man(terminal, &man.directory).map_err(Stop::from),
+        Verb::PrintConfig => {
+            let settings = settings::load(&arguments.global)?;
+            terminal.text(&pgportage_link::settings::print(&settings)?);
+            Ok(Exit::Done)
+        }
+        Verb::Agents
+        | Verb::Preflight(_)
+        | Verb::Create(_)
+        | Verb::Consent(_)
+        | Verb::Plan(_)
+        | Verb::Start(_)
+        | Verb::Status(_)
+        | Verb::Verify(_)
+        | Verb::Retry(_)
+        | Verb::Cutover(_)
+        | Verb::Finish(_)
+        | Verb::Abort(_) => with_coordinator(terminal, &arguments.global, &arguments.verb).await,
+    }
+}
+
+/// One trace begins here: the span of the verb is the parent of what the
+/// coordinator and the agents do for it.
+async fn with_coordinator(terminal: &Terminal, global: &Global, verb: &Verb) -> Result<Exit, Stop> {
+    let settings = settings::load(global)?;
+    let guard = telemetry::init("pgportage", &settings.telemetry.for_link())?;
+    let clock = Clock;
+    let span = tracing::info_span!("pgportage", otel.name = format!("pgportage {}", verb.name()), otel.kind = "client");
+    let outcome = async {
+        let coordinator = Coordinator::connect(&settings, clock).await?;
+        let hand = Hand { terminal: terminal.clone(), settings, coordinator, clock };
+        verb::run(&hand, verb).await
+    }
+    .instrument(span)
+    .await;
+    guard.shutdown().await;
+    outcome
+}
+
+/// Says why a verb did not run to its end.
+fn told(terminal: &Terminal, stop: Stop) -> Exit {
+    match stop {
+        Stop::Failed(failure) => {
+            let failure = view::Failure::from(*failure);
+            if terminal.json {
+                terminal.data(&serde_json::json!({ "failure": failure }));
+            }
+            terminal.note(&render::failure(&failure, terminal.err));
+            Exit::NotMet
+        }
+        Stop::Usage { message, hint } => {
+            terminal.note(&format!("error: {message}\n  hint  {hint}\n"));
+            Exit::Usage
+        }
+        Stop::Declined => {
+            terminal.note("nothing was done\n");
+            Exit::NotMet
+        }
+        Stop::Detached(words) => {
+            terminal.note(&format!("\n{words}\n"));
+            Exit::NotMet
+        }
+    }
+}
+
+/// The runtime could not be made.
+#[must_use]
+pub fn no_runtime(error: &std::io::Error) -> Exit {
+    let failure = Failure::new(pgportage_proto::Reason::Internal, "the program cannot start").because(error);
+    told(&Terminal::open(false), failure.into())
+}

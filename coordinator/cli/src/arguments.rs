@@ -1,0 +1,273 @@
+//! What an operator types.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Exit codes, as `--help` prints them.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  what was asked for could not be met, or you detached before it was
+  2  the command line is wrong
+  3  waiting for you: the reason and the next command are printed";
+
+/// Moves a live PostgreSQL database from one server to another.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "pgportage", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// What holds for every verb.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    /// Configuration file [default: ~/.config/pgportage/pgportage.toml, then
+    /// /etc/pgportage/pgportage.toml]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+    /// Address of the coordinator, as HOST:PORT
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Global options")]
+    pub coordinator: Option<String>,
+    /// Name in the coordinator's certificate
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub coordinator_name: Option<String>,
+    /// Your certificate
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub certificate: Option<PathBuf>,
+    /// The key of your certificate
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub key: Option<PathBuf>,
+    /// The authority that signed the certificates
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub authority: Option<PathBuf>,
+    /// Print the result as JSON on standard output
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Make a private certificate authority and certificates
+    Certs(Certs),
+    /// Show who is attached, with which server and release
+    Agents,
+    /// Read both servers and say what stands in the way; changes nothing
+    Preflight(Preflight),
+    /// Create a migration without starting it
+    Create(Create),
+    /// Agree to findings
+    Consent(Consent),
+    /// Print every step and statement that will run, before it runs
+    Plan(Named),
+    /// Start a migration and show its progress until it is ready for cutover
+    Start(Watched),
+    /// Show what is happening, what it waits for and what to type next
+    Status(Status),
+    /// Compare both sides again while writes go on
+    Verify(Watched),
+    /// Let a failed step try again
+    Retry(Watched),
+    /// Move the applications to the destination
+    Cutover(Cutover),
+    /// Remove everything of ours after the cutover; the source stays closed
+    Finish(Confirmed),
+    /// Take the migration back
+    Abort(Confirmed),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Write the manual pages into a directory
+    Man(Man),
+    /// Print the settings in force
+    PrintConfig,
+}
+
+impl Verb {
+    /// The verb as it is typed.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Certs(_) => "certs",
+            Self::Agents => "agents",
+            Self::Preflight(_) => "preflight",
+            Self::Create(_) => "create",
+            Self::Consent(_) => "consent",
+            Self::Plan(_) => "plan",
+            Self::Start(_) => "start",
+            Self::Status(_) => "status",
+            Self::Verify(_) => "verify",
+            Self::Retry(_) => "retry",
+            Self::Cutover(_) => "cutover",
+            Self::Finish(_) => "finish",
+            Self::Abort(_) => "abort",
+            Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
+            Self::PrintConfig => "print-config",
+        }
+    }
+}
+
+/// Certificates.
+#[derive(Clone, Debug, Args)]
+pub struct Certs {
+    /// What to make.
+    #[command(subcommand)]
+    pub act: CertsAct,
+}
+
+/// A migration's name.
+#[derive(Clone, Debug, Args)]
+pub struct Named {
+    /// The migration
+    pub name: String,
+}
+
+/// A verb that shows progress until its end.
+#[derive(Clone, Debug, Args)]
+pub struct Watched {
+    /// The migration
+    pub name: String,
+    /// Return as soon as the coordinator has accepted it
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// What would be moved.
+#[derive(Clone, Debug, Args)]
+pub struct Preflight {
+    /// The agent beside the server to move from
+    #[arg(long, value_name = "AGENT")]
+    pub from: String,
+    /// The agent beside the server to move to
+    #[arg(long, value_name = "AGENT")]
+    pub to: String,
+    /// The database to move
+    #[arg(long, value_name = "DB")]
+    pub database: String,
+}
+
+/// A new migration.
+#[derive(Clone, Debug, Args)]
+pub struct Create {
+    /// Its name: 1 to 40 characters of a-z, 0-9 and -
+    pub name: String,
+    /// What to move.
+    #[command(flatten)]
+    pub route: Preflight,
+    /// Lag under which it is ready, for example 500ms [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub max_lag: Option<Duration>,
+    /// Check everything, create nothing
+    #[arg(long)]
+    pub validate_only: bool,
+}
+
+/// Findings to agree to.
+#[derive(Clone, Debug, Args)]
+pub struct Consent {
+    /// The migration
+    pub name: String,
+    /// A finding's code, with :OBJECT to mean only the one on that object
+    #[arg(value_name = "CODE[:OBJECT]", required_unless_present = "all", conflicts_with = "all")]
+    pub findings: Vec<String>,
+    /// Agree to every finding that asks for it
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// What to show.
+#[derive(Clone, Debug, Args)]
+pub struct Status {
+    /// The migration; all of them when left out
+    #[arg(required_if_eq("watch", "true"))]
+    pub name: Option<String>,
+    /// Show every change until the migration is over
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// The move of the applications.
+#[derive(Clone, Debug, Args)]
+pub struct Cutover {
+    /// The migration
+    pub name: String,
+    /// Take everything back if the outage would exceed this, for example 1s
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub max_outage: Option<Duration>,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Return as soon as the coordinator has accepted it
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// An act that asks first.
+#[derive(Clone, Debug, Args)]
+pub struct Confirmed {
+    /// The migration
+    pub name: String,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Return as soon as the coordinator has accepted it
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// A shell.
+#[derive(Clone, Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// Where manual pages go.
+#[derive(Clone, Debug, Args)]
+pub struct Man {
+    /// The directory; made if it does not exist
+    pub directory: PathBuf,
+}
+
+/// What to make.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CertsAct {
+    /// Make a private certificate authority
+    Init(CertsInit),
+    /// Make a certificate for somebody
+    Issue(CertsIssue),
+}
+
+/// A new authority.
+#[derive(Clone, Debug, Args)]
+pub struct CertsInit {
+    /// Where its certificate and key go; made if it does not exist
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub directory: PathBuf,
+    /// The fleet under this authority, for example example.com
+    #[arg(long, value_name = "NAME", default_value = "pgportage.internal")]
+    pub trust_domain: String,
+}
+
+/// A new certificate.
+#[derive(Clone, Debug, Args)]
+pub struct CertsIssue {
+    /// What its holder is: coordinator, agent or operator
+    pub role: String,
+    /// Its holder's name: 1 to 63 characters of a-z, 0-9 and -
+    pub name: String,
+    /// Where the authority is, and where the certificate and key go
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub directory: PathBuf,
+    /// How many days it is valid
+    #[arg(long, value_name = "N", default_value_t = 365)]
+    pub days: u16,
+}

@@ -1,0 +1,62 @@
+//! What a cutover did and how long it took.
+
+use super::{Style, Tone, clean, count, labelled, push_line, span};
+use crate::view::{Cutover, CutoverPhase};
+
+/// The report of a cutover.
+#[must_use]
+pub fn cutover(report: &Cutover, style: Style) -> String {
+    let mut out = String::new();
+    let (tone, sentence) = match report.phase {
+        CutoverPhase::Preparing => (Tone::Quiet, "preparing: nothing durable has happened"),
+        CutoverPhase::Fenced => (Tone::Careful, "the source is closed to applications; the destination has not decided"),
+        CutoverPhase::InDoubt => (
+            Tone::Bad,
+            "in doubt: the destination was asked to open and has not answered; the source stays closed until it does",
+        ),
+        CutoverPhase::Open => (Tone::Good, "the destination is open: applications belong there now"),
+        CutoverPhase::TakenBack => (Tone::Careful, "taken back: the source takes writes as before"),
+        CutoverPhase::Unrecognised => (Tone::Careful, "in a phase that this release does not know"),
+    };
+    push_line(&mut out, &format!("cutover {}: {}", report.epoch, style.paint(tone, sentence)));
+    let sessions = match (report.cancelled_session_count, report.terminated_session_count) {
+        (0, 0) => String::new(),
+        (cancelled, terminated) => format!("{} cancelled, {} ended", count(cancelled, "statement"), count(terminated, "session")),
+    };
+    out.push_str(&labelled(
+        style,
+        2,
+        &[
+            ("outage", report.outage.map(span).unwrap_or_default()),
+            ("lock wait", report.lock_wait.map(span).unwrap_or_default()),
+            ("drain", report.drain_time.map(span).unwrap_or_default()),
+            ("sessions", sessions),
+            ("marker", clean(&report.marker_id).into_owned()),
+            ("fence at", clean(&report.fence_lsn).into_owned()),
+            ("opened at", clean(&report.open_lsn).into_owned()),
+        ],
+    ));
+    out
+}
+
+/// The statements that reopen the source, with what they are for.
+#[must_use]
+pub fn unfence(statements: &[String], database: &str, source: &str, style: Style) -> String {
+    let mut out = String::new();
+    if statements.is_empty() {
+        return out;
+    }
+    push_line(
+        &mut out,
+        &format!(
+            "{} database {} on {} stays closed to applications. To reopen it one day, run there:",
+            style.paint(Tone::Careful, "note:"),
+            clean(database),
+            clean(source)
+        ),
+    );
+    for line in statements.iter().flat_map(|statement| statement.lines()) {
+        push_line(&mut out, &format!("  {}", clean(line)));
+    }
+    out
+}

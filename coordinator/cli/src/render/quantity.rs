@@ -1,0 +1,103 @@
+//! Spans, sizes and ages, as people say them.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+/// `3 ms`, `1.2 s`, `3 min 20 s`, `2 h 5 min`, `4 d 1 h`.
+#[must_use]
+pub fn span(span: Duration) -> String {
+    let milliseconds = span.as_millis();
+    let seconds = span.as_secs();
+    match seconds {
+        0 => format!("{milliseconds} ms"),
+        1..60 => format!("{}.{} s", seconds, span.subsec_millis() / 100),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+/// As `pg_size_pretty` counts, with one decimal place: `712 bytes`, `4.2 MB`.
+#[must_use]
+pub fn size(bytes: i64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if bytes < 1024 {
+        return format!("{} bytes", bytes.max(0));
+    }
+    let mut tenths = i128::from(bytes) * 10 / 1024;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// How long ago, `now` for the last second and for what clocks that differ
+/// place in the future.
+#[must_use]
+pub fn age(then: OffsetDateTime, now: OffsetDateTime) -> String {
+    match Duration::try_from(now - then) {
+        Ok(passed) => match passed.as_secs() {
+            0 => "now".to_owned(),
+            seconds @ 1..60 => format!("{seconds} s ago"),
+            seconds => format!("{} ago", span(Duration::from_secs(seconds))),
+        },
+        Err(_) => "now".to_owned(),
+    }
+}
+
+/// The share that is done, in whole percent, never 100 before all of it is.
+#[must_use]
+pub fn rate(completed: i64, total: i64) -> Option<i64> {
+    if total <= 0 {
+        return None;
+    }
+    let percent = i128::from(completed.clamp(0, total)) * 100 / i128::from(total);
+    i64::try_from(percent).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans() {
+        let cases = [
+            (Duration::ZERO, "0 ms"),
+            (Duration::from_millis(999), "999 ms"),
+            (Duration::from_millis(1_250), "1.2 s"),
+            (Duration::from_secs(60), "1 min 0 s"),
+            (Duration::from_secs(3_725), "1 h 2 min"),
+            (Duration::from_secs(90_000), "1 d 1 h"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(span(value), text);
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        let cases = [
+            (-1, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1024, "1.0 kB"),
+            (1024 * 1024 - 1, "1023.9 kB"),
+            (1024 * 1024, "1.0 MB"),
+            (5 * 1024 * 1024 * 1024 + 214_748_365, "5.2 GB"),
+            (i64::MAX, "8191.9 PB"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(size(value), text);
+        }
+    }
+
+    #[test]
+    fn a_share_is_never_all_before_all_is_done() {
+        assert_eq!(rate(999, 1000), Some(99));
+        assert_eq!(rate(1000, 1000), Some(100));
+        assert_eq!(rate(7, 0), None);
+        assert_eq!(rate(i64::MAX, i64::MAX), Some(100));
+    }
+}

@@ -1,0 +1,102 @@
+//! What an act that cannot be taken back will do, said before it is done.
+
+use std::time::Duration;
+
+use super::{Style, Tone, clean, labelled, push_line, span};
+use crate::view::{CutoverPhase, Migration};
+
+/// Before `cutover`.
+#[must_use]
+pub fn before_cutover(migration: &Migration, max_outage: Option<Duration>, style: Style) -> String {
+    let mut out = String::new();
+    push_line(
+        &mut out,
+        &format!(
+            "{} moves the applications of database {} from {} to {}:",
+            style.paint(Tone::Strong, "cutover"),
+            clean(&migration.database),
+            clean(&migration.source_agent),
+            clean(&migration.destination_agent)
+        ),
+    );
+    let budget = max_outage.map_or("The agents' own limits bound the outage.".to_owned(), |limit| {
+        format!("If it would take longer than {}, everything is taken back.", span(limit))
+    });
+    let acts = [
+        "1. Writers on the source wait, then every application session there is ended.".to_owned(),
+        "2. The last change is awaited on the destination, and its sequences are set.".to_owned(),
+        format!("3. The destination opens. {budget}"),
+        "From then on nothing can be taken back: the source stays closed to applications.".to_owned(),
+    ];
+    for act in acts {
+        push_line(&mut out, &format!("  {act}"));
+    }
+    let lag = migration.figures.as_ref().and_then(|figures| figures.lag).map(span).unwrap_or_default();
+    let lag = if lag.is_empty() { "not known".to_owned() } else { lag };
+    out.push_str(&labelled(style, 2, &[("lag now", lag)]));
+    out
+}
+
+/// Before `finish`.
+#[must_use]
+pub fn before_finish(migration: &Migration, style: Style) -> String {
+    let mut out = String::new();
+    push_line(
+        &mut out,
+        &format!(
+            "{} removes everything of pgportage from {} and {}:",
+            style.paint(Tone::Strong, "finish"),
+            clean(&migration.source_agent),
+            clean(&migration.destination_agent)
+        ),
+    );
+    push_line(&mut out, "  The subscription, publication, slot, replication role and our schema are dropped.");
+    push_line(
+        &mut out,
+        &format!(
+            "  Database {} on {} stays closed to applications; the statements that reopen it are printed.",
+            clean(&migration.database),
+            clean(&migration.source_agent)
+        ),
+    );
+    out
+}
+
+/// Before `abort`.
+#[must_use]
+pub fn before_abort(migration: &Migration, style: Style) -> String {
+    let mut out = String::new();
+    push_line(
+        &mut out,
+        &format!(
+            "{} takes migration {} back:",
+            style.paint(Tone::Strong, "abort"),
+            clean(&migration.name)
+        ),
+    );
+    push_line(
+        &mut out,
+        &format!(
+            "  Everything copied to database {} on {} is dropped, and has to be copied again by a new migration.",
+            clean(&migration.database),
+            clean(&migration.destination_agent)
+        ),
+    );
+    push_line(
+        &mut out,
+        &format!(
+            "  The slot, publication, replication role and our schema on {} are dropped; its data is not touched.",
+            clean(&migration.source_agent)
+        ),
+    );
+    if migration.cutover.as_ref().is_some_and(|cutover| cutover.phase == CutoverPhase::InDoubt) {
+        push_line(
+            &mut out,
+            &style.paint(
+                Tone::Careful,
+                "  A cutover is in doubt: the source stays closed until the destination says that it will not open.",
+            ),
+        );
+    }
+    out
+}

@@ -1,0 +1,112 @@
+//! Standard output, standard error and the question before an act that cannot
+//! be taken back. The only module that writes to either.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use indicatif::{MultiProgress, ProgressDrawTarget};
+use serde::Serialize;
+
+use crate::exit::Stop;
+use crate::render::Style;
+
+/// Where words go.
+#[derive(Clone, Debug)]
+pub struct Terminal {
+    /// How standard output is written.
+    pub out: Style,
+    /// How standard error is written.
+    pub err: Style,
+    /// Whether the result is printed as JSON.
+    pub json: bool,
+    /// Bars, when standard error is a terminal. Everything that is written to
+    /// standard error while they are shown goes through them.
+    bars: Option<MultiProgress>,
+}
+
+impl Terminal {
+    /// Looks at the process's streams and at `NO_COLOR` (<https://no-color.org>).
+    #[must_use]
+    pub fn open(json: bool) -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let style = |terminal: bool| if terminal && wanted { Style::Coloured } else { Style::Plain };
+        let stderr = io::stderr().is_terminal();
+        Self {
+            out: style(io::stdout().is_terminal()),
+            err: style(stderr),
+            json,
+            bars: stderr.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr())),
+        }
+    }
+
+    /// Bars, when there is a terminal to draw them on.
+    #[must_use]
+    pub fn bars(&self) -> Option<&MultiProgress> {
+        self.bars.as_ref()
+    }
+
+    /// Whether standard output is a terminal that can be redrawn.
+    #[must_use]
+    pub fn redraws(&self) -> bool {
+        !self.json && io::stdout().is_terminal()
+    }
+
+    /// Prints a result: `text`, or `data` under `--json`.
+    pub fn result(&self, text: &str, data: &impl Serialize) {
+        if self.json { self.data(data) } else { self.text(text) }
+    }
+
+    /// Prints text on standard output.
+    pub fn text(&self, text: &str) {
+        write(&mut io::stdout().lock(), text);
+    }
+
+    /// Prints one JSON value on one line of standard output.
+    pub fn data(&self, data: &impl Serialize) {
+        // Our own types have neither maps with other keys than strings nor
+        // serializers that fail.
+        if let Ok(line) = serde_json::to_string(data) {
+            self.text(&format!("{line}\n"));
+        }
+    }
+
+    /// Writes to standard error, above the bars if any are shown.
+    pub fn note(&self, text: &str) {
+        match &self.bars {
+            Some(bars) => bars.suspend(|| write(&mut io::stderr().lock(), text)),
+            None => write(&mut io::stderr().lock(), text),
+        }
+    }
+
+    /// Says what will be done and asks.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Declined`] unless the answer is `yes`; [`Stop::Usage`] when
+    /// nobody is there to answer.
+    pub fn confirm(&self, what: &str, verb: &str, assumed: bool) -> Result<(), Stop> {
+        if assumed {
+            return Ok(());
+        }
+        self.note(what);
+        if !io::stdin().is_terminal() {
+            return Err(Stop::Usage {
+                message: format!("{verb} asks first, and standard input is no terminal"),
+                hint: "Add --yes if you mean it.".to_owned(),
+            });
+        }
+        self.note("Type yes to go on: ");
+        let mut answer = String::new();
+        match io::stdin().lock().read_line(&mut answer) {
+            Ok(_) if answer.trim().eq_ignore_ascii_case("yes") => Ok(()),
+            Ok(_) | Err(_) => Err(Stop::Declined),
+        }
+    }
+}
+
+/// A reader that went away (`pgportage status | head`) is no error of ours, and
+/// nothing better can be done about any other.
+fn write(stream: &mut impl Write, text: &str) {
+    let _ = stream.write_all(text.as_bytes());
+    let _ = stream.flush();
+}

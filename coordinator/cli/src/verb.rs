@@ -1,0 +1,184 @@
+//! One function for each verb. Each asks the coordinator, shows what it says,
+//! and returns how the program ends.
+
+mod ask;
+mod certs;
+mod local;
+mod look;
+mod run;
+
+pub use certs::certs;
+pub use local::{completions, man};
+
+use pgportage_link::{Clock, Failure};
+use pgportage_proto::Reason;
+use time::OffsetDateTime;
+
+use crate::arguments::Verb;
+use crate::coordinator::Coordinator;
+use crate::exit::{Exit, Stop};
+use crate::follow::{Follow, Interrupt};
+use crate::outcome::{Awaited, at_rest, outcome};
+use crate::progress::Display;
+use crate::render;
+use crate::settings::Settings;
+use crate::terminal::Terminal;
+use crate::view::Migration;
+
+/// What every verb that speaks to the coordinator has at hand.
+#[derive(Debug)]
+pub struct Hand {
+    /// Where words go.
+    pub terminal: Terminal,
+    /// The settings in force.
+    pub settings: Settings,
+    /// The coordinator.
+    pub coordinator: Coordinator,
+    /// The clocks.
+    pub clock: Clock,
+}
+
+/// Runs a verb that speaks to the coordinator.
+///
+/// # Errors
+///
+/// Why it did not run to its end.
+pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
+    match verb {
+        Verb::Agents => look::agents(hand).await,
+        Verb::Status(arguments) => look::status(hand, arguments).await,
+        Verb::Plan(arguments) => look::plan(hand, &arguments.name).await,
+        Verb::Preflight(arguments) => ask::preflight(hand, arguments).await,
+        Verb::Create(arguments) => ask::create(hand, arguments).await,
+        Verb::Consent(arguments) => ask::consent(hand, arguments).await,
+        Verb::Start(arguments) => run::start(hand, arguments).await,
+        Verb::Verify(arguments) => run::verify(hand, arguments).await,
+        Verb::Retry(arguments) => run::retry(hand, arguments).await,
+        Verb::Cutover(arguments) => run::cutover(hand, arguments).await,
+        Verb::Finish(arguments) => run::finish(hand, arguments).await,
+        Verb::Abort(arguments) => run::abort(hand, arguments).await,
+        Verb::Certs(_) | Verb::Completions(_) | Verb::Man(_) | Verb::PrintConfig => {
+            Err(Failure::new(Reason::Internal, "this verb does not speak to the coordinator").into())
+        }
+    }
+}
+
+impl Hand {
+    fn now(&self) -> OffsetDateTime {
+        self.clock.wall().into()
+    }
+
+    fn interrupt() -> Result<Interrupt, Failure> {
+        Interrupt::listen()
+            .map_err(|error| Failure::new(Reason::Internal, "this process cannot listen for Ctrl-C").because(&error))
+    }
+
+    /// Sends a request that Ctrl-C may interrupt, without knowing then whether
+    /// it was accepted.
+    async fn send<T>(
+        &self,
+        interrupt: &mut Interrupt,
+        name: &str,
+        request: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Stop> {
+        let words = || {
+            format!(
+                "interrupted before the coordinator answered: it may have accepted the request. \
+                 To see: pgportage status {name}"
+            )
+        };
+        Ok(interrupt.unless(request, words).await??)
+    }
+
+    /// Shows a migration that was changed from `before` to `accepted` until it
+    /// rests, prints what it came to, and says how the program ends.
+    async fn see_through(
+        &self,
+        interrupt: &mut Interrupt,
+        before: &Migration,
+        accepted: Migration,
+        awaited: Awaited,
+        detach: bool,
+    ) -> Result<Exit, Stop> {
+        let name = accepted.name.clone();
+        if detach {
+            let text = render::conclusion(&accepted, self.terminal.out);
+            self.terminal.result(&text, &accepted);
+            return Ok(Exit::Done);
+        }
+        let last = if at_rest(&accepted, &before.etag) {
+            accepted
+        } else {
+            self.watch(interrupt, &name, Some(before.clone()), |migration| at_rest(migration, &before.etag)).await?
+        };
+        self.conclude(awaited, &last);
+        Ok(outcome(awaited, &last))
+    }
+
+    fn follow(&self) -> Follow<'_> {
+        Follow {
+            coordinator: &self.coordinator,
+            terminal: &self.terminal,
+            clock: self.clock,
+            patience: self.settings.coordinator.patience,
+        }
+    }
+
+    async fn watch(
+        &self,
+        interrupt: &mut Interrupt,
+        name: &str,
+        seen: Option<Migration>,
+        reached: impl FnMut(&Migration) -> bool,
+    ) -> Result<Migration, Stop> {
+        let mut display = Display::new(&self.terminal, seen);
+        self.follow().until(name, interrupt, |migration, now| display.update(migration, now), reached).await
+    }
+
+    fn conclude(&self, awaited: Awaited, migration: &Migration) {
+        let style = self.terminal.out;
+        let mut text = String::new();
+        match awaited {
+            Awaited::Ready | Awaited::Aborted => {}
+            Awaited::Verified => {
+                if let Some(report) = &migration.verification {
+                    text.push_str(&render::verification(report, style));
+                    text.push('\n');
+                }
+            }
+            Awaited::CutOver => {
+                if let Some(report) = &migration.cutover {
+                    text.push_str(&render::cutover(report, style));
+                    text.push('\n');
+                }
+            }
+            Awaited::Finished => {
+                let (database, source) = (&migration.database, &migration.source_agent);
+                text.push_str(&render::unfence(&migration.unfence_statements, database, source, style));
+                if !text.is_empty() {
+                    text.push('\n');
+                }
+            }
+        }
+        text.push_str(&render::conclusion(migration, style));
+        self.terminal.result(&text, migration);
+    }
+}
+
+/// The verb does not fit where the migration stands.
+fn wrong_state(verb: &str, migration: &Migration) -> Stop {
+    let happening = render::happening(migration);
+    let waiting = match migration.waiting_for.as_str() {
+        "" => String::new(),
+        text => format!(" It waits for: {text}."),
+    };
+    let next = match migration.next_commands.first() {
+        Some(command) => format!("Type next: {command}"),
+        None => format!("To see more: pgportage status {}", migration.name),
+    };
+    Failure::new(Reason::WrongState, format!("migration {} is not where {verb} can be done", migration.name))
+        .detail(format!("What is happening: {happening}.{waiting}"))
+        .hint(next)
+        .effect(pgportage_link::Effect::None)
+        .into()
+}

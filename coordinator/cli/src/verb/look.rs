@@ -1,0 +1,63 @@
+//! Verbs that change nothing and only show.
+
+use super::Hand;
+use crate::arguments::Status;
+use crate::exit::{Exit, Stop};
+use crate::render;
+use crate::view::{Migration, MigrationState};
+
+pub(super) async fn agents(hand: &Hand) -> Result<Exit, Stop> {
+    let agents = hand.coordinator.agents().await?;
+    let text = render::agents(&agents, hand.now(), hand.terminal.out);
+    hand.terminal.result(&text, &agents);
+    Ok(Exit::Done)
+}
+
+pub(super) async fn plan(hand: &Hand, name: &str) -> Result<Exit, Stop> {
+    let plan = hand.coordinator.plan(name).await?;
+    hand.terminal.result(&render::plan(&plan, hand.terminal.out), &plan);
+    Ok(Exit::Done)
+}
+
+pub(super) async fn status(hand: &Hand, arguments: &Status) -> Result<Exit, Stop> {
+    match &arguments.name {
+        None => {
+            let migrations = hand.coordinator.migrations().await?;
+            let text = render::migrations(&migrations, hand.now(), hand.terminal.out);
+            hand.terminal.result(&text, &migrations);
+        }
+        Some(name) if !arguments.watch => {
+            let migration = hand.coordinator.migration(name).await?;
+            let text = render::status(&migration, hand.now(), hand.terminal.out);
+            hand.terminal.result(&text, &migration);
+        }
+        Some(name) => watch(hand, name).await?,
+    }
+    Ok(Exit::Done)
+}
+
+/// Every change, until the migration is over: redrawn on a terminal, one after
+/// the other elsewhere, one JSON value on a line under `--json`.
+async fn watch(hand: &Hand, name: &str) -> Result<(), Stop> {
+    let mut interrupt = Hand::interrupt()?;
+    let follow = hand.follow();
+    let redraws = hand.terminal.redraws();
+    let show = |migration: &Migration, now| {
+        let text = render::status(migration, now, hand.terminal.out);
+        let text = if redraws { format!("\x1b[H\x1b[2J{text}") } else { format!("{text}\n") };
+        hand.terminal.result(&text, migration);
+    };
+    follow.until(name, &mut interrupt, show, over).await?;
+    Ok(())
+}
+
+fn over(migration: &Migration) -> bool {
+    match migration.state {
+        MigrationState::Aborted | MigrationState::Succeeded => true,
+        MigrationState::Pending
+        | MigrationState::Running
+        | MigrationState::Waiting
+        | MigrationState::Aborting
+        | MigrationState::Unrecognised => false,
+    }
+}

@@ -1,0 +1,92 @@
+//! Verbs that set a migration going and show it until it rests.
+
+use super::{Hand, wrong_state};
+use crate::arguments::{Confirmed, Cutover, Watched};
+use crate::exit::{Exit, Stop};
+use crate::outcome::{Awaited, awaited_by_retry, failed_step, outcome};
+use crate::render;
+use crate::view::{Migration, MigrationState};
+
+/// Starts, or joins a migration that was started already.
+pub(super) async fn start(hand: &Hand, arguments: &Watched) -> Result<Exit, Stop> {
+    let seen = hand.coordinator.migration(&arguments.name).await?;
+    let mut interrupt = Hand::interrupt()?;
+    match seen.state {
+        MigrationState::Pending => {
+            let accepted = hand.send(&mut interrupt, &seen.name, hand.coordinator.start(&seen)).await?;
+            hand.see_through(&mut interrupt, &seen, accepted, Awaited::Ready, arguments.detach).await
+        }
+        MigrationState::Running => {
+            hand.terminal.note(&format!("migration {} was started already\n", seen.name));
+            let before = Migration { etag: String::new(), ..seen.clone() };
+            hand.see_through(&mut interrupt, &before, seen, Awaited::Ready, arguments.detach).await
+        }
+        MigrationState::Waiting => {
+            hand.terminal.note(&format!("migration {} was started already\n", seen.name));
+            hand.conclude(Awaited::Ready, &seen);
+            Ok(outcome(Awaited::Ready, &seen))
+        }
+        MigrationState::Aborting
+        | MigrationState::Aborted
+        | MigrationState::Succeeded
+        | MigrationState::Unrecognised => Err(wrong_state("start", &seen)),
+    }
+}
+
+pub(super) async fn verify(hand: &Hand, arguments: &Watched) -> Result<Exit, Stop> {
+    let seen = hand.coordinator.migration(&arguments.name).await?;
+    let mut interrupt = Hand::interrupt()?;
+    let accepted = hand.send(&mut interrupt, &seen.name, hand.coordinator.verify(&seen)).await?;
+    hand.see_through(&mut interrupt, &seen, accepted, Awaited::Verified, arguments.detach).await
+}
+
+pub(super) async fn retry(hand: &Hand, arguments: &Watched) -> Result<Exit, Stop> {
+    let seen = hand.coordinator.migration(&arguments.name).await?;
+    let Some(step) = failed_step(&seen) else { return Err(wrong_state("retry", &seen)) };
+    let mut interrupt = Hand::interrupt()?;
+    let accepted = hand.send(&mut interrupt, &seen.name, hand.coordinator.retry(&seen, step)).await?;
+    hand.see_through(&mut interrupt, &seen, accepted, awaited_by_retry(step), arguments.detach).await
+}
+
+pub(super) async fn cutover(hand: &Hand, arguments: &Cutover) -> Result<Exit, Stop> {
+    let seen = hand.coordinator.migration(&arguments.name).await?;
+    if !seen.ready_for_cutover {
+        return Err(wrong_state("cutover", &seen));
+    }
+    let what = render::before_cutover(&seen, arguments.max_outage, hand.terminal.err);
+    hand.terminal.confirm(&what, "cutover", arguments.yes)?;
+    let mut interrupt = Hand::interrupt()?;
+    let call = hand.coordinator.cut_over(&seen, arguments.max_outage);
+    let accepted = hand.send(&mut interrupt, &seen.name, call).await?;
+    hand.see_through(&mut interrupt, &seen, accepted, Awaited::CutOver, arguments.detach).await
+}
+
+pub(super) async fn finish(hand: &Hand, arguments: &Confirmed) -> Result<Exit, Stop> {
+    let seen = hand.coordinator.migration(&arguments.name).await?;
+    if !seen.ready_for_finish {
+        return Err(wrong_state("finish", &seen));
+    }
+    hand.terminal.confirm(&render::before_finish(&seen, hand.terminal.err), "finish", arguments.yes)?;
+    let mut interrupt = Hand::interrupt()?;
+    let accepted = hand.send(&mut interrupt, &seen.name, hand.coordinator.finish(&seen)).await?;
+    hand.see_through(&mut interrupt, &seen, accepted, Awaited::Finished, arguments.detach).await
+}
+
+pub(super) async fn abort(hand: &Hand, arguments: &Confirmed) -> Result<Exit, Stop> {
+    let seen = hand.coordinator.migration(&arguments.name).await?;
+    match seen.state {
+        MigrationState::Aborted | MigrationState::Succeeded => return Err(wrong_state("abort", &seen)),
+        MigrationState::Pending
+        | MigrationState::Running
+        | MigrationState::Waiting
+        | MigrationState::Aborting
+        | MigrationState::Unrecognised => {}
+    }
+    hand.terminal.confirm(&render::before_abort(&seen, hand.terminal.err), "abort", arguments.yes)?;
+    // A migration that runs changes between the question and the answer; giving
+    // up is right on any picture of it, so no etag is sent.
+    let any = Migration { etag: String::new(), ..seen.clone() };
+    let mut interrupt = Hand::interrupt()?;
+    let accepted = hand.send(&mut interrupt, &seen.name, hand.coordinator.abort(&any)).await?;
+    hand.see_through(&mut interrupt, &seen, accepted, Awaited::Aborted, arguments.detach).await
+}

@@ -1,0 +1,479 @@
+//! What an operator is shown.
+//!
+//! [`crate::wire`] makes these from the contract's messages, [`crate::render`]
+//! turns them into text, and `--json` prints them as they are: their field
+//! names are the stable interface of the program's output, listed in
+//! `docs/operating.md`. Times are RFC 3339 in UTC, spans are whole
+//! milliseconds, sizes are bytes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A migration as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Migration {
+    /// Chosen by the operator.
+    pub name: String,
+    /// The database that moves.
+    pub database: String,
+    /// The agent beside the server moved from.
+    pub source_agent: String,
+    /// The agent beside the server moved to.
+    pub destination_agent: String,
+    /// Where it stands.
+    pub state: MigrationState,
+    /// Whether everything is caught up and compared and only
+    /// `pgportage cutover` is missing.
+    pub ready_for_cutover: bool,
+    /// Whether the applications are on the destination and only
+    /// `pgportage finish` is missing.
+    pub ready_for_finish: bool,
+    /// The steps in the order they run.
+    pub steps: Vec<Step>,
+    /// What it waits for, as one clause. Empty while it runs or is over.
+    pub waiting_for: String,
+    /// What to type next, most useful first.
+    pub next_commands: Vec<String>,
+    /// What was found on the source.
+    pub source_findings: Vec<Finding>,
+    /// What was found on the destination.
+    pub destination_findings: Vec<Finding>,
+    /// The latest figures.
+    pub figures: Option<Figures>,
+    /// The latest cutover.
+    pub cutover: Option<Cutover>,
+    /// The latest verification.
+    pub verification: Option<Verification>,
+    /// After finish: the statements that lift the source's fence.
+    pub unfence_statements: Vec<String>,
+    /// When it was created.
+    #[serde(serialize_with = "rfc3339")]
+    pub create_time: Option<OffsetDateTime>,
+    /// When it last changed.
+    #[serde(serialize_with = "rfc3339")]
+    pub update_time: Option<OffsetDateTime>,
+    /// Changes with every change.
+    pub etag: String,
+}
+
+/// Where a migration stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MigrationState {
+    /// Created and not started.
+    Pending,
+    /// Runs without anybody's help.
+    Running,
+    /// An operator has to decide or to fix something.
+    Waiting,
+    /// Is being taken back.
+    Aborting,
+    /// Taken back. Over.
+    Aborted,
+    /// Done. Over.
+    Succeeded,
+    /// Sent by a newer coordinator.
+    Unrecognised,
+}
+
+impl MigrationState {
+    /// Whether nothing more happens unless an operator acts.
+    #[must_use]
+    pub fn settled(self) -> bool {
+        match self {
+            Self::Pending | Self::Waiting | Self::Aborted | Self::Succeeded => true,
+            Self::Running | Self::Aborting | Self::Unrecognised => false,
+        }
+    }
+}
+
+/// One step of a migration.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Step {
+    /// Stable name.
+    pub name: String,
+    /// Where it stands.
+    pub state: StepState,
+    /// Attempts made so far.
+    pub attempt_count: i32,
+    /// The latest progress, while running.
+    pub progress: Option<Progress>,
+    /// Why it did not succeed.
+    pub failure: Option<Failure>,
+    /// When the first attempt began.
+    #[serde(serialize_with = "rfc3339")]
+    pub start_time: Option<OffsetDateTime>,
+    /// When it ended.
+    #[serde(serialize_with = "rfc3339")]
+    pub end_time: Option<OffsetDateTime>,
+    /// Whether it stops before it begins until an operator releases it.
+    pub held: bool,
+    /// Whether nothing after it can be taken back.
+    pub point_of_no_return: bool,
+}
+
+/// Where a step stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepState {
+    /// Its turn has not come.
+    Pending,
+    /// Under way.
+    Running,
+    /// Stopped before an act that needs an operator's word.
+    Held,
+    /// Over without success.
+    Failed,
+    /// Done.
+    Succeeded,
+    /// Taken back.
+    Undone,
+    /// Sent by a newer coordinator.
+    Unrecognised,
+}
+
+/// How far a step has come.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Progress {
+    /// What is being worked on or waited for.
+    pub subject: String,
+    /// Work done so far, in `unit`.
+    pub completed: i64,
+    /// Work known in total. Zero while unknown.
+    pub total: i64,
+    /// What `completed` and `total` count.
+    pub unit: Unit,
+    /// The parts of the work.
+    pub parts: Vec<Part>,
+}
+
+/// What progress is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Rows.
+    Rows,
+    /// Tables.
+    Tables,
+    /// Milliseconds.
+    Milliseconds,
+    /// Not stated, or sent by a newer coordinator.
+    Unrecognised,
+}
+
+/// One part of a step's work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// The table, quoted as PostgreSQL would quote it.
+    pub table: String,
+    /// Rows copied so far.
+    pub row_count: i64,
+    /// Bytes copied so far.
+    pub size_bytes: i64,
+    /// Size of the table on the source. Zero while unknown.
+    pub total_bytes: i64,
+    /// Whether the table is ready.
+    pub ready: bool,
+}
+
+/// The latest lossy figures of a migration.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Figures {
+    /// From a heartbeat row's commit to the news of its arrival.
+    #[serde(rename = "lag_milliseconds", serialize_with = "milliseconds")]
+    pub lag: Option<Duration>,
+    /// Bytes that the destination has not confirmed.
+    pub lag_bytes: Option<i64>,
+    /// WAL kept on the source's disk for our slot.
+    pub retained_wal_bytes: Option<i64>,
+    /// What is about to go wrong. Empty while all is well.
+    pub warning: String,
+    /// When the figures were taken.
+    #[serde(serialize_with = "rfc3339")]
+    pub record_time: Option<OffsetDateTime>,
+}
+
+/// What a cutover did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cutover {
+    /// Its number.
+    pub epoch: i64,
+    /// Where it stands.
+    pub phase: CutoverPhase,
+    /// From the first lock request on the source to the decision on the
+    /// destination, as the coordinator saw it.
+    #[serde(rename = "outage_milliseconds", serialize_with = "milliseconds")]
+    pub outage: Option<Duration>,
+    /// How long the table locks took.
+    #[serde(rename = "lock_wait_milliseconds", serialize_with = "milliseconds")]
+    pub lock_wait: Option<Duration>,
+    /// How long the marker took to arrive.
+    #[serde(rename = "drain_milliseconds", serialize_with = "milliseconds")]
+    pub drain_time: Option<Duration>,
+    /// Sessions whose statement was cancelled for the barrier.
+    pub cancelled_session_count: i32,
+    /// Sessions that were ended on the source.
+    pub terminated_session_count: i32,
+    /// The marker.
+    pub marker_id: String,
+    /// Position of the source after the fence.
+    pub fence_lsn: String,
+    /// Position of the destination after the decision.
+    pub open_lsn: String,
+}
+
+/// Where a cutover stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CutoverPhase {
+    /// Nothing durable has happened.
+    Preparing,
+    /// The source is fenced; the destination has not decided.
+    Fenced,
+    /// The destination was asked to open and has not answered.
+    InDoubt,
+    /// The destination is open.
+    Open,
+    /// Everything was taken back.
+    TakenBack,
+    /// Sent by a newer coordinator.
+    Unrecognised,
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verification {
+    /// Tables compared.
+    pub table_count: i32,
+    /// Tables whose counts were equal.
+    pub equal_count: i32,
+    /// Tables that changed while they were counted, within what changed.
+    pub moving_count: i32,
+    /// Rows on the destination.
+    pub row_count: i64,
+    /// Every difference, one clause each.
+    pub differences: Vec<String>,
+    /// What native replication leaves behind, and what becomes of it.
+    pub not_replicated: Vec<Finding>,
+    /// When it ended.
+    #[serde(serialize_with = "rfc3339")]
+    pub record_time: Option<OffsetDateTime>,
+}
+
+/// One result of preflight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What it means for the migration.
+    pub severity: Severity,
+    /// Stable identifier.
+    pub code: String,
+    /// The object concerned. May be empty.
+    pub object: String,
+    /// One clause.
+    pub message: String,
+    /// What was read.
+    pub evidence: String,
+    /// The statement or setting that mends it. May be empty.
+    pub remedy: String,
+    /// Whether the remedy needs a restart of the server.
+    pub needs_restart: bool,
+    /// Whether the operator has agreed to it, on this evidence.
+    pub agreed: bool,
+    /// The page that explains it.
+    pub page: String,
+    /// What a consent is bound to. Not printed.
+    #[serde(skip)]
+    pub evidence_digest: Vec<u8>,
+}
+
+/// What a finding means for the migration, worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The migration cannot start. An unstated severity reads as this one.
+    Refuse,
+    /// The operator has to agree first.
+    Consent,
+    /// For information.
+    Note,
+}
+
+/// What preflight found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Preflight {
+    /// Whether a migration could start as things are, consents aside.
+    pub passed: bool,
+    /// On the source, worst first.
+    pub source_findings: Vec<Finding>,
+    /// On the destination, worst first.
+    pub destination_findings: Vec<Finding>,
+}
+
+/// What a migration will do, before it does it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// The migration.
+    pub name: String,
+    /// The steps in the order they run. A step with work on both sides has an
+    /// entry for each.
+    pub steps: Vec<PlannedStep>,
+    /// SHA-256 of the plan, in hexadecimal digits.
+    pub digest: String,
+}
+
+/// A step as it will run on one agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedStep {
+    /// Stable name.
+    pub name: String,
+    /// The agent that runs it.
+    pub agent: String,
+    /// The statements and programs it will run.
+    pub statements: Vec<String>,
+    /// Whether it waits for the operator's word before it begins.
+    pub held: bool,
+    /// Whether it can be taken back.
+    pub undoable: bool,
+}
+
+/// An agent that the coordinator has heard from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Agent {
+    /// The name in its certificate.
+    pub name: String,
+    /// Whether it can be given work.
+    pub state: AgentState,
+    /// The version of its PostgreSQL server, for example `15.8`. Empty while
+    /// unknown.
+    pub server_version: String,
+    /// Its release.
+    pub software_version: String,
+    /// The protocol revision of its latest session.
+    pub revision: i32,
+    /// Number of its latest session.
+    pub session_epoch: i64,
+    /// When the latest session began.
+    #[serde(serialize_with = "rfc3339")]
+    pub attach_time: Option<OffsetDateTime>,
+    /// When it was last heard from.
+    #[serde(serialize_with = "rfc3339")]
+    pub contact_time: Option<OffsetDateTime>,
+}
+
+/// Whether an agent can be given work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentState {
+    /// A session is open.
+    Attached,
+    /// It said goodbye.
+    Detached,
+    /// Its session broke, and it has not come back.
+    Lost,
+    /// Sent by a newer coordinator.
+    Unrecognised,
+}
+
+/// Why something did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Stable identifier.
+    pub reason: String,
+    /// One lowercase clause.
+    pub message: String,
+    /// Further facts. May be empty.
+    pub detail: String,
+    /// What the operator can do. May be empty.
+    pub hint: String,
+    /// The SQLSTATE, when PostgreSQL reported the error. May be empty.
+    pub sqlstate: String,
+    /// The variable parts of the texts.
+    pub metadata: BTreeMap<String, String>,
+    /// The chain of underlying errors, outermost first.
+    pub causes: Vec<String>,
+    /// Who has to act: `wait` (nobody), `operator` or `abort`.
+    pub remedy: Remedy,
+    /// What was left behind: `none` or `unknown`.
+    pub effect: Effect,
+    /// The page that explains it.
+    pub page: String,
+}
+
+/// Who has to act before another attempt can succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Remedy {
+    /// Nobody.
+    Wait,
+    /// An operator.
+    Operator,
+    /// No retry can help.
+    Abort,
+}
+
+/// What a failed attempt left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// Perhaps something.
+    Unknown,
+}
+
+impl Migration {
+    /// The step that answers "what is happening": the one that runs, or that
+    /// failed, or that is held.
+    #[must_use]
+    pub fn current_step(&self) -> Option<&Step> {
+        let in_state = |state| self.steps.iter().find(move |step| step.state == state);
+        in_state(StepState::Running).or_else(|| in_state(StepState::Failed)).or_else(|| in_state(StepState::Held))
+    }
+
+    /// The step of this name.
+    #[must_use]
+    pub fn step(&self, name: &str) -> Option<&Step> {
+        self.steps.iter().find(|step| step.name == name)
+    }
+
+    /// Findings that the operator has to agree to and has not.
+    pub fn open_consents(&self) -> impl Iterator<Item = &Finding> {
+        self.findings().filter(|finding| finding.severity == Severity::Consent && !finding.agreed)
+    }
+
+    /// The findings of both sides, the source's first.
+    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.source_findings.iter().chain(&self.destination_findings)
+    }
+}
+
+/// The name of the step that moves the applications.
+pub const CUTOVER_STEP: &str = "cutover";
+/// The name of the step that removes everything of ours.
+pub const FINISH_STEP: &str = "finish";
+
+/// The page that explains a reason or a finding.
+#[must_use]
+pub fn page(reason: &str) -> String {
+    format!("docs/errors/{reason}.md")
+}
+
+fn rfc3339<S: Serializer>(time: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time.and_then(|time| time.format(&Rfc3339).ok()) {
+        Some(text) => serializer.serialize_some(&text),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn milliseconds<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match span {
+        Some(span) => serializer.serialize_some(&u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,398 @@
+//! The contract's messages become what is shown. Nothing else in this program
+//! reads a generated type.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use pgportage_proto::{Reason, v1};
+use time::OffsetDateTime;
+
+use crate::view::{
+    Agent, AgentState, Cutover, CutoverPhase, Effect, Failure, Figures, Finding, Migration, MigrationState, Part, Plan,
+    PlannedStep, Preflight, Progress, Remedy, Severity, Step, StepState, Unit, Verification, CUTOVER_STEP, FINISH_STEP,
+    page,
+};
+
+/// A message of the coordinator lacks a field that it must have.
+#[must_use]
+pub fn missing(field: &str) -> pgportage_link::Failure {
+    pgportage_link::Failure::new(Reason::Internal, format!("the coordinator's answer lacks {field:?}"))
+        .hint("Use a pgportage of the same release as the coordinator.")
+}
+
+/// The migration inside an answer.
+///
+/// # Errors
+///
+/// When there is none.
+pub fn migration(message: Option<v1::Migration>) -> Result<Migration, pgportage_link::Failure> {
+    message.map(Migration::from).ok_or_else(|| missing("migration"))
+}
+
+/// A consent to one finding, bound to its evidence.
+#[must_use]
+pub fn consent(finding: &Finding) -> v1::Consent {
+    v1::Consent {
+        code: finding.code.clone(),
+        object: finding.object.clone(),
+        evidence_digest: finding.evidence_digest.clone().into(),
+    }
+}
+
+/// A span as the contract writes it. One too long for it becomes the longest.
+#[must_use]
+pub fn to_duration(span: Duration) -> prost_types::Duration {
+    prost_types::Duration::try_from(span).unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
+}
+
+fn span(message: Option<prost_types::Duration>) -> Option<Duration> {
+    message.and_then(|span| Duration::try_from(span).ok())
+}
+
+fn time(message: Option<prost_types::Timestamp>) -> Option<OffsetDateTime> {
+    let message = message?;
+    let nanoseconds = i128::from(message.seconds) * 1_000_000_000 + i128::from(message.nanos);
+    OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()
+}
+
+fn known(figure: i64) -> Option<i64> {
+    (figure >= 0).then_some(figure)
+}
+
+impl From<v1::Migration> for Migration {
+    fn from(message: v1::Migration) -> Self {
+        let state = match message.state() {
+            v1::migration::State::Pending => MigrationState::Pending,
+            v1::migration::State::Running => MigrationState::Running,
+            v1::migration::State::Waiting => MigrationState::Waiting,
+            v1::migration::State::Aborting => MigrationState::Aborting,
+            v1::migration::State::Aborted => MigrationState::Aborted,
+            v1::migration::State::Succeeded => MigrationState::Succeeded,
+            v1::migration::State::Unspecified => MigrationState::Unrecognised,
+        };
+        let spec = message.spec.unwrap_or_default();
+        let agreed: HashSet<(String, String, Vec<u8>)> = message
+            .consents
+            .iter()
+            .chain(&spec.consents)
+            .map(|consent| (consent.code.clone(), consent.object.clone(), consent.evidence_digest.to_vec()))
+            .collect();
+        let findings = |messages: Vec<v1::Finding>| -> Vec<Finding> {
+            let mut findings: Vec<_> = messages.into_iter().map(Finding::from).collect();
+            for finding in &mut findings {
+                let key = (finding.code.clone(), finding.object.clone(), finding.evidence_digest.clone());
+                finding.agreed = finding.severity == Severity::Consent && agreed.contains(&key);
+            }
+            findings.sort_by_key(|finding| finding.severity);
+            findings
+        };
+        let steps: Vec<_> = message.steps.into_iter().map(Step::from).collect();
+        let held = |name: &str| {
+            state == MigrationState::Waiting
+                && steps.iter().any(|step| step.name == name && step.state == StepState::Held)
+        };
+        Self {
+            name: message.id,
+            database: spec.database,
+            source_agent: spec.source_agent_id,
+            destination_agent: spec.destination_agent_id,
+            state,
+            ready_for_cutover: held(CUTOVER_STEP),
+            ready_for_finish: held(FINISH_STEP),
+            steps,
+            waiting_for: message.waiting_for,
+            next_commands: message.next_commands,
+            source_findings: findings(message.source_findings),
+            destination_findings: findings(message.destination_findings),
+            figures: message.figures.map(Figures::from),
+            cutover: message.cutover.map(Cutover::from),
+            verification: message.verification.map(Verification::from),
+            unfence_statements: message.unfence_statements,
+            create_time: time(message.create_time),
+            update_time: time(message.update_time),
+            etag: message.etag,
+        }
+    }
+}
+
+impl From<v1::Step> for Step {
+    fn from(message: v1::Step) -> Self {
+        Self {
+            state: match message.state() {
+                v1::step::State::Pending => StepState::Pending,
+                v1::step::State::Running => StepState::Running,
+                v1::step::State::Held => StepState::Held,
+                v1::step::State::Failed => StepState::Failed,
+                v1::step::State::Succeeded => StepState::Succeeded,
+                v1::step::State::Undone => StepState::Undone,
+                v1::step::State::Unspecified => StepState::Unrecognised,
+            },
+            name: message.name,
+            attempt_count: message.attempt_count,
+            progress: message.progress.map(Progress::from),
+            failure: message.failure.map(Failure::from),
+            start_time: time(message.start_time),
+            end_time: time(message.end_time),
+            held: message.held,
+            point_of_no_return: message.point_of_no_return,
+        }
+    }
+}
+
+impl From<v1::CommandProgress> for Progress {
+    fn from(message: v1::CommandProgress) -> Self {
+        Self {
+            unit: match message.unit() {
+                v1::command_progress::Unit::Bytes => Unit::Bytes,
+                v1::command_progress::Unit::Rows => Unit::Rows,
+                v1::command_progress::Unit::Tables => Unit::Tables,
+                v1::command_progress::Unit::Milliseconds => Unit::Milliseconds,
+                v1::command_progress::Unit::Unspecified => Unit::Unrecognised,
+            },
+            subject: message.subject,
+            completed: message.completed,
+            total: message.total,
+            parts: message.parts.into_iter().map(Part::from).collect(),
+        }
+    }
+}
+
+impl From<v1::ProgressPart> for Part {
+    fn from(message: v1::ProgressPart) -> Self {
+        Self {
+            table: message.table,
+            row_count: message.row_count,
+            size_bytes: message.size_bytes,
+            total_bytes: message.total_bytes,
+            ready: message.ready,
+        }
+    }
+}
+
+impl From<v1::MigrationFigures> for Figures {
+    fn from(message: v1::MigrationFigures) -> Self {
+        Self {
+            lag: span(message.lag),
+            lag_bytes: known(message.lag_bytes),
+            retained_wal_bytes: known(message.retained_wal_bytes),
+            warning: message.warning,
+            record_time: time(message.record_time),
+        }
+    }
+}
+
+impl From<v1::CutoverReport> for Cutover {
+    fn from(message: v1::CutoverReport) -> Self {
+        Self {
+            phase: match message.phase() {
+                v1::cutover_report::Phase::Preparing => CutoverPhase::Preparing,
+                v1::cutover_report::Phase::Fenced => CutoverPhase::Fenced,
+                v1::cutover_report::Phase::InDoubt => CutoverPhase::InDoubt,
+                v1::cutover_report::Phase::Open => CutoverPhase::Open,
+                v1::cutover_report::Phase::TakenBack => CutoverPhase::TakenBack,
+                v1::cutover_report::Phase::Unspecified => CutoverPhase::Unrecognised,
+            },
+            epoch: message.cutover_epoch,
+            outage: span(message.outage),
+            lock_wait: span(message.lock_wait),
+            drain_time: span(message.drain_time),
+            cancelled_session_count: message.cancelled_session_count,
+            terminated_session_count: message.terminated_session_count,
+            marker_id: message.marker_id,
+            fence_lsn: message.fence_lsn,
+            open_lsn: message.open_lsn,
+        }
+    }
+}
+
+impl From<v1::VerificationReport> for Verification {
+    fn from(message: v1::VerificationReport) -> Self {
+        Self {
+            table_count: message.table_count,
+            equal_count: message.equal_count,
+            moving_count: message.moving_count,
+            row_count: message.row_count,
+            differences: message.differences,
+            not_replicated: message.not_replicated.into_iter().map(Finding::from).collect(),
+            record_time: time(message.record_time),
+        }
+    }
+}
+
+impl From<v1::Finding> for Finding {
+    fn from(message: v1::Finding) -> Self {
+        Self {
+            severity: match message.severity() {
+                v1::finding::Severity::Note => Severity::Note,
+                v1::finding::Severity::Consent => Severity::Consent,
+                v1::finding::Severity::Refuse | v1::finding::Severity::Unspecified => Severity::Refuse,
+            },
+            page: page(&message.code),
+            code: message.code,
+            object: message.object,
+            message: message.message,
+            evidence: message.evidence,
+            remedy: message.remedy,
+            needs_restart: message.needs_restart,
+            agreed: false,
+            evidence_digest: message.evidence_digest.to_vec(),
+        }
+    }
+}
+
+impl From<v1::RunPreflightResponse> for Preflight {
+    fn from(message: v1::RunPreflightResponse) -> Self {
+        let sorted = |messages: Vec<v1::Finding>| -> Vec<Finding> {
+            let mut findings: Vec<_> = messages.into_iter().map(Finding::from).collect();
+            findings.sort_by_key(|finding| finding.severity);
+            findings
+        };
+        let source_findings = sorted(message.source_findings);
+        let destination_findings = sorted(message.destination_findings);
+        let passed = source_findings.iter().chain(&destination_findings).all(|finding| match finding.severity {
+            Severity::Refuse => false,
+            Severity::Consent | Severity::Note => true,
+        });
+        Self { passed, source_findings, destination_findings }
+    }
+}
+
+impl Plan {
+    /// The plan of the migration `name`.
+    #[must_use]
+    pub fn from_wire(name: &str, message: v1::GetPlanResponse) -> Self {
+        Self {
+            name: name.to_owned(),
+            steps: message.steps.into_iter().map(PlannedStep::from).collect(),
+            digest: message.plan_digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        }
+    }
+}
+
+impl From<v1::PlannedStep> for PlannedStep {
+    fn from(message: v1::PlannedStep) -> Self {
+        Self {
+            name: message.name,
+            agent: message.agent_id,
+            statements: message.statements,
+            held: message.held,
+            undoable: message.undoable,
+        }
+    }
+}
+
+impl From<v1::Agent> for Agent {
+    fn from(message: v1::Agent) -> Self {
+        Self {
+            state: match message.state() {
+                v1::agent::State::Attached => AgentState::Attached,
+                v1::agent::State::Detached => AgentState::Detached,
+                v1::agent::State::Lost => AgentState::Lost,
+                v1::agent::State::Unspecified => AgentState::Unrecognised,
+            },
+            name: message.id,
+            server_version: server_version(message.server_version_num),
+            software_version: message.software_version,
+            revision: message.revision,
+            session_epoch: message.session_epoch,
+            attach_time: time(message.attach_time),
+            contact_time: time(message.contact_time),
+        }
+    }
+}
+
+/// `150008` is `15.8`.
+fn server_version(number: i32) -> String {
+    if number <= 0 { String::new() } else { format!("{}.{}", number / 10_000, number % 10_000) }
+}
+
+impl From<v1::Failure> for Failure {
+    /// Keeps the text of a reason that this release does not know.
+    fn from(message: v1::Failure) -> Self {
+        let reason = message.reason.clone();
+        let mut failure = Self::from(pgportage_link::Failure::from(message));
+        if !reason.is_empty() && reason != failure.reason {
+            failure.metadata.remove("reason");
+            failure.page = page(&reason);
+            failure.reason = reason;
+        }
+        failure
+    }
+}
+
+impl From<pgportage_link::Failure> for Failure {
+    fn from(failure: pgportage_link::Failure) -> Self {
+        Self {
+            reason: failure.reason.as_str().to_owned(),
+            message: failure.message,
+            detail: failure.detail,
+            hint: failure.hint,
+            sqlstate: failure.sqlstate.unwrap_or_default(),
+            metadata: failure.metadata,
+            causes: failure.causes,
+            remedy: match failure.remedy {
+                pgportage_link::Remedy::Wait => Remedy::Wait,
+                pgportage_link::Remedy::Operator => Remedy::Operator,
+                pgportage_link::Remedy::Abort => Remedy::Abort,
+            },
+            effect: match failure.effect {
+                pgportage_link::Effect::None => Effect::None,
+                pgportage_link::Effect::Unknown => Effect::Unknown,
+            },
+            page: page(failure.reason.as_str()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_versions_read_as_people_write_them() {
+        assert_eq!(server_version(150_008), "15.8");
+        assert_eq!(server_version(180_000), "18.0");
+        assert_eq!(server_version(0), "");
+    }
+
+    #[test]
+    fn a_state_of_a_newer_coordinator_is_not_settled() {
+        let migration = Migration::from(v1::Migration { state: 99, ..Default::default() });
+        assert_eq!(migration.state, MigrationState::Unrecognised);
+        assert!(!migration.state.settled());
+    }
+
+    #[test]
+    fn a_reason_of_a_newer_release_keeps_its_text() {
+        let failure = Failure::from(v1::Failure { reason: "BRAND_NEW".to_owned(), ..Default::default() });
+        assert_eq!(failure.reason, "BRAND_NEW");
+        assert_eq!(failure.page, "docs/errors/BRAND_NEW.md");
+        assert_eq!((failure.remedy, failure.effect), (Remedy::Operator, Effect::Unknown));
+    }
+
+    #[test]
+    fn an_unstated_severity_refuses() {
+        assert_eq!(Finding::from(v1::Finding::default()).severity, Severity::Refuse);
+    }
+
+    #[test]
+    fn consent_counts_only_for_the_evidence_it_was_given_on() {
+        let finding = |digest: u8| v1::Finding {
+            code: "REPLICA_IDENTITY_MISSING".to_owned(),
+            severity: v1::finding::Severity::Consent.into(),
+            object: "public.log".to_owned(),
+            evidence_digest: vec![digest].into(),
+            ..Default::default()
+        };
+        let consent = consent(&Finding::from(finding(1)));
+        let migration = |digest| {
+            Migration::from(v1::Migration {
+                source_findings: vec![finding(digest)],
+                consents: vec![consent.clone()],
+                ..Default::default()
+            })
+        };
+        assert_eq!(migration(1).open_consents().count(), 0);
+        assert_eq!(migration(2).open_consents().count(), 1);
+    }
+}

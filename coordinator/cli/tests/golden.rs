@@ -1,0 +1,270 @@
+//! What an operator sees, in every state, against files under `tests/golden/`.
+//!
+//! `PGPORTAGE_UPDATE_GOLDEN=1 cargo test -p pgportage --test golden` writes them
+//! anew; read the difference before committing it.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::CommandFactory;
+use pgportage::arguments::Arguments;
+use pgportage::news::{Grain, news};
+use pgportage::render::{self, Style};
+use pgportage::view::{Agent, Failure, Migration, Plan, Preflight};
+use pgportage_proto::v1;
+use time::OffsetDateTime;
+
+type Render = Box<dyn Fn(Style) -> String>;
+
+fn now() -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(support::NOW).unwrap()
+}
+
+fn states() -> Vec<(&'static str, v1::Migration)> {
+    vec![
+        ("pending", support::pending()),
+        ("consent-wanted", support::consent_wanted()),
+        ("copying", support::copying()),
+        ("failed", support::failed()),
+        ("ready", support::ready()),
+        ("differing", support::differing()),
+        ("cutting-over", support::cutting_over()),
+        ("in-doubt", support::in_doubt()),
+        ("taken-back", support::taken_back()),
+        ("cut-over", support::cut_over()),
+        ("succeeded", support::succeeded()),
+        ("aborting", support::aborting()),
+        ("aborted", support::aborted()),
+        ("hostile", support::hostile()),
+        ("newer-coordinator", v1::Migration { state: 42, ..support::pending() }),
+    ]
+}
+
+fn preflight(source: Vec<v1::Finding>, destination: Vec<v1::Finding>) -> Preflight {
+    Preflight::from(v1::RunPreflightResponse { source_findings: source, destination_findings: destination })
+}
+
+fn failures() -> Vec<(&'static str, Failure)> {
+    let bare = v1::Failure { message: "the call failed".to_owned(), ..Default::default() };
+    let hopeless = v1::Failure {
+        reason: "SLOT_LOST".to_owned(),
+        message: "the slot is gone".to_owned(),
+        hint: "Abort, and start again with a larger max_slot_wal_keep_size.".to_owned(),
+        remedy: v1::failure::Remedy::Abort.into(),
+        effect: v1::failure::Effect::None.into(),
+        ..Default::default()
+    };
+    let passing = v1::Failure {
+        reason: "PEER_UNREACHABLE".to_owned(),
+        message: "could not connect to agent \"beta\" at 10.0.0.2:7443".to_owned(),
+        detail: "The network said: connection refused.".to_owned(),
+        causes: vec!["connection refused (os error 111)".to_owned()],
+        remedy: v1::failure::Remedy::Wait.into(),
+        effect: v1::failure::Effect::None.into(),
+        ..Default::default()
+    };
+    vec![
+        ("full", support::failure().into()),
+        ("bare", bare.into()),
+        ("hopeless", hopeless.into()),
+        ("passing", passing.into()),
+    ]
+}
+
+/// Every golden file: its name and what belongs in it.
+fn cases() -> Vec<(String, Render)> {
+    let mut cases: Vec<(String, Render)> = Vec::new();
+    let mut add = |name: String, render: Render| cases.push((name, render));
+    for (name, message) in states() {
+        let migration = Migration::from(message);
+        let copy = migration.clone();
+        add(format!("status-{name}.txt"), Box::new(move |style| render::status(&copy, now(), style)));
+        add(format!("conclusion-{name}.txt"), Box::new(move |style| render::conclusion(&migration, style)));
+    }
+    let all: Vec<_> = states().into_iter().map(|(_, message)| Migration::from(message)).collect();
+    add("status-all.txt".to_owned(), Box::new(move |style| render::migrations(&all, now(), style)));
+    add("status-none.txt".to_owned(), Box::new(|style| render::migrations(&[], now(), style)));
+
+    let reports = [
+        ("refuse", preflight(support::findings(), support::destination_findings())),
+        ("consent", preflight(Vec::new(), support::destination_findings())),
+        ("clean", preflight(Vec::new(), Vec::new())),
+    ];
+    for (name, report) in reports {
+        add(
+            format!("preflight-{name}.txt"),
+            Box::new(move |style| render::preflight(&report, "alpha", "beta", style)),
+        );
+    }
+    for (name, failure) in failures() {
+        add(format!("failure-{name}.txt"), Box::new(move |style| render::failure(&failure, style)));
+    }
+    let plan = Plan::from_wire("shop", support::plan());
+    add("plan.txt".to_owned(), Box::new(move |style| render::plan(&plan, style)));
+    let agents: Vec<_> = support::agents().into_iter().map(Agent::from).collect();
+    add("agents.txt".to_owned(), Box::new(move |style| render::agents(&agents, now(), style)));
+    add("agents-none.txt".to_owned(), Box::new(|style| render::agents(&[], now(), style)));
+
+    let ready = Migration::from(support::ready());
+    let again = ready.clone();
+    add(
+        "question-cutover.txt".to_owned(),
+        Box::new(move |style| render::before_cutover(&ready, Some(Duration::from_secs(1)), style)),
+    );
+    add("question-cutover-unbounded.txt".to_owned(), Box::new(move |style| render::before_cutover(&again, None, style)));
+    let done = Migration::from(support::cut_over());
+    add("question-finish.txt".to_owned(), Box::new(move |style| render::before_finish(&done, style)));
+    let copying = Migration::from(support::copying());
+    add("question-abort.txt".to_owned(), Box::new(move |style| render::before_abort(&copying, style)));
+    let doubt = Migration::from(support::in_doubt());
+    add("question-abort-in-doubt.txt".to_owned(), Box::new(move |style| render::before_abort(&doubt, style)));
+
+    for (name, grain) in [("news-steps.txt", Grain::Steps), ("news-tenths.txt", Grain::Tenths)] {
+        add(name.to_owned(), Box::new(move |_| story(grain)));
+    }
+
+    // One look at JSON for each type; pretty here, one line in the program.
+    for (name, message) in [("ready", support::ready()), ("failed", support::failed()), ("succeeded", support::succeeded())] {
+        let text = serde_json::to_string_pretty(&Migration::from(message)).unwrap();
+        add(format!("json-migration-{name}.json"), Box::new(move |_| format!("{text}\n")));
+    }
+    let json = [
+        ("json-preflight.json", serde_json::to_string_pretty(&preflight(support::findings(), Vec::new()))),
+        ("json-plan.json", serde_json::to_string_pretty(&Plan::from_wire("shop", support::plan()))),
+        (
+            "json-agents.json",
+            serde_json::to_string_pretty(&support::agents().into_iter().map(Agent::from).collect::<Vec<_>>()),
+        ),
+        ("json-failure.json", serde_json::to_string_pretty(&Failure::from(support::failure()))),
+    ];
+    for (name, text) in json {
+        let text = text.unwrap();
+        add(name.to_owned(), Box::new(move |_| format!("{text}\n")));
+    }
+    for (name, text) in help() {
+        add(name, Box::new(move |_| text.clone()));
+    }
+    cases
+}
+
+/// A whole migration, as lines for people.
+fn story(grain: Grain) -> String {
+    let mut half = support::copying();
+    support::step(&mut half, "catch-up").progress.as_mut().unwrap().completed = 22;
+    let mut retried = support::failed();
+    retried.state = v1::migration::State::Running.into();
+    let subscribe = support::step(&mut retried, "subscribe");
+    subscribe.state = v1::step::State::Running.into();
+    subscribe.attempt_count = 4;
+    let looks = [
+        support::pending(),
+        support::failed(),
+        retried,
+        support::copying(),
+        half,
+        support::ready(),
+        support::cutting_over(),
+        support::cut_over(),
+        support::succeeded(),
+    ];
+    let mut seen: Option<Migration> = None;
+    let mut out = String::new();
+    for look in looks {
+        let look = Migration::from(look);
+        for line in news(seen.as_ref(), &look, grain) {
+            out.push_str(&line);
+            out.push('\n');
+        }
+        seen = Some(look);
+    }
+    out
+}
+
+/// The help of the program and of every verb.
+fn help() -> Vec<(String, String)> {
+    fn walk(command: &mut clap::Command, path: &str, out: &mut Vec<(String, String)>) {
+        out.push((format!("help{path}.txt"), command.render_help().to_string()));
+        for child in command.get_subcommands_mut() {
+            let path = format!("{path}-{}", child.get_name());
+            walk(child, &path, out);
+        }
+    }
+    let mut command = Arguments::command();
+    command.build();
+    let mut out = Vec::new();
+    walk(&mut command, "", &mut out);
+    out
+}
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+#[test]
+fn what_is_shown_is_what_was_agreed_on() {
+    let update = std::env::var_os("PGPORTAGE_UPDATE_GOLDEN").is_some();
+    let mut wrong = Vec::new();
+    for (name, render) in cases() {
+        let path = directory().join(&name);
+        let actual = render(Style::Plain);
+        if update {
+            fs::write(&path, &actual).unwrap();
+        } else if fs::read_to_string(&path).ok().as_deref() != Some(actual.as_str()) {
+            wrong.push(format!("==== {name} is now:\n{actual}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}\nset PGPORTAGE_UPDATE_GOLDEN=1 to accept", wrong.join("\n"));
+}
+
+#[test]
+fn every_golden_file_is_used() {
+    let used: BTreeSet<String> = cases().into_iter().map(|(name, _)| name).collect();
+    let stray: Vec<String> = fs::read_dir(directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !used.contains(name))
+        .collect();
+    assert!(stray.is_empty(), "no test reads {stray:?}");
+}
+
+#[test]
+fn colour_never_carries_meaning_alone() {
+    let mut coloured_cases = 0;
+    for (name, render) in cases() {
+        let coloured = render(Style::Coloured);
+        coloured_cases += usize::from(coloured.contains('\u{1b}'));
+        assert_eq!(without_colour(&coloured), render(Style::Plain), "{name}");
+    }
+    assert!(coloured_cases > 20);
+}
+
+#[test]
+fn nothing_that_a_terminal_obeys_is_shown() {
+    for (name, render) in cases() {
+        let text = render(Style::Plain);
+        assert!(!text.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'), "{name}");
+    }
+}
+
+/// `text` without colour sequences, and without the blanks that a colour
+/// sequence kept from being trimmed at the end of a line.
+fn without_colour(text: &str) -> String {
+    let mut out = String::new();
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        if character == '\u{1b}' {
+            for character in characters.by_ref() {
+                if character == 'm' {
+                    break;
+                }
+            }
+        } else {
+            out.push(character);
+        }
+    }
+    out.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}

@@ -1,0 +1,10 @@
+//! The program itself against a scripted coordinator over real mutual TLS: exit
+//! codes, what goes where, questions, Ctrl-C, a coordinator that goes away.
+
+mod certs;
+mod script;
+#[path = "../support/mod.rs"]
+mod support;
+mod terminal;
+mod verbs;
+mod watching;

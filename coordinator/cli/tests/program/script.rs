@@ -1,0 +1,421 @@
+//! A coordinator that plays a script, over real mutual TLS.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pgportage_link::identity::Role;
+use pgportage_link::issue::Authority;
+use pgportage_link::serve::{self, ServeSettings};
+use pgportage_link::settings::IdentitySettings;
+use pgportage_link::tls::Identity;
+use pgportage_link::{Clock, Failure, status};
+use pgportage_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
+use pgportage_proto::v1::migration_service_server::{MigrationService, MigrationServiceServer};
+use pgportage_proto::{Reason, v1};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::WatchStream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+/// No test waits longer for anything.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// What the scripted coordinator knows and has heard.
+#[derive(Clone)]
+pub(crate) struct Script(Arc<Inner>);
+
+struct Inner {
+    now: watch::Sender<v1::Migration>,
+    /// The states that the next verb leads through, one for each change.
+    next: Mutex<VecDeque<v1::Migration>>,
+    /// What verbs answer instead, once.
+    refusal: Mutex<Option<Failure>>,
+    heard: watch::Sender<Vec<String>>,
+    traced: Mutex<Vec<String>>,
+    /// Ended watches end without an error and have to be asked for again.
+    ends: Mutex<CancellationToken>,
+}
+
+impl Script {
+    /// A coordinator with one migration, which the next verb leads through
+    /// `next`.
+    pub(crate) fn new(now: v1::Migration, next: impl IntoIterator<Item = v1::Migration>) -> Self {
+        Self(Arc::new(Inner {
+            now: watch::Sender::new(now),
+            next: Mutex::new(next.into_iter().collect()),
+            refusal: Mutex::default(),
+            heard: watch::Sender::default(),
+            traced: Mutex::default(),
+            ends: Mutex::default(),
+        }))
+    }
+
+    /// Makes the next verb fail.
+    pub(crate) fn refuse(&self, failure: Failure) {
+        *self.0.refusal.lock().unwrap() = Some(failure);
+    }
+
+    /// The calls so far, with what matters of their requests.
+    pub(crate) fn heard(&self) -> Vec<String> {
+        self.0.heard.borrow().clone()
+    }
+
+    /// The trace contexts that came with calls.
+    pub(crate) fn traced(&self) -> Vec<String> {
+        self.0.traced.lock().unwrap().clone()
+    }
+
+    /// Waits until a call was heard that begins like this.
+    pub(crate) async fn until_heard(&self, call: &str) {
+        let mut heard = self.0.heard.subscribe();
+        let seen = heard.wait_for(|calls| calls.iter().any(|heard| heard.starts_with(call)));
+        let outcome = Clock.timeout(LIMIT, seen).await;
+        assert!(outcome.is_ok(), "{call} was not heard");
+    }
+
+    /// Changes the migration.
+    pub(crate) fn becomes(&self, migration: v1::Migration) {
+        self.0.now.send_replace(migration);
+    }
+
+    /// Ends every open watch.
+    pub(crate) fn end_watches(&self) {
+        std::mem::take(&mut *self.0.ends.lock().unwrap()).cancel();
+    }
+
+    fn hear<T>(&self, request: &Request<T>, call: impl Into<String>) -> Result<(), Status> {
+        if let Some(context) = request.metadata().get("traceparent") {
+            self.0.traced.lock().unwrap().push(context.to_str().unwrap().to_owned());
+        }
+        self.0.heard.send_modify(|heard| heard.push(call.into()));
+        Ok(())
+    }
+
+    /// A verb: refuses, or answers with the first change and goes on through the
+    /// others.
+    fn act<T>(&self, request: &Request<T>, call: impl Into<String>) -> Result<Option<v1::Migration>, Status> {
+        self.hear(request, call)?;
+        if let Some(failure) = self.0.refusal.lock().unwrap().take() {
+            return Err(status::to_status(failure));
+        }
+        let mut next: VecDeque<_> = std::mem::take(&mut *self.0.next.lock().unwrap());
+        let first = next.pop_front().unwrap_or_else(|| self.0.now.borrow().clone());
+        self.0.now.send_replace(first.clone());
+        let script = self.clone();
+        tokio::spawn(async move {
+            for change in next {
+                // A change is worth showing only after the one before was sent.
+                Clock.sleep(Duration::from_millis(20)).await;
+                script.0.now.send_replace(change);
+            }
+        });
+        Ok(Some(first))
+    }
+
+    fn find(&self, name: &str) -> Result<v1::Migration, Status> {
+        let now = self.0.now.borrow().clone();
+        if now.id == name {
+            return Ok(now);
+        }
+        let failure = Failure::new(Reason::MigrationMissing, format!("there is no migration named {name}"))
+            .hint("`pgportage status` lists the migrations.")
+            .effect(pgportage_link::Effect::None);
+        Err(status::to_status(failure))
+    }
+}
+
+#[tonic::async_trait]
+impl MigrationService for Script {
+    async fn create_migration(
+        &self,
+        request: Request<v1::CreateMigrationRequest>,
+    ) -> Result<Response<v1::CreateMigrationResponse>, Status> {
+        let message = request.get_ref();
+        let spec = message.spec.clone().unwrap();
+        let call = format!(
+            "create {} {}>{} {} validate_only={}",
+            message.migration_id, spec.source_agent_id, spec.destination_agent_id, spec.database, message.validate_only
+        );
+        let migration = self.act(&request, call)?;
+        Ok(Response::new(v1::CreateMigrationResponse { migration }))
+    }
+
+    async fn get_migration(
+        &self,
+        request: Request<v1::GetMigrationRequest>,
+    ) -> Result<Response<v1::GetMigrationResponse>, Status> {
+        self.hear(&request, "get")?;
+        let migration = Some(self.find(&request.get_ref().migration_id)?);
+        Ok(Response::new(v1::GetMigrationResponse { migration }))
+    }
+
+    async fn list_migrations(
+        &self,
+        request: Request<v1::ListMigrationsRequest>,
+    ) -> Result<Response<v1::ListMigrationsResponse>, Status> {
+        // Two pages, to see that both are asked for.
+        let first = request.get_ref().page_token.is_empty();
+        let mut migration = self.0.now.borrow().clone();
+        if !first {
+            migration.id = "second".to_owned();
+        }
+        let next_page_token = if first { "more".to_owned() } else { String::new() };
+        Ok(Response::new(v1::ListMigrationsResponse { migrations: vec![migration], next_page_token }))
+    }
+
+    type WatchMigrationStream =
+        std::pin::Pin<Box<dyn Stream<Item = Result<v1::WatchMigrationResponse, Status>> + Send + 'static>>;
+
+    async fn watch_migration(
+        &self,
+        request: Request<v1::WatchMigrationRequest>,
+    ) -> Result<Response<Self::WatchMigrationStream>, Status> {
+        self.find(&request.get_ref().migration_id)?;
+        self.hear(&request, "watch")?;
+        let end = self.0.ends.lock().unwrap().clone();
+        let changes = WatchStream::new(self.0.now.subscribe())
+            .map(|migration| Ok(v1::WatchMigrationResponse { migration: Some(migration) }));
+        let stream = futures_util::StreamExt::take_until(changes, end.cancelled_owned());
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn start_migration(
+        &self,
+        request: Request<v1::StartMigrationRequest>,
+    ) -> Result<Response<v1::StartMigrationResponse>, Status> {
+        let migration = self.act(&request, format!("start etag={}", request.get_ref().etag))?;
+        Ok(Response::new(v1::StartMigrationResponse { migration }))
+    }
+
+    async fn release_step(
+        &self,
+        request: Request<v1::ReleaseStepRequest>,
+    ) -> Result<Response<v1::ReleaseStepResponse>, Status> {
+        let message = request.get_ref();
+        let migration = self.act(&request, format!("release {} etag={}", message.step_name, message.etag))?;
+        Ok(Response::new(v1::ReleaseStepResponse { migration }))
+    }
+
+    async fn give_consent(
+        &self,
+        request: Request<v1::GiveConsentRequest>,
+    ) -> Result<Response<v1::GiveConsentResponse>, Status> {
+        let consents: Vec<_> = request
+            .get_ref()
+            .consents
+            .iter()
+            .map(|consent| format!("{}:{}:{:?}", consent.code, consent.object, consent.evidence_digest.to_vec()))
+            .collect();
+        let migration = self.act(&request, format!("consent {}", consents.join(" ")))?;
+        Ok(Response::new(v1::GiveConsentResponse { migration }))
+    }
+
+    async fn run_preflight(
+        &self,
+        request: Request<v1::RunPreflightRequest>,
+    ) -> Result<Response<v1::RunPreflightResponse>, Status> {
+        self.hear(&request, "preflight")?;
+        let now = self.0.now.borrow().clone();
+        Ok(Response::new(v1::RunPreflightResponse {
+            source_findings: now.source_findings,
+            destination_findings: now.destination_findings,
+        }))
+    }
+
+    async fn get_plan(&self, request: Request<v1::GetPlanRequest>) -> Result<Response<v1::GetPlanResponse>, Status> {
+        self.find(&request.get_ref().migration_id)?;
+        Ok(Response::new(crate::support::plan()))
+    }
+
+    async fn cut_over(&self, request: Request<v1::CutOverRequest>) -> Result<Response<v1::CutOverResponse>, Status> {
+        let message = request.get_ref();
+        let limit = message.max_outage.as_ref().map_or("none".to_owned(), ToString::to_string);
+        let migration = self.act(&request, format!("cutover etag={} max_outage={limit}", message.etag))?;
+        Ok(Response::new(v1::CutOverResponse { migration }))
+    }
+
+    async fn verify_migration(
+        &self,
+        request: Request<v1::VerifyMigrationRequest>,
+    ) -> Result<Response<v1::VerifyMigrationResponse>, Status> {
+        let migration = self.act(&request, "verify")?;
+        Ok(Response::new(v1::VerifyMigrationResponse { migration }))
+    }
+
+    async fn finish_migration(
+        &self,
+        request: Request<v1::FinishMigrationRequest>,
+    ) -> Result<Response<v1::FinishMigrationResponse>, Status> {
+        let migration = self.act(&request, format!("finish etag={}", request.get_ref().etag))?;
+        Ok(Response::new(v1::FinishMigrationResponse { migration }))
+    }
+
+    async fn abort_migration(
+        &self,
+        request: Request<v1::AbortMigrationRequest>,
+    ) -> Result<Response<v1::AbortMigrationResponse>, Status> {
+        let migration = self.act(&request, "abort")?;
+        Ok(Response::new(v1::AbortMigrationResponse { migration }))
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for Script {
+    async fn get_agent(&self, _: Request<v1::GetAgentRequest>) -> Result<Response<v1::GetAgentResponse>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<v1::ListAgentsRequest>,
+    ) -> Result<Response<v1::ListAgentsResponse>, Status> {
+        self.hear(&request, "agents")?;
+        Ok(Response::new(v1::ListAgentsResponse { agents: crate::support::agents(), next_page_token: String::new() }))
+    }
+}
+
+/// A scripted coordinator, and an operator who may call it.
+pub(crate) struct Stage {
+    pub(crate) script: Script,
+    pub(crate) directory: TempDir,
+    pub(crate) address: SocketAddr,
+    coordinator: Identity,
+    server: JoinHandle<Result<(), Failure>>,
+    stop: CancellationToken,
+}
+
+impl Stage {
+    pub(crate) async fn set(script: Script) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let certs = directory.path().join("certs");
+        let authority = Authority::create(&certs, "test.example", Clock).unwrap();
+        let issue = |role, name| {
+            let issued = authority.issue(role, name, Duration::from_secs(3600)).unwrap();
+            authority.write(&issued, &certs).unwrap()
+        };
+        let coordinator = Identity::load(&issue(Role::Coordinator, "main"), Clock).unwrap();
+        let IdentitySettings { certificate, key, authority } = issue(Role::Operator, "alice");
+        issue(Role::Agent, "alpha");
+        let listener = serve::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let text = format!(
+            "[coordinator]\naddress = \"{address}\"\npatience = \"1s\"\n\
+             [identity]\ncertificate = {certificate:?}\nkey = {key:?}\nauthority = {authority:?}\n"
+        );
+        std::fs::write(directory.path().join("pgportage.toml"), text).unwrap();
+        let stop = CancellationToken::new();
+        let server = spawn(listener, &coordinator, &script, &stop);
+        Self { script, directory, address, coordinator, server, stop }
+    }
+
+    /// The coordinator goes away, closing every connection.
+    pub(crate) async fn goes_away(&mut self) {
+        self.server.abort();
+        let _ = (&mut self.server).await;
+    }
+
+    /// The coordinator comes back at the same address.
+    pub(crate) async fn comes_back(&mut self) {
+        let listener = serve::bind(self.address).await.unwrap();
+        self.server = spawn(listener, &self.coordinator, &self.script, &self.stop);
+    }
+
+    pub(crate) fn certs(&self) -> PathBuf {
+        self.directory.path().join("certs")
+    }
+
+    /// The program, as this operator would start it.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = program(self.directory.path(), arguments);
+        command.arg("--config").arg(self.directory.path().join("pgportage.toml"));
+        command
+    }
+
+    /// Runs the program to its end.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::end(self.command(arguments).spawn().unwrap()).await
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn spawn(
+    listener: tokio::net::TcpListener,
+    identity: &Identity,
+    script: &Script,
+    stop: &CancellationToken,
+) -> JoinHandle<Result<(), Failure>> {
+    let routes = Routes::new(MigrationServiceServer::new(script.clone()))
+        .add_service(AgentServiceServer::new(script.clone()))
+        .prepare();
+    tokio::spawn(serve::serve(listener, identity.clone(), ServeSettings::control(), routes, stop.clone()))
+}
+
+/// The program, with an environment of its own and nobody at the terminal.
+pub(crate) fn program(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgportage"));
+    command
+        .args(arguments)
+        .env_clear()
+        .env("HOME", home)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// What the program said and how it ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    pub(crate) async fn end(child: Child) -> Self {
+        let output: Output = Clock.timeout(LIMIT, child.wait_with_output()).await.expect("the program hangs").unwrap();
+        Self {
+            code: output.status.code().expect("the program was killed"),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// The lines of standard output, each parsed.
+    pub(crate) fn json(&self) -> Vec<serde_json::Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    #[track_caller]
+    pub(crate) fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{self:#?}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn says(self, text: &str) -> Self {
+        assert!(self.out.contains(text), "{text:?} is not on standard output: {self:#?}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn notes(self, text: &str) -> Self {
+        assert!(self.err.contains(text), "{text:?} is not on standard error: {self:#?}");
+        self
+    }
+}

@@ -1,0 +1,262 @@
+//! Each verb: what it asks for, what it prints, how it exits.
+
+use pgportage_link::Failure;
+use pgportage_proto::{Reason, v1};
+
+use crate::script::{Script, Stage, program};
+use crate::support;
+
+fn running(from: v1::Migration) -> v1::Migration {
+    v1::Migration { state: v1::migration::State::Running.into(), etag: format!("{}-going", from.etag), ..from }
+}
+
+#[tokio::test]
+async fn start_ends_when_it_is_ready_for_cutover() {
+    let stage = Stage::set(Script::new(support::pending(), [support::copying(), support::ready()])).await;
+    let ran = stage.run(&["start", "shop"]).await.exits(0).says("ready for cutover").says("pgportage cutover shop");
+    assert!(ran.err.contains("catch-up: running"), "{ran:#?}");
+    assert!(stage.script.heard().contains(&"start etag=1-0".to_owned()), "{:?}", stage.script.heard());
+}
+
+#[tokio::test]
+async fn start_that_needs_the_operator_exits_3_with_the_reason_and_the_next_command() {
+    let stage = Stage::set(Script::new(support::pending(), [running(support::pending()), support::failed()])).await;
+    stage
+        .run(&["start", "shop"])
+        .await
+        .exits(3)
+        .says("REPLICATION_LOGIN_FAILED")
+        .says("pg_hba.conf")
+        .says("docs/errors/REPLICATION_LOGIN_FAILED.md")
+        .says("pgportage retry shop");
+}
+
+#[tokio::test]
+async fn start_of_a_migration_that_runs_joins_it() {
+    let stage = Stage::set(Script::new(support::copying(), [])).await;
+    let child = stage.command(&["start", "shop"]).spawn().unwrap();
+    stage.script.until_heard("watch").await;
+    stage.script.becomes(support::ready());
+    crate::script::Ran::end(child).await.exits(0).notes("started already").says("pgportage cutover shop");
+    assert!(!stage.script.heard().iter().any(|call| call.starts_with("start")));
+}
+
+#[tokio::test]
+async fn start_detached_returns_at_once() {
+    let stage = Stage::set(Script::new(support::pending(), [support::copying()])).await;
+    stage.run(&["start", "shop", "--detach"]).await.exits(0).says("happening");
+    assert!(!stage.script.heard().contains(&"watch".to_owned()));
+}
+
+#[tokio::test]
+async fn cutover_ends_with_the_outage() {
+    let script = Script::new(support::ready(), [support::cutting_over(), support::cut_over()]);
+    let stage = Stage::set(script).await;
+    stage
+        .run(&["cutover", "shop", "--yes", "--max-outage", "1500ms"])
+        .await
+        .exits(0)
+        .says("the destination is open")
+        .says("outage     187 ms")
+        .says("pgportage finish shop")
+        .notes("cutover: the source is closed to applications");
+    assert!(stage.script.heard().contains(&"cutover etag=3-9 max_outage=1.500s".to_owned()), "{:?}", stage.script.heard());
+}
+
+#[tokio::test]
+async fn cutover_that_was_taken_back_exits_1_with_the_reason() {
+    let stage = Stage::set(Script::new(support::ready(), [support::cutting_over(), support::taken_back()])).await;
+    stage.run(&["cutover", "shop", "--yes"]).await.exits(1).says("BARRIER_TIMEOUT").says("taken back");
+}
+
+#[tokio::test]
+async fn cutover_in_doubt_exits_3() {
+    let stage = Stage::set(Script::new(support::ready(), [support::cutting_over(), support::in_doubt()])).await;
+    stage.run(&["cutover", "shop", "--yes"]).await.exits(3).says("CUTOVER_IN_DOUBT").says("in doubt");
+}
+
+#[tokio::test]
+async fn cutover_before_its_time_is_refused_without_a_question() {
+    let stage = Stage::set(Script::new(support::copying(), [])).await;
+    stage.run(&["cutover", "shop"]).await.exits(1).notes("WRONG_STATE").notes("step catch-up runs");
+    assert!(!stage.script.heard().iter().any(|call| call.starts_with("cutover")));
+}
+
+#[tokio::test]
+async fn finish_prints_how_to_reopen_the_source() {
+    let stage = Stage::set(Script::new(support::cut_over(), [running(support::cut_over()), support::succeeded()])).await;
+    stage
+        .run(&["finish", "shop", "--yes"])
+        .await
+        .exits(0)
+        .says("stays closed to applications")
+        .says("GRANT CONNECT ON DATABASE shop TO PUBLIC;");
+    assert!(stage.script.heard().contains(&"finish etag=3-10".to_owned()), "{:?}", stage.script.heard());
+}
+
+#[tokio::test]
+async fn abort_takes_back() {
+    let stage = Stage::set(Script::new(support::failed(), [support::aborting(), support::aborted()])).await;
+    stage.run(&["abort", "shop", "--yes"]).await.exits(0).says("it was taken back");
+    let over = Stage::set(Script::new(support::aborted(), [])).await;
+    over.run(&["abort", "shop", "--yes"]).await.exits(1).notes("WRONG_STATE");
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_back_asks_and_says_what_it_will_do() {
+    for (verb, migration, consequence) in [
+        ("cutover", support::ready(), "nothing can be taken back"),
+        ("finish", support::cut_over(), "stays closed to applications"),
+        ("abort", support::failed(), "has to be copied again"),
+    ] {
+        let stage = Stage::set(Script::new(migration, [])).await;
+        stage.run(&[verb, "shop"]).await.exits(2).notes(consequence).notes("--yes");
+        assert_eq!(stage.script.heard(), ["get"], "{verb}");
+    }
+}
+
+#[tokio::test]
+async fn retry_releases_the_step_that_failed() {
+    let stage = Stage::set(Script::new(support::failed(), [support::copying(), support::ready()])).await;
+    stage.run(&["retry", "shop"]).await.exits(0).says("pgportage cutover shop");
+    assert!(stage.script.heard().contains(&"release subscribe etag=3-6".to_owned()), "{:?}", stage.script.heard());
+    let stage = Stage::set(Script::new(support::ready(), [])).await;
+    stage.run(&["retry", "shop"]).await.exits(1).notes("WRONG_STATE");
+}
+
+#[tokio::test]
+async fn verify_exits_1_when_the_sides_differ() {
+    let stage = Stage::set(Script::new(support::ready(), [running(support::ready()), support::differing()])).await;
+    stage.run(&["verify", "shop"]).await.exits(1).says("2 rows less");
+    let again = v1::Migration { etag: "again".to_owned(), ..support::ready() };
+    let stage = Stage::set(Script::new(support::ready(), [running(support::ready()), again])).await;
+    stage.run(&["verify", "shop"]).await.exits(0).says("both sides agree");
+}
+
+#[tokio::test]
+async fn consent_is_bound_to_the_evidence_that_was_shown() {
+    let stage = Stage::set(Script::new(support::consent_wanted(), [])).await;
+    stage.run(&["consent", "shop", "ROLE_MISSING:reporting"]).await.exits(0).says("agreed to ROLE_MISSING on reporting");
+    assert!(stage.script.heard().contains(&"consent ROLE_MISSING:reporting:[2]".to_owned()));
+    stage.run(&["consent", "shop", "--all"]).await.exits(0);
+    let both = "consent REPLICA_IDENTITY_MISSING:public.audit_log:[1] ROLE_MISSING:reporting:[2]";
+    assert!(stage.script.heard().contains(&both.to_owned()), "{:?}", stage.script.heard());
+    stage.run(&["consent", "shop", "NO_SUCH"]).await.exits(1).notes("REPLICA_IDENTITY_MISSING:public.audit_log");
+    stage.run(&["consent", "shop"]).await.exits(2);
+}
+
+#[tokio::test]
+async fn preflight_exits_1_when_a_finding_refuses() {
+    let mut migration = support::pending();
+    migration.source_findings = support::findings();
+    let route = ["preflight", "--from", "alpha", "--to", "beta", "--database", "shop"];
+    let stage = Stage::set(Script::new(migration.clone(), [])).await;
+    stage.run(&route).await.exits(1).says("ALTER SYSTEM SET wal_level").says("restart");
+    migration.source_findings.clear();
+    migration.destination_findings = support::destination_findings();
+    let stage = Stage::set(Script::new(migration, [])).await;
+    stage.run(&route).await.exits(0).says("once you have agreed to 1 finding");
+}
+
+#[tokio::test]
+async fn create_says_what_to_type_next() {
+    let stage = Stage::set(Script::new(support::pending(), [])).await;
+    let arguments = ["create", "shop", "--from", "alpha", "--to", "beta", "--database", "shop"];
+    stage.run(&arguments).await.exits(0).says("created migration shop").says("pgportage start shop");
+    assert_eq!(stage.script.heard(), ["create shop alpha>beta shop validate_only=false"]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_shown_with_all_its_texts() {
+    let stage = Stage::set(Script::new(support::pending(), [])).await;
+    stage.script.refuse(
+        Failure::new(Reason::AgentNotAttached, "agent beta is not attached")
+            .detail("It was last heard from 95 seconds ago.")
+            .hint("Start it, then try again."),
+    );
+    stage
+        .run(&["start", "shop"])
+        .await
+        .exits(1)
+        .notes("agent beta is not attached (AGENT_NOT_ATTACHED)")
+        .notes("95 seconds ago")
+        .notes("Start it")
+        .notes("docs/errors/AGENT_NOT_ATTACHED.md");
+}
+
+#[tokio::test]
+async fn json_goes_to_standard_output_and_parses() {
+    let mut migration = support::ready();
+    migration.source_findings = support::findings();
+    let stage = Stage::set(Script::new(migration, [support::cutting_over(), support::cut_over()])).await;
+    let value = |ran: crate::script::Ran| {
+        let mut values = ran.json();
+        assert_eq!(values.len(), 1, "{ran:#?}");
+        values.remove(0)
+    };
+    assert_eq!(value(stage.run(&["agents", "--json"]).await.exits(0))[0]["name"], "alpha");
+    let listed = value(stage.run(&["status", "--json"]).await.exits(0));
+    assert_eq!((&listed[0]["name"], &listed[1]["name"]), (&"shop".into(), &"second".into()));
+    let status = value(stage.run(&["--json", "status", "shop"]).await.exits(0));
+    assert_eq!((&status["state"], &status["ready_for_cutover"]), (&"waiting".into(), &true.into()));
+    assert_eq!(value(stage.run(&["plan", "shop", "--json"]).await.exits(0))["steps"][0]["agent"], "alpha");
+    let preflight = ["preflight", "--from", "a", "--to", "b", "--database", "c", "--json"];
+    assert_eq!(value(stage.run(&preflight).await.exits(1))["passed"], false);
+    let missing = value(stage.run(&["status", "nobody", "--json"]).await.exits(1));
+    assert_eq!(missing["failure"]["reason"], "MIGRATION_MISSING");
+    let cut = value(stage.run(&["cutover", "shop", "--yes", "--json"]).await.exits(0));
+    assert_eq!(cut["cutover"]["outage_milliseconds"], 187);
+}
+
+#[tokio::test]
+async fn every_call_of_a_verb_belongs_to_one_trace() {
+    let stage = Stage::set(Script::new(support::ready(), [support::cutting_over(), support::cut_over()])).await;
+    stage.run(&["cutover", "shop", "--yes"]).await.exits(0);
+    let traced = stage.script.traced();
+    let traces: std::collections::BTreeSet<_> = traced.iter().filter_map(|context| context.split('-').nth(1)).collect();
+    assert!(traced.len() >= 3 && traces.len() == 1, "{traced:?}");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_is_not_there_is_told_with_a_hint() {
+    let mut stage = Stage::set(Script::new(support::ready(), [])).await;
+    stage.goes_away().await;
+    let ran = stage.run(&["status", "shop"]).await.exits(1);
+    ran.notes("could not connect to coordinator \"main\"").notes("Is it running").notes("--coordinator");
+}
+
+#[tokio::test]
+async fn a_coordinator_of_another_name_is_not_spoken_to() {
+    let stage = Stage::set(Script::new(support::ready(), [])).await;
+    stage.run(&["status", "--coordinator-name", "other"]).await.exits(1).notes("WRONG_NAME");
+    assert!(stage.script.heard().is_empty());
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_role_is_refused() {
+    let stage = Stage::set(Script::new(support::ready(), [])).await;
+    let certs = stage.certs();
+    let file = |name: &str| certs.join(name).display().to_string();
+    let (certificate, key) = (file("agent-alpha.pem"), file("agent-alpha-key.pem"));
+    let arguments = ["agents", "--certificate", certificate.as_str(), "--key", key.as_str()];
+    stage.run(&arguments).await.exits(1).notes("WRONG_ROLE");
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_told_whole() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("wrong.toml");
+    std::fs::write(&file, "[coordinator]\naddress = \"x\"\npatience = \"soon\"\n[identity]\nkey = \"k\"\n").unwrap();
+    let child = program(home.path(), &["agents", "--config", file.to_str().unwrap()]).spawn().unwrap();
+    let ran = crate::script::Ran::end(child).await.exits(1).notes("CONFIGURATION_INVALID");
+    ran.notes("coordinator.address").notes("coordinator.patience").notes("identity.certificate");
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_exits_2() {
+    let home = tempfile::tempdir().unwrap();
+    for arguments in [&["fly"][..], &[], &["status", "--watch"], &["cutover"], &["cutover", "a", "--max-outage", "x"]] {
+        let child = program(home.path(), arguments).spawn().unwrap();
+        crate::script::Ran::end(child).await.exits(2);
+    }
+}
