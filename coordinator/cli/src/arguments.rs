@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::certs::DEFAULT_DAYS;
+
 /// Exit codes, as `--help` prints them.
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -264,10 +266,13 @@ pub struct CertsIssue {
     pub role: String,
     /// Its holder's name: 1 to 63 characters of a-z, 0-9 and -
     pub name: String,
-    /// Where the authority is, and where the certificate and key go
+    /// Where the authority is
     #[arg(long, value_name = "DIR", default_value = "certs")]
     pub directory: PathBuf,
+    /// Where the certificate and key go [default: beside the authority]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// How many days it is valid
-    #[arg(long, value_name = "N", default_value_t = 365)]
-    pub days: u16,
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_DAYS)]
+    pub days: u32,
 }

@@ -77,13 +77,14 @@ impl Coordinator {
         let address = settings.coordinator.address.clone();
         let identity = Identity::load(&settings.identity, clock)?;
         let expected = identity.id_of(Role::Coordinator, &settings.coordinator.name)?;
-        let channel = dial::channel(&address, &expected, &identity, &Http2Settings::control()).await.map_err(|mut failure| {
-            if failure.reason == Reason::PeerUnreachable {
-                let advice = "The address is coordinator.address in the configuration, or --coordinator.";
-                failure.hint = format!("{} {advice}", failure.hint).trim().to_owned();
-            }
-            failure
-        })?;
+        let channel =
+            dial::channel(&address, &expected, &identity, &Http2Settings::control()).await.map_err(|mut failure| {
+                if failure.reason == Reason::PeerUnreachable {
+                    let advice = "The address is coordinator.address in the configuration, or --coordinator.";
+                    failure.hint = format!("{} {advice}", failure.hint).trim().to_owned();
+                }
+                failure
+            })?;
         Ok(Self {
             migrations: MigrationServiceClient::with_interceptor(channel.clone(), trace::interceptor as Interceptor)
                 .max_decoding_message_size(FACT_MESSAGE_BYTES),

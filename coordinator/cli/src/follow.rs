@@ -40,7 +40,11 @@ impl Interrupt {
     /// # Errors
     ///
     /// [`Stop::Detached`] with `words`.
-    pub async fn unless<T>(&mut self, future: impl Future<Output = T>, words: impl FnOnce() -> String) -> Result<T, Stop> {
+    pub async fn unless<T>(
+        &mut self,
+        future: impl Future<Output = T>,
+        words: impl FnOnce() -> String,
+    ) -> Result<T, Stop> {
         tokio::select! {
             biased;
             _ = self.signal.recv() => Err(Stop::Detached(words())),

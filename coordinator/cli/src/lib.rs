@@ -5,6 +5,7 @@
 //! [`terminal`] is the only module that writes.
 
 pub mod arguments;
+pub mod certs;
 pub mod coordinator;
 pub mod exit;
 pub mod follow;

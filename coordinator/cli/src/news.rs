@@ -3,11 +3,8 @@
 
 use time::OffsetDateTime;
 
-use crate::render::{clean, progress, rate, running_tables, size, span, step_word};
+use crate::render::{SHOWN_TABLES, clean, progress, rate, running_tables, size, span, step_word};
 use crate::view::{CUTOVER_STEP, Cutover, CutoverPhase, Migration, Part, Progress, Step, StepState};
-
-/// Most tables shown at the same time.
-pub const SHOWN_TABLES: usize = 5;
 
 /// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +36,8 @@ pub fn news(before: Option<&Migration>, after: &Migration, grain: Grain) -> Vec<
             | StepState::Unrecognised => lines.extend(phase.into_iter().chain(told)),
         }
     }
-    let warning = |migration: &Migration| {
-        migration.figures.as_ref().map(|figures| figures.warning.clone()).unwrap_or_default()
-    };
+    let warning =
+        |migration: &Migration| migration.figures.as_ref().map(|figures| figures.warning.clone()).unwrap_or_default();
     let told = before.map(warning).unwrap_or_default();
     let warning = warning(after);
     if !warning.is_empty() && warning != told {

@@ -21,7 +21,7 @@ pub use migrations::migrations;
 pub use plan::plan;
 pub use quantity::{age, rate, size, span};
 pub use question::{before_abort, before_cutover, before_finish};
-pub use status::{conclusion, happening, progress, running_tables, status, step_word};
+pub use status::{SHOWN_TABLES, conclusion, happening, progress, running_tables, status, step_word};
 pub use verification::verification;
 
 use std::borrow::Cow;

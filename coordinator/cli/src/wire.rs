@@ -8,9 +8,9 @@ use pgportage_proto::{Reason, v1};
 use time::OffsetDateTime;
 
 use crate::view::{
-    Agent, AgentState, Cutover, CutoverPhase, Effect, Failure, Figures, Finding, Migration, MigrationState, Part, Plan,
-    PlannedStep, Preflight, Progress, Remedy, Severity, Step, StepState, Unit, Verification, CUTOVER_STEP, FINISH_STEP,
-    page,
+    Agent, AgentState, CUTOVER_STEP, Cutover, CutoverPhase, Effect, FINISH_STEP, Failure, Figures, Finding, Migration,
+    MigrationState, Part, Plan, PlannedStep, Preflight, Progress, Remedy, Severity, Step, StepState, Unit,
+    Verification, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.

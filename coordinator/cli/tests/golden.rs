@@ -24,6 +24,17 @@ fn now() -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(support::NOW).unwrap()
 }
 
+/// A coordinator that sends what a terminal would obey.
+fn hostile() -> v1::Migration {
+    let mut migration = support::failed();
+    migration.spec.as_mut().unwrap().database = "shop\u{1b}[2J\u{202e}".to_owned();
+    migration.waiting_for = "line one\nline two\u{7}".to_owned();
+    let failure = support::step(&mut migration, "subscribe").failure.as_mut().unwrap();
+    failure.message = "\u{1b}]0;owned\u{7} message".to_owned();
+    failure.hint = "first\nsecond\r\u{1b}[1A".to_owned();
+    migration
+}
+
 fn states() -> Vec<(&'static str, v1::Migration)> {
     vec![
         ("pending", support::pending()),
@@ -39,7 +50,7 @@ fn states() -> Vec<(&'static str, v1::Migration)> {
         ("succeeded", support::succeeded()),
         ("aborting", support::aborting()),
         ("aborted", support::aborted()),
-        ("hostile", support::hostile()),
+        ("hostile", hostile()),
         ("newer-coordinator", v1::Migration { state: 42, ..support::pending() }),
     ]
 }
@@ -95,10 +106,7 @@ fn cases() -> Vec<(String, Render)> {
         ("clean", preflight(Vec::new(), Vec::new())),
     ];
     for (name, report) in reports {
-        add(
-            format!("preflight-{name}.txt"),
-            Box::new(move |style| render::preflight(&report, "alpha", "beta", style)),
-        );
+        add(format!("preflight-{name}.txt"), Box::new(move |style| render::preflight(&report, "alpha", "beta", style)));
     }
     for (name, failure) in failures() {
         add(format!("failure-{name}.txt"), Box::new(move |style| render::failure(&failure, style)));
@@ -115,7 +123,10 @@ fn cases() -> Vec<(String, Render)> {
         "question-cutover.txt".to_owned(),
         Box::new(move |style| render::before_cutover(&ready, Some(Duration::from_secs(1)), style)),
     );
-    add("question-cutover-unbounded.txt".to_owned(), Box::new(move |style| render::before_cutover(&again, None, style)));
+    add(
+        "question-cutover-unbounded.txt".to_owned(),
+        Box::new(move |style| render::before_cutover(&again, None, style)),
+    );
     let done = Migration::from(support::cut_over());
     add("question-finish.txt".to_owned(), Box::new(move |style| render::before_finish(&done, style)));
     let copying = Migration::from(support::copying());
@@ -128,7 +139,9 @@ fn cases() -> Vec<(String, Render)> {
     }
 
     // One look at JSON for each type; pretty here, one line in the program.
-    for (name, message) in [("ready", support::ready()), ("failed", support::failed()), ("succeeded", support::succeeded())] {
+    for (name, message) in
+        [("ready", support::ready()), ("failed", support::failed()), ("succeeded", support::succeeded())]
+    {
         let text = serde_json::to_string_pretty(&Migration::from(message)).unwrap();
         add(format!("json-migration-{name}.json"), Box::new(move |_| format!("{text}\n")));
     }

@@ -9,7 +9,9 @@ pub fn cutover(report: &Cutover, style: Style) -> String {
     let mut out = String::new();
     let (tone, sentence) = match report.phase {
         CutoverPhase::Preparing => (Tone::Quiet, "preparing: nothing durable has happened"),
-        CutoverPhase::Fenced => (Tone::Careful, "the source is closed to applications; the destination has not decided"),
+        CutoverPhase::Fenced => {
+            (Tone::Careful, "the source is closed to applications; the destination has not decided")
+        }
         CutoverPhase::InDoubt => (
             Tone::Bad,
             "in doubt: the destination was asked to open and has not answered; the source stays closed until it does",
@@ -21,7 +23,9 @@ pub fn cutover(report: &Cutover, style: Style) -> String {
     push_line(&mut out, &format!("cutover {}: {}", report.epoch, style.paint(tone, sentence)));
     let sessions = match (report.cancelled_session_count, report.terminated_session_count) {
         (0, 0) => String::new(),
-        (cancelled, terminated) => format!("{} cancelled, {} ended", count(cancelled, "statement"), count(terminated, "session")),
+        (cancelled, terminated) => {
+            format!("{} cancelled, {} ended", count(cancelled, "statement"), count(terminated, "session"))
+        }
     };
     out.push_str(&labelled(
         style,

@@ -12,12 +12,7 @@ pub fn failure(failure: &Failure, style: Style) -> String {
         if failure.sqlstate.is_empty() { String::new() } else { format!(", SQLSTATE {}", clean(&failure.sqlstate)) };
     push_line(
         &mut out,
-        &format!(
-            "{} {} ({}{code})",
-            style.paint(Tone::Bad, "error:"),
-            clean(&failure.message),
-            clean(&failure.reason)
-        ),
+        &format!("{} {} ({}{code})", style.paint(Tone::Bad, "error:"), clean(&failure.message), clean(&failure.reason)),
     );
     let mut pairs = vec![("detail", sentences(&failure.detail)), ("hint", sentences(&failure.hint))];
     pairs.extend(causes(failure).into_iter().map(|cause| ("cause", cause)));

@@ -11,11 +11,10 @@ pub fn preflight(preflight: &Preflight, source: &str, destination: &str, style: 
     out.push('\n');
     out.push_str(&side("destination", destination, &preflight.destination_findings, style));
     out.push('\n');
-    let number =
-        |severity| {
-            let of = |findings: &[Finding]| findings.iter().filter(|finding| finding.severity == severity).count();
-            of(&preflight.source_findings) + of(&preflight.destination_findings)
-        };
+    let number = |severity| {
+        let of = |findings: &[Finding]| findings.iter().filter(|finding| finding.severity == severity).count();
+        of(&preflight.source_findings) + of(&preflight.destination_findings)
+    };
     let (refusals, consents) = (number(Severity::Refuse), number(Severity::Consent));
     let verdict = match (refusals, consents) {
         (0, 0) => style.paint(Tone::Good, "a migration can start"),

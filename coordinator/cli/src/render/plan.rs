@@ -20,7 +20,11 @@ pub fn plan(plan: &Plan, style: Style) -> String {
                     &mut out,
                     &style.paint(
                         Tone::Careful,
-                        &format!("   -- waits here until you type `pgportage {} {}`", clean(&step.name), clean(&plan.name)),
+                        &format!(
+                            "   -- waits here until you type `pgportage {} {}`",
+                            clean(&step.name),
+                            clean(&plan.name)
+                        ),
                     ),
                 );
             }

@@ -68,11 +68,7 @@ pub fn before_abort(migration: &Migration, style: Style) -> String {
     let mut out = String::new();
     push_line(
         &mut out,
-        &format!(
-            "{} takes migration {} back:",
-            style.paint(Tone::Strong, "abort"),
-            clean(&migration.name)
-        ),
+        &format!("{} takes migration {} back:", style.paint(Tone::Strong, "abort"), clean(&migration.name)),
     );
     push_line(
         &mut out,

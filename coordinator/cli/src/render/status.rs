@@ -2,13 +2,17 @@
 
 use time::OffsetDateTime;
 
-use super::{Style, Tone, clean, count, cutover, failure, findings, labelled, push_line, rate, size, span, table,
-    unfence, verification};
-use crate::view::{CUTOVER_STEP, Figures, Finding, Migration, MigrationState, Part, Progress, Severity, Step, StepState,
-    Unit};
+use super::{
+    Style, Tone, clean, count, cutover, failure, findings, labelled, push_line, rate, size, span, table, unfence,
+    verification,
+};
+use crate::view::{
+    CUTOVER_STEP, CutoverPhase, Figures, Finding, Migration, MigrationState, Part, Progress, Severity, Step, StepState,
+    Unit,
+};
 
 /// Most tables that are shown while they are copied; the rest is a number.
-const SHOWN_TABLES: usize = 5;
+pub const SHOWN_TABLES: usize = 5;
 
 const BAR_CELLS: i64 = 20;
 
@@ -103,11 +107,7 @@ fn answers(migration: &Migration, style: Style) -> String {
             }
         });
     }
-    labelled(
-        style,
-        0,
-        &[("happening", happening(migration)), ("waits for", waits), ("type next", next.join("\n"))],
-    )
+    labelled(style, 0, &[("happening", happening(migration)), ("waits for", waits), ("type next", next.join("\n"))])
 }
 
 /// What is happening, as one clause.
@@ -130,6 +130,9 @@ pub fn happening(migration: &Migration) -> String {
         (MigrationState::Waiting, _) if migration.ready_for_finish => {
             "cut over: applications belong on the destination".to_owned()
         }
+        (MigrationState::Waiting, _) if in_doubt(migration) => {
+            "in doubt: nobody knows yet whether the destination has opened, so the source stays closed".to_owned()
+        }
         (MigrationState::Waiting, Some(step)) if step.state == StepState::Failed => {
             let attempts = count(step.attempt_count, "attempt");
             format!("nothing: step {} did not succeed ({attempts})", named(step))
@@ -142,6 +145,10 @@ pub fn happening(migration: &Migration) -> String {
         (MigrationState::Succeeded, _) => "nothing: it is done".to_owned(),
         (MigrationState::Unrecognised, _) => "something that this release does not know".to_owned(),
     }
+}
+
+fn in_doubt(migration: &Migration) -> bool {
+    migration.cutover.as_ref().is_some_and(|cutover| cutover.phase == CutoverPhase::InDoubt)
 }
 
 fn steps(migration: &Migration, now: OffsetDateTime, style: Style) -> String {

@@ -1,35 +1,14 @@
 //! `certs init` and `certs issue`: files only, no coordinator.
 
-use std::time::Duration;
-
-use pgportage_link::identity::Role;
-use pgportage_link::issue::Authority;
-use pgportage_link::settings::IdentitySettings;
-use pgportage_link::{Clock, Effect, Failure};
+use pgportage_link::identity::{IdentityError, Role};
+use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
-use serde::Serialize;
-use time::format_description::well_known::Rfc3339;
+use time::OffsetDateTime;
 
 use crate::arguments::{Certs, CertsAct, CertsInit, CertsIssue};
+use crate::certs::{self, NewAuthority, NewCertificate};
 use crate::exit::Exit;
 use crate::terminal::Terminal;
-
-/// What `certs init` made.
-#[derive(Debug, Serialize)]
-struct Made {
-    trust_domain: String,
-    directory: String,
-}
-
-/// What `certs issue` made.
-#[derive(Debug, Serialize)]
-struct Issued {
-    id: String,
-    certificate: String,
-    key: String,
-    authority: String,
-    not_after: Option<String>,
-}
 
 /// Makes an authority or a certificate.
 ///
@@ -45,38 +24,28 @@ pub fn certs(terminal: &Terminal, arguments: &Certs) -> Result<Exit, Failure> {
 }
 
 fn init(terminal: &Terminal, arguments: &CertsInit) -> Result<(), Failure> {
-    let authority = Authority::create(&arguments.directory, &arguments.trust_domain, Clock)?;
-    let directory = arguments.directory.display().to_string();
+    let made: NewAuthority = certs::init(&arguments.directory, &arguments.trust_domain)?;
     let text = format!(
-        "made the authority of {} in {directory}\n  Keep ca-key.pem there secret: whoever holds it can be anybody.\n",
-        authority.trust_domain()
+        "made the authority of {}: {}\nkeep the key beside it secret: whoever holds it can be anybody\n",
+        made.trust_domain,
+        made.certificate.display()
     );
-    terminal.result(&text, &Made { trust_domain: authority.trust_domain().to_owned(), directory });
+    terminal.result(&text, &made);
     Ok(())
 }
 
 fn issue(terminal: &Terminal, arguments: &CertsIssue) -> Result<(), Failure> {
-    let role: Role = arguments.role.parse().map_err(|error: pgportage_link::identity::IdentityError| {
-        Failure::new(Reason::RequestInvalid, error.to_string()).effect(Effect::None)
-    })?;
-    let authority = Authority::load(&arguments.directory, Clock)?;
-    let validity = Duration::from_secs(u64::from(arguments.days) * 24 * 60 * 60);
-    let issued = authority.issue(role, &arguments.name, validity)?;
-    let IdentitySettings { certificate, key, authority } = authority.write(&issued, &arguments.directory)?;
-    let made = Issued {
-        id: issued.id.to_string(),
-        certificate: certificate.display().to_string(),
-        key: key.display().to_string(),
-        authority: authority.display().to_string(),
-        not_after: issued.not_after.format(&Rfc3339).ok(),
-    };
+    let role: Role = arguments
+        .role
+        .parse()
+        .map_err(|error: IdentityError| Failure::new(Reason::RequestInvalid, error.to_string()).effect(Effect::None))?;
+    let out = arguments.out.as_ref().unwrap_or(&arguments.directory);
+    let made: NewCertificate = certs::issue(&arguments.directory, role, &arguments.name, out, arguments.days)?;
     let text = format!(
-        "issued {} until {}\n\n[identity]\ncertificate = {:?}\nkey = {:?}\nauthority = {:?}\n",
+        "issued {} until {}\n\nfor the configuration of its holder:\n\n[identity]\n{}",
         made.id,
-        made.not_after.as_deref().unwrap_or("its authority ends"),
-        made.certificate,
-        made.key,
-        made.authority
+        OffsetDateTime::from(made.not_after).date(),
+        pgportage_link::settings::print(&made.files)?
     );
     terminal.result(&text, &made);
     Ok(())

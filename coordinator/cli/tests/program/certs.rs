@@ -19,7 +19,7 @@ async fn an_authority_and_certificates_are_made_once() {
     for (role, name) in [("coordinator", "main"), ("agent", "alpha"), ("operator", "alice")] {
         let made = run(&["certs", "issue", role, name, "--json"]).await.exits(0).json().remove(0);
         assert_eq!(made["id"], format!("spiffe://shop.example/pgportage/{role}/{name}"));
-        let key = std::fs::metadata(made["key"].as_str().unwrap()).unwrap();
+        let key = std::fs::metadata(made["files"]["key"].as_str().unwrap()).unwrap();
         assert_eq!(key.permissions().mode() & 0o777, 0o600);
     }
     run(&["certs", "issue", "agent", "alpha"]).await.exits(1).notes("exists already");

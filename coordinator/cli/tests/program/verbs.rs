@@ -60,7 +60,11 @@ async fn cutover_ends_with_the_outage() {
         .says("outage     187 ms")
         .says("pgportage finish shop")
         .notes("cutover: the source is closed to applications");
-    assert!(stage.script.heard().contains(&"cutover etag=3-9 max_outage=1.500s".to_owned()), "{:?}", stage.script.heard());
+    assert!(
+        stage.script.heard().contains(&"cutover etag=3-9 max_outage=1.500s".to_owned()),
+        "{:?}",
+        stage.script.heard()
+    );
 }
 
 #[tokio::test]
@@ -84,7 +88,8 @@ async fn cutover_before_its_time_is_refused_without_a_question() {
 
 #[tokio::test]
 async fn finish_prints_how_to_reopen_the_source() {
-    let stage = Stage::set(Script::new(support::cut_over(), [running(support::cut_over()), support::succeeded()])).await;
+    let stage =
+        Stage::set(Script::new(support::cut_over(), [running(support::cut_over()), support::succeeded()])).await;
     stage
         .run(&["finish", "shop", "--yes"])
         .await
@@ -136,7 +141,11 @@ async fn verify_exits_1_when_the_sides_differ() {
 #[tokio::test]
 async fn consent_is_bound_to_the_evidence_that_was_shown() {
     let stage = Stage::set(Script::new(support::consent_wanted(), [])).await;
-    stage.run(&["consent", "shop", "ROLE_MISSING:reporting"]).await.exits(0).says("agreed to ROLE_MISSING on reporting");
+    stage
+        .run(&["consent", "shop", "ROLE_MISSING:reporting"])
+        .await
+        .exits(0)
+        .says("agreed to ROLE_MISSING on reporting");
     assert!(stage.script.heard().contains(&"consent ROLE_MISSING:reporting:[2]".to_owned()));
     stage.run(&["consent", "shop", "--all"]).await.exits(0);
     let both = "consent REPLICA_IDENTITY_MISSING:public.audit_log:[1] ROLE_MISSING:reporting:[2]";

@@ -7,7 +7,16 @@ use prost_types::{Duration, Timestamp};
 pub(crate) const NOW: i64 = 1_795_338_000;
 
 const STEPS: [&str; 11] = [
-    "inspect", "connect", "identity", "publication", "close", "schema", "subscribe", "catch-up", "verify", "cutover",
+    "inspect",
+    "connect",
+    "identity",
+    "publication",
+    "close",
+    "schema",
+    "subscribe",
+    "catch-up",
+    "verify",
+    "cutover",
     "finish",
 ];
 
@@ -351,17 +360,6 @@ pub(crate) fn aborted() -> v1::Migration {
     for name in ["schema", "close", "publication", "identity", "connect"] {
         step(&mut migration, name).state = v1::step::State::Undone.into();
     }
-    migration
-}
-
-/// A coordinator that sends what a terminal would obey.
-pub(crate) fn hostile() -> v1::Migration {
-    let mut migration = failed();
-    migration.spec.as_mut().unwrap().database = "shop\u{1b}[2J\u{202e}".to_owned();
-    migration.waiting_for = "line one\nline two\u{7}".to_owned();
-    let failure = step(&mut migration, "subscribe").failure.as_mut().unwrap();
-    failure.message = "\u{1b}]0;owned\u{7} message".to_owned();
-    failure.hint = "first\nsecond\r\u{1b}[1A".to_owned();
     migration
 }
 
