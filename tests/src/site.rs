@@ -326,7 +326,7 @@ impl Site {
     /// logs.
     pub async fn migrate_until_cutover(&self, migration: &str) -> Result<()> {
         self.create(migration).await?;
-        self.cli.expect(3, &["start", migration]).await.with_context(|| self.last_words())?;
+        self.cli.expect(0, &["start", migration]).await.with_context(|| self.last_words())?;
         let status = self.cli.status(migration).await?;
         ensure!(status.ready_for_cutover, "not ready for cutover: {}\n{}", status.summary(), self.last_words());
         Ok(())

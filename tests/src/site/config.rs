@@ -75,7 +75,7 @@ pub fn identity(certificates: &Path, role: &str, name: &str) -> String {
     format!(
         "[identity]\ncertificate = {}\nkey = {}\nauthority = {}\n",
         path(&certificates.join(format!("{role}-{name}.pem"))),
-        path(&certificates.join(format!("{role}-{name}.key"))),
+        path(&certificates.join(format!("{role}-{name}-key.pem"))),
         path(&certificates.join("ca.pem")),
     )
 }
