@@ -15,6 +15,7 @@ use crate::peer::Peers;
 use crate::policy::Policy;
 use crate::postgres::{Door, DoorSettings};
 use crate::settings::Settings;
+use crate::step::cutover::CutoverSessions;
 use crate::tunnel::Tunnels;
 
 /// What outlasts a single command.
@@ -40,6 +41,8 @@ pub struct Agent {
     pub peers: Peers,
     /// Where the server's own subscriptions enter the link.
     pub tunnels: Tunnels,
+    /// Sessions of cutovers under way.
+    pub cutovers: CutoverSessions,
     /// What is measured between commands.
     pub gauges: Gauges,
     /// The heartbeats of the migrations that this agent is the source of.
@@ -67,6 +70,7 @@ impl Agent {
             server_version: AtomicI32::new(0),
             peers: Peers::new(identity, policy.clone(), clock),
             tunnels: Tunnels::new(),
+            cutovers: CutoverSessions::default(),
             gauges: Gauges::default(),
             heartbeats: Heartbeats::default(),
             tasks: TaskTracker::new(),

@@ -5,10 +5,12 @@
 //! listed in [`crate::action::Action`] inherits the contract test: run twice,
 //! killed at every fail point and resumed, undone, undone twice.
 
+pub mod close;
 pub mod connect;
 mod context;
-pub mod inspect;
+pub mod cutover;
 pub mod identity;
+pub mod inspect;
 mod patience;
 pub mod publication;
 mod quiet;

@@ -27,7 +27,11 @@ async fn open(cluster: &Cluster, database: &str) -> Session {
 fn carry(source: &Cluster, destination: &Cluster, database: &str) {
     let tools = tools_for(PostgresVersion::V18).unwrap();
     let connection = |cluster: &Cluster| {
-        format!("host={} port={} user={SUPERUSER} dbname={database}", cluster.socket_directory().display(), cluster.port)
+        format!(
+            "host={} port={} user={SUPERUSER} dbname={database}",
+            cluster.socket_directory().display(),
+            cluster.port
+        )
     };
     let archive = tempfile::NamedTempFile::new().unwrap();
     let dump = Command::new(tools.program("pg_dump"))

@@ -131,7 +131,8 @@ async fn logins_that_fail_say_why() {
 #[tokio::test]
 async fn a_replication_login_by_verifier() {
     for version in [PostgresVersion::V14, PostgresVersion::V18] {
-        let access = "local all postgres trust\nhost all trusted 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        let access =
+            "local all postgres trust\nhost all trusted 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
         let cluster = Cluster::start(version, &ClusterOptions::new().access(access).setting("log_statement", "all"))
             .await
             .unwrap();

@@ -8,9 +8,15 @@ use super::{ActionKind, Verb};
 use crate::migration::Side;
 use crate::policy::DestructiveAct;
 use crate::runner::fail_points::{Moment, pass};
+use crate::step::close::{CloseDatabase, CloseDatabaseResult};
 use crate::step::connect::{CreateReplicationRole, CreateReplicationRoleResult};
+use crate::step::cutover::{
+    DrainToMarker, DrainToMarkerResult, FenceSource, FenceSourceResult, OpenDestination, OpenDestinationResult,
+    PrepareCutover, PrepareCutoverResult, RaiseBarrier, RaiseBarrierResult, ReleaseBarrier, ReleaseBarrierResult,
+};
 use crate::step::identity::{SetReplicaIdentity, SetReplicaIdentityResult};
 use crate::step::publication::{CreatePublication, CreatePublicationResult};
+use crate::step::schema::{RestoreSchema, RestoreSchemaResult};
 use crate::step::{Context, Step, Survey};
 
 /// What to do. Each variant holds the step with its input.
@@ -22,6 +28,22 @@ pub enum Action {
     SetReplicaIdentity(SetReplicaIdentity),
     /// [`ActionKind::CreatePublication`].
     CreatePublication(CreatePublication),
+    /// [`ActionKind::CloseDatabase`].
+    CloseDatabase(CloseDatabase),
+    /// [`ActionKind::RestoreSchema`].
+    RestoreSchema(RestoreSchema),
+    /// [`ActionKind::PrepareCutover`].
+    PrepareCutover(PrepareCutover),
+    /// [`ActionKind::RaiseBarrier`].
+    RaiseBarrier(RaiseBarrier),
+    /// [`ActionKind::DrainToMarker`].
+    DrainToMarker(DrainToMarker),
+    /// [`ActionKind::FenceSource`].
+    FenceSource(FenceSource),
+    /// [`ActionKind::OpenDestination`].
+    OpenDestination(OpenDestination),
+    /// [`ActionKind::ReleaseBarrier`].
+    ReleaseBarrier(ReleaseBarrier),
 }
 
 /// What a command produced.
@@ -35,6 +57,22 @@ pub enum Outcome {
     SetReplicaIdentity(SetReplicaIdentityResult),
     /// Of [`Action::CreatePublication`].
     CreatePublication(CreatePublicationResult),
+    /// Of [`Action::CloseDatabase`].
+    CloseDatabase(CloseDatabaseResult),
+    /// Of [`Action::RestoreSchema`].
+    RestoreSchema(RestoreSchemaResult),
+    /// Of [`Action::PrepareCutover`].
+    PrepareCutover(PrepareCutoverResult),
+    /// Of [`Action::RaiseBarrier`].
+    RaiseBarrier(RaiseBarrierResult),
+    /// Of [`Action::DrainToMarker`].
+    DrainToMarker(DrainToMarkerResult),
+    /// Of [`Action::FenceSource`].
+    FenceSource(FenceSourceResult),
+    /// Of [`Action::OpenDestination`].
+    OpenDestination(OpenDestinationResult),
+    /// Of [`Action::ReleaseBarrier`].
+    ReleaseBarrier(ReleaseBarrierResult),
 }
 
 impl Action {
@@ -45,6 +83,14 @@ impl Action {
             Self::CreateReplicationRole(_) => ActionKind::CreateReplicationRole,
             Self::SetReplicaIdentity(_) => ActionKind::SetReplicaIdentity,
             Self::CreatePublication(_) => ActionKind::CreatePublication,
+            Self::CloseDatabase(_) => ActionKind::CloseDatabase,
+            Self::RestoreSchema(_) => ActionKind::RestoreSchema,
+            Self::PrepareCutover(_) => ActionKind::PrepareCutover,
+            Self::RaiseBarrier(_) => ActionKind::RaiseBarrier,
+            Self::DrainToMarker(_) => ActionKind::DrainToMarker,
+            Self::FenceSource(_) => ActionKind::FenceSource,
+            Self::OpenDestination(_) => ActionKind::OpenDestination,
+            Self::ReleaseBarrier(_) => ActionKind::ReleaseBarrier,
         }
     }
 
@@ -56,10 +102,35 @@ impl Action {
             Self::SetReplicaIdentity(step) if perform && !step.tables.is_empty() => {
                 vec![DestructiveAct::ReplicaIdentityFull]
             }
-            Self::SetReplicaIdentity(_) => vec![],
-            Self::CreateReplicationRole(_) | Self::CreatePublication(_) => vec![],
+            Self::CloseDatabase(_) if perform => vec![DestructiveAct::TerminateSessions],
+            Self::FenceSource(_) if perform => vec![DestructiveAct::Fence, DestructiveAct::TerminateSessions],
+            Self::OpenDestination(_) if perform => vec![DestructiveAct::Open],
+            Self::SetReplicaIdentity(_)
+            | Self::CreateReplicationRole(_)
+            | Self::CreatePublication(_)
+            | Self::CloseDatabase(_)
+            | Self::RestoreSchema(_)
+            | Self::PrepareCutover(_)
+            | Self::RaiseBarrier(_)
+            | Self::DrainToMarker(_)
+            | Self::FenceSource(_)
+            | Self::OpenDestination(_)
+            | Self::ReleaseBarrier(_) => vec![],
         };
-        (acts, None)
+        let max_outage = match self {
+            Self::PrepareCutover(step) => Some(step.max_outage),
+            Self::RaiseBarrier(step) => Some(step.max_outage),
+            Self::SetReplicaIdentity(_)
+            | Self::CreateReplicationRole(_)
+            | Self::CreatePublication(_)
+            | Self::CloseDatabase(_)
+            | Self::RestoreSchema(_)
+            | Self::DrainToMarker(_)
+            | Self::FenceSource(_)
+            | Self::OpenDestination(_)
+            | Self::ReleaseBarrier(_) => None,
+        };
+        (acts, max_outage.filter(|_| perform))
     }
 
     /// Looks, then acts or takes back.
@@ -73,6 +144,14 @@ impl Action {
             Self::CreateReplicationRole(step) => attempt.of(step, Outcome::CreateReplicationRole).await,
             Self::SetReplicaIdentity(step) => attempt.of(step, Outcome::SetReplicaIdentity).await,
             Self::CreatePublication(step) => attempt.of(step, Outcome::CreatePublication).await,
+            Self::CloseDatabase(step) => attempt.of(step, Outcome::CloseDatabase).await,
+            Self::RestoreSchema(step) => attempt.of(step, Outcome::RestoreSchema).await,
+            Self::PrepareCutover(step) => attempt.of(step, Outcome::PrepareCutover).await,
+            Self::RaiseBarrier(step) => attempt.of(step, Outcome::RaiseBarrier).await,
+            Self::DrainToMarker(step) => attempt.of(step, Outcome::DrainToMarker).await,
+            Self::FenceSource(step) => attempt.of(step, Outcome::FenceSource).await,
+            Self::OpenDestination(step) => attempt.of(step, Outcome::OpenDestination).await,
+            Self::ReleaseBarrier(step) => attempt.of(step, Outcome::ReleaseBarrier).await,
         }
     }
 }

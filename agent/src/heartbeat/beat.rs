@@ -172,8 +172,7 @@ impl Task {
                 self.lock().sent(row.get(0), begun);
             }
             let slot = names::replication_name(&self.participation.migration);
-            let lag: Option<i64> =
-                open.query_opt(LAG_BYTES, &[&slot]).await.map_err(failure)?.map(|row| row.get(0));
+            let lag: Option<i64> = open.query_opt(LAG_BYTES, &[&slot]).await.map_err(failure)?.map(|row| row.get(0));
             self.agent.gauges.update(&self.participation.migration, |gauge| {
                 gauge.lag_bytes = lag.and_then(|bytes| u64::try_from(bytes).ok());
             });

@@ -25,6 +25,7 @@ use crate::migration::{MigrationId, Participation};
 use crate::policy::Policy;
 use crate::postgres::{Secret, ServerVersion};
 use crate::step::connect::ReplicationAccess;
+use crate::step::cutover::Resolution;
 
 /// How long a call that answers once may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -262,6 +263,29 @@ impl PeerClient {
     pub async fn watch_heartbeat(&self) -> Result<HeartbeatStream, Failure> {
         let request = v1::WatchHeartbeatRequest { migration_id: self.migration.to_string() };
         self.within(CALL_TIMEOUT, self.client.clone().watch_heartbeat(request)).await.map(HeartbeatStream)
+    }
+
+    /// On the source: asks the destination how a cutover in doubt ended. Asking
+    /// again gives the same answer.
+    ///
+    /// # Errors
+    ///
+    /// What the destination reports, or [`Reason::PeerUnreachable`]: then the
+    /// doubt stays.
+    pub async fn resolve_cutover(&self, cutover_epoch: i64) -> Result<Resolution, Failure> {
+        use v1::resolve_cutover_response::Resolution as Wire;
+
+        let request = v1::ResolveCutoverRequest { migration_id: self.migration.to_string(), cutover_epoch };
+        let response = self.within(CALL_TIMEOUT, self.client.clone().resolve_cutover(request)).await?;
+        match response.resolution() {
+            Wire::Opened => Ok(Resolution::Opened),
+            Wire::WillNotOpen => Ok(Resolution::WillNotOpen),
+            Wire::Unspecified => {
+                Err(Failure::new(Reason::CutoverInDoubt, "the destination's agent gave no answer that is known here")
+                    .hint("Run the same release on both agents.")
+                    .effect(Effect::None))
+            }
+        }
     }
 
     /// On the destination: opens one connection to the source's server. Returns

@@ -28,6 +28,7 @@ use super::pump::{CHUNKS_WAITING, carry};
 use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation, Side};
 use crate::step::connect;
+use crate::step::cutover::{Resolution, resolve};
 
 /// How long the first message of a tunnel may take.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -205,9 +206,18 @@ impl PeerService for Service {
     }
 
     async fn resolve_cutover(&self, request: Request<v1::ResolveCutoverRequest>) -> Answer<v1::ResolveCutoverResponse> {
-        self.authorise(request.extensions().get(), &request.get_ref().migration_id, Some(Side::Destination))
+        use v1::resolve_cutover_response::Resolution as Wire;
+
+        let message = request.get_ref();
+        let participation = self
+            .authorise(request.extensions().get(), &message.migration_id, Some(Side::Destination))
             .map_err(to_status)?;
-        Err(Status::unimplemented("cutovers are not served yet"))
+        let resolution = resolve(&self.agent, &participation, message.cutover_epoch).await.map_err(to_status)?;
+        let resolution = match resolution {
+            Resolution::Opened => Wire::Opened,
+            Resolution::WillNotOpen => Wire::WillNotOpen,
+        };
+        Ok(Response::new(v1::ResolveCutoverResponse { resolution: resolution.into() }))
     }
 }
 

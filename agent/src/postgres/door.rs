@@ -232,8 +232,10 @@ impl Door {
             config.host(&address.host);
         }
         let login = async {
-            let (client, connection) =
-                config.connect(NoTls).await.map_err(|error| login_failure(&error, user, database, &address.to_string()))?;
+            let (client, connection) = config
+                .connect(NoTls)
+                .await
+                .map_err(|error| login_failure(&error, user, database, &address.to_string()))?;
             let mut session = Session::begin(client, connection, clock);
             session.permit = Some(permit);
             session.introduce().await?;

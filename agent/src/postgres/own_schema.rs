@@ -10,6 +10,7 @@ use tokio_postgres::{GenericClient, Transaction};
 
 use super::access::{DECISION_TABLE_DDL, FENCE_TABLE_DDL};
 use super::{quote_ident, sql_failure};
+use crate::action::{ActionKind, Verb};
 use crate::migration::{MigrationId, Participation, Side};
 use crate::names;
 use crate::step::Context;
@@ -217,8 +218,8 @@ pub async fn remove(transaction: &Transaction<'_>, cx: &Context) -> Result<(), F
 pub async fn record(
     transaction: &Transaction<'_>,
     cx: &Context,
-    action: &str,
-    verb: &str,
+    action: ActionKind,
+    verb: Verb,
 ) -> Result<(), Failure> {
     record_with(transaction, cx, action, verb, None).await
 }
@@ -231,15 +232,15 @@ pub async fn record(
 pub async fn record_with(
     transaction: &Transaction<'_>,
     cx: &Context,
-    action: &str,
-    verb: &str,
+    action: ActionKind,
+    verb: Verb,
     result: Option<&[u8]>,
 ) -> Result<(), Failure> {
     check_epoch(transaction, cx).await?;
     transaction
         .execute(
             RECORD,
-            &[&cx.command_id, &action, &verb, &cx.leader_epoch, &cx.plan_digest, &result],
+            &[&cx.command_id, &action.as_str(), &verb.as_str(), &cx.leader_epoch, &cx.plan_digest, &result],
         )
         .await
         .map_err(|error| sql_failure(error, "write the ledger"))?;
@@ -255,10 +256,8 @@ pub async fn recorded(client: &impl GenericClient, command_id: &str) -> Result<O
     if !relation_exists(client, names::LEDGER_TABLE).await? {
         return Ok(None);
     }
-    let row = client
-        .query_opt(RECORDED, &[&command_id])
-        .await
-        .map_err(|error| sql_failure(error, "read the ledger"))?;
+    let row =
+        client.query_opt(RECORDED, &[&command_id]).await.map_err(|error| sql_failure(error, "read the ledger"))?;
     Ok(row.map(|row| Recorded { result: row.get::<_, Option<Vec<u8>>>(0).unwrap_or_default() }))
 }
 
@@ -267,14 +266,12 @@ pub async fn recorded(client: &impl GenericClient, command_id: &str) -> Result<O
 /// # Errors
 ///
 /// What the server reports.
-pub async fn results(client: &impl GenericClient, action: &str) -> Result<Vec<Vec<u8>>, Failure> {
+pub async fn results(client: &impl GenericClient, action: ActionKind) -> Result<Vec<Vec<u8>>, Failure> {
     if !relation_exists(client, names::LEDGER_TABLE).await? {
         return Ok(Vec::new());
     }
-    let rows = client
-        .query(RESULTS, &[&action])
-        .await
-        .map_err(|error| sql_failure(error, "read the ledger"))?;
+    let rows =
+        client.query(RESULTS, &[&action.as_str()]).await.map_err(|error| sql_failure(error, "read the ledger"))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 

@@ -109,9 +109,14 @@ impl Step for CloseDatabase {
         }
         cx.fail_point("close_database.perform.committed");
         let deadline = cx.clock.now() + EXPEL_TIMEOUT;
-        let terminated_session_count =
-            expel(&client, || cx.door.own_sessions(), &names::replication_name(&cx.participation.migration), cx.clock, deadline)
-                .await?;
+        let terminated_session_count = expel(
+            &client,
+            || cx.door.own_sessions(),
+            &names::replication_name(&cx.participation.migration),
+            cx.clock,
+            deadline,
+        )
+        .await?;
         Ok(CloseDatabaseResult { terminated_session_count })
     }
 
@@ -133,8 +138,7 @@ impl Step for CloseDatabase {
                     .effect(Effect::None));
             }
             let saved = Access::from_json(row.get(1))?;
-            let statements =
-                saved.restore_statements(&cx.participation.database, &Access::read(&transaction).await?);
+            let statements = saved.restore_statements(&cx.participation.database, &Access::read(&transaction).await?);
             transaction.batch_execute(&statements.join("; ")).await.map_err(|error| sql_failure(error, doing))?;
         }
         own_schema::remove(&transaction, cx).await?;

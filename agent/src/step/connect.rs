@@ -3,7 +3,8 @@
 
 mod replication_role;
 
+pub(crate) use replication_role::hba_name;
 pub use replication_role::{
-    CreateReplicationRole, CreateReplicationRoleResult, ReplicationAccess, prove_canary_refused, replication_access,
+    CreateReplicationRole, CreateReplicationRoleResult, ReplicationAccess, canary_password, replication_access,
     replication_role, role_names,
 };

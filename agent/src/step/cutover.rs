@@ -41,8 +41,8 @@ pub use fence::{FenceSource, FenceSourceResult};
 pub use open::{OpenDestination, OpenDestinationResult};
 pub use prepare::{PrepareCutover, PrepareCutoverResult};
 pub use release::{ReleaseBarrier, ReleaseBarrierResult};
-pub use sequence::SequencePosition;
 pub use resolve::{Resolution, resolve, settle_by_itself, unfence_locally};
+pub use sequence::SequencePosition;
 
 /// The sessions of cutovers under way, by migration.
 #[derive(Debug, Default)]
@@ -130,9 +130,9 @@ async fn current_lsn(client: &tokio_postgres::Client) -> Result<Lsn, Failure> {
         .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
         .await
         .map_err(|error| sql_failure(error, "read the server's position"))?;
-    row.get::<_, &str>(0).parse().map_err(|error| {
-        Failure::new(Reason::Internal, "the server's position is unreadable").because(&error)
-    })
+    row.get::<_, &str>(0)
+        .parse()
+        .map_err(|error| Failure::new(Reason::Internal, "the server's position is unreadable").because(&error))
 }
 
 /// The sessions of this cutover are gone: the agent was restarted, or another

@@ -205,8 +205,7 @@ fn read_note(cx: &Context) -> Result<Vec<Before>, Failure> {
 }
 
 fn write_note(cx: &Context, noted: &[Before]) -> Result<(), Failure> {
-    let text = serde_json::to_string(noted).map_err(|error| {
-        Failure::new(Reason::Internal, "cannot encode the replica identities").because(&error)
-    })?;
+    let text = serde_json::to_string(noted)
+        .map_err(|error| Failure::new(Reason::Internal, "cannot encode the replica identities").because(&error))?;
     cx.agent.journal.set_note(&cx.participation.migration, NOTE, &text)
 }

@@ -9,6 +9,7 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use tokio_postgres::{Client, GenericClient};
 
+use crate::action::{ActionKind, Verb};
 use crate::names;
 use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, RelationName, Session, catalog, quote_ident, sql_failure};
@@ -182,8 +183,10 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
     // The tables are locked against a change of identity from here on.
     let rows = transaction.query(WITHOUT_IDENTITY, &[&name]).await.map_err(failure)?;
     if !rows.is_empty() {
-        let bare: Vec<String> =
-            rows.iter().map(|row| RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1)).to_string()).collect();
+        let bare: Vec<String> = rows
+            .iter()
+            .map(|row| RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1)).to_string())
+            .collect();
         return Err(without_identity(&bare));
     }
     let role = quote_ident(&replication_role(&cx.agent.policy, &cx.participation.migration));
@@ -194,7 +197,7 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
     ] {
         transaction.batch_execute(&grant).await.map_err(failure)?;
     }
-    own_schema::record(&transaction, cx, "create_publication", "perform").await?;
+    own_schema::record(&transaction, cx, ActionKind::CreatePublication, Verb::Perform).await?;
     transaction.commit().await.map_err(failure)?;
     Ok(count(&tables))
 }

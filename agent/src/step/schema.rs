@@ -138,7 +138,7 @@ async fn make_our_tables(cx: &Context, session: &mut Session) -> Result<(), Fail
     let doing = "make our tables on the destination";
     let transaction = session.transaction().await.map_err(|error| sql_failure(error, doing))?;
     own_schema::ensure(&transaction, cx).await?;
-    own_schema::record(&transaction, cx, ActionKind::RestoreSchema.as_str(), Verb::Perform.as_str()).await?;
+    own_schema::record(&transaction, cx, ActionKind::RestoreSchema, Verb::Perform).await?;
     transaction.commit().await.map_err(|error| sql_failure(error, doing))
 }
 
@@ -177,7 +177,7 @@ async fn take_back(cx: &Context, session: &mut Session, baseline: &Baseline) -> 
             .effect(Effect::None));
     }
     baseline.empty(&transaction).await?;
-    own_schema::record(&transaction, cx, ActionKind::RestoreSchema.as_str(), Verb::Undo.as_str()).await?;
+    own_schema::record(&transaction, cx, ActionKind::RestoreSchema, Verb::Undo).await?;
     transaction.commit().await.map_err(failure)
 }
 

@@ -6,9 +6,14 @@ use uuid::Uuid;
 
 use crate::action::{Action, Outcome};
 use crate::postgres::RelationName;
+use crate::step::close::CloseDatabase;
 use crate::step::connect::CreateReplicationRole;
+use crate::step::cutover::{
+    DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, SequencePosition,
+};
 use crate::step::identity::SetReplicaIdentity;
 use crate::step::publication::CreatePublication;
+use crate::step::schema::RestoreSchema;
 
 use super::{count, duration, missing, span};
 
@@ -24,21 +29,41 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
         Wire::CreateReplicationRole(_) => Ok(Action::CreateReplicationRole(CreateReplicationRole)),
         Wire::SetReplicaIdentity(message) => decode_set_replica_identity(message).map(Action::SetReplicaIdentity),
         Wire::CreatePublication(_) => Ok(Action::CreatePublication(CreatePublication)),
+        Wire::CloseDatabase(_) => Ok(Action::CloseDatabase(CloseDatabase)),
+        Wire::RestoreSchema(_) => Ok(Action::RestoreSchema(RestoreSchema)),
+        Wire::PrepareCutover(message) => Ok(Action::PrepareCutover(PrepareCutover {
+            cutover_epoch: message.cutover_epoch,
+            max_outage: duration(message.max_outage, "max_outage")?,
+        })),
+        Wire::RaiseBarrier(message) => Ok(Action::RaiseBarrier(RaiseBarrier {
+            cutover_epoch: message.cutover_epoch,
+            max_outage: duration(message.max_outage, "max_outage")?,
+        })),
+        Wire::DrainToMarker(message) => Ok(Action::DrainToMarker(DrainToMarker {
+            cutover_epoch: message.cutover_epoch,
+            marker_id: marker(&message.marker_id)?,
+            sequences: positions(message.sequences)?,
+            open_timeout: duration(message.open_timeout, "open_timeout")?,
+            catalog_digest: message.catalog_digest,
+        })),
+        Wire::FenceSource(message) => Ok(Action::FenceSource(FenceSource {
+            cutover_epoch: message.cutover_epoch,
+            marker_id: marker(&message.marker_id)?,
+        })),
+        Wire::OpenDestination(message) => Ok(Action::OpenDestination(OpenDestination {
+            cutover_epoch: message.cutover_epoch,
+            sequences: positions(message.sequences)?,
+        })),
+        Wire::ReleaseBarrier(message) => {
+            Ok(Action::ReleaseBarrier(ReleaseBarrier { cutover_epoch: message.cutover_epoch }))
+        }
         Wire::CheckServer(_)
         | Wire::ReachPeer(_)
-        | Wire::CloseDatabase(_)
-        | Wire::RestoreSchema(_)
         | Wire::CreateSlot(_)
         | Wire::CreateSubscription(_)
         | Wire::AwaitCopy(_)
         | Wire::AwaitLag(_)
         | Wire::CountRows(_)
-        | Wire::PrepareCutover(_)
-        | Wire::RaiseBarrier(_)
-        | Wire::DrainToMarker(_)
-        | Wire::FenceSource(_)
-        | Wire::OpenDestination(_)
-        | Wire::ReleaseBarrier(_)
         | Wire::FinishMigration(_) => Err(unknown()),
     }
 }
@@ -58,6 +83,43 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
             publication_name: result.publication_name,
             table_count: count(result.table_count),
         })),
+        Outcome::CloseDatabase(result) => Some(Wire::CloseDatabase(v1::CloseDatabaseResult {
+            terminated_session_count: count(result.terminated_session_count),
+        })),
+        Outcome::RestoreSchema(result) => Some(Wire::RestoreSchema(v1::RestoreSchemaResult {
+            dump_digest: result.dump_digest,
+            object_count: result.object_count,
+        })),
+        Outcome::PrepareCutover(result) => Some(Wire::PrepareCutover(v1::PrepareCutoverResult {
+            table_set_digest: result.table_set_digest,
+            catalog_digest: result.catalog_digest,
+            table_count: count(result.table_count),
+        })),
+        Outcome::RaiseBarrier(result) => Some(Wire::RaiseBarrier(v1::RaiseBarrierResult {
+            marker_id: result.marker_id.to_string(),
+            marker_lsn: result.marker_lsn,
+            sequences: encode_positions(result.sequences),
+            catalog_digest: result.catalog_digest,
+            lock_wait: Some(span(result.lock_wait)),
+            cancelled_session_count: count(result.cancelled_session_count),
+        })),
+        Outcome::DrainToMarker(result) => Some(Wire::DrainToMarker(v1::DrainToMarkerResult {
+            drain_time: Some(span(result.drain_time)),
+            sequence_count: count(result.sequence_count),
+            flush_lsn: result.flush_lsn,
+        })),
+        Outcome::FenceSource(result) => Some(Wire::FenceSource(v1::FenceSourceResult {
+            fence_lsn: result.fence_lsn,
+            sequences: encode_positions(result.sequences),
+            terminated_session_count: count(result.terminated_session_count),
+            catalog_digest: result.catalog_digest,
+        })),
+        Outcome::OpenDestination(result) => {
+            Some(Wire::OpenDestination(v1::OpenDestinationResult { open_lsn: result.open_lsn }))
+        }
+        Outcome::ReleaseBarrier(result) => {
+            Some(Wire::ReleaseBarrier(v1::ReleaseBarrierResult { barrier_time: Some(span(result.barrier_time)) }))
+        }
     };
     v1::CommandResult { result }
 }
@@ -82,4 +144,29 @@ fn encode_relation(name: RelationName) -> v1::RelationName {
 
 fn marker(text: &str) -> Result<Uuid, Failure> {
     text.parse().map_err(|_| missing("marker_id"))
+}
+
+fn positions(sequences: Vec<v1::SequenceState>) -> Result<Vec<SequencePosition>, Failure> {
+    sequences
+        .into_iter()
+        .map(|state| {
+            let name = state.sequence.ok_or_else(|| missing("sequences.sequence"))?;
+            Ok(SequencePosition {
+                name: RelationName::new(name.schema_name, name.relation_name),
+                last_value: state.last_value,
+                called: state.called,
+            })
+        })
+        .collect()
+}
+
+fn encode_positions(positions: Vec<SequencePosition>) -> Vec<v1::SequenceState> {
+    positions
+        .into_iter()
+        .map(|position| v1::SequenceState {
+            sequence: Some(encode_relation(position.name)),
+            last_value: position.last_value,
+            called: position.called,
+        })
+        .collect()
 }

@@ -68,7 +68,9 @@ mod tests {
     fn what_versions_print_differently() {
         // A view of 15 and of 18.
         assert_eq!(
-            normalise(" SELECT orders.id,\n    orders.total\n   FROM shop.orders\n  WHERE (orders.total > (0)::numeric);"),
+            normalise(
+                " SELECT orders.id,\n    orders.total\n   FROM shop.orders\n  WHERE (orders.total > (0)::numeric);"
+            ),
             normalise(" SELECT id,\n    total\n   FROM shop.orders\n  WHERE total > 0::numeric;"),
         );
         assert_eq!(

@@ -36,11 +36,8 @@ pub async fn schema_objects(client: &Client) -> Result<Vec<SchemaObject>, Failur
     let answers = try_join_all(OBJECTS.iter().map(|query| client.query(query.text, &[])))
         .await
         .map_err(|error| sql_failure(error, "read the catalog"))?;
-    let mut objects: Vec<_> = OBJECTS
-        .iter()
-        .zip(&answers)
-        .flat_map(|(query, rows)| rows.iter().map(|row| object(query, row)))
-        .collect();
+    let mut objects: Vec<_> =
+        OBJECTS.iter().zip(&answers).flat_map(|(query, rows)| rows.iter().map(|row| object(query, row))).collect();
     objects.sort();
     Ok(objects)
 }

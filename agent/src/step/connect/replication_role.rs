@@ -210,10 +210,8 @@ async fn role_state(client: &impl GenericClient, name: &str) -> Result<Option<Ro
 }
 
 async fn needs_bypass(client: &impl GenericClient) -> Result<bool, Failure> {
-    let row = client
-        .query_one(ROW_SECURITY, &[])
-        .await
-        .map_err(|error| sql_failure(error, "look for row-level security"))?;
+    let row =
+        client.query_one(ROW_SECURITY, &[]).await.map_err(|error| sql_failure(error, "look for row-level security"))?;
     Ok(row.get(0))
 }
 
@@ -265,7 +263,8 @@ async fn make_roles(cx: &Context, names: &RoleNames) -> Result<(), Failure> {
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     // The verifier is no password, yet nobody needs it in a log.
     quiet::hush(&session).await?;
-    let able = session.query_one(ABLE, &[]).await.map_err(|error| sql_failure(error, "look at the agent's own role"))?;
+    let able =
+        session.query_one(ABLE, &[]).await.map_err(|error| sql_failure(error, "look at the agent's own role"))?;
     let (version, may_give_bypass): (i32, bool) = (able.get(0), able.get(1));
     let bypass = needs_bypass(&*session).await?;
     let premade = cx.agent.policy.roles().clone();
@@ -419,36 +418,19 @@ pub async fn replication_access(
 /// The note of the destination cluster's system identifier.
 pub(crate) const DESTINATION_SYSTEM: &str = "destination_system_identifier";
 
-/// Proves that the server refuses a login for want of CONNECT: that of the
-/// canary role, which has a password, made anew here, and nothing else.
+/// A password for the canary role, made anew: for the proof of a fence, whose
+/// login has to fail for want of CONNECT and not for want of a password.
 ///
 /// # Errors
 ///
-/// [`Reason::FenceIncomplete`] when it can log in; [`Reason::CouldNotCheck`] when
-/// it is refused for another reason, which proves nothing.
-pub async fn prove_canary_refused(cx: &Context) -> Result<(), Failure> {
-    let (agent, participation) = (&cx.agent, &cx.participation);
-    let name = role_names(&agent.policy, &participation.migration).canary;
-    let password = match &agent.policy.roles().canary {
-        Some(role) => Secret::from_file(&role.password_file)?,
-        None => new_password(agent, participation, &name).await?,
-    };
-    let address = &agent.settings.postgres.replication_address;
-    match cx.door.open_as(address, &participation.database, &name, &password, Purpose::Control).await {
-        Err(refusal) if refusal.sqlstate.as_deref() == Some("42501") => Ok(()),
-        Err(other) => {
-            let line = format!("local {} {} scram-sha-256", hba_name(&participation.database), hba_name(&name));
-            Err(Failure::new(Reason::CouldNotCheck, "the canary role was refused before the server looked at its grants")
-                .detail(format!("{other}. {}", other.detail))
-                .hint(format!(
-                    "The line of pg_hba.conf that this agent's own logins match must ask role {} for a password, for \
-                     example: {line}",
-                    quote_ident(&name)
-                ))
-                .because(&other))
+/// As [`replication_access`].
+pub async fn canary_password(agent: &Agent, participation: &Participation) -> Result<Secret, Failure> {
+    match &agent.policy.roles().canary {
+        Some(role) => Secret::from_file(&role.password_file),
+        None => {
+            let name = role_names(&agent.policy, &participation.migration).canary;
+            new_password(agent, participation, &name).await
         }
-        Ok(_session) => Err(Failure::new(Reason::FenceIncomplete, "a role without any grant could log in to the source")
-            .hint("Look for CONNECT granted to PUBLIC on the database.")),
     }
 }
 
@@ -461,10 +443,13 @@ async fn new_password(agent: &Agent, participation: &Participation, name: &str) 
     let session = agent.door.open(&participation.database, Purpose::Control).await?;
     let state = role_state(&*session, name).await?;
     if state.is_none_or(|state| state.comment != comment(&participation.migration)) {
-        return Err(Failure::new(Reason::ObjectConflict, format!("role {} is not this migration's", quote_ident(name)))
-            .hint("The connect step has to be carried out first.")
-            .remedy(Remedy::Wait)
-            .effect(Effect::None));
+        return Err(Failure::new(
+            Reason::ObjectConflict,
+            format!("role {} is not this migration's", quote_ident(name)),
+        )
+        .hint("The connect step has to be carried out first.")
+        .remedy(Remedy::Wait)
+        .effect(Effect::None));
     }
     quiet::hush(&session).await?;
     let password = Secret::generate();

@@ -170,9 +170,7 @@ async fn begin_and_evict_maintenance(holder: &Client, tables: &[RelationName]) -
     let lock = lock_statement(tables, "SHARE UPDATE EXCLUSIVE").unwrap_or_default();
     let limit = MAINTENANCE_EVICTION.as_millis();
     holder
-        .batch_execute(&format!(
-            "BEGIN; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {limit}; {lock}"
-        ))
+        .batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {limit}; {lock}"))
         .await
         .map_err(|error| {
             if error.code() == Some(&SqlState::QUERY_CANCELED) {
@@ -313,4 +311,3 @@ pub(super) async fn prove_catalog_unchanged(client: &Client, before: &str) -> Re
         .remedy(Remedy::Operator)
         .effect(Effect::None))
 }
-

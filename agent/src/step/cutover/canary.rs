@@ -23,7 +23,7 @@ impl Canary {
     /// whether the role may connect: otherwise its refusal would prove nothing.
     pub(super) async fn wake(cx: &Context) -> Result<Self, Failure> {
         let canary = Self {
-            role: connect::role_names(&cx.agent, &cx.participation.migration).canary,
+            role: connect::role_names(&cx.agent.policy, &cx.participation.migration).canary,
             password: connect::canary_password(&cx.agent, &cx.participation).await?,
         };
         match canary.log_in(cx).await {
@@ -32,8 +32,11 @@ impl Canary {
             Err(failure) => Err(Failure::new(Reason::LoginRefused, "the canary role cannot log in to the source")
                 .detail(format!("Its refusal has to prove the fence, so it has to get further than: {failure}."))
                 .hint(format!(
-                    "Let role {} in with a password from this machine, in pg_hba.conf or in the policy's premade roles.",
-                    canary.role
+                    "Let role {} in with a password from this machine, with a line in pg_hba.conf like: \
+                     host {} {} 127.0.0.1/32 scram-sha-256",
+                    canary.role,
+                    connect::hba_name(&cx.participation.database),
+                    connect::hba_name(&canary.role)
                 ))
                 .because(&failure)
                 .remedy(Remedy::Operator)
@@ -53,7 +56,9 @@ impl Canary {
         match self.log_in(cx).await {
             Ok(_) => Err(incomplete(format!("Role {} could log in.", self.role))),
             Err(failure) if failure.sqlstate.as_deref() == Some(INSUFFICIENT_PRIVILEGE) => Ok(()),
-            Err(failure) => Err(incomplete(format!("The login failed for another reason: {failure}.")).because(&failure)),
+            Err(failure) => {
+                Err(incomplete(format!("The login failed for another reason: {failure}.")).because(&failure))
+            }
         }
     }
 

@@ -70,7 +70,11 @@ impl Step for DrainToMarker {
     }
 }
 
-async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut DestinationCutover) -> Result<DrainToMarkerResult, Failure> {
+async fn drain(
+    cx: &Context,
+    step: &DrainToMarker,
+    cutover: &mut DestinationCutover,
+) -> Result<DrainToMarkerResult, Failure> {
     let begin = cx.clock.now();
     let open_deadline = begin + step.open_timeout;
     if step.catalog_digest != cutover.catalog_digest {
@@ -108,8 +112,7 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut DestinationCuto
     set_all(&cutover.session, &step.sequences).await?;
     // The apply worker may commit without waiting for the disk. WAL is flushed
     // in order, so a commit of ours that does wait flushes the marker too.
-    let transaction =
-        cutover.session.transaction().await.map_err(|error| sql_failure(error, "flush the marker"))?;
+    let transaction = cutover.session.transaction().await.map_err(|error| sql_failure(error, "flush the marker"))?;
     transaction
         .batch_execute("SET LOCAL synchronous_commit = on")
         .await

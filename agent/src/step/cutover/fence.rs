@@ -16,9 +16,9 @@ use super::canary::Canary;
 use super::resolve::give_up_fence;
 use super::sequence::{SequencePosition, positions};
 use super::{SourceCutover, current_lsn, remaining, sessions_lost};
+use crate::action::{ActionKind, Verb};
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::expel::expel;
-use crate::action::{ActionKind, Verb};
 use crate::postgres::{own_schema, sql_failure};
 use crate::step::connect;
 use crate::step::{Context, Progress, Step, Survey};
@@ -108,7 +108,7 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut SourceCutover) ->
         None => return Err(sessions_lost(Effect::None)),
     };
     remaining(deadline, cx.clock.now())?;
-    let replication_role = connect::role_names(&cx.agent, &participation.migration).replication;
+    let replication_role = connect::role_names(&cx.agent.policy, &participation.migration).replication;
     let ours = vec![own_role(&*cutover.writer).await?, replication_role.clone()];
 
     cx.agent.journal.set_note(&participation.migration, FENCE_NOTE, &step.cutover_epoch.to_string())?;
@@ -191,7 +191,12 @@ async fn await_standbys(
     }
 }
 
-async fn prove_nobody_can_log_in(cx: &Context, writer: &Client, canary: &Canary, ours: &[String]) -> Result<(), Failure> {
+async fn prove_nobody_can_log_in(
+    cx: &Context,
+    writer: &Client,
+    canary: &Canary,
+    ours: &[String],
+) -> Result<(), Failure> {
     let could: Vec<String> = writer
         .query(COULD_LOG_IN, &[&ours])
         .await

@@ -137,8 +137,7 @@ async fn keep_own_grants(
         .await
         .map_err(|error| sql_failure(error, "read the agent's own role"))?;
     let (role, superuser): (String, bool) = (row.get(0), row.get(1));
-    Ok((!superuser)
-        .then(|| format!("GRANT CONNECT ON DATABASE {} TO {}", quote_ident(database), quote_ident(&role))))
+    Ok((!superuser).then(|| format!("GRANT CONNECT ON DATABASE {} TO {}", quote_ident(database), quote_ident(&role))))
 }
 
 fn refused(why: &str) -> Failure {

@@ -217,7 +217,9 @@ async fn prove_closed(client: &Client) -> Result<(), Failure> {
     match state.as_deref() {
         Some("closed") => Ok(()),
         Some(_) => Err(Failure::new(Reason::DestinationOpened, "the destination is open already").effect(Effect::None)),
-        None => Err(Failure::new(Reason::DestinationNotClosed, "the destination was never closed").effect(Effect::None)),
+        None => {
+            Err(Failure::new(Reason::DestinationNotClosed, "the destination was never closed").effect(Effect::None))
+        }
     }
 }
 

@@ -111,12 +111,14 @@ async fn ask(agent: &Agent, participation: &Participation, epoch: i64) -> Result
     let in_doubt = |failure: Failure| {
         Failure::new(Reason::CutoverInDoubt, "nobody knows whether the destination has opened")
             .detail(format!("The destination's agent could not be asked: {}.", failure.message))
-            .hint("The source stays fenced. Bring the destination's agent and server back; it is asked again by itself.")
+            .hint(
+                "The source stays fenced. Bring the destination's agent and server back; it is asked again by itself.",
+            )
             .because(&failure)
             .remedy(Remedy::Wait)
             .effect(Effect::Unknown)
     };
-    let mut peer = agent.peers.call(participation).await.map_err(in_doubt)?;
+    let peer = agent.peers.call(participation).await.map_err(in_doubt)?;
     peer.resolve_cutover(epoch).await.map_err(in_doubt)
 }
 
