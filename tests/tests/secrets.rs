@@ -61,7 +61,9 @@ async fn no_canary_is_anywhere() {
     site.write_agent_files().unwrap();
     for service in [&mut site.coordinator, &mut site.source_agent, &mut site.destination_agent] {
         service.set_variable("OTEL_EXPORTER_OTLP_ENDPOINT", &receiver.endpoint);
-        service.set_variable("RUST_LOG", "debug,h2=info,hyper=info,rustls=info");
+        for program in ["AGENT", "COORDINATOR"] {
+            service.set_variable(&format!("PGPORTAGE_{program}_TELEMETRY__LOG_FILTER"), "debug");
+        }
     }
     site.start_programs().await.unwrap();
 

@@ -94,7 +94,7 @@ impl AgentConfig {
 [programs]\npg_dump = {dump}\npg_restore = {restore}\n
 [link]\nlisten = \"127.0.0.1:{link}\"\n
 [tunnel]\naddress = \"127.0.0.1\"\nfirst_port = {tunnel}\nlast_port = {tunnel_end}\n
-[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n",
+[telemetry]\nmetrics_listen = \"127.0.0.1:{metrics}\"\n",
             name = text(&self.name),
             state = path(&self.state_directory),
             policy = path(&self.policy_path),
@@ -146,7 +146,7 @@ impl PolicyConfig {
 /// `coordinator.toml`.
 pub fn coordinator(certificates: &Path, state_directory: &Path, port: u16, metrics_port: u16) -> String {
     format!(
-        "listen = \"127.0.0.1:{port}\"\nstate_dir = {}\n\n{}\n[metrics]\nlisten = \"127.0.0.1:{metrics_port}\"\n",
+        "listen = \"127.0.0.1:{port}\"\nstate_dir = {}\n\n{}\n[telemetry]\nmetrics_listen = \"127.0.0.1:{metrics_port}\"\n",
         path(state_directory),
         identity(certificates, "coordinator", "control"),
     )
