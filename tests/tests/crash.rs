@@ -16,6 +16,8 @@ use pgportage_tests::service::Service;
 use pgportage_tests::wait::{self, Seen};
 use pgportage_tests::workload::WorkloadOptions;
 use pgportage_tests::{PostgresVersion, Site, SiteOptions, fail_points};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 /// How long anything may take to come back by itself.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -177,6 +179,35 @@ async fn source_server_killed_at_every_point() {
 #[ignore = "make test-all"]
 async fn destination_server_killed_at_every_point() {
     kill_at_every_point(Victim::Agent(End::Destination), Company::Server(End::Destination)).await;
+}
+
+/// Anybody killed at any moment, a kill after every few writes, all the way.
+#[tokio::test]
+async fn everybody_killed_at_random_moments() {
+    let seed = 20_261_122;
+    let mut random = StdRng::seed_from_u64(seed);
+    let site = Site::start(SiteOptions::new(PostgresVersion::V17, PostgresVersion::V18)).await.unwrap();
+    let mut journey = Journey::begin(site, 2_000, &options()).await.unwrap();
+    journey.site.create(MIGRATION).await.unwrap();
+    for kill in 0..25 {
+        push(&journey).await.unwrap();
+        let writes = random.random_range(0..60);
+        let total = || journey.workload.counts.of(End::Source) + journey.workload.counts.of(End::Destination);
+        let target = total() + writes;
+        wait::until(&format!("{writes} writes before kill {kill}, seed {seed}"), LIMIT, async || {
+            let now = total();
+            Ok(if now >= target { Seen::Done(()) } else { Seen::NotYet(format!("{now} of {target}")) })
+        })
+        .await
+        .with_context(|| journey.site.last_words())
+        .unwrap();
+        let victim = [Victim::Coordinator, Victim::Agent(End::Source), Victim::Agent(End::Destination)]
+            [random.random_range(0..3)];
+        victim.service(&mut journey.site).kill9_and_start().unwrap();
+    }
+    push_to_the_end(&journey).await.unwrap();
+    journey.writes_arrive().await.unwrap();
+    journey.check_arrival().await.unwrap();
 }
 
 /// Nobody opens the source again while it is not proved that the destination

@@ -1,0 +1,84 @@
+//! What a person can do on the agent's own machine while the coordinator is away.
+
+use std::time::Duration;
+
+use pgportage_tests::cli::{Cli, CliOutput};
+use pgportage_tests::journey::{Journey, MIGRATION, expect_refused};
+use pgportage_tests::ledger::End;
+use pgportage_tests::workload::WorkloadOptions;
+use pgportage_tests::{PostgresVersion, Site, SiteOptions, traces};
+
+use PostgresVersion::{V16, V18};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Types a verb of the agent on its machine.
+async fn on_the_machine(site: &Site, end: End, verb: &[&str]) -> CliOutput {
+    let name = match end {
+        End::Source => &site.source_config.name,
+        End::Destination => &site.destination_config.name,
+    };
+    let agent = Cli {
+        path: site.cli.path.with_file_name("pgportage-agent"),
+        config: site.directory().join(format!("{name}.toml")),
+        ..site.cli.clone()
+    };
+    agent.run(verb).await.unwrap()
+}
+
+async fn ready() -> Journey {
+    let site = Site::start(SiteOptions::new(V16, V18)).await.unwrap();
+    let journey = Journey::begin(site, 1_000, &WorkloadOptions::default()).await.unwrap();
+    journey.until_cutover().await.unwrap();
+    journey
+}
+
+/// The source agent died between the fence and its proof, and the coordinator is
+/// gone for good.
+#[tokio::test]
+async fn unfence_opens_the_source_once_the_destination_promises_to_stay_closed() {
+    let mut journey = ready().await;
+    journey.site.source_agent.stop().await.unwrap();
+    journey.site.source_agent.start_to_fail_at("fence_source.perform.committed").unwrap();
+    journey.site.wait_for_agents().await.unwrap();
+    journey.site.cli.run(&["cutover", MIGRATION, "--yes", "--detach"]).await.unwrap();
+    journey.site.source_agent.wait_for_end(LIMIT).await.unwrap();
+    journey.site.coordinator.kill9().unwrap();
+    expect_refused(&journey.site, End::Source).await.unwrap();
+
+    // While the destination cannot be asked, nothing is opened.
+    journey.site.destination_agent.freeze().unwrap();
+    let output = on_the_machine(&journey.site, End::Source, &["unfence", MIGRATION]).await;
+    assert_ne!(output.code, Some(0), "{}", output.all());
+    expect_refused(&journey.site, End::Source).await.unwrap();
+    journey.site.destination_agent.thaw().unwrap();
+
+    let output = on_the_machine(&journey.site, End::Source, &["unfence", MIGRATION]).await;
+    assert_eq!(output.code, Some(0), "{}", output.all());
+    expect_refused(&journey.site, End::Destination).await.unwrap();
+    journey.check_return().await.unwrap();
+}
+
+#[tokio::test]
+async fn unfence_is_refused_once_the_destination_has_opened() {
+    let journey = ready().await;
+    journey.cut_over().await.unwrap();
+    let output = on_the_machine(&journey.site, End::Source, &["unfence", MIGRATION]).await;
+    assert_ne!(output.code, Some(0), "{}", output.all());
+    assert!(output.all().contains("DESTINATION_OPENED"), "{}", output.all());
+    expect_refused(&journey.site, End::Source).await.unwrap();
+    journey.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn cleanup_removes_everything_without_the_coordinator() {
+    let mut journey = ready().await;
+    journey.site.coordinator.kill9().unwrap();
+    for end in [End::Destination, End::Source] {
+        let output = on_the_machine(&journey.site, end, &["cleanup", MIGRATION]).await;
+        assert_eq!(output.code, Some(0), "{}", output.all());
+    }
+    traces::expect_nothing(&journey.site.source, &journey.site.database).await.unwrap();
+    traces::expect_nothing(&journey.site.destination, &journey.site.database).await.unwrap();
+    journey.check_return().await.unwrap();
+}
