@@ -36,6 +36,8 @@ struct DatabaseRule {
     sides: BTreeSet<Side>,
     /// Absent: every peer of the file.
     peers: Option<BTreeSet<String>>,
+    /// See [`Policy::source_address`].
+    source_address: Option<String>,
 }
 
 /// How far things may go. Every number has a default; the reasons are at
@@ -270,6 +272,13 @@ impl Policy {
     #[must_use]
     pub fn peer_address(&self, peer: &str) -> Option<&str> {
         self.peers.get(peer).map(String::as_str)
+    }
+
+    /// Destination: where this server reaches the source server of a database
+    /// itself, for subscriptions that do not go through the link.
+    #[must_use]
+    pub fn source_address(&self, database: &str) -> Option<&str> {
+        self.databases.get(database).or_else(|| self.databases.get(ANY))?.source_address.as_deref()
     }
 
     /// How far things may go.

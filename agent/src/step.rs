@@ -15,6 +15,7 @@ mod patience;
 pub mod publication;
 mod quiet;
 pub mod schema;
+pub mod subscribe;
 
 use std::future::Future;
 

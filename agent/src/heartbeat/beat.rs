@@ -135,7 +135,7 @@ struct Task {
 
 impl Task {
     async fn run(self) {
-        self.stop.run_until_cancelled(self.write()).await;
+        self.stop.run_until_cancelled(async { tokio::join!(self.write(), self.listen()) }).await;
     }
 
     /// Writes the next number every second, for ever.
@@ -182,6 +182,32 @@ impl Task {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::new(pgportage_proto::Reason::ServerUnreachable, "the server does not answer")),
         }
+    }
+
+    /// Hears of arrivals, for ever.
+    async fn listen(&self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.follow(&mut pause).await {
+                Ok(()) => tracing::debug!(migration.id = %self.participation.migration, "the heartbeat stream ended"),
+                Err(failure) => {
+                    tracing::debug!(migration.id = %self.participation.migration, failure = %failure, "no heartbeat stream");
+                }
+            }
+            self.agent.clock.sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn follow(&self, pause: &mut Duration) -> Result<(), Failure> {
+        let peer = self.agent.peers.call(&self.participation).await?;
+        let mut arrivals = peer.watch_heartbeat().await?;
+        while let Some(number) = arrivals.next().await? {
+            *pause = FIRST_PAUSE;
+            self.lock().arrived(number, self.agent.clock.now());
+            self.publish();
+        }
+        Ok(())
     }
 
     fn publish(&self) {

@@ -20,6 +20,7 @@ use crate::settings::{invalid, is_address, is_name};
 struct DatabaseSection {
     sides: Vec<String>,
     peers: Option<BTreeSet<String>>,
+    source_address: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -159,8 +160,11 @@ fn databases(
     let mut databases = BTreeMap::new();
     for (name, section) in sections {
         let at = format!("databases.{}", key(&name));
-        let Some(DatabaseSection { sides, peers: wanted }) = problems.read(&at, section) else { continue };
-        let mut rule = DatabaseRule { sides: BTreeSet::new(), peers: wanted };
+        let Some(DatabaseSection { sides, peers: wanted, source_address }) = problems.read(&at, section) else { continue };
+        if source_address.as_ref().is_some_and(|address| !is_address(address)) {
+            problems.add(&format!("{at}.source_address"), "must be host:port");
+        }
+        let mut rule = DatabaseRule { sides: BTreeSet::new(), peers: wanted, source_address };
         for side in sides {
             match side.as_str() {
                 "source" => drop(rule.sides.insert(Side::Source)),

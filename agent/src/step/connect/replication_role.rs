@@ -416,7 +416,7 @@ pub async fn replication_access(
 }
 
 /// The note of the destination cluster's system identifier.
-pub(crate) const DESTINATION_SYSTEM: &str = "destination_system_identifier";
+pub(crate) const DESTINATION_SYSTEM: &str = "destination.system_identifier";
 
 /// A password for the canary role, made anew: for the proof of a fence, whose
 /// login has to fail for want of CONNECT and not for want of a password.

@@ -1,0 +1,11 @@
+//! *subscribe*: the slot on the source and the subscription on the destination.
+
+mod conninfo;
+mod grants;
+mod slot;
+mod subscription;
+
+pub use slot::{CreateSlot, CreateSlotResult};
+pub(crate) use slot::remove_slots;
+pub(crate) use subscription::remove_subscription;
+pub use subscription::{ConnectionPath, CreateSubscription, CreateSubscriptionResult};
