@@ -9,7 +9,7 @@ use crate::migration::Side;
 use crate::policy::DestructiveAct;
 use crate::runner::fail_points::{Moment, pass};
 use crate::step::close::{CloseDatabase, CloseDatabaseResult};
-use crate::step::connect::{CreateReplicationRole, CreateReplicationRoleResult};
+use crate::step::connect::{CreateReplicationRole, CreateReplicationRoleResult, ReachPeer, ReachPeerResult};
 use crate::step::cutover::{
     DrainToMarker, DrainToMarkerResult, FenceSource, FenceSourceResult, OpenDestination, OpenDestinationResult,
     PrepareCutover, PrepareCutoverResult, RaiseBarrier, RaiseBarrierResult, ReleaseBarrier, ReleaseBarrierResult,
@@ -17,6 +17,7 @@ use crate::step::cutover::{
 use crate::step::identity::{SetReplicaIdentity, SetReplicaIdentityResult};
 use crate::step::publication::{CreatePublication, CreatePublicationResult};
 use crate::step::schema::{RestoreSchema, RestoreSchemaResult};
+use crate::step::subscribe::{CreateSlot, CreateSlotResult, CreateSubscription, CreateSubscriptionResult};
 use crate::step::{Context, Step, Survey};
 
 /// What to do. Each variant holds the step with its input.
@@ -24,6 +25,8 @@ use crate::step::{Context, Step, Survey};
 pub enum Action {
     /// [`ActionKind::CreateReplicationRole`].
     CreateReplicationRole(CreateReplicationRole),
+    /// [`ActionKind::ReachPeer`].
+    ReachPeer(ReachPeer),
     /// [`ActionKind::SetReplicaIdentity`].
     SetReplicaIdentity(SetReplicaIdentity),
     /// [`ActionKind::CreatePublication`].
@@ -32,6 +35,10 @@ pub enum Action {
     CloseDatabase(CloseDatabase),
     /// [`ActionKind::RestoreSchema`].
     RestoreSchema(RestoreSchema),
+    /// [`ActionKind::CreateSlot`].
+    CreateSlot(CreateSlot),
+    /// [`ActionKind::CreateSubscription`].
+    CreateSubscription(CreateSubscription),
     /// [`ActionKind::PrepareCutover`].
     PrepareCutover(PrepareCutover),
     /// [`ActionKind::RaiseBarrier`].
@@ -53,6 +60,8 @@ pub enum Outcome {
     Undone,
     /// Of [`Action::CreateReplicationRole`].
     CreateReplicationRole(CreateReplicationRoleResult),
+    /// Of [`Action::ReachPeer`].
+    ReachPeer(ReachPeerResult),
     /// Of [`Action::SetReplicaIdentity`].
     SetReplicaIdentity(SetReplicaIdentityResult),
     /// Of [`Action::CreatePublication`].
@@ -61,6 +70,10 @@ pub enum Outcome {
     CloseDatabase(CloseDatabaseResult),
     /// Of [`Action::RestoreSchema`].
     RestoreSchema(RestoreSchemaResult),
+    /// Of [`Action::CreateSlot`].
+    CreateSlot(CreateSlotResult),
+    /// Of [`Action::CreateSubscription`].
+    CreateSubscription(CreateSubscriptionResult),
     /// Of [`Action::PrepareCutover`].
     PrepareCutover(PrepareCutoverResult),
     /// Of [`Action::RaiseBarrier`].
@@ -81,10 +94,13 @@ impl Action {
     pub fn kind(&self) -> ActionKind {
         match self {
             Self::CreateReplicationRole(_) => ActionKind::CreateReplicationRole,
+            Self::ReachPeer(_) => ActionKind::ReachPeer,
             Self::SetReplicaIdentity(_) => ActionKind::SetReplicaIdentity,
             Self::CreatePublication(_) => ActionKind::CreatePublication,
             Self::CloseDatabase(_) => ActionKind::CloseDatabase,
             Self::RestoreSchema(_) => ActionKind::RestoreSchema,
+            Self::CreateSlot(_) => ActionKind::CreateSlot,
+            Self::CreateSubscription(_) => ActionKind::CreateSubscription,
             Self::PrepareCutover(_) => ActionKind::PrepareCutover,
             Self::RaiseBarrier(_) => ActionKind::RaiseBarrier,
             Self::DrainToMarker(_) => ActionKind::DrainToMarker,
@@ -115,6 +131,9 @@ impl Action {
             | Self::DrainToMarker(_)
             | Self::FenceSource(_)
             | Self::OpenDestination(_)
+            | Self::ReachPeer(_)
+            | Self::CreateSlot(_)
+            | Self::CreateSubscription(_)
             | Self::ReleaseBarrier(_) => vec![],
         };
         let max_outage = match self {
@@ -128,6 +147,9 @@ impl Action {
             | Self::DrainToMarker(_)
             | Self::FenceSource(_)
             | Self::OpenDestination(_)
+            | Self::ReachPeer(_)
+            | Self::CreateSlot(_)
+            | Self::CreateSubscription(_)
             | Self::ReleaseBarrier(_) => None,
         };
         (acts, max_outage.filter(|_| perform))
@@ -142,10 +164,13 @@ impl Action {
         let attempt = Attempt { cx, kind: self.kind(), verb };
         match self {
             Self::CreateReplicationRole(step) => attempt.of(step, Outcome::CreateReplicationRole).await,
+            Self::ReachPeer(step) => attempt.of(step, Outcome::ReachPeer).await,
             Self::SetReplicaIdentity(step) => attempt.of(step, Outcome::SetReplicaIdentity).await,
             Self::CreatePublication(step) => attempt.of(step, Outcome::CreatePublication).await,
             Self::CloseDatabase(step) => attempt.of(step, Outcome::CloseDatabase).await,
             Self::RestoreSchema(step) => attempt.of(step, Outcome::RestoreSchema).await,
+            Self::CreateSlot(step) => attempt.of(step, Outcome::CreateSlot).await,
+            Self::CreateSubscription(step) => attempt.of(step, Outcome::CreateSubscription).await,
             Self::PrepareCutover(step) => attempt.of(step, Outcome::PrepareCutover).await,
             Self::RaiseBarrier(step) => attempt.of(step, Outcome::RaiseBarrier).await,
             Self::DrainToMarker(step) => attempt.of(step, Outcome::DrainToMarker).await,

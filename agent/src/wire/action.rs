@@ -7,13 +7,14 @@ use uuid::Uuid;
 use crate::action::{Action, Outcome};
 use crate::postgres::RelationName;
 use crate::step::close::CloseDatabase;
-use crate::step::connect::CreateReplicationRole;
+use crate::step::connect::{CreateReplicationRole, ReachPeer};
 use crate::step::cutover::{
     DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, SequencePosition,
 };
 use crate::step::identity::SetReplicaIdentity;
 use crate::step::publication::CreatePublication;
 use crate::step::schema::RestoreSchema;
+use crate::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
 
 use super::{count, duration, missing, span};
 
@@ -27,10 +28,18 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
     let Some(action) = action else { return Err(unknown()) };
     match action {
         Wire::CreateReplicationRole(_) => Ok(Action::CreateReplicationRole(CreateReplicationRole)),
+        Wire::ReachPeer(_) => Ok(Action::ReachPeer(ReachPeer)),
         Wire::SetReplicaIdentity(message) => decode_set_replica_identity(message).map(Action::SetReplicaIdentity),
         Wire::CreatePublication(_) => Ok(Action::CreatePublication(CreatePublication)),
         Wire::CloseDatabase(_) => Ok(Action::CloseDatabase(CloseDatabase)),
         Wire::RestoreSchema(_) => Ok(Action::RestoreSchema(RestoreSchema)),
+        Wire::CreateSlot(_) => Ok(Action::CreateSlot(CreateSlot)),
+        Wire::CreateSubscription(message) => Ok(Action::CreateSubscription(CreateSubscription {
+            path: match message.connection_path() {
+                v1::ConnectionPath::Unspecified | v1::ConnectionPath::Tunnel => ConnectionPath::Tunnel,
+                v1::ConnectionPath::Direct => ConnectionPath::Direct,
+            },
+        })),
         Wire::PrepareCutover(message) => Ok(Action::PrepareCutover(PrepareCutover {
             cutover_epoch: message.cutover_epoch,
             max_outage: duration(message.max_outage, "max_outage")?,
@@ -58,9 +67,6 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
             Ok(Action::ReleaseBarrier(ReleaseBarrier { cutover_epoch: message.cutover_epoch }))
         }
         Wire::CheckServer(_)
-        | Wire::ReachPeer(_)
-        | Wire::CreateSlot(_)
-        | Wire::CreateSubscription(_)
         | Wire::AwaitCopy(_)
         | Wire::AwaitLag(_)
         | Wire::CountRows(_)
@@ -76,6 +82,10 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
         Outcome::CreateReplicationRole(result) => {
             Some(Wire::CreateReplicationRole(v1::CreateReplicationRoleResult { role_name: result.role_name }))
         }
+        Outcome::ReachPeer(result) => Some(Wire::ReachPeer(v1::ReachPeerResult {
+            round_trip: Some(span(result.round_trip)),
+            software_version: result.software_version,
+        })),
         Outcome::SetReplicaIdentity(result) => {
             Some(Wire::SetReplicaIdentity(v1::SetReplicaIdentityResult { table_count: count(result.table_count) }))
         }
@@ -89,6 +99,14 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
         Outcome::RestoreSchema(result) => Some(Wire::RestoreSchema(v1::RestoreSchemaResult {
             dump_digest: result.dump_digest,
             object_count: result.object_count,
+        })),
+        Outcome::CreateSlot(result) => Some(Wire::CreateSlot(v1::CreateSlotResult {
+            slot_name: result.slot_name,
+            consistent_point: result.consistent_point,
+        })),
+        Outcome::CreateSubscription(result) => Some(Wire::CreateSubscription(v1::CreateSubscriptionResult {
+            subscription_name: result.subscription_name,
+            table_count: count(result.table_count),
         })),
         Outcome::PrepareCutover(result) => Some(Wire::PrepareCutover(v1::PrepareCutoverResult {
             table_set_digest: result.table_set_digest,

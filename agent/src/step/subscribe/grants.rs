@@ -11,6 +11,7 @@ use pgportage_link::Failure;
 use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 
+use crate::action::{ActionKind, Verb};
 use crate::names;
 use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
@@ -18,7 +19,7 @@ use crate::step::Context;
 use crate::step::connect::replication_role;
 
 /// The action whose ledger rows keep the list.
-const ACTION: &str = "create_slot";
+const ACTION: ActionKind = ActionKind::CreateSlot;
 
 const UNREADABLE_TABLES: &str = "\
 SELECT n.nspname::text, c.relname::text
@@ -100,7 +101,7 @@ pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
     granted.extend(tables.into_iter().map(|table| Grant::Table { schema: table.schema, relation: table.relation }));
     let list = serde_json::to_vec(&granted)
         .map_err(|error| Failure::new(Reason::Internal, "cannot encode the list of grants").because(&error))?;
-    own_schema::record_with(&transaction, cx, ACTION, "perform", Some(&list)).await?;
+    own_schema::record_with(&transaction, cx, ACTION, Verb::Perform, Some(&list)).await?;
     transaction.commit().await.map_err(failure)
 }
 
@@ -136,7 +137,7 @@ pub(super) async fn revoke_reading(cx: &Context) -> Result<(), Failure> {
             transaction.batch_execute(&statement).await.map_err(failure)?;
         }
     }
-    own_schema::record(&transaction, cx, ACTION, "undo").await?;
+    own_schema::record(&transaction, cx, ACTION, Verb::Undo).await?;
     transaction.commit().await.map_err(failure)
 }
 

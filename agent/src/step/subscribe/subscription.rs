@@ -16,6 +16,7 @@ use pgportage_proto::Reason;
 use tokio_postgres::{GenericClient, Transaction};
 
 use super::conninfo::{Target, csv_line};
+use crate::action::{ActionKind, Verb};
 use crate::names;
 use crate::postgres::own_schema;
 use crate::postgres::{Purpose, Secret, ServerVersion, Session, quote_ident, quote_literal, sql_failure};
@@ -290,7 +291,7 @@ async fn write(
         }
     }
     connect(&transaction, name, target, access).await?;
-    own_schema::record(&transaction, cx, "create_subscription", "perform").await?;
+    own_schema::record(&transaction, cx, ActionKind::CreateSubscription, Verb::Perform).await?;
     transaction.commit().await.map_err(failure)
 }
 
