@@ -177,8 +177,9 @@ pub struct Create {
 pub struct Consent {
     /// The migration
     pub name: String,
-    /// A finding's code, with :OBJECT to mean only the one on that object
-    #[arg(value_name = "CODE[:OBJECT]", required_unless_present = "all", conflicts_with = "all")]
+    /// A finding's code, with :OBJECT to mean only the one on that object; none
+    /// to see what asks for consent
+    #[arg(value_name = "CODE[:OBJECT]", conflicts_with = "all")]
     pub findings: Vec<String>,
     /// Agree to every finding that asks for it
     #[arg(long)]

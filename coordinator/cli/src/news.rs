@@ -36,6 +36,14 @@ pub fn news(before: Option<&Migration>, after: &Migration, grain: Grain) -> Vec<
             | StepState::Unrecognised => lines.extend(phase.into_iter().chain(told)),
         }
     }
+    let waiting = |migration: &Migration| match migration.state.settled() {
+        true => String::new(),
+        false => migration.waiting_for.clone(),
+    };
+    let waits = waiting(after);
+    if !waits.is_empty() && before.map(waiting).as_ref() != Some(&waits) {
+        lines.push(format!("waiting for {}", clean(&waits)));
+    }
     let warning =
         |migration: &Migration| migration.figures.as_ref().map(|figures| figures.warning.clone()).unwrap_or_default();
     let told = before.map(warning).unwrap_or_default();

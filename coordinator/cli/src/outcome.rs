@@ -1,13 +1,15 @@
 //! What it means for a verb that a migration has come to rest. Pure.
 
 use crate::exit::Exit;
-use crate::view::{CutoverPhase, FINISH_STEP, Migration, MigrationState, StepState};
+use crate::view::{Migration, MigrationState, StepState};
 
 /// A verb that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
-    /// `start`, `retry`: until it is ready for cutover.
+    /// `start`: until it is ready for cutover.
     Ready,
+    /// `retry`: until what was begun is over, forward or back.
+    Resolved,
     /// `verify`: until both sides are compared.
     Verified,
     /// `cutover`: until the applications are on the destination.
@@ -34,7 +36,10 @@ pub fn outcome(awaited: Awaited, migration: &Migration) -> Exit {
     };
     match (awaited, rest) {
         (_, Rest::Elsewhere) => Exit::Waiting,
-        (Awaited::Aborted, Rest::Aborted) => Exit::Done,
+        // Only an abort or a cutover that was given up leads back, and both
+        // were what the operator had asked for or been told.
+        (Awaited::Resolved, Rest::BeforeCutover | Rest::BeforeFinish | Rest::Succeeded | Rest::Aborted)
+        | (Awaited::Aborted, Rest::Aborted) => Exit::Done,
         (_, Rest::Aborted) => Exit::NotMet,
         (Awaited::Ready, Rest::BeforeCutover | Rest::BeforeFinish | Rest::Succeeded) => Exit::Done,
         (Awaited::Verified, Rest::BeforeCutover | Rest::BeforeFinish | Rest::Succeeded) => {
@@ -54,30 +59,20 @@ pub fn outcome(awaited: Awaited, migration: &Migration) -> Exit {
 /// the migration has changed since, and rests.
 #[must_use]
 pub fn at_rest(migration: &Migration, before: &str) -> bool {
-    migration.etag != before && migration.state.settled() && !in_doubt(migration)
+    migration.etag != before && migration.state.settled()
 }
 
-/// A cutover in doubt resolves itself as soon as the destination can be asked.
-/// It is no rest unless a step has given up and waits.
-fn in_doubt(migration: &Migration) -> bool {
-    migration.state != MigrationState::Waiting
-        && migration.cutover.as_ref().is_some_and(|cutover| cutover.phase == CutoverPhase::InDoubt)
-}
-
-/// The step that `retry` lets try again.
+/// The step that `retry` lets try again: the one that failed, or the one that
+/// is being tried while the migration waits.
 #[must_use]
-pub fn failed_step(migration: &Migration) -> Option<&str> {
-    migration.steps.iter().find(|step| step.state == StepState::Failed).map(|step| step.name.as_str())
-}
-
-/// Where a retried step leads: a retry of `finish` ends at the end.
-#[must_use]
-pub fn awaited_by_retry(step: &str) -> Awaited {
-    match step {
-        crate::view::CUTOVER_STEP => Awaited::CutOver,
-        FINISH_STEP => Awaited::Finished,
-        _ => Awaited::Ready,
+pub fn step_to_retry(migration: &Migration) -> Option<&str> {
+    if migration.ready_for_cutover || migration.ready_for_finish {
+        return None;
     }
+    let in_state = |state| migration.steps.iter().find(move |step| step.state == state);
+    let waiting = migration.state == MigrationState::Waiting;
+    let step = in_state(StepState::Failed).or_else(|| in_state(StepState::Running).filter(|_| waiting))?;
+    Some(&step.name)
 }
 
 enum Rest {

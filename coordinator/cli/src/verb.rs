@@ -106,11 +106,16 @@ impl Hand {
             self.terminal.result(&text, &accepted);
             return Ok(Exit::Done);
         }
+        let mut display = Display::new(&self.terminal, Some(before.clone()));
+        display.update(&accepted, self.now());
         let last = if at_rest(&accepted, &before.etag) {
             accepted
         } else {
-            self.watch(interrupt, &name, Some(before.clone()), |migration| at_rest(migration, &before.etag)).await?
+            let shown = |migration: &Migration, now| display.update(migration, now);
+            self.follow().until(&name, interrupt, shown, |migration| at_rest(migration, &before.etag)).await?
         };
+        // Takes the bars away before the result is printed.
+        drop(display);
         self.conclude(awaited, &last);
         Ok(outcome(awaited, &last))
     }
@@ -124,41 +129,21 @@ impl Hand {
         }
     }
 
-    async fn watch(
-        &self,
-        interrupt: &mut Interrupt,
-        name: &str,
-        seen: Option<Migration>,
-        reached: impl FnMut(&Migration) -> bool,
-    ) -> Result<Migration, Stop> {
-        let mut display = Display::new(&self.terminal, seen);
-        self.follow().until(name, interrupt, |migration, now| display.update(migration, now), reached).await
-    }
-
     fn conclude(&self, awaited: Awaited, migration: &Migration) {
         let style = self.terminal.out;
         let mut text = String::new();
-        match awaited {
-            Awaited::Ready | Awaited::Aborted => {}
-            Awaited::Verified => {
-                if let Some(report) = &migration.verification {
-                    text.push_str(&render::verification(report, style));
-                    text.push('\n');
-                }
-            }
-            Awaited::CutOver => {
-                if let Some(report) = &migration.cutover {
-                    text.push_str(&render::cutover(report, style));
-                    text.push('\n');
-                }
-            }
-            Awaited::Finished => {
-                let (database, source) = (&migration.database, &migration.source_agent);
-                text.push_str(&render::unfence(&migration.unfence_statements, database, source, style));
-                if !text.is_empty() {
-                    text.push('\n');
-                }
-            }
+        let verification = migration.verification.as_ref().filter(|_| awaited == Awaited::Verified);
+        let cutover = migration.cutover.as_ref().filter(|_| matches!(awaited, Awaited::CutOver | Awaited::Resolved));
+        let unfence =
+            render::unfence(&migration.unfence_statements, &migration.database, &migration.source_agent, style);
+        let blocks = [
+            verification.map(|report| render::verification(report, style)),
+            cutover.map(|report| render::cutover(report, style)),
+            Some(unfence).filter(|text| !text.is_empty()),
+        ];
+        for block in blocks.into_iter().flatten() {
+            text.push_str(&block);
+            text.push('\n');
         }
         text.push_str(&render::conclusion(migration, style));
         self.terminal.result(&text, migration);

@@ -44,6 +44,7 @@ fn states() -> Vec<(&'static str, v1::Migration)> {
         ("ready", support::ready()),
         ("differing", support::differing()),
         ("cutting-over", support::cutting_over()),
+        ("doubtful", support::doubtful()),
         ("in-doubt", support::in_doubt()),
         ("taken-back", support::taken_back()),
         ("cut-over", support::cut_over()),
@@ -170,9 +171,11 @@ fn story(grain: Grain) -> String {
     support::step(&mut half, "catch-up").progress.as_mut().unwrap().completed = 22;
     let mut retried = support::failed();
     retried.state = v1::migration::State::Running.into();
+    retried.waiting_for.clear();
     let subscribe = support::step(&mut retried, "subscribe");
     subscribe.state = v1::step::State::Running.into();
     subscribe.attempt_count = 4;
+    let doubtful = support::doubtful();
     let looks = [
         support::pending(),
         support::failed(),
@@ -181,6 +184,7 @@ fn story(grain: Grain) -> String {
         half,
         support::ready(),
         support::cutting_over(),
+        doubtful,
         support::cut_over(),
         support::succeeded(),
     ];

@@ -93,8 +93,15 @@ fn answers(migration: &Migration, style: Style) -> String {
         "" => "nothing from you".to_owned(),
         text => clean(text).into_owned(),
     };
-    let mut next: Vec<_> =
-        migration.next_commands.iter().map(|command| style.paint(Tone::Strong, &clean(command))).collect();
+    // Once all is agreed to, there is nothing to agree to.
+    let pointless =
+        |command: &str| command.starts_with("pgportage consent ") && migration.open_consents().next().is_none();
+    let mut next: Vec<_> = migration
+        .next_commands
+        .iter()
+        .filter(|command| !pointless(command))
+        .map(|command| style.paint(Tone::Strong, &clean(command)))
+        .collect();
     if next.is_empty() {
         next.push(match migration.state {
             MigrationState::Aborted | MigrationState::Succeeded => "nothing: it is over".to_owned(),
@@ -116,6 +123,9 @@ pub fn happening(migration: &Migration) -> String {
     let step = migration.current_step();
     let named = |step: &Step| clean(&step.name).into_owned();
     match (migration.state, step) {
+        (MigrationState::Running | MigrationState::Waiting, _) if in_doubt(migration) => {
+            "in doubt: nobody knows yet whether the destination has opened, so the source stays closed".to_owned()
+        }
         (MigrationState::Pending, _) => "nothing yet: it was created and not started".to_owned(),
         (MigrationState::Running, Some(step)) if step.state == StepState::Running => {
             match step.progress.as_ref().map(progress).filter(|text| !text.is_empty()) {
@@ -129,9 +139,6 @@ pub fn happening(migration: &Migration) -> String {
         }
         (MigrationState::Waiting, _) if migration.ready_for_finish => {
             "cut over: applications belong on the destination".to_owned()
-        }
-        (MigrationState::Waiting, _) if in_doubt(migration) => {
-            "in doubt: nobody knows yet whether the destination has opened, so the source stays closed".to_owned()
         }
         (MigrationState::Waiting, Some(step)) if step.state == StepState::Failed => {
             let attempts = count(step.attempt_count, "attempt");

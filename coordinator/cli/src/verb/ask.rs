@@ -31,6 +31,9 @@ pub(super) async fn create(hand: &Hand, arguments: &Create) -> Result<Exit, Stop
 
 pub(super) async fn consent(hand: &Hand, arguments: &Consent) -> Result<Exit, Stop> {
     let seen = hand.coordinator.migration(&arguments.name).await?;
+    if arguments.findings.is_empty() && !arguments.all {
+        return Ok(show_open_consents(hand, &seen));
+    }
     let chosen = choose(&seen, &arguments.findings, arguments.all)?;
     let migration = if chosen.is_empty() { seen.clone() } else { hand.coordinator.consent(&seen, &chosen).await? };
     let mut text = String::new();
@@ -45,6 +48,22 @@ pub(super) async fn consent(hand: &Hand, arguments: &Consent) -> Result<Exit, St
     text.push_str(&render::conclusion(&migration, hand.terminal.out));
     hand.terminal.result(&text, &migration);
     Ok(Exit::Done)
+}
+
+/// What asks for consent, and how to give it.
+fn show_open_consents(hand: &Hand, migration: &Migration) -> Exit {
+    let open: Vec<Finding> = migration.open_consents().cloned().collect();
+    if open.is_empty() {
+        hand.terminal.result("no finding asks for your consent\n", &open);
+        return Exit::Done;
+    }
+    let mut text = render::findings(&open, hand.terminal.out);
+    let name = &migration.name;
+    text.push_str(&format!(
+        "\nto agree, type\n  pgportage consent {name} CODE[:OBJECT]\nor, to all of them\n  pgportage consent {name} --all\n"
+    ));
+    hand.terminal.result(&text, &open);
+    Exit::Waiting
 }
 
 fn route(arguments: &Preflight) -> Route {

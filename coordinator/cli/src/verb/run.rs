@@ -3,7 +3,7 @@
 use super::{Hand, wrong_state};
 use crate::arguments::{Confirmed, Cutover, Watched};
 use crate::exit::{Exit, Stop};
-use crate::outcome::{Awaited, awaited_by_retry, failed_step, outcome};
+use crate::outcome::{Awaited, outcome, step_to_retry};
 use crate::render;
 use crate::view::{Migration, MigrationState};
 
@@ -42,10 +42,10 @@ pub(super) async fn verify(hand: &Hand, arguments: &Watched) -> Result<Exit, Sto
 
 pub(super) async fn retry(hand: &Hand, arguments: &Watched) -> Result<Exit, Stop> {
     let seen = hand.coordinator.migration(&arguments.name).await?;
-    let Some(step) = failed_step(&seen) else { return Err(wrong_state("retry", &seen)) };
+    let Some(step) = step_to_retry(&seen) else { return Err(wrong_state("retry", &seen)) };
     let mut interrupt = Hand::interrupt()?;
     let accepted = hand.send(&mut interrupt, &seen.name, hand.coordinator.retry(&seen, step)).await?;
-    hand.see_through(&mut interrupt, &seen, accepted, awaited_by_retry(step), arguments.detach).await
+    hand.see_through(&mut interrupt, &seen, accepted, Awaited::Resolved, arguments.detach).await
 }
 
 pub(super) async fn cutover(hand: &Hand, arguments: &Cutover) -> Result<Exit, Stop> {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ struct Inner {
     now: watch::Sender<v1::Migration>,
     /// The states that the next verb leads through, one for each change.
     next: Mutex<VecDeque<v1::Migration>>,
+    /// Whether a verb has set the script going.
+    begun: AtomicBool,
     /// What verbs answer instead, once.
     refusal: Mutex<Option<Failure>>,
     heard: watch::Sender<Vec<String>>,
@@ -52,6 +55,7 @@ impl Script {
         Self(Arc::new(Inner {
             now: watch::Sender::new(now),
             next: Mutex::new(next.into_iter().collect()),
+            begun: AtomicBool::default(),
             refusal: Mutex::default(),
             heard: watch::Sender::default(),
             traced: Mutex::default(),
@@ -100,25 +104,30 @@ impl Script {
         Ok(())
     }
 
-    /// A verb: refuses, or answers with the first change and goes on through the
-    /// others.
+    /// A verb: refuses, or answers with the first change; each further one comes
+    /// when a watcher has been sent the one before.
     fn act<T>(&self, request: &Request<T>, call: impl Into<String>) -> Result<Option<v1::Migration>, Status> {
         self.hear(request, call)?;
         if let Some(failure) = self.0.refusal.lock().unwrap().take() {
             return Err(status::to_status(failure));
         }
-        let mut next: VecDeque<_> = std::mem::take(&mut *self.0.next.lock().unwrap());
-        let first = next.pop_front().unwrap_or_else(|| self.0.now.borrow().clone());
-        self.0.now.send_replace(first.clone());
-        let script = self.clone();
-        tokio::spawn(async move {
-            for change in next {
-                // A change is worth showing only after the one before was sent.
-                Clock.sleep(Duration::from_millis(20)).await;
-                script.0.now.send_replace(change);
-            }
-        });
+        let first = self.advance().unwrap_or_else(|| self.0.now.borrow().clone());
+        self.0.begun.store(true, Ordering::SeqCst);
         Ok(Some(first))
+    }
+
+    /// The migration changes, if the script says so.
+    fn advance(&self) -> Option<v1::Migration> {
+        let next = self.0.next.lock().unwrap().pop_front()?;
+        self.0.now.send_replace(next.clone());
+        Some(next)
+    }
+
+    /// A change was sent to a watcher: now comes the next one.
+    fn sent(&self) {
+        if self.0.begun.load(Ordering::SeqCst) {
+            self.advance();
+        }
     }
 
     fn find(&self, name: &str) -> Result<v1::Migration, Status> {
@@ -182,8 +191,11 @@ impl MigrationService for Script {
         self.find(&request.get_ref().migration_id)?;
         self.hear(&request, "watch")?;
         let end = self.0.ends.lock().unwrap().clone();
-        let changes = WatchStream::new(self.0.now.subscribe())
-            .map(|migration| Ok(v1::WatchMigrationResponse { migration: Some(migration) }));
+        let script = self.clone();
+        let changes = WatchStream::new(self.0.now.subscribe()).map(move |migration| {
+            script.sent();
+            Ok(v1::WatchMigrationResponse { migration: Some(migration) })
+        });
         let stream = futures_util::StreamExt::take_until(changes, end.cancelled_owned());
         Ok(Response::new(Box::pin(stream)))
     }

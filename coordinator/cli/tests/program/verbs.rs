@@ -75,8 +75,10 @@ async fn cutover_that_was_taken_back_exits_1_with_the_reason() {
 
 #[tokio::test]
 async fn cutover_in_doubt_exits_3() {
-    let stage = Stage::set(Script::new(support::ready(), [support::cutting_over(), support::in_doubt()])).await;
-    stage.run(&["cutover", "shop", "--yes"]).await.exits(3).says("CUTOVER_IN_DOUBT").says("in doubt");
+    let going = [support::cutting_over(), support::doubtful(), support::in_doubt()];
+    let stage = Stage::set(Script::new(support::ready(), going)).await;
+    let ran = stage.run(&["cutover", "shop", "--yes"]).await.notes("waiting for agent beta to come back");
+    ran.exits(3).says("CUTOVER_IN_DOUBT").says("in doubt");
 }
 
 #[tokio::test]
@@ -127,6 +129,11 @@ async fn retry_releases_the_step_that_failed() {
     assert!(stage.script.heard().contains(&"release subscribe etag=3-6".to_owned()), "{:?}", stage.script.heard());
     let stage = Stage::set(Script::new(support::ready(), [])).await;
     stage.run(&["retry", "shop"]).await.exits(1).notes("WRONG_STATE");
+    // The cutover that is given up, the abort that goes on: what was asked for.
+    let stage = Stage::set(Script::new(support::in_doubt(), [support::cutting_over(), support::taken_back()])).await;
+    stage.run(&["retry", "shop"]).await.exits(0).says("taken back: the source takes writes");
+    let stage = Stage::set(Script::new(support::failed(), [support::aborting(), support::aborted()])).await;
+    stage.run(&["retry", "shop"]).await.exits(0);
 }
 
 #[tokio::test]
@@ -151,7 +158,8 @@ async fn consent_is_bound_to_the_evidence_that_was_shown() {
     let both = "consent REPLICA_IDENTITY_MISSING:public.audit_log:[1] ROLE_MISSING:reporting:[2]";
     assert!(stage.script.heard().contains(&both.to_owned()), "{:?}", stage.script.heard());
     stage.run(&["consent", "shop", "NO_SUCH"]).await.exits(1).notes("REPLICA_IDENTITY_MISSING:public.audit_log");
-    stage.run(&["consent", "shop"]).await.exits(2);
+    stage.run(&["consent", "shop"]).await.exits(3).says("CREATE ROLE reporting;").says("pgportage consent shop --all");
+    stage.run(&["consent", "shop", "--all", "ROLE_MISSING"]).await.exits(2);
 }
 
 #[tokio::test]

@@ -264,6 +264,15 @@ pub(crate) fn cutting_over() -> v1::Migration {
     migration
 }
 
+/// In doubt, and asked again and again by the agents themselves.
+pub(crate) fn doubtful() -> v1::Migration {
+    let mut migration = cutting_over();
+    migration.cutover.as_mut().unwrap().phase = v1::cutover_report::Phase::InDoubt.into();
+    migration.waiting_for = "agent beta to come back: whether the destination has opened is not known".to_owned();
+    migration.next_commands = vec!["pgportage status shop".to_owned()];
+    migration
+}
+
 pub(crate) fn in_doubt() -> v1::Migration {
     let mut migration = cutting_over();
     migration.state = v1::migration::State::Waiting.into();
