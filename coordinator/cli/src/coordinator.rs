@@ -164,7 +164,7 @@ impl Coordinator {
     pub async fn preflight(&self, route: Route) -> Result<Preflight, Failure> {
         let request = limited(v1::RunPreflightRequest { spec: Some(route.into()) }, PREFLIGHT_TIMEOUT);
         let mut call = self.migrations.clone();
-        let answer = self.clock.timeout(PREFLIGHT_TIMEOUT, call.run_preflight(request)).await;
+        let answer = self.clock.timeout(PREFLIGHT_TIMEOUT, Box::pin(call.run_preflight(request))).await;
         answered(answer, PREFLIGHT_TIMEOUT).map(Preflight::from)
     }
 
@@ -285,8 +285,14 @@ impl Coordinator {
         wire::migration(answer.migration)
     }
 
-    async fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
-        answered(self.clock.timeout(CALL_TIMEOUT, call).await, CALL_TIMEOUT)
+    /// Drives a call. Not an `async fn`, so that the future of tonic, which is
+    /// large, is on the heap before anybody waits for it.
+    fn call<'a, T: 'a>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>> + 'a,
+    ) -> impl Future<Output = Result<T, Failure>> + 'a {
+        let (call, clock) = (Box::pin(call), self.clock);
+        async move { answered(clock.timeout(CALL_TIMEOUT, call).await, CALL_TIMEOUT) }
     }
 }
 

@@ -35,7 +35,7 @@ pub fn consent(finding: &Finding) -> v1::Consent {
     v1::Consent {
         code: finding.code.clone(),
         object: finding.object.clone(),
-        evidence_digest: finding.evidence_digest.clone().into(),
+        evidence_digest: finding.evidence_digest.clone(),
     }
 }
 
@@ -235,7 +235,7 @@ impl From<v1::Finding> for Finding {
             remedy: message.remedy,
             needs_restart: message.needs_restart,
             agreed: false,
-            evidence_digest: message.evidence_digest.to_vec(),
+            evidence_digest: message.evidence_digest,
         }
     }
 }
@@ -381,7 +381,7 @@ mod tests {
             code: "REPLICA_IDENTITY_MISSING".to_owned(),
             severity: v1::finding::Severity::Consent.into(),
             object: "public.log".to_owned(),
-            evidence_digest: vec![digest].into(),
+            evidence_digest: vec![digest],
             ..Default::default()
         };
         let consent = consent(&Finding::from(finding(1)));

@@ -3,6 +3,8 @@
 //! `PGPORTAGE_UPDATE_GOLDEN=1 cargo test -p pgportage --test golden` writes them
 //! anew; read the difference before committing it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::collections::BTreeSet;

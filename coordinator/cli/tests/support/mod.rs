@@ -165,7 +165,7 @@ pub(crate) fn findings() -> Vec<v1::Finding> {
             object: "public.audit_log".to_owned(),
             message: "the table has no primary key, so its whole rows would identify changes".to_owned(),
             evidence: "relreplident = d, no primary key, 1200000 rows".to_owned(),
-            evidence_digest: vec![1].into(),
+            evidence_digest: vec![1],
             remedy: "ALTER TABLE public.audit_log\n  ADD PRIMARY KEY (id);".to_owned(),
             ..Default::default()
         },
@@ -189,7 +189,7 @@ pub(crate) fn destination_findings() -> Vec<v1::Finding> {
         message: "the schema names a role that the destination lacks".to_owned(),
         evidence: "grantee of 14 tables".to_owned(),
         remedy: "CREATE ROLE reporting;".to_owned(),
-        evidence_digest: vec![2].into(),
+        evidence_digest: vec![2],
         ..Default::default()
     }]
 }
@@ -395,7 +395,7 @@ pub(crate) fn plan() -> v1::GetPlanResponse {
             step("cutover", "beta", &["GRANT CONNECT ON DATABASE shop TO PUBLIC"], true, false),
             step("finish", "beta", &["DROP SUBSCRIPTION pgportage_shop"], true, false),
         ],
-        plan_digest: vec![0xab; 32].into(),
+        plan_digest: vec![0xab; 32],
     }
 }
 
