@@ -58,6 +58,13 @@ pub fn of_agent(end: End) -> Result<Vec<String>> {
     Ok(points)
 }
 
+/// Whether a point is behind the decision: one migration passes only one of these
+/// to its end, because nothing takes the decision back.
+#[must_use]
+pub fn is_behind_the_decision(point: &str) -> bool {
+    ["committed", "performed", "recorded"].iter().any(|moment| point == format!("open_destination.perform.{moment}"))
+}
+
 /// Every fail point of the coordinator.
 ///
 /// # Errors

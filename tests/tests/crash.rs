@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use pgportage_tests::cli::Status;
 use pgportage_tests::journey::{Journey, MIGRATION};
 use pgportage_tests::ledger::End;
@@ -36,14 +36,6 @@ impl Victim {
             Self::Agent(end) => site.agent(end),
         }
     }
-
-    fn fail_points(self) -> Vec<String> {
-        match self {
-            Self::Coordinator => fail_points::of_coordinator(),
-            Self::Agent(end) => fail_points::of_agent(end),
-        }
-        .unwrap()
-    }
 }
 
 /// What dies besides the process.
@@ -63,7 +55,7 @@ fn options() -> WorkloadOptions {
 /// caller looks again.
 async fn push(journey: &Journey) -> Result<Status> {
     let cli = &journey.site.cli;
-    let status = cli.wait_for(MIGRATION, "an answer about the migration", LIMIT, |_| true).await?;
+    let status = cli.status(MIGRATION).await?;
     let verb: Option<&[&str]> = if status.ready_for_cutover {
         Some(&["cutover", MIGRATION, "--yes", "--detach"])
     } else if status.ready_for_finish {
@@ -80,28 +72,31 @@ async fn push(journey: &Journey) -> Result<Status> {
     Ok(status)
 }
 
+/// How a wait for a death ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The victim died.
+    Died,
+    /// The migration was over first.
+    Over,
+}
+
 /// Pushes the migration until the victim dies at its armed point.
 ///
 /// # Errors
 ///
-/// When the migration ends or gets stuck first.
-async fn push_until_death(journey: &mut Journey, victim: Victim, point: &str) -> Result<()> {
+/// When the migration gets stuck first.
+async fn push_until_death(journey: &mut Journey, victim: Victim, point: &str) -> Result<Ending> {
     wait::until(&format!("death at {point}"), LIMIT, async || {
         if !victim.service(&mut journey.site).running()? {
-            return Ok(Seen::Done(()));
+            return Ok(Seen::Done(Ending::Died));
         }
-        if victim == Victim::Coordinator {
-            // It may die under our question.
-            return Ok(match push(journey).await {
-                Ok(status) => Seen::NotYet(status.summary()),
-                Err(error) => Seen::NotYet(format!("{error:#}")),
-            });
-        }
-        let status = push(journey).await?;
-        match status.state.as_str() {
-            "succeeded" | "aborted" => bail!("{} without passing {point}", status.state),
-            _ => Ok(Seen::NotYet(status.summary())),
-        }
+        Ok(match push(journey).await {
+            Ok(status) if ["succeeded", "aborted"].contains(&status.state.as_str()) => Seen::Done(Ending::Over),
+            Ok(status) => Seen::NotYet(status.summary()),
+            // The coordinator may die under our question.
+            Err(error) => Seen::NotYet(format!("{error:#}")),
+        })
     })
     .await
     .with_context(|| journey.site.last_words())
@@ -110,16 +105,21 @@ async fn push_until_death(journey: &mut Journey, victim: Victim, point: &str) ->
 /// Pushes the migration to its end with everybody alive.
 async fn push_to_the_end(journey: &Journey) -> Result<()> {
     wait::until("the end of the migration", 3 * LIMIT, async || {
-        let status = push(journey).await?;
-        Ok(if status.state == "succeeded" { Seen::Done(()) } else { Seen::NotYet(status.summary()) })
+        Ok(match push(journey).await {
+            Ok(status) if status.state == "succeeded" => Seen::Done(()),
+            Ok(status) => Seen::NotYet(status.summary()),
+            Err(error) => Seen::NotYet(format!("{error:#}")),
+        })
     })
     .await
     .with_context(|| journey.site.last_words())
 }
 
-async fn kill_at_every_point(victim: Victim, company: Company) {
-    let points = victim.fail_points();
+async fn kill_agent_at_every_point(end: End, company: Company) {
+    let victim = Victim::Agent(end);
+    let mut points = fail_points::of_agent(end).unwrap();
     println!("{} fail points of {victim:?}: {points:#?}", points.len());
+    points.retain(|point| !fail_points::is_behind_the_decision(point));
     let site = Site::start(SiteOptions::new(PostgresVersion::V16, PostgresVersion::V18)).await.unwrap();
     let mut journey = Journey::begin(site, 2_000, &options()).await.unwrap();
     journey.site.create(MIGRATION).await.unwrap();
@@ -128,7 +128,8 @@ async fn kill_at_every_point(victim: Victim, company: Company) {
         let service = victim.service(&mut journey.site);
         service.stop().await.unwrap();
         service.start_to_fail_at(point).unwrap();
-        push_until_death(&mut journey, victim, point).await.unwrap();
+        let ending = push_until_death(&mut journey, victim, point).await.unwrap();
+        assert_eq!(ending, Ending::Died, "the migration was over before {point}");
         if let Company::Server(end) = company {
             let cluster = match end {
                 End::Source => &mut journey.site.source,
@@ -156,29 +157,82 @@ async fn kill_at_every_point(victim: Victim, company: Company) {
 
 #[tokio::test]
 async fn source_agent_killed_at_every_point() {
-    kill_at_every_point(Victim::Agent(End::Source), Company::Nobody).await;
+    kill_agent_at_every_point(End::Source, Company::Nobody).await;
 }
 
 #[tokio::test]
 async fn destination_agent_killed_at_every_point() {
-    kill_at_every_point(Victim::Agent(End::Destination), Company::Nobody).await;
+    kill_agent_at_every_point(End::Destination, Company::Nobody).await;
 }
 
+/// Behind the decision there is only one way: forward.
+#[tokio::test]
+async fn destination_agent_killed_behind_the_decision() {
+    let mut points = fail_points::of_agent(End::Destination).unwrap();
+    points.retain(|point| fail_points::is_behind_the_decision(point));
+    assert_eq!(points.len(), 3, "{points:?}");
+    for point in points {
+        let site = Site::start(SiteOptions::new(PostgresVersion::V16, PostgresVersion::V18)).await.unwrap();
+        let mut journey = Journey::begin(site, 500, &options()).await.unwrap();
+        journey.until_cutover().await.unwrap();
+        journey.site.destination_agent.stop().await.unwrap();
+        journey.site.destination_agent.start_to_fail_at(&point).unwrap();
+        journey.site.wait_for_agents().await.unwrap();
+        let victim = Victim::Agent(End::Destination);
+        assert_eq!(push_until_death(&mut journey, victim, &point).await.unwrap(), Ending::Died);
+        journey.site.destination_agent.start().unwrap();
+        journey.writes_arrive().await.unwrap();
+        push_to_the_end(&journey).await.unwrap();
+        journey.check_arrival().await.unwrap();
+        println!("killed at {point}");
+    }
+}
+
+/// The coordinator's points are passed with every command, so each kill arms the
+/// next one, at one of its next few passages, until all were hit a few times.
 #[tokio::test]
 async fn coordinator_killed_at_every_point() {
-    kill_at_every_point(Victim::Coordinator, Company::Nobody).await;
+    const ROUNDS: u32 = 4;
+    let seed = 20_261_123;
+    let mut random = StdRng::seed_from_u64(seed);
+    let points = fail_points::of_coordinator().unwrap();
+    println!("{} fail points of the coordinator: {points:#?}", points.len());
+    let site = Site::start(SiteOptions::new(PostgresVersion::V16, PostgresVersion::V18)).await.unwrap();
+    let mut journey = Journey::begin(site, 2_000, &options()).await.unwrap();
+    journey.site.create(MIGRATION).await.unwrap();
+    let mut kills = 0;
+    'rounds: for round in 0..ROUNDS {
+        for point in &points {
+            // The first round finds every point at once, the others at all moments.
+            let passage = if round == 0 { 1 } else { random.random_range(1..8) };
+            journey.site.coordinator.stop().await.unwrap();
+            journey.site.coordinator.start_to_fail_at(&format!("{point}={passage}")).unwrap();
+            match push_until_death(&mut journey, Victim::Coordinator, point).await.unwrap() {
+                Ending::Died => kills += 1,
+                Ending::Over if round > 0 => break 'rounds,
+                Ending::Over => panic!("over without passing {point}"),
+            }
+        }
+    }
+    if !journey.site.coordinator.running().unwrap() {
+        journey.site.coordinator.start().unwrap();
+    }
+    push_to_the_end(&journey).await.unwrap();
+    journey.writes_arrive().await.unwrap();
+    journey.check_arrival().await.unwrap();
+    println!("survived {kills} kills of the coordinator, seed {seed}");
 }
 
 #[tokio::test]
 #[ignore = "make test-all"]
 async fn source_server_killed_at_every_point() {
-    kill_at_every_point(Victim::Agent(End::Source), Company::Server(End::Source)).await;
+    kill_agent_at_every_point(End::Source, Company::Server(End::Source)).await;
 }
 
 #[tokio::test]
 #[ignore = "make test-all"]
 async fn destination_server_killed_at_every_point() {
-    kill_at_every_point(Victim::Agent(End::Destination), Company::Server(End::Destination)).await;
+    kill_agent_at_every_point(End::Destination, Company::Server(End::Destination)).await;
 }
 
 /// Anybody killed at any moment, a kill after every few writes, all the way.
@@ -190,7 +244,9 @@ async fn everybody_killed_at_random_moments() {
     let mut journey = Journey::begin(site, 2_000, &options()).await.unwrap();
     journey.site.create(MIGRATION).await.unwrap();
     for kill in 0..25 {
-        push(&journey).await.unwrap();
+        // Nobody may be there to answer: then the next one pushes.
+        let pushed = push(&journey).await;
+        tracing::debug!(?pushed, kill);
         let writes = random.random_range(0..60);
         let total = || journey.workload.counts.of(End::Source) + journey.workload.counts.of(End::Destination);
         let target = total() + writes;
