@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod catalog;
+mod disk;
 mod door;
 mod error;
 pub mod expel;
@@ -15,6 +16,7 @@ mod scram;
 mod secret;
 mod version;
 
+pub use disk::free_disk_bytes;
 pub use door::{Door, DoorSettings, Purpose, Session, SessionIdentity};
 pub use error::sql_failure;
 pub use lsn::{Lsn, LsnInvalid};
