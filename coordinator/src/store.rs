@@ -108,6 +108,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// This coordinator's epoch: higher than that of every one before it.
     fn leader_epoch(&self) -> i64;
 
+    /// Raises this coordinator's epoch above one that an agent has seen: the
+    /// store that gave it was lost.
+    fn lead_above(&self, seen: i64) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Ends when the store is [`StoreError::Broken`]: the process must end too.
     fn broken(&self) -> &CancellationToken;
 

@@ -205,6 +205,10 @@ pub enum Undo {
     Nothing,
     /// By the same action with the verb undo.
     TakeBack,
+    /// By the same action with the verb undo, whenever the agent accepted it,
+    /// even when nothing is left on the server: this undo also makes the agent
+    /// forget the migration.
+    TakeBackAndForget,
     /// By the same action with the verb undo, and nothing before it in the step
     /// is taken back until that has succeeded: its undo decides whether there is
     /// a way back at all.
@@ -286,25 +290,22 @@ const fn at_the_same_time(act: ActRow) -> ActRow {
 }
 
 use ActionKind as Do;
-use Undo::{Never, Nothing, TakeBack, TakeBackFirst};
+use Undo::{Never, Nothing, TakeBack, TakeBackAndForget, TakeBackFirst};
 
 /// **The table**: every step of a migration, in order.
-///
-/// The undo of `inspect` makes an agent forget the migration: it is the last
-/// act of every abort.
 pub const TABLE: &[StepRow] = &[
     StepRow {
         name: StepName::Inspect,
         hold: None,
-        acts: &[source(Do::CheckServer, TakeBack), destination(Do::CheckServer, TakeBack)],
+        acts: &[source(Do::CheckServer, Nothing), destination(Do::CheckServer, Nothing)],
         way_back: WayBack::Strict,
     },
     StepRow {
         name: StepName::Connect,
         hold: None,
         acts: &[
-            source(Do::CreateReplicationRole, TakeBack),
-            destination(Do::ReachPeer, Nothing),
+            source(Do::CreateReplicationRole, TakeBackAndForget),
+            destination(Do::ReachPeer, TakeBackAndForget),
             source(Do::ReachPeer, Nothing),
         ],
         way_back: WayBack::Strict,

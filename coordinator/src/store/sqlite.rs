@@ -6,7 +6,8 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -66,6 +67,8 @@ INSERT INTO fact (migration_id, sequence, actor, certificate_serial, request_id,
                   record_time_us, plan_digest, leader_epoch, kind, version, payload)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 
+const RAISE_EPOCH: &str = "UPDATE leader SET epoch = max(epoch, ?1 + 1) WHERE id = 1 RETURNING epoch";
+
 const NEWEST_FACT: &str = "SELECT coalesce(max(sequence), 0) FROM fact WHERE migration_id = ?1";
 
 const SELECT_FACTS: &str = "
@@ -102,7 +105,7 @@ type Work = Box<dyn FnOnce(&mut Writer) + Send>;
 /// The embedded store. Dropping it closes the file.
 #[derive(Debug)]
 pub struct SqliteStore {
-    leader_epoch: i64,
+    leader_epoch: Arc<AtomicI64>,
     broken: CancellationToken,
     /// Unbounded: every sender waits for its answer, so there are never more
     /// entries than requests under way.
@@ -112,7 +115,7 @@ pub struct SqliteStore {
 
 struct Writer {
     connection: Connection,
-    leader_epoch: i64,
+    leader_epoch: Arc<AtomicI64>,
     broken: CancellationToken,
     /// Held for as long as the store is open.
     _lock: File,
@@ -146,7 +149,9 @@ impl SqliteStore {
             .map_err(store_error)?;
         fail_point::hit("coordinator.store.leading");
         let broken = CancellationToken::new();
-        let mut writer = Writer { connection, leader_epoch, broken: broken.clone(), _lock: lock };
+        let leader_epoch = Arc::new(AtomicI64::new(leader_epoch));
+        let mut writer =
+            Writer { connection, leader_epoch: Arc::clone(&leader_epoch), broken: broken.clone(), _lock: lock };
         let (work, queue) = mpsc::channel::<Work>();
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
@@ -201,7 +206,15 @@ impl Drop for SqliteStore {
 
 impl Store for SqliteStore {
     fn leader_epoch(&self) -> i64 {
-        self.leader_epoch
+        self.leader_epoch.load(Ordering::Acquire)
+    }
+
+    fn lead_above(&self, seen: i64) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.run(move |writer| {
+            let epoch: i64 = writer.connection.query_row(RAISE_EPOCH, [seen], |row| row.get(0)).map_err(store_error)?;
+            writer.leader_epoch.store(epoch, Ordering::Release);
+            Ok(())
+        })
     }
 
     fn broken(&self) -> &CancellationToken {
@@ -278,7 +291,7 @@ impl Store for SqliteStore {
 
 impl Writer {
     fn append(&mut self, id: &MigrationId, facts: &[Fact]) -> Result<(), StoreError> {
-        let leader_epoch = self.leader_epoch;
+        let leader_epoch = self.leader_epoch.load(Ordering::Acquire);
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store_error)?;
         // Another leader on the same file cannot be, the lock sees to that; this

@@ -106,6 +106,8 @@ pub struct Inventory {
     pub pg_dump_version_num: i32,
     /// Tables that get `REPLICA IDENTITY FULL`, as the operator agreed.
     pub identity_full_tables: Vec<RelationName>,
+    /// Those of the roles that own something.
+    pub owner_role_names: Vec<String>,
 }
 
 /// The rows of one table.

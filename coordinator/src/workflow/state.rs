@@ -44,6 +44,8 @@ pub struct State {
     pub commands: BTreeMap<CommandId, Commanded>,
     /// The trace that new commands belong to.
     pub trace: TraceContext,
+    /// The request that created it.
+    pub create_request_id: String,
     /// The request of the operator's latest word.
     pub request_id: String,
     /// Sequence of the newest fact.
@@ -122,6 +124,9 @@ pub struct Act {
     pub streak: u32,
     /// Whether a finished attempt may have left something on the server.
     pub touched: bool,
+    /// Whether the agent has accepted an attempt to perform it since it was last
+    /// taken back.
+    pub accepted: bool,
     /// What the latest attempt to perform it was given.
     pub input: Option<Arc<Input>>,
     /// What the latest success produced.
@@ -239,6 +244,7 @@ impl Act {
             || match undo {
                 Undo::Nothing | Undo::Never => false,
                 Undo::TakeBack | Undo::TakeBackFirst => self.touched,
+                Undo::TakeBackAndForget => self.touched || self.accepted,
             }
     }
 

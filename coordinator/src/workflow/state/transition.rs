@@ -8,7 +8,7 @@ use pgportage_proto::Reason;
 
 use super::super::fact::{CommandId, Event, Fact, Issued, TraceContext};
 use super::super::outcome::{Fence, Outcome};
-use super::super::{ActRef, StepName, TABLE, Undo, Verb};
+use super::super::{ActRef, StepName, TABLE, Verb};
 use super::{Act, ActState, Commanded, Cutover, CutoverEnd, Phase, State, Step, Verified};
 
 /// A fact that cannot follow the facts before it: a defect, or a store that
@@ -78,6 +78,7 @@ fn created(id: super::MigrationId, spec: super::Spec, fact: &Fact) -> State {
         verification: None,
         commands: BTreeMap::new(),
         trace: TraceContext::new(),
+        create_request_id: fact.origin.request_id.clone(),
         request_id: fact.origin.request_id.clone(),
         sequence: fact.sequence,
         create_time: fact.time,
@@ -322,8 +323,7 @@ impl State {
                 };
                 self.must(back, "nothing is being taken back")?;
                 self.must(!self.past_return(), "the destination was asked to open")?;
-                self.must(matches!(row.undo, Undo::TakeBack | Undo::TakeBackFirst), "the act cannot be taken back")?;
-                self.must(act.command().is_none() && act.touched, "there is nothing to take back")?;
+                self.must(act.command().is_none() && act.unsettled(row.undo), "there is nothing to take back")?;
             }
         }
         let act = self.act_mut(issued.act);
@@ -376,6 +376,7 @@ impl State {
         entry.state = ActState::Undone;
         entry.streak = 0;
         entry.touched = false;
+        entry.accepted = false;
         if self.settled(act.step) {
             let step = &mut self.steps[act.step.index()];
             step.succeeded = false;

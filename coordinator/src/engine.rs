@@ -1,0 +1,503 @@
+//! Carries plans out: one task for each migration that is not over.
+//!
+//! A task applies what it hears to its migration, stores it together with the
+//! commands that follow from it, and only then acknowledges and sends. Nothing
+//! on the way polls: an agent's fact becomes the next agent's command with one
+//! commit between.
+//!
+//! **Invariant:** no command leaves before its intent is stored, and no fact is
+//! acknowledged before it is. Whatever is lost on the way is sent again when the
+//! agent comes back.
+
+mod preflight;
+mod task;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use pgportage_link::tls::Identity;
+use pgportage_link::{Clock, Effect, Failure};
+use pgportage_proto::{Reason, v1};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::figures::{Gauge, Progress};
+use crate::fleet::{Down, Fleet};
+use crate::metrics::Figures;
+use crate::store::{Store, StoreError};
+use crate::wire::{AgentFact, etag};
+use crate::workflow::Side;
+use crate::workflow::fact::{CommandId, Event, Fact, Origin, TraceContext};
+use crate::workflow::spec::{MigrationId, Spec};
+use crate::workflow::state::{State, fold, next};
+use crate::workflow::statement;
+use crate::workflow::verb::{self, Word};
+
+use task::{Mail, Task};
+
+/// Letters waiting for one migration's task: facts of two agents and the
+/// operators' words. Senders wait when it is full.
+const MAILBOX: usize = 64;
+
+/// What the engine is told once.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineSettings {
+    /// How long an agent may work without progress.
+    pub stall_timeout: Duration,
+    /// The budget of a cutover when the operator names none.
+    pub max_outage: Duration,
+}
+
+/// Everything known about a migration at one moment.
+#[derive(Clone, Debug)]
+pub struct Board {
+    /// Where it stands.
+    pub state: Arc<State>,
+    /// How far its commands are.
+    pub progress: BTreeMap<CommandId, Progress>,
+    /// What the agents measure.
+    pub gauges: BTreeMap<Side, Gauge>,
+}
+
+/// The engine. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    clock: Clock,
+    store: Arc<dyn Store>,
+    fleet: Arc<Fleet>,
+    identity: Identity,
+    settings: EngineSettings,
+    figures: Figures,
+    migrations: RwLock<BTreeMap<MigrationId, Handle>>,
+    /// Which migration each command of a live one belongs to.
+    commands: RwLock<HashMap<CommandId, MigrationId>>,
+    /// Who waits for the commands of a preflight, which nobody stores.
+    preflights: Mutex<HashMap<CommandId, mpsc::Sender<AgentFact>>>,
+    /// One creation at a time: each looks at all the others.
+    creating: tokio::sync::Mutex<()>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// The way to one migration.
+#[derive(Clone, Debug)]
+struct Handle {
+    board: Arc<watch::Sender<Board>>,
+    mailbox: mpsc::Sender<Mail>,
+}
+
+/// An operator's word about a migration, and on what occasion it was said.
+#[derive(Debug)]
+pub struct Request {
+    /// Who.
+    pub origin: Origin,
+    /// The picture it was said on. Refused when it is old.
+    pub etag: Option<String>,
+    /// The trace that everything it brings about belongs to.
+    pub trace: TraceContext,
+    /// What.
+    pub word: Word,
+}
+
+/// A migration to be created.
+#[derive(Debug)]
+pub struct Creation {
+    /// Who.
+    pub origin: Origin,
+    /// Its name.
+    pub id: MigrationId,
+    /// What to do.
+    pub spec: Spec,
+    /// Check everything, create nothing.
+    pub validate_only: bool,
+}
+
+impl Engine {
+    /// Takes up every migration that is not over where its facts say it stands.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read, or holds a history that cannot be.
+    pub async fn start(
+        clock: Clock,
+        store: Arc<dyn Store>,
+        fleet: Arc<Fleet>,
+        identity: Identity,
+        settings: EngineSettings,
+        figures: Figures,
+    ) -> Result<Self, Failure> {
+        let histories = store.histories().await?;
+        let inner = Inner {
+            clock,
+            store,
+            fleet,
+            identity,
+            settings,
+            figures,
+            migrations: RwLock::default(),
+            commands: RwLock::default(),
+            preflights: Mutex::default(),
+            creating: tokio::sync::Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        let engine = Self(Arc::new(inner));
+        for (id, facts) in histories {
+            let state = fold(&facts).map_err(|illegal| {
+                Failure::new(Reason::Internal, format!("the history of migration {id} does not make sense"))
+                    .because(&illegal)
+                    .effect(Effect::None)
+            })?;
+            if !state.terminal() {
+                tracing::info!(migration.id = %id, "taken up: {}", verb::describe(&state.phase));
+            }
+            engine.run(state);
+        }
+        Ok(engine)
+    }
+
+    /// Ends every task at its next pause. Nothing is lost: the next start goes on.
+    pub async fn stop(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Lets a migration's task run, unless it is over.
+    fn run(&self, state: State) {
+        let id = state.id.clone();
+        let terminal = state.terminal();
+        let board = Board { state: Arc::new(state), progress: BTreeMap::new(), gauges: BTreeMap::new() };
+        let (mailbox, letters) = mpsc::channel(MAILBOX);
+        let handle = Handle { board: Arc::new(watch::Sender::new(board)), mailbox };
+        if !terminal {
+            let state = Arc::clone(&handle.board.borrow().state);
+            self.0.commands_mut().extend(state.commands.keys().map(|command| (*command, id.clone())));
+            let task = Task::new(self.clone(), &state, Arc::clone(&handle.board), letters);
+            self.0.tasks.spawn(task.run());
+        }
+        self.0.figures.moved(None, Some(&handle.board.borrow().state));
+        self.0.migrations.write().unwrap_or_else(PoisonError::into_inner).insert(id, handle);
+    }
+
+    fn handle(&self, id: &MigrationId) -> Result<Handle, Failure> {
+        self.0.handles().get(id).cloned().ok_or_else(|| {
+            Failure::new(Reason::MigrationMissing, format!("there is no migration {id}"))
+                .hint("List them with `pgportage status`.")
+                .effect(Effect::None)
+                .with("migration", id)
+        })
+    }
+
+    /// Creates a migration. The same request again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::MigrationExists`], [`Reason::AgentUnknown`] and faults of the
+    /// store.
+    pub async fn create(&self, creation: Creation) -> Result<Board, Failure> {
+        let Creation { origin, id, spec, validate_only } = creation;
+        let _one_at_a_time = self.0.creating.lock().await;
+        let existing = self.0.handles().get(&id).map(|handle| handle.board.borrow().clone());
+        if let Some(board) = existing {
+            if origin.request_id == board.state.create_request_id && board.state.spec == spec {
+                return Ok(board);
+            }
+            return Err(exists(&id, format!("there is a migration {id} already")));
+        }
+        self.must_be_free(&spec)?;
+        let plan_digest = statement::digest(&id, &spec);
+        let fact = Fact {
+            sequence: 1,
+            origin,
+            time: self.0.clock.wall(),
+            plan_digest,
+            event: Event::Created { id: id.clone(), spec },
+        };
+        let state = next(None, &fact).map_err(|illegal| defect(&illegal))?;
+        if !validate_only {
+            self.0.store.append(id, vec![fact]).await?;
+            self.run(state.clone());
+        }
+        Ok(Board { state: Arc::new(state), progress: BTreeMap::new(), gauges: BTreeMap::new() })
+    }
+
+    /// Whether the agents are known and the database is in nobody else's hands.
+    fn must_be_free(&self, spec: &Spec) -> Result<(), Failure> {
+        for agent in [&spec.source_agent, &spec.destination_agent] {
+            if self.0.fleet.get(agent).is_none() {
+                return Err(Failure::new(Reason::AgentUnknown, format!("no agent {agent} was ever attached"))
+                    .hint("Look at `pgportage agents`; the name is the one in the agent's certificate.")
+                    .effect(Effect::None)
+                    .with("agent", agent));
+            }
+        }
+        for handle in self.0.handles().values() {
+            let other = Arc::clone(&handle.board.borrow().state);
+            if other.terminal() || other.spec.database != spec.database {
+                continue;
+            }
+            let shared = [&other.spec.source_agent, &other.spec.destination_agent]
+                .into_iter()
+                .find(|agent| [&spec.source_agent, &spec.destination_agent].contains(agent));
+            if let Some(agent) = shared {
+                return Err(exists(
+                    &other.id,
+                    format!("migration {} has database {:?} of agent {agent} in hand", other.id, spec.database),
+                )
+                .hint(format!("Finish or abort it first; look at `pgportage status {}`.", other.id)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Says an operator's word to a migration and returns what came of it.
+    ///
+    /// # Errors
+    ///
+    /// When the word does not fit, is said on an old picture, or cannot be
+    /// stored.
+    pub async fn say(&self, id: &MigrationId, request: Request) -> Result<Board, Failure> {
+        let handle = self.handle(id)?;
+        let (reply, answer) = oneshot::channel();
+        let state = Arc::clone(&handle.board.borrow().state);
+        if state.terminal() {
+            // Its task is gone; the refusal is the same.
+            check_etag(&state, request.etag.as_deref())?;
+            verb::heed(&state, request.word.clone(), TraceContext::new())?;
+        }
+        let stopped = || {
+            Failure::new(Reason::StoreUnwritable, "the coordinator is stopping, or cannot go on with this migration")
+                .hint("Try again; if that does not help, look at the coordinator's log.")
+                .effect(Effect::None)
+        };
+        handle.mailbox.send(Mail::Word { request, reply }).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// One migration.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::MigrationMissing`].
+    pub fn board(&self, id: &MigrationId) -> Result<Board, Failure> {
+        Ok(self.handle(id)?.board.borrow().clone())
+    }
+
+    /// One migration, now and after every change.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::MigrationMissing`].
+    pub fn watch(&self, id: &MigrationId) -> Result<watch::Receiver<Board>, Failure> {
+        Ok(self.handle(id)?.board.subscribe())
+    }
+
+    /// Every migration, newest first.
+    #[must_use]
+    pub fn boards(&self) -> Vec<Board> {
+        let mut boards: Vec<_> = self.0.handles().values().map(|handle| handle.board.borrow().clone()).collect();
+        boards.sort_by(|a, b| {
+            let key = |board: &Board| (std::cmp::Reverse(board.state.create_time), board.state.id.clone());
+            key(a).cmp(&key(b))
+        });
+        boards
+    }
+
+    /// The budget of a cutover when the operator names none.
+    #[must_use]
+    pub fn default_max_outage(&self) -> Duration {
+        self.0.settings.max_outage
+    }
+
+    /// Who attends to the agents.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.0.fleet
+    }
+
+    // ---- What agents say.
+
+    /// Takes an agent's fact in. It is acknowledged once it is stored. Waits
+    /// while the migration's mailbox is full.
+    pub async fn hear(&self, agent: &str, origin: Origin, fact: AgentFact) {
+        let AgentFact { command, sequence, .. } = fact;
+        let owner = self.0.commands().get(&command).cloned();
+        if let Some(id) = owner
+            && let Ok(handle) = self.handle(&id)
+        {
+            let mail = Mail::Fact { agent: agent.to_owned(), origin, fact };
+            if handle.mailbox.send(mail).await.is_ok() {
+                return;
+            }
+            // The task has ended: either the migration is over, and the fact is
+            // of no use, or we are stopping, and it will come again.
+            if !handle.board.borrow().state.terminal() {
+                return;
+            }
+            self.acknowledge(agent, command, sequence);
+            return;
+        }
+        let preflight = self.0.preflights().get(&command).cloned();
+        match preflight {
+            // Full only when its asker has gone.
+            Some(asker) => drop(asker.try_send(fact)),
+            None => tracing::warn!(agent.id = agent, command.id = %command, "a fact about a command of nobody's"),
+        }
+        self.acknowledge(agent, command, sequence);
+    }
+
+    fn acknowledge(&self, agent: &str, command: CommandId, sequence: i64) {
+        pgportage_link::fail_point::hit("coordinator.send.ack");
+        let command_id = command.to_string();
+        self.0.fleet.tell(agent, Down::Ack(v1::FactAck { command_id, sequence }));
+    }
+
+    /// What to say about the commands that an agent still answers for: which of
+    /// its facts are stored, and which commands nobody needs.
+    #[must_use]
+    pub fn reconcile(&self, agent: &str, open: &[(String, i64)]) -> (Vec<(CommandId, i64)>, Vec<String>) {
+        let (mut stored, mut abandoned) = (Vec::new(), Vec::new());
+        for (text, _) in open {
+            let Ok(command) = Uuid::parse_str(text).map(CommandId) else {
+                abandoned.push(text.clone());
+                continue;
+            };
+            let owner = self.0.commands().get(&command).cloned();
+            let known = owner.and_then(|id| self.board(&id).ok()).and_then(|board| {
+                let side = board.state.side_of(command)?;
+                let known = board.state.commands.get(&command)?;
+                (board.state.spec.agent(side) == agent).then_some(known.last_sequence)
+            });
+            match known {
+                Some(0) => {}
+                Some(sequence) => stored.push((command, sequence)),
+                None if self.0.preflights().contains_key(&command) => {}
+                None => abandoned.push(text.clone()),
+            }
+        }
+        (stored, abandoned)
+    }
+
+    /// An agent takes commands from now on: everything it has not answered is
+    /// sent again.
+    pub async fn attached(&self, agent: &str) {
+        let handles: Vec<_> = self.0.handles().values().cloned().collect();
+        for handle in handles {
+            let concerned = {
+                let board = handle.board.borrow();
+                [&board.state.spec.source_agent, &board.state.spec.destination_agent].contains(&&agent.to_owned())
+                    && !board.state.terminal()
+            };
+            if concerned {
+                // Fails when the task has ended, which needs nothing.
+                drop(handle.mailbox.send(Mail::Attached { agent: agent.to_owned() }).await);
+            }
+        }
+    }
+
+    /// Takes the news that who is attached has changed to whoever watches.
+    pub fn refresh(&self, agent: &str) {
+        for handle in self.0.handles().values() {
+            handle.board.send_if_modified(|board| {
+                [&board.state.spec.source_agent, &board.state.spec.destination_agent].contains(&&agent.to_owned())
+                    && !board.state.terminal()
+            });
+        }
+    }
+
+    /// Takes progress in. The latest wins.
+    pub fn progressed(&self, agent: &str, command: CommandId, progress: Progress) {
+        let owner = self.0.commands().get(&command).cloned();
+        let Some(handle) = owner.and_then(|id| self.handle(&id).ok()) else { return };
+        handle.board.send_if_modified(|board| {
+            let state = &board.state;
+            let concerned = state.commands.get(&command).is_some_and(|known| !known.answered)
+                && state.side_of(command).is_some_and(|side| state.spec.agent(side) == agent);
+            let news = concerned && board.progress.get(&command) != Some(&progress);
+            if news {
+                board.progress.insert(command, progress);
+            }
+            news
+        });
+    }
+
+    /// Takes an agent's figures in. The latest win.
+    pub fn measured(&self, agent: &str, migration: &str, gauge: Gauge) {
+        let Some(handle) = MigrationId::new(migration).ok().and_then(|id| self.handle(&id).ok()) else { return };
+        handle.board.send_if_modified(|board| {
+            let spec = &board.state.spec;
+            let Some(side) = [Side::Source, Side::Destination].into_iter().find(|side| spec.agent(*side) == agent)
+            else {
+                return false;
+            };
+            self.0.figures.measured(migration, side, &gauge);
+            board.gauges.insert(side, gauge);
+            !board.state.terminal()
+        });
+    }
+}
+
+impl Inner {
+    fn handles(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<MigrationId, Handle>> {
+        self.migrations.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn commands(&self) -> std::sync::RwLockReadGuard<'_, HashMap<CommandId, MigrationId>> {
+        self.commands.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn commands_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<CommandId, MigrationId>> {
+        self.commands.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn preflights(&self) -> MutexGuard<'_, HashMap<CommandId, mpsc::Sender<AgentFact>>> {
+        self.preflights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ourselves, as the cause of a fact.
+    fn origin(&self, request_id: &str) -> Origin {
+        let own = self.identity.own();
+        Origin { actor: own.uri, certificate_serial: own.serial, request_id: request_id.to_owned() }
+    }
+
+    fn leader_epoch(&self) -> i64 {
+        self.store.leader_epoch()
+    }
+}
+
+fn check_etag(state: &State, given: Option<&str>) -> Result<(), Failure> {
+    let current = etag(state);
+    match given {
+        Some(given) if given != current => {
+            Err(Failure::new(Reason::EtagMismatch, format!("migration {} has changed since you looked", state.id))
+                .hint(format!("Look again with `pgportage status {}`, then decide.", state.id))
+                .effect(Effect::None)
+                .with("migration", &state.id)
+                .with("currentEtag", current))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn exists(id: &MigrationId, message: String) -> Failure {
+    Failure::new(Reason::MigrationExists, message).effect(Effect::None).with("migration", id)
+}
+
+fn defect(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::new(Reason::Internal, "a defect of the coordinator stands in the way")
+        .hint("Look at the coordinator's log, and report it.")
+        .because(error)
+        .effect(Effect::None)
+}
+
+/// The failure that a store error is for whoever asked.
+fn refused(error: StoreError) -> Failure {
+    error.into()
+}

@@ -1,0 +1,492 @@
+//! The task of one migration.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgportage_link::{Failure, fail_point, trace};
+use pgportage_proto::{Reason, v1};
+use rand::Rng as _;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::Span;
+use uuid::Uuid;
+
+use super::{Board, Engine, Request, check_etag, defect, refused};
+use crate::fleet::Down;
+use crate::store::StoreError;
+use crate::wire::{self, AgentFact, Body};
+use crate::workflow::fact::{CommandId, Event, Fact, Issued, Origin, TraceContext};
+use crate::workflow::plan::{Action, Issue, Situation, plan};
+use crate::workflow::state::{ActState, Phase, State};
+use crate::workflow::verb::heed;
+use crate::workflow::{ActRef, StepName, Verb};
+
+/// How long to wait before a full store is tried again.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Letters taken from the mailbox at once: what came together is stored
+/// together.
+const BATCH: usize = 16;
+
+/// What a migration's task is told.
+#[derive(Debug)]
+pub(super) enum Mail {
+    /// An operator said something.
+    Word {
+        /// What.
+        request: Request,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Board, Failure>>,
+    },
+    /// An agent reported something.
+    Fact {
+        /// Which agent.
+        agent: String,
+        /// As it is stored.
+        origin: Origin,
+        /// What.
+        fact: AgentFact,
+    },
+    /// An agent takes commands again.
+    Attached {
+        /// Which.
+        agent: String,
+    },
+}
+
+/// One migration under way. Ends with the migration, or at the engine's stop.
+pub(super) struct Task {
+    engine: Engine,
+    state: State,
+    board: Arc<watch::Sender<Board>>,
+    letters: mpsc::Receiver<Mail>,
+    /// When postponed attempts are due.
+    due: HashMap<(ActRef, Verb, u32), Instant>,
+    /// When the barrier was asked for, if this process did it.
+    outage_start: Option<Instant>,
+    /// One span for each command under way.
+    spans: HashMap<CommandId, Span>,
+    /// Cancels that were said in the agent's present session.
+    cancelled: HashSet<CommandId>,
+}
+
+/// What was decided and is not stored yet.
+struct Draft {
+    state: State,
+    facts: Vec<Fact>,
+    issued: Vec<Arc<Issued>>,
+    cancels: Vec<CommandId>,
+    wake: Option<Instant>,
+    outage_start: Option<Instant>,
+    spans: Vec<(CommandId, Span)>,
+}
+
+impl Task {
+    pub(super) fn new(
+        engine: Engine,
+        state: &State,
+        board: Arc<watch::Sender<Board>>,
+        letters: mpsc::Receiver<Mail>,
+    ) -> Self {
+        Self {
+            engine,
+            state: state.clone(),
+            board,
+            letters,
+            due: HashMap::new(),
+            outage_start: None,
+            spans: HashMap::new(),
+            cancelled: HashSet::new(),
+        }
+    }
+
+    /// Runs until the migration is over or the engine stops. Dropping the future
+    /// is safe between two letters only; the engine never drops it.
+    pub(super) async fn run(mut self) {
+        let clock = self.engine.0.clock;
+        let stop = self.engine.0.stop.clone();
+        let mut wake = self.go_on().await;
+        let mut letters = Vec::with_capacity(BATCH);
+        while !self.state.terminal() {
+            let pause = async {
+                match wake {
+                    Some(wake) => clock.sleep_until(wake).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                count = self.letters.recv_many(&mut letters, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for letter in letters.drain(..) {
+                        wake = self.read(letter).await;
+                    }
+                }
+                () = pause => wake = self.go_on().await,
+            }
+        }
+        let ended: Vec<_> = self.state.commands.keys().copied().collect();
+        let mut commands = self.engine.0.commands_mut();
+        for command in ended {
+            commands.remove(&command);
+        }
+        tracing::info!(migration.id = %self.state.id, "over: {}", crate::workflow::verb::describe(&self.state.phase));
+    }
+
+    async fn read(&mut self, letter: Mail) -> Option<Instant> {
+        match letter {
+            Mail::Word { request, reply } => {
+                let said = self.say(request).await;
+                let answer = match said {
+                    Ok(()) => Ok(self.board.borrow().clone()),
+                    Err(failure) => Err(failure),
+                };
+                // The operator may have gone; the word stands.
+                drop(reply.send(answer));
+                self.go_on().await
+            }
+            Mail::Fact { agent, origin, fact } => self.hear(&agent, origin, fact).await,
+            Mail::Attached { agent } => {
+                self.resend(&agent);
+                self.go_on().await
+            }
+        }
+    }
+
+    async fn say(&mut self, request: Request) -> Result<(), Failure> {
+        let Request { origin, etag, trace, word } = request;
+        check_etag(&self.state, etag.as_deref())?;
+        let event = heed(&self.state, word, trace)?;
+        tracing::info!(migration.id = %self.state.id, actor = origin.actor, event = event.kind(), "the operator said");
+        self.store(vec![(origin, event)]).await.map(drop)
+    }
+
+    /// Takes a fact in and acknowledges what is stored.
+    async fn hear(&mut self, agent: &str, origin: Origin, fact: AgentFact) -> Option<Instant> {
+        fail_point::hit("coordinator.receive.fact");
+        let AgentFact { command, sequence, body } = fact;
+        let owner = self.state.side_of(command).map(|side| self.state.spec.agent(side));
+        if owner != Some(agent) {
+            tracing::warn!(migration.id = %self.state.id, agent.id = agent, command.id = %command, "reported about a command of another agent");
+            return self.go_on().await;
+        }
+        let (last, answered) =
+            self.state.commands.get(&command).map_or((0, false), |known| (known.last_sequence, known.answered));
+        if sequence <= last || answered {
+            self.engine.acknowledge(agent, command, sequence.max(last));
+            return self.go_on().await;
+        }
+        if sequence != last + 1 {
+            tracing::warn!(command.id = %command, sequence, last, "a fact is missing before this one; it is not taken");
+            return self.go_on().await;
+        }
+        let event = self.event(command, sequence, body);
+        loop {
+            match self.store(vec![(origin.clone(), event.clone())]).await {
+                Ok(wake) => {
+                    self.engine.acknowledge(agent, command, sequence);
+                    return wake;
+                }
+                // The agent keeps what is not acknowledged, and we keep trying:
+                // room may be made, and until then nothing else can go on.
+                Err(failure) => {
+                    tracing::error!(migration.id = %self.state.id, causes = ?failure.causes, "a fact could not be stored: {failure}");
+                    let hopeless =
+                        failure.reason != Reason::StoreUnwritable || self.engine.0.store.broken().is_cancelled();
+                    let stop = self.engine.0.stop.clone();
+                    let pause = self.engine.0.clock.sleep(STORE_PAUSE);
+                    if hopeless || stop.run_until_cancelled(pause).await.is_none() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&self, command: CommandId, agent_sequence: i64, body: Body) -> Event {
+        let Some(known) = self.state.commands.get(&command) else {
+            return Event::CommandAccepted { command, agent_sequence };
+        };
+        let issued = &known.issued;
+        match body {
+            Body::Accepted => Event::CommandAccepted { command, agent_sequence },
+            Body::Cancelled(effect) => Event::CommandCancelled { command, agent_sequence, effect },
+            Body::Failed(failure) => Event::CommandFailed { command, agent_sequence, failure },
+            Body::Succeeded(outcome) => match (issued.verb, &outcome) {
+                (Verb::Undo, _) => Event::CommandSucceeded { command, agent_sequence, outcome: None, outage: None },
+                (Verb::Perform, Some(produced)) if produced.kind() == issued.input.kind() => {
+                    let outage = (issued.act == ActRef::OPEN)
+                        .then(|| self.outage_start.map(|start| self.engine.0.clock.now().duration_since(start)))
+                        .flatten();
+                    Event::CommandSucceeded { command, agent_sequence, outcome, outage }
+                }
+                (Verb::Perform, _) => Event::CommandFailed {
+                    command,
+                    agent_sequence,
+                    failure: Failure::new(Reason::Internal, "the agent produced something else than it was asked for")
+                        .hint("Install the same release everywhere."),
+                },
+            },
+        }
+    }
+
+    /// Plans and carries out. Returns when to plan again without further news.
+    async fn go_on(&mut self) -> Option<Instant> {
+        match self.store(Vec::new()).await {
+            Ok(wake) => wake,
+            Err(failure) => {
+                tracing::error!(migration.id = %self.state.id, causes = ?failure.causes, "the migration cannot go on: {failure}");
+                Some(self.engine.0.clock.now() + STORE_PAUSE)
+            }
+        }
+    }
+
+    /// Applies events and everything the plan makes of them; stores it in one
+    /// commit; shows it; sends the commands. On an error nothing has happened.
+    async fn store(&mut self, events: Vec<(Origin, Event)>) -> Result<Option<Instant>, Failure> {
+        let draft = self.draft(events)?;
+        if !draft.facts.is_empty() {
+            let stored = self.engine.0.store.append(self.state.id.clone(), draft.facts.clone()).await;
+            if let Err(error) = stored {
+                if let StoreError::Broken(_) = &error {
+                    tracing::error!("the store is broken; the process has to end");
+                }
+                return Err(refused(error));
+            }
+        }
+        let before = std::mem::replace(&mut self.state, draft.state);
+        self.outage_start = draft.outage_start;
+        self.spans.extend(draft.spans);
+        if !draft.facts.is_empty() {
+            self.show(&before, &draft.facts);
+        }
+        for issued in &draft.issued {
+            self.send(issued);
+        }
+        for command in draft.cancels {
+            self.cancel(command);
+        }
+        Ok(draft.wake)
+    }
+
+    /// Decides without doing anything.
+    fn draft(&mut self, events: Vec<(Origin, Event)>) -> Result<Draft, Failure> {
+        let now = self.engine.0.clock.now();
+        let mut draft = Draft {
+            state: self.state.clone(),
+            facts: Vec::new(),
+            issued: Vec::new(),
+            cancels: Vec::new(),
+            wake: None,
+            outage_start: self.outage_start,
+            spans: Vec::new(),
+        };
+        for (origin, event) in events {
+            self.apply(&mut draft, origin, event)?;
+        }
+        loop {
+            let mut changed = false;
+            draft.wake = None;
+            draft.cancels.clear();
+            let situation = self.situation(&draft, now);
+            if let Some(deadline) = self.deadline(&draft) {
+                draft.wake = Some(deadline);
+            }
+            for action in plan(&draft.state, &situation) {
+                let origin = self.engine.0.origin(&draft.state.request_id);
+                match action {
+                    Action::Record(event) => {
+                        self.apply(&mut draft, origin, event)?;
+                        changed = true;
+                    }
+                    Action::Issue(issue) => {
+                        let due = self.due(&issue, now);
+                        if due > now {
+                            draft.wake = Some(draft.wake.map_or(due, |wake| wake.min(due)));
+                            continue;
+                        }
+                        let issued = self.issue(&mut draft, issue, now);
+                        self.apply(&mut draft, origin, Event::CommandIssued(Box::new(issued.clone())))?;
+                        draft.issued.push(Arc::new(issued));
+                        changed = true;
+                    }
+                    Action::Cancel(command) => draft.cancels.push(command),
+                }
+            }
+            if !changed {
+                return Ok(draft);
+            }
+        }
+    }
+
+    fn apply(&self, draft: &mut Draft, origin: Origin, event: Event) -> Result<(), Failure> {
+        let fact = Fact {
+            sequence: draft.state.sequence + 1,
+            origin,
+            time: self.engine.0.clock.wall(),
+            plan_digest: draft.state.plan_digest.clone(),
+            event,
+        };
+        draft.state = draft.state.with(&fact).map_err(|illegal| {
+            tracing::error!(migration.id = %draft.state.id, "{illegal}");
+            defect(&illegal)
+        })?;
+        draft.facts.push(fact);
+        Ok(())
+    }
+
+    fn situation(&self, draft: &Draft, now: Instant) -> Situation {
+        let max_outage = draft.state.cutover.as_ref().map_or(Duration::ZERO, |cutover| cutover.max_outage);
+        let begun = draft.state.act(ActRef::RAISE).state != ActState::Idle;
+        let outage_left = match (begun, draft.outage_start) {
+            (false, _) => max_outage,
+            (true, Some(start)) => (start + max_outage).saturating_duration_since(now),
+            (true, None) => Duration::ZERO,
+        };
+        Situation { outage_left, stall_timeout: self.engine.0.settings.stall_timeout }
+    }
+
+    /// When the cutover under way has to be given up.
+    fn deadline(&self, draft: &Draft) -> Option<Instant> {
+        let running = draft.state.phase == Phase::Running { step: StepName::Cutover } && !draft.state.past_return();
+        let cutover = draft.state.cutover.as_ref().filter(|_| running)?;
+        (draft.state.act(ActRef::RAISE).state != ActState::Idle)
+            .then(|| draft.outage_start.map(|start| start + cutover.max_outage))
+            .flatten()
+    }
+
+    /// When an attempt may be made: at once, or after its pause, spread a little
+    /// so that a fleet does not come back in step.
+    fn due(&mut self, issue: &Issue, now: Instant) -> Instant {
+        if issue.after.is_zero() {
+            return now;
+        }
+        *self
+            .due
+            .entry((issue.act, issue.verb, issue.attempt))
+            .or_insert_with(|| now + issue.after.mul_f64(rand::rng().random_range(0.75..1.0)))
+    }
+
+    fn issue(&mut self, draft: &mut Draft, issue: Issue, now: Instant) -> Issued {
+        self.due.remove(&(issue.act, issue.verb, issue.attempt));
+        let command = CommandId(Uuid::now_v7());
+        let kind = issue.input.kind().as_str();
+        let span = tracing::info_span!(
+            parent: None,
+            "command",
+            otel.name = format!("{} {kind}", issue.act.step),
+            migration.id = %draft.state.id,
+            step = issue.act.step.as_str(),
+            action = kind,
+            verb = ?issue.verb,
+            attempt = issue.attempt,
+            command.id = %command,
+        );
+        let carrier = draft.state.trace.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        trace::adopt(&span, &carrier);
+        let carried: TraceContext = span.in_scope(trace::carry).into_iter().collect();
+        draft.spans.push((command, span));
+        if issue.act == ActRef::RAISE && issue.verb == Verb::Perform {
+            draft.outage_start = Some(now);
+        }
+        Issued {
+            command,
+            act: issue.act,
+            verb: issue.verb,
+            attempt: issue.attempt,
+            input: issue.input,
+            stall_timeout: issue.stall_timeout,
+            trace: carried,
+        }
+    }
+
+    /// Lets everybody see what is stored.
+    fn show(&mut self, before: &State, facts: &[Fact]) {
+        let state = Arc::new(self.state.clone());
+        for fact in facts {
+            self.note(fact);
+        }
+        let open: HashSet<_> = state.unanswered().map(|known| known.issued.command).collect();
+        self.spans.retain(|command, _| open.contains(command));
+        self.cancelled.retain(|command| open.contains(command));
+        self.engine.0.figures.moved(Some(before), Some(&state));
+        self.engine.0.commands_mut().extend(open.iter().map(|command| (*command, state.id.clone())));
+        self.board.send_modify(|board| {
+            board.progress.retain(|command, _| open.contains(command));
+            board.state = state;
+        });
+    }
+
+    /// One line for what a reader of the log wants to know.
+    fn note(&self, fact: &Fact) {
+        let id = &self.state.id;
+        let step_of = |command: &CommandId| {
+            self.state
+                .commands
+                .get(command)
+                .map(|known| (known.issued.act.step.as_str(), known.issued.input.kind().as_str(), known.issued.attempt))
+        };
+        if let Event::CommandFailed { command, failure, .. } = &fact.event {
+            let (step, action, attempt) = step_of(command).unwrap_or(("", "", 0));
+            self.engine.0.figures.attempted(step, false);
+            tracing::warn!(migration.id = %id, step, action, attempt, command.id = %command, reason = %failure.reason, detail = failure.detail, "failed: {failure}");
+        } else if let Event::CommandSucceeded { command, outage, .. } = &fact.event {
+            let (step, action, attempt) = step_of(command).unwrap_or(("", "", 0));
+            self.engine.0.figures.attempted(step, true);
+            if let Some(outage) = outage {
+                self.engine.0.figures.outage(*outage);
+            }
+            tracing::info!(migration.id = %id, step, action, attempt, command.id = %command, "done");
+        } else if let Event::CutoverGivenUp { failure } | Event::StepFailed { failure, .. } = &fact.event {
+            tracing::warn!(migration.id = %id, reason = %failure.reason, detail = failure.detail, "{}: {failure}", fact.event.kind());
+        } else {
+            tracing::debug!(migration.id = %id, sequence = fact.sequence, event = fact.event.kind(), "recorded");
+        }
+    }
+
+    fn send(&self, issued: &Issued) {
+        let Some(row) = issued.act.row() else { return };
+        let agent = self.state.spec.agent(row.side);
+        let command = wire::command(
+            self.state.id.as_str(),
+            &self.state.spec,
+            &self.state.plan_digest,
+            issued,
+            row.side,
+            self.engine.0.leader_epoch(),
+        );
+        fail_point::hit("coordinator.before_send.command");
+        if let Err(failure) = self.engine.0.fleet.command(agent, command) {
+            tracing::info!(migration.id = %self.state.id, command.id = %issued.command, "not sent yet: {failure}");
+        }
+    }
+
+    fn cancel(&mut self, command: CommandId) {
+        if !self.cancelled.insert(command) {
+            return;
+        }
+        if let Some(side) = self.state.side_of(command) {
+            fail_point::hit("coordinator.send.cancel");
+            let agent = self.state.spec.agent(side);
+            self.engine.0.fleet.tell(agent, Down::Cancel(v1::CancelCommand { command_id: command.to_string() }));
+        }
+    }
+
+    /// Sends an agent that came back everything it has not answered, as it was.
+    fn resend(&mut self, agent: &str) {
+        self.cancelled.clear();
+        let state = &self.state;
+        let open: Vec<_> = state
+            .unanswered()
+            .filter(|known| state.side_of(known.issued.command).is_some_and(|side| state.spec.agent(side) == agent))
+            .map(|known| Arc::clone(&known.issued))
+            .collect();
+        for issued in open {
+            self.send(&issued);
+        }
+    }
+}

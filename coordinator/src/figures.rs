@@ -1,0 +1,65 @@
+//! Lossy figures: the latest wins, and nothing is decided by them but whether a
+//! cutover may begin.
+
+use std::time::{Duration, SystemTime};
+
+/// How far a running command is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being worked on or waited for.
+    pub subject: String,
+    /// Work done, in `unit`.
+    pub completed: i64,
+    /// Work in total. Zero while unknown.
+    pub total: i64,
+    /// What is counted.
+    pub unit: Unit,
+    /// The parts of the work.
+    pub parts: Vec<Part>,
+}
+
+/// What progress is counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unit {
+    /// Not stated, or by a newer release.
+    #[default]
+    None,
+    /// Bytes.
+    Bytes,
+    /// Rows.
+    Rows,
+    /// Tables.
+    Tables,
+    /// Milliseconds.
+    Milliseconds,
+}
+
+/// How far one table is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The table, quoted.
+    pub table: String,
+    /// Rows so far.
+    pub row_count: i64,
+    /// Bytes so far.
+    pub size_bytes: i64,
+    /// Bytes in total. Zero while unknown.
+    pub total_bytes: i64,
+    /// Whether it is ready.
+    pub ready: bool,
+}
+
+/// What one agent measures about a migration between commands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gauge {
+    /// Time from a heartbeat row's commit to the news of its arrival.
+    pub lag: Option<Duration>,
+    /// Bytes the destination has not confirmed.
+    pub lag_bytes: Option<i64>,
+    /// WAL kept for our slot.
+    pub retained_wal_bytes: Option<i64>,
+    /// What is about to go wrong. Empty while all is well.
+    pub warning: String,
+    /// When the coordinator heard it.
+    pub time: SystemTime,
+}

@@ -1,0 +1,128 @@
+//! The coordinator's metrics. Names and numbers only.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use pgportage_link::metrics::Metrics;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge as Metric;
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::figures::Gauge;
+use crate::workflow::Side;
+use crate::workflow::state::{Phase, State};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    step: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AgentLabel {
+    agent: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MigrationLabel {
+    migration: String,
+}
+
+/// Handles of everything measured. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    migrations: Family<StateLabel, Metric>,
+    attempts: Family<AttemptLabels, Counter>,
+    attached: Family<AgentLabel, Metric>,
+    lag: Family<MigrationLabel, Metric<f64, AtomicU64>>,
+    retained: Family<MigrationLabel, Metric>,
+    outage: Histogram,
+}
+
+impl Figures {
+    /// Registers everything.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        let figures = Self {
+            migrations: Family::default(),
+            attempts: Family::default(),
+            attached: Family::default(),
+            lag: Family::default(),
+            retained: Family::default(),
+            outage: Histogram::new([0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0]),
+        };
+        metrics.register(|registry| {
+            registry.register("migrations", "Migrations by where they stand", figures.migrations.clone());
+            registry.register("step_attempts", "Finished attempts at acts, by step", figures.attempts.clone());
+            registry.register("agent_attached", "Whether an agent has a session", figures.attached.clone());
+            registry.register("lag_seconds", "Lag measured by heartbeat rows", figures.lag.clone());
+            registry.register("retained_wal_bytes", "WAL kept on the source for our slot", figures.retained.clone());
+            registry.register("cutover_outage_seconds", "From the first lock to the decision", figures.outage.clone());
+        });
+        figures
+    }
+
+    /// A migration stands elsewhere than before.
+    pub fn moved(&self, before: Option<&State>, after: Option<&State>) {
+        for (state, step) in [(before, -1), (after, 1)] {
+            if let Some(state) = state {
+                self.migrations.get_or_create(&StateLabel { state: label(&state.phase) }).inc_by(step);
+            }
+        }
+        if let Some(state) = after.filter(|state| state.terminal()) {
+            let migration = MigrationLabel { migration: state.id.to_string() };
+            self.lag.remove(&migration);
+            self.retained.remove(&migration);
+        }
+    }
+
+    /// An attempt has ended.
+    pub fn attempted(&self, step: &str, success: bool) {
+        let result = if success { "succeeded" } else { "failed" };
+        self.attempts.get_or_create(&AttemptLabels { step: step.to_owned(), result }).inc();
+    }
+
+    /// An agent came or went.
+    pub fn attached(&self, agent: &str, attached: bool) {
+        self.attached.get_or_create(&AgentLabel { agent: agent.to_owned() }).set(i64::from(attached));
+    }
+
+    /// An agent measured something.
+    pub fn measured(&self, migration: &str, side: Side, gauge: &Gauge) {
+        if side == Side::Source {
+            let label = MigrationLabel { migration: migration.to_owned() };
+            if let Some(lag) = gauge.lag {
+                self.lag.get_or_create(&label).set(lag.as_secs_f64());
+            }
+            if let Some(bytes) = gauge.retained_wal_bytes {
+                self.retained.get_or_create(&label).set(bytes);
+            }
+        }
+    }
+
+    /// A cutover has succeeded.
+    pub fn outage(&self, outage: Duration) {
+        self.outage.observe(outage.as_secs_f64());
+    }
+}
+
+fn label(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "pending",
+        Phase::Running { .. } | Phase::TakingBack { stop: None, .. } => "running",
+        Phase::Held { .. }
+        | Phase::Stopped { .. }
+        | Phase::TakingBack { stop: Some(_), .. }
+        | Phase::Aborting { stop: Some(_) } => "waiting",
+        Phase::Aborting { stop: None } => "aborting",
+        Phase::Aborted => "aborted",
+        Phase::Succeeded => "succeeded",
+    }
+}

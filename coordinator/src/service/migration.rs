@@ -1,0 +1,296 @@
+//! What operators call.
+
+use std::pin::Pin;
+
+use futures_util::Stream;
+use pgportage_link::identity::PeerIdentity;
+use pgportage_link::status::to_status;
+use pgportage_link::{Effect, Failure, trace};
+use pgportage_proto::v1::migration_service_server::MigrationService;
+use pgportage_proto::{Reason, v1};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{caller, origin, page};
+use crate::engine::{Board, Creation, Engine, Request as Said};
+use crate::fleet::not_attached;
+use crate::wire;
+use crate::workflow::spec::MigrationId;
+use crate::workflow::state::Phase;
+use crate::workflow::verb::Word;
+use crate::workflow::{Side, StepName, statement};
+
+/// Changes waiting for a watcher that reads slowly. One: it gets the newest
+/// state anyway, not each of them.
+const WATCH: usize = 1;
+
+/// The service for operators about migrations.
+#[derive(Debug)]
+pub struct MigrationFront {
+    engine: Engine,
+    /// Watchers under way.
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl MigrationFront {
+    /// Answers from the engine until `stop`; watchers end then.
+    #[must_use]
+    pub fn new(engine: Engine, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { engine, tasks, stop }
+    }
+
+    fn view(&self, board: &Board) -> Option<v1::Migration> {
+        Some(wire::view(board, |agent| self.engine.fleet().attached(agent)))
+    }
+
+    /// Says a word and returns the migration as it stands then.
+    async fn say(
+        &self,
+        caller: &PeerIdentity,
+        migration_id: &str,
+        etag: Option<String>,
+        word: Word,
+    ) -> Result<Option<v1::Migration>, Status> {
+        let said = Said { origin: origin(caller, None), etag, trace: trace::carry().into_iter().collect(), word };
+        let outcome = async {
+            let id = MigrationId::new(migration_id)?;
+            self.engine.say(&id, said).await
+        };
+        Ok(self.view(&outcome.await.map_err(to_status)?))
+    }
+
+    /// What must hold before a cutover is even asked for: everything that does
+    /// not, at once.
+    fn ready_for_cutover(&self, board: &Board) -> Result<(), Failure> {
+        let state = &board.state;
+        if state.phase != (Phase::Held { step: StepName::Cutover }) {
+            // The workflow says it better.
+            return Ok(());
+        }
+        let mut unmet: Vec<Failure> = [Side::Source, Side::Destination]
+            .into_iter()
+            .map(|side| state.spec.agent(side))
+            .filter(|agent| !self.engine.fleet().attached(agent))
+            .map(not_attached)
+            .collect();
+        if let Some(lag) = board.gauges.get(&Side::Source).and_then(|gauge| gauge.lag)
+            && lag > state.spec.max_lag
+        {
+            unmet.push(
+                Failure::new(
+                    Reason::LagTooHigh,
+                    format!(
+                        "the lag is {} ms, above its limit of {} ms",
+                        lag.as_millis(),
+                        state.spec.max_lag.as_millis()
+                    ),
+                )
+                .hint("Wait until the destination has caught up, then cut over.")
+                .effect(Effect::None),
+            );
+        }
+        let mut unmet = unmet.into_iter();
+        let Some(first) = unmet.next() else { return Ok(()) };
+        let others: Vec<_> = unmet.map(|failure| failure.message).collect();
+        Err(if others.is_empty() { first } else { first.detail(format!("Also, {}.", others.join("; "))) })
+    }
+}
+
+/// The etag of a verb that may go without.
+fn optional(etag: String) -> Option<String> {
+    Some(etag).filter(|etag| !etag.is_empty())
+}
+
+/// The etag of a verb that cannot be taken back.
+fn required(etag: String) -> Result<Option<String>, Status> {
+    optional(etag).map(Some).ok_or_else(|| {
+        to_status(wire::missing("etag").hint("Look at the migration first; its etag says on which picture you decide."))
+    })
+}
+
+fn id(text: &str) -> Result<MigrationId, Status> {
+    MigrationId::new(text).map_err(to_status)
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl MigrationService for MigrationFront {
+    async fn create_migration(
+        &self,
+        request: Request<v1::CreateMigrationRequest>,
+    ) -> Answer<v1::CreateMigrationResponse> {
+        let caller = caller(&request)?;
+        let v1::CreateMigrationRequest { migration_id, spec, request_id, validate_only } = request.into_inner();
+        let creation = async {
+            if !request_id.is_empty() && Uuid::parse_str(&request_id).is_err() {
+                return Err(Failure::new(Reason::RequestInvalid, "request_id must be a UUID")
+                    .effect(Effect::None)
+                    .with("field", "request_id"));
+            }
+            let spec = wire::spec(spec.ok_or_else(|| wire::missing("spec"))?)?;
+            let id = MigrationId::new(&migration_id)?;
+            let origin = origin(&caller, optional(request_id));
+            self.engine.create(Creation { origin, id, spec, validate_only }).await
+        };
+        let board = creation.await.map_err(to_status)?;
+        Ok(Response::new(v1::CreateMigrationResponse { migration: self.view(&board) }))
+    }
+
+    async fn get_migration(&self, request: Request<v1::GetMigrationRequest>) -> Answer<v1::GetMigrationResponse> {
+        let board = self.engine.board(&id(&request.into_inner().migration_id)?).map_err(to_status)?;
+        Ok(Response::new(v1::GetMigrationResponse { migration: self.view(&board) }))
+    }
+
+    async fn list_migrations(&self, request: Request<v1::ListMigrationsRequest>) -> Answer<v1::ListMigrationsResponse> {
+        let v1::ListMigrationsRequest { page_size, page_token } = request.into_inner();
+        let (boards, next_page_token) =
+            page(self.engine.boards(), page_size, &page_token, |board| board.state.id.to_string())
+                .map_err(to_status)?;
+        let migrations = boards.iter().filter_map(|board| self.view(board)).collect();
+        Ok(Response::new(v1::ListMigrationsResponse { migrations, next_page_token }))
+    }
+
+    type WatchMigrationStream = Pin<Box<dyn Stream<Item = Result<v1::WatchMigrationResponse, Status>> + Send>>;
+
+    async fn watch_migration(&self, request: Request<v1::WatchMigrationRequest>) -> Answer<Self::WatchMigrationStream> {
+        let mut changes = self.engine.watch(&id(&request.into_inner().migration_id)?).map_err(to_status)?;
+        let (sender, receiver) = tokio::sync::mpsc::channel(WATCH);
+        let (engine, stop) = (self.engine.clone(), self.stop.clone());
+        // Ends with the migration, its watcher or the coordinator.
+        self.tasks.spawn(async move {
+            changes.mark_changed();
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => {
+                        let failure = Failure::new(Reason::StoreUnwritable, "the coordinator is stopping")
+                            .hint("Watch again: another coordinator, or this one, will be there.");
+                        // The watcher may have gone.
+                        drop(sender.try_send(Err(to_status(failure))));
+                        return;
+                    }
+                    () = sender.closed() => return,
+                    changed = changes.changed() => if changed.is_err() { return },
+                }
+                let board = changes.borrow_and_update().clone();
+                let migration = Some(wire::view(&board, |agent| engine.fleet().attached(agent)));
+                let gone = sender.send(Ok(v1::WatchMigrationResponse { migration })).await.is_err();
+                if gone || board.state.terminal() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn start_migration(&self, request: Request<v1::StartMigrationRequest>) -> Answer<v1::StartMigrationResponse> {
+        let caller = caller(&request)?;
+        let v1::StartMigrationRequest { migration_id, etag } = request.into_inner();
+        let migration = self.say(&caller, &migration_id, optional(etag), Word::Start).await?;
+        Ok(Response::new(v1::StartMigrationResponse { migration }))
+    }
+
+    async fn release_step(&self, request: Request<v1::ReleaseStepRequest>) -> Answer<v1::ReleaseStepResponse> {
+        let caller = caller(&request)?;
+        let v1::ReleaseStepRequest { migration_id, step_name, etag } = request.into_inner();
+        let etag = required(etag)?;
+        let step = StepName::parse(&step_name).ok_or_else(|| {
+            to_status(
+                Failure::new(Reason::RequestInvalid, format!("there is no step {step_name:?}"))
+                    .effect(Effect::None)
+                    .with("field", "step_name"),
+            )
+        })?;
+        let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
+        if step == StepName::Cutover {
+            self.ready_for_cutover(&board).map_err(to_status)?;
+        }
+        let word = Word::Release { step, max_outage: self.engine.default_max_outage() };
+        let migration = self.say(&caller, &migration_id, etag, word).await?;
+        Ok(Response::new(v1::ReleaseStepResponse { migration }))
+    }
+
+    async fn give_consent(&self, request: Request<v1::GiveConsentRequest>) -> Answer<v1::GiveConsentResponse> {
+        let caller = caller(&request)?;
+        let v1::GiveConsentRequest { migration_id, consents, etag } = request.into_inner();
+        if consents.is_empty() {
+            return Err(to_status(wire::missing("consents")));
+        }
+        let word = Word::Consent(consents.into_iter().map(wire::consent).collect());
+        let migration = self.say(&caller, &migration_id, optional(etag), word).await?;
+        Ok(Response::new(v1::GiveConsentResponse { migration }))
+    }
+
+    async fn run_preflight(&self, request: Request<v1::RunPreflightRequest>) -> Answer<v1::RunPreflightResponse> {
+        let outcome = async {
+            let spec = wire::spec(request.into_inner().spec.ok_or_else(|| wire::missing("spec"))?)?;
+            self.engine.preflight(&spec).await
+        };
+        let (source, destination) = outcome.await.map_err(to_status)?;
+        Ok(Response::new(v1::RunPreflightResponse {
+            source_findings: source.iter().map(wire::to_finding).collect(),
+            destination_findings: destination.iter().map(wire::to_finding).collect(),
+        }))
+    }
+
+    async fn get_plan(&self, request: Request<v1::GetPlanRequest>) -> Answer<v1::GetPlanResponse> {
+        let board = self.engine.board(&id(&request.into_inner().migration_id)?).map_err(to_status)?;
+        let steps = statement::render(&board.state.id, &board.state.spec)
+            .into_iter()
+            .map(|planned| v1::PlannedStep {
+                name: planned.step.as_str().to_owned(),
+                agent_id: planned.agent,
+                statements: planned.statements,
+                held: planned.held,
+                undoable: planned.undoable,
+            })
+            .collect();
+        Ok(Response::new(v1::GetPlanResponse { steps, plan_digest: board.state.plan_digest.0.clone() }))
+    }
+
+    async fn cut_over(&self, request: Request<v1::CutOverRequest>) -> Answer<v1::CutOverResponse> {
+        let caller = caller(&request)?;
+        let v1::CutOverRequest { migration_id, etag, max_outage } = request.into_inner();
+        let etag = required(etag)?;
+        let max_outage = match max_outage {
+            Some(given) => wire::duration("max_outage", given).map_err(to_status)?,
+            None => self.engine.default_max_outage(),
+        };
+        let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
+        self.ready_for_cutover(&board).map_err(to_status)?;
+        let migration = self.say(&caller, &migration_id, etag, Word::CutOver { max_outage }).await?;
+        Ok(Response::new(v1::CutOverResponse { migration }))
+    }
+
+    async fn verify_migration(
+        &self,
+        request: Request<v1::VerifyMigrationRequest>,
+    ) -> Answer<v1::VerifyMigrationResponse> {
+        let caller = caller(&request)?;
+        let v1::VerifyMigrationRequest { migration_id, etag } = request.into_inner();
+        let migration = self.say(&caller, &migration_id, optional(etag), Word::Verify).await?;
+        Ok(Response::new(v1::VerifyMigrationResponse { migration }))
+    }
+
+    async fn finish_migration(
+        &self,
+        request: Request<v1::FinishMigrationRequest>,
+    ) -> Answer<v1::FinishMigrationResponse> {
+        let caller = caller(&request)?;
+        let v1::FinishMigrationRequest { migration_id, etag } = request.into_inner();
+        let migration = self.say(&caller, &migration_id, required(etag)?, Word::Finish).await?;
+        Ok(Response::new(v1::FinishMigrationResponse { migration }))
+    }
+
+    async fn abort_migration(&self, request: Request<v1::AbortMigrationRequest>) -> Answer<v1::AbortMigrationResponse> {
+        let caller = caller(&request)?;
+        let v1::AbortMigrationRequest { migration_id, etag } = request.into_inner();
+        let migration = self.say(&caller, &migration_id, optional(etag), Word::Abort).await?;
+        Ok(Response::new(v1::AbortMigrationResponse { migration }))
+    }
+}

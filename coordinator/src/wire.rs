@@ -1,0 +1,235 @@
+//! Where the contract's messages become domain types and back. Nothing else in
+//! this crate but the services sees generated types.
+
+mod command;
+mod migration;
+mod outcome;
+
+use std::time::{Duration, SystemTime};
+
+use pgportage_link::{Effect, Failure};
+use pgportage_proto::{Reason, v1};
+
+use crate::figures::{Gauge, Part, Progress, Unit};
+use crate::workflow::finding::{Consent, Finding, Severity};
+use crate::workflow::outcome::{Digest, RelationName, SequenceState};
+use crate::workflow::spec::{ConnectionPath, Spec};
+
+pub use command::command;
+pub use migration::{etag, view};
+pub use outcome::{AgentFact, Body, fact};
+
+/// A field that has to be there is not.
+pub(crate) fn missing(field: &str) -> Failure {
+    Failure::new(Reason::RequestInvalid, format!("field `{field}` is missing"))
+        .effect(Effect::None)
+        .with("field", field)
+}
+
+fn malformed(field: &str) -> Failure {
+    Failure::new(Reason::RequestInvalid, format!("field `{field}` is malformed"))
+        .effect(Effect::None)
+        .with("field", field)
+}
+
+/// A span of time from outside.
+///
+/// # Errors
+///
+/// When it is negative or too large.
+pub fn duration(field: &str, value: prost_types::Duration) -> Result<Duration, Failure> {
+    Duration::try_from(value).map_err(|_| malformed(field))
+}
+
+/// A span of time that an agent reports. Nonsense reads as none.
+fn reported(value: Option<prost_types::Duration>) -> Duration {
+    value.and_then(|value| Duration::try_from(value).ok()).unwrap_or_default()
+}
+
+fn to_duration(value: Duration) -> Option<prost_types::Duration> {
+    prost_types::Duration::try_from(value).ok()
+}
+
+fn to_time(value: SystemTime) -> Option<prost_types::Timestamp> {
+    Some(value.into())
+}
+
+/// What the operator asked for.
+///
+/// # Errors
+///
+/// [`Reason::RequestInvalid`], naming the field.
+pub fn spec(value: v1::MigrationSpec) -> Result<Spec, Failure> {
+    let connection_path = match value.connection_path() {
+        v1::ConnectionPath::Unspecified | v1::ConnectionPath::Tunnel => ConnectionPath::Tunnel,
+        v1::ConnectionPath::Direct => ConnectionPath::Direct,
+    };
+    let spec = Spec {
+        source_agent: value.source_agent_id,
+        destination_agent: value.destination_agent_id,
+        database: value.database,
+        consents: value.consents.into_iter().map(consent).collect(),
+        connection_path,
+        max_lag: value.max_lag.map(|lag| duration("max_lag", lag)).transpose()?.unwrap_or(Spec::DEFAULT_MAX_LAG),
+    };
+    spec.check()?;
+    Ok(spec)
+}
+
+fn to_spec(value: &Spec) -> v1::MigrationSpec {
+    v1::MigrationSpec {
+        source_agent_id: value.source_agent.clone(),
+        destination_agent_id: value.destination_agent.clone(),
+        database: value.database.clone(),
+        consents: value.consents.iter().map(to_consent).collect(),
+        connection_path: to_path(value.connection_path).into(),
+        max_lag: to_duration(value.max_lag),
+    }
+}
+
+fn to_path(value: ConnectionPath) -> v1::ConnectionPath {
+    match value {
+        ConnectionPath::Tunnel => v1::ConnectionPath::Tunnel,
+        ConnectionPath::Direct => v1::ConnectionPath::Direct,
+    }
+}
+
+/// The operator's agreement.
+#[must_use]
+pub fn consent(value: v1::Consent) -> Consent {
+    Consent { code: value.code, object: value.object, evidence_digest: Digest(value.evidence_digest) }
+}
+
+fn to_consent(value: &Consent) -> v1::Consent {
+    v1::Consent {
+        code: value.code.clone(),
+        object: value.object.clone(),
+        evidence_digest: value.evidence_digest.0.clone(),
+    }
+}
+
+fn finding(value: v1::Finding) -> Finding {
+    let severity = match value.severity() {
+        v1::finding::Severity::Note => Severity::Note,
+        v1::finding::Severity::Consent => Severity::Consent,
+        // What is not stated, or not known to this release, is no pass.
+        v1::finding::Severity::Unspecified | v1::finding::Severity::Refuse => Severity::Refuse,
+    };
+    Finding {
+        code: value.code,
+        severity,
+        object: value.object,
+        message: value.message,
+        evidence: value.evidence,
+        evidence_digest: Digest(value.evidence_digest),
+        remedy: value.remedy,
+        needs_restart: value.needs_restart,
+    }
+}
+
+/// A finding for the operator.
+#[must_use]
+pub fn to_finding(value: &Finding) -> v1::Finding {
+    v1::Finding {
+        code: value.code.clone(),
+        severity: match value.severity {
+            Severity::Refuse => v1::finding::Severity::Refuse,
+            Severity::Consent => v1::finding::Severity::Consent,
+            Severity::Note => v1::finding::Severity::Note,
+        }
+        .into(),
+        object: value.object.clone(),
+        message: value.message.clone(),
+        evidence: value.evidence.clone(),
+        evidence_digest: value.evidence_digest.0.clone(),
+        remedy: value.remedy.clone(),
+        needs_restart: value.needs_restart,
+    }
+}
+
+fn relation(value: v1::RelationName) -> RelationName {
+    RelationName { schema: value.schema_name, relation: value.relation_name }
+}
+
+fn to_relation(value: &RelationName) -> v1::RelationName {
+    v1::RelationName { schema_name: value.schema.clone(), relation_name: value.relation.clone() }
+}
+
+fn sequence(value: v1::SequenceState) -> Result<SequenceState, Failure> {
+    let sequence = relation(value.sequence.ok_or_else(|| missing("sequence"))?);
+    Ok(SequenceState { sequence, last_value: value.last_value, called: value.called })
+}
+
+fn to_sequence(value: &SequenceState) -> v1::SequenceState {
+    v1::SequenceState {
+        sequence: Some(to_relation(&value.sequence)),
+        last_value: value.last_value,
+        called: value.called,
+    }
+}
+
+/// How far a command is.
+#[must_use]
+pub fn progress(value: v1::CommandProgress) -> Progress {
+    let unit = match value.unit() {
+        v1::command_progress::Unit::Unspecified => Unit::None,
+        v1::command_progress::Unit::Bytes => Unit::Bytes,
+        v1::command_progress::Unit::Rows => Unit::Rows,
+        v1::command_progress::Unit::Tables => Unit::Tables,
+        v1::command_progress::Unit::Milliseconds => Unit::Milliseconds,
+    };
+    let parts = value
+        .parts
+        .into_iter()
+        .map(|part| Part {
+            table: part.table,
+            row_count: part.row_count,
+            size_bytes: part.size_bytes,
+            total_bytes: part.total_bytes,
+            ready: part.ready,
+        })
+        .collect();
+    Progress { subject: value.subject, completed: value.completed, total: value.total, unit, parts }
+}
+
+fn to_progress(command_id: String, value: &Progress) -> v1::CommandProgress {
+    let unit = match value.unit {
+        Unit::None => v1::command_progress::Unit::Unspecified,
+        Unit::Bytes => v1::command_progress::Unit::Bytes,
+        Unit::Rows => v1::command_progress::Unit::Rows,
+        Unit::Tables => v1::command_progress::Unit::Tables,
+        Unit::Milliseconds => v1::command_progress::Unit::Milliseconds,
+    };
+    let parts = value
+        .parts
+        .iter()
+        .map(|part| v1::ProgressPart {
+            table: part.table.clone(),
+            row_count: part.row_count,
+            size_bytes: part.size_bytes,
+            total_bytes: part.total_bytes,
+            ready: part.ready,
+        })
+        .collect();
+    v1::CommandProgress {
+        command_id,
+        subject: value.subject.clone(),
+        completed: value.completed,
+        total: value.total,
+        unit: unit.into(),
+        parts,
+    }
+}
+
+/// What an agent measures. Negative numbers mean unknown.
+#[must_use]
+pub fn gauge(value: v1::MigrationGauge, time: SystemTime) -> Gauge {
+    let known = |number: i64| (number >= 0).then_some(number);
+    Gauge {
+        lag: value.lag.and_then(|lag| Duration::try_from(lag).ok()),
+        lag_bytes: known(value.lag_bytes),
+        retained_wal_bytes: known(value.retained_wal_bytes),
+        warning: value.warning,
+        time,
+    }
+}

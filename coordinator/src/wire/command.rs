@@ -1,0 +1,130 @@
+//! Commands on their way to an agent.
+
+use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action;
+
+use super::{to_consent, to_duration, to_path, to_relation, to_sequence};
+use crate::workflow::fact::{Issued, TraceContext};
+use crate::workflow::input::Input;
+use crate::workflow::outcome::{Digest, Inventory};
+use crate::workflow::spec::Spec;
+use crate::workflow::{Side, Verb};
+
+/// A command as it is sent. `leader_epoch` and `heartbeat_sequence` are those
+/// of the moment of sending, everything else is as it was stored.
+#[must_use]
+pub fn command(
+    migration_id: &str,
+    spec: &Spec,
+    plan_digest: &Digest,
+    issued: &Issued,
+    side: Side,
+    leader_epoch: i64,
+) -> v1::Command {
+    v1::Command {
+        id: issued.command.to_string(),
+        migration_id: migration_id.to_owned(),
+        attempt: i32::try_from(issued.attempt).unwrap_or(i32::MAX),
+        stall_timeout: to_duration(issued.stall_timeout),
+        trace_context: carried(&issued.trace),
+        leader_epoch,
+        plan_digest: plan_digest.0.clone(),
+        // Filled in by the fleet, which knows the session.
+        heartbeat_sequence: 0,
+        verb: match issued.verb {
+            Verb::Perform => v1::Verb::Perform,
+            Verb::Undo => v1::Verb::Undo,
+        }
+        .into(),
+        side: match side {
+            Side::Source => v1::Side::Source,
+            Side::Destination => v1::Side::Destination,
+        }
+        .into(),
+        database: spec.database.clone(),
+        peer_agent_id: spec.peer(side).to_owned(),
+        action: Some(action(&issued.input)),
+    }
+}
+
+fn carried(trace: &TraceContext) -> std::collections::HashMap<String, String> {
+    trace.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+fn action(input: &Input) -> Action {
+    match input {
+        Input::CheckServer { source, consents } => Action::CheckServer(v1::CheckServer {
+            source: source.as_ref().map(to_inventory),
+            consents: consents.iter().map(to_consent).collect(),
+        }),
+        Input::CreateReplicationRole => Action::CreateReplicationRole(v1::CreateReplicationRole {}),
+        Input::ReachPeer => Action::ReachPeer(v1::ReachPeer {}),
+        Input::SetReplicaIdentity { tables } => {
+            Action::SetReplicaIdentity(v1::SetReplicaIdentity { tables: tables.iter().map(to_relation).collect() })
+        }
+        Input::CreatePublication => Action::CreatePublication(v1::CreatePublication {}),
+        Input::CloseDatabase => Action::CloseDatabase(v1::CloseDatabase {}),
+        Input::RestoreSchema => Action::RestoreSchema(v1::RestoreSchema {}),
+        Input::CreateSlot => Action::CreateSlot(v1::CreateSlot {}),
+        Input::CreateSubscription { connection_path } => {
+            Action::CreateSubscription(v1::CreateSubscription { connection_path: to_path(*connection_path).into() })
+        }
+        Input::AwaitCopy => Action::AwaitCopy(v1::AwaitCopy {}),
+        Input::AwaitLag { max_lag, stable_window } => Action::AwaitLag(v1::AwaitLag {
+            max_lag: to_duration(*max_lag),
+            stable_window: to_duration(*stable_window),
+        }),
+        Input::CountRows { tables } => {
+            Action::CountRows(v1::CountRows { tables: tables.iter().map(to_relation).collect() })
+        }
+        Input::PrepareCutover { cutover_epoch, max_outage } => Action::PrepareCutover(v1::PrepareCutover {
+            cutover_epoch: *cutover_epoch,
+            max_outage: to_duration(*max_outage),
+        }),
+        Input::RaiseBarrier { cutover_epoch, max_outage } => Action::RaiseBarrier(v1::RaiseBarrier {
+            cutover_epoch: *cutover_epoch,
+            max_outage: to_duration(*max_outage),
+        }),
+        Input::DrainToMarker { cutover_epoch, marker_id, sequences, open_timeout, catalog_digest } => {
+            Action::DrainToMarker(v1::DrainToMarker {
+                cutover_epoch: *cutover_epoch,
+                marker_id: marker_id.clone(),
+                sequences: sequences.iter().map(to_sequence).collect(),
+                open_timeout: to_duration(*open_timeout),
+                catalog_digest: catalog_digest.0.clone(),
+            })
+        }
+        Input::FenceSource { cutover_epoch, marker_id } => {
+            Action::FenceSource(v1::FenceSource { cutover_epoch: *cutover_epoch, marker_id: marker_id.clone() })
+        }
+        Input::OpenDestination { cutover_epoch, sequences } => Action::OpenDestination(v1::OpenDestination {
+            cutover_epoch: *cutover_epoch,
+            sequences: sequences.iter().map(to_sequence).collect(),
+        }),
+        Input::ReleaseBarrier { cutover_epoch } => {
+            Action::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch: *cutover_epoch })
+        }
+        Input::FinishMigration => Action::FinishMigration(v1::FinishMigration {}),
+    }
+}
+
+fn to_inventory(value: &Inventory) -> v1::Inventory {
+    v1::Inventory {
+        server_version_num: value.server_version_num,
+        system_identifier: value.system_identifier.clone(),
+        encoding: value.encoding.clone(),
+        collation: value.collation.clone(),
+        extensions: value
+            .extensions
+            .iter()
+            .map(|extension| v1::Extension { name: extension.name.clone(), version: extension.version.clone() })
+            .collect(),
+        role_names: value.role_names.clone(),
+        table_count: value.table_count,
+        relation_count: value.relation_count,
+        size_bytes: value.size_bytes,
+        pg_dump_version_num: value.pg_dump_version_num,
+        identity_full_tables: value.identity_full_tables.iter().map(to_relation).collect(),
+        owner_role_names: value.owner_role_names.clone(),
+    }
+}

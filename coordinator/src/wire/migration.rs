@@ -1,0 +1,274 @@
+//! A migration as operators see it: what is happening, what it waits for, what
+//! to type next.
+
+use pgportage_link::{Failure, Remedy};
+use pgportage_proto::v1;
+
+use super::{to_consent, to_duration, to_finding, to_progress, to_spec, to_time};
+use crate::engine::Board;
+use crate::workflow::state::{ActState, CutoverEnd, Phase, State};
+use crate::workflow::{Side, StepName, TABLE};
+
+/// Changes with every stored fact, and with nothing else.
+#[must_use]
+pub fn etag(state: &State) -> String {
+    format!("{}-{}", state.id, state.sequence)
+}
+
+/// The whole migration. `attached` says whether an agent has a session.
+#[must_use]
+pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
+    let state = &*board.state;
+    let absent: Vec<&str> = [Side::Source, Side::Destination]
+        .into_iter()
+        .filter(|side| state.unanswered().any(|known| state.side_of(known.issued.command) == Some(*side)))
+        .map(|side| state.spec.agent(side))
+        .filter(|agent| !attached(agent))
+        .collect();
+    v1::Migration {
+        id: state.id.to_string(),
+        spec: Some(to_spec(&state.spec)),
+        state: phase(state).into(),
+        steps: TABLE.iter().map(|row| step(board, row.name)).collect(),
+        etag: etag(state),
+        create_time: to_time(state.create_time),
+        update_time: to_time(state.update_time),
+        waiting_for: waiting_for(state, &absent),
+        next_commands: next_commands(state),
+        source_findings: state.findings(Side::Source).iter().map(to_finding).collect(),
+        destination_findings: state.findings(Side::Destination).iter().map(to_finding).collect(),
+        figures: figures(board),
+        cutover: cutover(state),
+        verification: state.verification.as_ref().map(|verified| v1::VerificationReport {
+            table_count: verified.found.table_count,
+            equal_count: verified.found.equal_count,
+            moving_count: verified.found.moving_count,
+            row_count: verified.found.row_count,
+            differences: verified.found.differences.clone(),
+            not_replicated: verified.found.not_replicated.iter().map(to_finding).collect(),
+            record_time: to_time(verified.time),
+        }),
+        unfence_statements: state.unfence_statements().to_vec(),
+        consents: state.consents.iter().map(to_consent).collect(),
+    }
+}
+
+fn phase(state: &State) -> v1::migration::State {
+    match &state.phase {
+        Phase::Pending => v1::migration::State::Pending,
+        Phase::Running { .. } | Phase::TakingBack { stop: None, .. } => v1::migration::State::Running,
+        Phase::Held { .. }
+        | Phase::Stopped { .. }
+        | Phase::TakingBack { stop: Some(_), .. }
+        | Phase::Aborting { stop: Some(_) } => v1::migration::State::Waiting,
+        Phase::Aborting { stop: None } => v1::migration::State::Aborting,
+        Phase::Aborted => v1::migration::State::Aborted,
+        Phase::Succeeded => v1::migration::State::Succeeded,
+    }
+}
+
+fn waiting_for(state: &State, absent: &[&str]) -> String {
+    let gone = match absent {
+        [] => None,
+        [agent] => Some(format!("agent {agent} to come back")),
+        agents => Some(format!("agents {} to come back", agents.join(" and "))),
+    };
+    match &state.phase {
+        Phase::Pending => "the operator's word to start".to_owned(),
+        Phase::Held { step: StepName::Cutover } => {
+            match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
+                Some(CutoverEnd::TakenBack { cause }) => {
+                    format!("the operator's word for the next cutover; the last one was taken back: {cause}")
+                }
+                Some(CutoverEnd::Opened { .. }) | None => "the operator's word for the cutover".to_owned(),
+            }
+        }
+        Phase::Held { step } => format!("the operator's word before step {step}"),
+        Phase::Stopped { failure, .. } => format!("the operator: {failure}"),
+        Phase::TakingBack { stop: Some(failure), .. } | Phase::Aborting { stop: Some(failure) } => {
+            format!("the operator, to take back what is left: {failure}")
+        }
+        Phase::Running { .. } if state.in_doubt() => match gone {
+            Some(gone) => format!("{gone}: whether the destination has opened is not known"),
+            None => String::new(),
+        },
+        Phase::Running { .. } | Phase::TakingBack { stop: None, .. } | Phase::Aborting { stop: None } => gone
+            .unwrap_or_else(|| {
+                retrying(state).map(|failure| format!("another attempt: {failure}")).unwrap_or_default()
+            }),
+        Phase::Aborted | Phase::Succeeded => String::new(),
+    }
+}
+
+/// The failure of an act that will be tried again by itself.
+fn retrying(state: &State) -> Option<&Failure> {
+    state.acts().filter_map(|(_, act)| act.failure()).find(|failure| failure.remedy == Remedy::Wait)
+}
+
+fn next_commands(state: &State) -> Vec<String> {
+    let id = &state.id;
+    let typed = |verbs: &[&str]| verbs.iter().map(|verb| format!("pgportage {verb} {id}")).collect();
+    match &state.phase {
+        Phase::Pending => typed(&["start", "plan", "abort"]),
+        Phase::Running { .. } | Phase::TakingBack { stop: None, .. } => {
+            if state.past_return() {
+                typed(&["status"])
+            } else {
+                typed(&["status", "abort"])
+            }
+        }
+        Phase::Held { step: StepName::Finish } => typed(&["finish"]),
+        Phase::Held { .. } => typed(&["cutover", "verify", "abort"]),
+        Phase::Stopped { step, failure } => {
+            let mut verbs = Vec::new();
+            if failure.reason == pgportage_proto::Reason::ConsentRequired {
+                verbs.push("consent");
+            }
+            if *step == StepName::Verify {
+                verbs.push("verify");
+            } else if failure.remedy != Remedy::Abort {
+                verbs.push("retry");
+            }
+            if !state.past_return() {
+                verbs.push("abort");
+            }
+            typed(&verbs)
+        }
+        Phase::TakingBack { stop: Some(_), .. } => typed(&["retry", "abort"]),
+        Phase::Aborting { stop: Some(_) } => typed(&["retry"]),
+        Phase::Aborting { stop: None } => typed(&["status"]),
+        Phase::Aborted | Phase::Succeeded => Vec::new(),
+    }
+}
+
+fn step(board: &Board, name: StepName) -> v1::Step {
+    let state = &*board.state;
+    let row = name.row();
+    let entry = state.step(name);
+    let (step_state, failure) = step_state(state, name);
+    let progress =
+        entry.acts.iter().filter_map(|act| act.command()).find_map(|command| {
+            board.progress.get(&command).map(|progress| to_progress(command.to_string(), progress))
+        });
+    v1::Step {
+        name: name.as_str().to_owned(),
+        state: step_state.into(),
+        attempt_count: i32::try_from(entry.acts.iter().map(|act| act.attempts).max().unwrap_or(0)).unwrap_or(i32::MAX),
+        progress,
+        failure: failure.cloned().map(Into::into),
+        start_time: entry.start_time.and_then(to_time),
+        end_time: entry.end_time.and_then(to_time),
+        held: row.hold.is_some(),
+        point_of_no_return: row.has_point_of_no_return(),
+    }
+}
+
+/// Where a step stands, and why if that is not as it should be. A step that is
+/// tried again by itself keeps showing why it has to be.
+fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failure>) {
+    use v1::step::State as Shown;
+    let entry = state.step(name);
+    let latest = entry.acts.iter().find_map(|act| act.failure());
+    let busy = entry.acts.iter().any(|act| act.command().is_some());
+    match &state.phase {
+        Phase::Stopped { step, failure } if *step == name => return (Shown::Failed, Some(failure)),
+        Phase::Held { step } if *step == name => {
+            let cause = match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
+                Some(CutoverEnd::TakenBack { cause }) if name == StepName::Cutover => Some(cause),
+                Some(CutoverEnd::TakenBack { .. } | CutoverEnd::Opened { .. }) | None => None,
+            };
+            return (Shown::Held, cause);
+        }
+        Phase::Running { step } if *step == name => return (Shown::Running, latest),
+        Phase::TakingBack { cause, stop } if name == StepName::Cutover => {
+            return match stop {
+                Some(failure) => (Shown::Failed, Some(failure)),
+                None => (Shown::Running, Some(cause)),
+            };
+        }
+        Phase::Aborting { stop } => {
+            if let Some(failure) = entry.acts.iter().find_map(|act| match &act.state {
+                ActState::UndoFailed { failure } => Some(failure),
+                ActState::Idle
+                | ActState::Performing { .. }
+                | ActState::Failed { .. }
+                | ActState::Performed
+                | ActState::Undoing { .. }
+                | ActState::Undone => None,
+            }) {
+                let shown =
+                    if stop.is_some() && failure.remedy != Remedy::Wait { Shown::Failed } else { Shown::Running };
+                return (shown, Some(failure));
+            }
+            if busy {
+                return (Shown::Running, None);
+            }
+        }
+        Phase::Pending
+        | Phase::Running { .. }
+        | Phase::Held { .. }
+        | Phase::Stopped { .. }
+        | Phase::TakingBack { .. }
+        | Phase::Aborted
+        | Phase::Succeeded => {}
+    }
+    let attempted = entry.acts.iter().any(|act| act.attempts > 0);
+    let undone = entry.acts.iter().any(|act| act.state == ActState::Undone);
+    let given_up = matches!(state.phase, Phase::Aborted) && attempted;
+    let shown = if undone || given_up {
+        Shown::Undone
+    } else if entry.succeeded {
+        Shown::Succeeded
+    } else if attempted && latest.is_some() {
+        Shown::Failed
+    } else {
+        Shown::Pending
+    };
+    (shown, if shown == Shown::Failed { latest } else { None })
+}
+
+fn figures(board: &Board) -> Option<v1::MigrationFigures> {
+    let source = board.gauges.get(&Side::Source);
+    let destination = board.gauges.get(&Side::Destination);
+    let newest = source.into_iter().chain(destination).map(|gauge| gauge.time).max()?;
+    let warning =
+        source.into_iter().chain(destination).map(|gauge| gauge.warning.as_str()).find(|text| !text.is_empty());
+    Some(v1::MigrationFigures {
+        lag: source.and_then(|gauge| gauge.lag).and_then(to_duration),
+        lag_bytes: source.and_then(|gauge| gauge.lag_bytes).unwrap_or(-1),
+        retained_wal_bytes: source.and_then(|gauge| gauge.retained_wal_bytes).unwrap_or(-1),
+        warning: warning.unwrap_or_default().to_owned(),
+        record_time: to_time(newest),
+    })
+}
+
+fn cutover(state: &State) -> Option<v1::CutoverReport> {
+    use crate::workflow::ActRef;
+    let cutover = state.cutover.as_ref()?;
+    let fenced = state.act(ActRef::FENCE).touched || state.act(ActRef::FENCE).command().is_some();
+    let phase = match &cutover.end {
+        Some(CutoverEnd::Opened { .. }) => v1::cutover_report::Phase::Open,
+        Some(CutoverEnd::TakenBack { .. }) => v1::cutover_report::Phase::TakenBack,
+        None if state.in_doubt() => v1::cutover_report::Phase::InDoubt,
+        None if fenced => v1::cutover_report::Phase::Fenced,
+        None => v1::cutover_report::Phase::Preparing,
+    };
+    let (open_lsn, outage) = match &cutover.end {
+        Some(CutoverEnd::Opened { open_lsn, outage }) => (open_lsn.clone(), *outage),
+        Some(CutoverEnd::TakenBack { .. }) | None => (String::new(), None),
+    };
+    let barrier = cutover.barrier.as_ref();
+    let fence = cutover.fence.as_ref();
+    Some(v1::CutoverReport {
+        cutover_epoch: cutover.epoch,
+        phase: phase.into(),
+        outage: outage.and_then(to_duration),
+        lock_wait: barrier.and_then(|barrier| to_duration(barrier.lock_wait)),
+        drain_time: cutover.drain_time.and_then(to_duration),
+        cancelled_session_count: barrier.map_or(0, |barrier| barrier.cancelled_session_count),
+        terminated_session_count: fence.map_or(0, |fence| fence.terminated_session_count),
+        marker_id: barrier.map(|barrier| barrier.marker_id.clone()).unwrap_or_default(),
+        fence_lsn: fence.map(|fence| fence.fence_lsn.clone()).unwrap_or_default(),
+        open_lsn,
+    })
+}
