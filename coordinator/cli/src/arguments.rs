@@ -18,11 +18,20 @@ Exit codes:
 
 /// Moves a live PostgreSQL database from one server to another.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "pgportage", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(
+    name = "pgportage",
+    version,
+    after_help = EXIT_CODES,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
-    pub verb: Verb,
+    pub verb: Option<Verb>,
+    /// Print the settings in force and exit
+    #[arg(long)]
+    pub print_config: bool,
     /// What holds for every verb.
     #[command(flatten)]
     pub global: Global,
@@ -88,8 +97,6 @@ pub enum Verb {
     Completions(Completions),
     /// Write the manual pages into a directory
     Man(Man),
-    /// Print the settings in force
-    PrintConfig,
 }
 
 impl Verb {
@@ -112,7 +119,6 @@ impl Verb {
             Self::Abort(_) => "abort",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
-            Self::PrintConfig => "print-config",
         }
     }
 }

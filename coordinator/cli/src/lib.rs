@@ -39,15 +39,19 @@ pub async fn run(arguments: Arguments) -> Exit {
 }
 
 async fn carry_out(terminal: &Terminal, arguments: &Arguments) -> Result<Exit, Stop> {
-    match &arguments.verb {
+    if arguments.print_config {
+        let settings = settings::load(&arguments.global)?;
+        terminal.text(&pgportage_link::settings::print(&settings)?);
+        return Ok(Exit::Done);
+    }
+    let Some(verb) = &arguments.verb else {
+        let hint = "Type pgportage --help for the list of verbs.".to_owned();
+        return Err(Stop::Usage { message: "there is no verb on the command line".to_owned(), hint });
+    };
+    match verb {
         Verb::Certs(certs) => verb::certs(terminal, certs).map_err(Stop::from),
         Verb::Completions(completions) => Ok(verb::completions(terminal, completions.shell)),
         Verb::Man(man) => verb::man(terminal, &man.directory).map_err(Stop::from),
-        Verb::PrintConfig => {
-            let settings = settings::load(&arguments.global)?;
-            terminal.text(&pgportage_link::settings::print(&settings)?);
-            Ok(Exit::Done)
-        }
         Verb::Agents
         | Verb::Preflight(_)
         | Verb::Create(_)
@@ -59,7 +63,7 @@ async fn carry_out(terminal: &Terminal, arguments: &Arguments) -> Result<Exit, S
         | Verb::Retry(_)
         | Verb::Cutover(_)
         | Verb::Finish(_)
-        | Verb::Abort(_) => with_coordinator(terminal, &arguments.global, &arguments.verb).await,
+        | Verb::Abort(_) => with_coordinator(terminal, &arguments.global, verb).await,
     }
 }
 

@@ -1,5 +1,5 @@
 //! Where the coordinator is and who the operator is: a TOML file, overridden by
-//! `PGPORTAGE_…` variables, overridden by options on the command line.
+//! `PGPORTAGE_CLI_…` variables, overridden by options on the command line.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::arguments::Global;
 
-/// What variables begin with.
-const PREFIX: &str = "PGPORTAGE";
+/// What variables begin with, for example `PGPORTAGE_CLI_COORDINATOR__ADDRESS`.
+/// Not `PGPORTAGE` alone: an agent's variables may be set in the same shell.
+const PREFIX: &str = "PGPORTAGE_CLI";
 
 /// Below the home directory, and below `/etc`.
 const FILE: &str = "pgportage/pgportage.toml";
@@ -183,8 +184,8 @@ mod tests {
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("pgportage.toml"), FULL).unwrap();
         let mut environment = environment(home.path());
-        environment.insert("PGPORTAGE_COORDINATOR__NAME".to_owned(), "other".to_owned());
-        environment.insert("PGPORTAGE_IDENTITY__KEY".to_owned(), "b-key.pem".to_owned());
+        environment.insert("PGPORTAGE_CLI_COORDINATOR__NAME".to_owned(), "other".to_owned());
+        environment.insert("PGPORTAGE_CLI_IDENTITY__KEY".to_owned(), "b-key.pem".to_owned());
         let global = Global { key: Some("c-key.pem".into()), ..Global::default() };
         let settings = load_from(&global, environment).unwrap();
         assert_eq!(settings.coordinator.address, "127.0.0.1:7443");
@@ -192,6 +193,16 @@ mod tests {
         assert_eq!(settings.coordinator.patience, Duration::from_secs(120));
         assert_eq!(settings.identity.key, Path::new("c-key.pem"));
         assert_eq!(settings.telemetry, Telemetry::default());
+    }
+
+    #[test]
+    fn the_example_is_good() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/pgportage.toml");
+        let global = Global { config: Some(example), ..Global::default() };
+        let settings = load_from(&global, HashMap::new()).unwrap();
+        // What is commented out there are the defaults.
+        let defaults = (coordinator_name(), patience(), Telemetry::default());
+        assert_eq!((settings.coordinator.name, settings.coordinator.patience, settings.telemetry), defaults);
     }
 
     #[test]

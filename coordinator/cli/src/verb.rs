@@ -57,7 +57,7 @@ pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
         Verb::Cutover(arguments) => run::cutover(hand, arguments).await,
         Verb::Finish(arguments) => run::finish(hand, arguments).await,
         Verb::Abort(arguments) => run::abort(hand, arguments).await,
-        Verb::Certs(_) | Verb::Completions(_) | Verb::Man(_) | Verb::PrintConfig => {
+        Verb::Certs(_) | Verb::Completions(_) | Verb::Man(_) => {
             Err(Failure::new(Reason::Internal, "this verb does not speak to the coordinator").into())
         }
     }

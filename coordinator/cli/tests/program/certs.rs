@@ -49,7 +49,7 @@ async fn the_settings_in_force_are_printed() {
     let text = "[coordinator]\naddress = \"localhost:7443\"\n\
                 [identity]\ncertificate = \"a.pem\"\nkey = \"a-key.pem\"\nauthority = \"ca.pem\"\n";
     std::fs::write(&file, text).unwrap();
-    let arguments = ["print-config", "--config", file.to_str().unwrap(), "--coordinator", "localhost:1"];
+    let arguments = ["--print-config", "--config", file.to_str().unwrap(), "--coordinator", "localhost:1"];
     let child = program(home.path(), &arguments).spawn().unwrap();
     Ran::end(child).await.exits(0).says("address = \"localhost:1\"").says("patience = \"2m\"");
 }

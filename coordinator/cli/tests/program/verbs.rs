@@ -272,7 +272,9 @@ async fn a_wrong_configuration_is_told_whole() {
 #[tokio::test]
 async fn a_wrong_command_line_exits_2() {
     let home = tempfile::tempdir().unwrap();
-    for arguments in [&["fly"][..], &[], &["status", "--watch"], &["cutover"], &["cutover", "a", "--max-outage", "x"]] {
+    for arguments in
+        [&["fly"][..], &[], &["status", "--watch"], &["--json"], &["cutover"], &["cutover", "a", "--max-outage", "x"]]
+    {
         let child = program(home.path(), arguments).spawn().unwrap();
         crate::script::Ran::end(child).await.exits(2);
     }
