@@ -1,7 +1,5 @@
 //! Every reason has a page that an operator can act on, and every page a reason.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

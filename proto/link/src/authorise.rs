@@ -76,7 +76,8 @@ pub fn decide(method: &str, peer: Option<&PeerIdentity>, clock: Clock) -> Result
         let failure = refusal(Reason::WrongRole, "the caller has no identity", method);
         return Err(with_code(failure, Code::Unauthenticated));
     };
-    // The handshake looked at the dates once; a connection may live for months.
+    // The handshake looked at the dates once. The connection ends with the
+    // certificate, but perhaps a moment later.
     if peer.not_after < clock.wall() {
         let failure = refusal(Reason::WrongRole, "the caller's certificate has expired", method)
             .hint("Issue a new certificate with \"pgportage certs issue\", then connect again.");

@@ -189,7 +189,7 @@ pub struct PeerIdentity {
     pub uri: String,
     /// The certificate's serial number in hexadecimal, as records keep it.
     pub serial: String,
-    /// When the certificate ends. A connection outlives it; requests do not.
+    /// When the certificate ends, and the connection with it.
     pub not_after: SystemTime,
 }
 

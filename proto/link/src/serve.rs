@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -195,17 +195,34 @@ async fn handshake(tcp: TcpStream, identity: &Identity, over: CancellationToken)
     let certificate = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let certificate = certificate.ok_or_else(|| io::Error::other("the client presented no certificate"))?;
     let peer = PeerIdentity::from_certificate(certificate).map_err(io::Error::other)?;
-    Ok(PeerStream { io, peer, over: Box::pin(over.cancelled_owned()) })
+    let clock = identity.clock();
+    let remaining = peer.not_after.duration_since(clock.wall()).unwrap_or_default();
+    let uri = peer.uri.clone();
+    let end = async move {
+        tokio::select! {
+            () = over.cancelled_owned() => {}
+            () = clock.sleep(remaining) => {
+                tracing::info!(peer = %uri, "closed a connection: the certificate it began with has expired");
+            }
+        }
+    };
+    Ok(PeerStream { io, peer, end: Box::pin(end) })
 }
 
 /// A connection whose other end is known.
-#[derive(Debug)]
 pub struct PeerStream {
     io: TlsStream<TcpStream>,
     peer: PeerIdentity,
-    /// Resolves when the server is over. tonic leaves connection tasks behind;
-    /// this ends them.
-    over: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Resolves when the server is over, because tonic leaves connection tasks
+    /// behind, or when the peer's certificate ends: it connects again with the
+    /// newest one, if it has one.
+    end: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl std::fmt::Debug for PeerStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerStream").field("peer", &self.peer).finish_non_exhaustive()
+    }
 }
 
 impl PeerStream {
@@ -218,7 +235,7 @@ impl PeerStream {
 
 impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.over.as_mut().poll(cx).is_ready() {
+        if self.end.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         Pin::new(&mut self.io).poll_read(cx, buffer)

@@ -156,23 +156,26 @@ async fn a_refused_client_hears_why() {
 async fn a_certificate_that_expires_in_use_ends_calls_and_new_connections() {
     let fleet = Fleet::new();
     let server = Server::start(fleet.identity(Role::Coordinator, "main")).await;
-    let client = fleet.short_identity(Role::Agent, "a", Duration::from_secs(2));
+    let client = fleet.short_identity(Role::Agent, "a", Duration::from_secs(5));
     let expected = id(Role::Coordinator, "main");
     let open = server.dial(&expected, &client).await.unwrap();
     health(open.clone()).await.unwrap();
-    let refused = Clock
+    // The connection ends, and nobody lets it in again.
+    let failure = Clock
         .timeout(PATIENCE, async {
             loop {
                 if let Err(status) = health(open.clone()).await {
-                    return status;
+                    let failure = pgportage_link::status::from_status(status);
+                    if failure.metadata.contains_key("address") {
+                        return failure;
+                    }
                 }
                 tokio::task::yield_now().await;
             }
         })
         .await
         .unwrap();
-    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
-    // Certificates count in whole seconds: the handshake may be a little kinder.
+    assert_refused(&failure, Reason::PeerRefused, "because it has expired or is not valid yet");
     let failure = Clock
         .timeout(PATIENCE, async {
             loop {
@@ -184,6 +187,51 @@ async fn a_certificate_that_expires_in_use_ends_calls_and_new_connections() {
         .await
         .unwrap();
     assert_refused(&failure, Reason::PeerRefused, "because it has expired or is not valid yet");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_carries_a_channel_past_the_old_ones_end() {
+    let fleet = Fleet::new();
+    let server = Server::start(fleet.identity(Role::Coordinator, "main")).await;
+    let paths = fleet.issue(Role::Agent, "a", Duration::from_secs(5));
+    let client = Identity::load(&paths, Clock).unwrap();
+    let end = client.own().not_after;
+    let channel = server.dial(&id(Role::Coordinator, "main"), &client).await.unwrap();
+    let mut watch = tonic_health::pb::health_client::HealthClient::new(channel.clone())
+        .watch(fleet::whole())
+        .await
+        .unwrap()
+        .into_inner();
+    watch.message().await.unwrap().unwrap();
+    fleet::Files::take(&fleet.renew(Role::Agent, "a")).put(&paths);
+    assert!(client.reload().unwrap());
+    // Open streams end with the old certificate.
+    let ended = Clock.timeout(PATIENCE, watch.message()).await.unwrap();
+    assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
+    assert!(Clock.wall() >= end);
+    // The same channel goes on with the new one.
+    let mut last = Ok(());
+    for _ in 0..3 {
+        last = health(channel.clone()).await;
+        if last.is_ok() {
+            break;
+        }
+    }
+    last.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_without_tls_is_refused() {
+    let fleet = Fleet::new();
+    let server = Server::start(fleet.identity(Role::Coordinator, "main")).await;
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
+    let outcome = match endpoint.connect().await {
+        Ok(channel) => Clock.timeout(PATIENCE, health(channel)).await.unwrap(),
+        Err(_) => return server.stop().await,
+    };
+    outcome.unwrap_err();
     server.stop().await;
 }
 
