@@ -3,7 +3,7 @@
 //! `PGPORTAGE_UPDATE_GOLDEN=1 cargo test -p pgportage --test golden` writes them
 //! anew; read the difference before committing it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
@@ -142,9 +142,12 @@ fn cases() -> Vec<(String, Render)> {
     }
 
     // One look at JSON for each type; pretty here, one line in the program.
-    for (name, message) in
-        [("ready", support::ready()), ("failed", support::failed()), ("succeeded", support::succeeded())]
-    {
+    for (name, message) in [
+        ("copying", support::copying()),
+        ("ready", support::ready()),
+        ("failed", support::failed()),
+        ("succeeded", support::succeeded()),
+    ] {
         let text = serde_json::to_string_pretty(&Migration::from(message)).unwrap();
         add(format!("json-migration-{name}.json"), Box::new(move |_| format!("{text}\n")));
     }
@@ -248,6 +251,31 @@ fn every_golden_file_is_used() {
         .filter(|name| !used.contains(name))
         .collect();
     assert!(stray.is_empty(), "no test reads {stray:?}");
+}
+
+/// Every field that programs may read is explained in the guide.
+#[test]
+fn every_field_is_documented() {
+    fn fields(value: &serde_json::Value, out: &mut BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                for (key, value) in map {
+                    out.insert(key.clone());
+                    fields(value, out);
+                }
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| fields(value, out)),
+            _ => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    for (name, render) in cases().into_iter().filter(|(name, _)| name.starts_with("json-")) {
+        fields(&serde_json::from_str(&render(Style::Plain)).expect(&name), &mut found);
+    }
+    let guide = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/operating.md");
+    let guide = fs::read_to_string(guide).unwrap();
+    let missing: Vec<_> = found.iter().filter(|field| !guide.contains(&format!("`{field}`"))).collect();
+    assert!(found.len() > 60 && missing.is_empty(), "docs/operating.md does not explain {missing:?}");
 }
 
 #[test]
