@@ -61,7 +61,7 @@ pub async fn resolve(agent: &Agent, participation: &Participation, epoch: i64) -
     }
     transaction
         .execute(
-            "UPDATE pgportage.decision SET floor_epoch = greatest(floor_epoch, $1 + 1), \
+            "UPDATE pgportage.decision SET floor_epoch = greatest(floor_epoch, $1::int8 + 1), \
              record_time = pg_catalog.clock_timestamp() WHERE id = 1",
             &[&epoch],
         )
@@ -110,7 +110,7 @@ pub(super) async fn give_up_fence(agent: &Agent, participation: &Participation, 
 async fn ask(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
     let in_doubt = |failure: Failure| {
         Failure::new(Reason::CutoverInDoubt, "nobody knows whether the destination has opened")
-            .detail(format!("The destination's agent could not be asked: {}.", failure.message))
+            .detail(format!("The destination's agent gave no answer: {}. {}", failure.message, failure.detail))
             .hint(
                 "The source stays fenced. Bring the destination's agent and server back; it is asked again by itself.",
             )

@@ -1,0 +1,312 @@
+//! The cutover's acts on two real servers, with the link between two agents of
+//! this process: what they do, that doing them twice does no harm, and how they
+//! are taken back, also after a death between any two of their effects.
+
+#[path = "peer/world.rs"]
+mod world;
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use pgportage_agent::migration::Side;
+use pgportage_agent::names;
+use pgportage_agent::postgres::access::Access;
+use pgportage_agent::step::close::CloseDatabase;
+use pgportage_agent::step::connect::CreateReplicationRole;
+use pgportage_agent::step::cutover::{
+    DrainToMarker, FenceSource, FenceSourceResult, OpenDestination, PrepareCutover, RaiseBarrier, RaiseBarrierResult,
+    ReleaseBarrier,
+};
+use pgportage_agent::step::publication::CreatePublication;
+use pgportage_agent::step::{Step, Survey};
+use pgportage_link::{Failure, fail_point};
+use pgportage_proto::Reason;
+use pgportage_tests::cluster::Cluster;
+use tokio_postgres::Client;
+
+use world::{World, migration};
+
+const APPLICATION: &str = "app";
+const PASSWORD: &str = "correct horse";
+const BUDGET: Duration = Duration::from_secs(20);
+const MAX_LAG: Duration = Duration::from_secs(30);
+
+const SCHEMA: &str = "\
+CREATE TABLE public.orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text NOT NULL);
+CREATE TABLE public.events (id bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());
+CREATE SEQUENCE public.tickets INCREMENT BY -3 MAXVALUE 1000 START 1000;
+ALTER TABLE public.orders OWNER TO app;
+ALTER TABLE public.events OWNER TO app;
+ALTER SEQUENCE public.tickets OWNER TO app";
+
+/// A world whose database has arrived and is caught up: everything but the
+/// cutover, the subscription made by hand.
+async fn caught_up() -> World {
+    let world = World::start().await;
+    let database = world.options.database.clone();
+    for cluster in [&world.source, &world.destination] {
+        cluster.execute("postgres", &format!("CREATE ROLE {APPLICATION} LOGIN PASSWORD '{PASSWORD}'")).await.unwrap();
+        cluster.execute("postgres", &format!("ALTER DATABASE {database} OWNER TO {APPLICATION}")).await.unwrap();
+    }
+    world.source.execute(&database, SCHEMA).await.unwrap();
+    world
+        .source
+        .execute(
+            &database,
+            "INSERT INTO orders (note) SELECT 'n' FROM generate_series(1, 41); SELECT nextval('tickets')",
+        )
+        .await
+        .unwrap();
+    perform(&world, Side::Source, &CreateReplicationRole).await.unwrap();
+    perform(&world, Side::Source, &CreatePublication).await.unwrap();
+    perform(&world, Side::Destination, &CloseDatabase).await.unwrap();
+    world.destination.execute(&database, SCHEMA).await.unwrap();
+    let name = names::replication_name(&migration());
+    let statement = format!(
+        "CREATE SUBSCRIPTION {name} CONNECTION 'host=127.0.0.1 port={} user=postgres password={} dbname={database}' \
+         PUBLICATION {name}",
+        world.source.port, world.source.superuser_password
+    );
+    world.destination.execute(&database, &statement).await.unwrap();
+    world
+        .destination
+        .wait_until(&database, "SELECT count(*) > 2 AND bool_and(srsubstate = 'r') FROM pg_subscription_rel", MAX_LAG)
+        .await
+        .unwrap();
+    world
+}
+
+async fn perform<S: Step>(world: &World, side: Side, step: &S) -> Result<S::Output, Failure> {
+    let cx = world.context(side);
+    match step.survey(&cx).await? {
+        Survey::Done(output) => Ok(output),
+        Survey::Ready => step.perform(&cx).await,
+    }
+}
+
+async fn undo<S: Step>(world: &World, side: Side, step: &S) -> Result<(), Failure> {
+    step.undo(&world.context(side)).await
+}
+
+async fn application(cluster: &Cluster, database: &str) -> anyhow::Result<Client> {
+    cluster.connect_as(database, APPLICATION, PASSWORD).await
+}
+
+async fn access(cluster: &Cluster, database: &str) -> Access {
+    Access::read(&cluster.connect(database).await.unwrap()).await.unwrap()
+}
+
+async fn prepare(world: &World, epoch: i64) {
+    let step = PrepareCutover { cutover_epoch: epoch, max_outage: BUDGET };
+    let source = perform(world, Side::Source, &step).await.unwrap();
+    let destination = perform(world, Side::Destination, &step).await.unwrap();
+    assert_eq!(source, destination, "both sides see the same tables and the same catalog");
+}
+
+async fn raise(world: &World, epoch: i64) -> RaiseBarrierResult {
+    perform(world, Side::Source, &RaiseBarrier { cutover_epoch: epoch, max_outage: BUDGET }).await.unwrap()
+}
+
+async fn drain(world: &World, epoch: i64, barrier: &RaiseBarrierResult) {
+    let step = DrainToMarker {
+        cutover_epoch: epoch,
+        marker_id: barrier.marker_id,
+        sequences: barrier.sequences.clone(),
+        open_timeout: BUDGET,
+        catalog_digest: barrier.catalog_digest.clone(),
+    };
+    let first = perform(world, Side::Destination, &step).await.unwrap();
+    assert_eq!(perform(world, Side::Destination, &step).await.unwrap(), first, "asked twice, done once");
+}
+
+async fn fence(world: &World, epoch: i64, barrier: &RaiseBarrierResult) -> FenceSourceResult {
+    let step = FenceSource { cutover_epoch: epoch, marker_id: barrier.marker_id };
+    let first = perform(world, Side::Source, &step).await.unwrap();
+    assert_eq!(perform(world, Side::Source, &step).await.unwrap(), first, "asked twice, done once");
+    first
+}
+
+#[tokio::test]
+async fn the_database_changes_hands() {
+    let world = caught_up().await;
+    let database = world.options.database.clone();
+    let writer = application(&world.source, &database).await.unwrap();
+    assert!(application(&world.destination, &database).await.is_err(), "the destination is closed");
+
+    prepare(&world, 1).await;
+    let barrier = raise(&world, 1).await;
+    assert_eq!(raise(&world, 1).await, barrier, "asked twice, done once");
+    writer.batch_execute("SET lock_timeout = '50ms'").await.unwrap();
+    writer.batch_execute("INSERT INTO public.orders (note) VALUES ('late')").await.unwrap_err();
+    // SHARE locks do not stop this: the fence has to read sequences again.
+    writer.query("SELECT nextval('public.tickets')", &[]).await.unwrap();
+    drain(&world, 1, &barrier).await;
+
+    let fenced = fence(&world, 1, &barrier).await;
+    assert!(fenced.terminated_session_count >= 1);
+    assert!(writer.query("SELECT 1", &[]).await.is_err(), "its session was ended");
+    assert!(application(&world.source, &database).await.is_err(), "and it cannot come back");
+    let ticket = fenced.sequences.iter().find(|sequence| sequence.name.relation == "tickets").unwrap();
+    assert_eq!((ticket.last_value, ticket.called), (997, true));
+
+    let open = OpenDestination { cutover_epoch: 1, sequences: fenced.sequences.clone() };
+    perform(&world, Side::Destination, &open).await.unwrap();
+    perform(&world, Side::Destination, &open).await.unwrap();
+    perform(&world, Side::Source, &ReleaseBarrier { cutover_epoch: 1 }).await.unwrap();
+    assert!(application(&world.source, &database).await.is_err(), "the fence stays");
+
+    let writer = application(&world.destination, &database).await.unwrap();
+    let next: i64 = writer.query_one("SELECT nextval('public.tickets')", &[]).await.unwrap().get(0);
+    assert_eq!(next, 994);
+    let id: i64 =
+        writer.query_one("INSERT INTO public.orders (note) VALUES ('new') RETURNING id", &[]).await.unwrap().get(0);
+    assert_eq!(id, 42, "the value after the last one on the source");
+
+    // From here on nothing is taken back.
+    let fence = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
+    assert_eq!(undo(&world, Side::Source, &fence).await.unwrap_err().reason, Reason::DestinationOpened);
+    assert!(application(&world.source, &database).await.is_err());
+    assert_eq!(undo(&world, Side::Destination, &open).await.unwrap_err().reason, Reason::DestinationOpened);
+}
+
+#[tokio::test]
+async fn a_barrier_goes_without_a_trace() {
+    let world = caught_up().await;
+    let database = world.options.database.clone();
+    let before = access(&world.source, &database).await;
+    prepare(&world, 1).await;
+    raise(&world, 1).await;
+    let step = RaiseBarrier { cutover_epoch: 1, max_outage: BUDGET };
+    undo(&world, Side::Source, &step).await.unwrap();
+    undo(&world, Side::Source, &step).await.unwrap();
+    let writer = application(&world.source, &database).await.unwrap();
+    writer.batch_execute("INSERT INTO public.orders (note) VALUES ('on')").await.unwrap();
+    assert_eq!(access(&world.source, &database).await, before);
+    // What was lost is not pretended: the acts that need the barrier refuse.
+    let fence = FenceSource { cutover_epoch: 1, marker_id: uuid::Uuid::nil() };
+    assert_eq!(perform(&world, Side::Source, &fence).await.unwrap_err().reason, Reason::BarrierLost);
+}
+
+#[tokio::test]
+async fn a_spent_budget_opens_the_source_by_itself() {
+    let world = caught_up().await;
+    let database = world.options.database.clone();
+    let budget = Duration::from_secs(1);
+    let step = PrepareCutover { cutover_epoch: 1, max_outage: budget };
+    perform(&world, Side::Source, &step).await.unwrap();
+    let barrier = perform(&world, Side::Source, &RaiseBarrier { cutover_epoch: 1, max_outage: budget }).await.unwrap();
+    // Nobody says anything more: the coordinator is gone. No lock_timeout here,
+    // the insert waits until the barrier has fallen.
+    let writer = application(&world.source, &database).await.unwrap();
+    writer.batch_execute("INSERT INTO public.orders (note) VALUES ('on')").await.unwrap();
+    let fence = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
+    let failure = perform(&world, Side::Source, &fence).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::OutageBudgetExceeded, "{failure:?}");
+    application(&world.source, &database).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_death_at_any_point_of_the_fence_is_taken_back_by_the_destinations_promise() {
+    let world = caught_up().await;
+    let database = world.options.database.clone();
+    let before = access(&world.source, &database).await;
+    let points = ["noted", "committed", "expelled", "proved"].map(|point| format!("fence_source.perform.{point}"));
+    for (epoch, point) in (1..).zip(&points) {
+        prepare(&world, epoch).await;
+        let barrier = raise(&world, epoch).await;
+        drain(&world, epoch, &barrier).await;
+        let step = FenceSource { cutover_epoch: epoch, marker_id: barrier.marker_id };
+        fail_point::arm(point);
+        let died = AssertUnwindSafe(perform(&world, Side::Source, &step)).catch_unwind().await;
+        assert!(died.is_err(), "{point} was not passed");
+        // A killed agent loses its sessions, and with them the barrier.
+        undo(&world, Side::Source, &RaiseBarrier { cutover_epoch: epoch, max_outage: BUDGET }).await.unwrap();
+        assert_eq!(perform(&world, Side::Source, &step).await.unwrap_err().reason, Reason::BarrierLost);
+
+        undo(&world, Side::Source, &step).await.unwrap();
+        undo(&world, Side::Source, &step).await.unwrap();
+        assert_eq!(access(&world.source, &database).await, before, "after {point}");
+        let writer = application(&world.source, &database).await.unwrap();
+        writer.batch_execute("INSERT INTO public.orders (note) VALUES ('on')").await.unwrap();
+        if !point.ends_with("noted") {
+            // A late order to open is refused: that was the promise.
+            let open = OpenDestination { cutover_epoch: epoch, sequences: Vec::new() };
+            let refusal = perform(&world, Side::Destination, &open).await.unwrap_err();
+            assert!(matches!(refusal.reason, Reason::BarrierLost | Reason::OpenRefused), "{refusal:?}");
+        }
+        assert!(application(&world.destination, &database).await.is_err(), "the destination is closed");
+    }
+}
+
+#[tokio::test]
+async fn without_the_destinations_word_the_source_stays_fenced() {
+    let mut world = caught_up().await;
+    let database = world.options.database.clone();
+    prepare(&world, 1).await;
+    let barrier = raise(&world, 1).await;
+    drain(&world, 1, &barrier).await;
+    fence(&world, 1, &barrier).await;
+    world.destination.stop().await.unwrap();
+    let step = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
+    let failure = undo(&world, Side::Source, &step).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::CutoverInDoubt, "{failure:?}");
+    assert!(application(&world.source, &database).await.is_err());
+    world.destination.start_again().await.unwrap();
+    undo(&world, Side::Source, &step).await.unwrap();
+    application(&world.source, &database).await.unwrap();
+}
+
+#[tokio::test]
+async fn sessions_in_a_lock_cycle_give_way_to_the_barrier() {
+    let world = caught_up().await;
+    let database = world.options.database.clone();
+    prepare(&world, 1).await;
+    let mut writer = application(&world.source, &database).await.unwrap();
+    let transaction = writer.transaction().await.unwrap();
+    // Holds the table that is locked last, and will want the one locked first.
+    transaction.batch_execute("INSERT INTO public.events (id) VALUES (1)").await.unwrap();
+    let step = RaiseBarrier { cutover_epoch: 1, max_outage: BUDGET };
+    let (raised, written) = tokio::join!(perform(&world, Side::Source, &step), async {
+        world
+            .source
+            .wait_until(
+                &database,
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'ShareLock')",
+                MAX_LAG,
+            )
+            .await
+            .unwrap();
+        let written = transaction.batch_execute("INSERT INTO public.orders (note) VALUES ('cycle')").await;
+        drop(transaction);
+        written
+    });
+    assert_eq!(raised.unwrap().cancelled_session_count, 1);
+    assert_eq!(written.unwrap_err().code().unwrap().code(), "57014");
+}
+
+#[tokio::test]
+async fn preconditions_name_what_is_in_the_way() {
+    let world = caught_up().await;
+    let database = world.options.database.clone();
+    let step = PrepareCutover { cutover_epoch: 1, max_outage: BUDGET };
+    let superuser = world.source.connect(&database).await.unwrap();
+    assert_eq!(perform(&world, Side::Source, &step).await.unwrap_err().reason, Reason::SuperuserSession);
+    superuser.batch_execute("CREATE TABLE public.later (id int PRIMARY KEY)").await.unwrap();
+    drop(superuser);
+    world
+        .source
+        .wait_until(
+            "postgres",
+            &format!(
+                "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = '{database}' AND usename = 'postgres' \
+                 AND application_name NOT LIKE 'pgportage%')"
+            ),
+            MAX_LAG,
+        )
+        .await
+        .unwrap();
+    let failure = perform(&world, Side::Source, &step).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::SchemaDiffers, "{failure:?}");
+    assert!(failure.detail.contains("later"), "{failure:?}");
+}

@@ -1,0 +1,311 @@
+//! Two agents, one migration.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgportage_agent::agent::Agent;
+use pgportage_agent::journal::{CommandEntry, Journal};
+use pgportage_agent::migration::{MigrationId, Participation, Side};
+use pgportage_agent::peer;
+use pgportage_agent::policy::Policy;
+use pgportage_agent::postgres::own_schema;
+use pgportage_agent::settings::Settings;
+use pgportage_agent::step::{Context, Progress};
+use pgportage_link::Clock;
+use pgportage_link::identity::Role;
+use pgportage_link::issue::Authority;
+use pgportage_link::serve::{self, ServeSettings};
+use pgportage_link::settings::IdentitySettings;
+use pgportage_link::tls::Identity;
+use pgportage_tests::cluster::{Cluster, ClusterOptions, SUPERUSER, free_port};
+use pgportage_tests::postgres_versions::{PostgresVersion, Tools, tools_for};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use uuid::Uuid;
+
+pub(crate) const MIGRATION: &str = "orders";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// What differs from one test to another.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub source: PostgresVersion,
+    pub destination: PostgresVersion,
+    pub database: String,
+    /// Role of the destination agent; its password goes into a file.
+    pub destination_user: Option<(String, String)>,
+    pub pg_dump: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            source: PostgresVersion::V15,
+            destination: PostgresVersion::V18,
+            database: "shop".to_owned(),
+            destination_user: None,
+            pg_dump: None,
+        }
+    }
+}
+
+pub(crate) struct World {
+    pub source: Cluster,
+    pub destination: Cluster,
+    pub source_agent: Arc<Agent>,
+    pub destination_agent: Arc<Agent>,
+    pub options: Options,
+    pub authority: Authority,
+    pub directory: TempDir,
+    source_link: Option<Serving>,
+    source_link_port: u16,
+    _destination_link: Serving,
+}
+
+/// One listener of the link. Dropping it closes all of its connections.
+pub(crate) struct Serving {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.task.abort();
+    }
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    pub(crate) async fn start_with(options: Options) -> Self {
+        let usual = ClusterOptions::new();
+        let (source, destination) =
+            tokio::join!(Cluster::start(options.source, &usual), Cluster::start(options.destination, &usual));
+        let (source, destination) = (source.unwrap(), destination.unwrap());
+        for cluster in [&source, &destination] {
+            cluster.execute("postgres", &format!("CREATE DATABASE {}", quoted(&options.database))).await.unwrap();
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::create(&directory.path().join("ca"), "example.org", Clock).unwrap();
+        let (source_port, destination_port) = (free_port().unwrap(), free_port().unwrap());
+        let source_agent =
+            agent(&authority, directory.path(), Side::Source, &source, source_port, destination_port, &options);
+        let destination_agent = agent(
+            &authority,
+            directory.path(),
+            Side::Destination,
+            &destination,
+            destination_port,
+            source_port,
+            &options,
+        );
+        let source_link = serve_link(&source_agent, source_port).await;
+        let destination_link = serve_link(&destination_agent, destination_port).await;
+        for agent in [&source_agent, &destination_agent] {
+            join(agent, &participation(agent, &options.database));
+        }
+        Self {
+            source,
+            destination,
+            source_agent,
+            destination_agent,
+            options,
+            authority,
+            directory,
+            source_link: Some(source_link),
+            source_link_port: source_port,
+            _destination_link: destination_link,
+        }
+    }
+
+    pub(crate) fn on(&self, side: Side) -> Participation {
+        let agent = match side {
+            Side::Source => &self.source_agent,
+            Side::Destination => &self.destination_agent,
+        };
+        participation(agent, &self.options.database)
+    }
+
+    /// What a step on one side is given.
+    pub(crate) fn context(&self, side: Side) -> Context {
+        let agent = match side {
+            Side::Source => &self.source_agent,
+            Side::Destination => &self.destination_agent,
+        };
+        Context {
+            participation: self.on(side),
+            command_id: Uuid::now_v7().to_string(),
+            leader_epoch: 1,
+            plan_digest: vec![1; 32],
+            stall_timeout: PATIENCE,
+            door: agent.door.clone(),
+            agent: Arc::clone(agent),
+            clock: Clock,
+            progress: watch::channel(Progress::default()).0,
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    /// Does to the destination what *close* does, as far as others can see it.
+    pub(crate) async fn close_destination(&self) {
+        let cx = self.context(Side::Destination);
+        let mut session =
+            cx.door.open(&self.options.database, pgportage_agent::postgres::Purpose::Control).await.unwrap();
+        let transaction = session.transaction().await.unwrap();
+        own_schema::ensure(&transaction, &cx).await.unwrap();
+        transaction
+            .batch_execute(
+                "INSERT INTO pgportage.decision (id, state, floor_epoch, saved_access) VALUES (1, 'closed', 0, '')",
+            )
+            .await
+            .unwrap();
+        transaction.commit().await.unwrap();
+    }
+
+    /// Cuts the source's end of the link off, with all its connections.
+    pub(crate) fn cut_link(&mut self) {
+        self.source_link = None;
+    }
+
+    pub(crate) async fn mend_link(&mut self) {
+        self.source_link = Some(serve_link(&self.source_agent, self.source_link_port).await);
+    }
+
+    pub(crate) fn source_link_address(&self) -> String {
+        format!("127.0.0.1:{}", self.source_link_port)
+    }
+
+    /// A certificate of the same authority for somebody else.
+    pub(crate) fn identity(&self, role: Role, name: &str) -> Identity {
+        let paths = issue(&self.authority, &self.directory.path().join("others"), role, name);
+        Identity::load(&paths, Clock).unwrap()
+    }
+}
+
+pub(crate) fn migration() -> MigrationId {
+    MigrationId::new(MIGRATION).unwrap()
+}
+
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Programs that fit both servers.
+pub(crate) fn tools() -> Tools {
+    tools_for(PostgresVersion::V18).unwrap()
+}
+
+fn names(side: Side) -> (&'static str, &'static str) {
+    match side {
+        Side::Source => ("alpha", "beta"),
+        Side::Destination => ("beta", "alpha"),
+    }
+}
+
+fn participation(agent: &Agent, database: &str) -> Participation {
+    let side = if agent.name == "alpha" { Side::Source } else { Side::Destination };
+    Participation { migration: migration(), side, database: database.to_owned(), peer: names(side).1.to_owned() }
+}
+
+/// Writes a participation into a journal, as an accepted command does.
+pub(crate) fn join(agent: &Agent, participation: &Participation) {
+    let command = CommandEntry {
+        id: Uuid::now_v7().to_string(),
+        migration: participation.migration.to_string(),
+        digest: [0; 32],
+        message: Vec::new(),
+        actor: "spiffe://example.org/pgportage/coordinator/main".to_owned(),
+        actor_serial: String::new(),
+    };
+    agent.journal.accept(&command, Some(participation), &[], Clock.wall()).unwrap();
+}
+
+fn issue(authority: &Authority, directory: &Path, role: Role, name: &str) -> IdentitySettings {
+    let issued = authority.issue(role, name, DAY).unwrap();
+    authority.write(&issued, directory).unwrap()
+}
+
+fn agent(
+    authority: &Authority,
+    directory: &Path,
+    side: Side,
+    cluster: &Cluster,
+    link_port: u16,
+    peer_port: u16,
+    options: &Options,
+) -> Arc<Agent> {
+    use std::os::unix::fs::PermissionsExt;
+
+    let (name, peer) = names(side);
+    let home = directory.join(name);
+    let identity = issue(authority, &home.join("certs"), Role::Agent, name);
+    let policy_path = home.join("policy.toml");
+    std::fs::write(
+        &policy_path,
+        format!(
+            "[databases.\"*\"]\nsides = [\"source\", \"destination\"]\n[peers]\n{peer} = \"127.0.0.1:{peer_port}\"\n\
+             [limits]\nlock_timeout = \"2s\"\n"
+        ),
+    )
+    .unwrap();
+    let (user, password_file) = match (&options.destination_user, side) {
+        (Some((user, password)), Side::Destination) => {
+            let path = home.join("password");
+            std::fs::write(&path, password).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            (user.clone(), format!("password_file = {path:?}\n"))
+        }
+        _ => (SUPERUSER.to_owned(), String::new()),
+    };
+    let tunnel_port = free_port().unwrap();
+    let pg_dump = options.pg_dump.clone().unwrap_or_else(|| tools().program("pg_dump"));
+    let pg_restore = tools_for(options.destination).unwrap().program("pg_restore");
+    let settings_path = home.join("agent.toml");
+    std::fs::write(
+        &settings_path,
+        format!(
+            "name = \"{name}\"\nstate_dir = {state:?}\npolicy = {policy_path:?}\n\
+             [coordinator]\naddress = \"127.0.0.1:1\"\nname = \"main\"\n\
+             [identity]\ncertificate = {certificate:?}\nkey = {key:?}\nca = {ca:?}\ntrust_domain = \"example.org\"\n\
+             [postgres]\nhost = {socket:?}\nport = {port}\nuser = {user:?}\n{password_file}\
+             replication_address = \"127.0.0.1:{port}\"\n\
+             [programs]\npg_dump = {pg_dump:?}\npg_restore = {pg_restore:?}\n\
+             [link]\nlisten = \"127.0.0.1:{link_port}\"\n\
+             [tunnel]\nfirst_port = {tunnel_port}\nlast_port = {tunnel_last}\n",
+            state = home.join("state"),
+            certificate = identity.certificate,
+            key = identity.key,
+            ca = identity.authority,
+            socket = cluster.socket_directory(),
+            port = cluster.port,
+            tunnel_last = tunnel_port + 3,
+        ),
+    )
+    .unwrap();
+    let settings = Settings::load(&settings_path).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
+    let policy = Policy::load(&policy_path).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
+    let journal = Journal::open(&settings.journal_path()).unwrap();
+    Arc::new(Agent::new(settings, policy, journal, Identity::load(&identity, Clock).unwrap()))
+}
+
+async fn serve_link(agent: &Arc<Agent>, port: u16) -> Serving {
+    let listener = serve::bind(([127, 0, 0, 1], port).into()).await.unwrap();
+    let home = agent.settings.identity.clone();
+    let identity =
+        Identity::load(&IdentitySettings { certificate: home.certificate, key: home.key, authority: home.ca }, Clock)
+            .unwrap();
+    let routes = Routes::new(peer::service(Arc::clone(agent)));
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let task = tokio::spawn(async move {
+        serve::serve(listener, identity, ServeSettings::link(), routes, token).await.unwrap();
+    });
+    Serving { stop, task }
+}
