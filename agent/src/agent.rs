@@ -1,7 +1,7 @@
 //! The long-lived things of one agent, shared by its steps and services.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use pgportage_link::Clock;
 use pgportage_link::tls::Identity;
@@ -37,6 +37,7 @@ pub struct Agent {
     /// Opens database sessions.
     pub door: Door,
     server_version: AtomicI32,
+    attached: AtomicBool,
     /// Dials the other agents.
     pub peers: Peers,
     /// Where the server's own subscriptions enter the link.
@@ -68,6 +69,7 @@ impl Agent {
             clock,
             door,
             server_version: AtomicI32::new(0),
+            attached: AtomicBool::new(false),
             peers: Peers::new(identity, policy.clone(), clock),
             tunnels: Tunnels::new(),
             cutovers: CutoverSessions::default(),
@@ -90,6 +92,18 @@ impl Agent {
     /// Takes note of the server's version, which an upgrade may change.
     pub fn set_server_version(&self, version_num: i32) {
         self.server_version.store(version_num, Ordering::Relaxed);
+    }
+
+    /// Whether a session with the coordinator lives. For people and metrics:
+    /// nothing is decided by it.
+    #[must_use]
+    pub fn attached(&self) -> bool {
+        self.attached.load(Ordering::Relaxed)
+    }
+
+    /// The session begins or ends.
+    pub(crate) fn set_attached(&self, attached: bool) {
+        self.attached.store(attached, Ordering::Relaxed);
     }
 }
 

@@ -5,8 +5,11 @@
 
 pub mod action;
 pub mod agent;
+pub mod arguments;
+pub mod daemon;
 pub mod heartbeat;
 pub mod journal;
+pub mod local;
 pub mod metrics;
 pub mod migration;
 pub mod names;

@@ -1,10 +1,22 @@
 //! What the agent measures.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pgportage_link::metrics::Metrics;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Unit;
+
+use crate::action::{ActionKind, Fact, Verb};
+use crate::agent::Agent;
 use crate::migration::MigrationId;
+use crate::runner::Runner;
 
 /// What is known about one migration between commands. Lossy: only the latest
 /// matters, and nothing is decided by it.
@@ -44,5 +56,110 @@ impl Gauges {
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<MigrationId, Gauge> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// How long attempts take, in seconds: from a catalog read to a copy of days.
+const ATTEMPT_BUCKETS: [f64; 10] = [0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 36_000.0];
+
+/// What an attempt was of, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptLabels {
+    step: &'static str,
+    verb: &'static str,
+    outcome: &'static str,
+}
+
+/// Every attempt that ended since the start. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Attempts {
+    count: Family<AttemptLabels, Counter>,
+    duration: Family<AttemptLabels, Histogram>,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { count: Family::default(), duration: Family::new_with_constructor(|| Histogram::new(ATTEMPT_BUCKETS)) }
+    }
+}
+
+impl Attempts {
+    /// Counts one.
+    pub(crate) fn count(&self, kind: ActionKind, verb: Verb, fact: &Fact, duration: Duration) {
+        let outcome = match fact {
+            Fact::Accepted => return,
+            Fact::Succeeded(_) => "succeeded",
+            Fact::Failed(_) => "failed",
+            Fact::Cancelled(_) => "cancelled",
+        };
+        let labels = AttemptLabels { step: kind.as_str(), verb: verb.as_str(), outcome };
+        self.count.get_or_create(&labels).inc();
+        self.duration.get_or_create(&labels).observe(duration.as_secs_f64());
+    }
+}
+
+/// Makes the agent's figures readable.
+#[must_use]
+pub fn register(agent: &Arc<Agent>, runner: &Arc<Runner>) -> Metrics {
+    let metrics = Metrics::new();
+    let Attempts { count, duration } = runner.attempts().clone();
+    let now = Now { agent: Arc::clone(agent), runner: Arc::clone(runner) };
+    metrics.register(|registry| {
+        registry.register("step_attempts", "Attempts at a step that ended", count);
+        registry.register_with_unit("step_attempt_duration", "How long attempts took", Unit::Seconds, duration);
+        registry.register_collector(Box::new(now));
+    });
+    metrics
+}
+
+/// What is read at the moment somebody asks.
+#[derive(Debug)]
+struct Now {
+    agent: Arc<Agent>,
+    runner: Arc<Runner>,
+}
+
+impl Collector for Now {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let gauges = self.agent.gauges.snapshot();
+        let seconds = |lag: Duration| lag.as_secs_f64();
+        // Far below 2^53, where a float would lose a byte.
+        #[expect(clippy::cast_precision_loss, reason = "Prometheus has floats only")]
+        let number = |number: u64| number as f64;
+        type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&Gauge) -> Option<f64>);
+        let figures: [Figure<'_>; 6] = [
+            ("lag_seconds", "From a heartbeat's commit to the news of its arrival", &|g| g.lag.map(seconds)),
+            ("lag_bytes", "Bytes the destination has not confirmed", &|g| g.lag_bytes.map(number)),
+            ("retained_wal_bytes", "WAL kept on disk for our slot", &|g| g.retained_wal_bytes.map(number)),
+            ("xmin_age", "Transactions since the oldest id our slot holds back", &|g| g.xmin_age.map(number)),
+            ("free_disk_bytes", "Free bytes on the disk that holds the WAL", &|g| g.free_disk_bytes.map(number)),
+            ("warning", "1 while something is about to go wrong", &|g| Some(f64::from(!g.warning.is_empty()))),
+        ];
+        for (name, help, figure) in figures {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (migration, gauge) in &gauges {
+                if let Some(value) = figure(gauge) {
+                    family.encode_family(&[("migration", migration.as_str())])?.encode_gauge(&value)?;
+                }
+            }
+        }
+        let mut running =
+            encoder.encode_descriptor("step_running", "1 while a step is at work", None, MetricType::Gauge)?;
+        for (migration, kind, verb) in self.runner.under_way() {
+            let labels = [("migration", migration.as_str()), ("step", kind.as_str()), ("verb", verb.as_str())];
+            running.encode_family(&labels)?.encode_gauge(&1_i64)?;
+        }
+        // A journal that cannot be read has louder ways to say so.
+        let untold = self.agent.journal.facts_to_send().map_or(0, |facts| facts.len());
+        let help = "Facts that the coordinator has not acknowledged";
+        let mut facts = encoder.encode_descriptor("unacknowledged_facts", help, None, MetricType::Gauge)?;
+        facts.encode_gauge(&i64::try_from(untold).unwrap_or(i64::MAX))?;
+        let mut attached = encoder.encode_descriptor(
+            "attached",
+            "1 while a session with the coordinator lives",
+            None,
+            MetricType::Gauge,
+        )?;
+        attached.encode_gauge(&i64::from(self.agent.attached()))
     }
 }

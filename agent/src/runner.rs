@@ -9,7 +9,7 @@
 //! **Invariant:** one command of a migration is carried out at a time, and no
 //! panic, stall or cancellation of one reaches another.
 
-pub mod fail_points;
+pub(crate) mod fail_points;
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
@@ -23,18 +23,18 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::action::{Command, Fact, Outcome};
+use crate::action::{ActionKind, Command, Fact, Outcome, Verb};
 use crate::agent::Agent;
 use crate::journal::{CommandEntry, FactKind, Known};
+use crate::metrics::Attempts;
 use crate::migration::MigrationId;
 use crate::step::{Context, Progress};
 use crate::wire::{self, Received};
 
-pub use fail_points::fail_points;
 use fail_points::{Moment, pass};
 
-/// How long a step that was told to stop may take to its next safe point before
-/// it is dropped, as a crash would drop it.
+/// How long a stalled step may take to its next safe point before it is dropped,
+/// as a crash would drop it. Never longer than its own stall limit.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// How long ids of finished commands stay known. A repetition that is older than
@@ -50,11 +50,15 @@ pub struct Runner {
     turns: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<()>>>>,
     /// Counts records of facts: whoever waits for news waits for a change.
     news: watch::Sender<u64>,
+    attempts: Attempts,
 }
 
 /// A command under way.
 #[derive(Debug)]
 struct Running {
+    migration: MigrationId,
+    kind: ActionKind,
+    verb: Verb,
     cancel: CancellationToken,
     progress: watch::Receiver<Progress>,
 }
@@ -96,7 +100,25 @@ impl Runner {
     /// Nothing is under way yet.
     #[must_use]
     pub fn new(agent: Arc<Agent>) -> Arc<Self> {
-        Arc::new(Self { agent, running: Mutex::default(), turns: Mutex::default(), news: watch::Sender::new(0) })
+        Arc::new(Self {
+            agent,
+            running: Mutex::default(),
+            turns: Mutex::default(),
+            news: watch::Sender::new(0),
+            attempts: Attempts::default(),
+        })
+    }
+
+    /// Every attempt that ended since the start.
+    #[must_use]
+    pub fn attempts(&self) -> &Attempts {
+        &self.attempts
+    }
+
+    /// What is under way, waiting for its turn included.
+    #[must_use]
+    pub fn under_way(&self) -> Vec<(MigrationId, ActionKind, Verb)> {
+        self.running().values().map(|running| (running.migration.clone(), running.kind, running.verb)).collect()
     }
 
     /// Changes whenever there may be facts to send.
@@ -273,7 +295,14 @@ impl Runner {
     fn start(self: &Arc<Self>, command: Command) {
         let cancel = CancellationToken::new();
         let (sender, progress) = watch::channel(Progress::default());
-        self.running().insert(command.id.clone(), Running { cancel: cancel.clone(), progress });
+        let running = Running {
+            migration: command.participation.migration.clone(),
+            kind: command.action.kind(),
+            verb: command.verb,
+            cancel: cancel.clone(),
+            progress,
+        };
+        self.running().insert(command.id.clone(), running);
         let Command { participation, .. } = &command;
         let span = tracing::info_span!(
             "command",
@@ -288,8 +317,11 @@ impl Runner {
         let runner = Arc::clone(self);
         self.agent.tasks.spawn(
             async move {
+                let began = runner.agent.clock.now();
                 let end = runner.attempt(&command, sender, cancel).await;
                 if let End::Fact(fact) = end {
+                    let duration = runner.agent.clock.now().duration_since(began);
+                    runner.attempts.count(command.action.kind(), command.verb, &fact, duration);
                     runner.conclude(&command, fact);
                 }
                 runner.running().remove(&command.id);
@@ -359,7 +391,7 @@ impl Runner {
             result = &mut step => result,
             subject = self.stalled(moved, command.stall_timeout) => {
                 cx.cancel.cancel();
-                let stopped = self.agent.clock.timeout(STOP_GRACE, &mut step).await;
+                let stopped = self.agent.clock.timeout(STOP_GRACE.min(command.stall_timeout), &mut step).await;
                 match stopped {
                     Ok(result) if !is_cancelled(&result) => result,
                     Ok(_) | Err(_) => Ok(Err(stalled(&subject, command.stall_timeout))),

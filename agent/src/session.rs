@@ -163,7 +163,10 @@ impl Session {
         // command never looks old to us.
         let interval = (interval / 2).min(limits.command_age / 3).max(Duration::from_millis(50));
         let sender = Sender { actor: expected.to_string(), serial: String::new(), heartbeat_age: None };
-        self.converse(incoming, outbox, interval, sender).instrument(span).await
+        self.agent.set_attached(true);
+        let end = self.converse(incoming, outbox, interval, sender).instrument(span).await;
+        self.agent.set_attached(false);
+        end
     }
 
     fn hello(&self) -> Result<v1::Hello, Failure> {

@@ -5,9 +5,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use pgportage_link::settings::{self, IdentitySettings, Problems, TelemetrySettings, Validate};
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
+
+/// What variables that override the file begin with, for example
+/// `PGPORTAGE_AGENT_POSTGRES__PORT`.
+const PREFIX: &str = "PGPORTAGE_AGENT";
 
 /// The whole of `agent.toml`, checked.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -35,9 +40,9 @@ pub struct Settings {
     /// Where the server's own subscription enters the link.
     #[serde(default)]
     pub tunnel: TunnelSettings,
-    /// Where figures can be read. Absent: nowhere.
+    /// Logs, traces and metrics.
     #[serde(default)]
-    pub metrics: Option<MetricsSettings>,
+    pub telemetry: TelemetrySettings,
 }
 
 /// Whom to dial.
@@ -48,20 +53,6 @@ pub struct CoordinatorSettings {
     pub address: String,
     /// The name in the coordinator's certificate: anybody else is refused.
     pub name: String,
-}
-
-/// This agent's certificate. The files are read again when they change.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct IdentitySettings {
-    /// PEM file with the certificate, then its issuers.
-    pub certificate: PathBuf,
-    /// PEM file with the private key, mode 0600.
-    pub key: PathBuf,
-    /// PEM file with the authorities of the trust domain.
-    pub ca: PathBuf,
-    /// The trust domain, as in `spiffe://<trust-domain>/…`.
-    pub trust_domain: String,
 }
 
 /// The server beside this agent.
@@ -147,14 +138,6 @@ impl Default for TunnelSettings {
     }
 }
 
-/// Where figures can be read.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct MetricsSettings {
-    /// Address to listen on, in plain HTTP: keep it on a private network.
-    pub listen: SocketAddr,
-}
-
 impl Settings {
     /// Reads and checks the whole file before anything is opened or dialled.
     ///
@@ -163,10 +146,7 @@ impl Settings {
     /// [`Reason::ConfigurationInvalid`]: every problem is in the detail, one a
     /// line, each with its key.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path).map_err(|error| invalid(path, &[error.to_string()]))?;
-        let settings: Self = toml::from_str(&text).map_err(|error| invalid(path, &[error.to_string()]))?;
-        let problems = settings.problems();
-        if problems.is_empty() { Ok(settings) } else { Err(invalid(path, &problems)) }
+        settings::load(Some(path), PREFIX).map_err(|problems| settings::failure(&problems))
     }
 
     /// Where the journal is.
@@ -174,35 +154,89 @@ impl Settings {
     pub fn journal_path(&self) -> PathBuf {
         self.state_dir.join("journal.db")
     }
+}
 
-    /// What is wrong with values that have the right type.
-    fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut check = |fits: bool, problem: &str| {
-            if !fits {
-                problems.push(problem.to_owned());
-            }
-        };
-        check(is_name(&self.name), "name: use 1 to 63 characters of a-z, 0-9, - and .");
-        check(is_name(&self.coordinator.name), "coordinator.name: use 1 to 63 characters of a-z, 0-9, - and .");
-        check(is_address(&self.coordinator.address), "coordinator.address: must be host:port");
-        check(self.state_dir.is_absolute(), "state_dir: must be an absolute path");
-        check(self.policy.is_absolute(), "policy: must be an absolute path");
-        check(self.identity.certificate.is_absolute(), "identity.certificate: must be an absolute path");
-        check(self.identity.key.is_absolute(), "identity.key: must be an absolute path");
-        check(self.identity.ca.is_absolute(), "identity.ca: must be an absolute path");
-        check(!self.identity.trust_domain.is_empty(), "identity.trust_domain: must not be empty");
-        check(!self.postgres.host.is_empty(), "postgres.host: must not be empty");
-        check(self.postgres.port != 0, "postgres.port: must not be 0");
-        check(self.postgres.max_sessions >= 6, "postgres.max_sessions: must be at least 6, a cutover needs them");
-        check(!self.postgres.user.is_empty(), "postgres.user: must not be empty");
-        check(!self.postgres.maintenance_database.is_empty(), "postgres.maintenance_database: must not be empty");
-        check(is_address(&self.postgres.replication_address), "postgres.replication_address: must be host:port");
-        check(self.tunnel.first_port != 0, "tunnel.first_port: must not be 0");
-        check(self.tunnel.first_port <= self.tunnel.last_port, "tunnel.last_port: must not be below tunnel.first_port");
-        problems
+impl Validate for Settings {
+    fn validate(&self, problems: &mut Problems) {
+        if !is_name(&self.name) {
+            problems.add("name", NAME);
+        }
+        if !self.state_dir.is_absolute() {
+            problems.add("state_dir", ABSOLUTE);
+        }
+        if !self.policy.is_absolute() {
+            problems.add("policy", ABSOLUTE);
+        }
+        problems.section("coordinator", &self.coordinator);
+        problems.section("identity", &self.identity);
+        problems.section("postgres", &self.postgres);
+        problems.section("programs", &self.programs);
+        problems.section("tunnel", &self.tunnel);
+        problems.section("telemetry", &self.telemetry);
     }
 }
+
+impl Validate for CoordinatorSettings {
+    fn validate(&self, problems: &mut Problems) {
+        if !is_address(&self.address) {
+            problems.add("address", ADDRESS);
+        }
+        if !is_name(&self.name) {
+            problems.add("name", NAME);
+        }
+    }
+}
+
+impl Validate for PostgresSettings {
+    fn validate(&self, problems: &mut Problems) {
+        for (key, value) in
+            [("host", &self.host), ("user", &self.user), ("maintenance_database", &self.maintenance_database)]
+        {
+            if value.is_empty() || value.contains('\0') {
+                problems.add(key, "must not be empty");
+            }
+        }
+        if self.port == 0 {
+            problems.add("port", "must not be 0");
+        }
+        if self.max_sessions < 6 {
+            problems.add("max_sessions", "must be at least 6: a cutover needs them");
+        }
+        for (key, path) in [("password_file", &self.password_file), ("passfile", &self.passfile)] {
+            if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                problems.add(key, ABSOLUTE);
+            }
+        }
+        if !is_address(&self.replication_address) {
+            problems.add("replication_address", ADDRESS);
+        }
+    }
+}
+
+impl Validate for ProgramSettings {
+    fn validate(&self, problems: &mut Problems) {
+        for (key, path) in [("pg_dump", &self.pg_dump), ("pg_restore", &self.pg_restore)] {
+            if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                problems.add(key, ABSOLUTE);
+            }
+        }
+    }
+}
+
+impl Validate for TunnelSettings {
+    fn validate(&self, problems: &mut Problems) {
+        if self.first_port == 0 {
+            problems.add("first_port", "must not be 0");
+        }
+        if self.first_port > self.last_port {
+            problems.add("last_port", "must not be below first_port");
+        }
+    }
+}
+
+const NAME: &str = "use 1 to 63 characters of a-z, 0-9, - and .";
+const ABSOLUTE: &str = "must be an absolute path";
+const ADDRESS: &str = "must be host:port";
 
 /// One failure for all problems of a file.
 pub(crate) fn invalid(path: &Path, problems: &[String]) -> Failure {

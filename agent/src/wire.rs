@@ -4,6 +4,7 @@
 //! that names the missing field; what goes out is a domain type until here.
 
 mod action;
+mod inventory;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};

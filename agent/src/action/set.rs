@@ -15,6 +15,7 @@ use crate::step::cutover::{
     PrepareCutover, PrepareCutoverResult, RaiseBarrier, RaiseBarrierResult, ReleaseBarrier, ReleaseBarrierResult,
 };
 use crate::step::identity::{SetReplicaIdentity, SetReplicaIdentityResult};
+use crate::step::inspect::{CheckServer, CheckServerResult};
 use crate::step::publication::{CreatePublication, CreatePublicationResult};
 use crate::step::schema::{RestoreSchema, RestoreSchemaResult};
 use crate::step::subscribe::{CreateSlot, CreateSlotResult, CreateSubscription, CreateSubscriptionResult};
@@ -23,6 +24,8 @@ use crate::step::{Context, Step, Survey};
 /// What to do. Each variant holds the step with its input.
 #[derive(Clone, Debug)]
 pub enum Action {
+    /// [`ActionKind::CheckServer`].
+    CheckServer(CheckServer),
     /// [`ActionKind::CreateReplicationRole`].
     CreateReplicationRole(CreateReplicationRole),
     /// [`ActionKind::ReachPeer`].
@@ -58,6 +61,8 @@ pub enum Action {
 pub enum Outcome {
     /// It was taken back; there is nothing to say about it.
     Undone,
+    /// Of [`Action::CheckServer`].
+    CheckServer(CheckServerResult),
     /// Of [`Action::CreateReplicationRole`].
     CreateReplicationRole(CreateReplicationRoleResult),
     /// Of [`Action::ReachPeer`].
@@ -93,6 +98,7 @@ impl Action {
     #[must_use]
     pub fn kind(&self) -> ActionKind {
         match self {
+            Self::CheckServer(_) => ActionKind::CheckServer,
             Self::CreateReplicationRole(_) => ActionKind::CreateReplicationRole,
             Self::ReachPeer(_) => ActionKind::ReachPeer,
             Self::SetReplicaIdentity(_) => ActionKind::SetReplicaIdentity,
@@ -111,48 +117,40 @@ impl Action {
     }
 
     /// What needs a word of its own in the policy, and the outage it may cause.
+    /// Taking back is never refused for its outage: that would prolong it.
     #[must_use]
     pub fn consequences(&self, verb: Verb, side: Side) -> (Vec<DestructiveAct>, Option<Duration>) {
         let perform = verb == Verb::Perform;
-        let acts = match self {
+        match self {
             Self::SetReplicaIdentity(step) if perform && !step.tables.is_empty() => {
-                vec![DestructiveAct::ReplicaIdentityFull]
+                (vec![DestructiveAct::ReplicaIdentityFull], None)
             }
-            Self::CloseDatabase(_) if perform => vec![DestructiveAct::TerminateSessions],
-            Self::FenceSource(_) if perform => vec![DestructiveAct::Fence, DestructiveAct::TerminateSessions],
-            Self::OpenDestination(_) if perform => vec![DestructiveAct::Open],
-            Self::SetReplicaIdentity(_)
+            Self::CloseDatabase(_) if perform => (vec![DestructiveAct::TerminateSessions], None),
+            Self::CreateSlot(_) if !perform => (vec![DestructiveAct::DropSlot], None),
+            Self::PrepareCutover(PrepareCutover { max_outage, .. })
+            | Self::RaiseBarrier(RaiseBarrier { max_outage, .. })
+                if perform =>
+            {
+                (vec![], Some(*max_outage))
+            }
+            Self::FenceSource(_) if perform => (vec![DestructiveAct::Fence, DestructiveAct::TerminateSessions], None),
+            Self::OpenDestination(_) if perform => (vec![DestructiveAct::Open], None),
+            Self::CheckServer(_)
             | Self::CreateReplicationRole(_)
+            | Self::ReachPeer(_)
+            | Self::SetReplicaIdentity(_)
             | Self::CreatePublication(_)
             | Self::CloseDatabase(_)
             | Self::RestoreSchema(_)
+            | Self::CreateSlot(_)
+            | Self::CreateSubscription(_)
             | Self::PrepareCutover(_)
             | Self::RaiseBarrier(_)
             | Self::DrainToMarker(_)
             | Self::FenceSource(_)
             | Self::OpenDestination(_)
-            | Self::ReachPeer(_)
-            | Self::CreateSlot(_)
-            | Self::CreateSubscription(_)
-            | Self::ReleaseBarrier(_) => vec![],
-        };
-        let max_outage = match self {
-            Self::PrepareCutover(step) => Some(step.max_outage),
-            Self::RaiseBarrier(step) => Some(step.max_outage),
-            Self::SetReplicaIdentity(_)
-            | Self::CreateReplicationRole(_)
-            | Self::CreatePublication(_)
-            | Self::CloseDatabase(_)
-            | Self::RestoreSchema(_)
-            | Self::DrainToMarker(_)
-            | Self::FenceSource(_)
-            | Self::OpenDestination(_)
-            | Self::ReachPeer(_)
-            | Self::CreateSlot(_)
-            | Self::CreateSubscription(_)
-            | Self::ReleaseBarrier(_) => None,
-        };
-        (acts, max_outage.filter(|_| perform))
+            | Self::ReleaseBarrier(_) => (vec![], None),
+        }
     }
 
     /// Looks, then acts or takes back.
@@ -163,6 +161,7 @@ impl Action {
     pub(crate) async fn carry_out(&self, cx: &Context, verb: Verb) -> Result<Outcome, Failure> {
         let attempt = Attempt { cx, kind: self.kind(), verb };
         match self {
+            Self::CheckServer(step) => attempt.of(step, Outcome::CheckServer).await,
             Self::CreateReplicationRole(step) => attempt.of(step, Outcome::CreateReplicationRole).await,
             Self::ReachPeer(step) => attempt.of(step, Outcome::ReachPeer).await,
             Self::SetReplicaIdentity(step) => attempt.of(step, Outcome::SetReplicaIdentity).await,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgportage_link::Failure;
+use pgportage_link::settings::ByteSize;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -31,10 +32,14 @@ struct LimitsSection {
     barrier_conflict: Option<String>,
     max_outage: Option<String>,
     command_age: Option<String>,
-    retained_wal_warn_bytes: Option<u64>,
-    retained_wal_abort_bytes: Option<u64>,
-    free_disk_warn_bytes: Option<u64>,
-    free_disk_abort_bytes: Option<u64>,
+    #[serde(alias = "retained_wal_warn_bytes")]
+    retained_wal_warn: Option<ByteSize>,
+    #[serde(alias = "retained_wal_abort_bytes")]
+    retained_wal_abort: Option<ByteSize>,
+    #[serde(alias = "free_disk_warn_bytes")]
+    free_disk_warn: Option<ByteSize>,
+    #[serde(alias = "free_disk_abort_bytes")]
+    free_disk_abort: Option<ByteSize>,
     xmin_age_warn: Option<u64>,
     xmin_age_abort: Option<u64>,
 }
@@ -212,10 +217,12 @@ fn limits(problems: &mut Problems, table: &mut toml::Table) -> Limits {
         barrier_conflict,
         max_outage: problems.duration("limits.max_outage", section.max_outage, default.max_outage),
         command_age: problems.duration("limits.command_age", section.command_age, default.command_age),
-        retained_wal_warn_bytes: section.retained_wal_warn_bytes.unwrap_or(default.retained_wal_warn_bytes),
-        retained_wal_abort_bytes: section.retained_wal_abort_bytes.unwrap_or(default.retained_wal_abort_bytes),
-        free_disk_warn_bytes: section.free_disk_warn_bytes.unwrap_or(default.free_disk_warn_bytes),
-        free_disk_abort_bytes: section.free_disk_abort_bytes.unwrap_or(default.free_disk_abort_bytes),
+        retained_wal_warn_bytes: section.retained_wal_warn.map_or(default.retained_wal_warn_bytes, ByteSize::as_bytes),
+        retained_wal_abort_bytes: section
+            .retained_wal_abort
+            .map_or(default.retained_wal_abort_bytes, ByteSize::as_bytes),
+        free_disk_warn_bytes: section.free_disk_warn.map_or(default.free_disk_warn_bytes, ByteSize::as_bytes),
+        free_disk_abort_bytes: section.free_disk_abort.map_or(default.free_disk_abort_bytes, ByteSize::as_bytes),
         xmin_age_warn: section.xmin_age_warn.unwrap_or(default.xmin_age_warn),
         xmin_age_abort: section.xmin_age_abort.unwrap_or(default.xmin_age_abort),
     };

@@ -20,6 +20,8 @@ sides = ["source", "destination"]
 
 [limits]
 max_outage = "2s"
+retained_wal_abort = "256 MB"
+free_disk_abort_bytes = 1000
 "#;
 
 fn load(text: &str) -> Result<Policy, Failure> {
@@ -41,6 +43,8 @@ fn intent(kind: ActionKind) -> Intent {
 #[test]
 fn says_which_line_would_allow_it() {
     let policy = load(POLICY).unwrap();
+    assert_eq!(policy.limits().retained_wal_abort_bytes, 256 << 20);
+    assert_eq!(policy.limits().free_disk_abort_bytes, 1000);
     let shop = participation("shop", Side::Source, "dst-1");
     policy.allows(&shop, &intent(ActionKind::CheckServer)).unwrap();
     policy

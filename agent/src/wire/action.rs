@@ -16,7 +16,7 @@ use crate::step::publication::CreatePublication;
 use crate::step::schema::RestoreSchema;
 use crate::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
 
-use super::{count, duration, missing, span};
+use super::{count, duration, inventory, missing, span};
 
 /// Reads what to do.
 ///
@@ -27,6 +27,7 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
     use v1::command::Action as Wire;
     let Some(action) = action else { return Err(unknown()) };
     match action {
+        Wire::CheckServer(message) => inventory::decode_check(message).map(Action::CheckServer),
         Wire::CreateReplicationRole(_) => Ok(Action::CreateReplicationRole(CreateReplicationRole)),
         Wire::ReachPeer(_) => Ok(Action::ReachPeer(ReachPeer)),
         Wire::SetReplicaIdentity(message) => decode_set_replica_identity(message).map(Action::SetReplicaIdentity),
@@ -66,11 +67,7 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
         Wire::ReleaseBarrier(message) => {
             Ok(Action::ReleaseBarrier(ReleaseBarrier { cutover_epoch: message.cutover_epoch }))
         }
-        Wire::CheckServer(_)
-        | Wire::AwaitCopy(_)
-        | Wire::AwaitLag(_)
-        | Wire::CountRows(_)
-        | Wire::FinishMigration(_) => Err(unknown()),
+        Wire::AwaitCopy(_) | Wire::AwaitLag(_) | Wire::CountRows(_) | Wire::FinishMigration(_) => Err(unknown()),
     }
 }
 
@@ -79,6 +76,7 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
     use v1::command_result::Result as Wire;
     let result = match outcome {
         Outcome::Undone => None,
+        Outcome::CheckServer(result) => Some(Wire::CheckServer(inventory::encode_check(result))),
         Outcome::CreateReplicationRole(result) => {
             Some(Wire::CreateReplicationRole(v1::CreateReplicationRoleResult { role_name: result.role_name }))
         }

@@ -1,0 +1,175 @@
+//! The running agent, from its files to its last span.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgportage_link::identity::Role;
+use pgportage_link::metrics::Endpoint;
+use pgportage_link::serve::{self, ServeSettings};
+use pgportage_link::tls::Identity;
+use pgportage_link::{Clock, Effect, Failure, health, notify, telemetry};
+use pgportage_proto::Reason;
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::service::Routes;
+
+use crate::agent::Agent;
+use crate::journal::Journal;
+use crate::peer;
+use crate::policy::Policy;
+use crate::postgres::Purpose;
+use crate::runner::Runner;
+use crate::session::Session;
+use crate::settings::Settings;
+use crate::step::cutover;
+
+/// How long tasks may take to end after a signal. Nothing is lost by ending
+/// without them: every start looks again.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often the server's version is looked at: an upgrade restarts it anyway.
+const KNOWN_FOR: Duration = Duration::from_secs(600);
+/// The same, while it does not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Drives a verb to its end.
+///
+/// # Errors
+///
+/// The verb's own; [`Reason::Internal`] when the system refuses threads.
+pub fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    // Two threads: the agent mostly waits, and shares its machine with a
+    // production server.
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Reason::Internal, "cannot start the runtime").because(&error))?
+        .block_on(verb)
+}
+
+/// Reads everything that can be wrong without touching anything.
+///
+/// # Errors
+///
+/// [`Reason::ConfigurationInvalid`], naming what is wrong.
+pub fn check(settings: &Settings) -> Result<(Policy, Identity), Failure> {
+    let policy = Policy::load(&settings.policy)?;
+    let identity = Identity::load(&settings.identity, Clock)?;
+    let own = identity.own();
+    if (own.role, own.name.as_str()) != (Role::Agent, settings.name.as_str()) {
+        return Err(Failure::new(
+            Reason::ConfigurationInvalid,
+            format!("the certificate names {} {:?}, the configuration agent {:?}", own.role, own.name, settings.name),
+        )
+        .hint(format!("Issue one with \"pgportage certs issue agent {}\", or correct `name`.", settings.name))
+        .effect(Effect::None));
+    }
+    Ok((policy, identity))
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// Whatever keeps the agent from starting. Once it runs, nothing ends it but a
+/// signal.
+pub async fn run(settings: Settings) -> Result<(), Failure> {
+    let telemetry = telemetry::init("pgportage-agent", &settings.telemetry)?;
+    let outcome = serve_until_stopped(settings).await;
+    telemetry.shutdown().await;
+    outcome
+}
+
+async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
+    // Everything that can be refused is refused before anything is dialled.
+    let (policy, identity) = check(&settings)?;
+    let journal = Journal::open(&settings.journal_path())?;
+    let link_listener = serve::bind(settings.link.listen).await?;
+    let metrics_endpoint = Endpoint::bind(settings.telemetry.metrics_listen).await?;
+    let mut terminate = on_signal(SignalKind::terminate())?;
+    let mut interrupt = on_signal(SignalKind::interrupt())?;
+
+    let agent = Arc::new(Agent::new(settings, policy, journal, identity.clone()));
+    let runner = Runner::new(Arc::clone(&agent));
+    let metrics = crate::metrics::register(&agent, &runner);
+    let (reporter, health) = health::service().await;
+    let routes = Routes::new(health).add_service(peer::service(Arc::clone(&agent)));
+    let stop = || agent.stop.clone();
+    tracing::info!(
+        agent.id = agent.name,
+        link = %agent.settings.link.listen,
+        metrics = ?metrics_endpoint.address(),
+        version = env!("CARGO_PKG_VERSION"),
+        "starting"
+    );
+
+    agent.tasks.spawn(identity.clone().keep_fresh(stop()));
+    let link = serve::serve(link_listener, identity.clone(), ServeSettings::link(), routes, stop());
+    let watched = Arc::clone(&agent);
+    agent.tasks.spawn(async move {
+        if let Err(failure) = link.await {
+            tracing::error!(causes = ?failure.causes, "the link ended: {failure}");
+            // Without it the agent only seems to be alive. systemd starts a new one.
+            watched.stop.cancel();
+        }
+    });
+    agent.tasks.spawn(metrics_endpoint.serve(metrics.clone(), agent.clock, stop()));
+    agent.tasks.spawn(know_the_server(Arc::clone(&agent)));
+    agent.tunnels.resume(&agent)?;
+    agent.heartbeats.resume(&agent)?;
+    agent.tasks.spawn(cutover::settle_by_itself(Arc::clone(&agent)));
+    let resumed = runner.resume()?;
+    if resumed > 0 {
+        tracing::info!(commands = resumed, "taking up what was interrupted");
+    }
+    agent.tasks.spawn(Session::new(Arc::clone(&agent), runner, identity).run());
+    reporter.serving().await;
+    metrics.set_serving(true);
+    notify::ready();
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        () = agent.stop.cancelled() => {}
+    }
+    notify::stopping();
+    reporter.not_serving().await;
+    metrics.set_serving(false);
+    agent.stop.cancel();
+    agent.tasks.close();
+    if agent.clock.timeout(STOP_LIMIT, agent.tasks.wait()).await.is_err() {
+        tracing::warn!("some tasks did not end in time and are left to the end of the process");
+    }
+    Ok(())
+}
+
+fn on_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|error| Failure::new(Reason::Internal, "cannot listen for signals").because(&error))
+}
+
+/// Keeps the server's version known, for the coordinator's list of agents.
+async fn know_the_server(agent: Arc<Agent>) {
+    let mut known = 0;
+    loop {
+        let pause = match agent.door.open(&agent.settings.postgres.maintenance_database, Purpose::Watch).await {
+            Ok(session) => {
+                if known != session.version.num() {
+                    known = session.version.num();
+                    tracing::info!(version = %session.version, "the server answers");
+                    agent.set_server_version(known);
+                }
+                KNOWN_FOR
+            }
+            Err(failure) => {
+                tracing::warn!(reason = %failure.reason, detail = failure.detail, "the server does not answer: {failure}");
+                ASK_AGAIN
+            }
+        };
+        tokio::select! {
+            biased;
+            () = agent.stop.cancelled() => return,
+            () = agent.clock.sleep(pause) => {}
+        }
+    }
+}

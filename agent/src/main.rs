@@ -1,0 +1,56 @@
+//! `pgportage-agent`: beside each PostgreSQL server.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use pgportage_agent::arguments::{Arguments, Verb};
+use pgportage_agent::{daemon, local};
+use pgportage_link::{Failure, settings};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let loaded = arguments.settings()?;
+    if arguments.print_config {
+        return say(&settings::print(&loaded)?);
+    }
+    match &arguments.verb {
+        None | Some(Verb::Run) => daemon::block_on(daemon::run(loaded)),
+        Some(Verb::CheckConfig) => {
+            daemon::check(&loaded)?;
+            say("the configuration and the policy are in order\n")
+        }
+        Some(Verb::Unfence { migration, destination_destroyed }) => {
+            say(&daemon::block_on(local::unfence(loaded, migration, *destination_destroyed))?)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what was asked for")]
+#[expect(clippy::unnecessary_wraps, reason = "reads well in the table of verbs")]
+fn say(text: &str) -> Result<(), Failure> {
+    print!("{text}");
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "the log may not have been started")]
+fn complain(failure: &Failure) {
+    eprintln!("pgportage-agent: {failure} ({})", failure.reason);
+    for (label, text) in [("detail", &failure.detail), ("hint", &failure.hint)] {
+        for line in text.lines() {
+            eprintln!("  {label}: {line}");
+        }
+    }
+    for cause in &failure.causes {
+        eprintln!("  because: {cause}");
+    }
+}
