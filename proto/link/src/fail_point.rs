@@ -4,7 +4,7 @@
 //! `PGPORTAGE_FAIL_POINT` names one point, optionally with a count
 //! (`subscribe.perform.created=2` means at the second hit), at which the process
 //! aborts at once: no destructor, no flush, as with `kill -9`. A test inside the
-//! process arms a point with [`arm`] instead and gets a panic there.
+//! process arms a point with `arm` instead and gets a panic there.
 
 #[cfg(feature = "fail-points")]
 mod armed {
