@@ -104,9 +104,13 @@ enum Home {
     Kept(PathBuf),
 }
 
-/// Where the programs are: built beside this test, or in the directory that the
+/// Where a program is: built beside this test, or in the directory that the
 /// variable `TESTED_PROGRAMS` names.
-fn program(name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// When it was not built.
+pub fn program(name: &str) -> Result<PathBuf> {
     let directory = match std::env::var_os("TESTED_PROGRAMS") {
         Some(directory) => PathBuf::from(directory),
         None => {
