@@ -49,7 +49,7 @@ async fn every_example_is_accepted() {
         ("pgportage-agent", "agent.toml", "check-config"),
         ("pgportage-agent", "agent.toml", "--print-config"),
         ("pgportage-coordinator", "coordinator.toml", "--print-config"),
-        ("pgportage", "pgportage.toml", "print-config"),
+        ("pgportage", "pgportage.toml", "--print-config"),
     ] {
         let output = run(directory, binary, config, &[arguments]).await;
         assert_eq!(output.code, Some(0), "{binary} {arguments}: {}", output.all());
