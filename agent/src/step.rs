@@ -7,8 +7,10 @@
 
 pub mod close;
 pub mod connect;
+pub mod catch_up;
 mod context;
 pub mod cutover;
+pub mod finish;
 pub mod identity;
 pub mod inspect;
 mod patience;
@@ -16,6 +18,7 @@ pub mod publication;
 mod quiet;
 pub mod schema;
 pub mod subscribe;
+pub mod verify;
 
 use std::future::Future;
 

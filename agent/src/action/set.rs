@@ -8,17 +8,20 @@ use super::{ActionKind, Verb};
 use crate::migration::Side;
 use crate::policy::DestructiveAct;
 use crate::runner::fail_points::{Moment, pass};
+use crate::step::catch_up::{AwaitCopy, AwaitCopyResult, AwaitLag, AwaitLagResult};
 use crate::step::close::{CloseDatabase, CloseDatabaseResult};
 use crate::step::connect::{CreateReplicationRole, CreateReplicationRoleResult, ReachPeer, ReachPeerResult};
 use crate::step::cutover::{
     DrainToMarker, DrainToMarkerResult, FenceSource, FenceSourceResult, OpenDestination, OpenDestinationResult,
     PrepareCutover, PrepareCutoverResult, RaiseBarrier, RaiseBarrierResult, ReleaseBarrier, ReleaseBarrierResult,
 };
+use crate::step::finish::{FinishMigration, FinishMigrationResult};
 use crate::step::identity::{SetReplicaIdentity, SetReplicaIdentityResult};
 use crate::step::inspect::{CheckServer, CheckServerResult};
 use crate::step::publication::{CreatePublication, CreatePublicationResult};
 use crate::step::schema::{RestoreSchema, RestoreSchemaResult};
 use crate::step::subscribe::{CreateSlot, CreateSlotResult, CreateSubscription, CreateSubscriptionResult};
+use crate::step::verify::{CountRows, CountRowsResult};
 use crate::step::{Context, Step, Survey};
 
 /// What to do. Each variant holds the step with its input.
@@ -42,6 +45,12 @@ pub enum Action {
     CreateSlot(CreateSlot),
     /// [`ActionKind::CreateSubscription`].
     CreateSubscription(CreateSubscription),
+    /// [`ActionKind::AwaitCopy`].
+    AwaitCopy(AwaitCopy),
+    /// [`ActionKind::AwaitLag`].
+    AwaitLag(AwaitLag),
+    /// [`ActionKind::CountRows`].
+    CountRows(CountRows),
     /// [`ActionKind::PrepareCutover`].
     PrepareCutover(PrepareCutover),
     /// [`ActionKind::RaiseBarrier`].
@@ -54,6 +63,8 @@ pub enum Action {
     OpenDestination(OpenDestination),
     /// [`ActionKind::ReleaseBarrier`].
     ReleaseBarrier(ReleaseBarrier),
+    /// [`ActionKind::FinishMigration`].
+    FinishMigration(FinishMigration),
 }
 
 /// What a command produced.
@@ -79,6 +90,12 @@ pub enum Outcome {
     CreateSlot(CreateSlotResult),
     /// Of [`Action::CreateSubscription`].
     CreateSubscription(CreateSubscriptionResult),
+    /// Of [`Action::AwaitCopy`].
+    AwaitCopy(AwaitCopyResult),
+    /// Of [`Action::AwaitLag`].
+    AwaitLag(AwaitLagResult),
+    /// Of [`Action::CountRows`].
+    CountRows(CountRowsResult),
     /// Of [`Action::PrepareCutover`].
     PrepareCutover(PrepareCutoverResult),
     /// Of [`Action::RaiseBarrier`].
@@ -91,6 +108,8 @@ pub enum Outcome {
     OpenDestination(OpenDestinationResult),
     /// Of [`Action::ReleaseBarrier`].
     ReleaseBarrier(ReleaseBarrierResult),
+    /// Of [`Action::FinishMigration`].
+    FinishMigration(FinishMigrationResult),
 }
 
 impl Action {
@@ -107,12 +126,16 @@ impl Action {
             Self::RestoreSchema(_) => ActionKind::RestoreSchema,
             Self::CreateSlot(_) => ActionKind::CreateSlot,
             Self::CreateSubscription(_) => ActionKind::CreateSubscription,
+            Self::AwaitCopy(_) => ActionKind::AwaitCopy,
+            Self::AwaitLag(_) => ActionKind::AwaitLag,
+            Self::CountRows(_) => ActionKind::CountRows,
             Self::PrepareCutover(_) => ActionKind::PrepareCutover,
             Self::RaiseBarrier(_) => ActionKind::RaiseBarrier,
             Self::DrainToMarker(_) => ActionKind::DrainToMarker,
             Self::FenceSource(_) => ActionKind::FenceSource,
             Self::OpenDestination(_) => ActionKind::OpenDestination,
             Self::ReleaseBarrier(_) => ActionKind::ReleaseBarrier,
+            Self::FinishMigration(_) => ActionKind::FinishMigration,
         }
     }
 
@@ -127,6 +150,7 @@ impl Action {
             }
             Self::CloseDatabase(_) if perform => (vec![DestructiveAct::TerminateSessions], None),
             Self::CreateSlot(_) if !perform => (vec![DestructiveAct::DropSlot], None),
+            Self::FinishMigration(_) if side == Side::Source => (vec![DestructiveAct::DropSlot], None),
             Self::PrepareCutover(PrepareCutover { max_outage, .. })
             | Self::RaiseBarrier(RaiseBarrier { max_outage, .. })
                 if perform =>
@@ -149,6 +173,10 @@ impl Action {
             | Self::DrainToMarker(_)
             | Self::FenceSource(_)
             | Self::OpenDestination(_)
+            | Self::AwaitCopy(_)
+            | Self::AwaitLag(_)
+            | Self::CountRows(_)
+            | Self::FinishMigration(_)
             | Self::ReleaseBarrier(_) => (vec![], None),
         }
     }
@@ -170,12 +198,16 @@ impl Action {
             Self::RestoreSchema(step) => attempt.of(step, Outcome::RestoreSchema).await,
             Self::CreateSlot(step) => attempt.of(step, Outcome::CreateSlot).await,
             Self::CreateSubscription(step) => attempt.of(step, Outcome::CreateSubscription).await,
+            Self::AwaitCopy(step) => attempt.of(step, Outcome::AwaitCopy).await,
+            Self::AwaitLag(step) => attempt.of(step, Outcome::AwaitLag).await,
+            Self::CountRows(step) => attempt.of(step, Outcome::CountRows).await,
             Self::PrepareCutover(step) => attempt.of(step, Outcome::PrepareCutover).await,
             Self::RaiseBarrier(step) => attempt.of(step, Outcome::RaiseBarrier).await,
             Self::DrainToMarker(step) => attempt.of(step, Outcome::DrainToMarker).await,
             Self::FenceSource(step) => attempt.of(step, Outcome::FenceSource).await,
             Self::OpenDestination(step) => attempt.of(step, Outcome::OpenDestination).await,
             Self::ReleaseBarrier(step) => attempt.of(step, Outcome::ReleaseBarrier).await,
+            Self::FinishMigration(step) => attempt.of(step, Outcome::FinishMigration).await,
         }
     }
 }

@@ -6,15 +6,18 @@ use uuid::Uuid;
 
 use crate::action::{Action, Outcome};
 use crate::postgres::RelationName;
+use crate::step::catch_up::{AwaitCopy, AwaitLag};
 use crate::step::close::CloseDatabase;
 use crate::step::connect::{CreateReplicationRole, ReachPeer};
 use crate::step::cutover::{
     DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, SequencePosition,
 };
+use crate::step::finish::FinishMigration;
 use crate::step::identity::SetReplicaIdentity;
 use crate::step::publication::CreatePublication;
 use crate::step::schema::RestoreSchema;
 use crate::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
+use crate::step::verify::{CountRows, TableCount};
 
 use super::{count, duration, inventory, missing, span};
 
@@ -41,6 +44,13 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
                 v1::ConnectionPath::Direct => ConnectionPath::Direct,
             },
         })),
+        Wire::AwaitCopy(_) => Ok(Action::AwaitCopy(AwaitCopy)),
+        Wire::AwaitLag(message) => Ok(Action::AwaitLag(AwaitLag {
+            max_lag: duration(message.max_lag, "max_lag")?,
+            stable_window: duration(message.stable_window, "stable_window")?,
+        })),
+        Wire::CountRows(message) => Ok(Action::CountRows(CountRows { tables: relations(message.tables) })),
+        Wire::FinishMigration(_) => Ok(Action::FinishMigration(FinishMigration)),
         Wire::PrepareCutover(message) => Ok(Action::PrepareCutover(PrepareCutover {
             cutover_epoch: message.cutover_epoch,
             max_outage: duration(message.max_outage, "max_outage")?,
@@ -67,7 +77,6 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
         Wire::ReleaseBarrier(message) => {
             Ok(Action::ReleaseBarrier(ReleaseBarrier { cutover_epoch: message.cutover_epoch }))
         }
-        Wire::AwaitCopy(_) | Wire::AwaitLag(_) | Wire::CountRows(_) | Wire::FinishMigration(_) => Err(unknown()),
     }
 }
 
@@ -105,6 +114,22 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
         Outcome::CreateSubscription(result) => Some(Wire::CreateSubscription(v1::CreateSubscriptionResult {
             subscription_name: result.subscription_name,
             table_count: count(result.table_count),
+        })),
+        Outcome::AwaitCopy(result) => {
+            Some(Wire::AwaitCopy(v1::AwaitCopyResult { table_count: count(result.table_count) }))
+        }
+        Outcome::AwaitLag(result) => Some(Wire::AwaitLag(v1::AwaitLagResult { lag: Some(span(result.lag)) })),
+        Outcome::CountRows(result) => Some(Wire::CountRows(v1::CountRowsResult {
+            tables: result.tables.into_iter().map(encode_table_count).collect(),
+            objects: result
+                .objects
+                .into_iter()
+                .map(|object| v1::SchemaObject { identity: object.identity, digest: object.digest.to_vec() })
+                .collect(),
+            not_replicated: result.not_replicated.into_iter().map(inventory::finding).collect(),
+        })),
+        Outcome::FinishMigration(result) => Some(Wire::FinishMigration(v1::FinishMigrationResult {
+            unfence_statements: result.unfence_statements,
         })),
         Outcome::PrepareCutover(result) => Some(Wire::PrepareCutover(v1::PrepareCutoverResult {
             table_set_digest: result.table_set_digest,
@@ -148,6 +173,15 @@ fn unknown() -> Failure {
 
 fn decode_set_replica_identity(message: v1::SetReplicaIdentity) -> Result<SetReplicaIdentity, Failure> {
     Ok(SetReplicaIdentity { tables: relations(message.tables) })
+}
+
+fn encode_table_count(count: TableCount) -> v1::TableCount {
+    v1::TableCount {
+        table: Some(encode_relation(count.table)),
+        row_count: count.row_count,
+        inserted_count: count.inserted_count,
+        deleted_count: count.deleted_count,
+    }
 }
 
 fn relations(names: Vec<v1::RelationName>) -> Vec<RelationName> {

@@ -106,7 +106,7 @@ pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
 }
 
 /// Revokes what the ledger says that we granted.
-pub(super) async fn revoke_reading(cx: &Context) -> Result<(), Failure> {
+pub(crate) async fn revoke_reading(cx: &Context) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "revoke what the replication role could read");
     let role = replication_role(&cx.agent.policy, &cx.participation.migration);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;

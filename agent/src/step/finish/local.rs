@@ -1,0 +1,121 @@
+//! `pgportage-agent cleanup`: finish or abort on this machine alone.
+
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure};
+use pgportage_proto::Reason;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{FinishMigrationResult, Undecided, finish_destination, finish_source, is_open};
+use crate::agent::SharedAgent;
+use crate::migration::{MigrationId, Participation, Side};
+use crate::postgres::own_schema::{self, Ownership};
+use crate::postgres::{Purpose, Session, sql_failure};
+use crate::step::cutover::Resolution;
+use crate::step::{Context, Progress, publication};
+
+/// How long one part may go without moving. A person waits.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+const FENCED_EPOCH: &str = "SELECT cutover_epoch FROM pgportage.fence WHERE id = 1";
+
+/// Cutovers that came so far that the source may have been fenced: their marker
+/// has arrived here.
+const DRAINED: &str = "SELECT EXISTS (SELECT FROM pgportage.marker)";
+
+/// Removes everything of ours on this machine's side, without the coordinator.
+/// Audited in the log. The participation stays in the journal for the caller to
+/// forget.
+///
+/// # Errors
+///
+/// [`Reason::MigrationMissing`] when this agent has no part in it;
+/// [`Reason::CutoverInDoubt`] when the source is fenced and the destination does
+/// not answer, or has not decided; [`Reason::WrongState`] when the fence has to be
+/// lifted first; otherwise what the server reports.
+pub async fn clean_up_locally(agent: &SharedAgent, migration: &MigrationId) -> Result<FinishMigrationResult, Failure> {
+    let Some(participation) = agent.journal.participation(migration)? else {
+        return Err(Failure::new(Reason::MigrationMissing, format!("this agent has no part in migration {migration}"))
+            .effect(Effect::None));
+    };
+    tracing::warn!(
+        migration.id = %migration, side = %participation.side, database = participation.database,
+        "removing everything of ours by local command"
+    );
+    let cx = context(agent, &participation)?;
+    let session = cx.door.open(&participation.database, Purpose::Control).await?;
+    match participation.side {
+        Side::Source => {
+            check_source(&cx, &session).await?;
+            drop(session);
+            finish_source(&cx).await
+        }
+        Side::Destination => {
+            check_destination(&cx, &session).await?;
+            drop(session);
+            finish_destination(&cx, Undecided::Remove).await
+        }
+    }
+}
+
+fn context(agent: &SharedAgent, participation: &Participation) -> Result<Context, Failure> {
+    Ok(Context {
+        participation: participation.clone(),
+        command_id: format!("cleanup-{}", uuid::Uuid::now_v7()),
+        leader_epoch: agent.journal.leader_epoch()?,
+        plan_digest: Vec::new(),
+        stall_timeout: STALL_TIMEOUT,
+        door: agent.door.clone(),
+        agent: SharedAgent::clone(agent),
+        clock: agent.clock,
+        progress: watch::Sender::new(Progress::default()),
+        cancel: CancellationToken::new(),
+    })
+}
+
+/// A source that is fenced may be cleaned up once the destination has opened: it
+/// stays fenced.
+async fn check_source(cx: &Context, session: &Session) -> Result<(), Failure> {
+    if own_schema::ownership(&**session, &cx.participation).await? != Ownership::Ours
+        || !publication::is_fenced(&**session).await?
+    {
+        return Ok(());
+    }
+    let row = session.query_one(FENCED_EPOCH, &[]).await.map_err(|error| sql_failure(error, "look at the fence"))?;
+    let peer = cx.agent.peers.call(&cx.participation).await.map_err(|failure| in_doubt(&failure))?;
+    match peer.resolve_cutover(row.get(0)).await.map_err(|failure| in_doubt(&failure))? {
+        Resolution::Opened => Ok(()),
+        Resolution::WillNotOpen => Err(Failure::new(Reason::WrongState, "the source is fenced")
+            .detail("The destination has promised not to open.")
+            .hint("Run `pgportage-agent unfence` for this migration first.")
+            .effect(Effect::None)),
+    }
+}
+
+fn in_doubt(failure: &Failure) -> Failure {
+    Failure::new(Reason::CutoverInDoubt, "the source is fenced and the destination does not say what it decided")
+        .hint(
+            "Bring the destination's agent back. If the destination is destroyed, say so to `pgportage-agent unfence` \
+             first.",
+        )
+        .effect(Effect::None)
+        .because(failure)
+}
+
+/// A destination that has not decided may be the only thing that can end a
+/// doubt.
+async fn check_destination(cx: &Context, session: &Session) -> Result<(), Failure> {
+    if own_schema::ownership(&**session, &cx.participation).await? != Ownership::Ours || is_open(&**session).await? {
+        return Ok(());
+    }
+    let drained: bool =
+        session.query_one(DRAINED, &[]).await.map_err(|error| sql_failure(error, "look for markers"))?.get(0);
+    if !drained {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::CutoverInDoubt, "a cutover reached this destination, and it has not decided")
+        .detail("The source may be fenced, and only this destination can tell it that it never opens.")
+        .hint("Run `pgportage-agent cleanup` or `pgportage-agent unfence` on the source's machine first, then drop the database.")
+        .effect(Effect::None))
+}
