@@ -5,8 +5,8 @@ mod grants;
 mod slot;
 mod subscription;
 
-pub use slot::{CreateSlot, CreateSlotResult};
 pub(crate) use grants::revoke_reading;
 pub(crate) use slot::remove_slots;
+pub use slot::{CreateSlot, CreateSlotResult};
 pub(crate) use subscription::remove_subscription;
 pub use subscription::{ConnectionPath, CreateSubscription, CreateSubscriptionResult};

@@ -209,9 +209,12 @@ async fn look(cx: &Context, session: &Session) -> Result<Look, Failure> {
     let failure = |error| sql_failure(error, "look at the subscription");
     let name = names::replication_name(&cx.participation.migration);
     let Some(row) = session.query_opt(SUBSCRIPTION, &[&name]).await.map_err(failure)? else {
-        return Err(Failure::new(Reason::ObjectConflict, format!("subscription {} does not exist", quote_ident(&name)))
-            .hint("Abort the migration: somebody has dropped it.")
-            .effect(Effect::None));
+        return Err(Failure::new(
+            Reason::ObjectConflict,
+            format!("subscription {} does not exist", quote_ident(&name)),
+        )
+        .hint("Abort the migration: somebody has dropped it.")
+        .effect(Effect::None));
     };
     let oid: u32 = row.get(0);
     let tables = session

@@ -70,8 +70,13 @@ mod tests {
 
     #[test]
     fn quotes_every_value() {
-        let target =
-            Target { host: "127.0.0.1", port: 7440, user: "o'brien", database: "back\\slash \"x\"\n", sslmode: "disable" };
+        let target = Target {
+            host: "127.0.0.1",
+            port: 7440,
+            user: "o'brien",
+            database: "back\\slash \"x\"\n",
+            sslmode: "disable",
+        };
         let text = target.conninfo(&Secret::new("it's".to_owned()));
         assert!(text.starts_with(r"host='127.0.0.1' port='7440' user='o\'brien' password='it\'s' dbname='back\\slash"));
         assert_eq!(csv_line("a\"b\n").as_str(), "\"a\"\"b\n\"\n");

@@ -169,8 +169,9 @@ async fn slot_state(session: &Session, name: &str) -> Result<Option<SlotState>, 
 async fn find(cx: &Context, session: &Session, name: &str) -> Result<Found, Failure> {
     let Some(slot) = slot_state(session, name).await? else { return Ok(Found::Nothing) };
     if slot.plugin != "pgoutput" || slot.database != cx.participation.database || slot.temporary {
-        return Err(conflict(name)
-            .detail(format!("It belongs to plugin {:?} and database {:?}.", slot.plugin, slot.database)));
+        return Err(
+            conflict(name).detail(format!("It belongs to plugin {:?} and database {:?}.", slot.plugin, slot.database))
+        );
     }
     if cx.agent.journal.note(&cx.participation.migration, NOTE)?.is_none() {
         return Err(conflict(name).detail("This agent has not made it for this migration."));

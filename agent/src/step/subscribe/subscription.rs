@@ -161,7 +161,8 @@ impl CreateSubscription {
                         ))
                         .effect(Effect::None)
                 })?;
-                let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+                let parts =
+                    address.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
                 parts.ok_or_else(|| Failure::new(Reason::ConfigurationInvalid, "source_address must be host:port"))
             }
         }
