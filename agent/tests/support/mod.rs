@@ -1,0 +1,149 @@
+//! One agent beside one cluster, without a coordinator.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgportage_agent::agent::Agent;
+use pgportage_agent::journal::{CommandEntry, Journal};
+use pgportage_agent::migration::{MigrationId, Participation, Side};
+use pgportage_agent::policy::Policy;
+use pgportage_agent::settings::Settings;
+use pgportage_agent::step::{Context, Progress};
+use pgportage_link::Clock;
+use pgportage_link::identity::Role;
+use pgportage_link::issue::Authority;
+use pgportage_link::tls::Identity;
+use pgportage_tests::cluster::{Cluster, SUPERUSER};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// What differs from one test to another.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which side the agent has.
+    pub side: Side,
+    /// Lines under `[limits]` of the policy.
+    pub limits: String,
+    /// Further sections of the policy.
+    pub policy: String,
+    /// Role and password of the agent. Absent: the superuser.
+    pub user: Option<(String, String)>,
+}
+
+impl Options {
+    /// A superuser's agent that may do everything.
+    pub fn new(side: Side) -> Self {
+        Self {
+            side,
+            limits: String::new(),
+            policy: "[destructive]\nfence = true\nopen = true\ndrop_slot = true\nterminate_sessions = true\n\
+                     replica_identity_full = true\n"
+                .to_owned(),
+            user: None,
+        }
+    }
+}
+
+/// An agent and the directory it lives in.
+pub struct Lone {
+    /// The agent.
+    pub agent: Arc<Agent>,
+    /// Its part.
+    pub participation: Participation,
+    _home: TempDir,
+}
+
+impl Lone {
+    /// Puts an agent together beside a cluster, for the migration `shop` of the
+    /// database `shop`.
+    pub fn beside(cluster: &Cluster, options: &Options) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let agent = Self::start(&home, cluster, options);
+        let participation = Participation {
+            migration: MigrationId::new("shop").unwrap(),
+            side: options.side,
+            database: "shop".to_owned(),
+            peer: "beta".to_owned(),
+        };
+        Self { agent, participation, _home: home }
+    }
+
+    fn start(home: &TempDir, cluster: &Cluster, options: &Options) -> Arc<Agent> {
+        let authority = Authority::create(&home.path().join("authority"), "example.org", Clock).unwrap();
+        let issued = authority.issue(Role::Agent, "alpha", DAY).unwrap();
+        let identity = authority.write(&issued, &home.path().join("certs")).unwrap();
+        let policy = home.path().join("policy.toml");
+        let text = format!(
+            "[databases.\"*\"]\nsides = [\"source\", \"destination\"]\n[peers]\nbeta = \"127.0.0.1:1\"\n\
+             [limits]\nlock_timeout = \"2s\"\n{}\n{}",
+            options.limits, options.policy
+        );
+        std::fs::write(&policy, text).unwrap();
+        let (user, password) = match &options.user {
+            Some((user, password)) => {
+                let path = home.path().join("password");
+                std::fs::write(&path, password).unwrap();
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+                (user.clone(), format!("password_file = {path:?}\n"))
+            }
+            None => (SUPERUSER.to_owned(), String::new()),
+        };
+        let settings = home.path().join("agent.toml");
+        let text = format!(
+            "name = \"alpha\"\nstate_dir = {state:?}\npolicy = {policy:?}\n\
+             [coordinator]\naddress = \"127.0.0.1:1\"\nname = \"main\"\n\
+             [identity]\ncertificate = {certificate:?}\nkey = {key:?}\nca = {ca:?}\ntrust_domain = \"example.org\"\n\
+             [postgres]\nhost = {socket:?}\nport = {port}\nuser = {user:?}\n{password}\
+             replication_address = \"127.0.0.1:{port}\"\n\
+             [programs]\npg_dump = {pg_dump:?}\npg_restore = {pg_restore:?}\n\
+             [link]\nlisten = \"127.0.0.1:1\"\n",
+            state = home.path().join("state"),
+            certificate = identity.certificate,
+            key = identity.key,
+            ca = identity.authority,
+            socket = cluster.socket_directory(),
+            port = cluster.port,
+            pg_dump = cluster.installation.tools.program("pg_dump"),
+            pg_restore = cluster.installation.tools.program("pg_restore"),
+        );
+        std::fs::write(&settings, text).unwrap();
+        let settings = Settings::load(&settings).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
+        let policy = Policy::load(&policy).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
+        let journal = Journal::open(&settings.journal_path()).unwrap();
+        Arc::new(Agent::new(settings, policy, journal, Identity::load(&identity, Clock).unwrap()))
+    }
+
+    /// Writes the participation into the journal, as an accepted command does.
+    pub fn join(&self) {
+        let command = CommandEntry {
+            id: Uuid::now_v7().to_string(),
+            migration: self.participation.migration.to_string(),
+            digest: [0; 32],
+            message: Vec::new(),
+            actor: "spiffe://example.org/pgportage/coordinator/main".to_owned(),
+            actor_serial: String::new(),
+        };
+        self.agent.journal.accept(&command, Some(&self.participation), &[], Clock.wall()).unwrap();
+    }
+
+    /// What a step is given.
+    pub fn context(&self) -> Context {
+        Context {
+            participation: self.participation.clone(),
+            command_id: Uuid::now_v7().to_string(),
+            leader_epoch: 1,
+            plan_digest: vec![0; 32],
+            stall_timeout: Duration::from_secs(60),
+            door: self.agent.door.clone(),
+            agent: Arc::clone(&self.agent),
+            clock: Clock,
+            progress: watch::Sender::new(Progress::default()),
+            cancel: CancellationToken::new(),
+        }
+    }
+}
