@@ -110,7 +110,10 @@ async fn a_source_server_that_is_not_ready() {
     ] {
         let finding = find(&result, code, object);
         assert_eq!((finding.severity, finding.needs_restart), (severity, restart), "{finding:?}");
-        assert!(!finding.evidence.is_empty() && (!finding.remedy.is_empty() || severity == Severity::Note), "{finding:?}");
+        assert!(
+            !finding.evidence.is_empty() && (!finding.remedy.is_empty() || severity == Severity::Note),
+            "{finding:?}"
+        );
     }
     let severities: Vec<_> = result.findings.iter().map(|finding| finding.severity).collect();
     assert!(severities.is_sorted_by(|one, other| one >= other), "worst first: {severities:?}");
@@ -208,10 +211,7 @@ async fn tables_without_a_usable_identity() {
 async fn what_will_not_move() {
     let options = ClusterOptions::new().setting("max_prepared_transactions", "5");
     let cluster = Cluster::start(PostgresVersion::V17, &options).await.unwrap();
-    cluster
-        .execute("postgres", "CREATE DATABASE shop")
-        .await
-        .unwrap();
+    cluster.execute("postgres", "CREATE DATABASE shop").await.unwrap();
     cluster
         .execute(
             "shop",
@@ -238,7 +238,10 @@ async fn what_will_not_move() {
         let statement = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
         cluster.execute("shop", &statement).await.unwrap();
     }
-    cluster.execute("shop", "BEGIN; CREATE TABLE public.pending (id int); PREPARE TRANSACTION 'it''s open'").await.unwrap();
+    cluster
+        .execute("shop", "BEGIN; CREATE TABLE public.pending (id int); PREPARE TRANSACTION 'it''s open'")
+        .await
+        .unwrap();
     let lone = Lone::beside(&cluster, &Options::new(Side::Source));
     let result = check(&lone, None, &[]).await.unwrap();
     for (code, object, severity) in [
@@ -329,9 +332,10 @@ async fn a_destination_that_does_not_fit() {
         system_identifier: "1".to_owned(),
         encoding: "UTF8".to_owned(),
         collation: "libc de_DE.UTF-8".to_owned(),
-        extensions: vec![
-            pgportage_agent::step::inspect::Extension { name: "no_such_thing".to_owned(), version: "1".to_owned() },
-        ],
+        extensions: vec![pgportage_agent::step::inspect::Extension {
+            name: "no_such_thing".to_owned(),
+            version: "1".to_owned(),
+        }],
         role_names: vec!["postgres".to_owned(), "role \"a\"\nb".to_owned()],
         owner_role_names: vec!["role \"a\"\nb".to_owned()],
         relation_count: 100_000,
@@ -360,10 +364,7 @@ async fn a_destination_that_does_not_fit() {
     let gone = [Reason::DatabaseMissing, Reason::RoleMissing, Reason::CouldNotCheck];
     assert!(gone.iter().all(|code| !codes(&result).contains(code)), "{:#?}", result.findings);
     // The encoding too, once the database has another one.
-    cluster
-        .execute("postgres", "DROP DATABASE shop")
-        .await
-        .unwrap();
+    cluster.execute("postgres", "DROP DATABASE shop").await.unwrap();
     cluster.execute("postgres", "CREATE DATABASE shop TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'").await.unwrap();
     let result = check(&lone, Some(&source), &[]).await.unwrap();
     assert_eq!(find(&result, Reason::EncodingDiffers, "shop").severity, Severity::Refuse);

@@ -167,7 +167,8 @@ mod tests {
     #[test]
     fn a_branch_without_an_entry_was_never_affected() {
         let defect = &DEFECTS[0];
-        for (num, affected) in [(140_012, true), (140_013, false), (160_003, true), (170_000, false), (180_000, false)] {
+        for (num, affected) in [(140_012, true), (140_013, false), (160_003, true), (170_000, false), (180_000, false)]
+        {
             assert_eq!(affects(defect, ServerVersion::from_num(num)), affected, "{num}");
         }
     }

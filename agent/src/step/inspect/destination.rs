@@ -45,10 +45,14 @@ pub(super) async fn workers(x: &Examination<'_>) -> Result<Vec<Finding>, Failure
         let limit = x.number(setting).await?;
         let free = limit - used - own;
         if free < 2 {
-            let finding =
-                Finding::new(Reason::WorkersExhausted, Severity::Refuse, setting, "too few replication workers are free")
-                    .evidence(format!("{limit} in all, {} used, at least 2 needed", used + own))
-                    .remedy(format!("ALTER SYSTEM SET {setting} = {}", used + own + 5));
+            let finding = Finding::new(
+                Reason::WorkersExhausted,
+                Severity::Refuse,
+                setting,
+                "too few replication workers are free",
+            )
+            .evidence(format!("{limit} in all, {} used, at least 2 needed", used + own))
+            .remedy(format!("ALTER SYSTEM SET {setting} = {}", used + own + 5));
             findings.push(finding.restart());
         }
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use pgportage_link::Failure;
 use pgportage_proto::Reason;
-use tokio_postgres::{Client, Row};
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
 
 use super::{Finding, Inventory, Severity};
 use crate::agent::Agent;

@@ -54,14 +54,10 @@ pub(super) async fn large_objects(x: &Examination<'_>) -> Result<Vec<Finding>, F
 async fn large_objects_in(client: &Client) -> Result<Vec<Finding>, Failure> {
     let exist: bool = one(client, "SELECT EXISTS (SELECT FROM pg_largeobject_metadata)", &[]).await?.get(0);
     // Without the count, which changes while applications work.
-    let finding = Finding::new(
-        Reason::LargeObjectsNotMoved,
-        Severity::Consent,
-        "pg_largeobject",
-        "large objects are not moved",
-    )
-    .evidence("the database has large objects")
-    .remedy("move them into a table, or copy them by hand after the cutover");
+    let finding =
+        Finding::new(Reason::LargeObjectsNotMoved, Severity::Consent, "pg_largeobject", "large objects are not moved")
+            .evidence("the database has large objects")
+            .remedy("move them into a table, or copy them by hand after the cutover");
     Ok(exist.then_some(finding).into_iter().collect())
 }
 
@@ -211,14 +207,13 @@ pub(super) async fn settings(x: &Examination<'_>) -> Result<Vec<Finding>, Failur
             Some(role) => format!("ROLE {} IN DATABASE {database}", quote_ident(&role)),
             None => format!("DATABASE {database}"),
         };
-        Finding::new(
-            Reason::SettingNotMoved,
-            Severity::Note,
-            target.clone(),
-            "the setting is not moved",
-        )
-        .evidence(name)
-        .remedy(format!("on the destination: ALTER {target} SET {} TO {}", quote_ident(name), quote_literal(value).trim()))
+        Finding::new(Reason::SettingNotMoved, Severity::Note, target.clone(), "the setting is not moved")
+            .evidence(name)
+            .remedy(format!(
+                "on the destination: ALTER {target} SET {} TO {}",
+                quote_ident(name),
+                quote_literal(value).trim()
+            ))
     })
     .await
 }
@@ -251,13 +246,8 @@ pub(super) async fn invalid_indexes(x: &Examination<'_>) -> Result<Vec<Finding>,
     );
     each(x.in_database()?, INDEXES, &[], |row| {
         let index = RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1)).to_string();
-        Finding::new(
-            Reason::IndexInvalid,
-            Severity::Note,
-            index.clone(),
-            "the index is invalid and is not moved",
-        )
-        .remedy(format!("REINDEX INDEX CONCURRENTLY {index}, or DROP INDEX {index}"))
+        Finding::new(Reason::IndexInvalid, Severity::Note, index.clone(), "the index is invalid and is not moved")
+            .remedy(format!("REINDEX INDEX CONCURRENTLY {index}, or DROP INDEX {index}"))
     })
     .await
 }

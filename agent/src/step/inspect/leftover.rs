@@ -59,5 +59,7 @@ fn left(object: String, statement: String) -> Finding {
         object,
         "an earlier migration of this database is not over, or left this behind",
     )
-    .remedy(format!("abort or finish that migration; if it is forgotten, run `pgportage-agent cleanup` or: {statement}"))
+    .remedy(format!(
+        "abort or finish that migration; if it is forgotten, run `pgportage-agent cleanup` or: {statement}"
+    ))
 }

@@ -112,7 +112,9 @@ pub(super) async fn source(x: &Examination<'_>) -> Result<Vec<Finding>, Failure>
             findings.push(missing(
                 role.clone(),
                 "the agent's role may not make roles",
-                format!("ALTER ROLE {role} CREATEROLE, or name roles made beforehand under [roles] in the agent's policy"),
+                format!(
+                    "ALTER ROLE {role} CREATEROLE, or name roles made beforehand under [roles] in the agent's policy"
+                ),
             ));
         }
     }
@@ -200,7 +202,8 @@ pub(super) async fn row_security(x: &Examination<'_>) -> Result<Vec<Finding>, Fa
     };
     let (reader, able) = match &x.agent.policy.roles().replication {
         Some(premade) => {
-            const ABLE: &str = "SELECT coalesce((SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = $1), false)";
+            const ABLE: &str =
+                "SELECT coalesce((SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = $1), false)";
             (quote_ident(&premade.name), one(x.server, ABLE, &[&premade.name]).await?.get(0))
         }
         None => {

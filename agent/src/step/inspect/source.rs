@@ -109,7 +109,9 @@ pub(super) async fn slot_size(x: &Examination<'_>) -> Result<Vec<Finding>, Failu
             "the server gives our slot up when it needs more WAL than this",
         )
         .evidence(row.get::<_, String>(1))
-        .remedy("ALTER SYSTEM SET max_slot_wal_keep_size = -1, and reload; the agent's own limit then protects the disk")
+        .remedy(
+            "ALTER SYSTEM SET max_slot_wal_keep_size = -1, and reload; the agent's own limit then protects the disk",
+        )
     })
     .await
 }
@@ -134,9 +136,10 @@ pub(super) async fn slot_idle_timeout(x: &Examination<'_>) -> Result<Vec<Finding
 /// Minors of August 2026 and later load listed output plugins only.
 pub(super) async fn output_plugin(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let Some(list) = x.setting("output_plugin_libraries").await? else { return Ok(vec![]) };
-    let allowed = list.split(',').map(|name| name.trim().trim_matches(['"', '\''])).any(|name| {
-        name == "*" || name == "pgoutput" || name.ends_with("/pgoutput")
-    });
+    let allowed = list
+        .split(',')
+        .map(|name| name.trim().trim_matches(['"', '\'']))
+        .any(|name| name == "*" || name == "pgoutput" || name.ends_with("/pgoutput"));
     let finding = Finding::new(
         Reason::OutputPluginForbidden,
         Severity::Refuse,
@@ -213,8 +216,7 @@ pub(super) async fn subscribes(x: &Examination<'_>) -> Result<Vec<Finding>, Fail
     each(x.in_database()?, SUBSCRIPTIONS, &[&own], |row| {
         let name = quote_ident(row.get(0));
         let enabled: bool = row.get(1);
-        let (severity, evidence) =
-            if enabled { (Severity::Consent, "enabled") } else { (Severity::Note, "disabled") };
+        let (severity, evidence) = if enabled { (Severity::Consent, "enabled") } else { (Severity::Note, "disabled") };
         Finding::new(
             Reason::SourceSubscribes,
             severity,

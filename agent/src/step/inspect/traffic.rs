@@ -45,7 +45,12 @@ pub(super) async fn long(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
             format!("pid {pid}"),
             "a transaction has been open for more than 5 minutes; the replication slot waits for its end",
         )
-        .evidence(format!("role {}, since {}, {}", row.get::<_, String>(1), row.get::<_, String>(2), row.get::<_, String>(3)))
+        .evidence(format!(
+            "role {}, since {}, {}",
+            row.get::<_, String>(1),
+            row.get::<_, String>(2),
+            row.get::<_, String>(3)
+        ))
         .remedy(format!("SELECT pg_terminate_backend({pid})"))
     })
     .await
