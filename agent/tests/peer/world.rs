@@ -273,7 +273,7 @@ fn agent(
         format!(
             "name = \"{name}\"\nstate_dir = {state:?}\npolicy = {policy_path:?}\n\
              [coordinator]\naddress = \"127.0.0.1:1\"\nname = \"main\"\n\
-             [identity]\ncertificate = {certificate:?}\nkey = {key:?}\nca = {ca:?}\ntrust_domain = \"example.org\"\n\
+             [identity]\ncertificate = {certificate:?}\nkey = {key:?}\nauthority = {ca:?}\n\
              [postgres]\nhost = {socket:?}\nport = {port}\nuser = {user:?}\n{password_file}\
              replication_address = \"127.0.0.1:{port}\"\n\
              [programs]\npg_dump = {pg_dump:?}\npg_restore = {pg_restore:?}\n\
@@ -297,10 +297,7 @@ fn agent(
 
 async fn serve_link(agent: &Arc<Agent>, port: u16) -> Serving {
     let listener = serve::bind(([127, 0, 0, 1], port).into()).await.unwrap();
-    let home = agent.settings.identity.clone();
-    let identity =
-        Identity::load(&IdentitySettings { certificate: home.certificate, key: home.key, authority: home.ca }, Clock)
-            .unwrap();
+    let identity = Identity::load(&agent.settings.identity, Clock).unwrap();
     let routes = Routes::new(peer::service(Arc::clone(agent)));
     let stop = CancellationToken::new();
     let token = stop.clone();
