@@ -115,7 +115,8 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
         }
     });
     agent.tasks.spawn(metrics_endpoint.serve(metrics.clone(), agent.clock, stop()));
-    agent.tasks.spawn(know_the_server(Arc::clone(&agent)));
+    let knowing = know_the_server(Arc::clone(&agent));
+    agent.tasks.spawn(stop().run_until_cancelled_owned(knowing));
     agent.tunnels.resume(&agent)?;
     agent.heartbeats.resume(&agent)?;
     agent.tasks.spawn(cutover::settle_by_itself(Arc::clone(&agent)));
@@ -148,7 +149,8 @@ fn on_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::new(Reason::Internal, "cannot listen for signals").because(&error))
 }
 
-/// Keeps the server's version known, for the coordinator's list of agents.
+/// Keeps the server's version known, for the coordinator's list of agents. Never
+/// ends by itself; safe to drop.
 async fn know_the_server(agent: Arc<Agent>) {
     let mut known = 0;
     loop {
@@ -166,10 +168,6 @@ async fn know_the_server(agent: Arc<Agent>) {
                 ASK_AGAIN
             }
         };
-        tokio::select! {
-            biased;
-            () = agent.stop.cancelled() => return,
-            () = agent.clock.sleep(pause) => {}
-        }
+        agent.clock.sleep(pause).await;
     }
 }
