@@ -56,6 +56,14 @@ pub enum Verb {
         #[arg(long)]
         destination_destroyed: bool,
     },
+    /// Remove everything of a migration from this server. Needs no coordinator.
+    ///
+    /// For a migration that nobody will take back any more. A fence stays. May
+    /// be typed while the agent runs.
+    Cleanup {
+        /// The migration's name.
+        migration: String,
+    },
 }
 
 impl Arguments {

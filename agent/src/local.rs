@@ -3,16 +3,18 @@
 //! journal, and what is done on the server is decided in the server's own
 //! transactions.
 
+use std::fmt::Write as _;
+use std::future::Future;
 use std::sync::Arc;
 
-use pgportage_link::Failure;
+use pgportage_link::{Failure, telemetry};
 
 use crate::agent::Agent;
 use crate::daemon;
 use crate::journal::Journal;
 use crate::migration::MigrationId;
 use crate::settings::Settings;
-use crate::step::cutover;
+use crate::step::{cutover, finish};
 
 /// Lets applications back in on a fenced source.
 ///
@@ -23,14 +25,52 @@ use crate::step::cutover;
 /// nobody states that it is destroyed.
 pub async fn unfence(settings: Settings, migration: &str, destination_destroyed: bool) -> Result<String, Failure> {
     let migration = MigrationId::new(migration)?;
-    let agent = beside(settings)?;
-    cutover::unfence_locally(&agent, &migration, destination_destroyed).await?;
-    Ok(format!("migration {migration}: the fence is lifted, applications can log in\n"))
+    beside(settings, async |agent| {
+        cutover::unfence_locally(&agent, &migration, destination_destroyed).await?;
+        Ok(format!("migration {migration}: the fence is lifted, applications can log in\n"))
+    })
+    .await
 }
 
-/// An agent that works beside a running one.
-fn beside(settings: Settings) -> Result<Arc<Agent>, Failure> {
-    let (policy, identity) = daemon::check(&settings)?;
-    let journal = Journal::open_beside(&settings.journal_path())?;
-    Ok(Arc::new(Agent::new(settings, policy, journal, identity)))
+/// Removes everything of a migration that nobody will take back any more. A
+/// fence stays; the answer says how to lift it.
+///
+/// # Errors
+///
+/// [`pgportage_proto::Reason::CutoverInDoubt`] and
+/// [`pgportage_proto::Reason::WrongState`] while the other server may need what
+/// would be removed.
+pub async fn clean_up(settings: Settings, migration: &str) -> Result<String, Failure> {
+    let migration = MigrationId::new(migration)?;
+    beside(settings, async |agent| {
+        let cleaned = finish::clean_up_locally(&agent, &migration).await?;
+        agent.journal.forget(&migration)?;
+        let mut answer = format!("migration {migration}: nothing of ours is left on this server\n");
+        if !cleaned.unfence_statements.is_empty() {
+            answer.push_str("applications are still kept out; these statements let them in:\n");
+        }
+        for statement in &cleaned.unfence_statements {
+            // Writing to a string cannot fail.
+            let _written = writeln!(answer, "  {statement};");
+        }
+        Ok(answer)
+    })
+    .await
+}
+
+/// Does something as an agent that works beside a running one. What is to be
+/// audited goes to standard error.
+async fn beside<T, F: Future<Output = Result<T, Failure>>>(
+    settings: Settings,
+    act: impl FnOnce(Arc<Agent>) -> F,
+) -> Result<T, Failure> {
+    let telemetry = telemetry::init("pgportage-agent", &settings.telemetry)?;
+    let outcome = async {
+        let (policy, identity) = daemon::check(&settings)?;
+        let journal = Journal::open_beside(&settings.journal_path())?;
+        act(Arc::new(Agent::new(settings, policy, journal, identity))).await
+    }
+    .await;
+    telemetry.shutdown().await;
+    outcome
 }

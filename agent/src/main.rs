@@ -32,6 +32,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Verb::Unfence { migration, destination_destroyed }) => {
             say(&daemon::block_on(local::unfence(loaded, migration, *destination_destroyed))?)
         }
+        Some(Verb::Cleanup { migration }) => say(&daemon::block_on(local::clean_up(loaded, migration))?),
     }
 }
 
