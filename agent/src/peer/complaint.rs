@@ -3,26 +3,37 @@
 //! Their messages end up at the coordinator, which never sees a statement or a
 //! row: lines that quote statements are left out, names stay.
 
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
-/// Most that is kept of a program's error output.
+/// Most that is kept of a program's error output: its end, where the error is.
 const KEPT_BYTES: usize = 16 << 10;
 /// Most that is told of it.
 const TOLD_BYTES: usize = 2 << 10;
 
 /// Reads everything a program says, so that it never blocks on it, and keeps
-/// the beginning.
-pub(crate) async fn listen(mut stderr: impl AsyncRead + Unpin) -> String {
-    let mut kept = Vec::new();
-    let mut buffer = [0_u8; 4096];
-    while let Ok(count) = stderr.read(&mut buffer).await {
-        if count == 0 {
-            break;
+/// the end. `on_line` sees each line.
+pub(crate) async fn listen(stderr: impl AsyncRead + Unpin, mut on_line: impl FnMut(&str)) -> String {
+    let mut lines = BufReader::new(stderr);
+    let mut kept = String::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match lines.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return kept,
+            Ok(_) => {}
         }
-        let room = KEPT_BYTES.saturating_sub(kept.len()).min(count);
-        kept.extend_from_slice(buffer.get(..room).unwrap_or_default());
+        let text = String::from_utf8_lossy(&line);
+        on_line(text.trim_end());
+        kept.push_str(&text);
+        if kept.len() > 2 * KEPT_BYTES {
+            let cut = kept.len() - KEPT_BYTES;
+            let boundary = (cut..=kept.len()).find(|at| kept.is_char_boundary(*at)).unwrap_or(cut);
+            // The rest of a line may be the rest of a statement.
+            let start =
+                kept.get(boundary..).and_then(|rest| rest.find('\n')).map_or(kept.len(), |at| boundary + at + 1);
+            kept.drain(..start);
+        }
     }
-    String::from_utf8_lossy(&kept).into_owned()
 }
 
 /// The sentences to tell: from the lines of `program` itself, without statements.
@@ -30,31 +41,28 @@ pub(crate) fn told(program: &str, output: &str) -> String {
     let prefix = format!("{program}: ");
     let mut sentences: Vec<String> = Vec::new();
     let mut length = 0;
-    // A message goes on until the next line that begins with the program's name;
-    // `Command was:` and `Query was:` begin the quoted statement, which may itself
-    // hold lines that look like anything, but never tells us more than it quotes.
-    let mut quoting = false;
+    // A statement that is quoted goes on until the next line of the program
+    // itself. What comes first may be the end of one.
+    let mut quoting = true;
     for line in output.lines() {
-        let (line, begins) = match line.strip_prefix(&prefix) {
-            Some(rest) => (rest, true),
-            None => (line, false),
+        let text = match line.strip_prefix(&prefix) {
+            Some(rest) => {
+                quoting = false;
+                let labelled =
+                    ["error: ", "detail: ", "hint: ", "warning: "].iter().find_map(|label| rest.strip_prefix(label));
+                match labelled {
+                    Some(text) => text.trim(),
+                    None if rest.starts_with("from TOC entry") => rest.trim(),
+                    None => continue,
+                }
+            }
+            None => line.trim(),
         };
-        if begins {
-            quoting = false;
-        }
-        let text = ["error: ", "detail: ", "hint: ", "warning: "]
+        quoting |= ["Command was:", "Query was:", "The query was:", "LINE ", "CONTEXT:", "QUERY:"]
             .iter()
-            .find_map(|label| line.strip_prefix(label))
-            .unwrap_or(line)
-            .trim();
-        quoting |= text.starts_with("Command was:")
-            || text.starts_with("Query was:")
-            || text.starts_with("The query was:")
-            || text.starts_with("LINE ")
-            || text.starts_with("CONTEXT:");
-        let names_an_object = text.starts_with("from TOC entry") || begins;
-        let says_more = text.starts_with("HINT:") || text.starts_with("DETAIL:");
-        if quoting || text.is_empty() || !(names_an_object || says_more) || text.starts_with("while ") {
+            .any(|beginning| text.starts_with(beginning));
+        let continues = !line.starts_with(&prefix);
+        if quoting || text.is_empty() || (continues && !text.starts_with("HINT:") && !text.starts_with("DETAIL:")) {
             continue;
         }
         let sentence = format!("{}.", text.trim_end_matches(['.', ':']));
@@ -74,7 +82,9 @@ mod tests {
 
     #[test]
     fn statements_are_left_out() {
-        let output = "pg_restore: while PROCESSING TOC:\n\
+        let output = "the end; of a statement\n\
+            pg_restore: creating TABLE \"public.w\"\n\
+            pg_restore: while PROCESSING TOC:\n\
             pg_restore: from TOC entry 215; 1259 16389 TABLE w app_owner\n\
             pg_restore: error: could not execute query: ERROR:  role \"app_owner\" does not exist\n\
             Command was: ALTER TABLE public.w OWNER TO app_owner;\n\
@@ -101,9 +111,14 @@ mod tests {
 
     #[tokio::test]
     async fn long_output_is_cut() {
-        let output = "pg_dump: error: x\n".repeat(10_000);
-        let kept = listen(output.as_bytes()).await;
-        assert_eq!(kept.len(), KEPT_BYTES);
+        let output = format!("{}pg_dump: error: the last one\n", "pg_dump: error: ünd so weiter\n".repeat(10_000));
+        let mut lines = 0;
+        let kept = listen(output.as_bytes(), |_| lines += 1).await;
+        assert_eq!(lines, 10_001);
+        assert!((KEPT_BYTES - 100..=2 * KEPT_BYTES).contains(&kept.len()), "{}", kept.len());
+        assert!(kept.ends_with("the last one\n"));
         assert!(told("pg_dump", &kept).len() < TOLD_BYTES + 10);
+        let endless = vec![b'x'; 1 << 20];
+        assert!(listen(endless.as_slice(), |_| ()).await.is_empty());
     }
 }

@@ -114,7 +114,7 @@ async fn carry(
         let stderr = child.stderr.take();
         async move {
             match stderr {
-                Some(stderr) => complaint::listen(stderr).await,
+                Some(stderr) => complaint::listen(stderr, |_| ()).await,
                 None => String::new(),
             }
         }

@@ -128,7 +128,7 @@ impl RestoreSchema {
         cx.safe_point()?;
         cx.agent.journal.set_note(&cx.participation.migration, INTENT_NOTE, &digest)?;
         cx.fail_point("restore_schema.perform.intended");
-        restore::run(cx, &program, &fetched.path).await?;
+        restore::run(cx, &program, &fetched).await?;
         Ok(digest)
     }
 }

@@ -20,6 +20,7 @@ use pgportage_link::settings::IdentitySettings;
 use pgportage_link::tls::Identity;
 use pgportage_tests::cluster::{Cluster, ClusterOptions, SUPERUSER, free_port};
 use pgportage_tests::postgres_versions::{PostgresVersion, Tools, tools_for};
+use pgportage_tests::wait::{self, Seen};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -273,7 +274,7 @@ fn agent(
         format!(
             "name = \"{name}\"\nstate_dir = {state:?}\npolicy = {policy_path:?}\n\
              [coordinator]\naddress = \"127.0.0.1:1\"\nname = \"main\"\n\
-             [identity]\ncertificate = {certificate:?}\nkey = {key:?}\nauthority = {ca:?}\n\
+             [identity]\ncertificate = {certificate:?}\nkey = {key:?}\nauthority = {authority:?}\n\
              [postgres]\nhost = {socket:?}\nport = {port}\nuser = {user:?}\n{password_file}\
              replication_address = \"127.0.0.1:{port}\"\n\
              [programs]\npg_dump = {pg_dump:?}\npg_restore = {pg_restore:?}\n\
@@ -282,7 +283,7 @@ fn agent(
             state = home.join("state"),
             certificate = identity.certificate,
             key = identity.key,
-            ca = identity.authority,
+            authority = identity.authority,
             socket = cluster.socket_directory(),
             port = cluster.port,
             tunnel_last = tunnel_port + 3,
@@ -296,7 +297,15 @@ fn agent(
 }
 
 async fn serve_link(agent: &Arc<Agent>, port: u16) -> Serving {
-    let listener = serve::bind(([127, 0, 0, 1], port).into()).await.unwrap();
+    // After a cut the old listener closes in a task of its own.
+    let listener = wait::until("the link's port", PATIENCE, || async {
+        Ok(match serve::bind(([127, 0, 0, 1], port).into()).await {
+            Ok(listener) => Seen::Done(listener),
+            Err(failure) => Seen::NotYet(failure.detail),
+        })
+    })
+    .await
+    .unwrap();
     let identity = Identity::load(&agent.settings.identity, Clock).unwrap();
     let routes = Routes::new(peer::service(Arc::clone(agent)));
     let stop = CancellationToken::new();

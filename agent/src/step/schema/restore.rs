@@ -6,13 +6,14 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
 
-use super::archive::{Archive, ArchiveError};
+use super::archive::{Archive, ArchiveError, Changes};
 use crate::peer::programs::{self, Program, Tool};
 use crate::peer::{Login, application_name, listen_to_complaint, told_complaint};
 use crate::postgres::{ServerVersion, Session, sql_failure};
@@ -40,6 +41,8 @@ pub(super) struct Fetched {
     pub path: PathBuf,
     /// SHA-256 of what the source sent.
     pub digest: [u8; 32],
+    /// How many objects it makes. Zero if not known.
+    pub entry_count: usize,
 }
 
 /// The `pg_restore` for this server.
@@ -90,13 +93,13 @@ pub(super) async fn fetch(
         });
     }
     let path = archive_path(cx);
-    let cleaned = clean(bytes, foreign_extensions)?;
+    let (cleaned, entry_count) = clean(bytes, foreign_extensions)?;
     write_private(&path, &cleaned).map_err(|error| {
         Failure::new(Reason::StoreUnwritable, "could not keep the schema in the state directory")
             .effect(Effect::None)
             .because(&error)
     })?;
-    Ok(Fetched { path, digest: hash.finalize().into() })
+    Ok(Fetched { path, digest: hash.finalize().into(), entry_count })
 }
 
 /// Removes the fetched file, if there is one.
@@ -130,7 +133,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 /// Takes the archive apart and puts it together again without what this server
 /// would refuse. One of an unknown layout goes through as it is: `pg_restore`
 /// has the last word.
-fn clean(bytes: Vec<u8>, foreign_extensions: &BTreeSet<String>) -> Result<Vec<u8>, Failure> {
+fn clean(bytes: Vec<u8>, foreign_extensions: &BTreeSet<String>) -> Result<(Vec<u8>, usize), Failure> {
     match Archive::parse(&bytes) {
         Ok(mut archive) => {
             let changes = archive.clean(foreign_extensions);
@@ -141,11 +144,12 @@ fn clean(bytes: Vec<u8>, foreign_extensions: &BTreeSet<String>) -> Result<Vec<u8
                 comments = changes.comments,
                 "read the source's schema"
             );
-            Ok(if changes == super::archive::Changes::default() { bytes } else { archive.to_bytes() })
+            let unchanged = changes == Changes::default();
+            Ok((if unchanged { bytes } else { archive.to_bytes() }, archive.entry_count()))
         }
         Err(error @ ArchiveError::UnknownVersion(..)) => {
             tracing::warn!(%error, "the archive is restored as it is");
-            Ok(bytes)
+            Ok((bytes, 0))
         }
         Err(error @ (ArchiveError::NotAnArchive | ArchiveError::Broken)) => {
             Err(Failure::new(Reason::PgDumpFailed, "what the source sent is no archive of a schema")
@@ -187,15 +191,17 @@ pub(super) async fn end_leftovers(cx: &Context, session: &Session) -> Result<(),
 /// # Errors
 ///
 /// [`Reason::PgRestoreFailed`]: nothing was restored.
-pub(super) async fn run(cx: &Context, program: &Program, archive: &Path) -> Result<(), Failure> {
+pub(super) async fn run(cx: &Context, program: &Program, fetched: &Fetched) -> Result<(), Failure> {
     let login = Login::prepare(&cx.agent.settings, &cx.participation.database, PURPOSE)?;
     let mut command = login.command(&program.path);
     command
         .args(["--single-transaction", "--exit-on-error", "--schema-only", "--no-publications", "--no-subscriptions"])
         // Where files lie is the destination's own affair.
         .arg("--no-tablespaces")
+        // Names each object before it makes it: for the progress, and for the error.
+        .arg("--verbose")
         .arg("--")
-        .arg(archive)
+        .arg(&fetched.path)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
@@ -205,13 +211,35 @@ pub(super) async fn run(cx: &Context, program: &Program, archive: &Path) -> Resu
     tracing::info!(program = %program.path.display(), version = %program.version, "restoring the schema");
     let mut child = command.spawn().map_err(broken)?;
     let stderr = child.stderr.take();
-    cx.report(Progress { subject: "restoring the schema".to_owned(), ..Progress::default() });
+    let mut progress = Progress {
+        subject: "restoring the schema".to_owned(),
+        total: fetched.entry_count as u64,
+        ..Progress::default()
+    };
+    cx.report(progress.clone());
+    let moved_at = Mutex::new(cx.clock.now());
+    let on_line = |line: &str| {
+        if line.starts_with("pg_restore: creating ") {
+            progress.completed += 1;
+            cx.report(progress.clone());
+            *moved_at.lock().unwrap_or_else(PoisonError::into_inner) = cx.clock.now();
+        }
+    };
     let ending = async {
         let complaint = match stderr {
-            Some(stderr) => listen_to_complaint(stderr).await,
+            Some(stderr) => listen_to_complaint(stderr, on_line).await,
             None => String::new(),
         };
         child.wait().await.map(|status| (status, complaint))
+    };
+    let stall = async {
+        loop {
+            let deadline = *moved_at.lock().unwrap_or_else(PoisonError::into_inner) + cx.stall_timeout;
+            if cx.clock.now() >= deadline {
+                return;
+            }
+            cx.clock.sleep_until(deadline).await;
+        }
     };
     let (status, complaint) = tokio::select! {
         biased;
@@ -219,9 +247,8 @@ pub(super) async fn run(cx: &Context, program: &Program, archive: &Path) -> Resu
             cx.safe_point()?;
             return Err(Failure::new(Reason::Cancelled, "stopped because it was asked to").remedy(Remedy::Wait));
         }
-        ended = cx.clock.timeout(cx.stall_timeout, ending) => {
-            ended.map_err(|_| stalled(cx, "pg_restore"))?.map_err(broken)?
-        }
+        () = stall => return Err(stalled(cx, "pg_restore")),
+        ended = ending => ended.map_err(broken)?,
     };
     if status.success() {
         return Ok(());

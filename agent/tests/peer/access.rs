@@ -1,0 +1,116 @@
+//! Who is served, and who hears nothing.
+
+use pgportage_agent::migration::{MigrationId, Participation, Side};
+use pgportage_agent::peer::Peers;
+use pgportage_agent::postgres::ServerVersion;
+use pgportage_link::identity::Role;
+use pgportage_link::{Clock, Failure, Remedy};
+use pgportage_proto::Reason;
+
+use crate::world::{World, join, migration};
+
+/// Every method, called as somebody; the failures by method.
+async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&'static str, Option<Failure>)> {
+    let peer = match peers.call(participation).await {
+        Ok(peer) => peer,
+        Err(failure) => return vec![("dial", Some(failure))],
+    };
+    let mut answers = vec![("greet", peer.greet().await.err()), ("access", peer.replication_access("1").await.err())];
+    let dump = match peer.dump_schema(ServerVersion::from_num(180_006)).await {
+        Ok(mut stream) => stream.next().await.err(),
+        Err(failure) => Some(failure),
+    };
+    answers.push(("dump", dump));
+    answers.push(("heartbeat", peer.watch_heartbeat().await.err()));
+    answers.push(("tunnel", peer.open_tunnel().await.err()));
+    answers
+}
+
+#[tokio::test]
+async fn only_the_other_agent_of_the_migration_is_served() {
+    let world = World::start().await;
+    let on_destination = world.on(Side::Destination);
+    let greeting = world.destination_agent.peers.call(&on_destination).await.unwrap().greet().await.unwrap();
+    assert_eq!(greeting.agent, "alpha");
+    let greeting = world.source_agent.peers.call(&world.on(Side::Source)).await.unwrap().greet().await.unwrap();
+    assert_eq!(greeting.agent, "beta");
+
+    // Another agent's certificate, an operator's, a coordinator's.
+    let policy = world.destination_agent.policy.clone();
+    let mut refusals = Vec::new();
+    for (role, name) in
+        [(Role::Agent, "gamma"), (Role::Operator, "beta"), (Role::Operator, "ada"), (Role::Coordinator, "main")]
+    {
+        let peers = Peers::new(world.identity(role, name), policy.clone(), Clock);
+        for (method, failure) in call_everything(&peers, &on_destination).await {
+            let failure = failure.unwrap_or_else(|| panic!("{role} {name} was served {method}"));
+            let expected = if role == Role::Agent { Reason::PeerRefused } else { Reason::WrongRole };
+            assert_eq!(failure.reason, expected, "{role} {name} {method}: {failure:?}");
+            if role == Role::Agent {
+                refusals.push(failure);
+            }
+        }
+    }
+
+    // A migration that nobody knows: the very same answer.
+    let unknown = Participation { migration: MigrationId::new("unheard-of").unwrap(), ..on_destination.clone() };
+    for (_, failure) in call_everything(&world.destination_agent.peers, &unknown).await {
+        refusals.push(failure.unwrap());
+    }
+    assert_eq!(refusals.len(), 10);
+    let texts =
+        |failure: &Failure| (failure.reason, failure.message.clone(), failure.detail.clone(), failure.hint.clone());
+    assert!(refusals.iter().all(|failure| texts(failure) == texts(&refusals[0])), "{refusals:?}");
+    assert!(refusals.iter().all(|failure| failure.remedy == Remedy::Operator));
+}
+
+#[tokio::test]
+async fn a_method_belongs_to_one_side() {
+    let world = World::start().await;
+    // The destination asked for what only a source does.
+    let peer = world.source_agent.peers.call(&world.on(Side::Source)).await.unwrap();
+    for failure in [
+        peer.replication_access("1").await.unwrap_err(),
+        peer.dump_schema(ServerVersion::from_num(180_006)).await.unwrap_err(),
+        peer.open_tunnel().await.unwrap_err(),
+    ] {
+        assert_eq!(failure.reason, Reason::PeerRefused);
+        assert!(failure.message.contains("destination"), "{failure}");
+    }
+    // The source asked for what only a destination does.
+    let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
+    assert_eq!(peer.watch_heartbeat().await.unwrap_err().reason, Reason::PeerRefused);
+}
+
+#[tokio::test]
+async fn a_migration_that_is_over_is_not_served() {
+    let world = World::start().await;
+    let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
+    peer.greet().await.unwrap();
+    world.source_agent.journal.forget(&migration()).unwrap();
+    assert_eq!(peer.greet().await.unwrap_err().reason, Reason::PeerRefused);
+    join(&world.source_agent, &world.on(Side::Source));
+    peer.greet().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_without_address_or_listener_is_told_apart() {
+    let mut world = World::start().await;
+    let unknown = Participation { peer: "gamma".to_owned(), ..world.on(Side::Destination) };
+    assert_eq!(world.destination_agent.peers.call(&unknown).await.unwrap_err().reason, Reason::PolicyDenied);
+    world.cut_link();
+    let failure = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap_err();
+    assert_eq!((failure.reason, failure.remedy), (Reason::PeerUnreachable, Remedy::Wait));
+    world.mend_link().await;
+    world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap().greet().await.unwrap();
+    // A connection that was cut is made anew by the next call.
+    world.cut_link();
+    world.mend_link().await;
+    let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
+    let deadline = Clock.now() + crate::world::PATIENCE;
+    while let Err(failure) = peer.greet().await {
+        assert!(Clock.now() < deadline, "{failure:?}");
+        assert_eq!(failure.remedy, Remedy::Wait, "{failure:?}");
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,167 @@
+//! PostgreSQL's own protocol through the tunnel.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::{SinkExt, StreamExt};
+use pgportage_agent::migration::Side;
+use pgportage_agent::tunnel::Tunnels;
+use pgportage_link::Clock;
+use pgportage_tests::cluster::{SUPERUSER, connect};
+use pgportage_tests::wait::{self, Seen};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_postgres::{Client, Config};
+
+use crate::world::{PATIENCE, World, migration};
+
+async fn listen(world: &World) -> SocketAddr {
+    let agent = &world.destination_agent;
+    agent.tunnels.ensure(agent, &world.on(Side::Destination)).await.unwrap()
+}
+
+async fn through(world: &World, address: SocketAddr) -> anyhow::Result<Client> {
+    let mut config = Config::new();
+    config.host(address.ip().to_string()).port(address.port());
+    config.user(SUPERUSER).password(&world.source.superuser_password).dbname(&world.options.database);
+    config.connect_timeout(PATIENCE);
+    Clock.timeout(PATIENCE, connect(&config)).await.map_err(|_| anyhow::anyhow!("no login in time"))?
+}
+
+#[tokio::test]
+async fn a_session_runs_through_the_tunnel() {
+    let world = World::start().await;
+    let address = listen(&world).await;
+    assert!(address.ip().is_loopback());
+    assert_eq!(listen(&world).await, address, "asking again changes nothing");
+    let client = through(&world, address).await.unwrap();
+    let version: String = client.query_one("SHOW server_version", &[]).await.unwrap().get(0);
+    assert!(version.starts_with("15."), "the source's server answers, not the destination's: {version}");
+
+    // Large results, large requests, many sessions at once.
+    let rows =
+        client.query("SELECT n, repeat(md5(n::text), 8) FROM generate_series(1, 100000) AS n", &[]).await.unwrap();
+    assert_eq!(rows.len(), 100_000);
+    client.batch_execute("CREATE TABLE big (t text)").await.unwrap();
+    let sink = client.copy_in::<_, bytes::Bytes>("COPY big FROM STDIN").await.unwrap();
+    futures_util::pin_mut!(sink);
+    let line = bytes::Bytes::from(format!("{}\n", "x".repeat(999)));
+    for _ in 0..20_000 {
+        sink.send(line.clone()).await.unwrap();
+    }
+    assert_eq!(sink.finish().await.unwrap(), 20_000);
+    let many: Vec<_> = futures_util::stream::iter(0..12)
+        .map(|_| through(&world, address))
+        .buffer_unordered(12)
+        .map(Result::unwrap)
+        .collect()
+        .await;
+    for client in &many {
+        client.query_one("SELECT count(*) FROM big", &[]).await.unwrap();
+    }
+
+    // The server's end of a session closes the client's socket.
+    client.batch_execute("SELECT pg_terminate_backend(pg_backend_pid())").await.unwrap_err();
+    until_closed(&client).await;
+    // The client's end of a session ends it on the server.
+    drop(many);
+    let gone = format!("SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = '{}'", world.options.database);
+    world.source.wait_until(&world.options.database, &gone, PATIENCE).await.unwrap();
+}
+
+async fn until_closed(client: &Client) {
+    wait::until("the client's connection to close", PATIENCE, || async {
+        Ok(if client.is_closed() { Seen::Done(()) } else { Seen::NotYet("open".to_owned()) })
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn half_a_close_is_carried_through() {
+    let world = World::start().await;
+    let address = listen(&world).await;
+    // An SSLRequest is answered with one byte; then the server waits for us.
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await.unwrap();
+    // No more from us: the server sees the end and closes; its answer still comes.
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    Clock.timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, b"N");
+}
+
+#[tokio::test]
+async fn a_dead_link_closes_both_ends_and_the_next_connection_works() {
+    let mut world = World::start().await;
+    let address = listen(&world).await;
+    let client = through(&world, address).await.unwrap();
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    world.cut_link();
+    until_closed(&client).await;
+    let gone = format!("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})");
+    world.source.wait_until("postgres", &gone, PATIENCE).await.unwrap();
+    // Nobody there: closed at once, as if the server were away.
+    assert!(through(&world, address).await.is_err());
+    world.mend_link().await;
+    wait::until("a session through the mended link", PATIENCE, || async {
+        Ok(match through(&world, address).await {
+            Ok(_) => Seen::Done(()),
+            Err(error) => Seen::NotYet(error.to_string()),
+        })
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn an_absent_server_closes_the_connection() {
+    let mut world = World::start().await;
+    let address = listen(&world).await;
+    world.source.stop().await.unwrap();
+    assert!(through(&world, address).await.is_err());
+    world.source.start_again().await.unwrap();
+    through(&world, address).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_port_survives_a_restart_and_goes_with_the_migration() {
+    let world = World::start().await;
+    let agent = &world.destination_agent;
+    let address = listen(&world).await;
+    assert_eq!(agent.journal.note(&migration(), "tunnel.port").unwrap(), Some(address.port().to_string()));
+
+    // As a restarted agent finds it: the first port of the range is taken by then.
+    agent.tunnels.close(&migration());
+    wait::until("the listener to be gone", PATIENCE, || async {
+        Ok(match TcpStream::connect(address).await {
+            Ok(_) => Seen::NotYet("listening".to_owned()),
+            Err(_) => Seen::Done(()),
+        })
+    })
+    .await
+    .unwrap();
+    agent.tunnels.resume(agent).unwrap();
+    wait::until("a session through the tunnel", PATIENCE, || async {
+        Ok(match through(&world, address).await {
+            Ok(_) => Seen::Done(()),
+            Err(error) => Seen::NotYet(error.to_string()),
+        })
+    })
+    .await
+    .unwrap();
+
+    // A port that somebody else took is no reason to choose another.
+    let other = Tunnels::new();
+    assert!(other.ensure(agent, &world.on(Side::Destination)).await.is_err());
+    agent.tunnels.close(&migration());
+    let agent = Arc::clone(agent);
+    wait::until("the port to be free", PATIENCE, || async {
+        Ok(match other.ensure(&agent, &world.on(Side::Destination)).await {
+            Ok(again) => Seen::Done(assert_eq!(again, address)),
+            Err(failure) => Seen::NotYet(failure.message),
+        })
+    })
+    .await
+    .unwrap();
+}
