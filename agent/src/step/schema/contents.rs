@@ -16,7 +16,8 @@ use tokio_postgres::{GenericClient, Transaction};
 use crate::postgres::{quote_ident, quote_literal, sql_failure};
 
 /// Objects of the whole database, as kind and identity, both as `DROP` takes
-/// them. Oids below 16384 are the system's own.
+/// them. Oids below 16384 are the system's own; what belongs to an extension or
+/// hangs on another object goes with that.
 const DATABASE_OBJECTS: &str = "\
 SELECT o.kind, o.identity FROM (
     SELECT 0 AS rank, 'EVENT TRIGGER' AS kind, 'pg_event_trigger'::regclass AS class, oid, quote_ident(evtname) AS identity
@@ -43,7 +44,7 @@ SELECT o.kind, o.identity FROM (
     SELECT 8, 'ACCESS METHOD', 'pg_am'::regclass, oid, quote_ident(amname) FROM pg_am
 ) AS o
 WHERE o.oid >= 16384
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype = 'e')
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('e', 'i'))
 ORDER BY o.rank, o.identity";
 
 /// Objects in schemas that stay (`public`, and those that belong to extensions).
