@@ -33,7 +33,7 @@ fn causes(failure: &Failure) -> Vec<String> {
     let mut said: Vec<&str> = vec![&failure.message, &failure.detail];
     let mut causes = Vec::new();
     for cause in &failure.causes {
-        if !said.contains(&cause.as_str()) {
+        if !said.iter().any(|text| text.contains(cause.as_str())) {
             said.push(cause);
             causes.push(clean(cause).into_owned());
         }
@@ -50,8 +50,8 @@ fn left_behind(failure: &Failure) -> &'static str {
 
 fn who_acts(failure: &Failure) -> &'static str {
     match failure.remedy {
-        Remedy::Operator => "",
-        Remedy::Wait => "nobody has to act: the same thing may be tried again",
+        // What waits is tried again by itself, and the hint says the rest.
+        Remedy::Operator | Remedy::Wait => "",
         Remedy::Abort => "no retry can help: the migration has to be aborted",
     }
 }

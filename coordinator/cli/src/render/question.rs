@@ -19,7 +19,7 @@ pub fn before_cutover(migration: &Migration, max_outage: Option<Duration>, style
             clean(&migration.destination_agent)
         ),
     );
-    let budget = max_outage.map_or("The agents' own limits bound the outage.".to_owned(), |limit| {
+    let budget = max_outage.map_or("If it would take longer than the coordinator's limit, everything is taken back.".to_owned(), |limit| {
         format!("If it would take longer than {}, everything is taken back.", span(limit))
     });
     let acts = [
