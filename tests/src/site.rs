@@ -61,7 +61,9 @@ impl SiteOptions {
             source: ClusterOptions::new(),
             destination: ClusterOptions::new(),
             database: DATABASE.to_owned(),
-            limits: Vec::new(),
+            // Servers, programs and writers share two cores here: locks are
+            // granted later than on a server of one's own.
+            limits: vec![("barrier_timeout".to_owned(), "\"3s\"".to_owned())],
             directory: None,
         }
     }
