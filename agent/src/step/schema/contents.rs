@@ -55,12 +55,13 @@ WITH n AS (
     WHERE nspname NOT IN ('pg_catalog', 'information_schema', 'pgportage') AND nspname !~ '^pg_'
 ), o AS (
     SELECT 0 AS rank, 'pg_class'::regclass AS class, c.oid, NULL::text AS kind FROM pg_class c JOIN n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c')
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
     UNION ALL
     SELECT 1, 'pg_proc'::regclass, p.oid, 'routine' FROM pg_proc p JOIN n ON n.oid = p.pronamespace
     UNION ALL
     SELECT 2, 'pg_type'::regclass, t.oid, 'type' FROM pg_type t JOIN n ON n.oid = t.typnamespace
-    WHERE t.typtype IN ('b', 'd', 'e', 'r', 'p')
+    WHERE (t.typtype IN ('b', 'd', 'e', 'r', 'p')
+           OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
       AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
     UNION ALL
     SELECT 3, 'pg_operator'::regclass, x.oid, NULL FROM pg_operator x JOIN n ON n.oid = x.oprnamespace
@@ -86,7 +87,8 @@ WITH n AS (
 SELECT upper(coalesce(o.kind, i.type)) AS kind, i.identity
 FROM o, pg_identify_object(o.class, o.oid, 0) AS i
 WHERE o.oid >= 16384
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('e', 'i', 'P', 'S'))
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.oid AND d.objsubid = 0
+                   AND d.deptype IN ('e', 'i'))
 ORDER BY o.rank, i.identity";
 
 /// Relations of every kind that are neither the system's nor an extension's nor
