@@ -258,3 +258,58 @@ pub(crate) fn is_address(text: &str) -> bool {
     text.rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "berlin"
+state_dir = "/var/lib/pgportage-agent"
+policy = "/etc/pgportage/policy.toml"
+[coordinator]
+address = "coordinator.internal:7420"
+name = "main"
+[identity]
+certificate = "/etc/pgportage/agent.pem"
+key = "/etc/pgportage/agent-key.pem"
+authority = "/etc/pgportage/ca.pem"
+[link]
+listen = "0.0.0.0:7421"
+"#;
+
+    fn load(text: &str) -> Result<Settings, Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        Settings::load(&path)
+    }
+
+    #[test]
+    fn the_least_that_has_to_be_said() {
+        let settings = load(GOOD).unwrap();
+        assert_eq!(settings.postgres.host, "/var/run/postgresql");
+        assert!(settings.tunnel.address.is_loopback());
+        let printed = settings::print(&settings).unwrap();
+        assert!(printed.contains("maintenance_database = \"postgres\""), "defaults are printed too:\n{printed}");
+        assert!(load(&printed).is_ok(), "what is printed can be read again:\n{printed}");
+    }
+
+    #[test]
+    fn five_mistakes_are_named_at_once() {
+        let bad = GOOD
+            .replace("\"berlin\"", "\"Berlin Mitte\"")
+            .replace("coordinator.internal:7420", "coordinator.internal")
+            .replace("\"/etc/pgportage/policy.toml\"", "\"policy.toml\"")
+            .replace("0.0.0.0:7421", "everywhere");
+        let failure = load(&format!("{bad}[tunnel]\nfirst_port = \"many\"\n[postgres]\nhoost = \"db\"\n")).unwrap_err();
+        assert_eq!(failure.reason, Reason::ConfigurationInvalid);
+        for key in ["name", "coordinator.address", "policy", "link.listen", "tunnel.first_port", "postgres.hoost"] {
+            assert!(
+                failure.detail.lines().any(|line| line.starts_with(key)),
+                "{key} is missing in:\n{}",
+                failure.detail
+            );
+        }
+    }
+}

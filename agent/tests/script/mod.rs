@@ -134,7 +134,8 @@ pub(crate) struct Silence {
 impl Silence {
     async fn listen() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, count, stop) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+        let (address, count, stop) =
+            (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)), CancellationToken::new());
         let counted = Arc::clone(&count);
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             let mut kept = Vec::new();
