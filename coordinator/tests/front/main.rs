@@ -1,0 +1,13 @@
+//! The coordinator from outside: operators and scripted agents over real mutual
+//! TLS, against the real engine and the real store.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where something unexpected happens")]
+
+mod house;
+mod kill;
+mod migration;
+mod preflight;
+mod restart;
+mod scripted;
+mod session;
+mod simulated;
