@@ -1,0 +1,15 @@
+//! The steps of replication on two real servers of different versions, with two
+//! agents and the link between them in this process.
+//!
+//! Every step is proved in the same way (`contract`): it runs twice without
+//! harm, is resumed after a death at each of its fail points, is taken back,
+//! twice, and then the catalogs are as they were.
+
+mod contract;
+#[path = "../peer/world.rs"]
+mod world;
+
+mod catalogs;
+mod journey;
+mod obstacles;
+mod slot_wait;
