@@ -9,6 +9,7 @@
 //! acknowledged before it is. Whatever is lost on the way is sent again when the
 //! agent comes back.
 
+mod hear;
 mod preflight;
 mod task;
 
@@ -18,14 +19,13 @@ use std::time::Duration;
 
 use pgportage_link::tls::Identity;
 use pgportage_link::{Clock, Effect, Failure};
-use pgportage_proto::{Reason, v1};
+use pgportage_proto::Reason;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use crate::figures::{Gauge, Progress};
-use crate::fleet::{Down, Fleet};
+use crate::fleet::Fleet;
 use crate::metrics::Figures;
 use crate::store::{Store, StoreError};
 use crate::wire::{AgentFact, etag};
@@ -320,127 +320,6 @@ impl Engine {
     #[must_use]
     pub fn fleet(&self) -> &Fleet {
         &self.0.fleet
-    }
-
-    // ---- What agents say.
-
-    /// Takes an agent's fact in. It is acknowledged once it is stored. Waits
-    /// while the migration's mailbox is full.
-    pub async fn hear(&self, agent: &str, origin: Origin, fact: AgentFact) {
-        let AgentFact { command, sequence, .. } = fact;
-        let owner = self.0.commands().get(&command).cloned();
-        if let Some(id) = owner
-            && let Ok(handle) = self.handle(&id)
-        {
-            let mail = Mail::Fact { agent: agent.to_owned(), origin, fact };
-            if handle.mailbox.send(mail).await.is_ok() {
-                return;
-            }
-            // The task has ended: either the migration is over, and the fact is
-            // of no use, or we are stopping, and it will come again.
-            if !handle.board.borrow().state.terminal() {
-                return;
-            }
-            self.acknowledge(agent, command, sequence);
-            return;
-        }
-        let preflight = self.0.preflights().get(&command).cloned();
-        match preflight {
-            // Full only when its asker has gone.
-            Some(asker) => drop(asker.try_send(fact)),
-            None => tracing::warn!(agent.id = agent, command.id = %command, "a fact about a command of nobody's"),
-        }
-        self.acknowledge(agent, command, sequence);
-    }
-
-    fn acknowledge(&self, agent: &str, command: CommandId, sequence: i64) {
-        pgportage_link::fail_point::hit("coordinator.send.ack");
-        let command_id = command.to_string();
-        self.0.fleet.tell(agent, Down::Ack(v1::FactAck { command_id, sequence }));
-    }
-
-    /// What to say about the commands that an agent still answers for: which of
-    /// its facts are stored, and which commands nobody needs.
-    #[must_use]
-    pub fn reconcile(&self, agent: &str, open: &[(String, i64)]) -> (Vec<(CommandId, i64)>, Vec<String>) {
-        let (mut stored, mut abandoned) = (Vec::new(), Vec::new());
-        for (text, _) in open {
-            let Ok(command) = Uuid::parse_str(text).map(CommandId) else {
-                abandoned.push(text.clone());
-                continue;
-            };
-            let owner = self.0.commands().get(&command).cloned();
-            let known = owner.and_then(|id| self.board(&id).ok()).and_then(|board| {
-                let side = board.state.side_of(command)?;
-                let known = board.state.commands.get(&command)?;
-                (board.state.spec.agent(side) == agent).then_some(known.last_sequence)
-            });
-            match known {
-                Some(0) => {}
-                Some(sequence) => stored.push((command, sequence)),
-                None if self.0.preflights().contains_key(&command) => {}
-                None => abandoned.push(text.clone()),
-            }
-        }
-        (stored, abandoned)
-    }
-
-    /// An agent takes commands from now on: everything it has not answered is
-    /// sent again.
-    pub async fn attached(&self, agent: &str) {
-        let handles: Vec<_> = self.0.handles().values().cloned().collect();
-        for handle in handles {
-            let concerned = {
-                let board = handle.board.borrow();
-                [&board.state.spec.source_agent, &board.state.spec.destination_agent].contains(&&agent.to_owned())
-                    && !board.state.terminal()
-            };
-            if concerned {
-                // Fails when the task has ended, which needs nothing.
-                drop(handle.mailbox.send(Mail::Attached { agent: agent.to_owned() }).await);
-            }
-        }
-    }
-
-    /// Takes the news that who is attached has changed to whoever watches.
-    pub fn refresh(&self, agent: &str) {
-        for handle in self.0.handles().values() {
-            handle.board.send_if_modified(|board| {
-                [&board.state.spec.source_agent, &board.state.spec.destination_agent].contains(&&agent.to_owned())
-                    && !board.state.terminal()
-            });
-        }
-    }
-
-    /// Takes progress in. The latest wins.
-    pub fn progressed(&self, agent: &str, command: CommandId, progress: Progress) {
-        let owner = self.0.commands().get(&command).cloned();
-        let Some(handle) = owner.and_then(|id| self.handle(&id).ok()) else { return };
-        handle.board.send_if_modified(|board| {
-            let state = &board.state;
-            let concerned = state.commands.get(&command).is_some_and(|known| !known.answered)
-                && state.side_of(command).is_some_and(|side| state.spec.agent(side) == agent);
-            let news = concerned && board.progress.get(&command) != Some(&progress);
-            if news {
-                board.progress.insert(command, progress);
-            }
-            news
-        });
-    }
-
-    /// Takes an agent's figures in. The latest win.
-    pub fn measured(&self, agent: &str, migration: &str, gauge: Gauge) {
-        let Some(handle) = MigrationId::new(migration).ok().and_then(|id| self.handle(&id).ok()) else { return };
-        handle.board.send_if_modified(|board| {
-            let spec = &board.state.spec;
-            let Some(side) = [Side::Source, Side::Destination].into_iter().find(|side| spec.agent(*side) == agent)
-            else {
-                return false;
-            };
-            self.0.figures.measured(migration, side, &gauge);
-            board.gauges.insert(side, gauge);
-            !board.state.terminal()
-        });
     }
 }
 

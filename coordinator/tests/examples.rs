@@ -1,7 +1,5 @@
 //! The example in `deploy/examples` is what this release reads.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
-
 use std::path::Path;
 
 use pgportage_coordinator::settings::Settings;

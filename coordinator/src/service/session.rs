@@ -116,7 +116,7 @@ impl SessionFront {
             Ok(begun) => begun,
             Err(failure) => {
                 tracing::warn!(reason = %failure.reason, detail = failure.detail, "no session: {failure}");
-                out.end(Some(failure)).await;
+                out.end(Some(failure));
                 return;
             }
         };
@@ -289,7 +289,7 @@ impl SessionFront {
         ended.cancel();
         // Its messages have been sent, or are of no use any more.
         drop(writer.await);
-        out.end(failure).await;
+        out.end(failure);
         let contact = self.engine.fleet().contact_time(&session.agent).unwrap_or_else(|| self.clock.wall());
         if let Err(error) = self.store.end_session(session.agent.clone(), session.epoch, contact, left).await {
             tracing::warn!(%error, "the end of a session could not be noted");
@@ -394,7 +394,7 @@ impl Outward {
     }
 
     /// Ends the stream, with a reason if there is one.
-    async fn end(self, failure: Option<Failure>) {
+    fn end(self, failure: Option<Failure>) {
         if let Some(failure) = failure {
             // The agent may have gone already, or may not read.
             drop(self.0.try_send(Err(to_status(failure))));

@@ -232,24 +232,18 @@ fn drift(message: &str) -> Failure {
 
 fn prepared(state: &State, side: Side) -> Option<(&super::outcome::Digest, &super::outcome::Digest)> {
     let act = ActRef::find(StepName::Cutover, side, ActionKind::PrepareCutover)?;
-    match performed(state, act)? {
-        Outcome::PrepareCutover { table_set_digest, catalog_digest, .. } => Some((table_set_digest, catalog_digest)),
-        _other => None,
-    }
+    let Outcome::PrepareCutover { table_set_digest, catalog_digest, .. } = performed(state, act)? else { return None };
+    Some((table_set_digest, catalog_digest))
 }
 
 fn barrier(state: &State) -> Option<&Barrier> {
-    match performed(state, ActRef::RAISE)? {
-        Outcome::RaiseBarrier(barrier) => Some(barrier),
-        _other => None,
-    }
+    let Outcome::RaiseBarrier(barrier) = performed(state, ActRef::RAISE)? else { return None };
+    Some(barrier)
 }
 
 fn fence(state: &State) -> Option<&Fence> {
-    match performed(state, ActRef::FENCE)? {
-        Outcome::FenceSource(fence) => Some(fence),
-        _other => None,
-    }
+    let Outcome::FenceSource(fence) = performed(state, ActRef::FENCE)? else { return None };
+    Some(fence)
 }
 
 /// What an act produced, if it is done.

@@ -80,13 +80,16 @@ fn nothing_but_abort_helps_a_lost_slot() {
     assert_eq!(play.state.phase, Phase::Aborted);
 }
 
+/// An inspection that finds something to agree to.
+fn found() -> Outcome {
+    let inventory = super::super::outcome::Inventory::default();
+    Outcome::CheckServer { inventory, findings: vec![consent_finding()] }
+}
+
 #[test]
 fn consent_lets_a_second_inspection_pass() {
     let mut play = Play::started();
-    play.answer(|act, input| match outcome(act, input) {
-        Outcome::CheckServer { inventory, .. } => Outcome::CheckServer { inventory, findings: vec![consent_finding()] },
-        other => other,
-    });
+    play.answer(|_, _| found());
     play.answer(outcome);
     let Phase::Stopped { step: StepName::Inspect, failure } = play.state.phase.clone() else { panic!() };
     assert_eq!(failure.reason, Reason::ConsentRequired);
@@ -100,10 +103,7 @@ fn consent_lets_a_second_inspection_pass() {
     play.say(Word::Release { step: StepName::Inspect, max_outage: Duration::from_secs(1) }).unwrap();
     let Input::CheckServer { consents, .. } = &play.issued.last().unwrap().input else { panic!() };
     assert_eq!(consents, &[consent]);
-    play.answer(|act, input| match outcome(act, input) {
-        Outcome::CheckServer { inventory, .. } => Outcome::CheckServer { inventory, findings: vec![consent_finding()] },
-        other => other,
-    });
+    play.answer(|_, _| found());
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
 }
@@ -308,13 +308,13 @@ fn schemas_that_drift_end_a_cutover() {
 fn sequences_travel_from_barrier_and_fence() {
     let mut play = Play::at_cutover();
     play.answer_until(ActRef::OPEN);
-    let drained = play.issued.iter().find_map(|issued| match &issued.input {
-        Input::DrainToMarker { sequences, .. } => Some(sequences[0].last_value),
-        _other => None,
+    let drained = play.issued.iter().find_map(|issued| {
+        let Input::DrainToMarker { sequences, .. } = &issued.input else { return None };
+        Some(sequences[0].last_value)
     });
-    let opened = play.issued.iter().find_map(|issued| match &issued.input {
-        Input::OpenDestination { sequences, .. } => Some(sequences[0].last_value),
-        _other => None,
+    let opened = play.issued.iter().find_map(|issued| {
+        let Input::OpenDestination { sequences, .. } = &issued.input else { return None };
+        Some(sequences[0].last_value)
     });
     assert_eq!((drained, opened), (Some(10), Some(20)));
 }

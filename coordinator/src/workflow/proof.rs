@@ -383,9 +383,9 @@ proptest! {
         }
         prop_assert!(play.state.terminal(), "{:?}", play.state.phase);
         if play.state.phase == Phase::Aborted {
-            let opened = play.facts.iter().any(|fact| match &fact.event {
-                Event::CommandSucceeded { command, .. } => play.state.commands[command].issued.act == ActRef::OPEN,
-                _other => false,
+            let opened = play.facts.iter().any(|fact| {
+                let Event::CommandSucceeded { command, .. } = &fact.event else { return false };
+                play.state.commands[command].issued.act == ActRef::OPEN
             });
             prop_assert!(!opened);
         }

@@ -98,10 +98,11 @@ async fn survive(point: &str, hit: u32) -> bool {
             hand = None;
         }
         if hand.is_none() && (killed || std::net::TcpStream::connect(address).is_ok()) {
-            let dialled = pgportage_link::Clock.timeout(Duration::from_secs(1), operator(&house, address)).await;
+            let dialled =
+                pgportage_link::Clock.timeout(Duration::from_secs(1), Box::pin(operator(&house, address))).await;
             hand = dialled.ok();
         }
-        match nudge(hand.as_mut()?).await {
+        match Box::pin(nudge(hand.as_mut()?)).await {
             Some(true) => Some(()),
             Some(false) => None,
             None => {
