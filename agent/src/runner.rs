@@ -88,14 +88,6 @@ pub enum Taken {
     Conflict(Failure),
 }
 
-/// How an attempt ended, before anything is recorded.
-enum End {
-    /// With this.
-    Fact(Fact),
-    /// The process stops. Nothing is recorded: the next start goes on.
-    Stopped,
-}
-
 impl Runner {
     /// Nothing is under way yet.
     #[must_use]
@@ -319,7 +311,7 @@ impl Runner {
             async move {
                 let began = runner.agent.clock.now();
                 let end = runner.attempt(&command, sender, cancel).await;
-                if let End::Fact(fact) = end {
+                if let Some(fact) = end {
                     let duration = runner.agent.clock.now().duration_since(began);
                     runner.attempts.count(command.action.kind(), command.verb, &fact, duration);
                     runner.conclude(&command, fact);
@@ -360,12 +352,19 @@ impl Runner {
         }
     }
 
-    async fn attempt(&self, command: &Command, progress: watch::Sender<Progress>, cancel: CancellationToken) -> End {
+    /// How the attempt ended. None when the process stops: then nothing is
+    /// recorded, and the next start goes on.
+    async fn attempt(
+        &self,
+        command: &Command,
+        progress: watch::Sender<Progress>,
+        cancel: CancellationToken,
+    ) -> Option<Fact> {
         let turn = self.turn(&command.participation.migration);
         let _turn = tokio::select! {
             biased;
-            () = self.agent.stop.cancelled() => return End::Stopped,
-            () = cancel.cancelled() => return End::Fact(Fact::Cancelled(Effect::None)),
+            () = self.agent.stop.cancelled() => return None,
+            () = cancel.cancelled() => return Some(Fact::Cancelled(Effect::None)),
             turn = turn.lock() => turn,
         };
         tracing::info!("{} of {} begins", command.verb, command.action.kind());
@@ -387,7 +386,7 @@ impl Runner {
         let mut step = std::pin::pin!(step);
         let result = tokio::select! {
             biased;
-            () = self.agent.stop.cancelled() => return End::Stopped,
+            () = self.agent.stop.cancelled() => return None,
             result = &mut step => result,
             subject = self.stalled(moved, command.stall_timeout) => {
                 cx.cancel.cancel();
@@ -398,7 +397,7 @@ impl Runner {
                 }
             }
         };
-        End::Fact(match result {
+        Some(match result {
             Ok(Ok(outcome)) => Fact::Succeeded(outcome),
             Ok(Err(failure)) if failure.reason == Reason::Cancelled && cancel.is_cancelled() => {
                 Fact::Cancelled(failure.effect)

@@ -5,6 +5,8 @@
 //! login attempt, not a call to the other agent, not a row in the journal that
 //! makes this agent take part in anything.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::{Arc, Mutex};
 
 use pgportage_proto::v1;
@@ -15,6 +17,7 @@ use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+#[expect(dead_code, reason = "other tests need the rest")]
 mod script;
 
 use script::{Line, RunningAgent, Site, command, failure};

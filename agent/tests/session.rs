@@ -1,5 +1,7 @@
 //! The agent's session, against a scripted coordinator over real mutual TLS.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use pgportage_proto::v1::command_fact::Fact;
 
 mod script;
 
-use script::{AGENT, PATIENCE, Site, failure, hanging, harmless};
+use script::{AGENT, PATIENCE, Site, command, failure};
 
 const POLICY: &str = "\
 [databases.\"*\"]
@@ -354,6 +356,17 @@ async fn killed_at_any_point_a_command_has_one_history() {
         drop(line);
         assert!(wait_for_end(&mut agent).await.success());
     }
+}
+
+/// An act that succeeds without any server: there is nothing to take back.
+fn harmless() -> v1::Command {
+    let action = v1::command::Action::ReachPeer(v1::ReachPeer {});
+    v1::Command { verb: v1::Verb::Undo.into(), ..command(action) }
+}
+
+/// An act that hangs on a server that says nothing.
+fn hanging() -> v1::Command {
+    command(v1::command::Action::CreateSlot(v1::CreateSlot {}))
 }
 
 fn program(site: &Site, fail_point: Option<&str>) -> Child {

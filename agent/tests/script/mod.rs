@@ -286,17 +286,6 @@ impl Line {
         }
     }
 
-    /// The next progress; heartbeats may come before it.
-    pub(crate) async fn progress(&mut self) -> v1::CommandProgress {
-        loop {
-            match self.next().await {
-                Some(Up::Heartbeat(beat)) => self.heard(beat),
-                Some(Up::Progress(progress)) => return progress,
-                other => panic!("not progress: {other:?}"),
-            }
-        }
-    }
-
     /// The next fact, not acknowledged.
     pub(crate) async fn fact(&mut self) -> v1::CommandFact {
         match self.hear().await {
@@ -342,17 +331,6 @@ pub(crate) fn command(action: v1::command::Action) -> v1::Command {
         peer_agent_id: "oslo".to_owned(),
         action: Some(action),
     }
-}
-
-/// An act that succeeds without any server: there is nothing to take back.
-pub(crate) fn harmless() -> v1::Command {
-    let action = v1::command::Action::ReachPeer(v1::ReachPeer {});
-    v1::Command { verb: v1::Verb::Undo.into(), ..command(action) }
-}
-
-/// An act that hangs on a server that says nothing.
-pub(crate) fn hanging() -> v1::Command {
-    command(v1::command::Action::CreateSlot(v1::CreateSlot {}))
 }
 
 /// What an agent would have to say about a failure.
