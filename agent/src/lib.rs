@@ -21,4 +21,5 @@ pub mod session;
 pub mod settings;
 pub mod step;
 pub mod tunnel;
+pub mod watch;
 pub mod wire;

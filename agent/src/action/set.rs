@@ -224,6 +224,7 @@ impl Attempt<'_> {
         let Self { cx, kind, verb } = self;
         let outcome = match verb {
             Verb::Perform => {
+                crate::watch::before(kind, cx)?;
                 let survey = step.survey(cx).await?;
                 pass(kind, verb, Moment::Surveyed);
                 outcome(match survey {

@@ -97,7 +97,7 @@ impl Lone {
         let text = format!(
             "name = \"alpha\"\nstate_dir = {state:?}\npolicy = {policy:?}\n\
              [coordinator]\naddress = \"127.0.0.1:1\"\nname = \"main\"\n\
-             [identity]\ncertificate = {certificate:?}\nkey = {key:?}\nca = {ca:?}\ntrust_domain = \"example.org\"\n\
+             [identity]\ncertificate = {certificate:?}\nkey = {key:?}\nauthority = {authority_file:?}\n\
              [postgres]\nhost = {socket:?}\nport = {port}\nuser = {user:?}\n{password}\
              replication_address = \"127.0.0.1:{port}\"\n\
              [programs]\npg_dump = {pg_dump:?}\npg_restore = {pg_restore:?}\n\
@@ -105,7 +105,7 @@ impl Lone {
             state = home.path().join("state"),
             certificate = identity.certificate,
             key = identity.key,
-            ca = identity.authority,
+            authority_file = identity.authority,
             socket = cluster.socket_directory(),
             port = cluster.port,
             pg_dump = cluster.installation.tools.program("pg_dump"),

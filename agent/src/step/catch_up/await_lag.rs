@@ -69,6 +69,7 @@ impl Step for AwaitLag {
         let mut best: Option<Duration> = None;
         let mut arrived = None;
         loop {
+            crate::watch::slot_stands(&cx.agent.journal, &cx.participation.migration)?;
             let now = cx.clock.now();
             let reading = cx.agent.heartbeats.reading(&cx.agent, &cx.participation.migration);
             window = Window::next(window, reading, self.max_lag, now);

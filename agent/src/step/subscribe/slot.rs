@@ -16,8 +16,9 @@ use crate::step::connect::{DESTINATION_SYSTEM, replication_role};
 use crate::step::patience::{Patience, stalled};
 use crate::step::{Context, Progress, Step, Survey};
 
-/// The journal's note of the intent.
-const NOTE: &str = "slot";
+/// The journal's note of the intent. While it is there, the watch looks after
+/// the slot.
+pub(crate) const SLOT_NOTE: &str = "slot";
 
 /// How often to look what the server waits for.
 const LOOK: Duration = Duration::from_millis(500);
@@ -122,7 +123,7 @@ impl Step for CreateSlot {
             }
         }
         cx.fail_point("create_slot.perform.granted");
-        cx.agent.journal.set_note(&cx.participation.migration, NOTE, &name)?;
+        cx.agent.journal.set_note(&cx.participation.migration, SLOT_NOTE, &name)?;
         cx.fail_point("create_slot.perform.intended");
         end_earlier_attempt(cx, &name).await?;
         create(cx, &name).await?;
@@ -173,7 +174,7 @@ async fn find(cx: &Context, session: &Session, name: &str) -> Result<Found, Fail
             conflict(name).detail(format!("It belongs to plugin {:?} and database {:?}.", slot.plugin, slot.database))
         );
     }
-    if cx.agent.journal.note(&cx.participation.migration, NOTE)?.is_none() {
+    if cx.agent.journal.note(&cx.participation.migration, SLOT_NOTE)?.is_none() {
         return Err(conflict(name).detail("This agent has not made it for this migration."));
     }
     if slot.wal_status == "lost" {
@@ -313,7 +314,7 @@ fn describe(blockers: &[Blocker]) -> String {
 pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
     let migration = &cx.participation.migration;
     let name = names::replication_name(migration);
-    if cx.agent.journal.note(migration, NOTE)?.is_none() {
+    if cx.agent.journal.note(migration, SLOT_NOTE)?.is_none() {
         return Ok(());
     }
     let system = cx.agent.journal.note(migration, DESTINATION_SYSTEM)?.unwrap_or_default();
@@ -326,7 +327,8 @@ pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
             Err(failure) => patience.again(cx, failure, "the destination to let go of the replication slot").await?,
         }
     }
-    cx.agent.journal.clear_note(migration, NOTE)
+    cx.agent.journal.clear_note(migration, SLOT_NOTE)?;
+    crate::watch::forget(&cx.agent.journal, migration)
 }
 
 async fn drop_slots(cx: &Context, name: &str, system: &str, role: &str) -> Result<(), Failure> {

@@ -1,0 +1,266 @@
+//! The watch: what our slot costs the source, and when the migration gives way.
+//!
+//! **Invariant:** the source is production. Whatever the coordinator and the
+//! destination do, a slot of ours that is about to harm its server is dropped,
+//! as far as the policy allows it.
+//!
+//! One task for all migrations that this agent is the source of. Independent of
+//! every step; goes on where it was when the agent starts again. Giving way is
+//! written into the journal before the slot is dropped, so that a slot that
+//! vanished is never taken for one that was not made yet.
+
+mod limit;
+mod look;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+
+use crate::action::ActionKind;
+use crate::agent::Agent;
+use crate::journal::Journal;
+use crate::metrics::Gauge;
+use crate::migration::{MigrationId, Participation, Side};
+use crate::postgres::{Purpose, Session};
+use crate::step::Context;
+use crate::step::subscribe::SLOT_NOTE;
+use limit::{Judgement, judge};
+use look::{Slots, drop_slots, slots};
+
+/// Time between two looks. At a gigabyte of WAL a second, the fastest that one
+/// server writes, a limit is exceeded by a few gigabytes at most.
+const INTERVAL: Duration = Duration::from_secs(3);
+/// How many looks in a row must miss a slot before it counts as lost: a slot
+/// that is being dropped on purpose is gone a moment before its note is.
+const MISSED_LOOKS: u32 = 3;
+
+/// The journal's note that the slot was given up: the reason, a line end, the
+/// detail.
+const GIVEN_UP: &str = "slot_given_up";
+
+/// Whether the slot of a migration was given up. Steps that need it ask here
+/// before they act and while they wait.
+///
+/// # Errors
+///
+/// [`Reason::WalLimitExceeded`] or [`Reason::SlotLost`]: no retry can help.
+pub fn slot_stands(journal: &Journal, migration: &MigrationId) -> Result<(), Failure> {
+    let Some(note) = journal.note(migration, GIVEN_UP)? else { return Ok(()) };
+    let (reason, detail) = note.split_once('\n').unwrap_or((note.as_str(), ""));
+    let reason = reason.parse().unwrap_or(Reason::SlotLost);
+    let message = match reason {
+        Reason::WalLimitExceeded => "the migration gave way to protect the source",
+        _ => "the replication slot is lost",
+    };
+    Err(Failure::new(reason, message)
+        .detail(detail)
+        .hint("Abort the migration and begin again; the copy cannot go on without the slot.")
+        .remedy(Remedy::Abort)
+        .effect(Effect::None))
+}
+
+/// Asks [`slot_stands`] before an action that needs the slot. The others go on
+/// without it: what prepares for it, what takes back, and what comes after the
+/// drain.
+pub(crate) fn before(kind: ActionKind, cx: &Context) -> Result<(), Failure> {
+    match kind {
+        ActionKind::CreateSlot
+        | ActionKind::AwaitLag
+        | ActionKind::CountRows
+        | ActionKind::PrepareCutover
+        | ActionKind::RaiseBarrier => slot_stands(&cx.agent.journal, &cx.participation.migration),
+        ActionKind::CheckServer
+        | ActionKind::CreateReplicationRole
+        | ActionKind::ReachPeer
+        | ActionKind::SetReplicaIdentity
+        | ActionKind::CreatePublication
+        | ActionKind::CloseDatabase
+        | ActionKind::RestoreSchema
+        | ActionKind::CreateSubscription
+        | ActionKind::AwaitCopy
+        | ActionKind::DrainToMarker
+        | ActionKind::FenceSource
+        | ActionKind::OpenDestination
+        | ActionKind::ReleaseBarrier
+        | ActionKind::FinishMigration => Ok(()),
+    }
+}
+
+/// Forgets that a slot was given up, once its remains are removed.
+///
+/// # Errors
+///
+/// [`Reason::StoreUnwritable`].
+pub(crate) fn forget(journal: &Journal, migration: &MigrationId) -> Result<(), Failure> {
+    journal.clear_note(migration, GIVEN_UP)
+}
+
+/// Watches until the agent stops.
+pub async fn run(agent: Arc<Agent>) {
+    let mut watch = Watch { agent: Arc::clone(&agent), session: None, known: BTreeMap::new() };
+    loop {
+        tokio::select! {
+            biased;
+            () = agent.stop.cancelled() => return,
+            () = watch.round() => {}
+        }
+        tokio::select! {
+            biased;
+            () = agent.stop.cancelled() => return,
+            () = agent.clock.sleep(INTERVAL) => {}
+        }
+    }
+}
+
+struct Watch {
+    agent: Arc<Agent>,
+    /// Kept from one round to the next; opened again when it is lost.
+    session: Option<Session>,
+    known: BTreeMap<MigrationId, Known>,
+}
+
+/// What was seen of a migration in the rounds before.
+#[derive(Debug, Default)]
+struct Known {
+    seen: bool,
+    missed: u32,
+    warning: String,
+}
+
+impl Watch {
+    /// One look at every slot of ours.
+    async fn round(&mut self) {
+        let watched = match self.watched() {
+            Ok(watched) => watched,
+            Err(failure) => {
+                tracing::error!(causes = ?failure.causes, "the watch cannot read the journal: {failure}");
+                return;
+            }
+        };
+        self.forget_all_but(&watched);
+        if watched.is_empty() {
+            // No session is held for nothing.
+            self.session = None;
+            return;
+        }
+        for participation in watched {
+            if let Err(failure) = self.look_at(&participation).await {
+                self.session = None;
+                let text = format!("the slot cannot be watched: {failure}");
+                self.warn(&participation.migration, text);
+            }
+        }
+    }
+
+    /// Migrations whose slot exists or is about to.
+    fn watched(&self) -> Result<Vec<Participation>, Failure> {
+        let mut watched = Vec::new();
+        for participation in self.agent.journal.participations()? {
+            let intended = self.agent.journal.note(&participation.migration, SLOT_NOTE)?.is_some();
+            if participation.side == Side::Source && intended {
+                watched.push(participation);
+            }
+        }
+        Ok(watched)
+    }
+
+    fn forget_all_but(&mut self, watched: &[Participation]) {
+        let gauges = &self.agent.gauges;
+        self.known.retain(|migration, _| {
+            let stays = watched.iter().any(|participation| participation.migration == *migration);
+            if !stays && gauges.snapshot().contains_key(migration) {
+                gauges.update(migration, |gauge| {
+                    let Gauge { lag, lag_bytes, .. } = gauge.clone();
+                    *gauge = Gauge { lag, lag_bytes, ..Gauge::default() };
+                });
+            }
+            stays
+        });
+    }
+
+    async fn look_at(&mut self, participation: &Participation) -> Result<(), Failure> {
+        let migration = &participation.migration;
+        let session = match self.session.take() {
+            Some(session) if !session.is_closed() => session,
+            Some(_) | None => {
+                self.agent.door.open(&self.agent.settings.postgres.maintenance_database, Purpose::Watch).await?
+            }
+        };
+        let session = &*self.session.insert(session);
+        let seen = slots(session, &self.agent.journal, participation).await?;
+        self.agent.gauges.update(migration, |gauge| {
+            gauge.retained_wal_bytes = seen.retained_wal_bytes;
+            gauge.xmin_age = seen.xmin_age;
+            gauge.free_disk_bytes = seen.free_disk_bytes;
+        });
+        if let Err(failure) = slot_stands(&self.agent.journal, migration) {
+            // Given up before: nothing of it may stay, whoever was killed when.
+            if failure.reason == Reason::WalLimitExceeded && seen.exist {
+                drop_slots(&self.agent, participation, session).await?;
+            }
+            self.warn(migration, format!("{failure}; abort the migration"));
+            return Ok(());
+        }
+        let lost = self.lost(migration, &seen);
+        if let Some(detail) = lost {
+            return self.give_up(participation, Reason::SlotLost, detail);
+        }
+        match judge(&seen, self.agent.policy.limits()) {
+            Judgement::Well => self.warn(migration, String::new()),
+            Judgement::Warn(text) => self.warn(migration, text),
+            Judgement::GiveWay(text) if self.agent.policy.destructive().drop_slot => {
+                self.give_up(participation, Reason::WalLimitExceeded, text)?;
+                pgportage_link::fail_point::hit("watch.give_up.noted");
+                let Some(session) = &self.session else { return Ok(()) };
+                drop_slots(&self.agent, participation, session).await?;
+                tracing::error!(migration.id = %migration, "the replication slot is dropped, the source is free of it");
+            }
+            Judgement::GiveWay(text) => {
+                self.warn(migration, format!("{text}; the policy does not allow the agent to drop the slot"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the slot is beyond help, and why.
+    fn lost(&mut self, migration: &MigrationId, seen: &Slots) -> Option<String> {
+        let known = self.known.entry(migration.clone()).or_default();
+        if seen.exist {
+            known.seen = true;
+            known.missed = 0;
+            return seen.invalidated.clone();
+        }
+        known.missed += 1;
+        (known.seen && known.missed >= MISSED_LOOKS)
+            .then(|| "Somebody dropped it, or the server lost it in a failover.".to_owned())
+    }
+
+    /// Durable when it returns: from here on every step that needs the slot
+    /// fails.
+    fn give_up(&mut self, participation: &Participation, reason: Reason, detail: String) -> Result<(), Failure> {
+        let migration = &participation.migration;
+        self.agent.journal.set_note(migration, GIVEN_UP, &format!("{reason}\n{detail}"))?;
+        tracing::error!(migration.id = %migration, database = participation.database, "{reason}: {detail}");
+        self.warn(migration, detail);
+        Ok(())
+    }
+
+    /// Shows a warning, and logs it when it is another one than before. Numbers
+    /// change all the time, so they are not compared.
+    fn warn(&mut self, migration: &MigrationId, text: String) {
+        let known = self.known.entry(migration.clone()).or_default();
+        let digits = |c: char| c.is_ascii_digit() || c == '.';
+        if known.warning.replace(digits, "") != text.replace(digits, "") {
+            if text.is_empty() {
+                tracing::info!(migration.id = %migration, "the source is out of danger");
+            } else {
+                tracing::warn!(migration.id = %migration, "{text}");
+            }
+        }
+        known.warning.clone_from(&text);
+        self.agent.gauges.update(migration, |gauge| gauge.warning = text);
+    }
+}

@@ -1,0 +1,122 @@
+//! What the server says about our slots, and how they are dropped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgportage_link::{Failure, Remedy};
+use pgportage_proto::Reason;
+
+use crate::agent::Agent;
+use crate::journal::Journal;
+use crate::migration::Participation;
+use crate::names::replication_name;
+use crate::postgres::{Purpose, Session, free_disk_bytes, sql_failure};
+use crate::step::connect::DESTINATION_SYSTEM;
+
+/// How often to try to drop a slot whose walsender has just been ended, and the
+/// pause between: together well under the time after which a subscriber comes
+/// back (`wal_retrieve_retry_interval`, 5 s).
+const TRIES: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Our slots of one migration, together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Slots {
+    /// Whether the stream's own slot is there.
+    pub(super) exist: bool,
+    /// Why the stream's slot cannot be used any more.
+    pub(super) invalidated: Option<String>,
+    /// WAL that the server keeps for the one that is furthest behind.
+    pub(super) retained_wal_bytes: Option<u64>,
+    /// Age of the oldest transaction id that one of them holds back.
+    pub(super) xmin_age: Option<u64>,
+    /// WAL that may be written before the server gives the stream's slot up.
+    pub(super) safe_wal_bytes: Option<u64>,
+    /// Free bytes on the disk of the WAL.
+    pub(super) free_disk_bytes: Option<u64>,
+}
+
+/// Ours: the stream's slot, and those of the subscriber's table copies. The
+/// columns of 13 and 17 are read through jsonb.
+const OURS: &str = "
+    SELECT s.slot_name::text, s.slot_name = $1, s.active_pid,
+           CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint END,
+           greatest(age(s.catalog_xmin), age(s.xmin))::bigint,
+           to_jsonb(s) ->> 'wal_status', to_jsonb(s) ->> 'invalidation_reason',
+           (to_jsonb(s) ->> 'safe_wal_size')::bigint
+      FROM pg_replication_slots AS s
+     WHERE s.database = $3
+       AND (s.slot_name = $1
+            OR ($2 <> '' AND s.slot_name::text ~ ('^pg_[0-9]+_sync_[0-9]+_' || $2 || '$')))";
+
+fn parameters(journal: &Journal, participation: &Participation) -> Result<(String, String), Failure> {
+    let system = journal.note(&participation.migration, DESTINATION_SYSTEM)?.unwrap_or_default();
+    Ok((replication_name(&participation.migration), system))
+}
+
+/// Looks at our slots.
+pub(super) async fn slots(
+    session: &Session,
+    journal: &Journal,
+    participation: &Participation,
+) -> Result<Slots, Failure> {
+    let (name, system) = parameters(journal, participation)?;
+    let rows = session
+        .query(OURS, &[&name, &system, &participation.database])
+        .await
+        .map_err(|error| sql_failure(error, "look at the replication slots"))?;
+    let mut seen = Slots { free_disk_bytes: free_disk_bytes(session).await, ..Slots::default() };
+    for row in &rows {
+        let number = |index| row.get::<_, Option<i64>>(index).and_then(|number| u64::try_from(number).ok());
+        seen.retained_wal_bytes = seen.retained_wal_bytes.max(number(3));
+        seen.xmin_age = seen.xmin_age.max(number(4));
+        if row.get(1) {
+            let status: Option<String> = row.get(5);
+            let reason: Option<String> = row.get(6);
+            seen.exist = true;
+            seen.safe_wal_bytes = number(7);
+            seen.invalidated = match (status.as_deref(), reason) {
+                (_, Some(reason)) => Some(format!("The server gave the slot up: {reason}.")),
+                (Some("lost"), None) => Some("The server removed WAL that the slot needed.".to_owned()),
+                (Some(_) | None, None) => None,
+            };
+        }
+    }
+    Ok(seen)
+}
+
+/// Drops our slots, and ends whoever reads from them. Succeeds when there are
+/// none.
+///
+/// Tries from the database itself; where that is closed to us, from outside.
+pub(super) async fn drop_slots(
+    agent: &Arc<Agent>,
+    participation: &Participation,
+    outside: &Session,
+) -> Result<(), Failure> {
+    let inside = agent.door.open(&participation.database, Purpose::Watch).await.ok();
+    let session = inside.as_ref().unwrap_or(outside);
+    let failed = |error| sql_failure(error, "drop the replication slot");
+    let (name, system) = parameters(&agent.journal, participation)?;
+    let mut last = None;
+    for _try in 0..TRIES {
+        let rows = session.query(OURS, &[&name, &system, &participation.database]).await.map_err(failed)?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for row in rows {
+            let slot: String = row.get(0);
+            if let Some(pid) = row.get::<_, Option<i32>>(2) {
+                session.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await.map_err(failed)?;
+            }
+            if let Err(error) = session.query_one("SELECT pg_drop_replication_slot($1)", &[&slot]).await {
+                // Still in use for a moment, or gone already.
+                last = Some(failed(error));
+            }
+        }
+        agent.clock.sleep(PAUSE).await;
+    }
+    Err(last.unwrap_or_else(|| {
+        Failure::new(Reason::Stalled, "the replication slot stays in use").remedy(Remedy::Wait)
+    }))
+}
