@@ -12,22 +12,24 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pgportage_link::http2::MAX_STREAMS;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation, Side};
-use crate::peer::{Tunnel, carry};
+use crate::peer::{PeerClient, Tunnel, carry};
 
 /// Journal note: the port of a migration's listener.
 const PORT_NOTE: &str = "tunnel.port";
-/// Connections of one migration at a time. A subscription has one, each table
-/// synchronisation another, and a dozen of those is many.
-const CONNECTIONS: usize = 64;
+/// Connections of one migration at a time: what one connection of the link
+/// carries. A subscription has one, each table synchronisation another, and a
+/// dozen of those is many.
+const CONNECTIONS: usize = MAX_STREAMS as usize;
 /// Pause after a failed `accept`, which means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often a listener that could not be bound at start is tried again.
@@ -37,6 +39,8 @@ const BIND_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub struct Tunnels {
     listening: Mutex<HashMap<MigrationId, Listening>>,
+    /// Held while a port is chosen: each migration gets one, and no two the same.
+    choosing: tokio::sync::Mutex<()>,
 }
 
 /// One listener. Dropping it ends the listener and its connections.
@@ -68,6 +72,7 @@ impl Tunnels {
     /// one that the subscription knows is taken.
     pub async fn ensure(&self, agent: &Arc<Agent>, participation: &Participation) -> Result<SocketAddr, Failure> {
         let migration = &participation.migration;
+        let _choosing = self.choosing.lock().await;
         if let Some(listening) = self.listening().get(migration) {
             return Ok(listening.address);
         }
@@ -85,14 +90,7 @@ impl Tunnels {
         };
         let address = local(&listener)?;
         let stop = agent.stop.child_token();
-        {
-            let mut all = self.listening();
-            // Somebody may have been faster; the listener that is told stays.
-            if let Some(listening) = all.get(migration) {
-                return Ok(listening.address);
-            }
-            all.insert(migration.clone(), Listening { address, stop: stop.clone() });
-        }
+        self.listening().insert(migration.clone(), Listening { address, stop: stop.clone() });
         tracing::info!(migration.id = %migration, %address, "listening for the subscription");
         agent.tasks.spawn(accept(Arc::clone(agent), participation.clone(), listener, stop));
         Ok(address)
@@ -116,8 +114,8 @@ impl Tunnels {
             if participation.side != Side::Destination || !noted {
                 continue;
             }
-            let agent = Arc::clone(agent);
-            agent.clone().tasks.spawn(async move {
+            let (agent, tasks) = (Arc::clone(agent), agent.tasks.clone());
+            tasks.spawn(async move {
                 while let Err(failure) = agent.tunnels.ensure(&agent, &participation).await {
                     tracing::warn!(migration.id = %participation.migration, %failure, "the subscription cannot reach us");
                     tokio::select! {
@@ -192,6 +190,9 @@ fn taken(address: IpAddr, port: u16, error: &std::io::Error) -> Failure {
 /// Takes connections until told to stop, then waits for none: they are closed.
 async fn accept(agent: Arc<Agent>, participation: Participation, listener: TcpListener, stop: CancellationToken) {
     let connections = TaskTracker::new();
+    // One connection of the link for all of this migration, made when the first
+    // is needed, gone with the listener.
+    let peer = Arc::new(OnceCell::new());
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -212,12 +213,13 @@ async fn accept(agent: Arc<Agent>, participation: Participation, listener: TcpLi
             continue;
         };
         let (agent, participation, stop) = (Arc::clone(&agent), participation.clone(), stop.clone());
+        let peer = Arc::clone(&peer);
         connections.spawn(async move {
             let _permit = permit;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
-                () = connection(&agent, &participation, stream) => {}
+                () = connection(&agent, &participation, &peer, stream) => {}
             }
         });
     }
@@ -226,13 +228,13 @@ async fn accept(agent: Arc<Agent>, participation: Participation, listener: TcpLi
 }
 
 /// Carries one connection of the server beside us to the server over there.
-async fn connection(agent: &Arc<Agent>, participation: &Participation, stream: TcpStream) {
+async fn connection(agent: &Agent, participation: &Participation, peer: &OnceCell<PeerClient>, stream: TcpStream) {
     let migration = &participation.migration;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(migration.id = %migration, %error, "a connection to the tunnel was gone at once");
         return;
     }
-    let opened = async { agent.peers.call_for_tunnel(participation).await?.open_tunnel().await };
+    let opened = async { peer.get_or_try_init(|| agent.peers.connect(participation)).await?.open_tunnel().await };
     let Tunnel { outbound, inbound } = match opened.await {
         Ok(tunnel) => tunnel,
         Err(failure) => {

@@ -37,27 +37,14 @@ type Client = PeerServiceClient<InterceptedService<Channel, Interceptor>>;
 
 /// The other agents, each dialled when it is first needed.
 ///
-/// Two connections for each: one for calls, one for tunnels, so that rows never
-/// stand in the way of a `ResolveCutover`. Both reconnect by themselves.
+/// One connection for the calls to each; a tunnel's bytes have others, so that
+/// rows never stand in the way of a `ResolveCutover`. All reconnect by
+/// themselves.
 pub struct Peers {
     identity: Identity,
     policy: Policy,
     clock: Clock,
-    channels: Mutex<HashMap<Line, Channel>>,
-}
-
-/// One connection, by what could change it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Line {
-    peer: String,
-    address: String,
-    purpose: Purpose,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Purpose {
-    Calls,
-    Tunnels,
+    channels: Mutex<HashMap<String, Channel>>,
 }
 
 impl fmt::Debug for Peers {
@@ -83,19 +70,32 @@ impl Peers {
     /// [`Reason::PeerRefused`] or [`Reason::WrongName`] when one end does not
     /// take the other's certificate.
     pub async fn call(&self, participation: &Participation) -> Result<PeerClient, Failure> {
-        self.connect(participation, Purpose::Calls).await
+        let known = self.channels.lock().await.get(&participation.peer).cloned();
+        let channel = match known {
+            Some(channel) => channel,
+            None => {
+                // Not under the lock: a peer that does not answer is nobody else's
+                // problem. Two at once dial twice; the second one stays.
+                let channel = self.dial(participation).await?;
+                self.channels.lock().await.insert(participation.peer.clone(), channel.clone());
+                channel
+            }
+        };
+        Ok(self.client(participation, channel))
     }
 
-    /// As [`Self::call`], for [`PeerClient::open_tunnel`].
+    /// As [`Self::call`], over a connection of its own, which ends with the
+    /// client: for [`PeerClient::open_tunnel`].
     ///
     /// # Errors
     ///
     /// As [`Self::call`].
-    pub async fn call_for_tunnel(&self, participation: &Participation) -> Result<PeerClient, Failure> {
-        self.connect(participation, Purpose::Tunnels).await
+    pub async fn connect(&self, participation: &Participation) -> Result<PeerClient, Failure> {
+        let channel = self.dial(participation).await?;
+        Ok(self.client(participation, channel))
     }
 
-    async fn connect(&self, participation: &Participation, purpose: Purpose) -> Result<PeerClient, Failure> {
+    async fn dial(&self, participation: &Participation) -> Result<Channel, Failure> {
         let peer = &participation.peer;
         let address = self.policy.peer_address(peer).ok_or_else(|| {
             Failure::new(Reason::PolicyDenied, format!("the policy has no address for agent {peer}"))
@@ -103,23 +103,19 @@ impl Peers {
                 .effect(Effect::None)
                 .with("peer", peer)
         })?;
-        let line = Line { peer: peer.clone(), address: address.to_owned(), purpose };
-        let known = self.channels.lock().await.get(&line).cloned();
-        let channel = match known {
-            Some(channel) => channel,
-            None => {
-                let expected = self.identity.id_of(Role::Agent, peer)?;
-                // Not under the lock: a peer that does not answer is nobody else's
-                // problem. Two at once dial twice; the second one stays.
-                let channel = dial::channel(address, &expected, &self.identity, &Http2Settings::link()).await?;
-                self.channels.lock().await.insert(line, channel.clone());
-                channel
-            }
-        };
+        let expected = self.identity.id_of(Role::Agent, peer)?;
+        dial::channel(address, &expected, &self.identity, &Http2Settings::link()).await
+    }
+
+    fn client(&self, participation: &Participation, channel: Channel) -> PeerClient {
         let interceptor: Interceptor = trace::interceptor;
-        let client =
-            PeerServiceClient::with_interceptor(channel, interceptor).max_decoding_message_size(FACT_MESSAGE_BYTES);
-        Ok(PeerClient { client, migration: participation.migration.clone(), peer: peer.clone(), clock: self.clock })
+        PeerClient {
+            client: PeerServiceClient::with_interceptor(channel, interceptor)
+                .max_decoding_message_size(FACT_MESSAGE_BYTES),
+            migration: participation.migration.clone(),
+            peer: participation.peer.clone(),
+            clock: self.clock,
+        }
     }
 }
 

@@ -169,27 +169,32 @@ pub fn at_least_as_recent(program: ServerVersion, server: ServerVersion) -> bool
     }
 }
 
-/// Which minor of each branch came out on which day. One row a day, one column
-/// a branch; zero: none that day.
+/// Year, month, day.
+type Day = (u16, u8, u8);
+
+/// The columns of [`RELEASES`].
 const BRANCHES: [i32; 6] = [13, 14, 15, 16, 17, 18];
+
+/// Which minor of each branch came out on which day. One row a day, one column
+/// a branch; zero: none that day, or not known.
 #[rustfmt::skip]
-const RELEASES: &[(u32, [i32; 6])] = &[
-    (2024_02_08, [14, 11,  6,  2,  0,  0]),
-    (2024_05_09, [15, 12,  7,  3,  0,  0]),
-    (2024_08_08, [16, 13,  8,  4,  0,  0]),
-    (2024_11_14, [17, 14,  9,  5,  1,  0]),
-    (2024_11_21, [18, 15, 10,  6,  2,  0]),
-    (2025_05_08, [21, 18, 13,  9,  5,  0]),
-    (2025_08_14, [22, 19, 14, 10,  6,  0]),
-    (2025_11_13, [23, 20, 15, 11,  7,  1]),
-    (2026_02_12, [ 0, 21, 16, 12,  8,  2]),
-    (2026_02_26, [ 0, 22, 17, 13,  9,  3]),
-    (2026_05_14, [ 0, 23, 18, 14, 10,  4]),
-    (2026_08_13, [ 0,  0, 19,  0,  0,  6]),
-    (2026_11_12, [ 0,  0, 20,  0,  0,  0]),
+const RELEASES: &[(Day, [i32; 6])] = &[
+    ((2024,  2,  8), [14, 11,  6,  2,  0,  0]),
+    ((2024,  5,  9), [15, 12,  7,  3,  0,  0]),
+    ((2024,  8,  8), [16, 13,  8,  4,  0,  0]),
+    ((2024, 11, 14), [17, 14,  9,  5,  1,  0]),
+    ((2024, 11, 21), [18, 15, 10,  6,  2,  0]),
+    ((2025,  5,  8), [21, 18, 13,  9,  5,  0]),
+    ((2025,  8, 14), [22, 19, 14, 10,  6,  0]),
+    ((2025, 11, 13), [23, 20, 15, 11,  7,  1]),
+    ((2026,  2, 12), [ 0, 21, 16, 12,  8,  2]),
+    ((2026,  2, 26), [ 0, 22, 17, 13,  9,  3]),
+    ((2026,  5, 14), [ 0, 23, 18, 14, 10,  4]),
+    ((2026,  8, 13), [ 0,  0, 19,  0,  0,  6]),
+    ((2026, 11, 12), [ 0,  0, 20,  0,  0,  0]),
 ];
 
-fn minors(major: i32) -> Option<impl DoubleEndedIterator<Item = (u32, i32)>> {
+fn minors(major: i32) -> Option<impl DoubleEndedIterator<Item = (Day, i32)>> {
     let column = BRANCHES.iter().position(|branch| *branch == major)?;
     Some(
         RELEASES
@@ -200,12 +205,12 @@ fn minors(major: i32) -> Option<impl DoubleEndedIterator<Item = (u32, i32)>> {
 }
 
 /// A day before which this version did not come out.
-fn release_at_least(version: ServerVersion) -> Option<u32> {
+fn release_at_least(version: ServerVersion) -> Option<Day> {
     minors(version.major())?.rev().find(|(_, minor)| *minor <= version.minor()).map(|(day, _)| day)
 }
 
 /// A day after which this version did not come out. None: not known.
-fn release_at_most(version: ServerVersion) -> Option<u32> {
+fn release_at_most(version: ServerVersion) -> Option<Day> {
     minors(version.major())?.find(|(_, minor)| *minor >= version.minor()).map(|(day, _)| day)
 }
 
