@@ -98,7 +98,7 @@ fn phase_news(cutover: &Cutover) -> Option<String> {
     let told = match cutover.phase {
         CutoverPhase::Preparing => "connections are open, nothing has changed yet",
         CutoverPhase::Fenced => "the source is closed to applications",
-        CutoverPhase::InDoubt => "the destination was asked to open and has not answered",
+        CutoverPhase::InDoubt => "the destination is asked to open",
         CutoverPhase::Open => "the destination is open",
         CutoverPhase::TakenBack => "taken back, the source takes writes as before",
         CutoverPhase::Unrecognised => return None,

@@ -3,7 +3,7 @@
 //! `PGPORTAGE_UPDATE_GOLDEN=1 cargo test -p pgportage --test golden` writes them
 //! anew; read the difference before committing it.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::outcome::Digest;
 use super::spec::{ConnectionPath, MigrationId, Spec};
-use super::{ActRow, ActionKind, Order, Side, StepName, TABLE};
+use super::{ActRow, ActionKind, Order, Side, StepName, TABLE, Undo};
 
 /// One act as it will run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,18 +27,22 @@ pub struct Planned {
 /// Every act of a migration, in order.
 #[must_use]
 pub fn render(id: &MigrationId, spec: &Spec) -> Vec<Planned> {
-    TABLE
-        .iter()
-        .flat_map(|row| {
-            row.acts.iter().enumerate().map(|(index, act)| Planned {
+    let mut planned = Vec::new();
+    // From the act that is the point of no return on, nothing goes back.
+    let mut past_return = false;
+    for row in TABLE {
+        for (index, act) in row.acts.iter().enumerate() {
+            past_return |= act.undo == Undo::Never;
+            planned.push(Planned {
                 step: row.name,
                 agent: spec.agent(act.side).to_owned(),
                 statements: statements(id, spec, act),
                 held: row.hold.is_some() && index == 0,
-                undoable: row.undoable(),
-            })
-        })
-        .collect()
+                undoable: !past_return,
+            });
+        }
+    }
+    planned
 }
 
 /// SHA-256 over the rendered plan: commands and approvals carry it.

@@ -59,8 +59,12 @@ pub fn unfence(statements: &[String], database: &str, source: &str, style: Style
             clean(source)
         ),
     );
-    for line in statements.iter().flat_map(|statement| statement.lines()) {
-        push_line(&mut out, &format!("  {}", clean(line)));
+    for statement in statements {
+        // To be copied as they are: with an end each.
+        let end = if statement.trim_end().ends_with(';') { "" } else { ";" };
+        for line in format!("{}{end}", statement.trim_end()).lines() {
+            push_line(&mut out, &format!("  {}", clean(line)));
+        }
     }
     out
 }

@@ -41,16 +41,12 @@ pub fn plan(plan: &Plan, style: Style) -> String {
 
 fn part(step: &PlannedStep, style: Style) -> String {
     let mut out = String::new();
-    let undo = if step.undoable { "can be taken back" } else { "cannot be taken back" };
-    push_line(&mut out, &format!("   on {}, {}", clean(&step.agent), style.paint(undo_tone(step), undo)));
+    let undo = if step.undoable { String::new() } else { style.paint(Tone::Careful, ", cannot be taken back") };
+    push_line(&mut out, &format!("   on {}{undo}", clean(&step.agent)));
     for statement in &step.statements {
         for line in statement.lines() {
             push_line(&mut out, &format!("     {}", clean(line)));
         }
     }
     out
-}
-
-fn undo_tone(step: &PlannedStep) -> Tone {
-    if step.undoable { Tone::Quiet } else { Tone::Careful }
 }

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-/// `3 ms`, `1.2 s`, `3 min 20 s`, `2 h 5 min`, `4 d 1 h`.
+/// `under 1 ms`, `3 ms`, `1.2 s`, `3 min 20 s`, `2 h 5 min`, `4 d 1 h`.
 #[must_use]
 pub fn span(span: Duration) -> String {
     let milliseconds = span.as_millis();
+    if milliseconds == 0 && !span.is_zero() {
+        return "under 1 ms".to_owned();
+    }
     let seconds = span.as_secs();
     match seconds {
         0 => format!("{milliseconds} ms"),
@@ -66,6 +69,7 @@ mod tests {
     fn spans() {
         let cases = [
             (Duration::ZERO, "0 ms"),
+            (Duration::from_micros(1), "under 1 ms"),
             (Duration::from_millis(999), "999 ms"),
             (Duration::from_millis(1_250), "1.2 s"),
             (Duration::from_secs(60), "1 min 0 s"),

@@ -19,9 +19,10 @@ pub fn before_cutover(migration: &Migration, max_outage: Option<Duration>, style
             clean(&migration.destination_agent)
         ),
     );
-    let budget = max_outage.map_or("If it would take longer than the coordinator's limit, everything is taken back.".to_owned(), |limit| {
-        format!("If it would take longer than {}, everything is taken back.", span(limit))
-    });
+    let budget = max_outage.map_or(
+        "If it would take longer than the coordinator's limit, everything is taken back.".to_owned(),
+        |limit| format!("If it would take longer than {}, everything is taken back.", span(limit)),
+    );
     let acts = [
         "1. Writers on the source wait, then every application session there is ended.".to_owned(),
         "2. The last change is awaited on the destination, and its sequences are set.".to_owned(),

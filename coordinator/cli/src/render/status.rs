@@ -39,7 +39,7 @@ pub fn status(migration: &Migration, now: OffsetDateTime, style: Style) -> Strin
     );
     out.push('\n');
     out.push_str(&steps(migration, now, style));
-    if let Some(figures) = &migration.figures {
+    if let Some(figures) = migration.figures.as_ref().filter(|_| replicates(migration)) {
         out.push('\n');
         out.push_str(&self::figures(figures, style));
     }
@@ -72,8 +72,26 @@ pub fn conclusion(migration: &Migration, style: Style) -> String {
     if !out.is_empty() {
         out.push('\n');
     }
+    if let Some(figures) = migration.figures.as_ref().filter(|_| migration.ready_for_cutover) {
+        out.push_str(&self::figures(figures, style));
+        out.push('\n');
+    }
     out.push_str(&answers(migration, style));
     out
+}
+
+/// Whether the lag still means something: not once the destination is open or
+/// the migration is over.
+fn replicates(migration: &Migration) -> bool {
+    let open = migration.cutover.as_ref().is_some_and(|cutover| cutover.phase == CutoverPhase::Open);
+    match migration.state {
+        MigrationState::Aborted | MigrationState::Succeeded => false,
+        MigrationState::Pending
+        | MigrationState::Running
+        | MigrationState::Waiting
+        | MigrationState::Aborting
+        | MigrationState::Unrecognised => !open,
+    }
 }
 
 /// Failures and findings that the operator should read.

@@ -348,8 +348,9 @@ pub(crate) fn succeeded() -> v1::Migration {
     finish.attempt_count = 1;
     finish.start_time = at(12);
     finish.end_time = at(10);
+    migration.figures = ready().figures;
     migration.unfence_statements = vec![
-        "GRANT CONNECT ON DATABASE shop TO PUBLIC;".to_owned(),
+        "GRANT CONNECT ON DATABASE shop TO PUBLIC".to_owned(),
         "ALTER DATABASE shop RESET default_transaction_read_only;".to_owned(),
     ];
     migration
@@ -392,7 +393,7 @@ pub(crate) fn plan() -> v1::GetPlanResponse {
                 true,
             ),
             step("cutover", "alpha", &["LOCK TABLE public.orders IN SHARE MODE"], true, true),
-            step("cutover", "beta", &["GRANT CONNECT ON DATABASE shop TO PUBLIC"], true, false),
+            step("cutover", "beta", &["GRANT CONNECT ON DATABASE shop TO PUBLIC"], false, false),
             step("finish", "beta", &["DROP SUBSCRIPTION pgportage_shop"], true, false),
         ],
         plan_digest: vec![0xab; 32],
