@@ -5,9 +5,9 @@
 //! listed in [`crate::action::Action`] inherits the contract test: run twice,
 //! killed at every fail point and resumed, undone, undone twice.
 
+pub mod catch_up;
 pub mod close;
 pub mod connect;
-pub mod catch_up;
 mod context;
 pub mod cutover;
 pub mod finish;

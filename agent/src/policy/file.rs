@@ -165,7 +165,9 @@ fn databases(
     let mut databases = BTreeMap::new();
     for (name, section) in sections {
         let at = format!("databases.{}", key(&name));
-        let Some(DatabaseSection { sides, peers: wanted, source_address }) = problems.read(&at, section) else { continue };
+        let Some(DatabaseSection { sides, peers: wanted, source_address }) = problems.read(&at, section) else {
+            continue;
+        };
         if source_address.as_ref().is_some_and(|address| !is_address(address)) {
             problems.add(&format!("{at}.source_address"), "must be host:port");
         }

@@ -128,9 +128,9 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
                 .collect(),
             not_replicated: result.not_replicated.into_iter().map(inventory::finding).collect(),
         })),
-        Outcome::FinishMigration(result) => Some(Wire::FinishMigration(v1::FinishMigrationResult {
-            unfence_statements: result.unfence_statements,
-        })),
+        Outcome::FinishMigration(result) => {
+            Some(Wire::FinishMigration(v1::FinishMigrationResult { unfence_statements: result.unfence_statements }))
+        }
         Outcome::PrepareCutover(result) => Some(Wire::PrepareCutover(v1::PrepareCutoverResult {
             table_set_digest: result.table_set_digest,
             catalog_digest: result.catalog_digest,

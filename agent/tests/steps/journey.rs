@@ -50,9 +50,7 @@ INSERT INTO public.by_index VALUES ('a'), ('b');
 INSERT INTO public.parted VALUES (1, '2020-05-05');";
 
 fn keyless() -> SetReplicaIdentity {
-    SetReplicaIdentity {
-        tables: vec![RelationName::new("public", "keyless"), RelationName::new("public", "by_index")],
-    }
+    SetReplicaIdentity { tables: vec![RelationName::new("public", "keyless"), RelationName::new("public", "by_index")] }
 }
 
 async fn start() -> World {
@@ -82,8 +80,7 @@ async fn replicate(world: &World) {
 async fn every_step_keeps_the_contract() {
     let world = start().await;
     let database = world.options.database.clone();
-    let (source, destination) =
-        (read(&world.source, &database).await, read(&world.destination, &database).await);
+    let (source, destination) = (read(&world.source, &database).await, read(&world.destination, &database).await);
 
     prove(&world, Side::Source, "create_replication_role", &CreateReplicationRole, nothing).await;
     for side in [Side::Source, Side::Destination] {
@@ -181,7 +178,11 @@ async fn finish_leaves_nothing_but_the_fence() {
     let done = perform(&world, Side::Destination, &finish).await;
     assert!(done.unfence_statements.is_empty());
     let done = perform(&world, Side::Source, &finish).await;
-    assert_eq!(perform(&world, Side::Source, &finish).await, done, "finished twice, and the statements are still known");
+    assert_eq!(
+        perform(&world, Side::Source, &finish).await,
+        done,
+        "finished twice, and the statements are still known"
+    );
     assert!(!done.unfence_statements.is_empty());
 
     let name = names::replication_name(&migration());

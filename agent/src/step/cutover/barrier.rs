@@ -1,14 +1,17 @@
 //! P1 and P2: the table locks, then the marker. Undone by letting go.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
+use tokio::try_join;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, error::SqlState};
 use uuid::Uuid;
 
-use super::cycle::{WaitsFor, in_cycle_with};
+use super::cycle::{WaitsFor, victims};
 use super::fingerprint::fingerprint;
 use super::sequence::{SequencePosition, positions};
 use super::{Barrier, SourceCutover, current_lsn, remaining, sessions_lost};
@@ -17,25 +20,41 @@ use crate::step::{Context, Step, Survey};
 
 /// How long autovacuum and other maintenance get to leave. Hinders no writer.
 const MAINTENANCE_EVICTION: Duration = Duration::from_secs(3);
-/// How long a cycle may stand before its other members are cancelled. Measured
-/// for the design: shorter cancels waits that would have passed by themselves.
-const CYCLE_PATIENCE: Duration = Duration::from_millis(20);
+/// How often cycles are looked for. Whoever is in one cannot get out of it, so
+/// there is nothing to be patient for.
+const LOOK_FOR_CYCLES: Duration = Duration::from_millis(5);
 
 /// Every relation whose rows an application may write: leaves, their ancestors
 /// and descendants. Locking leaves only would let ATTACH PARTITION through.
 const LOCKABLE: &str = "\
-SELECT n.nspname::text, c.relname::text
+SELECT c.oid, n.nspname::text, c.relname::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgportage')
   AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'
 ORDER BY c.oid";
 
-/// Who waits for whom among the sessions of this database.
+/// Who waits for whom among the other sessions of this database. `$1`: the
+/// barrier's session.
 const LOCK_WAITS: &str = "\
 SELECT pid, pg_blocking_pids(pid)
 FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock'";
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> $1";
+
+/// Who holds a lock that the barrier still needs: on a table that it has not got
+/// yet, in a mode that SHARE conflicts with. `$1`: the barrier's session; `$2`:
+/// the tables.
+const STILL_NEEDED: &str = "\
+SELECT DISTINCT held.pid
+FROM pg_locks held
+WHERE held.granted AND held.locktype = 'relation'
+  AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND held.relation = ANY ($2) AND held.pid <> $1
+  AND held.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
+                    'AccessExclusiveLock')
+  AND NOT EXISTS (SELECT FROM pg_locks ours
+                  WHERE ours.pid = $1 AND ours.granted AND ours.locktype = 'relation' AND ours.mode = 'ShareLock'
+                    AND ours.database = held.database AND ours.relation = held.relation)";
 
 /// What blocks a session, for people.
 const BLOCKERS: &str = "\
@@ -148,25 +167,31 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut SourceCutover) -
     Ok(result)
 }
 
-async fn lockable(client: &Client) -> Result<Vec<RelationName>, Failure> {
+/// A table to lock.
+struct Lockable {
+    oid: u32,
+    name: RelationName,
+}
+
+async fn lockable(client: &Client) -> Result<Vec<Lockable>, Failure> {
     Ok(client
         .query(LOCKABLE, &[])
         .await
         .map_err(|error| sql_failure(error, "list the tables to lock"))?
         .iter()
-        .map(|row| RelationName { schema: row.get(0), relation: row.get(1) })
+        .map(|row| Lockable { oid: row.get(0), name: RelationName { schema: row.get(1), relation: row.get(2) } })
         .collect())
 }
 
-fn lock_statement(tables: &[RelationName], mode: &str) -> Option<String> {
-    let list: Vec<String> = tables.iter().map(|table| format!("ONLY {table}")).collect();
+fn lock_statement(tables: &[Lockable], mode: &str) -> Option<String> {
+    let list: Vec<String> = tables.iter().map(|table| format!("ONLY {}", table.name)).collect();
     (!list.is_empty()).then(|| format!("LOCK TABLE {} IN {mode} MODE", list.join(", ")))
 }
 
 /// Opens the barrier's transaction and takes the locks that conflict with
 /// maintenance and not with writers. An autovacuum worker leaves when somebody
 /// has waited for it for `deadlock_timeout`; better here than inside the outage.
-async fn begin_and_evict_maintenance(holder: &Client, tables: &[RelationName]) -> Result<(), Failure> {
+async fn begin_and_evict_maintenance(holder: &Client, tables: &[Lockable]) -> Result<(), Failure> {
     let lock = lock_statement(tables, "SHARE UPDATE EXCLUSIVE").unwrap_or_default();
     let limit = MAINTENANCE_EVICTION.as_millis();
     holder
@@ -190,7 +215,7 @@ async fn begin_and_evict_maintenance(holder: &Client, tables: &[RelationName]) -
 async fn lock_against_writers(
     cx: &Context,
     cutover: &SourceCutover,
-    tables: &[RelationName],
+    tables: &[Lockable],
     max_outage: Duration,
     patience: Duration,
 ) -> Result<u32, Failure> {
@@ -207,7 +232,7 @@ async fn lock_against_writers(
     let mut cancelled = 0;
     let granted = {
         let locking = std::pin::pin!(cutover.holder.batch_execute(&lock));
-        let breaking = std::pin::pin!(break_cycles(cx, &cutover.writer, cutover.holder.pid, &mut cancelled));
+        let breaking = std::pin::pin!(break_cycles(cx, cutover, tables, &mut cancelled));
         match select(locking, breaking).await {
             Either::Left((granted, _)) => granted,
             Either::Right((Err(failure), _)) => return Err(failure),
@@ -260,20 +285,23 @@ async fn barrier_timeout(cutover: &SourceCutover, patience: Duration) -> Failure
 /// dropped.
 async fn break_cycles(
     cx: &Context,
-    writer: &Client,
-    holder: i32,
+    cutover: &SourceCutover,
+    tables: &[Lockable],
     cancelled: &mut u32,
-) -> Result<std::convert::Infallible, Failure> {
+) -> Result<Infallible, Failure> {
+    let (writer, holder) = (&cutover.writer, cutover.holder.pid);
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let failure = |error| sql_failure(error, "look for lock cycles");
+    let (waits, needs) = try_join!(writer.prepare(LOCK_WAITS), writer.prepare(STILL_NEEDED)).map_err(failure)?;
     loop {
-        cx.clock.sleep(CYCLE_PATIENCE).await;
-        let waits_for: WaitsFor = writer
-            .query(LOCK_WAITS, &[])
-            .await
-            .map_err(|error| sql_failure(error, "look for lock cycles"))?
-            .iter()
-            .map(|row| (row.get(0), row.get(1)))
-            .collect();
-        for pid in in_cycle_with(holder, &waits_for) {
+        cx.clock.sleep(LOOK_FOR_CYCLES).await;
+        let (by_holder, by_holder_and_tables): (&[&(dyn ToSql + Sync)], &[&(dyn ToSql + Sync)]) =
+            (&[&holder], &[&holder, &oids]);
+        let (waiting, needed) =
+            try_join!(writer.query(&waits, by_holder), writer.query(&needs, by_holder_and_tables)).map_err(failure)?;
+        let mut waits_for: WaitsFor = waiting.iter().map(|row| (row.get(0), row.get(1))).collect();
+        waits_for.insert(holder, needed.iter().map(|row| row.get(0)).collect());
+        for pid in victims(holder, &waits_for) {
             let row = writer
                 .query_one("SELECT pg_cancel_backend($1)", &[&pid])
                 .await

@@ -1,21 +1,29 @@
-//! Who is in a deadlock cycle with the barrier. Pure.
+//! Whose statement must be cancelled so that the barrier can be granted. Pure.
 //!
 //! A session that holds a lock on one table and waits for another that the
-//! barrier has locked already, while the barrier waits for the first: neither
-//! moves until PostgreSQL's deadlock check ends one of them a second later. The
-//! barrier cannot afford that second.
+//! barrier has locked already, while the barrier needs the first: neither moves
+//! until PostgreSQL's deadlock check ends one of them a second later. The
+//! barrier cannot afford that second. Nor can it afford to meet these cycles one
+//! after the other, table by table: a session that waits for the barrier now
+//! and holds what the barrier will ask for later is in a cycle already.
 
 use std::collections::{BTreeSet, HashMap};
 
 /// A waiting session and the sessions it waits for.
 pub(super) type WaitsFor = HashMap<i32, Vec<i32>>;
 
-/// The sessions that the barrier waits for, directly or not, and that wait for
-/// the barrier, directly or not.
-pub(super) fn in_cycle_with(barrier: i32, waits_for: &WaitsFor) -> BTreeSet<i32> {
+/// The sessions that wait for the barrier directly and for which the barrier
+/// waits or will wait, directly or not. Cancelling them breaks every cycle, and
+/// no session that could go on by itself is among them.
+///
+/// `waits_for` has the barrier's own entry: everyone who holds a lock that it
+/// still needs.
+pub(super) fn victims(barrier: i32, waits_for: &WaitsFor) -> BTreeSet<i32> {
     reachable(barrier, waits_for)
         .into_iter()
-        .filter(|&session| session != barrier && reachable(session, waits_for).contains(&barrier))
+        .filter(|session| {
+            *session != barrier && waits_for.get(session).is_some_and(|blockers| blockers.contains(&barrier))
+        })
         .collect()
 }
 
@@ -43,23 +51,23 @@ mod tests {
 
     #[test]
     fn a_plain_wait_is_no_cycle() {
-        assert!(in_cycle_with(1, &graph(&[(1, &[2, 3])])).is_empty());
-        assert!(in_cycle_with(1, &graph(&[(2, &[1])])).is_empty());
+        assert!(victims(1, &graph(&[(1, &[2, 3])])).is_empty());
+        assert!(victims(1, &graph(&[(2, &[1])])).is_empty());
     }
 
     #[test]
     fn a_direct_cycle_names_the_other() {
-        assert_eq!(in_cycle_with(1, &graph(&[(1, &[2]), (2, &[1])])), BTreeSet::from([2]));
+        assert_eq!(victims(1, &graph(&[(1, &[2]), (2, &[1])])), BTreeSet::from([2]));
     }
 
     #[test]
-    fn a_long_cycle_names_everyone_in_it_and_nobody_else() {
+    fn of_a_long_cycle_only_the_one_that_waits_for_the_barrier_is_cancelled() {
         let waits_for = graph(&[(1, &[2, 9]), (2, &[3]), (3, &[1]), (7, &[1]), (9, &[8])]);
-        assert_eq!(in_cycle_with(1, &waits_for), BTreeSet::from([2, 3]));
+        assert_eq!(victims(1, &waits_for), BTreeSet::from([3]));
     }
 
     #[test]
     fn a_cycle_without_the_barrier_is_not_ours() {
-        assert!(in_cycle_with(1, &graph(&[(1, &[2]), (2, &[3]), (3, &[2])])).is_empty());
+        assert!(victims(1, &graph(&[(1, &[2]), (2, &[3]), (3, &[2])])).is_empty());
     }
 }
