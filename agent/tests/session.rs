@@ -358,6 +358,32 @@ async fn killed_at_any_point_a_command_has_one_history() {
     }
 }
 
+/// The program frozen while a command waits in its socket: thawed, it finds the
+/// command too old by its own clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_agent_does_not_act_on_what_it_slept_through() {
+    use rustix::process::{Signal, kill_process};
+
+    let mut site = Site::new(POLICY).await;
+    let mut agent = program(&site, None);
+    let mut line = site.coordinator.welcome(1).await;
+    line.heartbeat().await;
+    kill_process(pid(&agent), Signal::STOP).unwrap();
+    let missed = harmless();
+    line.command(missed.clone()).await;
+    // Longer than `command_age`, and far from every keepalive.
+    Clock.sleep(Duration::from_millis(3500)).await;
+    kill_process(pid(&agent), Signal::CONT).unwrap();
+    assert_eq!(failure(line.outcome(&missed.id).await).reason, "STALE_COMMAND");
+    let fresh = harmless();
+    line.command(fresh.clone()).await;
+    assert!(matches!(line.outcome(&fresh.id).await, Fact::Succeeded(_)));
+    kill_process(pid(&agent), Signal::TERM).unwrap();
+    assert!(matches!(line.hear().await, Some(Up::Goodbye(_))));
+    drop(line);
+    assert!(wait_for_end(&mut agent).await.success());
+}
+
 /// An act that succeeds without any server: there is nothing to take back.
 fn harmless() -> v1::Command {
     let action = v1::command::Action::ReachPeer(v1::ReachPeer {});
