@@ -37,6 +37,13 @@ pub(crate) struct Options {
     pub source: PostgresVersion,
     pub destination: PostgresVersion,
     pub database: String,
+    /// Role of the source agent; its password goes into a file.
+    pub source_user: Option<(String, String)>,
+    /// Roles made beforehand on the source, replication and canary, and their
+    /// common password.
+    pub premade: Option<(String, String, String)>,
+    /// What each server is told before the agents log in: source, destination.
+    pub prepare: (String, String),
     /// Role of the destination agent; its password goes into a file.
     pub destination_user: Option<(String, String)>,
     pub pg_dump: Option<PathBuf>,
@@ -48,6 +55,9 @@ impl Default for Options {
             source: PostgresVersion::V15,
             destination: PostgresVersion::V18,
             database: "shop".to_owned(),
+            source_user: None,
+            premade: None,
+            prepare: (String::new(), String::new()),
             destination_user: None,
             pg_dump: None,
         }
@@ -93,6 +103,8 @@ impl World {
         for cluster in [&source, &destination] {
             cluster.execute("postgres", &format!("CREATE DATABASE {}", quoted(&options.database))).await.unwrap();
         }
+        source.execute("postgres", &options.prepare.0).await.unwrap();
+        destination.execute("postgres", &options.prepare.1).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let authority = Authority::create(&directory.path().join("ca"), "example.org", Clock).unwrap();
         let (source_port, destination_port) = (free_port().unwrap(), free_port().unwrap());
@@ -248,22 +260,34 @@ fn agent(
     let home = directory.join(name);
     let identity = issue(authority, &home.join("certs"), Role::Agent, name);
     let policy_path = home.join("policy.toml");
+    let private = |file: &str, password: &str| {
+        let path = home.join(file);
+        std::fs::write(&path, password).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    let roles = options.premade.as_ref().map_or_else(String::new, |(replication, canary, password)| {
+        let file = private("premade", password);
+        format!(
+            "[roles.replication]\nname = {replication:?}\npassword_file = {file:?}\n\
+             [roles.canary]\nname = {canary:?}\npassword_file = {file:?}\n"
+        )
+    });
     std::fs::write(
         &policy_path,
         format!(
             "[databases.\"*\"]\nsides = [\"source\", \"destination\"]\n[peers]\n{peer} = \"127.0.0.1:{peer_port}\"\n\
-             [limits]\nlock_timeout = \"2s\"\n"
+             [limits]\nlock_timeout = \"2s\"\n{roles}"
         ),
     )
     .unwrap();
-    let (user, password_file) = match (&options.destination_user, side) {
-        (Some((user, password)), Side::Destination) => {
-            let path = home.join("password");
-            std::fs::write(&path, password).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-            (user.clone(), format!("password_file = {path:?}\n"))
-        }
-        _ => (SUPERUSER.to_owned(), String::new()),
+    let user = match side {
+        Side::Source => &options.source_user,
+        Side::Destination => &options.destination_user,
+    };
+    let (user, password_file) = match user {
+        Some((user, password)) => (user.clone(), format!("password_file = {:?}\n", private("password", password))),
+        None => (SUPERUSER.to_owned(), String::new()),
     };
     let tunnel_port = free_port().unwrap();
     let pg_dump = options.pg_dump.clone().unwrap_or_else(|| tools().program("pg_dump"));

@@ -12,4 +12,5 @@ mod world;
 mod catalogs;
 mod journey;
 mod obstacles;
+mod privilege;
 mod slot_wait;

@@ -35,8 +35,9 @@ macro_rules! no_member {
     };
 }
 
-/// An access list by effect: sorted, without grantors, without our roles.
-/// `who` narrows the grantees.
+/// An access list by effect: sorted, without grantors, without our roles: those
+/// of our names, and the one made beforehand that may use our schema. `who`
+/// narrows the grantees.
 macro_rules! acl {
     ($acl:literal, $kind:literal, $owner:literal) => {
         acl!($acl, $kind, $owner, "true")
@@ -54,7 +55,10 @@ macro_rules! acl {
             "', ",
             $owner,
             "))) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
-                       WHERE a.privilege_type <> 'MAINTAIN' AND coalesce(r.rolname, '') !~ '^pgportage_' AND ",
+                       WHERE a.privilege_type <> 'MAINTAIN' AND coalesce(r.rolname, '') !~ '^pgportage_'
+                         AND a.grantee <> ALL (ARRAY(
+                               SELECT g.grantee FROM pg_namespace AS ours, aclexplode(ours.nspacl) AS g
+                                WHERE ours.nspname = 'pgportage' AND g.grantee <> ours.nspowner)) AND ",
             $who,
             ") AS e)"
         )

@@ -346,7 +346,6 @@ pub(crate) async fn remove_roles(cx: &Context) -> Result<(), Failure> {
     let mut session = cx.door.open(&participation.database, Purpose::Control).await?;
     if premade.replication.is_none() {
         remove_role(cx, &mut session, &names.replication).await?;
-        cx.fail_point("create_replication_role.undo.one_dropped");
     } else if cx.agent.journal.note(&participation.migration, CONNECT_GRANTED)?.is_some() {
         let (database, role) = (quote_ident(&participation.database), quote_ident(&names.replication));
         session
@@ -355,6 +354,7 @@ pub(crate) async fn remove_roles(cx: &Context) -> Result<(), Failure> {
             .map_err(|error| sql_failure(error, "revoke CONNECT from the replication role"))?;
         cx.agent.journal.clear_note(&participation.migration, CONNECT_GRANTED)?;
     }
+    cx.fail_point("create_replication_role.undo.one_dropped");
     if premade.canary.is_none() {
         remove_role(cx, &mut session, &names.canary).await?;
     }

@@ -10,8 +10,10 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::grants::{grant_reading, revoke_reading};
+use crate::agent::Agent;
+use crate::migration::Participation;
 use crate::names;
-use crate::postgres::{Purpose, Session, quote_ident, sql_failure};
+use crate::postgres::{Purpose, Secret, Session, quote_ident, sql_failure};
 use crate::step::connect::{DESTINATION_SYSTEM, replication_role};
 use crate::step::patience::{Patience, stalled};
 use crate::step::{Context, Progress, Step, Survey};
@@ -66,6 +68,8 @@ SELECT pg_terminate_backend(r.pid)
 FROM pg_stat_replication r
 JOIN pg_stat_activity a ON a.pid = r.pid
 WHERE r.usename = $1 AND a.datname = current_database()";
+
+const MAY_USE_SLOTS: &str = "SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user";
 
 /// Makes the migration's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +156,40 @@ impl Step for CreateSlot {
     }
 }
 
+/// A session that may make and drop slots: the agent's own role if it has
+/// REPLICATION, otherwise the replication role of the policy.
+///
+/// # Errors
+///
+/// [`Reason::PrivilegeMissing`] when neither may; otherwise as
+/// [`crate::postgres::Door::open`].
+pub(crate) async fn slot_session(
+    agent: &Agent,
+    participation: &Participation,
+    purpose: Purpose,
+) -> Result<Session, Failure> {
+    let session = agent.door.open(&participation.database, purpose).await?;
+    let may: bool = session
+        .query_one(MAY_USE_SLOTS, &[])
+        .await
+        .map_err(|error| sql_failure(error, "look at the agent's own role"))?
+        .get(0);
+    if may {
+        return Ok(session);
+    }
+    drop(session);
+    let Some(role) = &agent.policy.roles().replication else {
+        return Err(Failure::new(Reason::PrivilegeMissing, "the agent's role lacks REPLICATION")
+            .hint(format!(
+                "As a superuser, run: ALTER ROLE {} REPLICATION; or name a role that has it under [roles] in the policy.",
+                quote_ident(agent.door.user())
+            ))
+            .effect(Effect::None));
+    };
+    let (address, password) = (&agent.settings.postgres.replication_address, Secret::from_file(&role.password_file)?);
+    agent.door.open_as(address, &participation.database, &role.name, &password, purpose).await
+}
+
 async fn slot_state(session: &Session, name: &str) -> Result<Option<SlotState>, Failure> {
     let row = session
         .query_opt(SLOT_STATE, &[&name])
@@ -216,7 +254,7 @@ async fn end_earlier_attempt(cx: &Context, name: &str) -> Result<(), Failure> {
 /// Makes the slot. The server waits for every transaction that is open now; says
 /// whose they are.
 async fn create(cx: &Context, name: &str) -> Result<(), Failure> {
-    let maker = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
+    let maker = slot_session(&cx.agent, &cx.participation, Purpose::Scan).await?;
     maker.batch_execute(WAIT_FOR_LOCKS).await.map_err(|error| sql_failure(error, "create the replication slot"))?;
     let observer = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let parameters: [&(dyn postgres_types::ToSql + Sync); 1] = [&name];
@@ -336,12 +374,16 @@ async fn drop_slots(cx: &Context, name: &str, system: &str, role: &str) -> Resul
     let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     session.query(END_WALSENDERS, &[&role]).await.map_err(failure)?;
     let rows = session.query(OUR_SLOTS, &[&name, &system]).await.map_err(failure)?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let dropper = slot_session(&cx.agent, &cx.participation, Purpose::Control).await?;
     for row in rows {
         let (slot, active): (String, Option<i32>) = (row.get(0), row.get(1));
         if let Some(pid) = active {
             session.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await.map_err(failure)?;
         }
-        match session.query_one("SELECT pg_drop_replication_slot($1)", &[&slot]).await {
+        match dropper.query_one("SELECT pg_drop_replication_slot($1)", &[&slot]).await {
             Ok(_) => cx.fail_point("create_slot.undo.one_dropped"),
             Err(error) => {
                 let dropped = sql_failure(error, "drop the replication slot");
