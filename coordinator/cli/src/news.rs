@@ -3,7 +3,7 @@
 
 use time::OffsetDateTime;
 
-use crate::render::{SHOWN_TABLES, clean, progress, rate, running_tables, size, span, step_word};
+use crate::render::{SHOWN_TABLES, clean, elapsed, progress, rate, running_tables, size, span, step_word};
 use crate::view::{CUTOVER_STEP, Cutover, CutoverPhase, Migration, Part, Progress, Step, StepState};
 
 /// How much is told.
@@ -145,7 +145,7 @@ pub fn frame(migration: &Migration, now: OffsetDateTime) -> Frame {
     if let Some(Ok(since)) = step.start_time.map(|start| std::time::Duration::try_from(now - start))
         && since.as_secs() > 0
     {
-        headline.push_str(&format!(" ({})", span(std::time::Duration::from_secs(since.as_secs()))));
+        headline.push_str(&format!(" ({})", elapsed(since)));
     }
     let tables = step.progress.iter().flat_map(running_tables).take(SHOWN_TABLES).map(table_frame).collect();
     Frame { headline, tables, footer: footer(migration) }

@@ -62,17 +62,16 @@ pub fn at_rest(migration: &Migration, before: &str) -> bool {
     migration.etag != before && migration.state.settled()
 }
 
-/// The step that `retry` lets try again: the one that failed, or the one that
-/// is being tried while the migration waits.
+/// The step that `retry` lets try again: the one that failed, or the one whose
+/// next attempt would come by itself after a pause.
 #[must_use]
 pub fn step_to_retry(migration: &Migration) -> Option<&str> {
     if migration.ready_for_cutover || migration.ready_for_finish {
         return None;
     }
     let in_state = |state| migration.steps.iter().find(move |step| step.state == state);
-    let waiting = migration.state == MigrationState::Waiting;
-    let step = in_state(StepState::Failed).or_else(|| in_state(StepState::Running).filter(|_| waiting))?;
-    Some(&step.name)
+    let pausing = || in_state(StepState::Running).filter(|step| step.failure.is_some());
+    in_state(StepState::Failed).or_else(pausing).map(|step| step.name.as_str())
 }
 
 enum Rest {
@@ -81,4 +80,55 @@ enum Rest {
     Succeeded,
     Aborted,
     Elsewhere,
+}
+
+#[cfg(test)]
+mod tests {
+    use pgportage_proto::v1;
+
+    use super::*;
+
+    /// A migration at rest before `held`, or in a plain state.
+    fn at(state: v1::migration::State, held: &str, differences: usize) -> Migration {
+        let step = v1::Step { name: held.to_owned(), state: v1::step::State::Held.into(), ..v1::Step::default() };
+        let report = v1::VerificationReport { differences: vec![String::new(); differences], ..Default::default() };
+        Migration::from(v1::Migration {
+            state: state.into(),
+            steps: vec![step],
+            verification: Some(report),
+            ..v1::Migration::default()
+        })
+    }
+
+    #[test]
+    fn every_verb_has_an_end_for_every_rest() {
+        use v1::migration::State::{Aborted, Succeeded, Waiting};
+        let rests = [
+            at(Waiting, "cutover", 0),
+            at(Waiting, "finish", 0),
+            at(Succeeded, "", 0),
+            at(Aborted, "", 0),
+            at(Waiting, "", 0),
+        ];
+        let (done, not, wait) = (Exit::Done, Exit::NotMet, Exit::Waiting);
+        let table = [
+            (Awaited::Ready, [done, done, done, not, wait]),
+            (Awaited::Resolved, [done, done, done, done, wait]),
+            (Awaited::Verified, [done, done, done, not, wait]),
+            (Awaited::CutOver, [not, done, done, not, wait]),
+            (Awaited::Finished, [wait, wait, done, not, wait]),
+            (Awaited::Aborted, [not, not, not, done, wait]),
+        ];
+        for (awaited, expected) in table {
+            assert_eq!(rests.each_ref().map(|rest| outcome(awaited, rest)), expected, "{awaited:?}");
+        }
+        assert_eq!(outcome(Awaited::Verified, &at(Waiting, "cutover", 1)), Exit::NotMet);
+    }
+
+    #[test]
+    fn nothing_is_at_rest_before_it_has_changed() {
+        let migration = Migration { etag: "2".to_owned(), ..at(v1::migration::State::Waiting, "cutover", 0) };
+        assert!(at_rest(&migration, "1") && !at_rest(&migration, "2"));
+        assert!(!at_rest(&at(v1::migration::State::Running, "", 0), "1"));
+    }
 }

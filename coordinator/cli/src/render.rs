@@ -19,7 +19,7 @@ pub use failure::failure;
 pub use findings::{findings, preflight};
 pub use migrations::migrations;
 pub use plan::plan;
-pub use quantity::{age, rate, size, span};
+pub use quantity::{age, elapsed, rate, size, span};
 pub use question::{before_abort, before_cutover, before_finish};
 pub use status::{SHOWN_TABLES, conclusion, happening, progress, running_tables, status, step_word};
 pub use verification::verification;

@@ -51,23 +51,23 @@ impl Terminal {
         !self.json && io::stdout().is_terminal()
     }
 
-    /// Prints a result: `text`, or `data` under `--json`.
-    pub fn result(&self, text: &str, data: &impl Serialize) {
+    /// Prints a result: `text`, or `data` under `--json`. Says whether anybody
+    /// still reads.
+    pub fn result(&self, text: &str, data: &impl Serialize) -> bool {
         if self.json { self.data(data) } else { self.text(text) }
     }
 
-    /// Prints text on standard output.
-    pub fn text(&self, text: &str) {
-        write(&mut io::stdout().lock(), text);
+    /// Prints text on standard output. Says whether anybody still reads.
+    pub fn text(&self, text: &str) -> bool {
+        write(&mut io::stdout().lock(), text)
     }
 
-    /// Prints one JSON value on one line of standard output.
-    pub fn data(&self, data: &impl Serialize) {
+    /// Prints one JSON value on one line of standard output. Says whether anybody
+    /// still reads.
+    pub fn data(&self, data: &impl Serialize) -> bool {
         // Our own types have neither maps with other keys than strings nor
         // serializers that fail.
-        if let Ok(line) = serde_json::to_string(data) {
-            self.text(&format!("{line}\n"));
-        }
+        serde_json::to_string(data).is_ok_and(|line| self.text(&format!("{line}\n")))
     }
 
     /// Writes to standard error, above the bars if any are shown.
@@ -75,7 +75,7 @@ impl Terminal {
         match &self.bars {
             Some(bars) => bars.suspend(|| write(&mut io::stderr().lock(), text)),
             None => write(&mut io::stderr().lock(), text),
-        }
+        };
     }
 
     /// Says what will be done and asks.
@@ -104,9 +104,8 @@ impl Terminal {
     }
 }
 
-/// A reader that went away (`pgportage status | head`) is no error of ours, and
-/// nothing better can be done about any other.
-fn write(stream: &mut impl Write, text: &str) {
-    let _ = stream.write_all(text.as_bytes());
-    let _ = stream.flush();
+/// Says whether it could be written. A reader that went away (`pgportage status |
+/// head`) is no error of ours, and nothing better can be done about any other.
+fn write(stream: &mut impl Write, text: &str) -> bool {
+    stream.write_all(text.as_bytes()).and_then(|()| stream.flush()).is_ok()
 }

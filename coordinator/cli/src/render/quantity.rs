@@ -42,12 +42,18 @@ pub fn size(bytes: i64) -> String {
 #[must_use]
 pub fn age(then: OffsetDateTime, now: OffsetDateTime) -> String {
     match Duration::try_from(now - then) {
-        Ok(passed) => match passed.as_secs() {
-            0 => "now".to_owned(),
-            seconds @ 1..60 => format!("{seconds} s ago"),
-            seconds => format!("{} ago", span(Duration::from_secs(seconds))),
-        },
+        Ok(passed) if passed.as_secs() == 0 => "now".to_owned(),
+        Ok(passed) => format!("{} ago", elapsed(passed)),
         Err(_) => "now".to_owned(),
+    }
+}
+
+/// A span that still grows: whole seconds are enough.
+#[must_use]
+pub fn elapsed(passed: Duration) -> String {
+    match passed.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds => span(Duration::from_secs(seconds)),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Verbs that change nothing and only show.
 
+use std::cell::Cell;
+
 use super::Hand;
 use crate::arguments::Status;
 use crate::exit::{Exit, Stop};
@@ -37,18 +39,23 @@ pub(super) async fn status(hand: &Hand, arguments: &Status) -> Result<Exit, Stop
 }
 
 /// Every change, until the migration is over: redrawn on a terminal, one after
-/// the other elsewhere, one JSON value on a line under `--json`.
+/// the other elsewhere, one JSON value on a line under `--json`. Ends early when
+/// nobody reads any more.
 async fn watch(hand: &Hand, name: &str) -> Result<(), Stop> {
     let mut interrupt = Hand::interrupt()?;
     let follow = hand.follow();
     let redraws = hand.terminal.redraws();
+    let read = Cell::new(true);
     let show = |migration: &Migration, now| {
         let text = render::status(migration, now, hand.terminal.out);
         let text = if redraws { format!("\x1b[H\x1b[2J{text}") } else { format!("{text}\n") };
-        hand.terminal.result(&text, migration);
+        read.set(hand.terminal.result(&text, migration));
     };
-    follow.until(name, &mut interrupt, show, over).await?;
-    Ok(())
+    match follow.until(name, &mut interrupt, show, |migration| over(migration) || !read.get()).await {
+        // Ctrl-C is how one stops looking.
+        Ok(_) | Err(Stop::Detached(_)) => Ok(()),
+        Err(stop) => Err(stop),
+    }
 }
 
 fn over(migration: &Migration) -> bool {

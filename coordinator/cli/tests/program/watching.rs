@@ -89,3 +89,24 @@ async fn status_watch_shows_every_change_until_it_is_over() {
     let status = Clock.timeout(Duration::from_secs(10), child.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_watch_that_nobody_reads_ends() {
+    let stage = Stage::set(Script::new(support::copying(), [])).await;
+    let mut child = stage.command(&["status", "shop", "--watch", "--json"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    Clock.timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().unwrap();
+    drop(lines);
+    stage.script.becomes(support::ready());
+    let status = Clock.timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn ctrl_c_ends_a_look() {
+    let stage = Stage::set(Script::new(support::copying(), [])).await;
+    let child = stage.command(&["status", "shop", "--watch"]).spawn().unwrap();
+    stage.script.until_heard("watch").await;
+    press_ctrl_c(&child);
+    Ran::end(child).await.exits(0);
+}
