@@ -44,7 +44,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nowhere else to say it if the terminal is gone.
-            let _written = writeln!(io::stderr(), "\nthe demo failed: {error:?}");
+            let _written = writeln!(io::stderr(), "\nthe demo failed: {error:#}");
             ExitCode::FAILURE
         }
     }

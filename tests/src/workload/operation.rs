@@ -59,7 +59,12 @@ impl Operation {
             }
             500..650 => {
                 let count = random.random_range(1..5);
-                let lines = (0..count).map(|_| (random.random_range(0..10), random.random_range(1..9))).collect();
+                // Rows of one table in one order, so that writers do not wait for
+                // each other in circles; tables in any order, so that they do
+                // with whoever locks tables.
+                let mut lines: Vec<_> =
+                    (0..count).map(|_| (random.random_range(0..10), random.random_range(1..9))).collect();
+                lines.sort_unstable();
                 let mut tables = [Table::Orders, Table::Items, Table::Products];
                 tables.shuffle(random);
                 Kind::Order { lines, tables }
@@ -91,8 +96,11 @@ impl Operation {
                 const MOVE: &str = "UPDATE accounts SET balance = balance + $1 WHERE id = $2";
                 const NOTE: &str = "INSERT INTO transfers (token, written_on, debtor, creditor, amount)
                     VALUES ($1, $2, $3, $4, $5)";
-                transaction.execute(MOVE, &[&-amount, debtor]).await?;
-                transaction.execute(MOVE, &[amount, creditor]).await?;
+                let mut moves = [(*debtor, -amount), (*creditor, *amount)];
+                moves.sort_unstable();
+                for (account, amount) in moves {
+                    transaction.execute(MOVE, &[&amount, &account]).await?;
+                }
                 transaction.execute(NOTE, &[token, end, debtor, creditor, amount]).await?;
             }
             Kind::Order { lines, tables } => return self.order(transaction, lines, tables).await.map(Some),
