@@ -39,7 +39,7 @@ async fn pins_what_a_session_depends_on() {
                  ALTER ROLE postgres SET standard_conforming_strings = off;
                  ALTER DATABASE postgres SET DateStyle = 'German';
                  ALTER DATABASE postgres SET row_security = on;
-                 ALTER DATABASE postgres SET idle_session_timeout = 1",
+                 ALTER DATABASE postgres SET idle_session_timeout = '3s'",
             )
             .await
             .unwrap();

@@ -100,7 +100,9 @@ async fn warns_then_gives_way_while_a_subscriber_holds_the_slot() {
     );
     // Apply waits for this row and takes nothing away.
     let lock = destination.connect("postgres").await.unwrap();
-    lock.batch_execute("INSERT INTO public.t VALUES (1, 0); BEGIN; SELECT FROM public.t WHERE id = 1 FOR UPDATE").await.unwrap();
+    lock.batch_execute("INSERT INTO public.t VALUES (1, 0); BEGIN; SELECT FROM public.t WHERE id = 1 FOR UPDATE")
+        .await
+        .unwrap();
     destination.connect("postgres").await.unwrap().batch_execute(&subscription).await.unwrap();
     let active = "SELECT active FROM pg_replication_slots WHERE slot_name = 'pgportage_shop'";
     source.wait_until("shop", active, PATIENCE).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the catalogs say, in the same words for every version from 10 on.
+//! What the catalogs say, in the same words for every version from 14 on.
 
 mod definition;
 mod object;

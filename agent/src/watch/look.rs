@@ -116,7 +116,5 @@ pub(super) async fn drop_slots(
         }
         agent.clock.sleep(PAUSE).await;
     }
-    Err(last.unwrap_or_else(|| {
-        Failure::new(Reason::Stalled, "the replication slot stays in use").remedy(Remedy::Wait)
-    }))
+    Err(last.unwrap_or_else(|| Failure::new(Reason::Stalled, "the replication slot stays in use").remedy(Remedy::Wait)))
 }
