@@ -55,7 +55,7 @@ pub struct CommandEntry {
     pub message: Vec<u8>,
     /// SPIFFE id of who sent it.
     pub actor: String,
-    /// Serial number of the sender's certificate, in hexadecimal. May be empty.
+    /// Serial number of the sender's certificate, in hexadecimal.
     pub actor_serial: String,
 }
 

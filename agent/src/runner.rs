@@ -68,7 +68,7 @@ struct Running {
 pub struct Sender {
     /// SPIFFE id.
     pub actor: String,
-    /// Serial number of the certificate, in hexadecimal. May be empty.
+    /// Serial number of the certificate, in hexadecimal.
     pub serial: String,
     /// Age of the heartbeat that the command names, on this agent's clock.
     /// Absent when the session never sent such a beat.

@@ -131,8 +131,9 @@ impl Session {
         let (outgoing, outgoing_stream) = mpsc::channel(OUTGOING);
         let mut outbox = Outbox::new(Arc::clone(&self.agent), outgoing);
         let opening = async {
-            let channel =
-                dial::channel(&coordinator.address, &expected, &self.identity, &Http2Settings::control()).await?;
+            let (channel, peer) =
+                dial::channel_and_peer(&coordinator.address, &expected, &self.identity, &Http2Settings::control())
+                    .await?;
             let mut client = SessionServiceClient::new(channel)
                 .max_decoding_message_size(COMMAND_MESSAGE_BYTES)
                 .max_encoding_message_size(pgportage_link::http2::FACT_MESSAGE_BYTES);
@@ -141,13 +142,13 @@ impl Session {
                 let mut incoming =
                     client.attach_agent(ReceiverStream::new(outgoing_stream)).await.map_err(from_status)?.into_inner();
                 let welcome = welcome(&mut incoming).await?;
-                Ok::<_, Failure>((incoming, welcome))
+                Ok::<_, Failure>((incoming, welcome, peer))
             };
             self.agent.clock.timeout(ANSWER_LIMIT, limited).await.unwrap_or_else(|_| {
                 Err(Failure::new(Reason::PeerUnreachable, "the coordinator does not say welcome").effect(Effect::None))
             })
         };
-        let (incoming, welcome) = tokio::select! {
+        let (incoming, welcome, peer) = tokio::select! {
             biased;
             () = self.agent.stop.cancelled() => return Ok(End::Stopped),
             opened = opening => opened?,
@@ -162,7 +163,7 @@ impl Session {
         // Heard from twice as often as asked, and often enough that a fresh
         // command never looks old to us.
         let interval = (interval / 2).min(limits.command_age / 3).max(Duration::from_millis(50));
-        let sender = Sender { actor: expected.to_string(), serial: String::new(), heartbeat_age: None };
+        let sender = Sender { actor: peer.uri, serial: peer.serial, heartbeat_age: None };
         self.agent.set_attached(true);
         let end = self.converse(incoming, outbox, interval, sender).instrument(span).await;
         self.agent.set_attached(false);

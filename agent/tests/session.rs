@@ -48,6 +48,11 @@ async fn hello_welcome_work_and_goodbye() {
     assert_eq!(succeeded.sequence, 2);
     assert!(matches!(succeeded.fact, Some(Fact::Succeeded(v1::CommandResult { result: None }))));
     line.ack(&succeeded).await;
+    let journal = rusqlite::Connection::open(running.agent.settings.journal_path()).unwrap();
+    let (actor, serial): (String, String) =
+        journal.query_row("SELECT actor, actor_serial FROM command", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    assert_eq!(actor, "spiffe://example.org/pgportage/coordinator/main");
+    assert!(!serial.is_empty());
 
     let stopping = tokio::spawn(running.stop());
     assert!(matches!(line.hear().await, Some(Up::Goodbye(_))));

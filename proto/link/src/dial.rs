@@ -7,7 +7,7 @@
 
 use std::error::Error as StdError;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hyper_util::rt::TokioIo;
 use pgportage_proto::Reason;
@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::http2::{HEADER_LIST_BYTES, Http2Settings};
-use crate::identity::SpiffeId;
+use crate::identity::{PeerIdentity, SpiffeId};
 use crate::tls::{Identity, SERVER_NAME, explain, tls_error};
 use crate::{Effect, Failure, Remedy};
 
@@ -43,18 +43,35 @@ pub async fn channel(
     identity: &Identity,
     settings: &Http2Settings,
 ) -> Result<Channel, Failure> {
+    Ok(channel_and_peer(address, expected, identity, settings).await?.0)
+}
+
+/// As [`channel`], and says which certificate the other end showed: for records
+/// of who said what.
+///
+/// # Errors
+///
+/// As [`channel`].
+pub async fn channel_and_peer(
+    address: &str,
+    expected: &SpiffeId,
+    identity: &Identity,
+    settings: &Http2Settings,
+) -> Result<(Channel, PeerIdentity), Failure> {
     let dial = Arc::new(Dial {
         address: address.to_owned(),
         expected: expected.clone(),
         identity: identity.clone(),
         settings: *settings,
+        peer: OnceLock::new(),
     });
+    let dialled = Arc::clone(&dial);
     let connector = tower::service_fn(move |_: http::Uri| {
         let dial = Arc::clone(&dial);
         async move { dial.connect().await.map(TokioIo::new) }
     });
     // The connector keeps the time itself, to say how far it came.
-    Endpoint::from_static(ORIGIN)
+    let channel = Endpoint::from_static(ORIGIN)
         .initial_stream_window_size(settings.stream_window_bytes)
         .initial_connection_window_size(settings.connection_window_bytes)
         .http2_keep_alive_interval(settings.keepalive_interval)
@@ -63,7 +80,10 @@ pub async fn channel(
         .http2_max_header_list_size(HEADER_LIST_BYTES)
         .connect_with_connector(connector)
         .await
-        .map_err(|error| found_in(&error).unwrap_or_else(|| unreachable(address, expected).because(&error)))
+        .map_err(|error| found_in(&error).unwrap_or_else(|| unreachable(address, expected).because(&error)))?;
+    // A connection stands, so somebody was verified.
+    let peer = dialled.peer.get().cloned().ok_or_else(|| unreachable(address, expected))?;
+    Ok((channel, peer))
 }
 
 /// The failure of a connector somewhere in a chain of errors.
@@ -83,6 +103,8 @@ struct Dial {
     expected: SpiffeId,
     identity: Identity,
     settings: Http2Settings,
+    /// Who answered first.
+    peer: OnceLock<PeerIdentity>,
 }
 
 impl Dial {
@@ -93,6 +115,12 @@ impl Dial {
             tcp.set_nodelay(true).map_err(|error| self.refused_by_network(&error))?;
             let name = ServerName::try_from(SERVER_NAME).map_err(|error| self.unreachable().because(&error))?;
             let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| self.refused(&error))?;
+            // Verified in the handshake: it cannot be absent or malformed.
+            let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            if let Some(Ok(peer)) = certificate.map(PeerIdentity::from_certificate) {
+                // Later connections of the channel do not change who was recorded.
+                let _first = self.peer.set(peer);
+            }
             // In TLS 1.3 the client is done before the server has looked at its
             // certificate. An HTTP/2 server speaks first: its first byte, or its
             // alert, says whether we are in.
