@@ -298,6 +298,7 @@ impl Runner {
         let Command { participation, .. } = &command;
         let span = tracing::info_span!(
             "command",
+            agent.id = self.agent.name,
             migration.id = %participation.migration,
             side = %participation.side,
             step = %command.action.kind(),

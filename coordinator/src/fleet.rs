@@ -151,6 +151,7 @@ impl Fleet {
 
     /// Says something else to an attached agent. Lost when there is none.
     pub fn tell(&self, name: &str, message: Down) {
+        fail_point::hit("coordinator.send.word");
         if let Some(Entry { line: Some(line), .. }) = self.agents().get_mut(name) {
             line.say(message);
         }

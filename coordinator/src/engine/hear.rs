@@ -1,6 +1,5 @@
 //! What agents say, and what becomes of it.
 
-use pgportage_link::fail_point;
 use pgportage_proto::v1;
 use uuid::Uuid;
 
@@ -44,7 +43,6 @@ impl Engine {
     }
 
     pub(super) fn acknowledge(&self, agent: &str, command: CommandId, sequence: i64) {
-        fail_point::hit("coordinator.send.ack");
         let command_id = command.to_string();
         self.0.fleet.tell(agent, Down::Ack(v1::FactAck { command_id, sequence }));
     }

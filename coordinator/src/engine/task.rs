@@ -470,7 +470,6 @@ impl Task {
             return;
         }
         if let Some(side) = self.state.side_of(command) {
-            fail_point::hit("coordinator.send.cancel");
             let agent = self.state.spec.agent(side);
             self.engine.0.fleet.tell(agent, Down::Cancel(v1::CancelCommand { command_id: command.to_string() }));
         }

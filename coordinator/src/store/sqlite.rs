@@ -384,7 +384,6 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store_error)?;
         transaction.execute_batch(script).map_err(store_error)?;
         transaction.pragma_update(None, "user_version", format).map_err(store_error)?;
-        fail_point::hit("coordinator.store.migrating");
         transaction.commit().map_err(store_error)?;
     }
     let filled: Option<i64> = connection

@@ -121,9 +121,7 @@ async fn survive(point: &str, hit: u32) -> bool {
 async fn a_migration_survives_kill_9_at_every_fail_point() {
     println!("{} fail points", fail_points::ALL.len());
     for point in fail_points::ALL {
-        // Only an abort or a cutover that is given up says cancel.
-        let reached = survive(point, 1).await;
-        assert_eq!(reached, *point != "coordinator.send.cancel", "{point}");
+        assert!(survive(point, 1).await, "{point} was not reached");
     }
 }
 
