@@ -10,7 +10,7 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStdout};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::complaint;
 use super::login::Login;
@@ -27,14 +27,20 @@ pub(crate) type DumpStream = mpsc::Receiver<Result<Bytes, Failure>>;
 /// subscriptions and our own schema. `restore_major` is the branch of the
 /// `pg_restore` that will read the archive, zero if not known.
 ///
-/// Dropping the stream kills the program. The stream ends in order only when the
+/// `permit` is given back when the program has ended. Dropping the stream kills
+/// the program. The stream ends in order only when the
 /// program did.
 ///
 /// # Errors
 ///
 /// [`Reason::PgDumpMissing`], [`Reason::PgDumpTooOld`], or what a login to the
 /// server reports.
-pub(crate) async fn start(agent: &Arc<Agent>, database: &str, restore_major: i32) -> Result<DumpStream, Failure> {
+pub(crate) async fn start(
+    agent: &Arc<Agent>,
+    permit: OwnedSemaphorePermit,
+    database: &str,
+    restore_major: i32,
+) -> Result<DumpStream, Failure> {
     let program = choose(agent, database, restore_major).await?;
     let login = Login::prepare(&agent.settings, database, "dump")?;
     let mut command = login.command(&program.path);
@@ -54,7 +60,7 @@ pub(crate) async fn start(agent: &Arc<Agent>, database: &str, restore_major: i32
     let stop = agent.stop.clone();
     agent.tasks.spawn(async move {
         // The passfile has to live as long as the program.
-        let _login = login;
+        let (_login, _permit) = (login, permit);
         tokio::select! {
             biased;
             () = stop.cancelled() => {}

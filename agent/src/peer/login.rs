@@ -3,16 +3,17 @@
 //! **Invariant:** nothing secret stands in a child's arguments, and nothing but
 //! the path of a passfile in its environment.
 
-use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use tempfile::TempDir;
 use tokio::process::Command;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::names::APPLICATION_PREFIX;
@@ -87,9 +88,9 @@ impl Login {
             }
         }
         command.env("LC_ALL", "C");
-        // Without a passfile of ours, that of the home directory is not meant.
-        let passfile: OsString = self.passfile.as_ref().map_or_else(|| "/dev/null".into(), |path| path.clone().into());
-        command.env("PGPASSFILE", passfile);
+        // Without one of ours, that of the home directory is not meant: a path that
+        // cannot exist is passed over in silence.
+        command.env("PGPASSFILE", self.passfile.as_deref().unwrap_or_else(|| Path::new("/dev/null/none")));
         command.arg("--no-password").arg(format!("--dbname={}", self.connection));
         command.kill_on_drop(true);
         command
@@ -106,6 +107,10 @@ pub(crate) fn quote_value(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
+/// Tells what this process has made from what a killed one has left. Not the
+/// process id: in a container that is always the same.
+static PROCESS: LazyLock<String> = LazyLock::new(|| format!("{}-", Uuid::new_v4()));
+
 /// A directory that only we can enter, named after this process so that a later
 /// one recognises what a killed one has left.
 fn private_directory(state_dir: &Path) -> std::io::Result<TempDir> {
@@ -113,15 +118,15 @@ fn private_directory(state_dir: &Path) -> std::io::Result<TempDir> {
     if !parent.is_dir() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&parent)?;
     }
-    let own = format!("{}-", std::process::id());
+    let own = PROCESS.as_str();
     for entry in fs::read_dir(&parent)?.flatten() {
-        if entry.file_name().to_str().is_some_and(|name| !name.starts_with(&own)) {
+        if entry.file_name().to_str().is_some_and(|name| !name.starts_with(own)) {
             // Somebody else's process of the same state directory is dead: the
             // journal is held by one.
             fs::remove_dir_all(entry.path())?;
         }
     }
-    tempfile::Builder::new().prefix(&own).permissions(Permissions::from_mode(0o700)).tempdir_in(&parent)
+    tempfile::Builder::new().prefix(own).permissions(Permissions::from_mode(0o700)).tempdir_in(&parent)
 }
 
 fn write_passfile(path: &Path, secret: &Secret) -> std::io::Result<()> {

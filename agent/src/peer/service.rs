@@ -19,7 +19,7 @@ use pgportage_proto::v1::peer_service_server::{PeerService, PeerServiceServer};
 use pgportage_proto::{Reason, v1};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -39,13 +39,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Service {
     agent: Arc<Agent>,
+    dumps: Arc<Semaphore>,
+    tunnels: Arc<Semaphore>,
 }
 
 /// The service to be served on the link's listener.
 #[must_use]
 pub fn service(agent: Arc<Agent>) -> PeerServiceServer<Service> {
-    PeerServiceServer::new(Service { agent }).max_decoding_message_size(FACT_MESSAGE_BYTES)
+    let (dumps, tunnels) = (Arc::new(Semaphore::new(DUMPS)), Arc::new(Semaphore::new(TUNNELS)));
+    PeerServiceServer::new(Service { agent, dumps, tunnels }).max_decoding_message_size(FACT_MESSAGE_BYTES)
 }
+
+/// Most dumps at a time, of all migrations: each costs this machine a process
+/// and the server a session. One more is asked to come again.
+const DUMPS: usize = 8;
+/// Most tunnels at a time, of all migrations: each costs this machine a few file
+/// descriptors and the server a session.
+const TUNNELS: usize = 256;
 
 type Answer<T> = Result<Response<T>, Status>;
 type StreamOf<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -76,6 +86,14 @@ impl Service {
             .effect(Effect::None));
         }
         Ok(participation)
+    }
+
+    fn permit(&self, of: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Failure> {
+        Arc::clone(of).try_acquire_owned().map_err(|_| {
+            Failure::new(Reason::PeerUnreachable, format!("this agent serves no more {what} at the moment"))
+                .remedy(Remedy::Wait)
+                .effect(Effect::None)
+        })
     }
 }
 
@@ -128,7 +146,9 @@ impl PeerService for Service {
         let participation =
             self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
         let restore_major = message.pg_restore_version_num / 10_000;
-        let pieces = dump::start(&self.agent, &participation.database, restore_major).await.map_err(to_status)?;
+        let permit = self.permit(&self.dumps, "dumps").map_err(to_status)?;
+        let pieces =
+            dump::start(&self.agent, permit, &participation.database, restore_major).await.map_err(to_status)?;
         let stream = ReceiverStream::new(pieces)
             .map(|piece| piece.map(|chunk| v1::DumpSchemaResponse { chunk }).map_err(to_status));
         Ok(Response::new(Box::pin(stream)))
@@ -155,6 +175,7 @@ impl PeerService for Service {
             ));
         };
         let participation = self.authorise(caller.as_ref(), &migration, Some(Side::Source)).map_err(to_status)?;
+        let permit = self.permit(&self.tunnels, "tunnels").map_err(to_status)?;
         let address = &self.agent.settings.postgres.replication_address;
         let server = self.agent.clock.timeout(CONNECT_TIMEOUT, connect(address)).await;
         let unreachable = |text: String| {
@@ -179,6 +200,7 @@ impl PeerService for Service {
         let (outbound, waiting) = mpsc::channel::<Bytes>(CHUNKS_WAITING);
         let stop = self.agent.stop.clone();
         self.agent.tasks.spawn(async move {
+            let _permit = permit;
             let outcome = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
