@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::certs::DEFAULT_DAYS;
+use crate::view::Connection;
 
 /// Exit codes, as `--help` prints them.
 const EXIT_CODES: &str = "\
@@ -160,6 +161,10 @@ pub struct Preflight {
     /// The database to move
     #[arg(long, value_name = "DB")]
     pub database: String,
+    /// How the destination server reaches the source server: tunnel (through the
+    /// agents' link) or direct (at the address in the destination agent's policy)
+    #[arg(long, value_enum, value_name = "HOW", default_value = "tunnel", hide_possible_values = true)]
+    pub connection: Connection,
 }
 
 /// A new migration.

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::settings::Settings;
-use crate::view::{Agent, Finding, Migration, Plan, Preflight};
+use crate::view::{Agent, Connection, Finding, Migration, Plan, Preflight};
 use crate::wire;
 
 /// Verbs answer at once: the work goes on after the answer.
@@ -51,6 +51,8 @@ pub struct Route {
     /// Lag under which the migration is ready. The coordinator's default when
     /// unset.
     pub max_lag: Option<Duration>,
+    /// How the destination server reaches the source server.
+    pub connection: Connection,
 }
 
 impl From<Route> for v1::MigrationSpec {
@@ -60,6 +62,7 @@ impl From<Route> for v1::MigrationSpec {
             destination_agent_id: route.destination_agent,
             database: route.database,
             max_lag: route.max_lag.map(wire::to_duration),
+            connection_path: wire::to_path(route.connection).into(),
             ..Self::default()
         }
     }

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -24,6 +25,8 @@ pub struct Migration {
     pub source_agent: String,
     /// The agent beside the server moved to.
     pub destination_agent: String,
+    /// How the destination server reaches the source server.
+    pub connection: Connection,
     /// Where it stands.
     pub state: MigrationState,
     /// Whether everything is caught up and compared and only
@@ -58,6 +61,17 @@ pub struct Migration {
     pub update_time: Option<OffsetDateTime>,
     /// Changes with every change.
     pub etag: String,
+}
+
+/// How the destination server reaches the source server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Connection {
+    /// Through the agents' link: no database port has to be reachable
+    #[default]
+    Tunnel,
+    /// At the address in the destination agent's policy
+    Direct,
 }
 
 /// Where a migration stands.

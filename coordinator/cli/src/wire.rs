@@ -8,8 +8,8 @@ use pgportage_proto::{Reason, v1};
 use time::OffsetDateTime;
 
 use crate::view::{
-    Agent, AgentState, CUTOVER_STEP, Cutover, CutoverPhase, Effect, FINISH_STEP, Failure, Figures, Finding, Migration,
-    MigrationState, Part, Plan, PlannedStep, Preflight, Progress, Remedy, Severity, Step, StepState, Unit,
+    Agent, AgentState, CUTOVER_STEP, Connection, Cutover, CutoverPhase, Effect, FINISH_STEP, Failure, Figures, Finding,
+    Migration, MigrationState, Part, Plan, PlannedStep, Preflight, Progress, Remedy, Severity, Step, StepState, Unit,
     Verification, page,
 };
 
@@ -36,6 +36,15 @@ pub fn consent(finding: &Finding) -> v1::Consent {
         code: finding.code.clone(),
         object: finding.object.clone(),
         evidence_digest: finding.evidence_digest.clone(),
+    }
+}
+
+/// How the servers connect, as the contract writes it.
+#[must_use]
+pub fn to_path(connection: Connection) -> v1::ConnectionPath {
+    match connection {
+        Connection::Tunnel => v1::ConnectionPath::Tunnel,
+        Connection::Direct => v1::ConnectionPath::Direct,
     }
 }
 
@@ -93,6 +102,10 @@ impl From<v1::Migration> for Migration {
         };
         Self {
             name: message.id,
+            connection: match spec.connection_path() {
+                v1::ConnectionPath::Direct => Connection::Direct,
+                v1::ConnectionPath::Tunnel | v1::ConnectionPath::Unspecified => Connection::Tunnel,
+            },
             database: spec.database,
             source_agent: spec.source_agent_id,
             destination_agent: spec.destination_agent_id,

@@ -7,8 +7,8 @@ use super::{
     verification,
 };
 use crate::view::{
-    CUTOVER_STEP, CutoverPhase, Figures, Finding, Migration, MigrationState, Part, Progress, Severity, Step, StepState,
-    Unit,
+    CUTOVER_STEP, Connection, CutoverPhase, Figures, Finding, Migration, MigrationState, Part, Progress, Severity,
+    Step, StepState, Unit,
 };
 
 /// Most tables that are shown while they are copied; the rest is a number.
@@ -31,10 +31,14 @@ pub fn status(migration: &Migration, now: OffsetDateTime, style: Style) -> Strin
     push_line(
         &mut out,
         &format!(
-            "database {} from {} to {}",
+            "database {} from {} to {}{}",
             clean(&migration.database),
             clean(&migration.source_agent),
-            clean(&migration.destination_agent)
+            clean(&migration.destination_agent),
+            match migration.connection {
+                Connection::Tunnel => "",
+                Connection::Direct => ", without the agents' link",
+            }
         ),
     );
     out.push('\n');

@@ -72,6 +72,7 @@ fn route(arguments: &Preflight) -> Route {
         destination_agent: arguments.to.clone(),
         database: arguments.database.clone(),
         max_lag: None,
+        connection: arguments.connection,
     }
 }
 

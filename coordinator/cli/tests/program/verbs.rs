@@ -180,7 +180,13 @@ async fn create_says_what_to_type_next() {
     let stage = Stage::set(Script::new(support::pending(), [])).await;
     let arguments = ["create", "shop", "--from", "alpha", "--to", "beta", "--database", "shop"];
     stage.run(&arguments).await.exits(0).says("created migration shop").says("pgportage start shop");
-    assert_eq!(stage.script.heard(), ["create shop alpha>beta shop validate_only=false"]);
+    let direct: Vec<&str> = arguments.into_iter().chain(["--connection", "direct", "--validate-only"]).collect();
+    stage.run(&direct).await.exits(0).says("nothing was");
+    let heard = [
+        "create shop alpha>beta shop Tunnel validate_only=false",
+        "create shop alpha>beta shop Direct validate_only=true",
+    ];
+    assert_eq!(stage.script.heard(), heard);
 }
 
 #[tokio::test]

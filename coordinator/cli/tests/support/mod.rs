@@ -367,6 +367,7 @@ pub(crate) fn aborting() -> v1::Migration {
 
 pub(crate) fn aborted() -> v1::Migration {
     let mut migration = migration(v1::migration::State::Aborted, 6);
+    migration.spec.as_mut().unwrap().connection_path = v1::ConnectionPath::Direct.into();
     for name in ["schema", "close", "publication", "identity", "connect"] {
         step(&mut migration, name).state = v1::step::State::Undone.into();
     }
