@@ -43,10 +43,7 @@ pub struct NewCertificate {
 /// When there is one already, or the trust domain breaks its rules.
 pub fn init(dir: &Path, trust_domain: &str) -> Result<NewAuthority, Failure> {
     let authority = Authority::create(dir, trust_domain, Clock)?;
-    Ok(NewAuthority {
-        certificate: issue::authority_file(dir),
-        trust_domain: authority.trust_domain().to_owned(),
-    })
+    Ok(NewAuthority { certificate: issue::authority_file(dir), trust_domain: authority.trust_domain().to_owned() })
 }
 
 /// Issues a certificate by the authority in `dir` and writes it, its key and the
