@@ -275,6 +275,19 @@ pub async fn results(client: &impl GenericClient, action: ActionKind) -> Result<
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// The highest coordinator's epoch in the ledger. Zero without one.
+///
+/// # Errors
+///
+/// What the server reports.
+pub async fn highest_epoch(client: &impl GenericClient) -> Result<i64, Failure> {
+    if !relation_exists(client, names::LEDGER_TABLE).await? {
+        return Ok(0);
+    }
+    let row = client.query_one(HIGHEST_EPOCH, &[]).await.map_err(|error| sql_failure(error, "read the ledger"))?;
+    Ok(row.get(0))
+}
+
 /// Refuses a coordinator that somebody has succeeded.
 async fn check_epoch(transaction: &Transaction<'_>, cx: &Context) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "read the ledger");

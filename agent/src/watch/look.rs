@@ -12,6 +12,7 @@ use crate::migration::Participation;
 use crate::names::replication_name;
 use crate::postgres::{Purpose, Session, free_disk_bytes, sql_failure};
 use crate::step::connect::DESTINATION_SYSTEM;
+use crate::step::subscribe::slot_session;
 
 /// How often to try to drop a slot whose walsender has just been ended, and the
 /// pause between: together well under the time after which a subscriber comes
@@ -94,7 +95,7 @@ pub(super) async fn drop_slots(
     participation: &Participation,
     outside: &Session,
 ) -> Result<(), Failure> {
-    let inside = agent.door.open(&participation.database, Purpose::Watch).await.ok();
+    let inside = slot_session(agent, participation, Purpose::Watch).await.ok();
     let session = inside.as_ref().unwrap_or(outside);
     let failed = |error| sql_failure(error, "drop the replication slot");
     let (name, system) = parameters(&agent.journal, participation)?;

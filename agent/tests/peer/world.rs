@@ -37,6 +37,8 @@ pub(crate) struct Options {
     pub source: PostgresVersion,
     pub destination: PostgresVersion,
     pub database: String,
+    /// Whether the policies name the source server's address.
+    pub direct: bool,
     /// Role of the source agent; its password goes into a file.
     pub source_user: Option<(String, String)>,
     /// Roles made beforehand on the source, replication and canary, and their
@@ -55,6 +57,7 @@ impl Default for Options {
             source: PostgresVersion::V15,
             destination: PostgresVersion::V18,
             database: "shop".to_owned(),
+            direct: false,
             source_user: None,
             premade: None,
             prepare: (String::new(), String::new()),
@@ -108,8 +111,9 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let authority = Authority::create(&directory.path().join("ca"), "example.org", Clock).unwrap();
         let (source_port, destination_port) = (free_port().unwrap(), free_port().unwrap());
+        let direct = options.direct.then_some(source.port);
         let source_agent =
-            agent(&authority, directory.path(), Side::Source, &source, source_port, destination_port, &options);
+            agent(&authority, directory.path(), Side::Source, &source, source_port, destination_port, direct, &options);
         let destination_agent = agent(
             &authority,
             directory.path(),
@@ -117,6 +121,7 @@ impl World {
             &destination,
             destination_port,
             source_port,
+            direct,
             &options,
         );
         let source_link = serve_link(&source_agent, source_port).await;
@@ -252,6 +257,7 @@ fn agent(
     cluster: &Cluster,
     link_port: u16,
     peer_port: u16,
+    direct: Option<u16>,
     options: &Options,
 ) -> Arc<Agent> {
     use std::os::unix::fs::PermissionsExt;
@@ -273,10 +279,11 @@ fn agent(
              [roles.canary]\nname = {canary:?}\npassword_file = {file:?}\n"
         )
     });
+    let source = direct.map_or_else(String::new, |port| format!("source_address = \"127.0.0.1:{port}\"\n"));
     std::fs::write(
         &policy_path,
         format!(
-            "[databases.\"*\"]\nsides = [\"source\", \"destination\"]\n[peers]\n{peer} = \"127.0.0.1:{peer_port}\"\n\
+            "[databases.\"*\"]\nsides = [\"source\", \"destination\"]\n{source}[peers]\n{peer} = \"127.0.0.1:{peer_port}\"\n\
              [limits]\nlock_timeout = \"2s\"\n{roles}"
         ),
     )

@@ -132,6 +132,30 @@ async fn every_step_keeps_the_contract() {
 }
 
 #[tokio::test]
+async fn every_pair_of_versions_replicates() {
+    use pgportage_tests::postgres_versions::PostgresVersion::{V14, V16, V17, V18};
+    for (from, to) in [(V14, V16), (V16, V17), (V17, V18), (V18, V18)] {
+        let tools = pgportage_tests::postgres_versions::tools_for(to).unwrap();
+        let options =
+            Options { source: from, destination: to, pg_dump: Some(tools.program("pg_dump")), ..Options::default() };
+        let world = World::start_with(options).await;
+        world.source.execute("shop", SCHEMA).await.unwrap();
+        world.destination.execute("postgres", "CREATE ROLE app LOGIN").await.unwrap();
+        replicate(&world).await;
+        world.source.execute("shop", "UPDATE keyless SET v = 'y'; DELETE FROM by_index WHERE v = 'a'").await.unwrap();
+        let applied = "SELECT bool_and(v = 'y') AND (SELECT count(*) = 1 FROM by_index) FROM keyless";
+        world.destination.wait_until("shop", applied, Duration::from_secs(30)).await.unwrap();
+        undo(&world, Side::Destination, &SUBSCRIBE).await;
+        undo(&world, Side::Source, &CreateSlot).await;
+        undo(&world, Side::Source, &CreatePublication).await;
+        undo(&world, Side::Source, &keyless()).await;
+        undo(&world, Side::Source, &CreateReplicationRole).await;
+        let left = read(&world.source, "shop").await;
+        assert!(!left.iter().any(|line| line.contains("pgportage")), "{from:?}: {left:#?}");
+    }
+}
+
+#[tokio::test]
 async fn finish_leaves_nothing_but_the_fence() {
     let world = start().await;
     let database = world.options.database.clone();

@@ -10,6 +10,7 @@ mod contract;
 mod world;
 
 mod catalogs;
+mod cleanup;
 mod journey;
 mod obstacles;
 mod privilege;

@@ -13,13 +13,16 @@ use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscri
 use pgportage_proto::Reason;
 
 use crate::contract::{perform, perform_with, undo};
-use crate::world::{PATIENCE, World};
+use crate::world::{Options, PATIENCE, World};
 
 const SUBSCRIBE: CreateSubscription = CreateSubscription { path: ConnectionPath::Tunnel };
 
 /// Everything before the subscription.
 async fn ready_to_subscribe(schema: &str) -> World {
-    let world = World::start().await;
+    ready_in(World::start().await, schema).await
+}
+
+async fn ready_in(world: World, schema: &str) -> World {
     world.source.execute(&world.options.database, schema).await.unwrap();
     perform(&world, Side::Source, &CreateReplicationRole).await;
     perform(&world, Side::Source, &CreatePublication).await;
@@ -155,4 +158,22 @@ async fn what_table_synchronisation_left_behind_is_dropped() {
     let others = "SELECT array_agg(slot_name::text) = '{pg_16400_sync_16385_1}' FROM pg_replication_slots";
     world.source.wait_until(&database, others, Duration::from_secs(1)).await.unwrap();
     undo(&world, Side::Destination, &SUBSCRIBE).await;
+}
+
+#[tokio::test]
+async fn a_direct_path_needs_the_policys_word() {
+    let direct = CreateSubscription { path: ConnectionPath::Direct };
+    let world = ready_to_subscribe("CREATE TABLE public.t (id int PRIMARY KEY)").await;
+    let failure = perform_with(&world.context(Side::Destination), &direct).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::PolicyDenied);
+    drop(world);
+
+    let options = Options { direct: true, ..Options::default() };
+    let world = ready_in(World::start_with(options).await, "CREATE TABLE public.t (id int PRIMARY KEY)").await;
+    perform(&world, Side::Destination, &direct).await;
+    assert_eq!(perform(&world, Side::Destination, &AwaitCopy).await.table_count, 3);
+    let client = world.destination.connect(&world.options.database).await.unwrap();
+    let conninfo: String = client.query_one("SELECT subconninfo FROM pg_subscription", &[]).await.unwrap().get(0);
+    assert!(conninfo.contains(&format!("port='{}'", world.source.port)), "to the server itself");
+    undo(&world, Side::Destination, &direct).await;
 }

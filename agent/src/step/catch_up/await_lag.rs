@@ -96,7 +96,7 @@ impl Step for AwaitLag {
                 let arriving = arrived.is_some() && reading.map(|reading| reading.arrived) > arrived;
                 return Err(match reading {
                     Some(reading) if arriving => too_high(reading.lag, self.max_lag),
-                    Some(_) | None => stalled(cx, &subject).effect(Effect::None),
+                    Some(_) | None => stalled(cx, &subject).effect(Effect::None).hint(LOG_HINT),
                 });
             }
             arrived = arrived.or(reading.map(|reading| reading.arrived));
@@ -108,6 +108,9 @@ impl Step for AwaitLag {
         Ok(())
     }
 }
+
+const LOG_HINT: &str = "No heartbeat arrives: the link may be down, or the subscription fails. Read the logs of the two \
+                        agents and of the destination server; then retry the step.";
 
 fn subject(reading: Option<Reading>, limit: Duration, under: bool) -> String {
     let limit = humantime::format_duration(limit);

@@ -43,8 +43,10 @@ pub async fn clean_up_locally(agent: &SharedAgent, migration: &MigrationId) -> R
         migration.id = %migration, side = %participation.side, database = participation.database,
         "removing everything of ours by local command"
     );
-    let cx = context(agent, &participation)?;
-    let session = cx.door.open(&participation.database, Purpose::Control).await?;
+    let session = agent.door.open(&participation.database, Purpose::Control).await?;
+    // Whoever works here has the last word: no coordinator does.
+    let leader_epoch = agent.journal.leader_epoch()?.max(own_schema::highest_epoch(&*session).await?);
+    let cx = context(agent, &participation, leader_epoch);
     match participation.side {
         Side::Source => {
             check_source(&cx, &session).await?;
@@ -59,11 +61,11 @@ pub async fn clean_up_locally(agent: &SharedAgent, migration: &MigrationId) -> R
     }
 }
 
-fn context(agent: &SharedAgent, participation: &Participation) -> Result<Context, Failure> {
-    Ok(Context {
+fn context(agent: &SharedAgent, participation: &Participation, leader_epoch: i64) -> Context {
+    Context {
         participation: participation.clone(),
         command_id: format!("cleanup-{}", uuid::Uuid::now_v7()),
-        leader_epoch: agent.journal.leader_epoch()?,
+        leader_epoch,
         plan_digest: Vec::new(),
         stall_timeout: STALL_TIMEOUT,
         door: agent.door.clone(),
@@ -71,7 +73,7 @@ fn context(agent: &SharedAgent, participation: &Participation) -> Result<Context
         clock: agent.clock,
         progress: watch::Sender::new(Progress::default()),
         cancel: CancellationToken::new(),
-    })
+    }
 }
 
 /// A source that is fenced may be cleaned up once the destination has opened: it
