@@ -5,6 +5,8 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use pgportage_agent::metrics;
+use pgportage_agent::migration::MigrationId;
 use pgportage_link::Clock;
 use pgportage_link::fail_point;
 use pgportage_proto::v1;
@@ -48,11 +50,23 @@ async fn hello_welcome_work_and_goodbye() {
     assert_eq!(succeeded.sequence, 2);
     assert!(matches!(succeeded.fact, Some(Fact::Succeeded(v1::CommandResult { result: None }))));
     line.ack(&succeeded).await;
+    line.quiet().await;
     let journal = rusqlite::Connection::open(running.agent.settings.journal_path()).unwrap();
     let (actor, serial): (String, String) =
         journal.query_row("SELECT actor, actor_serial FROM command", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     assert_eq!(actor, "spiffe://example.org/pgportage/coordinator/main");
     assert!(!serial.is_empty());
+    let orders = MigrationId::new("orders").unwrap();
+    running.agent.gauges.update(&orders, |gauge| gauge.lag = Some(Duration::from_millis(250)));
+    let figures = metrics::register(&running.agent, &running.runner).render();
+    for line in [
+        "pgportage_attached 1",
+        "pgportage_unacknowledged_facts 0",
+        "pgportage_lag_seconds{migration=\"orders\"} 0.25",
+        "pgportage_step_attempts_total{step=\"reach_peer\",verb=\"undo\",outcome=\"succeeded\"} 1",
+    ] {
+        assert!(figures.lines().any(|found| found == line), "{line} is missing in:\n{figures}");
+    }
 
     let stopping = tokio::spawn(running.stop());
     assert!(matches!(line.hear().await, Some(Up::Goodbye(_))));
