@@ -215,8 +215,8 @@ mod tests {
             [
                 "REVOKE CONNECT ON DATABASE \"my db\" FROM PUBLIC CASCADE",
                 "REVOKE CONNECT ON DATABASE \"my db\" FROM \"Owner \"\"x\"\"\" CASCADE",
-                "GRANT CONNECT ON DATABASE \"my db\" TO \"agent\"",
-                "GRANT CONNECT ON DATABASE \"my db\" TO \"pgportage_shop\"",
+                "GRANT CONNECT ON DATABASE \"my db\" TO agent",
+                "GRANT CONNECT ON DATABASE \"my db\" TO pgportage_shop",
             ]
         );
     }
@@ -231,10 +231,10 @@ mod tests {
         assert_eq!(
             before.restore_statements("shop", &fenced),
             [
-                "GRANT CONNECT ON DATABASE \"shop\" TO PUBLIC",
-                "GRANT CONNECT ON DATABASE \"shop\" TO \"app\" WITH GRANT OPTION",
-                "REVOKE CONNECT ON DATABASE \"shop\" FROM \"pgportage_shop\" CASCADE",
-                "ALTER DATABASE \"shop\" RESET default_transaction_read_only",
+                "GRANT CONNECT ON DATABASE shop TO PUBLIC",
+                "GRANT CONNECT ON DATABASE shop TO app WITH GRANT OPTION",
+                "REVOKE CONNECT ON DATABASE shop FROM pgportage_shop CASCADE",
+                "ALTER DATABASE shop RESET default_transaction_read_only",
             ]
         );
         assert!(before.restore_statements("shop", &before).is_empty());
@@ -246,7 +246,7 @@ mod tests {
         let now = access(vec![grant(Some("app"), true)]);
         assert_eq!(
             before.restore_statements("shop", &now),
-            ["REVOKE GRANT OPTION FOR CONNECT ON DATABASE \"shop\" FROM \"app\" CASCADE"]
+            ["REVOKE GRANT OPTION FOR CONNECT ON DATABASE shop FROM app CASCADE"]
         );
     }
 

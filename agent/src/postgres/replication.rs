@@ -130,11 +130,12 @@ fn unreachable(error: &io::Error, address: &str) -> Failure {
         .because(error)
 }
 
-/// `18.6 (Debian …)` or `15.20`.
+/// `18.6 (Debian …)`, `15.20` or `19beta1`.
 fn parse_version(text: &str) -> Option<ServerVersion> {
     let number = text.split_whitespace().next()?;
     let (major, minor) = number.split_once('.').unwrap_or((number, "0"));
-    let major = major.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<i32>().ok()?;
+    let digits = major.find(|c: char| !c.is_ascii_digit()).map_or(major, |end| &major[..end]);
+    let major = digits.parse::<i32>().ok()?;
     Some(ServerVersion::from_num(major * 10_000 + minor.parse::<i32>().unwrap_or(0)))
 }
 
