@@ -394,6 +394,8 @@ async fn a_frozen_agent_does_not_act_on_what_it_slept_through() {
     Clock.sleep(Duration::from_millis(3500)).await;
     kill_process(pid(&agent), Signal::CONT).unwrap();
     assert_eq!(failure(line.outcome(&missed.id).await).reason, "STALE_COMMAND");
+    // The newest beat heard so far may be from before the sleep.
+    line.quiet().await;
     let fresh = harmless();
     line.command(fresh.clone()).await;
     assert!(matches!(line.outcome(&fresh.id).await, Fact::Succeeded(_)));
@@ -414,23 +416,34 @@ fn hanging() -> v1::Command {
     command(v1::command::Action::CreateSlot(v1::CreateSlot {}))
 }
 
-fn program(site: &Site, fail_point: Option<&str>) -> Child {
+/// The program itself. Dropping it leaves nothing behind.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended long ago.
+        let _killed = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+fn program(site: &Site, fail_point: Option<&str>) -> Program {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgportage-agent"));
     command.arg("--config").arg(&site.settings_path).stdin(Stdio::null());
     if let Some(point) = fail_point {
         command.env("PGPORTAGE_FAIL_POINT", point);
     }
-    command.spawn().unwrap()
+    Program(command.spawn().unwrap())
 }
 
-fn pid(child: &Child) -> rustix::process::Pid {
-    rustix::process::Pid::from_child(child)
+fn pid(program: &Program) -> rustix::process::Pid {
+    rustix::process::Pid::from_child(&program.0)
 }
 
-async fn wait_for_end(child: &mut Child) -> std::process::ExitStatus {
+async fn wait_for_end(program: &mut Program) -> std::process::ExitStatus {
     let deadline = Clock.now() + PATIENCE;
     loop {
-        if let Some(status) = child.try_wait().unwrap() {
+        if let Some(status) = program.0.try_wait().unwrap() {
             return status;
         }
         assert!(Clock.now() < deadline, "the program does not end");
