@@ -204,8 +204,8 @@ async fn any_name_works() {
             ))
             .await
             .unwrap();
-        assert_eq!(catalog::user_tables(&session).await.unwrap(), [table.clone()]);
-        assert_eq!(catalog::published_tables(&session, name).await.unwrap(), [table.clone()]);
+        assert_eq!(catalog::user_tables(&session).await.unwrap(), std::slice::from_ref(&table));
+        assert_eq!(catalog::published_tables(&session, name).await.unwrap(), std::slice::from_ref(&table));
         let sequences = catalog::sequences(&session).await.unwrap();
         assert_eq!(sequences.len(), 1);
         assert_eq!((sequences[0].last_value, sequences[0].called), (7, true));

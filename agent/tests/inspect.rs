@@ -1,21 +1,44 @@
 //! Every finding, from real servers in the state that it is about.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use pgportage_agent::migration::Side;
-use pgportage_agent::step::Step;
 use pgportage_agent::step::inspect::{CheckServer, CheckServerResult, Consent, Finding, Inventory, Severity};
-use pgportage_link::Failure;
+use pgportage_agent::step::{Context, Progress, Step};
+use pgportage_link::{Clock, Failure};
 use pgportage_proto::Reason;
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
 use pgportage_tests::postgres_versions::PostgresVersion;
 use support::{Lone, Options};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// What a step is given.
+fn context(lone: &Lone) -> Context {
+    Context {
+        participation: lone.participation.clone(),
+        command_id: Uuid::now_v7().to_string(),
+        leader_epoch: 1,
+        plan_digest: vec![0; 32],
+        stall_timeout: Duration::from_secs(60),
+        door: lone.agent.door.clone(),
+        agent: Arc::clone(&lone.agent),
+        clock: Clock,
+        progress: watch::Sender::new(Progress::default()),
+        cancel: CancellationToken::new(),
+    }
+}
 
 async fn check(lone: &Lone, source: Option<&Inventory>, consents: &[Consent]) -> Result<CheckServerResult, Failure> {
     let step = CheckServer { source: source.cloned(), consents: consents.to_vec() };
-    step.perform(&lone.context()).await
+    step.perform(&context(lone)).await
 }
 
 /// The finding of this code about this object.

@@ -1,10 +1,13 @@
 //! The watch, beside real servers.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_agent::journal::CommandEntry;
 use pgportage_agent::metrics::Gauge;
 use pgportage_agent::migration::Side;
 use pgportage_agent::watch;
@@ -14,6 +17,7 @@ use pgportage_tests::cluster::{Cluster, ClusterOptions};
 use pgportage_tests::postgres_versions::PostgresVersion;
 use pgportage_tests::wait::{self, Seen};
 use support::{Lone, Options};
+use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(40);
 const GONE: &str = "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'pgportage_shop')";
@@ -44,10 +48,23 @@ fn beside(cluster: &Cluster, drop_slot: bool) -> Lone {
         ..Options::new(Side::Source)
     };
     let lone = Lone::beside(cluster, &options);
-    lone.join();
+    join(&lone);
     // As the step does that makes the slot.
     lone.agent.journal.set_note(&lone.participation.migration, "slot", "pgportage_shop").unwrap();
     lone
+}
+
+/// Writes the participation into the journal, as an accepted command does.
+fn join(lone: &Lone) {
+    let command = CommandEntry {
+        id: Uuid::now_v7().to_string(),
+        migration: lone.participation.migration.to_string(),
+        digest: [0; 32],
+        message: Vec::new(),
+        actor: "spiffe://example.org/pgportage/coordinator/main".to_owned(),
+        actor_serial: String::new(),
+    };
+    lone.agent.journal.accept(&command, Some(&lone.participation), &[], Clock.wall()).unwrap();
 }
 
 /// Moves the server's position on by so many segments of 16 MB.

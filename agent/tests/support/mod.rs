@@ -5,39 +5,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_agent::agent::Agent;
-use pgportage_agent::journal::{CommandEntry, Journal};
+use pgportage_agent::journal::Journal;
 use pgportage_agent::migration::{MigrationId, Participation, Side};
 use pgportage_agent::policy::Policy;
 use pgportage_agent::settings::Settings;
-use pgportage_agent::step::{Context, Progress};
 use pgportage_link::Clock;
 use pgportage_link::identity::Role;
 use pgportage_link::issue::Authority;
 use pgportage_link::tls::Identity;
 use pgportage_tests::cluster::{Cluster, SUPERUSER};
 use tempfile::TempDir;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What differs from one test to another.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Which side the agent has.
-    pub side: Side,
+    pub(crate) side: Side,
     /// Lines under `[limits]` of the policy.
-    pub limits: String,
+    pub(crate) limits: String,
     /// Further sections of the policy.
-    pub policy: String,
+    pub(crate) policy: String,
     /// Role and password of the agent. Absent: the superuser.
-    pub user: Option<(String, String)>,
+    pub(crate) user: Option<(String, String)>,
 }
 
 impl Options {
     /// A superuser's agent that may do everything.
-    pub fn new(side: Side) -> Self {
+    pub(crate) fn new(side: Side) -> Self {
         Self {
             side,
             limits: String::new(),
@@ -50,18 +46,18 @@ impl Options {
 }
 
 /// An agent and the directory it lives in.
-pub struct Lone {
+pub(crate) struct Lone {
     /// The agent.
-    pub agent: Arc<Agent>,
+    pub(crate) agent: Arc<Agent>,
     /// Its part.
-    pub participation: Participation,
+    pub(crate) participation: Participation,
     _home: TempDir,
 }
 
 impl Lone {
     /// Puts an agent together beside a cluster, for the migration `shop` of the
     /// database `shop`.
-    pub fn beside(cluster: &Cluster, options: &Options) -> Self {
+    pub(crate) fn beside(cluster: &Cluster, options: &Options) -> Self {
         let home = tempfile::tempdir().unwrap();
         let agent = Self::start(&home, cluster, options);
         let participation = Participation {
@@ -116,34 +112,5 @@ impl Lone {
         let policy = Policy::load(&policy).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
         let journal = Journal::open(&settings.journal_path()).unwrap();
         Arc::new(Agent::new(settings, policy, journal, Identity::load(&identity, Clock).unwrap()))
-    }
-
-    /// Writes the participation into the journal, as an accepted command does.
-    pub fn join(&self) {
-        let command = CommandEntry {
-            id: Uuid::now_v7().to_string(),
-            migration: self.participation.migration.to_string(),
-            digest: [0; 32],
-            message: Vec::new(),
-            actor: "spiffe://example.org/pgportage/coordinator/main".to_owned(),
-            actor_serial: String::new(),
-        };
-        self.agent.journal.accept(&command, Some(&self.participation), &[], Clock.wall()).unwrap();
-    }
-
-    /// What a step is given.
-    pub fn context(&self) -> Context {
-        Context {
-            participation: self.participation.clone(),
-            command_id: Uuid::now_v7().to_string(),
-            leader_epoch: 1,
-            plan_digest: vec![0; 32],
-            stall_timeout: Duration::from_secs(60),
-            door: self.agent.door.clone(),
-            agent: Arc::clone(&self.agent),
-            clock: Clock,
-            progress: watch::Sender::new(Progress::default()),
-            cancel: CancellationToken::new(),
-        }
     }
 }
