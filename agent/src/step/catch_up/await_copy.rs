@@ -18,9 +18,12 @@ use crate::step::{Context, Progress, ProgressPart, ProgressUnit, Step, Survey};
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Errors of one standstill after which the copy is taken for broken, if the
-/// other agent answers: PostgreSQL tries again every five seconds.
+/// Errors of one standstill after which the source is looked at: PostgreSQL
+/// tries again every five seconds.
 const ERRORS: i64 = 6;
+/// So many such standstills in a row, each with the source there at its end,
+/// mean that the copy is broken. One alone may be what an outage left behind.
+const STANDSTILLS: u32 = 2;
 
 const SUBSCRIPTION: &str = "\
 SELECT s.oid, s.subenabled,
@@ -140,6 +143,7 @@ impl Step for AwaitCopy {
         let mut last: Option<Look> = None;
         let mut seen = Seen::new();
         let mut errors_before = 0;
+        let mut standstills = 0;
         loop {
             cx.safe_point()?;
             let now = match observe(cx, &mut session).await {
@@ -157,7 +161,10 @@ impl Step for AwaitCopy {
             if moved {
                 patience.moved(cx);
                 errors_before = now.errors.unwrap_or_default();
+                standstills = 0;
             }
+            // A crash of the server sets its counters to zero.
+            errors_before = errors_before.min(now.errors.unwrap_or_default());
             let errors = now.errors.unwrap_or_default() - errors_before;
             let subject = now.subject(errors);
             report(cx, &now, &mut seen, subject.clone());
@@ -165,8 +172,12 @@ impl Step for AwaitCopy {
                 return Err(failed("the subscription was disabled")
                     .hint("Find out who disabled it, then: ALTER SUBSCRIPTION … ENABLE, and retry the step."));
             }
-            let broken = errors >= ERRORS && link_answers(cx).await;
-            if broken || patience.is_over(cx) {
+            if errors >= ERRORS {
+                // Errors while the source is away are an outage, not a broken copy.
+                standstills = if source_answers(cx).await { standstills + 1 } else { 0 };
+                errors_before = now.errors.unwrap_or_default();
+            }
+            if standstills >= STANDSTILLS || patience.is_over(cx) {
                 return Err(if errors > 0 { failed(&subject).hint(LOG_HINT) } else { stalled(cx, &subject) });
             }
             last = Some(now);
@@ -189,10 +200,10 @@ fn failed(what: &str) -> Failure {
         .effect(Effect::None)
 }
 
-/// Errors while the link is away are an outage, not a broken copy.
-async fn link_answers(cx: &Context) -> bool {
-    match cx.agent.peers.call(&cx.participation).await {
-        Ok(peer) => peer.greet().await.is_ok(),
+/// Whether the source's agent reaches its server at this moment.
+async fn source_answers(cx: &Context) -> bool {
+    match cx.agent.peers.connect(&cx.participation).await {
+        Ok(peer) => peer.open_tunnel().await.is_ok(),
         Err(_) => false,
     }
 }
