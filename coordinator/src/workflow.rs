@@ -3,7 +3,8 @@
 //! Read [`TABLE`] first. [`state`] folds the stored facts of one migration into
 //! where it stands, through one transition function; [`plan`] says what to do
 //! next. **Invariant:** nothing here reads a clock, a socket or the store; the
-//! engine (`crate::engine`) carries plans out and records what came of it.
+//! engine (`crate::engine`) carries plans out and records what came of it. From
+//! outside this module come only the words that failures are told in.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 

@@ -109,7 +109,9 @@ impl State {
             }
             Event::CommandIssued(issued) => self.issued(issued, fact),
             Event::CommandAccepted { command, agent_sequence } => {
-                self.heard(*command, *agent_sequence, false).map(drop)
+                let (act, verb) = self.heard(*command, *agent_sequence, false)?;
+                self.act_mut(act).accepted |= verb == Verb::Perform;
+                Ok(())
             }
             Event::CommandSucceeded { command, agent_sequence, outcome, outage } => {
                 let (act, verb) = self.heard(*command, *agent_sequence, true)?;
