@@ -50,12 +50,25 @@ pub fn of_agent(end: End) -> Result<Vec<String>> {
     for action in actions(end) {
         let around = |moment: &str| format!("{action}.perform.{moment}");
         let prefix = format!("{action}.perform.");
+        let here = |point: &&String| point.starts_with(&prefix) && !is_of_the_other_end(end, point);
         points.extend(MOMENTS[..2].iter().map(|moment| around(moment)));
         // In the order of the file, which is the order of the procedure.
-        points.extend(inside.iter().filter(|point| point.starts_with(&prefix)).cloned());
+        points.extend(inside.iter().filter(here).cloned());
         points.extend(MOMENTS[2..].iter().map(|moment| around(moment)));
     }
     Ok(points)
+}
+
+/// Whether a point is inside an action that both ends carry out, in the part of
+/// the other end. Both clean up at the end, each what is there.
+fn is_of_the_other_end(end: End, point: &str) -> bool {
+    let of_the_source = ["noted", "slot", "schema", "roles"];
+    let of_the_destination = ["subscription", "destination_schema"];
+    let others: &[&str] = match end {
+        End::Source => &of_the_destination,
+        End::Destination => &of_the_source,
+    };
+    others.iter().any(|moment| point == format!("finish_migration.perform.{moment}"))
 }
 
 /// Whether a point is behind the decision: one migration passes only one of these
@@ -72,6 +85,13 @@ pub fn is_behind_the_decision(point: &str) -> bool {
 /// When the source cannot be read.
 pub fn of_coordinator() -> Result<Vec<String>> {
     in_source(&workspace_directory().join("coordinator/src"))
+}
+
+/// The points of the coordinator that a migration passes on its way: a store that
+/// is new is migrated by nobody, and a command is cancelled in an abort only.
+#[must_use]
+pub fn is_on_the_way(point: &str) -> bool {
+    !["coordinator.send.cancel", "coordinator.store.migrating"].contains(&point)
 }
 
 /// The names given to fail points in a directory, file by file in order.

@@ -27,7 +27,7 @@ pub struct Span {
     pub id: String,
     /// The span it is part of; empty at the root.
     pub parent: String,
-    /// Names, values and events, as text.
+    /// Names, values and events, those of its process included, as text.
     pub attributes: String,
 }
 
@@ -96,6 +96,7 @@ impl TraceService for Keeper {
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let mut kept = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         for resource in request.into_inner().resource_spans {
+            let of_the_process = format!("{:?}", resource.resource);
             let service = resource
                 .resource
                 .iter()
@@ -110,7 +111,7 @@ impl TraceService for Keeper {
             for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
                 kept.push(Span {
                     service: service.clone(),
-                    attributes: format!("{:?} {:?} {:?}", span.attributes, span.events, span.status),
+                    attributes: format!("{of_the_process} {:?} {:?} {:?}", span.attributes, span.events, span.status),
                     name: span.name,
                     trace: hexadecimal(&span.trace_id),
                     id: hexadecimal(&span.span_id),

@@ -359,6 +359,8 @@ struct AgentStatus {
 /// The application's role and its database, which exists on both servers.
 async fn make_application(cluster: &Cluster, database: &str) -> Result<()> {
     let client = cluster.connect("postgres").await?;
+    // Whatever the server logs: this statement is the administrator's business.
+    client.batch_execute("SET log_statement = none").await?;
     client.batch_execute(&format!("CREATE ROLE {APPLICATION} LOGIN PASSWORD '{APPLICATION_PASSWORD}'")).await?;
     let quoted = database.replace('"', "\"\"");
     client.batch_execute(&format!("CREATE DATABASE \"{quoted}\" OWNER {APPLICATION}")).await?;

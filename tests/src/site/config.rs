@@ -57,8 +57,9 @@ pub struct PolicyConfig {
 /// Every destructive act that a policy can allow.
 pub const DESTRUCTIVE: [&str; 5] = ["fence", "open", "drop_slot", "terminate_sessions", "replica_identity_full"];
 
+/// A basic string: TOML escapes in it as JSON does, and takes it as a key too.
 fn text(value: &str) -> String {
-    toml::Value::String(value.to_owned()).to_string()
+    serde_json::Value::String(value.to_owned()).to_string()
 }
 
 fn path(value: &Path) -> String {
