@@ -350,7 +350,14 @@ pub const TABLE: &[StepRow] = &[
     StepRow {
         name: StepName::Verify,
         hold: None,
-        acts: &[source(Do::CountRows, Nothing), destination(Do::CountRows, Nothing), source(Do::CountRows, Nothing)],
+        // After a break the destination may be behind by more than what changes
+        // while rows are counted: first the stream has to be level again.
+        acts: &[
+            source(Do::AwaitLag, Nothing),
+            source(Do::CountRows, Nothing),
+            destination(Do::CountRows, Nothing),
+            source(Do::CountRows, Nothing),
+        ],
         way_back: WayBack::Strict,
     },
     StepRow {

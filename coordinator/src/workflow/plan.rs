@@ -16,6 +16,8 @@ use super::{ActRef, ActionKind, Order, Side, StepName, TABLE, Undo, Verb, WayBac
 
 /// How long the lag must stay under its limit before a migration is ready.
 const STABLE_WINDOW: Duration = Duration::from_secs(5);
+/// The same before rows are counted: two heartbeats, so that a break is noticed.
+const LEVEL_WINDOW: Duration = Duration::from_secs(2);
 
 /// What the engine knows from its clock and its settings.
 #[derive(Clone, Copy, Debug)]
@@ -268,7 +270,7 @@ fn conclude(state: &State, step: StepName) -> Event {
             let nothing = RowCounts::default();
             let counted = |index| state.counted(index).unwrap_or(&nothing);
             let so_far = state.verification.as_ref().map(|verified| &verified.found);
-            match judge::verification(counted(0), counted(1), counted(2), so_far) {
+            match judge::verification(counted(1), counted(2), counted(3), so_far) {
                 Comparison::Equal(found) => Event::StepSucceeded { step, verification: Some(Box::new(found)) },
                 Comparison::Again(tables, found) => {
                     Event::VerificationRepeated { tables, verification: Box::new(found) }
@@ -314,7 +316,10 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
         ActionKind::CreateSlot => Input::CreateSlot,
         ActionKind::CreateSubscription => Input::CreateSubscription { connection_path: *connection_path },
         ActionKind::AwaitCopy => Input::AwaitCopy,
-        ActionKind::AwaitLag => Input::AwaitLag { max_lag: *max_lag, stable_window: STABLE_WINDOW },
+        ActionKind::AwaitLag => Input::AwaitLag {
+            max_lag: *max_lag,
+            stable_window: if act.step == StepName::Verify { LEVEL_WINDOW } else { STABLE_WINDOW },
+        },
         ActionKind::CountRows => Input::CountRows {
             tables: state.verification.as_ref().map(|verified| verified.again.clone()).unwrap_or_default(),
         },

@@ -61,7 +61,7 @@ async fn a_database_moves() {
     assert!(!world.source_takes_writes(), "the source stays fenced");
     // Each act happened once.
     world.look(|servers| {
-        assert_eq!(servers.done.len(), 25, "{:?}", servers.done);
+        assert_eq!(servers.done.len(), 26, "{:?}", servers.done);
         assert!(servers.done.iter().all(|(_, _, verb)| *verb == v1::Verb::Perform));
     });
 }
