@@ -6,6 +6,7 @@
 //! twice, and then the catalogs are as they were.
 
 mod contract;
+#[expect(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../peer/world.rs"]
 mod world;
 

@@ -22,6 +22,9 @@ use crate::step::{Context, Progress, Step, Survey};
 /// the slot.
 pub(crate) const SLOT_NOTE: &str = "slot";
 
+/// The slot is there already.
+const DUPLICATE_OBJECT: &str = "42710";
+
 /// How often to look what the server waits for.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -129,8 +132,7 @@ impl Step for CreateSlot {
         cx.fail_point("create_slot.perform.granted");
         cx.agent.journal.set_note(&cx.participation.migration, SLOT_NOTE, &name)?;
         cx.fail_point("create_slot.perform.intended");
-        end_earlier_attempt(cx, &name).await?;
-        create(cx, &name).await?;
+        make(cx, &name).await?;
         cx.fail_point("create_slot.perform.created");
         // A checkpoint at the wrong moment may invalidate a new slot.
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
@@ -235,19 +237,28 @@ fn conflict(name: &str) -> Failure {
         .effect(Effect::None)
 }
 
-/// A backend of an attempt that died may still be waiting to make the slot.
-async fn end_earlier_attempt(cx: &Context, name: &str) -> Result<(), Failure> {
+/// Makes the slot, unless it is there. A backend of an attempt that died may
+/// still be waiting to make it, may end at any moment, and may yet succeed.
+async fn make(cx: &Context, name: &str) -> Result<(), Failure> {
     let mut patience = Patience::new(cx);
     loop {
         cx.safe_point()?;
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-        let Found::BeingMade(pid) = find(cx, &session, name).await? else { return Ok(()) };
-        session
-            .query_one("SELECT pg_terminate_backend($1)", &[&pid])
-            .await
-            .map_err(|error| sql_failure(error, "end an earlier attempt"))?;
+        match find(cx, &session, name).await? {
+            Found::Usable(_) => return Ok(()),
+            Found::BeingMade(pid) => {
+                session
+                    .query_one("SELECT pg_terminate_backend($1)", &[&pid])
+                    .await
+                    .map_err(|error| sql_failure(error, "end an earlier attempt"))?;
+            }
+            Found::Nothing => match create(cx, name).await {
+                Err(failure) if failure.sqlstate.as_deref() == Some(DUPLICATE_OBJECT) => {}
+                made => return made,
+            },
+        }
         let still_there = Failure::new(Reason::ServerUnreachable, "an earlier attempt still makes the slot");
-        patience.again(cx, still_there, &format!("process {pid} of an earlier attempt")).await?;
+        patience.again(cx, still_there, "the end of an earlier attempt").await?;
     }
 }
 
