@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pgportage_tests::otlp::Receiver;
 use pgportage_tests::site::{APPLICATION, APPLICATION_PASSWORD};
-use pgportage_tests::{ClusterOptions, PostgresVersion, Site, SiteOptions};
+use pgportage_tests::{Cluster, ClusterOptions, PostgresVersion, Site, SiteOptions};
 
 /// In a row that moves.
 const CANARY_ROW: &str = "canary-row-value-4711";
@@ -30,6 +30,13 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// What is not ours must not be in the server's log, which this test reads.
+async fn execute_unlogged(cluster: &Cluster, database: &str, statements: &str) {
+    let client = cluster.connect(database).await.unwrap();
+    client.batch_execute("SET log_statement = none").await.unwrap();
+    client.batch_execute(statements).await.unwrap();
+}
+
 fn contains(haystack: &[u8], needle: &str) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle.as_bytes())
 }
@@ -49,8 +56,7 @@ async fn no_canary_is_anywhere() {
         [(&site.source, &mut site.source_config), (&site.destination, &mut site.destination_config)]
     {
         let role = format!("CREATE ROLE porter SUPERUSER LOGIN PASSWORD '{agent_password}'");
-        // Not in the server's log, which this test reads.
-        cluster.execute("postgres", &format!("SET log_statement = none; {role}")).await.unwrap();
+        execute_unlogged(cluster, "postgres", &role).await;
         let password_file = config.state_directory.with_extension("password");
         fs::write(&password_file, agent_password).unwrap();
         fs::set_permissions(&password_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
@@ -69,11 +75,11 @@ async fn no_canary_is_anywhere() {
 
     let database = site.database.clone();
     let rows = format!(
-        "SET log_statement = none; SET ROLE {APPLICATION};
+        "SET ROLE {APPLICATION};
          CREATE TABLE secrets (id int PRIMARY KEY, value text DEFAULT '{CANARY_DDL}');
          INSERT INTO secrets SELECT n, '{CANARY_ROW}' FROM generate_series(1, 10) n"
     );
-    site.source.execute(&database, &rows).await.unwrap();
+    execute_unlogged(&site.source, &database, &rows).await;
     site.migrate_until_cutover("quiet").await.unwrap();
 
     // While it runs: what other users of the machine can see of our processes.

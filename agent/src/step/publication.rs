@@ -163,6 +163,11 @@ pub(crate) async fn is_fenced(client: &impl GenericClient) -> Result<bool, Failu
     Ok(exists && client.query_one(FENCE_ROW, &[]).await.map_err(failure)?.get(0))
 }
 
+/// Longer than `deadlock_timeout` (1 s unless changed), after which an autovacuum
+/// worker makes way. With the policy's `lock_timeout` a source whose large tables
+/// are always being vacuumed would never get its publication.
+const EVICT_MAINTENANCE: &str = "SET LOCAL lock_timeout = '3s'";
+
 async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
     let failure = |error| sql_failure(error, "create the publication");
     let mut session: Session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
@@ -172,6 +177,9 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
     tables.push(RelationName::new(names::SCHEMA, names::HEARTBEAT_TABLE));
     tables.push(RelationName::new(names::SCHEMA, names::MARKER_TABLE));
     cx.report(Progress { subject: format!("locks on {} tables to publish", tables.len()), ..Progress::default() });
+    // The publication's lock on a table hinders no writer, only maintenance; and
+    // autovacuum leaves only once somebody has waited for `deadlock_timeout`.
+    transaction.batch_execute(EVICT_MAINTENANCE).await.map_err(failure)?;
     // ONLY: every partition and every child is listed by itself.
     let list: Vec<String> = tables.iter().map(|table| format!("ONLY {table}")).collect();
     let statement = format!(

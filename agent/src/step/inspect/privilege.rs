@@ -92,7 +92,8 @@ pub(super) async fn source(x: &Examination<'_>) -> Result<Vec<Finding>, Failure>
     }
     let role = &standing.role;
     let mut findings = common(x, role).await?;
-    if !standing.replicates {
+    // A replication role made beforehand makes the slot itself.
+    if !standing.replicates && x.agent.policy.roles().replication.is_none() {
         findings.push(missing(
             role.clone(),
             "the agent's role may not make a replication slot",
