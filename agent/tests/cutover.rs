@@ -2,6 +2,9 @@
 //! this process: what they do, that doing them twice does no harm, and how they
 //! are taken back, also after a death between any two of their effects.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "shared with tests that use more of it")]
 #[path = "peer/world.rs"]
 mod world;
 

@@ -156,12 +156,13 @@ async fn the_port_survives_a_restart_and_goes_with_the_migration() {
     assert!(other.ensure(agent, &world.on(Side::Destination)).await.is_err());
     agent.tunnels.close(&migration());
     let agent = Arc::clone(agent);
-    wait::until("the port to be free", PATIENCE, || async {
+    let again = wait::until("the port to be free", PATIENCE, || async {
         Ok(match other.ensure(&agent, &world.on(Side::Destination)).await {
-            Ok(again) => Seen::Done(assert_eq!(again, address)),
+            Ok(again) => Seen::Done(again),
             Err(failure) => Seen::NotYet(failure.message),
         })
     })
     .await
     .unwrap();
+    assert_eq!(again, address);
 }

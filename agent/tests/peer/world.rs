@@ -113,17 +113,19 @@ impl World {
         let (source_port, destination_port) = (free_port().unwrap(), free_port().unwrap());
         let direct = options.direct.then_some(source.port);
         let source_agent =
-            agent(&authority, directory.path(), Side::Source, &source, source_port, destination_port, direct, &options);
-        let destination_agent = agent(
-            &authority,
-            directory.path(),
-            Side::Destination,
-            &destination,
-            destination_port,
-            source_port,
-            direct,
-            &options,
-        );
+            Place { side: Side::Source, cluster: &source, link_port: source_port, peer_port: destination_port }.agent(
+                &authority,
+                directory.path(),
+                direct,
+                &options,
+            );
+        let destination_agent = Place {
+            side: Side::Destination,
+            cluster: &destination,
+            link_port: destination_port,
+            peer_port: source_port,
+        }
+        .agent(&authority, directory.path(), direct, &options);
         let source_link = serve_link(&source_agent, source_port).await;
         let destination_link = serve_link(&destination_agent, destination_port).await;
         for agent in [&source_agent, &destination_agent] {
@@ -196,10 +198,6 @@ impl World {
         self.source_link = Some(serve_link(&self.source_agent, self.source_link_port).await);
     }
 
-    pub(crate) fn source_link_address(&self) -> String {
-        format!("127.0.0.1:{}", self.source_link_port)
-    }
-
     /// A certificate of the same authority for somebody else.
     pub(crate) fn identity(&self, role: Role, name: &str) -> Identity {
         let paths = issue(&self.authority, &self.directory.path().join("others"), role, name);
@@ -250,81 +248,83 @@ fn issue(authority: &Authority, directory: &Path, role: Role, name: &str) -> Ide
     authority.write(&issued, directory).unwrap()
 }
 
-fn agent(
-    authority: &Authority,
-    directory: &Path,
+/// Where an agent stands and what it listens on.
+struct Place<'a> {
     side: Side,
-    cluster: &Cluster,
+    cluster: &'a Cluster,
     link_port: u16,
     peer_port: u16,
-    direct: Option<u16>,
-    options: &Options,
-) -> Arc<Agent> {
-    use std::os::unix::fs::PermissionsExt;
+}
 
-    let (name, peer) = names(side);
-    let home = directory.join(name);
-    let identity = issue(authority, &home.join("certs"), Role::Agent, name);
-    let policy_path = home.join("policy.toml");
-    let private = |file: &str, password: &str| {
-        let path = home.join(file);
-        std::fs::write(&path, password).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        path
-    };
-    let roles = options.premade.as_ref().map_or_else(String::new, |(replication, canary, password)| {
-        let file = private("premade", password);
-        format!(
-            "[roles.replication]\nname = {replication:?}\npassword_file = {file:?}\n\
-             [roles.canary]\nname = {canary:?}\npassword_file = {file:?}\n"
+impl Place<'_> {
+    fn agent(&self, authority: &Authority, directory: &Path, direct: Option<u16>, options: &Options) -> Arc<Agent> {
+        let Self { side, cluster, link_port, peer_port } = *self;
+        use std::os::unix::fs::PermissionsExt;
+
+        let (name, peer) = names(side);
+        let home = directory.join(name);
+        let identity = issue(authority, &home.join("certs"), Role::Agent, name);
+        let policy_path = home.join("policy.toml");
+        let private = |file: &str, password: &str| {
+            let path = home.join(file);
+            std::fs::write(&path, password).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            path
+        };
+        let roles = options.premade.as_ref().map_or_else(String::new, |(replication, canary, password)| {
+            let file = private("premade", password);
+            format!(
+                "[roles.replication]\nname = {replication:?}\npassword_file = {file:?}\n\
+                 [roles.canary]\nname = {canary:?}\npassword_file = {file:?}\n"
+            )
+        });
+        let source = direct.map_or_else(String::new, |port| format!("source_address = \"127.0.0.1:{port}\"\n"));
+        std::fs::write(
+            &policy_path,
+            format!(
+                "[databases.\"*\"]\nsides = [\"source\", \"destination\"]\n{source}[peers]\n{peer} = \"127.0.0.1:{peer_port}\"\n\
+                 [limits]\nlock_timeout = \"2s\"\n{roles}"
+            ),
         )
-    });
-    let source = direct.map_or_else(String::new, |port| format!("source_address = \"127.0.0.1:{port}\"\n"));
-    std::fs::write(
-        &policy_path,
-        format!(
-            "[databases.\"*\"]\nsides = [\"source\", \"destination\"]\n{source}[peers]\n{peer} = \"127.0.0.1:{peer_port}\"\n\
-             [limits]\nlock_timeout = \"2s\"\n{roles}"
-        ),
-    )
-    .unwrap();
-    let user = match side {
-        Side::Source => &options.source_user,
-        Side::Destination => &options.destination_user,
-    };
-    let (user, password_file) = match user {
-        Some((user, password)) => (user.clone(), format!("password_file = {:?}\n", private("password", password))),
-        None => (SUPERUSER.to_owned(), String::new()),
-    };
-    let tunnel_port = free_port().unwrap();
-    let pg_dump = options.pg_dump.clone().unwrap_or_else(|| tools().program("pg_dump"));
-    let pg_restore = tools_for(options.destination).unwrap().program("pg_restore");
-    let settings_path = home.join("agent.toml");
-    std::fs::write(
-        &settings_path,
-        format!(
-            "name = \"{name}\"\nstate_dir = {state:?}\npolicy = {policy_path:?}\n\
-             [coordinator]\naddress = \"127.0.0.1:1\"\nname = \"main\"\n\
-             [identity]\ncertificate = {certificate:?}\nkey = {key:?}\nauthority = {authority:?}\n\
-             [postgres]\nhost = {socket:?}\nport = {port}\nuser = {user:?}\n{password_file}\
-             replication_address = \"127.0.0.1:{port}\"\n\
-             [programs]\npg_dump = {pg_dump:?}\npg_restore = {pg_restore:?}\n\
-             [link]\nlisten = \"127.0.0.1:{link_port}\"\n\
-             [tunnel]\nfirst_port = {tunnel_port}\nlast_port = {tunnel_last}\n",
-            state = home.join("state"),
-            certificate = identity.certificate,
-            key = identity.key,
-            authority = identity.authority,
-            socket = cluster.socket_directory(),
-            port = cluster.port,
-            tunnel_last = tunnel_port + 3,
-        ),
-    )
-    .unwrap();
-    let settings = Settings::load(&settings_path).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
-    let policy = Policy::load(&policy_path).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
-    let journal = Journal::open(&settings.journal_path()).unwrap();
-    Arc::new(Agent::new(settings, policy, journal, Identity::load(&identity, Clock).unwrap()))
+        .unwrap();
+        let user = match side {
+            Side::Source => &options.source_user,
+            Side::Destination => &options.destination_user,
+        };
+        let (user, password_file) = match user {
+            Some((user, password)) => (user.clone(), format!("password_file = {:?}\n", private("password", password))),
+            None => (SUPERUSER.to_owned(), String::new()),
+        };
+        let tunnel_port = free_port().unwrap();
+        let pg_dump = options.pg_dump.clone().unwrap_or_else(|| tools().program("pg_dump"));
+        let pg_restore = tools_for(options.destination).unwrap().program("pg_restore");
+        let settings_path = home.join("agent.toml");
+        std::fs::write(
+            &settings_path,
+            format!(
+                "name = \"{name}\"\nstate_dir = {state:?}\npolicy = {policy_path:?}\n\
+                 [coordinator]\naddress = \"127.0.0.1:1\"\nname = \"main\"\n\
+                 [identity]\ncertificate = {certificate:?}\nkey = {key:?}\nauthority = {authority:?}\n\
+                 [postgres]\nhost = {socket:?}\nport = {port}\nuser = {user:?}\n{password_file}\
+                 replication_address = \"127.0.0.1:{port}\"\n\
+                 [programs]\npg_dump = {pg_dump:?}\npg_restore = {pg_restore:?}\n\
+                 [link]\nlisten = \"127.0.0.1:{link_port}\"\n\
+                 [tunnel]\nfirst_port = {tunnel_port}\nlast_port = {tunnel_last}\n",
+                state = home.join("state"),
+                certificate = identity.certificate,
+                key = identity.key,
+                authority = identity.authority,
+                socket = cluster.socket_directory(),
+                port = cluster.port,
+                tunnel_last = tunnel_port + 3,
+            ),
+        )
+        .unwrap();
+        let settings = Settings::load(&settings_path).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
+        let policy = Policy::load(&policy_path).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
+        let journal = Journal::open(&settings.journal_path()).unwrap();
+        Arc::new(Agent::new(settings, policy, journal, Identity::load(&identity, Clock).unwrap()))
+    }
 }
 
 async fn serve_link(agent: &Arc<Agent>, port: u16) -> Serving {

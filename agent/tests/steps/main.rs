@@ -5,6 +5,8 @@
 //! harm, is resumed after a death at each of its fail points, is taken back,
 //! twice, and then the catalogs are as they were.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod contract;
 #[expect(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../peer/world.rs"]
