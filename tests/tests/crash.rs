@@ -189,10 +189,9 @@ async fn destination_agent_killed_behind_the_decision() {
 }
 
 /// The coordinator's points are passed with every command, so each kill arms the
-/// next one, at one of its next few passages, until all were hit a few times.
-#[tokio::test]
-async fn coordinator_killed_at_every_point() {
-    const ROUNDS: u32 = 4;
+/// next one, at one of its next few passages, until the migration is over or
+/// there were kills enough.
+async fn kill_coordinator(most_kills: usize) {
     let seed = 20_261_123;
     let mut random = StdRng::seed_from_u64(seed);
     let points = fail_points::of_coordinator().unwrap();
@@ -202,19 +201,17 @@ async fn coordinator_killed_at_every_point() {
     let mut journey = Journey::begin(site, 2_000, &options()).await.unwrap();
     journey.site.create(MIGRATION).await.unwrap();
     let mut kills = 0;
-    'rounds: for round in 0..ROUNDS {
-        for point in &points {
-            // The first round finds every point at once, the others at all moments.
-            let passage = if round == 0 { 1 } else { random.random_range(1..8) };
-            journey.site.coordinator.stop().await.unwrap();
-            journey.site.coordinator.start_to_fail_at(&format!("{point}={passage}")).unwrap();
-            match push_until_death(&mut journey, Victim::Coordinator, point).await.unwrap() {
-                Ending::Died => kills += 1,
-                Ending::Over if round > 0 => break 'rounds,
-                Ending::Over => panic!("over without passing {point}"),
-            }
+    for (turn, point) in points.iter().cycle().take(most_kills).enumerate() {
+        // First every point at once, then at any moment.
+        let passage = if turn < points.len() { 1 } else { random.random_range(1..4) };
+        journey.site.coordinator.stop().await.unwrap();
+        journey.site.coordinator.start_to_fail_at(&format!("{point}={passage}")).unwrap();
+        match push_until_death(&mut journey, Victim::Coordinator, point).await.unwrap() {
+            Ending::Died => kills += 1,
+            Ending::Over => break,
         }
     }
+    assert!(kills >= points.len(), "over after {kills} kills");
     if !journey.site.coordinator.running().unwrap() {
         journey.site.coordinator.start().unwrap();
     }
@@ -222,6 +219,17 @@ async fn coordinator_killed_at_every_point() {
     journey.writes_arrive().await.unwrap();
     journey.check_arrival().await.unwrap();
     println!("survived {kills} kills of the coordinator, seed {seed}");
+}
+
+#[tokio::test]
+async fn coordinator_killed_at_every_point() {
+    kill_coordinator(15).await;
+}
+
+#[tokio::test]
+#[ignore = "make test-all"]
+async fn coordinator_killed_all_the_way() {
+    kill_coordinator(120).await;
 }
 
 #[tokio::test]

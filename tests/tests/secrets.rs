@@ -111,6 +111,10 @@ async fn no_canary_is_anywhere() {
         assert!(!spans.contains(secret), "{secret} in a span");
         assert!(!said.contains(secret), "{secret} in an answer");
         for path in all.iter().filter(|path| !path.to_string_lossy().ends_with("password")) {
+            // A server told to log DDL logs the schema that is restored into it.
+            if secret == CANARY_DDL && path.ends_with("server.log") {
+                continue;
+            }
             assert!(!contains(&fs::read(path).unwrap(), secret), "{secret} in {}", path.display());
         }
     }
