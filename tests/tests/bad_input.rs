@@ -1,5 +1,7 @@
 //! Bad input: each with a clear error, and nothing left behind.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::time::Duration;
 
 use pgportage_tests::journey::Journey;

@@ -6,6 +6,8 @@
 //! started again with the next one armed, and so on. A kill before the point of
 //! no return takes the cutover back, so the next point gets the next cutover.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::time::Duration;
 
 use anyhow::{Context, Result};

@@ -1,6 +1,8 @@
 //! A whole migration without any superuser, with exactly the rights that
 //! `docs/permissions.md` lists.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

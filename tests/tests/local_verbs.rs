@@ -1,5 +1,7 @@
 //! What a person can do on the agent's own machine while the coordinator is away.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::time::Duration;
 
 use pgportage_tests::cli::{Cli, CliOutput};

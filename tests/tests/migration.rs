@@ -1,5 +1,7 @@
 //! Whole migrations under load: nothing lost, nothing doubled, nothing left.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::time::Duration;
 
 use pgportage_tests::journey::{Journey, MIGRATION, expect_refused};

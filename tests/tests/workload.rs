@@ -1,6 +1,8 @@
 //! The workload and its checker without any program of ours: they find nothing
 //! when there is nothing, and what was planted.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::time::Duration;
 
 use pgportage_tests::checker::{Violation, check, verdict};
