@@ -7,6 +7,7 @@
 //! no return takes the cutover back, so the next point gets the next cutover.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stdout, reason = "they print what they measured")]
 
 use std::time::Duration;
 
