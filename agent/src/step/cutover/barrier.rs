@@ -1,5 +1,6 @@
 //! P1 and P2: the table locks, then the marker. Undone by letting go.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -229,7 +230,7 @@ async fn lock_against_writers(
     );
     cutover.holder.batch_execute(&statements).await.map_err(|error| sql_failure(error, "limit the barrier"))?;
     let Some(lock) = lock_statement(tables, "SHARE") else { return Ok(0) };
-    let mut cancelled = 0;
+    let mut cancelled = BTreeSet::new();
     let granted = {
         let locking = std::pin::pin!(cutover.holder.batch_execute(&lock));
         let breaking = std::pin::pin!(break_cycles(cx, cutover, tables, &mut cancelled));
@@ -251,7 +252,7 @@ async fn lock_against_writers(
         .batch_execute("SET LOCAL statement_timeout = 0")
         .await
         .map_err(|error| sql_failure(error, "keep the barrier"))?;
-    Ok(cancelled)
+    Ok(u32::try_from(cancelled.len()).unwrap_or(u32::MAX))
 }
 
 async fn barrier_timeout(cutover: &SourceCutover, patience: Duration) -> Failure {
@@ -287,7 +288,7 @@ async fn break_cycles(
     cx: &Context,
     cutover: &SourceCutover,
     tables: &[Lockable],
-    cancelled: &mut u32,
+    cancelled: &mut BTreeSet<i32>,
 ) -> Result<Infallible, Failure> {
     let (writer, holder) = (&cutover.writer, cutover.holder.pid);
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
@@ -302,13 +303,12 @@ async fn break_cycles(
         let mut waits_for: WaitsFor = waiting.iter().map(|row| (row.get(0), row.get(1))).collect();
         waits_for.insert(holder, needed.iter().map(|row| row.get(0)).collect());
         for pid in victims(holder, &waits_for) {
-            let row = writer
-                .query_one("SELECT pg_cancel_backend($1)", &[&pid])
+            // Before the answer: the barrier may be granted sooner than it comes.
+            cancelled.insert(pid);
+            writer
+                .execute("SELECT pg_cancel_backend($1)", &[&pid])
                 .await
                 .map_err(|error| sql_failure(error, "cancel a statement in a cycle with the barrier"))?;
-            if row.get(0) {
-                *cancelled += 1;
-            }
         }
     }
 }
