@@ -259,6 +259,8 @@ async fn a_destination_that_is_away_for_a_while() {
     let cli = &journey.site.cli;
     let ready = |status: &pgportage_tests::cli::Status| status.ready_for_cutover;
     cli.wait_for("shop-move", "the migration at its cutover", LIMIT, ready).await.unwrap();
+    // Waits until the lag of the absence is gone.
+    cli.expect(0, &["verify", "shop-move"]).await.unwrap();
     journey.cut_over().await.unwrap();
     journey.finish().await.unwrap();
 }
