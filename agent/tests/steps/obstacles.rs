@@ -1,6 +1,9 @@
 //! What stands in the way of replication, and how it is told.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
+
+use futures_util::FutureExt;
 
 use pgportage_agent::migration::Side;
 use pgportage_agent::step::Step;
@@ -10,6 +13,7 @@ use pgportage_agent::step::connect::CreateReplicationRole;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
 use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
+use pgportage_link::fail_point;
 use pgportage_proto::Reason;
 
 use crate::contract::{perform, perform_with, undo};
@@ -176,4 +180,23 @@ async fn a_direct_path_needs_the_policys_word() {
     let conninfo: String = client.query_one("SELECT subconninfo FROM pg_subscription", &[]).await.unwrap().get(0);
     assert!(conninfo.contains(&format!("port='{}'", world.source.port)), "to the server itself");
     undo(&world, Side::Destination, &direct).await;
+}
+
+/// An attempt that dies after it was given a new password leaves a subscription
+/// that looks finished and cannot log in any more. The next attempt mends it.
+#[tokio::test]
+async fn a_password_that_was_asked_for_in_vain_is_asked_for_again() {
+    let world = ready_to_subscribe("CREATE TABLE public.t (id int PRIMARY KEY)").await;
+    let database = world.options.database.clone();
+    perform(&world, Side::Destination, &SUBSCRIBE).await;
+    fail_point::arm("create_subscription.perform.access");
+    let cx = world.context(Side::Destination);
+    assert!(AssertUnwindSafe(SUBSCRIBE.perform(&cx)).catch_unwind().await.is_err(), "killed");
+    perform(&world, Side::Destination, &SUBSCRIBE).await;
+
+    world.source.execute(&database, "INSERT INTO public.t VALUES (1)").await.unwrap();
+    let parted = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'walsender'";
+    world.source.execute("postgres", parted).await.unwrap();
+    world.source.execute(&database, "INSERT INTO public.t VALUES (2)").await.unwrap();
+    world.destination.wait_until(&database, "SELECT count(*) = 2 FROM public.t", PATIENCE).await.unwrap();
 }

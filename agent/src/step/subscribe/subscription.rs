@@ -37,6 +37,11 @@ const SYSTEM_IDENTIFIER: &str = "SELECT system_identifier::text FROM pg_control_
 /// name a connection without a password.
 const PLACEHOLDER: &str = "host=pgportage.invalid user=pgportage password=placeholder dbname=pgportage";
 
+/// Journal note: the source was asked for a new password, and the subscription
+/// may still carry the one before. A subscription that looks finished is not
+/// while this stands: an attempt that died after asking left it without a login.
+const PASSWORD_ASKED: &str = "subscription.password_asked";
+
 const CONNECTION_TABLE: &str = "CREATE TEMPORARY TABLE pgportage_connection (line text NOT NULL) ON COMMIT DROP";
 
 const COPY_CONNECTION: &str = "COPY pg_temp.pgportage_connection (line) FROM STDIN WITH (FORMAT csv)";
@@ -82,7 +87,8 @@ impl Step for CreateSubscription {
         let name = names::replication_name(&cx.participation.migration);
         let Some(state) = state(&*session, &name).await? else { return Ok(Survey::Ready) };
         check_ours(&name, &state)?;
-        if state.enabled && state.tables > 0 {
+        let carries_password = cx.agent.journal.note(&cx.participation.migration, PASSWORD_ASKED)?.is_none();
+        if state.enabled && state.tables > 0 && carries_password {
             let table_count = count(state.tables);
             return Ok(Survey::Done(CreateSubscriptionResult { subscription_name: name, table_count }));
         }
@@ -99,6 +105,7 @@ impl Step for CreateSubscription {
             .get(0);
         let (host, port) = self.address(cx).await?;
         report(cx, "the source agent, for a login");
+        cx.agent.journal.set_note(&cx.participation.migration, PASSWORD_ASKED, "yes")?;
         let access = cx.agent.peers.call(&cx.participation).await?.replication_access(&system).await?;
         cx.fail_point("create_subscription.perform.access");
         report(cx, "a trial login on the source");
@@ -126,6 +133,7 @@ impl Step for CreateSubscription {
             quiet::hush(&session).await?;
         }
         cx.fail_point("create_subscription.perform.created");
+        cx.agent.journal.clear_note(&cx.participation.migration, PASSWORD_ASKED)?;
         enable(&session, &name).await?;
         cx.fail_point("create_subscription.perform.enabled");
         report(cx, "the source, for the list of published tables");
@@ -392,6 +400,7 @@ pub(crate) async fn remove_subscription(cx: &Context) -> Result<(), Failure> {
             Err(failure) => patience.again(cx, failure, "the subscription's workers to end").await?,
         }
     }
+    cx.agent.journal.clear_note(&cx.participation.migration, PASSWORD_ASKED)?;
     cx.agent.tunnels.close(&cx.participation.migration);
     Ok(())
 }
