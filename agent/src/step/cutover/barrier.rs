@@ -19,8 +19,11 @@ use super::{Barrier, SourceCutover, current_lsn, remaining, sessions_lost};
 use crate::postgres::{RelationName, sql_failure};
 use crate::step::{Context, Step, Survey};
 
-/// How long autovacuum and other maintenance get to leave. Hinders no writer.
-const MAINTENANCE_EVICTION: Duration = Duration::from_secs(3);
+/// How long autovacuum and other maintenance get to leave. Hinders no writer. A
+/// worker of autovacuum leaves when somebody has waited for it for
+/// `deadlock_timeout`, a second by default, and the tables are taken one by one:
+/// the usual three workers may take three seconds on an idle machine.
+const MAINTENANCE_EVICTION: Duration = Duration::from_secs(10);
 /// How often cycles are looked for. Whoever is in one cannot get out of it, so
 /// there is nothing to be patient for.
 const LOOK_FOR_CYCLES: Duration = Duration::from_millis(5);
