@@ -321,7 +321,10 @@ async fn metrics_tell_where_migrations_stand() {
     operator.create().await.unwrap();
     operator.start().await.unwrap();
     let held = operator
-        .until("measured", |migration| migration.figures.is_some() && migration.state() == State::Waiting)
+        .until("measured", |migration| {
+            migration.state() == State::Waiting
+                && migration.figures.as_ref().is_some_and(|figures| figures.lag.is_some())
+        })
         .await;
     assert_eq!(held.figures.unwrap().lag, prost_types::Duration::try_from(Duration::from_millis(3)).ok());
 }
