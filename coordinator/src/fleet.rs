@@ -142,7 +142,7 @@ impl Fleet {
     /// [`Reason::AgentNotAttached`].
     pub fn command(&self, name: &str, mut command: v1::Command) -> Result<(), Failure> {
         let mut agents = self.agents();
-        let line = agents.get_mut(name).and_then(|entry| entry.line.as_mut()).filter(|line| line.heartbeat > 0);
+        let line = agents.get_mut(name).and_then(|entry| entry.line.as_mut()).filter(|line| line.ready());
         let Some(line) = line else { return Err(not_attached(name)) };
         command.heartbeat_sequence = line.heartbeat;
         fail_point::hit("coordinator.send.command");
@@ -157,7 +157,13 @@ impl Fleet {
         }
     }
 
-    /// Whether an agent can be given work now.
+    /// Whether an agent can be given work now: it is attached and was heard from.
+    #[must_use]
+    pub fn ready(&self, name: &str) -> bool {
+        self.agents().get(name).and_then(|entry| entry.line.as_ref()).is_some_and(Line::ready)
+    }
+
+    /// Whether an agent has a session.
     #[must_use]
     pub fn attached(&self, name: &str) -> bool {
         self.agents().get(name).is_some_and(|entry| entry.line.is_some())
@@ -183,6 +189,10 @@ impl Fleet {
 }
 
 impl Line {
+    fn ready(&self) -> bool {
+        self.heartbeat > 0
+    }
+
     /// An agent that does not read loses its session.
     fn say(&self, message: Down) -> bool {
         let sent = self.outbox.try_send(message).is_ok();

@@ -49,7 +49,7 @@ impl Engine {
     /// [`Reason::AgentNotAttached`], or the failure of an inspection.
     pub async fn preflight(&self, spec: &Spec) -> Result<(Vec<Finding>, Vec<Finding>), Failure> {
         for side in [Side::Source, Side::Destination] {
-            if !self.0.fleet.attached(spec.agent(side)) {
+            if !self.0.fleet.ready(spec.agent(side)) {
                 return Err(not_attached(spec.agent(side)));
             }
         }

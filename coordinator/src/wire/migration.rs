@@ -126,7 +126,7 @@ fn next_commands(state: &State) -> Vec<String> {
             }
             if *step == StepName::Verify {
                 verbs.push("verify");
-            } else if failure.remedy != Remedy::Abort {
+            } else if !state.only_abort_helps(failure) {
                 verbs.push("retry");
             }
             if !state.past_return() {

@@ -80,6 +80,18 @@ fn nothing_but_abort_helps_a_lost_slot() {
     assert_eq!(play.state.phase, Phase::Aborted);
 }
 
+#[test]
+fn past_the_point_of_no_return_a_retry_is_never_refused() {
+    let mut play = Play::at_cutover();
+    play.answer_until(ActRef::RELEASE);
+    play.fail(failure(Remedy::Abort, Effect::None));
+    assert!(matches!(play.state.phase, Phase::Stopped { step: StepName::Cutover, .. }));
+    assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
+    play.say(Word::Release { step: StepName::Cutover, max_outage: Duration::from_secs(1) }).unwrap();
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
+}
+
 /// An inspection that finds something to agree to.
 fn found() -> Outcome {
     let inventory = super::super::outcome::Inventory::default();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pgportage_link::Failure;
+use pgportage_link::{Failure, Remedy};
 
 use super::fact::{CommandId, Fact, TraceContext};
 use super::finding::{Consent, Finding};
@@ -308,6 +308,14 @@ impl State {
     #[must_use]
     pub fn past_return(&self) -> bool {
         self.opened() || self.in_doubt()
+    }
+
+    /// Whether no retry can mend this. Past the point of no return nothing is
+    /// taken back, so there a retry is always allowed, whatever the agent thinks
+    /// of its chances.
+    #[must_use]
+    pub fn only_abort_helps(&self, failure: &Failure) -> bool {
+        failure.remedy == Remedy::Abort && !self.past_return()
     }
 
     /// The side of a command's agent.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 
 use super::fact::{Event, TraceContext};
@@ -122,7 +122,7 @@ fn retry(state: &State, step: StepName, trace: TraceContext) -> Result<Event, Fa
     let id = &state.id;
     match &state.phase {
         Phase::Stopped { step: stopped, failure } if *stopped == step => {
-            if failure.remedy == Remedy::Abort {
+            if state.only_abort_helps(failure) {
                 return Err(wrong(format!("no retry can help step {step}: {failure}"))
                     .hint(format!("Take the migration back with `pgportage abort {id}`.")));
             }

@@ -449,12 +449,13 @@ impl State {
     }
 
     fn retried(&mut self, step: StepName, trace: &TraceContext, fact: &Fact) -> Applied {
+        let lost = matches!(&self.phase, Phase::Stopped { failure, .. } if self.only_abort_helps(failure));
         match &mut self.phase {
-            Phase::Stopped { step: stopped, failure } => {
+            Phase::Stopped { step: stopped, .. } => {
                 if *stopped != step {
                     return Err("another step is stopped");
                 }
-                if failure.remedy == Remedy::Abort {
+                if lost {
                     return Err("no retry can help");
                 }
                 // A judgement stopped it: everything is looked at anew.
