@@ -1,3 +1,5 @@
+use std::time::{Duration, SystemTime};
+
 use super::*;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
