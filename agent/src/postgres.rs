@@ -14,13 +14,15 @@ mod quote;
 pub mod replication;
 mod scram;
 mod secret;
+mod session;
 mod version;
 
 pub use disk::free_disk_bytes;
-pub use door::{Door, DoorSettings, Purpose, Session, SessionIdentity};
+pub use door::{Door, DoorSettings, Purpose};
 pub use error::sql_failure;
 pub use lsn::{Lsn, LsnInvalid};
 pub use quote::{RelationName, quote_ident, quote_literal};
 pub use scram::scram_verifier;
 pub use secret::Secret;
+pub use session::{Session, SessionIdentity};
 pub use version::ServerVersion;
