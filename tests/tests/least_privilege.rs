@@ -12,7 +12,7 @@ use pgportage_tests::site::{APPLICATION, config::AgentConfig};
 use pgportage_tests::workload::WorkloadOptions;
 use pgportage_tests::{PostgresVersion, Site, SiteOptions};
 
-use PostgresVersion::{V15, V16, V18};
+use PostgresVersion::{V14, V16, V18};
 
 const PASSWORD: &str = "porter-password";
 
@@ -69,7 +69,8 @@ async fn a_role_that_may_make_roles() {
     migrate(site).await;
 }
 
-/// On any version with a replication role and a canary role made beforehand.
+/// On any version with a replication role and a canary role made beforehand. The
+/// oldest one's schema `public` belongs to a superuser.
 #[tokio::test]
 async fn roles_made_beforehand() {
     let role = format!(
@@ -77,7 +78,7 @@ async fn roles_made_beforehand() {
          CREATE ROLE mover LOGIN REPLICATION PASSWORD '{PASSWORD}';
          CREATE ROLE mover_canary LOGIN PASSWORD '{PASSWORD}';"
     );
-    let mut site = prepare(V15, &role).await;
+    let mut site = prepare(V14, &role).await;
     let files = ["mover", "mover-canary"].map(|name| password_file(&site, name));
     let [mover, canary] = files;
     site.source_config.policy.roles =

@@ -14,7 +14,7 @@ mod sql;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use self::contents::{Baseline, foreign_extensions, relation_count};
+use self::contents::{Baseline, relation_count, rights};
 use super::{Context, Step, Survey};
 use crate::action::{ActionKind, Verb};
 use crate::names;
@@ -123,7 +123,7 @@ impl RestoreSchema {
     /// Fetches and restores; returns the archive's digest.
     async fn restore(&self, cx: &Context, session: &Session) -> Result<String, Failure> {
         let program = restore::choose(cx, session.version).await?;
-        let fetched = restore::fetch(cx, &program, &foreign_extensions(&**session).await?).await?;
+        let fetched = restore::fetch(cx, &program, &rights(&**session).await?).await?;
         let digest = hex(&fetched.digest);
         cx.safe_point()?;
         cx.agent.journal.set_note(&cx.participation.migration, INTENT_NOTE, &digest)?;

@@ -1,7 +1,7 @@
 //! The table of contents of a pg_dump archive, read and changed.
 //!
 //! A schema-only archive of the custom format is a header and a list of
-//! entries; each entry holds the statements that make one object. Two things
+//! entries; each entry holds the statements that make one object. Three things
 //! have to be changed before `pg_restore` gets it:
 //!
 //! - **`pg_attver`**: servers of November 2026 keep a private option of this
@@ -12,6 +12,9 @@
 //! - **Comments on extensions that somebody else has installed**: restoring them
 //!   needs ownership of the extension, which a role without superuser does not
 //!   have; the extension's own script has set them already.
+//! - **The schema `public` of a role that cannot be acted as**: before version 15
+//!   it belongs to the bootstrap superuser, to whom nobody else can give it. The
+//!   destination's own `public` stays with its owner.
 //!
 //! The layout is that of `pg_backup_archiver.c`, versions 1.12 (PostgreSQL 9.0)
 //! to 1.16 (17 and later).
@@ -44,8 +47,21 @@ struct Entry {
     section: Vec<u8>,
     /// The statements that make it. None for those without.
     definition: Option<Vec<u8>>,
-    /// From the drop statement on.
+    /// From the drop statement on, up to the owner.
     after: Vec<u8>,
+    /// Whom it belongs to. None for what nobody owns.
+    owner: Option<Vec<u8>>,
+    /// What follows the owner.
+    end: Vec<u8>,
+}
+
+/// What the restoring role may do on the destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rights {
+    /// Extensions that it does not own.
+    pub foreign_extensions: BTreeSet<String>,
+    /// Roles that it may act as.
+    pub roles: BTreeSet<String>,
 }
 
 /// What was changed.
@@ -55,6 +71,8 @@ pub(super) struct Changes {
     pub private_options: usize,
     /// Comments left out.
     pub comments: usize,
+    /// Schemas that stay as they are on the destination: `public` or none.
+    pub schemas: usize,
 }
 
 /// Why an archive could not be taken apart.
@@ -120,18 +138,22 @@ impl Archive {
         Ok(Self { header, integer_size: reader.integer_size, entries, rest })
     }
 
-    /// Takes out what the destination cannot take. `foreign_extensions` are those
-    /// of the destination that the restoring role does not own.
-    pub(super) fn clean(&mut self, foreign_extensions: &BTreeSet<String>) -> Changes {
+    /// Takes out what the restoring role cannot restore.
+    pub(super) fn clean(&mut self, rights: &Rights) -> Changes {
         let mut changes = Changes::default();
-        let foreign: BTreeSet<Vec<u8>> = foreign_extensions
+        let foreign: BTreeSet<Vec<u8>> = rights
+            .foreign_extensions
             .iter()
             .map(|name| [b"EXTENSION ", sql::quote_as_pg_dump(name).as_bytes()].concat())
             .collect();
         self.entries.retain(|entry| {
-            let drop = entry.kind == b"COMMENT" && foreign.contains(&entry.tag);
-            changes.comments += usize::from(drop);
-            !drop
+            let comment = entry.kind == b"COMMENT" && foreign.contains(&entry.tag);
+            let owner = entry.owner.as_deref().and_then(|owner| std::str::from_utf8(owner).ok());
+            let acts_as_owner = owner.is_some_and(|owner| rights.roles.contains(owner));
+            let schema = entry.kind == b"SCHEMA" && entry.tag == b"public" && !acts_as_owner;
+            changes.comments += usize::from(comment);
+            changes.schemas += usize::from(schema);
+            !comment && !schema
         });
         for entry in &mut self.entries {
             if !matches!(entry.kind.as_slice(), b"TABLE" | b"MATERIALIZED VIEW" | b"FOREIGN TABLE" | b"VIEW" | b"INDEX")
@@ -164,6 +186,8 @@ impl Archive {
             bytes.extend_from_slice(&entry.section);
             self.put_text(&mut bytes, entry.definition.as_deref());
             bytes.extend_from_slice(&entry.after);
+            self.put_text(&mut bytes, entry.owner.as_deref());
+            bytes.extend_from_slice(&entry.end);
         }
         bytes.extend_from_slice(&self.rest);
         bytes
@@ -247,12 +271,14 @@ impl<'a> Reader<'a> {
         if minor >= 16 {
             self.integer()?; // relkind.
         }
-        self.text()?; // Owner.
+        let after = self.since(start)?;
+        let owner = self.text()?.map(<[u8]>::to_vec);
+        let start = self.position;
         self.text()?; // Whether it has oids.
         while self.text()?.is_some() {} // What it depends on.
         self.take(1 + usize::from(offset_size))?; // Where its data is.
-        let after = self.since(start)?;
-        Ok(Entry { before, tag, kind, section, definition, after })
+        let end = self.since(start)?;
+        Ok(Entry { before, tag, kind, section, definition, after, owner, end })
     }
 
     fn since(&self, start: usize) -> Result<Vec<u8>, ArchiveError> {
@@ -327,14 +353,36 @@ mod tests {
             ],
         );
         let mut parsed = Archive::parse(&bytes).unwrap();
-        let foreign = BTreeSet::from(["citext".to_owned(), "uuid-ossp".to_owned()]);
-        assert_eq!(parsed.clean(&foreign), Changes { private_options: 1, comments: 2 });
+        let rights = Rights {
+            foreign_extensions: BTreeSet::from(["citext".to_owned(), "uuid-ossp".to_owned()]),
+            roles: BTreeSet::new(),
+        };
+        assert_eq!(parsed.clean(&rights), Changes { private_options: 1, comments: 2, schemas: 0 });
         let cleaned = Archive::parse(&parsed.to_bytes()).unwrap();
         assert_eq!(cleaned, parsed);
         assert_eq!(cleaned.entry_count(), 3);
         let definition = |index: usize| String::from_utf8(cleaned.entries[index].definition.clone().unwrap()).unwrap();
         assert_eq!(definition(0).trim_end(), "CREATE TABLE public.t (\n    a integer\n);");
         assert_eq!(definition(1), statement, "a function's body is nobody's business");
+    }
+
+    #[test]
+    fn public_goes_along_only_with_an_owner_that_can_be_acted_as() {
+        let bytes = archive(
+            16,
+            &[
+                ("public", "SCHEMA", "-- *not* creating schema, since initdb creates it\n"),
+                ("shop", "SCHEMA", "CREATE SCHEMA shop;\n"),
+            ],
+        );
+        let kept = |roles: &[&str]| {
+            let roles = roles.iter().map(ToString::to_string).collect();
+            let mut parsed = Archive::parse(&bytes).unwrap();
+            parsed.clean(&Rights { roles, ..Rights::default() });
+            parsed.entry_count()
+        };
+        assert_eq!(kept(&["postgres"]), 2);
+        assert_eq!(kept(&["app"]), 1, "another schema goes along whoever owns it");
     }
 
     #[test]

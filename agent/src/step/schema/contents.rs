@@ -13,6 +13,7 @@ use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{GenericClient, Transaction};
 
+use super::archive::Rights;
 use crate::postgres::{quote_ident, quote_literal, sql_failure};
 
 /// Objects of the whole database, as kind and identity, both as `DROP` takes
@@ -100,6 +101,9 @@ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgportage') AND n.n
 
 const FOREIGN_EXTENSIONS: &str = "\
 SELECT extname::text FROM pg_extension WHERE NOT pg_has_role(extowner, 'USAGE')";
+
+// The destination is at least version 16, which made SET a right of its own.
+const ASSUMABLE_ROLES: &str = "SELECT rolname::text FROM pg_roles WHERE pg_has_role(oid, 'SET')";
 
 const PUBLIC: &str = "\
 SELECT pg_get_userbyid(nspowner)::text, obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'public'";
@@ -316,15 +320,18 @@ pub(super) async fn relation_count(client: &impl GenericClient) -> Result<i64, F
     row.map(|row| row.get(0)).map_err(|error| sql_failure(error, "count what was restored"))
 }
 
-/// Extensions that the agent's role does not own.
+/// What the agent's role may restore.
 ///
 /// # Errors
 ///
 /// What the server reports.
-pub(super) async fn foreign_extensions(client: &impl GenericClient) -> Result<BTreeSet<String>, Failure> {
-    let rows = client.query(FOREIGN_EXTENSIONS, &[]).await;
-    rows.map(|rows| rows.iter().map(|row| row.get(0)).collect())
-        .map_err(|error| sql_failure(error, "look at the extensions"))
+pub(super) async fn rights(client: &impl GenericClient) -> Result<Rights, Failure> {
+    let mut found = Rights::default();
+    for (names, query) in [(&mut found.foreign_extensions, FOREIGN_EXTENSIONS), (&mut found.roles, ASSUMABLE_ROLES)] {
+        let rows = client.query(query, &[]).await.map_err(|error| sql_failure(error, "look at the role's rights"))?;
+        names.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+    }
+    Ok(found)
 }
 
 async fn objects(client: &impl GenericClient) -> Result<Vec<(String, String)>, Failure> {

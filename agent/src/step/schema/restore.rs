@@ -1,6 +1,5 @@
 //! Fetching the archive and giving it to `pg_restore`.
 
-use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -13,7 +12,7 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
 
-use super::archive::{Archive, ArchiveError, Changes};
+use super::archive::{Archive, ArchiveError, Changes, Rights};
 use crate::peer::programs::{self, Program, Tool};
 use crate::peer::{Login, application_name, listen_to_complaint, told_complaint};
 use crate::postgres::{ServerVersion, Session, sql_failure};
@@ -62,11 +61,7 @@ pub(super) async fn choose(cx: &Context, server: ServerVersion) -> Result<Progra
 /// # Errors
 ///
 /// What the source reports; [`Reason::Stalled`] when nothing comes any more.
-pub(super) async fn fetch(
-    cx: &Context,
-    program: &Program,
-    foreign_extensions: &BTreeSet<String>,
-) -> Result<Fetched, Failure> {
+pub(super) async fn fetch(cx: &Context, program: &Program, rights: &Rights) -> Result<Fetched, Failure> {
     let peer = cx.agent.peers.call(&cx.participation).await?;
     let mut stream = peer.dump_schema(program.version).await?;
     let mut bytes = Vec::new();
@@ -93,7 +88,7 @@ pub(super) async fn fetch(
         });
     }
     let path = archive_path(cx);
-    let (cleaned, entry_count) = clean(bytes, foreign_extensions)?;
+    let (cleaned, entry_count) = clean(bytes, rights)?;
     write_private(&path, &cleaned).map_err(|error| {
         Failure::new(Reason::StoreUnwritable, "could not keep the schema in the state directory")
             .effect(Effect::None)
@@ -133,15 +128,16 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 /// Takes the archive apart and puts it together again without what this server
 /// would refuse. One of an unknown layout goes through as it is: `pg_restore`
 /// has the last word.
-fn clean(bytes: Vec<u8>, foreign_extensions: &BTreeSet<String>) -> Result<(Vec<u8>, usize), Failure> {
+fn clean(bytes: Vec<u8>, rights: &Rights) -> Result<(Vec<u8>, usize), Failure> {
     match Archive::parse(&bytes) {
         Ok(mut archive) => {
-            let changes = archive.clean(foreign_extensions);
+            let changes = archive.clean(rights);
             tracing::info!(
                 entries = archive.entry_count(),
                 size_bytes = bytes.len(),
                 private_options = changes.private_options,
                 comments = changes.comments,
+                schemas = changes.schemas,
                 "read the source's schema"
             );
             let unchanged = changes == Changes::default();
