@@ -5,11 +5,14 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_agent::migration::Side;
-use pgportage_agent::step::inspect::{CheckServer, CheckServerResult, Consent, Finding, Inventory, Severity};
+use pgportage_agent::step::inspect::{
+    CheckServer, CheckServerResult, Consent, Extension, Finding, Inventory, Severity,
+};
 use pgportage_agent::step::{Context, Progress, Step};
 use pgportage_link::{Clock, Failure};
 use pgportage_proto::Reason;
@@ -111,7 +114,8 @@ async fn a_source_server_that_is_not_ready() {
         .setting("synchronous_standby_names", "ANY 1 (*)")
         .setting("synchronous_commit", "local")
         .setting("max_connections", "20")
-        .setting("max_locks_per_transaction", "10");
+        .setting("max_locks_per_transaction", "10")
+        .setting("output_plugin_libraries", "wal2json");
     let cluster = Cluster::start(PostgresVersion::V18, &options).await.unwrap();
     cluster.execute("postgres", "CREATE DATABASE shop").await.unwrap();
     let statement = "DO $$ BEGIN FOR i IN 1..170 LOOP
@@ -129,6 +133,7 @@ async fn a_source_server_that_is_not_ready() {
         (Reason::SlotSizeLimited, "max_slot_wal_keep_size", Severity::Consent, false),
         (Reason::SlotIdleTimeout, "idle_replication_slot_timeout", Severity::Consent, false),
         (Reason::LocksTooFew, "max_locks_per_transaction", Severity::Refuse, true),
+        (Reason::OutputPluginForbidden, "output_plugin_libraries", Severity::Refuse, false),
         (Reason::SuperuserSession, "postgres", Severity::Note, false),
     ] {
         let finding = find(&result, code, object);
@@ -253,10 +258,22 @@ async fn what_will_not_move() {
              CREATE TABLE public.hidden (id int PRIMARY KEY); ALTER TABLE public.hidden ENABLE ROW LEVEL SECURITY;
              CREATE SUBSCRIPTION incoming CONNECTION 'dbname=nowhere' PUBLICATION p
                  WITH (connect = false, slot_name = NONE);
-             CREATE SCHEMA pgportage; CREATE PUBLICATION pgportage_old FOR TABLE public.t",
+             CREATE SCHEMA pgportage; CREATE PUBLICATION pgportage_old FOR TABLE public.t;
+             CREATE INDEX broken ON public.t (id);
+             UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'public.broken'::regclass;
+             CREATE TABLE public.kept (id int PRIMARY KEY);
+             UPDATE pg_extension SET extconfig = ARRAY['public.kept'::regclass::oid] WHERE extname = 'plpgsql'",
         )
         .await
         .unwrap();
+    let far = cluster.connect("shop").await.unwrap();
+    for statement in [
+        "SET allow_in_place_tablespaces = on",
+        "CREATE TABLESPACE far LOCATION ''",
+        "CREATE TABLE public.away (id int PRIMARY KEY) TABLESPACE far",
+    ] {
+        far.batch_execute(statement).await.unwrap();
+    }
     for slot in ["theirs", "pgportage_old"] {
         let statement = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
         cluster.execute("shop", &statement).await.unwrap();
@@ -283,6 +300,9 @@ async fn what_will_not_move() {
         (Reason::ObjectLeftBehind, "publication pgportage_old", Severity::Refuse),
         (Reason::ObjectLeftBehind, "slot pgportage_old", Severity::Refuse),
         (Reason::PreparedTransactions, "'it''s open'", Severity::Note),
+        (Reason::IndexInvalid, "public.broken", Severity::Note),
+        (Reason::ExtensionTableNotMoved, "public.kept", Severity::Consent),
+        (Reason::TablespaceNotMoved, "far", Severity::Note),
     ] {
         assert_eq!(find(&result, code, object).severity, severity, "{code} {object}");
     }
@@ -355,10 +375,9 @@ async fn a_destination_that_does_not_fit() {
         system_identifier: "1".to_owned(),
         encoding: "UTF8".to_owned(),
         collation: "libc de_DE.UTF-8".to_owned(),
-        extensions: vec![pgportage_agent::step::inspect::Extension {
-            name: "no_such_thing".to_owned(),
-            version: "1".to_owned(),
-        }],
+        extensions: [("no_such_thing", "1"), ("plpgsql", "0.9")]
+            .map(|(name, version)| Extension { name: name.to_owned(), version: version.to_owned() })
+            .to_vec(),
         role_names: vec!["postgres".to_owned(), "role \"a\"\nb".to_owned()],
         owner_role_names: vec!["role \"a\"\nb".to_owned()],
         relation_count: 100_000,
@@ -378,6 +397,7 @@ async fn a_destination_that_does_not_fit() {
         (Reason::OriginsExhausted, "max_active_replication_origins", Severity::Refuse),
         (Reason::LocksTooFew, "max_locks_per_transaction", Severity::Refuse),
         (Reason::ExtensionMissing, "no_such_thing", Severity::Refuse),
+        (Reason::ExtensionVersionDiffers, "plpgsql", Severity::Note),
         (Reason::CollationDiffers, "shop", Severity::Consent),
         (Reason::DatabaseNotEmpty, "shop", Severity::Refuse),
         (Reason::DiskSpaceLow, "data_directory", Severity::Refuse),
@@ -391,6 +411,42 @@ async fn a_destination_that_does_not_fit() {
     cluster.execute("postgres", "CREATE DATABASE shop TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'").await.unwrap();
     let result = check(&lone, Some(&source), &[]).await.unwrap();
     assert_eq!(find(&result, Reason::EncodingDiffers, "shop").severity, Severity::Refuse);
+}
+
+#[tokio::test]
+async fn a_standby_is_no_source() {
+    let mut cluster = Cluster::start(PostgresVersion::V16, &ClusterOptions::new()).await.unwrap();
+    cluster.execute("postgres", "CREATE DATABASE shop").await.unwrap();
+    cluster.stop().await.unwrap();
+    std::fs::write(cluster.data_directory().join("standby.signal"), "").unwrap();
+    cluster.start_again().await.unwrap();
+    let lone = Lone::beside(&cluster, &Options::new(Side::Source));
+    let result = check(&lone, None, &[]).await.unwrap();
+    assert_eq!(find(&result, Reason::ServerInRecovery, "").severity, Severity::Refuse);
+}
+
+/// A time limit of a replication role that was made beforehand is not ours to
+/// lift.
+#[tokio::test]
+async fn a_time_limit_of_a_role_made_beforehand() {
+    let cluster = Cluster::start(PostgresVersion::V15, &ClusterOptions::new()).await.unwrap();
+    let statements = "CREATE DATABASE shop; CREATE ROLE mover LOGIN REPLICATION PASSWORD 'secret'";
+    for statement in statements.split("; ").chain(["ALTER ROLE mover SET statement_timeout = '1min'"]) {
+        cluster.execute("postgres", statement).await.unwrap();
+    }
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("mover");
+    std::fs::write(&file, "secret").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut options = Options::new(Side::Source);
+    options.policy += &format!("[roles]\nreplication = {{ name = \"mover\", password_file = {file:?} }}\n");
+    let lone = Lone::beside(&cluster, &options);
+    let result = check(&lone, None, &[]).await.unwrap();
+    let finding = find(&result, Reason::TimeLimitSet, "role mover");
+    assert_eq!(finding.severity, Severity::Consent);
+    cluster.execute("postgres", &finding.remedy).await.unwrap();
+    let result = check(&lone, None, &[]).await.unwrap();
+    assert!(!codes(&result).contains(&Reason::TimeLimitSet), "{:#?}", result.findings);
 }
 
 /// A question that cannot be answered refuses.

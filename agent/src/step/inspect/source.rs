@@ -157,7 +157,7 @@ pub(super) async fn output_plugin(x: &Examination<'_>) -> Result<Vec<Finding>, F
 pub(super) async fn time_limits(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const LIMITS: &str = "
         SELECT 'role ' || quote_ident(r.rolname) || coalesce(' in database ' || quote_ident(d.datname), ''), s.config,
-               format('ALTER ROLE %I%s RESET %s', r.rolname, coalesce(format(' IN DATABASE %I', d.datname), ''),
+               format('ALTER ROLE %I%s RESET %s', r.rolname, coalesce(' IN DATABASE ' || quote_ident(d.datname), ''),
                       split_part(s.config, '=', 1))
           FROM (SELECT setrole, setdatabase, unnest(setconfig) AS config FROM pg_db_role_setting) AS s
           JOIN pg_roles AS r ON r.oid = s.setrole
