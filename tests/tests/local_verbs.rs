@@ -82,5 +82,11 @@ async fn cleanup_removes_everything_without_the_coordinator() {
     }
     traces::expect_nothing(&journey.site.source, &journey.site.database).await.unwrap();
     traces::expect_nothing(&journey.site.destination, &journey.site.database).await.unwrap();
+    // The agents still run, and do nothing there any more.
+    let alone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name LIKE 'pgportage%')";
+    for cluster in [&journey.site.source, &journey.site.destination] {
+        cluster.wait_until(&journey.site.database, alone, LIMIT).await.unwrap();
+    }
     journey.check_return().await.unwrap();
 }

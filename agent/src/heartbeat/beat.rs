@@ -138,7 +138,8 @@ impl Task {
         self.stop.run_until_cancelled(async { tokio::join!(self.write(), self.listen()) }).await;
     }
 
-    /// Writes the next number every second, for ever.
+    /// Writes the next number every second, until the migration is no longer
+    /// meant to beat: `pgportage-agent cleanup` may have removed it beside us.
     async fn write(&self) {
         let mut session = None;
         loop {
@@ -148,6 +149,11 @@ impl Task {
                     "no heartbeat was written"
                 );
                 session = None;
+                if matches!(self.agent.journal.note(&self.participation.migration, NOTE), Ok(None)) {
+                    self.agent.gauges.remove(&self.participation.migration);
+                    self.stop.cancel();
+                    return;
+                }
             }
             self.publish();
             self.agent.clock.sleep(INTERVAL).await;
