@@ -110,7 +110,7 @@ fn actions() -> Vec<Action> {
         Action::FenceSource(v1::FenceSource { cutover_epoch, marker_id }),
         Action::OpenDestination(v1::OpenDestination { cutover_epoch, ..v1::OpenDestination::default() }),
         Action::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch }),
-        Action::FinishMigration(v1::FinishMigration {}),
+        Action::FinishMigration(v1::FinishMigration::default()),
     ]
 }
 
@@ -274,7 +274,7 @@ async fn every_destructive_act_needs_its_own_word() {
         ("terminate_sessions", allowed(Action::CloseDatabase(v1::CloseDatabase {}), v1::Verb::Perform)),
         ("open", allowed(Action::OpenDestination(v1::OpenDestination::default()), v1::Verb::Perform)),
         ("drop_slot", allowed(Action::CreateSlot(v1::CreateSlot {}), v1::Verb::Undo)),
-        ("drop_slot", allowed(Action::FinishMigration(v1::FinishMigration {}), v1::Verb::Perform)),
+        ("drop_slot", allowed(Action::FinishMigration(v1::FinishMigration::default()), v1::Verb::Perform)),
         ("replica_identity_full", allowed(actions().swap_remove(3), v1::Verb::Perform)),
     ] {
         let mut evil = Evil::new(&POLICY.replace(&format!("{act} = true"), &format!("{act} = false"))).await;

@@ -201,6 +201,10 @@ async fn a_table_without_a_primary_key() {
     site.cli.expect(0, &["finish", "keyless", "--yes"]).await.unwrap();
     let moved = "SELECT count(*) = 100 AND count(*) FILTER (WHERE note = 'y') = 1 FROM keyless";
     site.destination.wait_until(&site.database, moved, LIMIT).await.unwrap();
+    let as_before = "SELECT relreplident = 'd' FROM pg_class WHERE oid = 'keyless'::regclass";
+    for cluster in [&site.source, &site.destination] {
+        cluster.wait_until(&site.database, as_before, LIMIT).await.unwrap();
+    }
 }
 
 /// Names with quotes, spaces, newlines and 63 bytes of UTF-8, for the database,

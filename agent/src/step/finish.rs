@@ -13,7 +13,7 @@ use tokio_postgres::GenericClient;
 use crate::migration::Side;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::own_schema::{self, Ownership};
-use crate::postgres::{Purpose, quote_ident, sql_failure};
+use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
 use crate::step::patience::Patience;
 use crate::step::publication::{self, Fenced};
 use crate::step::{Context, Progress, Step, Survey, connect, identity, subscribe};
@@ -28,8 +28,12 @@ const SAVED_AT_FENCE: &str = "SELECT saved_access FROM pgportage.fence WHERE id 
 const DECISION: &str = "SELECT state, saved_access FROM pgportage.decision WHERE id = 1";
 
 /// Removes everything that is ours on this side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FinishMigration;
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FinishMigration {
+    /// Destination: tables whose `REPLICA IDENTITY FULL` came along from the
+    /// source and served the migration only.
+    pub identity_full_tables: Vec<RelationName>,
+}
 
 /// Nothing of ours is left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +53,13 @@ impl Step for FinishMigration {
     async fn perform(&self, cx: &Context) -> Result<FinishMigrationResult, Failure> {
         match cx.participation.side {
             Side::Source => finish_source(cx).await,
-            Side::Destination => finish_destination(cx, Undecided::Refuse).await,
+            Side::Destination => {
+                let result = finish_destination(cx, Undecided::Refuse).await?;
+                report(cx, "giving tables the default replica identity");
+                identity::relax(cx, &self.identity_full_tables).await?;
+                cx.fail_point("finish_migration.perform.relaxed");
+                Ok(result)
+            }
         }
     }
 

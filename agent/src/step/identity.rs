@@ -150,6 +150,28 @@ pub(crate) async fn restore(cx: &Context) -> Result<(), Failure> {
     cx.agent.journal.clear_note(&cx.participation.migration, NOTE)
 }
 
+/// Takes `REPLICA IDENTITY FULL` from tables of the destination. What they had on
+/// the source was no identity either: the default says so without the cost of
+/// whole rows in the WAL. Tables that are gone or have another identity by now
+/// are left alone.
+///
+/// # Errors
+///
+/// As [`restore`].
+pub(crate) async fn relax(cx: &Context, tables: &[RelationName]) -> Result<(), Failure> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
+    for (done, table) in tables.iter().enumerate() {
+        report(cx, table, done, tables.len());
+        if identity(&*session, table).await? == Some(Identity::Full) {
+            set(cx, &mut session, table, &Identity::Default).await?;
+        }
+    }
+    Ok(())
+}
+
 fn report(cx: &Context, table: &RelationName, done: usize, total: usize) {
     cx.report(Progress {
         subject: format!("the replica identity of {table}"),

@@ -50,7 +50,9 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
             stable_window: duration(message.stable_window, "stable_window")?,
         })),
         Wire::CountRows(message) => Ok(Action::CountRows(CountRows { tables: relations(message.tables) })),
-        Wire::FinishMigration(_) => Ok(Action::FinishMigration(FinishMigration)),
+        Wire::FinishMigration(message) => Ok(Action::FinishMigration(FinishMigration {
+            identity_full_tables: relations(message.identity_full_tables),
+        })),
         Wire::PrepareCutover(message) => Ok(Action::PrepareCutover(PrepareCutover {
             cutover_epoch: message.cutover_epoch,
             max_outage: duration(message.max_outage, "max_outage")?,

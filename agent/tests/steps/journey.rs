@@ -165,7 +165,7 @@ async fn finish_leaves_nothing_but_the_fence() {
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
 
-    let finish = FinishMigration;
+    let finish = FinishMigration { identity_full_tables: keyless().tables };
     let early = perform_with(&world.context(Side::Destination), &finish).await.unwrap_err();
     assert_eq!(early.reason, Reason::WrongState, "the destination has not decided");
 
@@ -222,4 +222,6 @@ async fn finish_leaves_nothing_but_the_fence() {
     world.source.connect_as(&database, "app", "correct horse").await.unwrap();
     let identity = "SELECT relreplident = 'i' FROM pg_class WHERE oid = 'public.by_index'::regclass";
     world.source.wait_until(&database, identity, Duration::from_secs(1)).await.unwrap();
+    let identities = "SELECT bool_and(relreplident = 'd') FROM pg_class WHERE relname IN ('keyless', 'by_index')";
+    world.destination.wait_until(&database, identities, Duration::from_secs(1)).await.unwrap();
 }

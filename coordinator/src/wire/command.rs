@@ -104,7 +104,9 @@ fn action(input: &Input) -> Action {
         Input::ReleaseBarrier { cutover_epoch } => {
             Action::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch: *cutover_epoch })
         }
-        Input::FinishMigration => Action::FinishMigration(v1::FinishMigration {}),
+        Input::FinishMigration { identity_full_tables } => Action::FinishMigration(v1::FinishMigration {
+            identity_full_tables: identity_full_tables.iter().map(to_relation).collect(),
+        }),
     }
 }
 

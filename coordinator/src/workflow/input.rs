@@ -65,7 +65,9 @@ pub enum Input {
     ReleaseBarrier {
         cutover_epoch: i64,
     },
-    FinishMigration,
+    FinishMigration {
+        identity_full_tables: Vec<RelationName>,
+    },
 }
 
 impl Input {
@@ -91,7 +93,7 @@ impl Input {
             Self::FenceSource { .. } => ActionKind::FenceSource,
             Self::OpenDestination { .. } => ActionKind::OpenDestination,
             Self::ReleaseBarrier { .. } => ActionKind::ReleaseBarrier,
-            Self::FinishMigration => ActionKind::FinishMigration,
+            Self::FinishMigration { .. } => ActionKind::FinishMigration,
         }
     }
 }

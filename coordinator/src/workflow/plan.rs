@@ -350,7 +350,13 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
             sequences: fence(state)?.sequences.clone(),
         },
         ActionKind::ReleaseBarrier => Input::ReleaseBarrier { cutover_epoch: state.cutover.as_ref()?.epoch },
-        ActionKind::FinishMigration => Input::FinishMigration,
+        ActionKind::FinishMigration => Input::FinishMigration {
+            identity_full_tables: match row.side {
+                // It noted what each table had.
+                Side::Source => Vec::new(),
+                Side::Destination => state.source_inventory()?.identity_full_tables.clone(),
+            },
+        },
     })
 }
 

@@ -164,7 +164,11 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
         ActionKind::ReleaseBarrier => vec!["COMMIT the barrier; the fence stays".to_owned()],
         ActionKind::FinishMigration => match act.side {
             Side::Destination => {
-                vec![format!("DROP SUBSCRIPTION {name}"), "DROP SCHEMA pgportage CASCADE".to_owned()]
+                vec![
+                    format!("DROP SUBSCRIPTION {name}"),
+                    "DROP SCHEMA pgportage CASCADE".to_owned(),
+                    "ALTER TABLE … REPLICA IDENTITY DEFAULT (where you agreed to FULL)".to_owned(),
+                ]
             }
             Side::Source => vec![
                 format!("SELECT pg_drop_replication_slot({name})"),
