@@ -63,7 +63,7 @@ pub fn of_agent(end: End) -> Result<Vec<String>> {
 /// the other end. Both clean up at the end, each what is there.
 fn is_of_the_other_end(end: End, point: &str) -> bool {
     let of_the_source = ["noted", "slot", "schema", "roles"];
-    let of_the_destination = ["subscription", "destination_schema"];
+    let of_the_destination = ["subscription", "destination_schema", "relaxed"];
     let others: &[&str] = match end {
         End::Source => &of_the_destination,
         End::Destination => &of_the_source,

@@ -103,13 +103,12 @@ struct Address {
 }
 
 impl Address {
-    /// `host:port`, `[address]:port`, or a host with the usual port.
+    /// `host:port`, `[address]:port` or `/directory:port`; without a port the
+    /// usual one.
     fn parse(text: &str, usual_port: u16) -> Self {
         match text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) {
-            Some((host, port)) if !text.starts_with('/') => {
-                Self { host: host.trim_matches(['[', ']']).to_owned(), port }
-            }
-            Some(_) | None => Self { host: text.to_owned(), port: usual_port },
+            Some((host, port)) => Self { host: host.trim_matches(['[', ']']).to_owned(), port },
+            None => Self { host: text.to_owned(), port: usual_port },
         }
     }
 }
@@ -186,9 +185,9 @@ impl Door {
         self.log_in(&address, database, &settings.user, password.as_ref(), purpose).await
     }
 
-    /// As [`Self::open`], as another role and at an address (`host:port`, or the
-    /// directory of a Unix socket with the configured port): the trial login of
-    /// the canary, where a password is asked for.
+    /// As [`Self::open`], as another role and at an address (`host:port`, where
+    /// the host may be the directory of a Unix socket): the trial login of the
+    /// canary, where a password is asked for.
     ///
     /// # Errors
     ///
@@ -318,3 +317,21 @@ const PINNED: &[(&str, &str)] = &[
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_be_a_name_a_number_or_a_directory() {
+        for (text, host, port) in [
+            ("db.internal:6432", "db.internal", 6432),
+            ("[::1]:6432", "::1", 6432),
+            ("/run/postgresql:6432", "/run/postgresql", 6432),
+            ("/run/postgresql", "/run/postgresql", 5432),
+        ] {
+            let address = Address::parse(text, 5432);
+            assert_eq!((address.host.as_str(), address.port), (host, port), "{text}");
+        }
+    }
+}
