@@ -129,6 +129,8 @@ reasons! {
     ReplicationLoginFailed = "REPLICATION_LOGIN_FAILED",
     /// The slot is gone or invalidated; the copy has to start again.
     SlotLost = "SLOT_LOST",
+    /// The source does not keep the snapshot any more that the copy reads.
+    SnapshotLost = "SNAPSHOT_LOST",
     /// A table has no usable replica identity: publishing it would make the
     /// application's UPDATE and DELETE fail.
     ReplicaIdentityMissing = "REPLICA_IDENTITY_MISSING",

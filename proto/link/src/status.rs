@@ -83,6 +83,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::PasswordNotAsked
         | Reason::ReplicationLoginFailed
         | Reason::SlotLost
+        | Reason::SnapshotLost
         | Reason::ReplicaIdentityMissing
         | Reason::ObjectConflict
         | Reason::ApplyFailed
