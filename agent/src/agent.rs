@@ -15,6 +15,7 @@ use crate::peer::Peers;
 use crate::policy::Policy;
 use crate::postgres::{Door, DoorSettings};
 use crate::settings::Settings;
+use crate::snapshot::Snapshots;
 use crate::step::cutover::CutoverSessions;
 use crate::tunnel::Tunnels;
 
@@ -42,6 +43,8 @@ pub struct Agent {
     pub peers: Peers,
     /// Where the server's own subscriptions enter the link.
     pub tunnels: Tunnels,
+    /// The snapshots of the migrations that this agent is the source of.
+    pub snapshots: Snapshots,
     /// Sessions of cutovers under way.
     pub cutovers: CutoverSessions,
     /// What is measured between commands.
@@ -72,6 +75,7 @@ impl Agent {
             attached: AtomicBool::new(false),
             peers: Peers::new(identity, policy.clone(), clock),
             tunnels: Tunnels::new(),
+            snapshots: Snapshots::default(),
             cutovers: CutoverSessions::default(),
             gauges: Gauges::default(),
             heartbeats: Heartbeats::default(),

@@ -24,5 +24,5 @@ pub use lsn::{Lsn, LsnInvalid};
 pub use quote::{RelationName, quote_ident, quote_literal};
 pub use scram::scram_verifier;
 pub use secret::Secret;
-pub use session::{Session, SessionIdentity};
+pub use session::{CancelHandle, Session, SessionIdentity};
 pub use version::ServerVersion;

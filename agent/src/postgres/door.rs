@@ -97,15 +97,15 @@ pub struct DoorSettings {
 }
 
 /// Where a server listens.
-struct Address {
-    host: String,
-    port: u16,
+pub(super) struct Address {
+    pub(super) host: String,
+    pub(super) port: u16,
 }
 
 impl Address {
     /// `host:port`, `[address]:port` or `/directory:port`; without a port the
     /// usual one.
-    fn parse(text: &str, usual_port: u16) -> Self {
+    pub(super) fn parse(text: &str, usual_port: u16) -> Self {
         match text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) {
             Some((host, port)) => Self { host: host.trim_matches(['[', ']']).to_owned(), port },
             None => Self { host: text.to_owned(), port: usual_port },
@@ -176,11 +176,7 @@ impl Door {
     /// password file, or [`Reason::Stalled`] when the budget stays used up.
     pub async fn open(&self, database: &str, purpose: Purpose) -> Result<Session, Failure> {
         let settings = &self.0.settings;
-        let password = match (&settings.password_file, &settings.passfile) {
-            (Some(path), _) => Some(Secret::from_file(path)?),
-            (None, Some(path)) => passfile::find(path, &settings.host, settings.port, database, &settings.user)?,
-            (None, None) => None,
-        };
+        let password = self.password(database)?;
         let address = Address { host: settings.host.clone(), port: settings.port };
         self.log_in(&address, database, &settings.user, password.as_ref(), purpose).await
     }
@@ -240,6 +236,20 @@ impl Door {
             Ok(result) => result,
             Err(_) => Err(login_timeout(&address.to_string())),
         }
+    }
+
+    /// The password of the agent's own role, if it has one.
+    pub(super) fn password(&self, database: &str) -> Result<Option<Secret>, Failure> {
+        let settings = &self.0.settings;
+        match (&settings.password_file, &settings.passfile) {
+            (Some(path), _) => Secret::from_file(path).map(Some),
+            (None, Some(path)) => passfile::find(path, &settings.host, settings.port, database, &settings.user),
+            (None, None) => Ok(None),
+        }
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.0.settings.port
     }
 
     fn budget_spent(&self) -> Failure {

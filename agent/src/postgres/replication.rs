@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use super::door::{configure, login_limit, login_timeout};
+use super::door::{Address, configure, login_limit, login_timeout};
 use super::error::{login_failure, sql_failure};
 use super::{Door, Lsn, Secret, ServerVersion, Session};
 use crate::names::APPLICATION_PREFIX;
@@ -34,9 +34,43 @@ pub struct SystemIdentity {
     pub position: Lsn,
 }
 
+/// A trial does next to nothing.
+const TRIAL: &str = "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=0 -c search_path=pg_catalog";
+
+/// A keeper waits for other transactions, then keeps one open and does nothing.
+const KEEPER: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+                      -c idle_session_timeout=0 -c search_path=pg_catalog";
+
 impl Door {
-    /// Logs in as walsender of a database at an address: `host:port`, or the
-    /// path of a Unix socket. The tunnel's listener is such an address.
+    /// Logs in as walsender of a database of the agent's own server and role, for
+    /// as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Door::open`].
+    pub async fn open_keeper(&self, database: &str) -> Result<Session, Failure> {
+        let password = self.password(database)?;
+        self.replication_session(&self.address(), database, self.user(), password.as_ref(), KEEPER).await
+    }
+
+    /// As [`Self::open_keeper`], as another role and at an address (`host:port`,
+    /// where the host may be the directory of a Unix socket).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open_replication_at`].
+    pub async fn open_keeper_as(
+        &self,
+        address: &str,
+        database: &str,
+        user: &str,
+        password: &Secret,
+    ) -> Result<Session, Failure> {
+        self.replication_session(address, database, user, Some(password), KEEPER).await
+    }
+
+    /// Logs in as walsender of a database at an address: `host:port`, where
+    /// the host may be the directory of a Unix socket. The tunnel's listener is such an address.
     ///
     /// [`Session::password_asked`] tells whether the server asked for the
     /// password: a subscription of a role that is no superuser needs that.
@@ -52,13 +86,26 @@ impl Door {
         user: &str,
         password: &Secret,
     ) -> Result<Session, Failure> {
+        self.replication_session(address, database, user, Some(password), TRIAL).await
+    }
+
+    async fn replication_session(
+        &self,
+        address: &str,
+        database: &str,
+        user: &str,
+        password: Option<&Secret>,
+        options: &str,
+    ) -> Result<Session, Failure> {
         let login = async {
-            if address.starts_with('/') {
-                let socket = UnixStream::connect(address).await.map_err(|error| unreachable(&error, address))?;
-                self.walsender(socket, address, database, user, password).await
+            let place = Address::parse(address, self.port());
+            if place.host.starts_with('/') {
+                let path = format!("{}/.s.PGSQL.{}", place.host, place.port);
+                let socket = UnixStream::connect(path).await.map_err(|error| unreachable(&error, address))?;
+                self.walsender(socket, address, database, user, password, options).await
             } else {
                 let socket = TcpStream::connect(address).await.map_err(|error| unreachable(&error, address))?;
-                self.walsender(socket, address, database, user, password).await
+                self.walsender(socket, address, database, user, password, options).await
             }
         };
         match self.clock().timeout(login_limit(), Box::pin(login)).await {
@@ -73,20 +120,17 @@ impl Door {
         address: &str,
         database: &str,
         user: &str,
-        password: &Secret,
+        password: Option<&Secret>,
+        options: &str,
     ) -> Result<Session, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let stream = ReplicationStream::new(socket);
         let authentication = Arc::clone(&stream.authentication);
-        let mut config = configure(
-            database,
-            user,
-            Some(password),
-            "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=0 -c search_path=pg_catalog",
-        );
-        config.application_name(format!("{APPLICATION_PREFIX} trial"));
+        let mut config = configure(database, user, password, options);
+        let purpose = if options == KEEPER { "keeper" } else { "trial" };
+        config.application_name(format!("{APPLICATION_PREFIX} {purpose}"));
         let (client, connection) =
             config.connect_raw(stream, NoTls).await.map_err(|error| login_failure(&error, user, database, address))?;
         let version = connection.parameter("server_version").and_then(parse_version);

@@ -10,12 +10,14 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::grants::{grant_reading, revoke_reading};
+use super::maker::slot_session;
 use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names;
-use crate::postgres::{Purpose, Secret, Session, quote_ident, sql_failure};
+use crate::postgres::{CancelHandle, Purpose, Session, quote_ident, sql_failure};
 use crate::step::connect::{DESTINATION_SYSTEM, replication_role};
-use crate::step::patience::{Patience, stalled};
+use crate::step::copy::CopyMethod;
+use crate::step::patience::{Patience, is_passing, stalled};
 use crate::step::{Context, Progress, Step, Survey};
 
 /// The journal's note of the intent. While it is there, the watch looks after
@@ -72,11 +74,12 @@ FROM pg_stat_replication r
 JOIN pg_stat_activity a ON a.pid = r.pid
 WHERE r.usename = $1 AND a.datname = current_database()";
 
-const MAY_USE_SLOTS: &str = "SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user";
-
 /// Makes the migration's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CreateSlot;
+pub struct CreateSlot {
+    /// Whether its snapshot is kept for the copy.
+    pub copy_method: CopyMethod,
+}
 
 /// The slot made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +135,11 @@ impl Step for CreateSlot {
         cx.fail_point("create_slot.perform.granted");
         cx.agent.journal.set_note(&cx.participation.migration, SLOT_NOTE, &name)?;
         cx.fail_point("create_slot.perform.intended");
-        make(cx, &name).await?;
+        match self.copy_method {
+            // Boxed: both hold futures of logins.
+            CopyMethod::Native => Box::pin(make(cx, &name)).await?,
+            CopyMethod::Snapshot => Box::pin(keep_snapshot(cx, &name)).await?,
+        }
         cx.fail_point("create_slot.perform.created");
         // A checkpoint at the wrong moment may invalidate a new slot.
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
@@ -158,38 +165,32 @@ impl Step for CreateSlot {
     }
 }
 
-/// A session that may make and drop slots: the agent's own role if it has
-/// REPLICATION, otherwise the replication role of the policy.
+/// Whether somebody uses a slot of our name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SlotUse {
+    /// There is none.
+    Absent,
+    /// Nobody uses it.
+    Idle,
+    /// This backend streams from it, or still makes it.
+    Active(i32),
+}
+
+/// Looks who uses our slot, in whatever state it is.
 ///
 /// # Errors
 ///
-/// [`Reason::PrivilegeMissing`] when neither may; otherwise as
-/// [`crate::postgres::Door::open`].
-pub(crate) async fn slot_session(
+/// [`Reason::ObjectConflict`] when the slot is not ours; otherwise what the
+/// server reports.
+pub(crate) async fn slot_use(
     agent: &Agent,
     participation: &Participation,
-    purpose: Purpose,
-) -> Result<Session, Failure> {
-    let session = agent.door.open(&participation.database, purpose).await?;
-    let may: bool = session
-        .query_one(MAY_USE_SLOTS, &[])
-        .await
-        .map_err(|error| sql_failure(error, "look at the agent's own role"))?
-        .get(0);
-    if may {
-        return Ok(session);
-    }
-    drop(session);
-    let Some(role) = &agent.policy.roles().replication else {
-        return Err(Failure::new(Reason::PrivilegeMissing, "the agent's role lacks REPLICATION")
-            .hint(format!(
-                "As a superuser, run: ALTER ROLE {} REPLICATION; or name a role that has it under [roles] in the policy.",
-                quote_ident(agent.door.user())
-            ))
-            .effect(Effect::None));
-    };
-    let (address, password) = (&agent.settings.postgres.replication_address, Secret::from_file(&role.password_file)?);
-    agent.door.open_as(address, &participation.database, &role.name, &password, purpose).await
+    session: &Session,
+    name: &str,
+) -> Result<SlotUse, Failure> {
+    let Some(slot) = slot_state(session, name).await? else { return Ok(SlotUse::Absent) };
+    check_ours(agent, participation, name, &slot)?;
+    Ok(slot.active_pid.map_or(SlotUse::Idle, SlotUse::Active))
 }
 
 async fn slot_state(session: &Session, name: &str) -> Result<Option<SlotState>, Failure> {
@@ -209,14 +210,7 @@ async fn slot_state(session: &Session, name: &str) -> Result<Option<SlotState>, 
 
 async fn find(cx: &Context, session: &Session, name: &str) -> Result<Found, Failure> {
     let Some(slot) = slot_state(session, name).await? else { return Ok(Found::Nothing) };
-    if slot.plugin != "pgoutput" || slot.database != cx.participation.database || slot.temporary {
-        return Err(
-            conflict(name).detail(format!("It belongs to plugin {:?} and database {:?}.", slot.plugin, slot.database))
-        );
-    }
-    if cx.agent.journal.note(&cx.participation.migration, SLOT_NOTE)?.is_none() {
-        return Err(conflict(name).detail("This agent has not made it for this migration."));
-    }
+    check_ours(&cx.agent, &cx.participation, name, &slot)?;
     if slot.wal_status == "lost" {
         return Err(Failure::new(Reason::SlotLost, format!("replication slot {} was invalidated", quote_ident(name)))
             .detail("The source removed WAL that the slot needed. The copy has to start again.")
@@ -229,6 +223,18 @@ async fn find(cx: &Context, session: &Session, name: &str) -> Result<Found, Fail
         (None, Some(pid)) => Ok(Found::BeingMade(pid)),
         (None, None) => Ok(Found::Nothing),
     }
+}
+
+fn check_ours(agent: &Agent, participation: &Participation, name: &str, slot: &SlotState) -> Result<(), Failure> {
+    if slot.plugin != "pgoutput" || slot.database != participation.database || slot.temporary {
+        return Err(
+            conflict(name).detail(format!("It belongs to plugin {:?} and database {:?}.", slot.plugin, slot.database))
+        );
+    }
+    if agent.journal.note(&participation.migration, SLOT_NOTE)?.is_none() {
+        return Err(conflict(name).detail("This agent has not made it for this migration."));
+    }
+    Ok(())
 }
 
 fn conflict(name: &str) -> Failure {
@@ -257,19 +263,55 @@ async fn make(cx: &Context, name: &str) -> Result<(), Failure> {
                 made => return made,
             },
         }
-        let still_there = Failure::new(Reason::ServerUnreachable, "an earlier attempt still makes the slot");
-        patience.again(cx, still_there, "the end of an earlier attempt").await?;
+        patience.again(cx, still_there(), "the end of an earlier attempt").await?;
     }
 }
 
-/// Makes the slot. The server waits for every transaction that is open now; says
-/// whose they are.
+fn still_there() -> Failure {
+    Failure::new(Reason::ServerUnreachable, "an earlier attempt still makes the slot")
+}
+
+/// Makes the slot on a session of its own.
 async fn create(cx: &Context, name: &str) -> Result<(), Failure> {
     let maker = slot_session(&cx.agent, &cx.participation, Purpose::Scan).await?;
     maker.batch_execute(WAIT_FOR_LOCKS).await.map_err(|error| sql_failure(error, "create the replication slot"))?;
-    let observer = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let parameters: [&(dyn postgres_types::ToSql + Sync); 1] = [&name];
-    let creation = maker.query_one(CREATE, &parameters);
+    let creation = async {
+        let made = maker.query_one(CREATE, &parameters).await;
+        made.map(|_| ()).map_err(|error| sql_failure(error, "create the replication slot"))
+    };
+    attend(cx, name, creation, Some(maker.cancel_handle())).await
+}
+
+/// Makes the slot and keeps its snapshot, unless both are there.
+async fn keep_snapshot(cx: &Context, name: &str) -> Result<(), Failure> {
+    let mut patience = Patience::new(cx);
+    loop {
+        cx.safe_point()?;
+        let creation = async { cx.agent.snapshots.open(&cx.agent, &cx.participation).await.map(|_| ()) };
+        // The keeper's statement ends with its session, and that with the future.
+        match attend(cx, name, creation, None).await {
+            Err(failure) if failure.sqlstate.as_deref() == Some(DUPLICATE_OBJECT) => {
+                patience.again(cx, still_there(), "the end of an earlier attempt").await?;
+            }
+            Err(failure) if is_passing(&failure) => {
+                patience.again(cx, failure, "the end of an earlier attempt").await?;
+            }
+            made => return made,
+        }
+    }
+}
+
+/// Waits for the creation of the slot. The server waits for every transaction
+/// that is open now; says whose they are. `stop` cancels the creation, where
+/// dropping the future does not.
+async fn attend(
+    cx: &Context,
+    name: &str,
+    creation: impl Future<Output = Result<(), Failure>>,
+    stop: Option<CancelHandle>,
+) -> Result<(), Failure> {
+    let observer = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     tokio::pin!(creation);
     let mut patience = Patience::new(cx);
     let mut seen = Vec::new();
@@ -277,15 +319,15 @@ async fn create(cx: &Context, name: &str) -> Result<(), Failure> {
     loop {
         tokio::select! {
             biased;
-            made = &mut creation => {
-                return made.map(|_| ()).map_err(|error| creation_failure(sql_failure(error, "create the replication slot")));
-            }
+            made = &mut creation => return made.map_err(creation_failure),
             () = cx.clock.sleep(LOOK) => {}
         }
         let over = patience.is_over(cx);
         if over || cx.cancel.is_cancelled() {
-            let stop = maker.cancel_handle();
-            if stop.cancel().await.is_ok() && cx.clock.timeout(CANCEL_LIMIT, &mut creation).await.is_err() {
+            if let Some(stop) = stop
+                && stop.cancel().await.is_ok()
+                && cx.clock.timeout(CANCEL_LIMIT, &mut creation).await.is_err()
+            {
                 tracing::warn!("the server does not give up the creation of the replication slot");
             }
             cx.safe_point()?;
@@ -294,7 +336,8 @@ async fn create(cx: &Context, name: &str) -> Result<(), Failure> {
                 .effect(Effect::None));
         }
         // Only for people: a look that fails hides nothing that is decided here.
-        if let Ok(blockers) = blockers(&observer, maker.pid).await
+        if let Ok(Some(SlotState { active_pid: Some(maker), .. })) = slot_state(&observer, name).await
+            && let Ok(blockers) = blockers(&observer, maker).await
             && !blockers.is_empty()
         {
             subject = describe(&blockers);
@@ -376,6 +419,7 @@ pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
             Err(failure) => patience.again(cx, failure, "the destination to let go of the replication slot").await?,
         }
     }
+    cx.agent.snapshots.forget(cx).await?;
     cx.agent.journal.clear_note(migration, SLOT_NOTE)?;
     crate::watch::forget(&cx.agent.journal, migration)
 }

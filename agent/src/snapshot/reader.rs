@@ -1,0 +1,221 @@
+//! Sessions that have imported the snapshot, and what they read.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use pgportage_link::Failure;
+use tokio::sync::mpsc;
+use tokio_postgres::CopyOutStream;
+
+use super::snapshot_lost;
+use super::tables::{self, SnapshotTable};
+use crate::agent::Agent;
+use crate::migration::Participation;
+use crate::names;
+use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING};
+use crate::postgres::{Door, Purpose, RelationName, Session, quote_ident, quote_literal, sql_failure};
+
+/// The snapshot that was asked for is gone, or never was.
+const UNKNOWN_SNAPSHOT: [&str; 2] = ["22023", "55000"];
+
+/// COPY data in pieces; an error is the last one.
+pub(crate) type RowStream = mpsc::Receiver<Result<Bytes, Failure>>;
+
+/// Rows of one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    /// The table.
+    pub(crate) table: RelationName,
+    /// The columns, unquoted.
+    pub(crate) columns: Vec<String>,
+    /// Binary rather than text.
+    pub(crate) binary: bool,
+    /// First block.
+    pub(crate) first_block: i64,
+    /// First block behind it; to the table's end if none.
+    pub(crate) end_block: Option<i64>,
+}
+
+impl Range {
+    /// Everything in the table: a plain COPY, which needs no plan.
+    fn is_whole(&self) -> bool {
+        self.first_block == 0 && self.end_block.is_none()
+    }
+
+    fn statement(&self) -> String {
+        let columns = self.columns.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
+        let format = if self.binary { "binary" } else { "text" };
+        if self.is_whole() {
+            let list = if columns.is_empty() { String::new() } else { format!(" ({columns})") };
+            return format!("COPY {}{list} TO STDOUT (FORMAT {format})", self.table);
+        }
+        let mut condition = format!("ctid >= '({},0)'::tid", self.first_block);
+        if let Some(end) = self.end_block {
+            condition.push_str(&format!(" AND ctid < '({end},0)'::tid"));
+        }
+        // ONLY, as a plain COPY of a table would do.
+        format!("COPY (SELECT {columns} FROM ONLY {} WHERE {condition}) TO STDOUT (FORMAT {format})", self.table)
+    }
+}
+
+/// Readers of one snapshot. One that has read a range in order is used again.
+pub(super) struct Readers {
+    door: Door,
+    database: String,
+    snapshot_name: String,
+    idle: Arc<Mutex<Vec<Session>>>,
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readers").field("snapshot_name", &self.snapshot_name).finish_non_exhaustive()
+    }
+}
+
+impl Readers {
+    pub(super) fn new(door: Door, database: String, snapshot_name: String) -> Self {
+        Self { door, database, snapshot_name, idle: Arc::default() }
+    }
+
+    /// What the snapshot holds of the migration's publication.
+    pub(super) async fn tables(&self, participation: &Participation) -> Result<Vec<SnapshotTable>, Failure> {
+        let reader = self.take().await?;
+        let tables = tables::read(&*reader, &names::replication_name(&participation.migration)).await?;
+        self.lock().push(reader);
+        Ok(tables)
+    }
+
+    /// Begins to read a range.
+    pub(super) async fn read(&self, agent: &Agent, range: Range) -> Result<RowStream, Failure> {
+        let reader = self.take().await?;
+        let rows = reader
+            .copy_out(&range.statement())
+            .await
+            .map_err(|error| sql_failure(error, &format!("read table {}", range.table)))?;
+        let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
+        let idle = Arc::clone(&self.idle);
+        let stop = agent.stop.clone();
+        agent.tasks.spawn(async move {
+            let carried = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // Nobody listens: the session is dropped and its statement with it.
+                () = pieces.closed() => return,
+                carried = carry(rows, &pieces) => carried,
+            };
+            match carried {
+                // Before the stream ends: the next range finds it.
+                Ok(Carried::Everything) => idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader),
+                // In the middle of a COPY it is of no use to anybody.
+                Ok(Carried::Unheard) => {}
+                Err(error) => {
+                    let failure = sql_failure(error, &format!("read table {}", range.table));
+                    // If nobody listens any more, nobody needs the reason.
+                    let _unheard = pieces.send(Err(failure)).await;
+                }
+            }
+        });
+        Ok(stream)
+    }
+
+    /// A session in a transaction that sees the snapshot.
+    async fn take(&self) -> Result<Session, Failure> {
+        loop {
+            let Some(reader) = self.lock().pop() else { break };
+            if !reader.is_closed() {
+                return Ok(reader);
+            }
+        }
+        let session = self.door.open(&self.database, Purpose::Scan).await?;
+        let import = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+            quote_literal(&self.snapshot_name)
+        );
+        session.batch_execute(&import).await.map_err(|error| {
+            let failure = sql_failure(error, "import the snapshot");
+            if failure.sqlstate.as_deref().is_some_and(|state| UNKNOWN_SNAPSHOT.contains(&state)) {
+                snapshot_lost(&self.snapshot_name).because(&failure)
+            } else {
+                failure
+            }
+        })?;
+        Ok(session)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Session>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How far a reading came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carried {
+    Everything,
+    /// Somebody stopped listening.
+    Unheard,
+}
+
+/// Gathers rows into pieces, and cuts rows that are larger than one.
+async fn carry(
+    rows: CopyOutStream,
+    pieces: &mpsc::Sender<Result<Bytes, Failure>>,
+) -> Result<Carried, tokio_postgres::Error> {
+    tokio::pin!(rows);
+    let mut gathered = BytesMut::with_capacity(CHUNK_BYTES);
+    while let Some(row) = rows.next().await {
+        let mut row = row?;
+        if gathered.len() + row.len() > CHUNK_BYTES && !gathered.is_empty() {
+            if pieces.send(Ok(gathered.split().freeze())).await.is_err() {
+                return Ok(Carried::Unheard);
+            }
+            gathered.reserve(CHUNK_BYTES);
+        }
+        while row.len() > CHUNK_BYTES {
+            if pieces.send(Ok(row.split_to(CHUNK_BYTES))).await.is_err() {
+                return Ok(Carried::Unheard);
+            }
+        }
+        gathered.extend_from_slice(&row);
+    }
+    if !gathered.is_empty() && pieces.send(Ok(gathered.freeze())).await.is_err() {
+        return Ok(Carried::Unheard);
+    }
+    Ok(Carried::Everything)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first_block: i64, end_block: Option<i64>) -> Range {
+        Range {
+            table: RelationName::new("public", "order"),
+            columns: vec!["id".to_owned(), "a \"b".to_owned()],
+            binary: true,
+            first_block,
+            end_block,
+        }
+    }
+
+    #[test]
+    fn a_whole_table_is_a_plain_copy() {
+        assert_eq!(range(0, None).statement(), "COPY public.\"order\" (id, \"a \"\"b\") TO STDOUT (FORMAT binary)");
+        let bare = Range { columns: Vec::new(), binary: false, ..range(0, None) };
+        assert_eq!(bare.statement(), "COPY public.\"order\" TO STDOUT (FORMAT text)");
+    }
+
+    #[test]
+    fn a_range_is_cut_by_blocks_and_the_last_one_is_open() {
+        assert_eq!(
+            range(8, Some(16)).statement(),
+            "COPY (SELECT id, \"a \"\"b\" FROM ONLY public.\"order\" \
+             WHERE ctid >= '(8,0)'::tid AND ctid < '(16,0)'::tid) TO STDOUT (FORMAT binary)"
+        );
+        assert_eq!(
+            range(16, None).statement(),
+            "COPY (SELECT id, \"a \"\"b\" FROM ONLY public.\"order\" WHERE ctid >= '(16,0)'::tid) TO STDOUT (FORMAT binary)"
+        );
+    }
+}
