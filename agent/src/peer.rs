@@ -12,8 +12,10 @@ pub mod programs;
 mod pump;
 mod service;
 
-pub use client::{ArchiveStream, Greeting, HeartbeatStream, PeerClient, Peers, Tunnel};
+pub use client::{
+    ArchiveStream, Blocks, Greeting, HeartbeatStream, PeerClient, Peers, RangeStream, SourceSnapshot, Tunnel,
+};
 pub(crate) use complaint::{listen as listen_to_complaint, told as told_complaint};
 pub(crate) use login::{Login, application_name};
-pub(crate) use pump::carry;
+pub(crate) use pump::{CHUNK_BYTES, CHUNKS_WAITING, carry};
 pub use service::{Service, service};

@@ -23,7 +23,8 @@ use tonic::transport::Channel;
 use super::pump::CHUNKS_WAITING;
 use crate::migration::{MigrationId, Participation};
 use crate::policy::Policy;
-use crate::postgres::{Secret, ServerVersion};
+use crate::postgres::{RelationName, Secret, ServerVersion};
+use crate::snapshot::SnapshotTable;
 use crate::step::connect::ReplicationAccess;
 use crate::step::cutover::Resolution;
 
@@ -170,6 +171,56 @@ impl ArchiveStream {
     }
 }
 
+/// What the copy reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceSnapshot {
+    /// What it is called, and where the stream begins.
+    pub consistent_point: String,
+    /// Every published table.
+    pub tables: Vec<SnapshotTable>,
+}
+
+/// A part of a table, in blocks of its main fork.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Blocks {
+    /// The first one.
+    pub first: i64,
+    /// The first one behind it; to the table's end if none.
+    pub end: Option<i64>,
+}
+
+impl Blocks {
+    /// The whole table.
+    pub const ALL: Self = Self { first: 0, end: None };
+}
+
+fn decode_snapshot_table(message: v1::SnapshotTable) -> Option<SnapshotTable> {
+    let table = message.table?;
+    Some(SnapshotTable {
+        name: RelationName::new(table.schema_name, table.relation_name),
+        columns: message.columns,
+        binary: message.binary,
+        block_count: message.block_count,
+        size_bytes: message.size_bytes,
+        row_estimate: message.row_estimate,
+    })
+}
+
+/// COPY data of one range. Dropping it ends the reading.
+#[derive(Debug)]
+pub struct RangeStream(Streaming<v1::CopyRangeResponse>);
+
+impl RangeStream {
+    /// The next piece, none after the last. Losing the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the source reports, or [`Reason::PeerUnreachable`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        self.0.message().await.map(|message| message.map(|message| message.chunk)).map_err(from_status)
+    }
+}
+
 /// Numbers of heartbeats as they arrive on the destination.
 #[derive(Debug)]
 pub struct HeartbeatStream(Streaming<v1::WatchHeartbeatResponse>);
@@ -249,6 +300,61 @@ impl PeerClient {
             pg_restore_version_num: pg_restore.num(),
         };
         self.within(DUMP_TIMEOUT, self.client.clone().dump_schema(request)).await.map(ArchiveStream)
+    }
+
+    /// On the destination: asks for the snapshot that the copy reads. The source
+    /// may have to make it, and waits for open transactions then: `limit` says
+    /// for how long.
+    ///
+    /// # Errors
+    ///
+    /// What the source reports.
+    pub async fn open_snapshot(&self, limit: Duration) -> Result<SourceSnapshot, Failure> {
+        let request = v1::OpenSnapshotRequest { migration_id: self.migration.to_string() };
+        let response = self.within(limit, self.client.clone().open_snapshot(request)).await?;
+        let tables = response.tables.into_iter().filter_map(decode_snapshot_table).collect();
+        Ok(SourceSnapshot { consistent_point: response.consistent_point, tables })
+    }
+
+    /// On the destination: begins to read rows of a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::SnapshotLost`] when it is another one by now; otherwise what the
+    /// source reports.
+    pub async fn copy_range(
+        &self,
+        consistent_point: &str,
+        table: &SnapshotTable,
+        blocks: Blocks,
+    ) -> Result<RangeStream, Failure> {
+        let request = v1::CopyRangeRequest {
+            migration_id: self.migration.to_string(),
+            consistent_point: consistent_point.to_owned(),
+            table: Some(v1::RelationName {
+                schema_name: table.name.schema.clone(),
+                relation_name: table.name.relation.clone(),
+            }),
+            columns: table.columns.clone(),
+            binary: table.binary,
+            first_block: blocks.first,
+            end_block: blocks.end.unwrap_or(0),
+        };
+        self.within(CALL_TIMEOUT, self.client.clone().copy_range(request)).await.map(RangeStream)
+    }
+
+    /// On the destination: says that every row of a snapshot has arrived.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::SnapshotLost`] when it is another one by now; otherwise what the
+    /// source reports.
+    pub async fn release_snapshot(&self, consistent_point: &str) -> Result<(), Failure> {
+        let request = v1::ReleaseSnapshotRequest {
+            migration_id: self.migration.to_string(),
+            consistent_point: consistent_point.to_owned(),
+        };
+        self.within(CALL_TIMEOUT, self.client.clone().release_snapshot(request)).await.map(|_| ())
     }
 
     /// On the source: asks to be told which heartbeats arrive on the destination.

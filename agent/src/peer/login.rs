@@ -80,6 +80,13 @@ impl Login {
     /// A command that logs in by itself when it is run. The login must outlive
     /// the child.
     pub(crate) fn command(&self, program: &Path) -> Command {
+        let mut command = self.program(program);
+        command.arg("--no-password").arg(format!("--dbname={}", self.connection));
+        command
+    }
+
+    /// As [`Self::command`], for a program that is not to log in.
+    pub(crate) fn program(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear();
         for name in INHERITED {
@@ -91,7 +98,6 @@ impl Login {
         // Without one of ours, that of the home directory is not meant: a path that
         // cannot exist is passed over in silence.
         command.env("PGPASSFILE", self.passfile.as_deref().unwrap_or_else(|| Path::new("/dev/null/none")));
-        command.arg("--no-password").arg(format!("--dbname={}", self.connection));
         command.kill_on_drop(true);
         command
     }

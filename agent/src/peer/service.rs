@@ -27,6 +27,8 @@ use super::dump;
 use super::pump::{CHUNKS_WAITING, carry};
 use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation, Side};
+use crate::postgres::RelationName;
+use crate::snapshot::{Range, SnapshotTable};
 use crate::step::connect;
 use crate::step::cutover::{Resolution, resolve};
 
@@ -40,19 +42,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Service {
     agent: Arc<Agent>,
     dumps: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
     tunnels: Arc<Semaphore>,
 }
 
 /// The service to be served on the link's listener.
 #[must_use]
 pub fn service(agent: Arc<Agent>) -> PeerServiceServer<Service> {
-    let (dumps, tunnels) = (Arc::new(Semaphore::new(DUMPS)), Arc::new(Semaphore::new(TUNNELS)));
-    PeerServiceServer::new(Service { agent, dumps, tunnels }).max_decoding_message_size(FACT_MESSAGE_BYTES)
+    let [dumps, readers, tunnels] = [DUMPS, READERS, TUNNELS].map(|most| Arc::new(Semaphore::new(most)));
+    PeerServiceServer::new(Service { agent, dumps, readers, tunnels }).max_decoding_message_size(FACT_MESSAGE_BYTES)
 }
 
 /// Most dumps at a time, of all migrations: each costs this machine a process
 /// and the server a session. One more is asked to come again.
 const DUMPS: usize = 8;
+/// Most ranges read at a time, of all migrations. The budget of sessions is
+/// usually smaller: this keeps a caller from queueing for it without end.
+const READERS: usize = 64;
 /// Most tunnels at a time, of all migrations: each costs this machine a few file
 /// descriptors and the server a session.
 const TUNNELS: usize = 256;
@@ -154,6 +160,55 @@ impl PeerService for Service {
         Ok(Response::new(Box::pin(stream)))
     }
 
+    async fn open_snapshot(&self, request: Request<v1::OpenSnapshotRequest>) -> Answer<v1::OpenSnapshotResponse> {
+        let participation = self
+            .authorise(request.extensions().get(), &request.get_ref().migration_id, Some(Side::Source))
+            .map_err(to_status)?;
+        let snapshot = self.agent.snapshots.open(&self.agent, &participation).await.map_err(to_status)?;
+        Ok(Response::new(v1::OpenSnapshotResponse {
+            consistent_point: snapshot.consistent_point.clone(),
+            tables: snapshot.tables.iter().map(encode_snapshot_table).collect(),
+        }))
+    }
+
+    type CopyRangeStream = StreamOf<v1::CopyRangeResponse>;
+
+    async fn copy_range(&self, request: Request<v1::CopyRangeRequest>) -> Answer<Self::CopyRangeStream> {
+        let message = request.get_ref();
+        let participation =
+            self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
+        let permit = self.permit(&self.readers, "readers").map_err(to_status)?;
+        let snapshot = self
+            .agent
+            .snapshots
+            .get(&self.agent, &participation.migration, &message.consistent_point)
+            .await
+            .map_err(to_status)?;
+        let range = decode_range(request.into_inner()).map_err(to_status)?;
+        let pieces = snapshot.read(&self.agent, range).await.map_err(to_status)?;
+        let stream = ReceiverStream::new(pieces).map(move |piece| {
+            // Given back with the stream.
+            let _permit = &permit;
+            piece.map(|chunk| v1::CopyRangeResponse { chunk, uncompressed_bytes: 0 }).map_err(to_status)
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn release_snapshot(
+        &self,
+        request: Request<v1::ReleaseSnapshotRequest>,
+    ) -> Answer<v1::ReleaseSnapshotResponse> {
+        let message = request.get_ref();
+        let participation =
+            self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
+        self.agent
+            .snapshots
+            .release(&self.agent, &participation.migration, &message.consistent_point)
+            .await
+            .map_err(to_status)?;
+        Ok(Response::new(v1::ReleaseSnapshotResponse {}))
+    }
+
     type OpenTunnelStream = StreamOf<v1::OpenTunnelResponse>;
 
     async fn open_tunnel(&self, request: Request<Streaming<v1::OpenTunnelRequest>>) -> Answer<Self::OpenTunnelStream> {
@@ -241,6 +296,40 @@ impl PeerService for Service {
         };
         Ok(Response::new(v1::ResolveCutoverResponse { resolution: resolution.into() }))
     }
+}
+
+fn encode_snapshot_table(table: &SnapshotTable) -> v1::SnapshotTable {
+    v1::SnapshotTable {
+        table: Some(v1::RelationName {
+            schema_name: table.name.schema.clone(),
+            relation_name: table.name.relation.clone(),
+        }),
+        columns: table.columns.clone(),
+        binary: table.binary,
+        block_count: table.block_count,
+        size_bytes: table.size_bytes,
+        row_estimate: table.row_estimate,
+    }
+}
+
+fn decode_range(message: v1::CopyRangeRequest) -> Result<Range, Failure> {
+    let invalid = |field: &str| {
+        Failure::new(Reason::RequestInvalid, format!("{field} of a range is missing or makes no sense"))
+            .effect(Effect::None)
+            .with("field", field)
+    };
+    let table = message.table.ok_or_else(|| invalid("table"))?;
+    let end_block = (message.end_block != 0).then_some(message.end_block);
+    if message.first_block < 0 || end_block.is_some_and(|end| end <= message.first_block) {
+        return Err(invalid("first_block"));
+    }
+    Ok(Range {
+        table: RelationName::new(table.schema_name, table.relation_name),
+        columns: message.columns,
+        binary: message.binary,
+        first_block: message.first_block,
+        end_block,
+    })
 }
 
 type Halves = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
