@@ -1,5 +1,9 @@
-//! The *schema* step: the source's schema, pre-data and post-data of one archive,
-//! restored on the destination in one transaction.
+//! The *schema* step: the source's schema, restored on the destination in one
+//! transaction.
+//!
+//! When the agents copy the rows, only its first part is: indexes, constraints
+//! and triggers are cheaper to make when the rows are in. The archive is kept for
+//! that ([`later`]).
 //!
 //! `close` has proved that the database is empty and lets nobody in. So what is
 //! there beyond the baseline in the journal came from our own `pg_restore`: after
@@ -8,6 +12,7 @@
 
 mod archive;
 mod contents;
+pub(super) mod later;
 mod restore;
 mod sql;
 
@@ -15,6 +20,8 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use self::contents::{Baseline, relation_count, rights};
+use self::restore::Sections;
+use super::copy::CopyMethod;
 use super::{Context, Step, Survey};
 use crate::action::{ActionKind, Verb};
 use crate::names;
@@ -41,7 +48,10 @@ WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 
 /// Fetches the source's schema over the link and restores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RestoreSchema;
+pub struct RestoreSchema {
+    /// How the rows will come.
+    pub copy_method: CopyMethod,
+}
 
 /// The schema is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +105,9 @@ impl Step for RestoreSchema {
         make_our_tables(cx, &mut session).await?;
         cx.fail_point("restore_schema.perform.recorded");
         journal.set_note(migration, RESTORED_NOTE, &digest)?;
-        restore::forget(cx);
+        if self.copy_method == CopyMethod::Native {
+            restore::forget(cx);
+        }
         result(&digest, &session).await
     }
 
@@ -128,7 +140,11 @@ impl RestoreSchema {
         cx.safe_point()?;
         cx.agent.journal.set_note(&cx.participation.migration, INTENT_NOTE, &digest)?;
         cx.fail_point("restore_schema.perform.intended");
-        restore::run(cx, &program, &fetched).await?;
+        let sections = match self.copy_method {
+            CopyMethod::Native => Sections::All,
+            CopyMethod::Snapshot => Sections::PreData,
+        };
+        restore::run(cx, &program, &fetched, sections).await?;
         Ok(digest)
     }
 }

@@ -19,13 +19,16 @@
 //! The layout is that of `pg_backup_archiver.c`, versions 1.12 (PostgreSQL 9.0)
 //! to 1.16 (17 and later).
 
+mod builds;
+
 use std::collections::BTreeSet;
 
+pub(in crate::step) use self::builds::{Build, Built};
 use super::sql;
 
 /// An archive, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Archive {
+pub(in crate::step) struct Archive {
     /// Everything before the number of entries.
     header: Vec<u8>,
     integer_size: u8,
@@ -37,6 +40,8 @@ pub(super) struct Archive {
 /// One entry, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
+    /// Its number in the archive.
+    number: i64,
     /// Up to the description.
     before: Vec<u8>,
     /// The object's name, as shown in listings.
@@ -47,10 +52,14 @@ struct Entry {
     section: Vec<u8>,
     /// The statements that make it. None for those without.
     definition: Option<Vec<u8>>,
+    /// The schema it is in.
+    schema: Option<Vec<u8>>,
     /// From the drop statement on, up to the owner.
     after: Vec<u8>,
     /// Whom it belongs to. None for what nobody owns.
     owner: Option<Vec<u8>>,
+    /// Numbers of what it depends on.
+    depends_on: Vec<i64>,
     /// What follows the owner.
     end: Vec<u8>,
 }
@@ -249,7 +258,7 @@ impl<'a> Reader<'a> {
 
     fn entry(&mut self, minor: u8, offset_size: u8) -> Result<Entry, ArchiveError> {
         let start = self.position;
-        self.integer()?; // Number.
+        let number = self.integer()?;
         self.integer()?; // Whether it has data.
         self.text()?; // Oid of its catalog.
         self.text()?; // Its oid.
@@ -263,7 +272,7 @@ impl<'a> Reader<'a> {
         let start = self.position;
         self.text()?; // Statement that drops it.
         self.text()?; // COPY statement.
-        self.text()?; // Schema.
+        let schema = self.text()?.map(<[u8]>::to_vec);
         self.text()?; // Tablespace.
         if minor >= 14 {
             self.text()?; // Table access method.
@@ -275,10 +284,13 @@ impl<'a> Reader<'a> {
         let owner = self.text()?.map(<[u8]>::to_vec);
         let start = self.position;
         self.text()?; // Whether it has oids.
-        while self.text()?.is_some() {} // What it depends on.
+        let mut depends_on = Vec::new();
+        while let Some(text) = self.text()? {
+            depends_on.extend(std::str::from_utf8(text).ok().and_then(|text| text.parse::<i64>().ok()));
+        }
         self.take(1 + usize::from(offset_size))?; // Where its data is.
         let end = self.since(start)?;
-        Ok(Entry { before, tag, kind, section, definition, after, owner, end })
+        Ok(Entry { number, before, tag, kind, section, definition, schema, after, owner, depends_on, end })
     }
 
     fn since(&self, start: usize) -> Result<Vec<u8>, ArchiveError> {
@@ -302,7 +314,7 @@ mod tests {
         text.map_or_else(|| integer(-1), |text| [integer(text.len() as i64), text.as_bytes().to_vec()].concat())
     }
 
-    fn archive(minor: u8, entries: &[(&str, &str, &str)]) -> Vec<u8> {
+    pub(super) fn archive(minor: u8, entries: &[(&str, &str, &str)]) -> Vec<u8> {
         let mut bytes = b"PGDMP".to_vec();
         bytes.extend([1, minor, 0, 4, 8, 1]);
         bytes.extend(if minor >= 15 { vec![1] } else { integer(-1) });
@@ -319,7 +331,7 @@ mod tests {
             if minor >= 16 {
                 bytes.extend(integer(114));
             }
-            bytes.extend([text(Some("postgres")), text(Some("false")), text(Some("12")), text(None)].concat());
+            bytes.extend([text(Some("postgres")), text(Some("false")), text(Some("7")), text(None)].concat());
             bytes.extend([3; 9]);
         }
         bytes

@@ -44,6 +44,15 @@ pub(super) struct Fetched {
     pub entry_count: usize,
 }
 
+/// What is restored of an archive that holds a schema only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sections {
+    /// Everything.
+    All,
+    /// What has to be there before the rows.
+    PreData,
+}
+
 /// The `pg_restore` for this server.
 ///
 /// # Errors
@@ -107,11 +116,11 @@ pub(super) fn forget(cx: &Context) {
     }
 }
 
-fn archive_path(cx: &Context) -> PathBuf {
+pub(super) fn archive_path(cx: &Context) -> PathBuf {
     cx.agent.settings.state_dir.join("schema").join(format!("{}.dump", cx.participation.migration))
 }
 
-fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(directory) = path.parent()
         && !directory.is_dir()
     {
@@ -187,11 +196,15 @@ pub(super) async fn end_leftovers(cx: &Context, session: &Session) -> Result<(),
 /// # Errors
 ///
 /// [`Reason::PgRestoreFailed`]: nothing was restored.
-pub(super) async fn run(cx: &Context, program: &Program, fetched: &Fetched) -> Result<(), Failure> {
+pub(super) async fn run(cx: &Context, program: &Program, fetched: &Fetched, sections: Sections) -> Result<(), Failure> {
     let login = Login::prepare(&cx.agent.settings, &cx.participation.database, PURPOSE)?;
     let mut command = login.command(&program.path);
     command
-        .args(["--single-transaction", "--exit-on-error", "--schema-only", "--no-publications", "--no-subscriptions"])
+        .args(["--single-transaction", "--exit-on-error", "--no-publications", "--no-subscriptions"])
+        .arg(match sections {
+            Sections::All => "--schema-only",
+            Sections::PreData => "--section=pre-data",
+        })
         // Where files lie is the destination's own affair.
         .arg("--no-tablespaces")
         // Names each object before it makes it: for the progress, and for the error.
