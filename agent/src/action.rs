@@ -58,6 +58,8 @@ kinds! {
     RestoreSchema = "restore_schema",
     /// Source: the replication slot.
     CreateSlot = "create_slot",
+    /// Destination: the rows of the slot's snapshot, then indexes.
+    CopyTables = "copy_tables",
     /// Destination: the subscription.
     CreateSubscription = "create_subscription",
     /// Destination: the initial copy is ready.
@@ -100,6 +102,7 @@ impl ActionKind {
             | Self::ReleaseBarrier => Some(Side::Source),
             Self::CloseDatabase
             | Self::RestoreSchema
+            | Self::CopyTables
             | Self::CreateSubscription
             | Self::AwaitCopy
             | Self::DrainToMarker

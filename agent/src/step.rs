@@ -9,6 +9,7 @@ pub mod catch_up;
 pub mod close;
 pub mod connect;
 mod context;
+pub mod copy;
 pub mod cutover;
 pub mod finish;
 pub mod identity;

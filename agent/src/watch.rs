@@ -79,6 +79,7 @@ pub(crate) fn before(kind: ActionKind, cx: &Context) -> Result<(), Failure> {
         | ActionKind::CreatePublication
         | ActionKind::CloseDatabase
         | ActionKind::RestoreSchema
+        | ActionKind::CopyTables
         | ActionKind::CreateSubscription
         | ActionKind::AwaitCopy
         | ActionKind::DrainToMarker

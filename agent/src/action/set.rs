@@ -11,6 +11,7 @@ use crate::runner::fail_points::{Moment, pass};
 use crate::step::catch_up::{AwaitCopy, AwaitCopyResult, AwaitLag, AwaitLagResult};
 use crate::step::close::{CloseDatabase, CloseDatabaseResult};
 use crate::step::connect::{CreateReplicationRole, CreateReplicationRoleResult, ReachPeer, ReachPeerResult};
+use crate::step::copy::{CopyTables, CopyTablesResult};
 use crate::step::cutover::{
     DrainToMarker, DrainToMarkerResult, FenceSource, FenceSourceResult, OpenDestination, OpenDestinationResult,
     PrepareCutover, PrepareCutoverResult, RaiseBarrier, RaiseBarrierResult, ReleaseBarrier, ReleaseBarrierResult,
@@ -43,6 +44,8 @@ pub enum Action {
     RestoreSchema(RestoreSchema),
     /// [`ActionKind::CreateSlot`].
     CreateSlot(CreateSlot),
+    /// [`ActionKind::CopyTables`].
+    CopyTables(CopyTables),
     /// [`ActionKind::CreateSubscription`].
     CreateSubscription(CreateSubscription),
     /// [`ActionKind::AwaitCopy`].
@@ -88,6 +91,8 @@ pub enum Outcome {
     RestoreSchema(RestoreSchemaResult),
     /// Of [`Action::CreateSlot`].
     CreateSlot(CreateSlotResult),
+    /// Of [`Action::CopyTables`].
+    CopyTables(CopyTablesResult),
     /// Of [`Action::CreateSubscription`].
     CreateSubscription(CreateSubscriptionResult),
     /// Of [`Action::AwaitCopy`].
@@ -125,6 +130,7 @@ impl Action {
             Self::CloseDatabase(_) => ActionKind::CloseDatabase,
             Self::RestoreSchema(_) => ActionKind::RestoreSchema,
             Self::CreateSlot(_) => ActionKind::CreateSlot,
+            Self::CopyTables(_) => ActionKind::CopyTables,
             Self::CreateSubscription(_) => ActionKind::CreateSubscription,
             Self::AwaitCopy(_) => ActionKind::AwaitCopy,
             Self::AwaitLag(_) => ActionKind::AwaitLag,
@@ -167,6 +173,7 @@ impl Action {
             | Self::CloseDatabase(_)
             | Self::RestoreSchema(_)
             | Self::CreateSlot(_)
+            | Self::CopyTables(_)
             | Self::CreateSubscription(_)
             | Self::PrepareCutover(_)
             | Self::RaiseBarrier(_)
@@ -197,6 +204,7 @@ impl Action {
             Self::CloseDatabase(step) => attempt.of(step, Outcome::CloseDatabase).await,
             Self::RestoreSchema(step) => attempt.of(step, Outcome::RestoreSchema).await,
             Self::CreateSlot(step) => attempt.of(step, Outcome::CreateSlot).await,
+            Self::CopyTables(step) => attempt.of(step, Outcome::CopyTables).await,
             Self::CreateSubscription(step) => attempt.of(step, Outcome::CreateSubscription).await,
             Self::AwaitCopy(step) => attempt.of(step, Outcome::AwaitCopy).await,
             Self::AwaitLag(step) => attempt.of(step, Outcome::AwaitLag).await,

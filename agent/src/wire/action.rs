@@ -9,6 +9,7 @@ use crate::postgres::RelationName;
 use crate::step::catch_up::{AwaitCopy, AwaitLag};
 use crate::step::close::CloseDatabase;
 use crate::step::connect::{CreateReplicationRole, ReachPeer};
+use crate::step::copy::{CopyMethod, CopyTables};
 use crate::step::cutover::{
     DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, SequencePosition,
 };
@@ -36,13 +37,21 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
         Wire::SetReplicaIdentity(message) => decode_set_replica_identity(message).map(Action::SetReplicaIdentity),
         Wire::CreatePublication(_) => Ok(Action::CreatePublication(CreatePublication)),
         Wire::CloseDatabase(_) => Ok(Action::CloseDatabase(CloseDatabase)),
-        Wire::RestoreSchema(_) => Ok(Action::RestoreSchema(RestoreSchema)),
-        Wire::CreateSlot(_) => Ok(Action::CreateSlot(CreateSlot)),
+        Wire::RestoreSchema(message) => {
+            Ok(Action::RestoreSchema(RestoreSchema { copy_method: copy_method(message.copy_method()) }))
+        }
+        Wire::CreateSlot(message) => {
+            Ok(Action::CreateSlot(CreateSlot { copy_method: copy_method(message.copy_method()) }))
+        }
+        Wire::CopyTables(message) => {
+            Ok(Action::CopyTables(CopyTables { copy_method: copy_method(message.copy_method()) }))
+        }
         Wire::CreateSubscription(message) => Ok(Action::CreateSubscription(CreateSubscription {
             path: match message.connection_path() {
                 v1::ConnectionPath::Unspecified | v1::ConnectionPath::Tunnel => ConnectionPath::Tunnel,
                 v1::ConnectionPath::Direct => ConnectionPath::Direct,
             },
+            copy_method: copy_method(message.copy_method()),
         })),
         Wire::AwaitCopy(_) => Ok(Action::AwaitCopy(AwaitCopy)),
         Wire::AwaitLag(message) => Ok(Action::AwaitLag(AwaitLag {
@@ -113,6 +122,13 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
             slot_name: result.slot_name,
             consistent_point: result.consistent_point,
         })),
+        Outcome::CopyTables(result) => Some(Wire::CopyTables(v1::CopyTablesResult {
+            table_count: count(result.table_count),
+            row_count: result.row_count,
+            copied_bytes: result.copied_bytes,
+            repeated_bytes: result.repeated_bytes,
+            consistent_point: result.consistent_point,
+        })),
         Outcome::CreateSubscription(result) => Some(Wire::CreateSubscription(v1::CreateSubscriptionResult {
             subscription_name: result.subscription_name,
             table_count: count(result.table_count),
@@ -171,6 +187,13 @@ fn unknown() -> Failure {
     Failure::new(Reason::UnknownAction, "this agent does not know the action")
         .hint("Install the coordinator's release on the agent's machine.")
         .effect(Effect::None)
+}
+
+fn copy_method(method: v1::CopyMethod) -> CopyMethod {
+    match method {
+        v1::CopyMethod::Unspecified | v1::CopyMethod::Snapshot => CopyMethod::Snapshot,
+        v1::CopyMethod::Native => CopyMethod::Native,
+    }
 }
 
 fn decode_set_replica_identity(message: v1::SetReplicaIdentity) -> Result<SetReplicaIdentity, Failure> {

@@ -1,0 +1,294 @@
+//! *copy*: the rows of the slot's snapshot, then indexes and constraints.
+//!
+//! Class: transactional. Each part of a table is committed together with its row
+//! in `pgportage.copied`, so after any death only parts that are not there are
+//! copied again. Indexes and constraints are looked for before they are made.
+//! What is left of the schema is run as one script in one transaction with the
+//! word that everything is there.
+//!
+//! The rows come through [`crate::peer::PeerClient::copy_range`]; when the
+//! source's snapshot is lost, another one is asked for, and what was copied of
+//! the lost one is thrown away: rows of two snapshots are never mixed.
+
+mod board;
+mod index;
+mod ledger;
+mod plan;
+mod rows;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use pgportage_link::{Effect, Failure};
+use pgportage_proto::Reason;
+
+use self::board::Board;
+use self::ledger::Ledger;
+use self::plan::{pieces, remaining};
+use super::schema::later;
+use crate::action::ActionKind;
+use crate::peer::SourceSnapshot;
+use crate::postgres::{Purpose, Session, sql_failure};
+use crate::step::patience::{Patience, is_passing, stalled};
+use crate::step::{Context, Progress, Step, Survey};
+
+const ACTION: ActionKind = ActionKind::CopyTables;
+
+/// How long the source may take to make a snapshot: it waits for transactions
+/// that are open.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(600);
+/// Time between two reports.
+const REPORT: Duration = Duration::from_millis(500);
+/// Sessions of the agent's budget that other work may need meanwhile.
+const SPARE_SESSIONS: usize = 4;
+
+/// How the rows that are there already get to the destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CopyMethod {
+    /// By the agents: many readers of one exported snapshot.
+    #[default]
+    Snapshot,
+    /// By the subscription itself.
+    Native,
+}
+
+/// Copies the rows of the slot's snapshot, and makes what waits for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyTables {
+    /// With [`CopyMethod::Native`] there is nothing to do.
+    pub copy_method: CopyMethod,
+}
+
+/// Every table is complete and has its indexes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CopyTablesResult {
+    /// Tables copied.
+    pub table_count: u32,
+    /// Rows written.
+    pub row_count: i64,
+    /// Bytes of COPY data written.
+    pub copied_bytes: i64,
+    /// Bytes that were thrown away with a lost snapshot.
+    pub repeated_bytes: i64,
+    /// Where the stream begins.
+    pub consistent_point: String,
+}
+
+impl From<Ledger> for CopyTablesResult {
+    fn from(ledger: Ledger) -> Self {
+        let tables: BTreeSet<_> = ledger.done.iter().map(|done| &done.table).collect();
+        Self {
+            table_count: u32::try_from(tables.len()).unwrap_or(u32::MAX),
+            row_count: ledger.row_count,
+            copied_bytes: ledger.copied_bytes,
+            repeated_bytes: ledger.repeated_bytes,
+            consistent_point: ledger.consistent_point,
+        }
+    }
+}
+
+impl Step for CopyTables {
+    type Output = CopyTablesResult;
+
+    async fn survey(&self, cx: &Context) -> Result<Survey<CopyTablesResult>, Failure> {
+        if self.copy_method == CopyMethod::Native {
+            return Ok(Survey::Done(CopyTablesResult::default()));
+        }
+        let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
+        let ledger = Ledger::read(&*session).await?;
+        Ok(if ledger.complete { Survey::Done(ledger.into()) } else { Survey::Ready })
+    }
+
+    async fn perform(&self, cx: &Context) -> Result<CopyTablesResult, Failure> {
+        let mut patience = Patience::new(cx);
+        let mut seen = Ledger::default();
+        loop {
+            cx.safe_point()?;
+            let failure = match copy(cx).await {
+                Ok(result) => return Ok(result),
+                Err(failure) => failure,
+            };
+            // A lost snapshot is made anew; for the rest the way is the same.
+            let passing = is_passing(&failure) || rows::of_the_link(&failure);
+            if failure.reason != Reason::SnapshotLost && !passing {
+                return Err(failure);
+            }
+            tracing::warn!(failure = %failure, detail = failure.detail, "the copy begins again where it was");
+            if let Ok(session) = cx.door.open(&cx.participation.database, Purpose::Control).await
+                && let Ok(ledger) = Ledger::read(&*session).await
+                && ledger != seen
+            {
+                seen = ledger;
+                patience.moved(cx);
+            }
+            if patience.is_over(cx) {
+                return Err(stalled(cx, "the copy").because(&failure));
+            }
+            cx.pause(REPORT).await?;
+        }
+    }
+
+    /// The rows go with the schema that holds them, whose step empties the
+    /// database.
+    async fn undo(&self, cx: &Context) -> Result<(), Failure> {
+        later::forget(cx);
+        Ok(())
+    }
+}
+
+/// One attempt, from wherever the last one came to.
+async fn copy(cx: &Context) -> Result<CopyTablesResult, Failure> {
+    let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
+    let mut ledger = Ledger::read(&*session).await?;
+    let snapshot = if ledger.rows_complete {
+        // Every row is here: what is left needs the source no more.
+        None
+    } else {
+        Some(open_snapshot(cx).await?)
+    };
+    if let Some(snapshot) = &snapshot
+        && snapshot.consistent_point != ledger.consistent_point
+    {
+        if !ledger.done.is_empty() {
+            tracing::warn!(
+                lost = ledger.consistent_point,
+                made = snapshot.consistent_point,
+                repeated_bytes = ledger.copied_bytes,
+                "the snapshot was lost; what was copied of it is copied again"
+            );
+        }
+        ledger.begin(&mut session, cx, &snapshot.consistent_point).await?;
+        cx.fail_point("copy_tables.perform.begun");
+        ledger = Ledger::read(&*session).await?;
+    }
+    match &snapshot {
+        Some(snapshot) => copy_rows_and_build(cx, &session, &ledger, snapshot).await?,
+        None => build_what_is_left(cx, &session, &ledger).await?,
+    }
+    Ledger::read(&*session).await.map(Into::into)
+}
+
+async fn open_snapshot(cx: &Context) -> Result<SourceSnapshot, Failure> {
+    cx.report(Progress { subject: "the source, to keep a snapshot".to_owned(), ..Progress::default() });
+    let peer = cx.agent.peers.call(&cx.participation).await?;
+    let opening = peer.open_snapshot(SNAPSHOT_LIMIT.min(cx.stall_timeout));
+    tokio::select! {
+        biased;
+        () = cx.cancel.cancelled() => {
+            cx.safe_point()?;
+            Err(Failure::new(Reason::Cancelled, "stopped because it was asked to").effect(Effect::None))
+        }
+        snapshot = opening => snapshot,
+    }
+}
+
+/// Rows by several workers, and behind them indexes by as many builders; then the
+/// rest of the schema.
+async fn copy_rows_and_build(
+    cx: &Context,
+    session: &Session,
+    ledger: &Ledger,
+    snapshot: &SourceSnapshot,
+) -> Result<(), Failure> {
+    let names: BTreeSet<_> = snapshot.tables.iter().map(|table| table.name.clone()).collect();
+    let later = later::read(cx, session, &names).await?;
+    let builds = index::by_table(later.builds);
+    let left = remaining(pieces(&snapshot.tables), &snapshot.tables, &ledger.done);
+    let board = Board::new(&snapshot.tables, left, cx.clock.now());
+    let jobs = jobs(cx);
+    let rows = async {
+        try_join_all((0..jobs).map(|_| rows::work(cx, &board, snapshot))).await?;
+        ledger::rows_are_complete(&**session).await?;
+        cx.fail_point("copy_tables.perform.rows_complete");
+        release(cx, &snapshot.consistent_point).await
+    };
+    let indexes = try_join_all((0..jobs).map(|_| index::work(cx, &board, &builds)));
+    let both = async { tokio::try_join!(rows, indexes).map(|_| ()) };
+    tokio::select! {
+        biased;
+        outcome = both => outcome?,
+        failure = supervise(cx, &board) => return Err(failure),
+    }
+    ledger::settle(&**session).await?;
+    run_script(cx, &later.script).await
+}
+
+/// Reports, and ends with a failure when nothing moves any more.
+async fn supervise(cx: &Context, board: &Board) -> Failure {
+    loop {
+        cx.report(board.progress());
+        cx.clock.sleep(REPORT).await;
+        // A server may work at one index for longer than any limit: that shows in
+        // its own progress, not in ours.
+        if !board.rows_are_in() && cx.clock.now().duration_since(board.moved_at()) >= cx.stall_timeout {
+            return stalled(cx, "rows from the source");
+        }
+    }
+}
+
+/// An earlier attempt has copied every row.
+async fn build_what_is_left(cx: &Context, session: &Session, ledger: &Ledger) -> Result<(), Failure> {
+    if ledger.complete {
+        return Ok(());
+    }
+    release(cx, &ledger.consistent_point).await?;
+    let names: BTreeSet<_> = ledger.done.iter().map(|done| done.table.clone()).collect();
+    let later = later::read(cx, session, &names).await?;
+    let builds = index::by_table(later.builds);
+    let board = Board::complete(names.into_iter().collect(), cx.clock.now());
+    let building = try_join_all((0..jobs(cx)).map(|_| index::work(cx, &board, &builds)));
+    tokio::select! {
+        biased;
+        built = building => { built?; }
+        failure = supervise(cx, &board) => return Err(failure),
+    }
+    ledger::settle(&**session).await?;
+    run_script(cx, &later.script).await
+}
+
+/// The source keeps a snapshot that nobody needs: its vacuum waits for us.
+async fn release(cx: &Context, consistent_point: &str) -> Result<(), Failure> {
+    let patience = Patience::new(cx);
+    loop {
+        let released = match cx.agent.peers.call(&cx.participation).await {
+            Ok(peer) => peer.release_snapshot(consistent_point).await,
+            Err(failure) => Err(failure),
+        };
+        match released {
+            Err(failure) if rows::of_the_link(&failure) && !patience.is_over(cx) => {
+                tracing::debug!(%failure, "the snapshot is not released yet");
+                cx.pause(REPORT).await?;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Everything that is not an index or a constraint of one table: foreign keys,
+/// triggers, rules, policies. All of it and the word that it is there, or nothing.
+async fn run_script(cx: &Context, script: &str) -> Result<(), Failure> {
+    cx.safe_point()?;
+    cx.report(Progress { subject: "making foreign keys and triggers".to_owned(), ..Progress::default() });
+    let failure = |error| sql_failure(error, "make what comes after the rows");
+    // Thrown away afterwards: the script has changed its settings.
+    let mut session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
+    let transaction = session.transaction().await.map_err(failure)?;
+    if Ledger::read(&transaction).await?.complete {
+        return Ok(());
+    }
+    transaction.batch_execute(script).await.map_err(failure)?;
+    ledger::all_is_complete(&transaction).await?;
+    cx.fail_point("copy_tables.perform.scripted");
+    transaction.commit().await.map_err(failure)?;
+    later::forget(cx);
+    Ok(())
+}
+
+/// Workers of a kind: one for each core of this machine, which is the server's,
+/// as far as the budget of sessions allows.
+fn jobs(cx: &Context) -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let budget = usize::from(cx.agent.settings.postgres.max_sessions).saturating_sub(SPARE_SESSIONS) / 2;
+    cores.clamp(1, 8).min(budget.max(1))
+}

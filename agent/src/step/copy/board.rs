@@ -1,0 +1,290 @@
+//! What is left to do, what is under way, and how far it is: shared by the
+//! workers of one attempt.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::plan::Piece;
+use crate::postgres::RelationName;
+use crate::snapshot::SnapshotTable;
+use crate::step::{Progress, ProgressPart, ProgressUnit};
+
+/// The board.
+#[derive(Debug)]
+pub(super) struct Board {
+    /// By the index that parts use.
+    names: Vec<RelationName>,
+    state: Mutex<State>,
+    /// Told whenever there may be something new to take, or nothing any more.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    tables: Vec<Table>,
+    pieces: VecDeque<Piece>,
+    /// Parts that a worker has and has not finished.
+    copying: usize,
+    /// Tables whose rows are in and whose indexes wait to be built.
+    ready: VecDeque<usize>,
+    /// Tables that a builder has and has not finished.
+    building: usize,
+    moved_at: Instant,
+}
+
+#[derive(Debug)]
+struct Table {
+    size_bytes: i64,
+    /// Parts that are not in yet.
+    parts_left: usize,
+    done_bytes: i64,
+    row_count: i64,
+    built: bool,
+}
+
+/// What a worker finds when it asks for more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Next<T> {
+    /// This.
+    Take(T),
+    /// Nothing now; perhaps later.
+    Later,
+    /// Nothing any more.
+    Never,
+}
+
+impl Board {
+    /// Puts up what is left of a snapshot's tables. Those without a part left wait
+    /// for their indexes at once.
+    pub(super) fn new(tables: &[SnapshotTable], pieces: Vec<Piece>, now: Instant) -> Self {
+        let mut all: Vec<Table> = tables
+            .iter()
+            .map(|table| Table {
+                size_bytes: table.size_bytes.max(0),
+                parts_left: 0,
+                done_bytes: table.size_bytes.max(0),
+                row_count: 0,
+                built: false,
+            })
+            .collect();
+        for piece in &pieces {
+            let table = &mut all[piece.table];
+            table.parts_left += 1;
+            table.done_bytes = (table.done_bytes - piece.size_bytes).max(0);
+        }
+        let mut ready: Vec<usize> = (0..all.len()).filter(|&index| all[index].parts_left == 0).collect();
+        ready.sort_by_key(|&index| std::cmp::Reverse(all[index].size_bytes));
+        Self {
+            names: tables.iter().map(|table| table.name.clone()).collect(),
+            state: Mutex::new(State {
+                tables: all,
+                pieces: pieces.into(),
+                copying: 0,
+                ready: ready.into(),
+                building: 0,
+                moved_at: now,
+            }),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Puts up tables whose rows are all in, their sizes unknown.
+    pub(super) fn complete(names: Vec<RelationName>, now: Instant) -> Self {
+        let unknown = |name| SnapshotTable {
+            name,
+            columns: Vec::new(),
+            binary: false,
+            block_count: 0,
+            size_bytes: 0,
+            row_estimate: -1,
+        };
+        let tables: Vec<_> = names.into_iter().map(unknown).collect();
+        Self::new(&tables, Vec::new(), now)
+    }
+
+    /// The name of a table.
+    pub(super) fn name(&self, table: usize) -> &RelationName {
+        &self.names[table]
+    }
+
+    /// A part to copy.
+    pub(super) fn next_piece(&self) -> Next<Piece> {
+        let mut state = self.lock();
+        match state.pieces.pop_front() {
+            Some(piece) => {
+                state.copying += 1;
+                Next::Take(piece)
+            }
+            // One that is under way may come back.
+            None if state.copying > 0 => Next::Later,
+            None => Next::Never,
+        }
+    }
+
+    /// A part is in.
+    pub(super) fn copied(&self, piece: &Piece, row_count: i64, now: Instant) {
+        let mut state = self.lock();
+        state.copying -= 1;
+        state.moved_at = now;
+        let table = &mut state.tables[piece.table];
+        table.parts_left -= 1;
+        table.done_bytes += piece.size_bytes;
+        table.row_count += row_count;
+        if table.parts_left == 0 {
+            table.done_bytes = table.size_bytes;
+            state.ready.push_back(piece.table);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// A part is not in and has to be tried again.
+    pub(super) fn put_back(&self, piece: Piece) {
+        let mut state = self.lock();
+        state.copying -= 1;
+        state.pieces.push_front(piece);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// A table to build indexes for.
+    pub(super) fn next_table(&self) -> Next<usize> {
+        let mut state = self.lock();
+        match state.ready.pop_front() {
+            Some(table) => {
+                state.building += 1;
+                Next::Take(table)
+            }
+            None if state.pieces.is_empty() && state.copying == 0 && state.building == 0 => Next::Never,
+            None => Next::Later,
+        }
+    }
+
+    /// A table has its indexes.
+    pub(super) fn built(&self, table: usize, now: Instant) {
+        let mut state = self.lock();
+        state.building -= 1;
+        state.moved_at = now;
+        state.tables[table].built = true;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Something moves, whatever it is.
+    pub(super) fn moves(&self, now: Instant) {
+        self.lock().moved_at = now;
+    }
+
+    /// When something moved last.
+    pub(super) fn moved_at(&self) -> Instant {
+        self.lock().moved_at
+    }
+
+    /// Whether every row is in.
+    pub(super) fn rows_are_in(&self) -> bool {
+        let state = self.lock();
+        state.pieces.is_empty() && state.copying == 0
+    }
+
+    /// Waits for a change. Made before the look that finds nothing, so that none
+    /// is missed.
+    pub(super) fn change(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// For people.
+    pub(super) fn progress(&self) -> Progress {
+        let state = self.lock();
+        let sum = |of: fn(&Table) -> i64| u64::try_from(state.tables.iter().map(of).sum::<i64>()).unwrap_or(0);
+        let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
+        let subject = if state.pieces.is_empty() && state.copying == 0 {
+            let built = state.tables.iter().filter(|table| table.built).count();
+            format!("building indexes, {built} of {} tables done", state.tables.len())
+        } else {
+            "copying rows".to_owned()
+        };
+        Progress {
+            subject,
+            completed: sum(|table| table.done_bytes),
+            total: sum(|table| table.size_bytes),
+            unit: ProgressUnit::Bytes,
+            parts: state
+                .tables
+                .iter()
+                .zip(&self.names)
+                .map(|(table, name)| ProgressPart {
+                    table: name.to_string(),
+                    row_count: unsigned(table.row_count),
+                    size_bytes: unsigned(table.done_bytes),
+                    total_bytes: unsigned(table.size_bytes),
+                    ready: table.parts_left == 0,
+                })
+                .collect(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgportage_link::Clock;
+
+    use super::super::plan::pieces;
+    use super::*;
+
+    fn tables() -> Vec<SnapshotTable> {
+        [("large", 10_000_i64), ("small", 1)]
+            .map(|(name, block_count)| SnapshotTable {
+                name: RelationName::new("public", name),
+                columns: Vec::new(),
+                binary: true,
+                block_count,
+                size_bytes: block_count * 8192,
+                row_estimate: -1,
+            })
+            .to_vec()
+    }
+
+    #[test]
+    fn a_table_is_built_when_its_last_part_is_in() {
+        let now = Clock.now();
+        let tables = tables();
+        let all = pieces(&tables);
+        let board = Board::new(&tables, all.clone(), now);
+        assert_eq!(board.next_table(), Next::Later);
+        for piece in &all {
+            assert_eq!(board.next_piece(), Next::Take(piece.clone()));
+        }
+        assert_eq!(board.next_piece(), Next::Later, "one may come back");
+        board.put_back(all[0].clone());
+        assert_eq!(board.next_piece(), Next::Take(all[0].clone()));
+        for piece in all.iter().rev() {
+            board.copied(piece, 1, now);
+        }
+        assert_eq!(board.next_piece(), Next::Never);
+        assert_eq!(board.next_table(), Next::Take(1), "its only part was in first");
+        assert_eq!(board.next_table(), Next::Take(0));
+        assert_eq!(board.next_table(), Next::Later);
+        board.built(1, now);
+        board.built(0, now);
+        assert_eq!(board.next_table(), Next::Never);
+        let progress = board.progress();
+        assert_eq!(progress.completed, progress.total);
+        assert!(progress.parts.iter().all(|part| part.ready && part.size_bytes == part.total_bytes));
+    }
+
+    #[test]
+    fn what_was_copied_before_counts_from_the_start() {
+        let tables = tables();
+        let left = pieces(&tables).split_off(1);
+        let board = Board::new(&tables, left, Clock.now());
+        let progress = board.progress();
+        assert!(progress.completed > 0 && progress.completed < progress.total, "{progress:?}");
+    }
+}

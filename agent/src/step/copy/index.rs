@@ -1,0 +1,134 @@
+//! Indexes and constraints, each made when its table's rows are in.
+
+use std::collections::BTreeMap;
+
+use pgportage_link::Failure;
+use pgportage_proto::Reason;
+use tokio_postgres::GenericClient;
+
+use super::board::{Board, Next};
+use crate::postgres::{Purpose, RelationName, Session, sql_failure};
+use crate::step::Context;
+use crate::step::patience::{Patience, is_passing};
+use crate::step::schema::later::{Build, Built};
+
+/// Nothing of these outlasts the session. 64 MB: a sort for a B-tree gains
+/// nothing more that matters, and a large value slows the building of a GIN
+/// index down.
+const SETTINGS: &str = "\
+SET synchronous_commit = off; SET lock_timeout = '30s'; SET maintenance_work_mem = '64MB'; \
+SET search_path = ''";
+
+const INDEX_EXISTS: &str = "\
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('i', 'I'))";
+
+const CONSTRAINT_EXISTS: &str = "\
+SELECT EXISTS (SELECT FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+               JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = $1 AND c.relname = $2 AND k.conname = $3)";
+
+/// The builds of each table.
+pub(super) type Builds = BTreeMap<RelationName, Vec<Build>>;
+
+/// Puts the builds of each table together.
+pub(super) fn by_table(builds: Vec<Build>) -> Builds {
+    let mut tables = Builds::new();
+    for build in builds {
+        tables.entry(build.table.clone()).or_default().push(build);
+    }
+    tables
+}
+
+/// Makes what tables need until every table is done. Locks that are not granted
+/// are waited out.
+///
+/// # Errors
+///
+/// [`Reason::ServerUnreachable`] when the server was away: what it has kept has to
+/// be looked up. Otherwise what does not pass by waiting.
+pub(super) async fn work(cx: &Context, board: &Board, builds: &Builds) -> Result<(), Failure> {
+    let mut session = None;
+    loop {
+        cx.safe_point()?;
+        let change = board.change();
+        match board.next_table() {
+            Next::Never => return Ok(()),
+            Next::Later => {
+                tokio::select! {
+                    biased;
+                    () = cx.cancel.cancelled() => cx.safe_point()?,
+                    () = change => {}
+                }
+            }
+            Next::Take(table) => {
+                let name = board.name(table);
+                finish(cx, &mut session, name, builds.get(name).map_or(&[], Vec::as_slice)).await?;
+                board.built(table, cx.clock.now());
+            }
+        }
+    }
+}
+
+/// Everything that one table needs.
+async fn finish(
+    cx: &Context,
+    session: &mut Option<Session>,
+    table: &RelationName,
+    builds: &[Build],
+) -> Result<(), Failure> {
+    for build in builds {
+        let mut patience = Patience::new(cx);
+        while let Err(failure) = make(cx, session, build).await {
+            *session = None;
+            if !is_passing(&failure) || failure.reason == Reason::ServerUnreachable {
+                return Err(failure);
+            }
+            patience.again(cx, failure, &format!("an index of {table}")).await?;
+        }
+        cx.fail_point("copy_tables.perform.built");
+    }
+    let open = ready(cx, session).await?;
+    open.batch_execute(&format!("ANALYZE {table}"))
+        .await
+        .map_err(|error| sql_failure(error, &format!("analyse table {table}")))
+}
+
+/// One index or constraint, unless an earlier attempt has made it.
+async fn make(cx: &Context, session: &mut Option<Session>, build: &Build) -> Result<(), Failure> {
+    let open = ready(cx, session).await?;
+    let failure = |error| sql_failure(error, &format!("make an index or a constraint of {}", build.table));
+    let transaction = open.transaction().await.map_err(failure)?;
+    if exists(&transaction, build).await? {
+        return Ok(());
+    }
+    let making = transaction.batch_execute(&build.statements);
+    tokio::select! {
+        biased;
+        // Dropping the session cancels the statement.
+        () = cx.cancel.cancelled() => return cx.safe_point(),
+        made = making => made.map_err(failure)?,
+    }
+    transaction.commit().await.map_err(failure)
+}
+
+async fn ready<'a>(cx: &Context, session: &'a mut Option<Session>) -> Result<&'a mut Session, Failure> {
+    if let Some(closed) = session.take_if(|open| open.is_closed()) {
+        drop(closed);
+    }
+    if session.is_none() {
+        let open = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
+        open.batch_execute(SETTINGS).await.map_err(|error| sql_failure(error, "prepare to build indexes"))?;
+        return Ok(session.insert(open));
+    }
+    session.as_mut().ok_or_else(|| Failure::new(Reason::Internal, "a session is there and is not"))
+}
+
+async fn exists(client: &impl GenericClient, build: &Build) -> Result<bool, Failure> {
+    let table = &build.table;
+    let row = match &build.object {
+        Built::Index(index) => client.query_one(INDEX_EXISTS, &[&index.schema, &index.relation]).await,
+        Built::Constraint(name) => client.query_one(CONSTRAINT_EXISTS, &[&table.schema, &table.relation, name]).await,
+    };
+    row.map(|row| row.get(0)).map_err(|error| sql_failure(error, "look for an index or a constraint"))
+}

@@ -1,0 +1,216 @@
+//! What has been copied, written down in the same transactions as the rows.
+//!
+//! **Invariant:** a part of a table is there if and only if its row is, and every
+//! row belongs to the one snapshot that `pgportage.copy` names. A session that
+//! an attempt of a killed agent has left can neither add rows twice (its part's
+//! row is unique) nor rows of another snapshot (it holds the name until its
+//! end).
+
+use std::collections::BTreeSet;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio_postgres::{GenericClient, Transaction};
+
+use super::plan::Done;
+use crate::postgres::own_schema;
+use crate::postgres::{RelationName, Session, sql_failure};
+use crate::step::Context;
+
+/// Made once; several sessions may see them missing.
+const DDL: &str = "\
+CREATE TABLE IF NOT EXISTS pgportage.copy (
+    id int PRIMARY KEY CHECK (id = 1),
+    consistent_point text NOT NULL,
+    repeated_bytes bigint NOT NULL DEFAULT 0,
+    rows_complete boolean NOT NULL DEFAULT false,
+    complete boolean NOT NULL DEFAULT false
+);
+CREATE TABLE IF NOT EXISTS pgportage.copied (
+    schema text NOT NULL,
+    relation text NOT NULL,
+    first_block bigint NOT NULL,
+    row_count bigint NOT NULL DEFAULT 0,
+    copied_bytes bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (schema, relation, first_block)
+)";
+
+const EXISTS: &str = "SELECT to_regclass('pgportage.copy') IS NOT NULL";
+
+const STATE: &str = "\
+SELECT consistent_point, repeated_bytes, rows_complete, complete FROM pgportage.copy WHERE id = 1";
+
+const COPIED: &str = "SELECT schema, relation, first_block, row_count, copied_bytes FROM pgportage.copied";
+
+const BEGIN_ANEW: &str = "\
+INSERT INTO pgportage.copy (id, consistent_point) VALUES (1, $1)
+ON CONFLICT (id) DO UPDATE
+SET consistent_point = excluded.consistent_point, rows_complete = false,
+    repeated_bytes = pgportage.copy.repeated_bytes + $2";
+
+/// Nobody changes the snapshot under a part.
+const HOLD: &str = "SELECT FROM pgportage.copy WHERE id = 1 AND consistent_point = $1 AND NOT rows_complete FOR SHARE";
+
+const CLAIM: &str = "INSERT INTO pgportage.copied (schema, relation, first_block) VALUES ($1, $2, $3)";
+
+const COUNT: &str = "\
+UPDATE pgportage.copied SET row_count = $4, copied_bytes = $5
+WHERE schema = $1 AND relation = $2 AND first_block = $3";
+
+/// A part whose row is there.
+const UNIQUE_VIOLATION: &str = "23505";
+
+/// Tables named in one TRUNCATE.
+const BATCH: usize = 500;
+
+/// How far the copy is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ledger {
+    /// The snapshot that is being copied; empty before the first.
+    pub(super) consistent_point: String,
+    /// Bytes that were copied and thrown away with an earlier snapshot.
+    pub(super) repeated_bytes: i64,
+    /// Every row is here.
+    pub(super) rows_complete: bool,
+    /// Indexes and constraints too.
+    pub(super) complete: bool,
+    /// Parts that are here.
+    pub(super) done: BTreeSet<Done>,
+    /// Their rows.
+    pub(super) row_count: i64,
+    /// Their bytes.
+    pub(super) copied_bytes: i64,
+}
+
+impl Ledger {
+    /// Reads the ledger. Empty when there is none yet.
+    pub(super) async fn read(client: &impl GenericClient) -> Result<Self, Failure> {
+        let failure = |error| sql_failure(error, "read what has been copied");
+        if !client.query_one(EXISTS, &[]).await.map_err(failure)?.get::<_, bool>(0) {
+            return Ok(Self::default());
+        }
+        let Some(state) = client.query_opt(STATE, &[]).await.map_err(failure)? else { return Ok(Self::default()) };
+        let mut ledger = Self {
+            consistent_point: state.get(0),
+            repeated_bytes: state.get(1),
+            rows_complete: state.get(2),
+            complete: state.get(3),
+            ..Self::default()
+        };
+        for row in client.query(COPIED, &[]).await.map_err(failure)? {
+            let table = RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+            ledger.done.insert(Done { table, first_block: row.get(2) });
+            ledger.row_count += row.get::<_, i64>(3);
+            ledger.copied_bytes += row.get::<_, i64>(4);
+        }
+        Ok(ledger)
+    }
+
+    /// Tables that hold rows.
+    fn tables(&self) -> BTreeSet<&RelationName> {
+        self.done.iter().map(|done| &done.table).collect()
+    }
+
+    /// Makes this snapshot the one that is copied. Rows of another one are thrown
+    /// away in the same transaction: two snapshots are never mixed.
+    pub(super) async fn begin(
+        &self,
+        session: &mut Session,
+        cx: &Context,
+        consistent_point: &str,
+    ) -> Result<(), Failure> {
+        let failure = |error| sql_failure(error, "begin the copy");
+        let transaction = session.transaction().await.map_err(failure)?;
+        transaction.batch_execute(DDL).await.map_err(failure)?;
+        own_schema::record(&transaction, cx, super::ACTION, crate::action::Verb::Perform).await?;
+        // First the row: a part under way holds it, and then its table.
+        transaction.execute(BEGIN_ANEW, &[&consistent_point, &self.copied_bytes]).await.map_err(failure)?;
+        let tables: Vec<String> = self.tables().into_iter().map(ToString::to_string).collect();
+        for batch in tables.chunks(BATCH) {
+            let only: Vec<String> = batch.iter().map(|table| format!("ONLY {table}")).collect();
+            transaction.batch_execute(&format!("TRUNCATE {}", only.join(", "))).await.map_err(failure)?;
+        }
+        transaction.batch_execute("TRUNCATE pgportage.copied").await.map_err(failure)?;
+        transaction.commit().await.map_err(failure)
+    }
+}
+
+/// Whose a part is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// The transaction's.
+    Ours,
+    /// A session of an earlier attempt has brought it after all. The transaction
+    /// is of no more use.
+    There,
+}
+
+/// Begins a part: nobody else copies it, and nobody changes the snapshot, until
+/// the transaction ends.
+///
+/// # Errors
+///
+/// [`Reason::SnapshotLost`] when another snapshot is being copied by now.
+pub(super) async fn claim(
+    transaction: &Transaction<'_>,
+    consistent_point: &str,
+    part: &Done,
+) -> Result<Claim, Failure> {
+    let failure = |error| sql_failure(error, "begin a part of the copy");
+    if transaction.query_opt(HOLD, &[&consistent_point]).await.map_err(failure)?.is_none() {
+        return Err(Failure::new(Reason::SnapshotLost, "another snapshot is being copied by now")
+            .remedy(Remedy::Wait)
+            .effect(Effect::None));
+    }
+    let Done { table, first_block } = part;
+    match transaction.execute(CLAIM, &[&table.schema, &table.relation, first_block]).await.map_err(failure) {
+        Ok(_) => Ok(Claim::Ours),
+        Err(taken) if taken.sqlstate.as_deref() == Some(UNIQUE_VIOLATION) => Ok(Claim::There),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Writes down what a part was.
+pub(super) async fn count(
+    transaction: &Transaction<'_>,
+    part: &Done,
+    row_count: i64,
+    copied_bytes: i64,
+) -> Result<(), Failure> {
+    let Done { table, first_block } = part;
+    transaction
+        .execute(COUNT, &[&table.schema, &table.relation, first_block, &row_count, &copied_bytes])
+        .await
+        .map_err(|error| sql_failure(error, "write down what was copied"))?;
+    Ok(())
+}
+
+/// Writes down that every row is here.
+pub(super) async fn rows_are_complete(client: &impl GenericClient) -> Result<(), Failure> {
+    client
+        .execute("UPDATE pgportage.copy SET rows_complete = true WHERE id = 1", &[])
+        .await
+        .map_err(|error| sql_failure(error, "write down that every row is here"))?;
+    Ok(())
+}
+
+/// Makes everything durable that was committed before, by whomever. The session
+/// has to be older than all of it: then no crash of the server in between can
+/// have taken any of it back unseen, because it would have ended the session.
+pub(super) async fn settle(client: &impl GenericClient) -> Result<(), Failure> {
+    client
+        .execute("UPDATE pgportage.copy SET id = id WHERE id = 1", &[])
+        .await
+        .map_err(|error| sql_failure(error, "make the copy durable"))?;
+    Ok(())
+}
+
+/// Writes down that everything is here. Part of the transaction that made the
+/// last of it.
+pub(super) async fn all_is_complete(transaction: &Transaction<'_>) -> Result<(), Failure> {
+    transaction
+        .execute("UPDATE pgportage.copy SET complete = true WHERE id = 1", &[])
+        .await
+        .map_err(|error| sql_failure(error, "write down that the copy is complete"))?;
+    Ok(())
+}
