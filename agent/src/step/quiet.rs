@@ -12,6 +12,8 @@ const QUIET: &[(&str, &str)] = &[
     ("log_min_duration_sample", "-1"),
     ("log_transaction_sample_rate", "0"),
     ("log_min_error_statement", "panic"),
+    // Without the context, which shows statements that ran inside another.
+    ("log_error_verbosity", "terse"),
     ("pg_stat_statements.track", "none"),
 ];
 

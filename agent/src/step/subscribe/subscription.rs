@@ -5,15 +5,22 @@
 //! real string travels by COPY into a temporary table and from there, inside the
 //! server, into `ALTER SUBSCRIPTION`, in the same transaction. (A failing or a
 //! warning CREATE SUBSCRIPTION would put its whole text into the server's log,
-//! as context even from within a function.) Only then is it enabled, and then
-//! refreshed: table synchronisation takes a snapshot that is newer than the
+//! as context even from within a function.) Only then is it enabled, and
+//! then refreshed: table synchronisation takes a snapshot that is newer than the
 //! slot, so nothing is skipped in between.
+//!
+//! When the agents have copied the rows, nothing may be skipped: the
+//! subscription has to know its tables before it is enabled, and learns them only
+//! when it connects while it is made. Then CREATE SUBSCRIPTION itself is run
+//! inside the server with the string from that table, and nothing of what it says
+//! leaves the handler around it but the message.
 
 use bytes::Bytes;
 use futures_util::SinkExt;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio_postgres::{GenericClient, Transaction};
+use zeroize::Zeroizing;
 
 use super::conninfo::{Target, csv_line};
 use crate::action::{ActionKind, Verb};
@@ -21,6 +28,7 @@ use crate::names;
 use crate::postgres::own_schema;
 use crate::postgres::{Purpose, Secret, ServerVersion, Session, quote_ident, quote_literal, sql_failure};
 use crate::step::connect::{ReplicationAccess, hba_name};
+use crate::step::copy::CopyMethod;
 use crate::step::patience::Patience;
 use crate::step::{Context, Progress, Step, Survey, quiet};
 
@@ -60,6 +68,8 @@ pub enum ConnectionPath {
 pub struct CreateSubscription {
     /// How the server reaches the source.
     pub path: ConnectionPath,
+    /// Whether the rows are there already.
+    pub copy_method: CopyMethod,
 }
 
 /// The subscription made.
@@ -127,7 +137,7 @@ impl Step for CreateSubscription {
         };
         quiet::hush(&session).await?;
         let mut patience = Patience::new(cx);
-        while let Err(failure) = write(cx, &mut session, &name, &target, &access, source).await {
+        while let Err(failure) = self.write(cx, &mut session, &name, &target, &access, source).await {
             patience.again(cx, failure, "a lock on the subscription").await?;
             session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
             quiet::hush(&session).await?;
@@ -136,12 +146,14 @@ impl Step for CreateSubscription {
         cx.agent.journal.clear_note(&cx.participation.migration, PASSWORD_ASKED)?;
         enable(&session, &name).await?;
         cx.fail_point("create_subscription.perform.enabled");
-        report(cx, "the source, for the list of published tables");
-        session
-            .batch_execute(&format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION", quote_ident(&name)))
-            .await
-            .map_err(|error| sql_failure(error, "register the published tables").remedy(Remedy::Wait))?;
-        cx.fail_point("create_subscription.perform.refreshed");
+        if self.copy_method == CopyMethod::Native {
+            report(cx, "the source, for the list of published tables");
+            session
+                .batch_execute(&format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION", quote_ident(&name)))
+                .await
+                .map_err(|error| sql_failure(error, "register the published tables").remedy(Remedy::Wait))?;
+            cx.fail_point("create_subscription.perform.refreshed");
+        }
         let state = state(&*session, &name).await?.ok_or_else(|| gone(&name))?;
         Ok(CreateSubscriptionResult { subscription_name: name, table_count: count(state.tables) })
     }
@@ -179,6 +191,47 @@ impl CreateSubscription {
 
 fn report(cx: &Context, subject: &str) {
     cx.report(Progress { subject: subject.to_owned(), ..Progress::default() });
+}
+
+impl CreateSubscription {
+    /// Makes the subscription, or gives the one that is there the new password, in
+    /// one transaction with the ledger row.
+    async fn write(
+        self,
+        cx: &Context,
+        session: &mut Session,
+        name: &str,
+        target: &Target<'_>,
+        access: &ReplicationAccess,
+        source: Option<ServerVersion>,
+    ) -> Result<(), Failure> {
+        let failure = |error| sql_failure(error, "create the subscription");
+        let destination = session.version;
+        let transaction = session.transaction().await.map_err(failure)?;
+        let line = target.conninfo(&access.password);
+        match (state(&transaction, name).await?, self.copy_method) {
+            (Some(state), _) => {
+                check_ours(name, &state)?;
+                set_connection(&transaction, name, &line).await?;
+            }
+            (None, CopyMethod::Native) => {
+                let options = options(access, source, destination, &["connect = false"]);
+                let statement = create_statement(name, access, &quote_literal(PLACEHOLDER), &options);
+                transaction.batch_execute(&statement).await.map_err(|error| privilege_hint(failure(error)))?;
+                set_connection(&transaction, name, &line).await?;
+            }
+            // A subscription that is enabled and does not know its tables throws their
+            // changes away, and only one that connects learns them before that.
+            (None, CopyMethod::Snapshot) => {
+                report(cx, "the source, for the list of published tables");
+                let options = options(access, source, destination, &["connect = true", "copy_data = false"]);
+                let statement = create_statement(name, access, "%L", &options);
+                with_connection(&transaction, &statement, &line).await.map_err(privilege_hint)?;
+            }
+        }
+        own_schema::record(&transaction, cx, ActionKind::CreateSubscription, Verb::Perform).await?;
+        transaction.commit().await.map_err(failure)
+    }
 }
 
 fn count(tables: i64) -> u32 {
@@ -279,31 +332,6 @@ fn password_not_asked(access: &ReplicationAccess) -> Failure {
     .effect(Effect::None)
 }
 
-/// Makes the subscription, or gives the one that is there the new password, in
-/// one transaction with the ledger row.
-async fn write(
-    cx: &Context,
-    session: &mut Session,
-    name: &str,
-    target: &Target<'_>,
-    access: &ReplicationAccess,
-    source: Option<ServerVersion>,
-) -> Result<(), Failure> {
-    let failure = |error| sql_failure(error, "create the subscription");
-    let destination = session.version;
-    let transaction = session.transaction().await.map_err(failure)?;
-    match state(&transaction, name).await? {
-        Some(state) => check_ours(name, &state)?,
-        None => {
-            let statement = create_statement(name, access, source, destination);
-            transaction.batch_execute(&statement).await.map_err(|error| privilege_hint(failure(error)))?;
-        }
-    }
-    connect(&transaction, name, target, access).await?;
-    own_schema::record(&transaction, cx, ActionKind::CreateSubscription, Verb::Perform).await?;
-    transaction.commit().await.map_err(failure)
-}
-
 fn privilege_hint(failure: Failure) -> Failure {
     if failure.reason != Reason::PrivilegeMissing {
         return failure;
@@ -317,15 +345,15 @@ fn privilege_hint(failure: Failure) -> Failure {
 /// `origin` stays `any`: changes that reached the source by replication are its
 /// data too. `streaming = on`, not parallel: that lost transactions before 18.2,
 /// 17.8 and 16.12.
-fn create_statement(
-    name: &str,
+fn options(
     access: &ReplicationAccess,
     source: Option<ServerVersion>,
     destination: ServerVersion,
+    first: &[&str],
 ) -> String {
     let slot = format!("slot_name = {}", quote_literal(&access.slot_name));
-    let mut options =
-        vec!["connect = false", "enabled = false", "create_slot = false", slot.as_str(), "synchronous_commit = 'off'"];
+    let mut options = first.to_vec();
+    options.extend(["enabled = false", "create_slot = false", slot.as_str(), "synchronous_commit = 'off'"]);
     if destination.major() >= 14 {
         options.push("binary = false");
         if source.is_some_and(|source| source.major() >= 14) {
@@ -338,39 +366,44 @@ fn create_statement(
     if destination.major() >= 16 {
         options.push("origin = 'any'");
     }
-    format!(
-        "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})",
-        quote_ident(name),
-        quote_literal(PLACEHOLDER),
-        quote_ident(&access.publication_name),
-        options.join(", ")
-    )
+    options.join(", ")
+}
+
+/// `connection` is a literal, or where [`with_connection`] puts one.
+fn create_statement(name: &str, access: &ReplicationAccess, connection: &str, options: &str) -> String {
+    let (name, publication) = (quote_ident(name), quote_ident(&access.publication_name));
+    format!("CREATE SUBSCRIPTION {name} CONNECTION {connection} PUBLICATION {publication} WITH ({options})")
 }
 
 /// Gives the subscription its real connection string.
-async fn connect(
+async fn set_connection(transaction: &Transaction<'_>, name: &str, line: &Zeroizing<String>) -> Result<(), Failure> {
+    with_connection(transaction, &format!("ALTER SUBSCRIPTION {} CONNECTION %L", quote_ident(name)), line).await
+}
+
+/// Runs a statement with the connection string in the place of `%L`. The names in
+/// it are ours: they hold no `%`.
+async fn with_connection(
     transaction: &Transaction<'_>,
-    name: &str,
-    target: &Target<'_>,
-    access: &ReplicationAccess,
+    statement: &str,
+    line: &Zeroizing<String>,
 ) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "set the subscription's connection");
     transaction.batch_execute(CONNECTION_TABLE).await.map_err(failure)?;
     let sink = transaction.copy_in::<_, Bytes>(COPY_CONNECTION).await.map_err(failure)?;
     tokio::pin!(sink);
-    let line = csv_line(&target.conninfo(&access.password));
+    let line = csv_line(line);
     sink.send(Bytes::copy_from_slice(line.as_bytes())).await.map_err(failure)?;
     sink.finish().await.map_err(failure)?;
     let body = format!(
         "DECLARE line text;
 BEGIN
   SELECT c.line INTO STRICT line FROM pg_temp.pgportage_connection c;
-  EXECUTE format('ALTER SUBSCRIPTION %I CONNECTION %L', {name}, line);
+  EXECUTE format({statement}, line);
 EXCEPTION WHEN OTHERS THEN
   -- Raised anew without its context, which would show the statement.
   RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM;
 END",
-        name = quote_literal(name)
+        statement = quote_literal(statement)
     );
     transaction.batch_execute(&format!("DO {}", quote_literal(&body))).await.map_err(failure)
 }
