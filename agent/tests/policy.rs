@@ -93,9 +93,10 @@ fn actions() -> Vec<Action> {
         Action::SetReplicaIdentity(v1::SetReplicaIdentity { tables: vec![table] }),
         Action::CreatePublication(v1::CreatePublication {}),
         Action::CloseDatabase(v1::CloseDatabase {}),
-        Action::RestoreSchema(v1::RestoreSchema {}),
-        Action::CreateSlot(v1::CreateSlot {}),
+        Action::RestoreSchema(v1::RestoreSchema::default()),
+        Action::CreateSlot(v1::CreateSlot::default()),
         Action::CreateSubscription(v1::CreateSubscription::default()),
+        Action::CopyTables(v1::CopyTables::default()),
         Action::AwaitCopy(v1::AwaitCopy {}),
         Action::AwaitLag(v1::AwaitLag { max_lag: second, stable_window: second }),
         Action::CountRows(v1::CountRows::default()),
@@ -120,6 +121,7 @@ fn side(action: &Action) -> v1::Side {
         Action::CloseDatabase(_)
         | Action::RestoreSchema(_)
         | Action::CreateSubscription(_)
+        | Action::CopyTables(_)
         | Action::AwaitCopy(_)
         | Action::DrainToMarker(_)
         | Action::OpenDestination(_) => v1::Side::Destination,
@@ -273,7 +275,7 @@ async fn every_destructive_act_needs_its_own_word() {
         ("terminate_sessions", fence(v1::Verb::Perform)),
         ("terminate_sessions", allowed(Action::CloseDatabase(v1::CloseDatabase {}), v1::Verb::Perform)),
         ("open", allowed(Action::OpenDestination(v1::OpenDestination::default()), v1::Verb::Perform)),
-        ("drop_slot", allowed(Action::CreateSlot(v1::CreateSlot {}), v1::Verb::Undo)),
+        ("drop_slot", allowed(Action::CreateSlot(v1::CreateSlot::default()), v1::Verb::Undo)),
         ("drop_slot", allowed(Action::FinishMigration(v1::FinishMigration::default()), v1::Verb::Perform)),
         ("replica_identity_full", allowed(actions().swap_remove(3), v1::Verb::Perform)),
     ] {

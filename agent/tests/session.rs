@@ -413,7 +413,7 @@ fn harmless() -> v1::Command {
 
 /// An act that hangs on a server that says nothing.
 fn hanging() -> v1::Command {
-    command(v1::command::Action::CreateSlot(v1::CreateSlot {}))
+    command(v1::command::Action::CreateSlot(v1::CreateSlot::default()))
 }
 
 /// The program itself. Dropping it leaves nothing behind.

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use pgportage_agent::migration::Side;
 use pgportage_agent::postgres::ServerVersion;
+use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::schema::{RestoreSchema, RestoreSchemaResult};
 use pgportage_agent::step::{Context, Step, Survey};
 use pgportage_link::{Effect, Failure, fail_point};
@@ -16,6 +17,9 @@ use pgportage_tests::wait::{self, Seen};
 use tokio::process::Command;
 
 use crate::world::{Options, PATIENCE, World, migration, quoted, tools};
+
+/// The schema at once: the subscription copies the rows.
+const RESTORE: RestoreSchema = RestoreSchema { copy_method: CopyMethod::Native };
 
 /// 63 bytes of UTF-8.
 const LONG: &str = "Größe_αβγδε_日本語_ñandú_ошибка_grxxxxxxxxxxx";
@@ -162,9 +166,9 @@ fn comparable(text: &str) -> String {
 }
 
 async fn perform(cx: &Context) -> Result<RestoreSchemaResult, Failure> {
-    match RestoreSchema.survey(cx).await? {
+    match RESTORE.survey(cx).await? {
         Survey::Done(result) => Ok(result),
-        Survey::Ready => RestoreSchema.perform(cx).await,
+        Survey::Ready => RESTORE.perform(cx).await,
     }
 }
 
@@ -177,7 +181,7 @@ async fn killed_at(world: &World, point: &str, undo: bool) {
     fail_point::arm(point);
     let cx = world.context(Side::Destination);
     let killed = tokio::spawn(async move {
-        if undo { RestoreSchema.undo(&cx).await.map(|()| None) } else { perform(&cx).await.map(Some) }
+        if undo { RESTORE.undo(&cx).await.map(|()| None) } else { perform(&cx).await.map(Some) }
     });
     let error = killed.await.expect_err(point);
     assert!(error.is_panic(), "{point}");
@@ -213,16 +217,13 @@ async fn a_schema_of_awkward_names_is_the_same_on_the_other_side() {
             assert!(client.query_one(question, &[]).await.unwrap().get::<_, bool>(0), "{what}");
         }
         // Done is seen, and the answer is the same.
-        assert_eq!(RestoreSchema.survey(&world.context(Side::Destination)).await, Ok(Survey::Done(result.clone())));
+        assert_eq!(RESTORE.survey(&world.context(Side::Destination)).await, Ok(Survey::Done(result.clone())));
         assert_eq!(perform(&world.context(Side::Destination)).await, Ok(result));
 
-        RestoreSchema
-            .undo(&world.context(Side::Destination))
-            .await
-            .unwrap_or_else(|failure| panic!("{}", shown(&failure)));
+        RESTORE.undo(&world.context(Side::Destination)).await.unwrap_or_else(|failure| panic!("{}", shown(&failure)));
         similar(&before, &dumped(&world.destination, database, true).await);
-        RestoreSchema.undo(&world.context(Side::Destination)).await.unwrap();
-        assert_eq!(RestoreSchema.survey(&world.context(Side::Destination)).await, Ok(Survey::Ready));
+        RESTORE.undo(&world.context(Side::Destination)).await.unwrap();
+        assert_eq!(RESTORE.survey(&world.context(Side::Destination)).await, Ok(Survey::Ready));
         // And it can be done again.
         perform(&world.context(Side::Destination)).await.unwrap();
         similar(&expected, &dumped(&world.destination, database, true).await);
@@ -264,11 +265,11 @@ async fn an_attempt_killed_anywhere_is_taken_up() {
         assert_eq!(result.dump_digest.len(), 32, "{point}");
         similar(&expected, &dumped(&world.destination, database, true).await);
         killed_at(&world, "restore_schema.undo.emptied", true).await;
-        RestoreSchema.undo(&world.context(Side::Destination)).await.unwrap();
+        RESTORE.undo(&world.context(Side::Destination)).await.unwrap();
         similar(&before, &dumped(&world.destination, database, true).await);
         // Killed half way and taken back without going on.
         killed_at(&world, &format!("restore_schema.perform.{point}"), false).await;
-        RestoreSchema.undo(&world.context(Side::Destination)).await.unwrap();
+        RESTORE.undo(&world.context(Side::Destination)).await.unwrap();
         similar(&before, &dumped(&world.destination, database, true).await);
     }
     nothing_left_in(&world);
@@ -396,17 +397,17 @@ async fn what_somebody_else_put_there_is_neither_overwritten_nor_dropped() {
         .execute(database, "UPDATE pgportage.decision SET state = 'opened'; INSERT INTO t VALUES (1)")
         .await
         .unwrap();
-    let failure = RestoreSchema.undo(&cx).await.unwrap_err();
+    let failure = RESTORE.undo(&cx).await.unwrap_err();
     assert_eq!(failure.reason, Reason::DestinationOpened, "{}", shown(&failure));
     // Nobody knows.
     world.destination.execute(database, "DROP SCHEMA pgportage CASCADE").await.unwrap();
-    let failure = RestoreSchema.undo(&cx).await.unwrap_err();
+    let failure = RESTORE.undo(&cx).await.unwrap_err();
     assert_eq!(failure.reason, Reason::DestinationNotClosed, "{}", shown(&failure));
     let client = world.destination.connect(database).await.unwrap();
     assert_eq!(client.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get::<_, i64>(0), 1);
     // A migration that never restored anything takes nothing back.
     world.destination_agent.journal.forget(&migration()).unwrap();
-    RestoreSchema.undo(&cx).await.unwrap();
+    RESTORE.undo(&cx).await.unwrap();
     assert_eq!(client.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get::<_, i64>(0), 1);
 }
 
@@ -452,7 +453,7 @@ async fn no_superuser_is_needed_on_the_destination() {
     let before = dumped(&world.destination, &database, true).await;
     perform(&world.context(Side::Destination)).await.unwrap_or_else(|failure| panic!("{}", shown(&failure)));
     similar(&dumped(&world.source, &database, true).await, &dumped(&world.destination, &database, true).await);
-    RestoreSchema.undo(&world.context(Side::Destination)).await.unwrap_or_else(|failure| panic!("{}", shown(&failure)));
+    RESTORE.undo(&world.context(Side::Destination)).await.unwrap_or_else(|failure| panic!("{}", shown(&failure)));
     similar(&before, &dumped(&world.destination, &database, true).await);
     let log = world.destination.log_text().unwrap();
     assert!(!log.contains("se:cr"), "the password is in the server's log");

@@ -7,6 +7,7 @@ use pgportage_agent::migration::Side;
 use pgportage_agent::step::catch_up::AwaitCopy;
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
+use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::cutover::{DrainToMarker, FenceSource, PrepareCutover, RaiseBarrier};
 use pgportage_agent::step::finish::clean_up_locally;
 use pgportage_agent::step::publication::CreatePublication;
@@ -18,7 +19,13 @@ use crate::catalogs::read;
 use crate::contract::perform;
 use crate::world::{World, migration};
 
-const SUBSCRIBE: CreateSubscription = CreateSubscription { path: ConnectionPath::Tunnel };
+/// The schema at once: the subscription copies the rows.
+const RESTORE: RestoreSchema = RestoreSchema { copy_method: CopyMethod::Native };
+/// A slot whose snapshot nobody needs.
+const SLOT: CreateSlot = CreateSlot { copy_method: CopyMethod::Native };
+
+const SUBSCRIBE: CreateSubscription =
+    CreateSubscription { path: ConnectionPath::Tunnel, copy_method: CopyMethod::Native };
 
 async fn replicating() -> World {
     let world = World::start().await;
@@ -26,8 +33,8 @@ async fn replicating() -> World {
     perform(&world, Side::Source, &CreateReplicationRole).await;
     perform(&world, Side::Source, &CreatePublication).await;
     perform(&world, Side::Destination, &CloseDatabase).await;
-    perform(&world, Side::Destination, &RestoreSchema).await;
-    perform(&world, Side::Source, &CreateSlot).await;
+    perform(&world, Side::Destination, &RESTORE).await;
+    perform(&world, Side::Source, &SLOT).await;
     perform(&world, Side::Destination, &SUBSCRIBE).await;
     perform(&world, Side::Destination, &AwaitCopy).await;
     world

@@ -10,6 +10,7 @@ use pgportage_agent::step::Step;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::{CreateReplicationRole, ReachPeer};
+use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::cutover::{
     DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier,
 };
@@ -26,7 +27,13 @@ use crate::catalogs::{assert_same, read};
 use crate::contract::{perform, perform_with, points, prove, undo};
 use crate::world::{Options, World, migration};
 
-const SUBSCRIBE: CreateSubscription = CreateSubscription { path: ConnectionPath::Tunnel };
+/// The schema at once: the subscription copies the rows.
+const RESTORE: RestoreSchema = RestoreSchema { copy_method: CopyMethod::Native };
+/// A slot whose snapshot nobody needs.
+const SLOT: CreateSlot = CreateSlot { copy_method: CopyMethod::Native };
+
+const SUBSCRIBE: CreateSubscription =
+    CreateSubscription { path: ConnectionPath::Tunnel, copy_method: CopyMethod::Native };
 const LOW_LAG: AwaitLag = AwaitLag { max_lag: Duration::from_secs(5), stable_window: Duration::from_secs(2) };
 
 /// Names that need every kind of quoting, a table without a key, a partitioned
@@ -69,8 +76,8 @@ async fn replicate(world: &World) {
     perform(world, Side::Source, &keyless()).await;
     perform(world, Side::Source, &CreatePublication).await;
     perform(world, Side::Destination, &CloseDatabase).await;
-    perform(world, Side::Destination, &RestoreSchema).await;
-    perform(world, Side::Source, &CreateSlot).await;
+    perform(world, Side::Destination, &RESTORE).await;
+    perform(world, Side::Source, &SLOT).await;
     perform(world, Side::Destination, &SUBSCRIBE).await;
     perform(world, Side::Destination, &AwaitCopy).await;
     perform(world, Side::Source, &LOW_LAG).await;
@@ -91,8 +98,8 @@ async fn every_step_keeps_the_contract() {
     prove(&world, Side::Source, "set_replica_identity", &keyless(), nothing).await;
     prove(&world, Side::Source, "create_publication", &CreatePublication, nothing).await;
     perform(&world, Side::Destination, &CloseDatabase).await;
-    perform(&world, Side::Destination, &RestoreSchema).await;
-    prove(&world, Side::Source, "create_slot", &CreateSlot, nothing).await;
+    perform(&world, Side::Destination, &RESTORE).await;
+    prove(&world, Side::Source, "create_slot", &SLOT, nothing).await;
     // The undo of the schema would take the copied rows along.
     let empty = async || {
         let tables = "SELECT 'TRUNCATE ' || string_agg(c.oid::regclass::text, ', ')
@@ -121,8 +128,8 @@ async fn every_step_keeps_the_contract() {
 
     // The way back: everything undone in reverse.
     undo(&world, Side::Destination, &SUBSCRIBE).await;
-    undo(&world, Side::Source, &CreateSlot).await;
-    undo(&world, Side::Destination, &RestoreSchema).await;
+    undo(&world, Side::Source, &SLOT).await;
+    undo(&world, Side::Destination, &RESTORE).await;
     undo(&world, Side::Destination, &CloseDatabase).await;
     undo(&world, Side::Source, &CreatePublication).await;
     undo(&world, Side::Source, &keyless()).await;
@@ -146,7 +153,7 @@ async fn every_pair_of_versions_replicates() {
         let applied = "SELECT bool_and(v = 'y') AND (SELECT count(*) = 1 FROM by_index) FROM keyless";
         world.destination.wait_until("shop", applied, Duration::from_secs(30)).await.unwrap();
         undo(&world, Side::Destination, &SUBSCRIBE).await;
-        undo(&world, Side::Source, &CreateSlot).await;
+        undo(&world, Side::Source, &SLOT).await;
         undo(&world, Side::Source, &CreatePublication).await;
         undo(&world, Side::Source, &keyless()).await;
         undo(&world, Side::Source, &CreateReplicationRole).await;

@@ -14,6 +14,7 @@ mod world;
 
 mod catalogs;
 mod cleanup;
+mod copy;
 mod journey;
 mod obstacles;
 mod privilege;

@@ -10,6 +10,7 @@ use pgportage_agent::step::Step;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
+use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
 use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
@@ -19,7 +20,13 @@ use pgportage_proto::Reason;
 use crate::contract::{perform, perform_with, undo};
 use crate::world::{Options, PATIENCE, World};
 
-const SUBSCRIBE: CreateSubscription = CreateSubscription { path: ConnectionPath::Tunnel };
+/// The schema at once: the subscription copies the rows.
+const RESTORE: RestoreSchema = RestoreSchema { copy_method: CopyMethod::Native };
+/// A slot whose snapshot nobody needs.
+const SLOT: CreateSlot = CreateSlot { copy_method: CopyMethod::Native };
+
+const SUBSCRIBE: CreateSubscription =
+    CreateSubscription { path: ConnectionPath::Tunnel, copy_method: CopyMethod::Native };
 
 /// Everything before the subscription.
 async fn ready_to_subscribe(schema: &str) -> World {
@@ -31,8 +38,8 @@ async fn ready_in(world: World, schema: &str) -> World {
     perform(&world, Side::Source, &CreateReplicationRole).await;
     perform(&world, Side::Source, &CreatePublication).await;
     perform(&world, Side::Destination, &CloseDatabase).await;
-    perform(&world, Side::Destination, &RestoreSchema).await;
-    perform(&world, Side::Source, &CreateSlot).await;
+    perform(&world, Side::Destination, &RESTORE).await;
+    perform(&world, Side::Source, &SLOT).await;
     world
 }
 
@@ -158,7 +165,7 @@ async fn what_table_synchronisation_left_behind_is_dropped() {
     world.source.execute(&database, &make(&format!("pg_16400_sync_16385_{system}"))).await.unwrap();
     world.source.execute(&database, &make("pg_16400_sync_16385_1")).await.unwrap();
     // While the subscription still holds the slot.
-    CreateSlot.undo(&world.context(Side::Source)).await.unwrap();
+    SLOT.undo(&world.context(Side::Source)).await.unwrap();
     let others = "SELECT array_agg(slot_name::text) = '{pg_16400_sync_16385_1}' FROM pg_replication_slots";
     world.source.wait_until(&database, others, Duration::from_secs(1)).await.unwrap();
     undo(&world, Side::Destination, &SUBSCRIBE).await;
@@ -166,7 +173,7 @@ async fn what_table_synchronisation_left_behind_is_dropped() {
 
 #[tokio::test]
 async fn a_direct_path_needs_the_policys_word() {
-    let direct = CreateSubscription { path: ConnectionPath::Direct };
+    let direct = CreateSubscription { path: ConnectionPath::Direct, copy_method: CopyMethod::Native };
     let world = ready_to_subscribe("CREATE TABLE public.t (id int PRIMARY KEY)").await;
     let failure = perform_with(&world.context(Side::Destination), &direct).await.unwrap_err();
     assert_eq!(failure.reason, Reason::PolicyDenied);

@@ -7,6 +7,7 @@ use pgportage_agent::postgres::RelationName;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
+use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::identity::SetReplicaIdentity;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
@@ -18,7 +19,13 @@ use crate::catalogs::{assert_same, read};
 use crate::contract::{perform, prove, undo};
 use crate::world::{Options, World};
 
-const SUBSCRIBE: CreateSubscription = CreateSubscription { path: ConnectionPath::Tunnel };
+/// The schema at once: the subscription copies the rows.
+const RESTORE: RestoreSchema = RestoreSchema { copy_method: CopyMethod::Native };
+/// A slot whose snapshot nobody needs.
+const SLOT: CreateSlot = CreateSlot { copy_method: CopyMethod::Native };
+
+const SUBSCRIBE: CreateSubscription =
+    CreateSubscription { path: ConnectionPath::Tunnel, copy_method: CopyMethod::Native };
 const PASSWORD: &str = "porter-password";
 const GRANTS: &str =
     "GRANT pg_monitor, pg_signal_backend TO porter; GRANT app TO porter; ALTER DATABASE shop OWNER TO app;";
@@ -54,8 +61,8 @@ async fn there_and_back(options: Options) {
     perform(&world, Side::Source, &keyless).await;
     perform(&world, Side::Source, &CreatePublication).await;
     perform(&world, Side::Destination, &CloseDatabase).await;
-    perform(&world, Side::Destination, &RestoreSchema).await;
-    prove(&world, Side::Source, "create_slot", &CreateSlot, async || {}).await;
+    perform(&world, Side::Destination, &RESTORE).await;
+    prove(&world, Side::Source, "create_slot", &SLOT, async || {}).await;
     perform(&world, Side::Destination, &SUBSCRIBE).await;
     assert_eq!(perform(&world, Side::Destination, &AwaitCopy).await.table_count, 4);
     let low = AwaitLag { max_lag: Duration::from_secs(5), stable_window: Duration::from_secs(1) };
@@ -66,8 +73,8 @@ async fn there_and_back(options: Options) {
     assert_eq!(here.tables.iter().map(|count| count.row_count).sum::<i64>(), 101);
 
     undo(&world, Side::Destination, &SUBSCRIBE).await;
-    undo(&world, Side::Source, &CreateSlot).await;
-    undo(&world, Side::Destination, &RestoreSchema).await;
+    undo(&world, Side::Source, &SLOT).await;
+    undo(&world, Side::Destination, &RESTORE).await;
     undo(&world, Side::Destination, &CloseDatabase).await;
     undo(&world, Side::Source, &CreatePublication).await;
     undo(&world, Side::Source, &keyless).await;

@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use pgportage_agent::migration::Side;
 use pgportage_agent::step::connect::CreateReplicationRole;
+use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::subscribe::CreateSlot;
 use pgportage_proto::Reason;
 
 use crate::contract::{perform, perform_with};
 use crate::world::{PATIENCE, World};
+
+/// A slot whose snapshot nobody needs.
+const SLOT: CreateSlot = CreateSlot { copy_method: CopyMethod::Native };
 
 const NO_SLOT: &str = "SELECT NOT EXISTS (SELECT FROM pg_replication_slots)";
 
@@ -42,31 +46,31 @@ async fn an_open_transaction_is_named_and_the_wait_can_be_ended() {
         pgportage_link::Clock.timeout(PATIENCE, wait).await.expect("the transaction is named").unwrap();
         cancel.cancel();
     };
-    let (ended, ()) = tokio::join!(perform_with(&cx, &CreateSlot), named);
+    let (ended, ()) = tokio::join!(perform_with(&cx, &SLOT), named);
     assert_eq!(ended.unwrap_err().reason, Reason::Cancelled);
     world.source.wait_until(&database, NO_SLOT, PATIENCE).await.unwrap();
 
     // Stopped because nothing moved.
     let mut cx = world.context(Side::Source);
     cx.stall_timeout = Duration::from_secs(1);
-    let stalled = perform_with(&cx, &CreateSlot).await.unwrap_err();
+    let stalled = perform_with(&cx, &SLOT).await.unwrap_err();
     assert_eq!(stalled.reason, Reason::Stalled);
     assert!(stalled.detail.contains(&format!("process {pid}")), "{stalled:?}");
     world.source.wait_until(&database, NO_SLOT, PATIENCE).await.unwrap();
 
     // An agent that died leaves its backend waiting; the next one ends it.
     let cx = world.context(Side::Source);
-    let lost = tokio::spawn(async move { perform_with(&cx, &CreateSlot).await });
+    let lost = tokio::spawn(async move { perform_with(&cx, &SLOT).await });
     let waiting = "SELECT EXISTS (SELECT FROM pg_replication_slots)";
     world.source.wait_until(&database, waiting, PATIENCE).await.unwrap();
     lost.abort();
     let cx = world.context(Side::Source);
-    let (made, ()) = tokio::join!(perform_with(&cx, &CreateSlot), async {
+    let (made, ()) = tokio::join!(perform_with(&cx, &SLOT), async {
         transaction.rollback().await.unwrap();
     });
     let made = made.unwrap();
     assert!(made.consistent_point.contains('/'));
-    assert_eq!(perform(&world, Side::Source, &CreateSlot).await, made);
+    assert_eq!(perform(&world, Side::Source, &SLOT).await, made);
 }
 
 #[tokio::test]
@@ -75,10 +79,10 @@ async fn a_slot_of_somebody_else_is_left_alone() {
     let database = world.options.database.clone();
     let make = "SELECT pg_create_logical_replication_slot('pgportage_orders', 'test_decoding')";
     world.source.execute(&database, make).await.unwrap();
-    let failure = perform_with(&world.context(Side::Source), &CreateSlot).await.unwrap_err();
+    let failure = perform_with(&world.context(Side::Source), &SLOT).await.unwrap_err();
     assert_eq!(failure.reason, Reason::ObjectConflict);
     use pgportage_agent::step::Step;
-    CreateSlot.undo(&world.context(Side::Source)).await.unwrap();
+    SLOT.undo(&world.context(Side::Source)).await.unwrap();
     let still = "SELECT EXISTS (SELECT FROM pg_replication_slots)";
     world.source.wait_until(&database, still, Duration::from_secs(1)).await.unwrap();
 }
