@@ -13,7 +13,7 @@ use pgportage_proto::{Reason, v1};
 use crate::figures::{Gauge, Part, Progress, Unit};
 use crate::workflow::finding::{Consent, Finding, Severity};
 use crate::workflow::outcome::{Digest, RelationName, SequenceState};
-use crate::workflow::spec::{ConnectionPath, Spec};
+use crate::workflow::spec::{ConnectionPath, CopyMethod, Spec};
 
 pub use command::command;
 pub use migration::{etag, view};
@@ -64,6 +64,11 @@ pub fn spec(value: v1::MigrationSpec) -> Result<Spec, Failure> {
         v1::ConnectionPath::Unspecified | v1::ConnectionPath::Tunnel => ConnectionPath::Tunnel,
         v1::ConnectionPath::Direct => ConnectionPath::Direct,
     };
+    // A method that this release does not know is not silently another one.
+    let copy_method = match v1::CopyMethod::try_from(value.copy_method).map_err(|_| malformed("copy_method"))? {
+        v1::CopyMethod::Unspecified | v1::CopyMethod::Snapshot => CopyMethod::Snapshot,
+        v1::CopyMethod::Native => CopyMethod::Native,
+    };
     let spec = Spec {
         source_agent: value.source_agent_id,
         destination_agent: value.destination_agent_id,
@@ -71,6 +76,7 @@ pub fn spec(value: v1::MigrationSpec) -> Result<Spec, Failure> {
         consents: value.consents.into_iter().map(consent).collect(),
         connection_path,
         max_lag: value.max_lag.map(|lag| duration("max_lag", lag)).transpose()?.unwrap_or(Spec::DEFAULT_MAX_LAG),
+        copy_method,
     };
     spec.check()?;
     Ok(spec)
@@ -84,6 +90,7 @@ fn to_spec(value: &Spec) -> v1::MigrationSpec {
         consents: value.consents.iter().map(to_consent).collect(),
         connection_path: to_path(value.connection_path).into(),
         max_lag: to_duration(value.max_lag),
+        copy_method: to_copy_method(value.copy_method).into(),
     }
 }
 
@@ -91,6 +98,13 @@ fn to_path(value: ConnectionPath) -> v1::ConnectionPath {
     match value {
         ConnectionPath::Tunnel => v1::ConnectionPath::Tunnel,
         ConnectionPath::Direct => v1::ConnectionPath::Direct,
+    }
+}
+
+fn to_copy_method(value: CopyMethod) -> v1::CopyMethod {
+    match value {
+        CopyMethod::Snapshot => v1::CopyMethod::Snapshot,
+        CopyMethod::Native => v1::CopyMethod::Native,
     }
 }
 
@@ -231,5 +245,39 @@ pub fn gauge(value: v1::MigrationGauge, time: SystemTime) -> Gauge {
         retained_wal_bytes: known(value.retained_wal_bytes),
         warning: value.warning,
         time,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(copy_method: i32) -> v1::MigrationSpec {
+        v1::MigrationSpec {
+            source_agent_id: "old".to_owned(),
+            destination_agent_id: "new".to_owned(),
+            database: "shop".to_owned(),
+            copy_method,
+            ..v1::MigrationSpec::default()
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_copied_unless_something_else_is_asked_for() {
+        for (given, method, shown) in [
+            (v1::CopyMethod::Unspecified, CopyMethod::Snapshot, v1::CopyMethod::Snapshot),
+            (v1::CopyMethod::Snapshot, CopyMethod::Snapshot, v1::CopyMethod::Snapshot),
+            (v1::CopyMethod::Native, CopyMethod::Native, v1::CopyMethod::Native),
+        ] {
+            let spec = spec(asked(given.into())).unwrap();
+            assert_eq!(spec.copy_method, method);
+            assert_eq!(to_spec(&spec).copy_method(), shown);
+        }
+    }
+
+    #[test]
+    fn a_method_of_a_newer_release_is_refused() {
+        let refused = spec(asked(99)).unwrap_err();
+        assert_eq!((refused.reason, refused.metadata["field"].as_str()), (Reason::RequestInvalid, "copy_method"));
     }
 }

@@ -74,9 +74,11 @@ pub enum StepName {
     Close,
     /// The source's schema is restored on the destination.
     Schema,
-    /// Slot and subscription.
+    /// The slot, and the rows of its snapshot.
+    Copy,
+    /// The subscription.
     Subscribe,
-    /// The initial copy, then the lag under its limit.
+    /// Every table follows the stream, then the lag under its limit.
     CatchUp,
     /// Rows and schema compared while writes go on.
     Verify,
@@ -97,6 +99,7 @@ impl StepName {
             Self::Publication => "publication",
             Self::Close => "close",
             Self::Schema => "schema",
+            Self::Copy => "copy",
             Self::Subscribe => "subscribe",
             Self::CatchUp => "catch-up",
             Self::Verify => "verify",
@@ -149,6 +152,7 @@ pub enum ActionKind {
     CloseDatabase,
     RestoreSchema,
     CreateSlot,
+    CopyTables,
     CreateSubscription,
     AwaitCopy,
     AwaitLag,
@@ -175,6 +179,7 @@ impl ActionKind {
             Self::CloseDatabase => "close_database",
             Self::RestoreSchema => "restore_schema",
             Self::CreateSlot => "create_slot",
+            Self::CopyTables => "copy_tables",
             Self::CreateSubscription => "create_subscription",
             Self::AwaitCopy => "await_copy",
             Self::AwaitLag => "await_lag",
@@ -202,7 +207,7 @@ pub enum Order {
 /// How an act is taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undo {
-    /// It changes nothing.
+    /// It changes nothing, or nothing that outlives the undo of an act before it.
     Nothing,
     /// By the same action with the verb undo.
     TakeBack,
@@ -336,9 +341,16 @@ pub const TABLE: &[StepRow] = &[
         way_back: WayBack::Strict,
     },
     StepRow {
+        name: StepName::Copy,
+        hold: None,
+        // Rows go with the tables: taking the schema back empties the database.
+        acts: &[source(Do::CreateSlot, TakeBack), destination(Do::CopyTables, Nothing)],
+        way_back: WayBack::Strict,
+    },
+    StepRow {
         name: StepName::Subscribe,
         hold: None,
-        acts: &[source(Do::CreateSlot, TakeBack), destination(Do::CreateSubscription, TakeBack)],
+        acts: &[destination(Do::CreateSubscription, TakeBack)],
         way_back: WayBack::Strict,
     },
     StepRow {

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::certs::DEFAULT_DAYS;
-use crate::view::Connection;
+use crate::view::{Connection, CopyMethod};
 
 /// Exit codes, as `--help` prints them.
 const EXIT_CODES: &str = "\
@@ -178,6 +178,11 @@ pub struct Create {
     /// Lag under which it is ready, for example 500ms [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub max_lag: Option<Duration>,
+    /// How the rows that are there already are copied: snapshot (by the agents,
+    /// several tables at a time, indexes afterwards) or native (by the
+    /// subscription, one worker a table)
+    #[arg(long, value_enum, value_name = "METHOD", default_value = "snapshot", hide_possible_values = true)]
+    pub copy_method: CopyMethod,
     /// Check everything, create nothing
     #[arg(long)]
     pub validate_only: bool,

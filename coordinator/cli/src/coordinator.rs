@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::settings::Settings;
-use crate::view::{Agent, Connection, Finding, Migration, Plan, Preflight};
+use crate::view::{Agent, Connection, CopyMethod, Finding, Migration, Plan, Preflight};
 use crate::wire;
 
 /// Verbs answer at once: the work goes on after the answer.
@@ -53,6 +53,8 @@ pub struct Route {
     pub max_lag: Option<Duration>,
     /// How the destination server reaches the source server.
     pub connection: Connection,
+    /// How the rows that are there already are copied.
+    pub copy_method: CopyMethod,
 }
 
 impl From<Route> for v1::MigrationSpec {
@@ -63,6 +65,7 @@ impl From<Route> for v1::MigrationSpec {
             database: route.database,
             max_lag: route.max_lag.map(wire::to_duration),
             connection_path: wire::to_path(route.connection).into(),
+            copy_method: wire::to_copy_method(route.copy_method).into(),
             ..Self::default()
         }
     }

@@ -11,6 +11,7 @@ pub mod exit;
 pub mod follow;
 pub mod news;
 pub mod outcome;
+pub mod pace;
 pub mod progress;
 pub mod render;
 pub mod settings;

@@ -3,7 +3,10 @@
 
 use time::OffsetDateTime;
 
-use crate::render::{SHOWN_TABLES, clean, elapsed, progress, rate, running_tables, size, span, step_word};
+use crate::pace::{Pace, Speed};
+use crate::render::{
+    SHOWN_TABLES, clean, elapsed, pace, paced, progress, rate, running_tables, size, span, step_word, whole,
+};
 use crate::view::{CUTOVER_STEP, Cutover, CutoverPhase, Migration, Part, Progress, Step, StepState};
 
 /// How much is told.
@@ -126,19 +129,20 @@ pub struct TableFrame {
     pub completed: u64,
     /// Its size, when known.
     pub total: Option<u64>,
-    /// Both as people say them.
+    /// Both as people say them, and how fast it goes.
     pub text: String,
 }
 
-/// What is shown at this moment.
+/// What is shown at this moment. `so_far` has looked at the migration as it is
+/// now.
 #[must_use]
-pub fn frame(migration: &Migration, now: OffsetDateTime) -> Frame {
+pub fn frame(migration: &Migration, so_far: &Pace, now: OffsetDateTime) -> Frame {
     let running = migration.steps.iter().enumerate().find(|(_, step)| step.state == StepState::Running);
     let Some((number, step)) = running else {
         return Frame { headline: String::new(), tables: Vec::new(), footer: footer(migration) };
     };
     let mut headline = format!("step {} of {}: {}", number + 1, migration.steps.len(), clean(&step.name));
-    if let Some(text) = step.progress.as_ref().map(progress).filter(|text| !text.is_empty()) {
+    if let Some(text) = step.progress.as_ref().map(|work| paced(work, so_far)).filter(|text| !text.is_empty()) {
         headline.push_str(", ");
         headline.push_str(&text);
     }
@@ -147,19 +151,21 @@ pub fn frame(migration: &Migration, now: OffsetDateTime) -> Frame {
     {
         headline.push_str(&format!(" ({})", elapsed(since)));
     }
-    let tables = step.progress.iter().flat_map(running_tables).take(SHOWN_TABLES).map(table_frame).collect();
+    let shown = step.progress.iter().flat_map(running_tables).take(SHOWN_TABLES);
+    let tables = shown.map(|part| table_frame(part, so_far.table(part))).collect();
     Frame { headline, tables, footer: footer(migration) }
 }
 
-fn table_frame(part: &Part) -> TableFrame {
-    let total = u64::try_from(part.total_bytes).ok().filter(|total| *total > 0);
+fn table_frame(part: &Part, speed: Option<Speed>) -> TableFrame {
+    let total = whole(part.size_bytes, part.total_bytes);
+    let pace = pace(speed);
     TableFrame {
         table: clean(&part.table).into_owned(),
         completed: u64::try_from(part.size_bytes).unwrap_or(0),
-        total,
+        total: total.and_then(|total| u64::try_from(total).ok()),
         text: match total {
-            Some(_) => format!("{} of {}", size(part.size_bytes), size(part.total_bytes)),
-            None => size(part.size_bytes),
+            Some(total) => format!("{} of {}{pace}", size(part.size_bytes), size(total)),
+            None => format!("{}{pace}", size(part.size_bytes)),
         },
     }
 }

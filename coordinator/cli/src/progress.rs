@@ -7,6 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use time::OffsetDateTime;
 
 use crate::news::{Frame, Grain, TableFrame, frame, news};
+use crate::pace::Pace;
 use crate::terminal::Terminal;
 use crate::view::Migration;
 
@@ -18,6 +19,7 @@ const TICK: Duration = Duration::from_millis(120);
 pub struct Display {
     terminal: Terminal,
     seen: Option<Migration>,
+    so_far: Pace,
     bars: Option<Bars>,
 }
 
@@ -33,7 +35,7 @@ impl Display {
     /// Shows nothing yet. `seen` is what the operator has seen already.
     #[must_use]
     pub fn new(terminal: &Terminal, seen: Option<Migration>) -> Self {
-        Self { terminal: terminal.clone(), seen, bars: terminal.bars().map(Bars::new) }
+        Self { terminal: terminal.clone(), seen, so_far: Pace::default(), bars: terminal.bars().map(Bars::new) }
     }
 
     /// Shows what has changed.
@@ -45,8 +47,9 @@ impl Display {
                 self.terminal.note(&format!("{line}\n"));
             }
         }
+        self.so_far.look(migration, now);
         if let Some(bars) = &mut self.bars {
-            bars.show(&frame(migration, now));
+            bars.show(&frame(migration, &self.so_far, now));
         }
         self.seen = Some(migration.clone());
     }

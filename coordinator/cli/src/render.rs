@@ -19,9 +19,9 @@ pub use failure::failure;
 pub use findings::{findings, preflight};
 pub use migrations::migrations;
 pub use plan::plan;
-pub use quantity::{age, elapsed, rate, size, span};
+pub use quantity::{age, elapsed, pace, rate, size, span, whole};
 pub use question::{before_abort, before_cutover, before_finish};
-pub use status::{SHOWN_TABLES, conclusion, happening, progress, running_tables, status, step_word};
+pub use status::{SHOWN_TABLES, conclusion, happening, paced, progress, running_tables, status, step_word};
 pub use verification::verification;
 
 use std::borrow::Cow;

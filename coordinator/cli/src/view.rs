@@ -6,13 +6,18 @@
 //! `docs/operating.md`. Times are RFC 3339 in UTC, spans are whole
 //! milliseconds, sizes are bytes.
 
+mod choice;
+mod progress;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+pub use choice::{Connection, CopyMethod};
+pub use progress::{Part, Progress, Unit};
 
 /// A migration as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -27,6 +32,8 @@ pub struct Migration {
     pub destination_agent: String,
     /// How the destination server reaches the source server.
     pub connection: Connection,
+    /// How the rows that were there already are copied.
+    pub copy_method: CopyMethod,
     /// Where it stands.
     pub state: MigrationState,
     /// Whether everything is caught up and compared and only
@@ -61,17 +68,6 @@ pub struct Migration {
     pub update_time: Option<OffsetDateTime>,
     /// Changes with every change.
     pub etag: String,
-}
-
-/// How the destination server reaches the source server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Connection {
-    /// Through the agents' link: no database port has to be reachable
-    #[default]
-    Tunnel,
-    /// At the address in the destination agent's policy
-    Direct,
 }
 
 /// Where a migration stands.
@@ -148,52 +144,6 @@ pub enum StepState {
     Undone,
     /// Sent by a newer coordinator.
     Unrecognised,
-}
-
-/// How far a step has come.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Progress {
-    /// What is being worked on or waited for.
-    pub subject: String,
-    /// Work done so far, in `unit`.
-    pub completed: i64,
-    /// Work known in total. Zero while unknown.
-    pub total: i64,
-    /// What `completed` and `total` count.
-    pub unit: Unit,
-    /// The parts of the work.
-    pub parts: Vec<Part>,
-}
-
-/// What progress is counted in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Unit {
-    /// Bytes.
-    Bytes,
-    /// Rows.
-    Rows,
-    /// Tables.
-    Tables,
-    /// Milliseconds.
-    Milliseconds,
-    /// Not stated, or sent by a newer coordinator.
-    Unrecognised,
-}
-
-/// One part of a step's work.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Part {
-    /// The table, quoted as PostgreSQL would quote it.
-    pub table: String,
-    /// Rows copied so far.
-    pub row_count: i64,
-    /// Bytes copied so far.
-    pub size_bytes: i64,
-    /// Size of the table on the source. Zero while unknown.
-    pub total_bytes: i64,
-    /// Whether the table is ready.
-    pub ready: bool,
 }
 
 /// The latest lossy figures of a migration.

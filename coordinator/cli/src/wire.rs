@@ -8,9 +8,9 @@ use pgportage_proto::{Reason, v1};
 use time::OffsetDateTime;
 
 use crate::view::{
-    Agent, AgentState, CUTOVER_STEP, Connection, Cutover, CutoverPhase, Effect, FINISH_STEP, Failure, Figures, Finding,
-    Migration, MigrationState, Part, Plan, PlannedStep, Preflight, Progress, Remedy, Severity, Step, StepState, Unit,
-    Verification, page,
+    Agent, AgentState, CUTOVER_STEP, Connection, CopyMethod, Cutover, CutoverPhase, Effect, FINISH_STEP, Failure,
+    Figures, Finding, Migration, MigrationState, Part, Plan, PlannedStep, Preflight, Progress, Remedy, Severity, Step,
+    StepState, Unit, Verification, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -45,6 +45,15 @@ pub fn to_path(connection: Connection) -> v1::ConnectionPath {
     match connection {
         Connection::Tunnel => v1::ConnectionPath::Tunnel,
         Connection::Direct => v1::ConnectionPath::Direct,
+    }
+}
+
+/// How rows are copied, as the contract writes it.
+#[must_use]
+pub fn to_copy_method(method: CopyMethod) -> v1::CopyMethod {
+    match method {
+        CopyMethod::Snapshot => v1::CopyMethod::Snapshot,
+        CopyMethod::Native => v1::CopyMethod::Native,
     }
 }
 
@@ -105,6 +114,10 @@ impl From<v1::Migration> for Migration {
             connection: match spec.connection_path() {
                 v1::ConnectionPath::Direct => Connection::Direct,
                 v1::ConnectionPath::Tunnel | v1::ConnectionPath::Unspecified => Connection::Tunnel,
+            },
+            copy_method: match spec.copy_method() {
+                v1::CopyMethod::Native => CopyMethod::Native,
+                v1::CopyMethod::Snapshot | v1::CopyMethod::Unspecified => CopyMethod::Snapshot,
             },
             database: spec.database,
             source_agent: spec.source_agent_id,

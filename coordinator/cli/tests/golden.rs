@@ -15,6 +15,7 @@ use std::time::Duration;
 use clap::CommandFactory;
 use pgportage::arguments::Arguments;
 use pgportage::news::{Grain, news};
+use pgportage::pace::Pace;
 use pgportage::render::{self, Style};
 use pgportage::view::{Agent, Failure, Migration, Plan, Preflight};
 use pgportage_proto::v1;
@@ -37,11 +38,23 @@ fn hostile() -> v1::Migration {
     migration
 }
 
+/// The copy, a number of seconds before.
+fn copying_before(seconds: i64) -> v1::Migration {
+    let mut migration = support::copying();
+    let progress = support::step(&mut migration, "copy").progress.as_mut().unwrap();
+    progress.completed -= seconds * (70 << 20);
+    for part in progress.parts.iter_mut().filter(|part| !part.ready && part.size_bytes > 0) {
+        part.size_bytes = (part.size_bytes - seconds * (10 << 20)).max(0);
+    }
+    migration
+}
+
 fn states() -> Vec<(&'static str, v1::Migration)> {
     vec![
         ("pending", support::pending()),
         ("consent-wanted", support::consent_wanted()),
         ("copying", support::copying()),
+        ("copying-natively", support::copying_natively()),
         ("failed", support::failed()),
         ("ready", support::ready()),
         ("differing", support::differing()),
@@ -96,9 +109,20 @@ fn cases() -> Vec<(String, Render)> {
     for (name, message) in states() {
         let migration = Migration::from(message);
         let copy = migration.clone();
-        add(format!("status-{name}.txt"), Box::new(move |style| render::status(&copy, now(), style)));
+        let so_far = Pace::since_start(&copy, now());
+        add(format!("status-{name}.txt"), Box::new(move |style| render::status(&copy, &so_far, now(), style)));
         add(format!("conclusion-{name}.txt"), Box::new(move |style| render::conclusion(&migration, style)));
     }
+    let watched = Migration::from(support::copying());
+    let mut so_far = Pace::default();
+    // The first one is old enough for the beginning to be forgotten.
+    for seconds in [35, 10] {
+        let before = Migration::from(copying_before(seconds));
+        so_far.look(&before, now() - Duration::from_secs(seconds.unsigned_abs()));
+    }
+    so_far.look(&watched, now());
+    let text = move |style| render::status(&watched, &so_far, now(), style);
+    add("status-copying-watched.txt".to_owned(), Box::new(text));
     let all: Vec<_> = states().into_iter().map(|(_, message)| Migration::from(message)).collect();
     add("status-all.txt".to_owned(), Box::new(move |style| render::migrations(&all, now(), style)));
     add("status-none.txt".to_owned(), Box::new(|style| render::migrations(&[], now(), style)));
@@ -173,7 +197,7 @@ fn cases() -> Vec<(String, Render)> {
 /// A whole migration, as lines for people.
 fn story(grain: Grain) -> String {
     let mut half = support::copying();
-    support::step(&mut half, "catch-up").progress.as_mut().unwrap().completed = 22;
+    support::step(&mut half, "copy").progress.as_mut().unwrap().completed = 22 << 30;
     let mut retried = support::failed();
     retried.state = v1::migration::State::Running.into();
     retried.waiting_for.clear();
@@ -183,10 +207,10 @@ fn story(grain: Grain) -> String {
     let doubtful = support::doubtful();
     let looks = [
         support::pending(),
-        support::failed(),
-        retried,
         support::copying(),
         half,
+        support::failed(),
+        retried,
         support::ready(),
         support::cutting_over(),
         doubtful,

@@ -106,7 +106,7 @@ async fn after_a_failed_write_nothing_is_written_any_more() {
     let failed: Result<(), _> = store.run(|_| Err(StoreError::Broken("the disk said no".into()))).await;
     assert!(failed.is_err());
     assert!(store.broken().is_cancelled());
-    let play = Play::created();
+    let play = Play::created(spec());
     let refused = store.append(MigrationId::new("shop").unwrap(), play.facts).await;
     assert!(matches!(refused, Err(StoreError::Broken(_))));
     drop(store);

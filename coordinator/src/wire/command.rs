@@ -3,7 +3,7 @@
 use pgportage_proto::v1;
 use pgportage_proto::v1::command::Action;
 
-use super::{to_consent, to_duration, to_path, to_relation, to_sequence};
+use super::{to_consent, to_copy_method, to_duration, to_path, to_relation, to_sequence};
 use crate::workflow::fact::{Issued, TraceContext};
 use crate::workflow::input::Input;
 use crate::workflow::outcome::{Digest, Inventory};
@@ -64,10 +64,20 @@ fn action(input: &Input) -> Action {
         }
         Input::CreatePublication => Action::CreatePublication(v1::CreatePublication {}),
         Input::CloseDatabase => Action::CloseDatabase(v1::CloseDatabase {}),
-        Input::RestoreSchema => Action::RestoreSchema(v1::RestoreSchema {}),
-        Input::CreateSlot => Action::CreateSlot(v1::CreateSlot {}),
-        Input::CreateSubscription { connection_path } => {
-            Action::CreateSubscription(v1::CreateSubscription { connection_path: to_path(*connection_path).into() })
+        Input::RestoreSchema { copy_method } => {
+            Action::RestoreSchema(v1::RestoreSchema { copy_method: to_copy_method(*copy_method).into() })
+        }
+        Input::CreateSlot { copy_method } => {
+            Action::CreateSlot(v1::CreateSlot { copy_method: to_copy_method(*copy_method).into() })
+        }
+        Input::CopyTables { copy_method } => {
+            Action::CopyTables(v1::CopyTables { copy_method: to_copy_method(*copy_method).into() })
+        }
+        Input::CreateSubscription { connection_path, copy_method } => {
+            Action::CreateSubscription(v1::CreateSubscription {
+                connection_path: to_path(*connection_path).into(),
+                copy_method: to_copy_method(*copy_method).into(),
+            })
         }
         Input::AwaitCopy => Action::AwaitCopy(v1::AwaitCopy {}),
         Input::AwaitLag { max_lag, stable_window } => Action::AwaitLag(v1::AwaitLag {
@@ -128,5 +138,34 @@ fn to_inventory(value: &Inventory) -> v1::Inventory {
         pg_dump_version_num: value.pg_dump_version_num,
         identity_full_tables: value.identity_full_tables.iter().map(to_relation).collect(),
         owner_role_names: value.owner_role_names.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workflow::spec::{ConnectionPath, CopyMethod};
+
+    #[test]
+    fn every_act_of_the_copy_says_how_it_is_copied() {
+        for (copy_method, sent) in
+            [(CopyMethod::Snapshot, v1::CopyMethod::Snapshot), (CopyMethod::Native, v1::CopyMethod::Native)]
+        {
+            let connection_path = ConnectionPath::Direct;
+            let said = [
+                Input::RestoreSchema { copy_method },
+                Input::CreateSlot { copy_method },
+                Input::CopyTables { copy_method },
+                Input::CreateSubscription { connection_path, copy_method },
+            ]
+            .map(|input| match action(&input) {
+                Action::RestoreSchema(restore) => restore.copy_method(),
+                Action::CreateSlot(create) => create.copy_method(),
+                Action::CopyTables(copy) => copy.copy_method(),
+                Action::CreateSubscription(create) => create.copy_method(),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(said, [sent; 4]);
+        }
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{finding, malformed, missing, relation, reported, sequence};
 use crate::workflow::fact::CommandId;
 use crate::workflow::outcome::{
-    Barrier, Digest, Extension, Fence, Inventory, Outcome, RowCounts, SchemaObject, TableCount,
+    Barrier, Copied, Digest, Extension, Fence, Inventory, Outcome, RowCounts, SchemaObject, TableCount,
 };
 
 /// A durable fact that an agent reports about a command.
@@ -82,6 +82,13 @@ fn outcome(value: Produced) -> Result<Outcome, Failure> {
         Produced::CreateSlot(result) => {
             Outcome::CreateSlot { slot_name: result.slot_name, consistent_point: result.consistent_point }
         }
+        Produced::CopyTables(result) => Outcome::CopyTables(Copied {
+            table_count: result.table_count,
+            row_count: result.row_count,
+            copied_bytes: result.copied_bytes,
+            repeated_bytes: result.repeated_bytes,
+            consistent_point: result.consistent_point,
+        }),
         Produced::CreateSubscription(result) => {
             Outcome::CreateSubscription { subscription_name: result.subscription_name, table_count: result.table_count }
         }
@@ -161,4 +168,36 @@ fn counts(value: v1::CountRowsResult) -> Result<RowCounts, Failure> {
             .collect(),
         not_replicated: value.not_replicated.into_iter().map(finding).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_taken_in_with_all_its_figures() {
+        let produced = v1::CopyTablesResult {
+            table_count: 3,
+            row_count: 7_000_000_000,
+            copied_bytes: 1 << 40,
+            repeated_bytes: 5,
+            consistent_point: "16/B374D848".to_owned(),
+        };
+        let result = v1::CommandResult { result: Some(Produced::CopyTables(produced)) };
+        let came = v1::CommandFact {
+            command_id: Uuid::from_u128(1).to_string(),
+            sequence: 2,
+            record_time: None,
+            fact: Some(v1::command_fact::Fact::Succeeded(result)),
+        };
+        let Body::Succeeded(Some(Outcome::CopyTables(copied))) = fact(came).unwrap().body else { panic!() };
+        let expected = Copied {
+            table_count: 3,
+            row_count: 7_000_000_000,
+            copied_bytes: 1 << 40,
+            repeated_bytes: 5,
+            consistent_point: "16/B374D848".to_owned(),
+        };
+        assert_eq!(copied, expected);
+    }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ActionKind;
 use super::finding::Consent;
 use super::outcome::{Digest, Inventory, RelationName, SequenceState};
-use super::spec::ConnectionPath;
+use super::spec::{ConnectionPath, CopyMethod};
 
 /// The input of an act. One variant for each [`ActionKind`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,10 +26,18 @@ pub enum Input {
     },
     CreatePublication,
     CloseDatabase,
-    RestoreSchema,
-    CreateSlot,
+    RestoreSchema {
+        copy_method: CopyMethod,
+    },
+    CreateSlot {
+        copy_method: CopyMethod,
+    },
+    CopyTables {
+        copy_method: CopyMethod,
+    },
     CreateSubscription {
         connection_path: ConnectionPath,
+        copy_method: CopyMethod,
     },
     AwaitCopy,
     AwaitLag {
@@ -81,8 +89,9 @@ impl Input {
             Self::SetReplicaIdentity { .. } => ActionKind::SetReplicaIdentity,
             Self::CreatePublication => ActionKind::CreatePublication,
             Self::CloseDatabase => ActionKind::CloseDatabase,
-            Self::RestoreSchema => ActionKind::RestoreSchema,
-            Self::CreateSlot => ActionKind::CreateSlot,
+            Self::RestoreSchema { .. } => ActionKind::RestoreSchema,
+            Self::CreateSlot { .. } => ActionKind::CreateSlot,
+            Self::CopyTables { .. } => ActionKind::CopyTables,
             Self::CreateSubscription { .. } => ActionKind::CreateSubscription,
             Self::AwaitCopy => ActionKind::AwaitCopy,
             Self::AwaitLag { .. } => ActionKind::AwaitLag,

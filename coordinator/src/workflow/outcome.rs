@@ -186,6 +186,22 @@ pub struct Fence {
     pub catalog_digest: Digest,
 }
 
+/// The rows of the slot's snapshot are on the destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Copied {
+    /// Tables copied. Zero when the subscription copies.
+    pub table_count: i32,
+    /// Rows written, those of abandoned attempts left out.
+    pub row_count: i64,
+    /// Bytes of COPY data written, before any compression.
+    pub copied_bytes: i64,
+    /// Bytes that were copied again, because the snapshot was lost.
+    pub repeated_bytes: i64,
+    /// Where the copy ends and the stream begins.
+    pub consistent_point: String,
+}
+
 /// What an act produced. One variant for each [`ActionKind`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -199,6 +215,7 @@ pub enum Outcome {
     CloseDatabase { terminated_session_count: i32 },
     RestoreSchema { dump_digest: Digest, object_count: i64 },
     CreateSlot { slot_name: String, consistent_point: String },
+    CopyTables(Copied),
     CreateSubscription { subscription_name: String, table_count: i32 },
     AwaitCopy { table_count: i32 },
     AwaitLag { lag: Duration },
@@ -225,6 +242,7 @@ impl Outcome {
             Self::CloseDatabase { .. } => ActionKind::CloseDatabase,
             Self::RestoreSchema { .. } => ActionKind::RestoreSchema,
             Self::CreateSlot { .. } => ActionKind::CreateSlot,
+            Self::CopyTables(_) => ActionKind::CopyTables,
             Self::CreateSubscription { .. } => ActionKind::CreateSubscription,
             Self::AwaitCopy { .. } => ActionKind::AwaitCopy,
             Self::AwaitLag { .. } => ActionKind::AwaitLag,

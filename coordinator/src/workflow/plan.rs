@@ -285,6 +285,7 @@ fn conclude(state: &State, step: StepName) -> Event {
         | StepName::Publication
         | StepName::Close
         | StepName::Schema
+        | StepName::Copy
         | StepName::Subscribe
         | StepName::CatchUp
         | StepName::Cutover
@@ -295,7 +296,7 @@ fn conclude(state: &State, step: StepName) -> Event {
 /// What an act is given, made from what earlier acts produced. `None` when that
 /// is missing, which the table's order rules out.
 fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
-    let Spec { connection_path, max_lag, .. } = &state.spec;
+    let Spec { connection_path, max_lag, copy_method, .. } = state.spec;
     let row = act.row()?;
     Some(match row.kind {
         ActionKind::CheckServer => Input::CheckServer {
@@ -312,12 +313,13 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
         }
         ActionKind::CreatePublication => Input::CreatePublication,
         ActionKind::CloseDatabase => Input::CloseDatabase,
-        ActionKind::RestoreSchema => Input::RestoreSchema,
-        ActionKind::CreateSlot => Input::CreateSlot,
-        ActionKind::CreateSubscription => Input::CreateSubscription { connection_path: *connection_path },
+        ActionKind::RestoreSchema => Input::RestoreSchema { copy_method },
+        ActionKind::CreateSlot => Input::CreateSlot { copy_method },
+        ActionKind::CopyTables => Input::CopyTables { copy_method },
+        ActionKind::CreateSubscription => Input::CreateSubscription { connection_path, copy_method },
         ActionKind::AwaitCopy => Input::AwaitCopy,
         ActionKind::AwaitLag => Input::AwaitLag {
-            max_lag: *max_lag,
+            max_lag,
             stable_window: if act.step == StepName::Verify { LEVEL_WINDOW } else { STABLE_WINDOW },
         },
         ActionKind::CountRows => Input::CountRows {

@@ -6,7 +6,8 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::super::outcome::Outcome;
-use super::super::proof::{Play, consent_finding, outcome};
+use super::super::proof::{Play, consent_finding, outcome, spec};
+use super::super::spec::{ConnectionPath, CopyMethod};
 use super::super::state::{CutoverEnd, Phase};
 use super::super::verb::Word;
 use super::super::{ActRef, ActionKind, StepName, Verb};
@@ -123,7 +124,7 @@ fn consent_lets_a_second_inspection_pass() {
 #[test]
 fn an_abort_takes_attempted_acts_back_in_reverse() {
     let mut play = Play::started();
-    play.answer_until(ActRef { step: StepName::Subscribe, index: 1 });
+    play.answer_until(ActRef { step: StepName::Subscribe, index: 0 });
     let running = play.open().next().unwrap().command;
     play.say(Word::Abort).unwrap();
     assert_eq!(play.cancelled, [running]);
@@ -149,6 +150,65 @@ fn an_abort_takes_attempted_acts_back_in_reverse() {
             ActionKind::CreateReplicationRole,
         ]
     );
+}
+
+#[test]
+fn a_running_copy_is_stopped_before_anything_is_taken_back() {
+    let mut play = Play::started();
+    let slot = ActRef { step: StepName::Copy, index: 0 };
+    let copy = ActRef { step: StepName::Copy, index: 1 };
+    play.answer_until(copy);
+    let running = play.open().next().unwrap().command;
+    play.say(Word::Abort).unwrap();
+    assert_eq!(play.cancelled, [running]);
+    assert_eq!(play.open().count(), 1, "rows may still come: nothing else is asked for");
+    play.record(Event::CommandCancelled { command: running, agent_sequence: 1, effect: Effect::Unknown });
+    play.advance();
+    let open: Vec<_> = play.open().map(|issued| (issued.act, issued.verb)).collect();
+    assert_eq!(open, [(slot, Verb::Undo)]);
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Aborted);
+    let undone: Vec<_> = play
+        .issued
+        .iter()
+        .filter(|issued| issued.verb == Verb::Undo)
+        .map(|issued| issued.input.kind())
+        .take(2)
+        .collect();
+    // The rows go with the tables.
+    assert_eq!(undone, [ActionKind::CreateSlot, ActionKind::RestoreSchema]);
+}
+
+#[test]
+fn a_copy_that_broke_is_tried_again_without_another_slot() {
+    let mut play = Play::started();
+    let copy = ActRef { step: StepName::Copy, index: 1 };
+    play.answer_until(copy);
+    play.fail(failure(Remedy::Wait, Effect::Unknown));
+    play.fail(failure(Remedy::Operator, Effect::Unknown));
+    assert!(matches!(play.state.phase, Phase::Stopped { step: StepName::Copy, .. }));
+    play.say(Word::Release { step: StepName::Copy, max_outage: Duration::from_secs(1) }).unwrap();
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
+    let count = |kind| play.issued.iter().filter(|issued| issued.input.kind() == kind).count();
+    assert_eq!((count(ActionKind::CreateSlot), count(ActionKind::CopyTables)), (1, 3));
+}
+
+#[test]
+fn whoever_needs_to_know_how_rows_are_copied_is_told() {
+    for copy_method in [CopyMethod::Snapshot, CopyMethod::Native] {
+        let mut play = Play::started_as(Spec { copy_method, ..spec() });
+        play.answer_until(ActRef { step: StepName::CatchUp, index: 0 });
+        let told: Vec<_> = play.issued.iter().map(|issued| issued.input.clone()).collect();
+        for input in [
+            Input::RestoreSchema { copy_method },
+            Input::CreateSlot { copy_method },
+            Input::CopyTables { copy_method },
+            Input::CreateSubscription { connection_path: ConnectionPath::Tunnel, copy_method },
+        ] {
+            assert!(told.contains(&input), "{input:?} is not in {told:?}");
+        }
+    }
 }
 
 #[test]

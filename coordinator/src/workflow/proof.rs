@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::fact::{CommandId, Event, Fact, Issued, Origin, TraceContext};
 use super::finding::{Finding, Severity};
 use super::input::Input;
-use super::outcome::{Barrier, Digest, Fence, Inventory, Outcome, RelationName, RowCounts, SequenceState};
+use super::outcome::{Barrier, Copied, Digest, Fence, Inventory, Outcome, RelationName, RowCounts, SequenceState};
 use super::plan::{Action, Situation, plan};
-use super::spec::{ConnectionPath, MigrationId, Spec};
+use super::spec::{ConnectionPath, CopyMethod, MigrationId, Spec};
 use super::state::{Phase, State, fold, next};
 use super::verb::{Word, heed};
 use super::{ActRef, ActionKind, Side, StepName, Verb};
@@ -51,6 +51,7 @@ pub(crate) fn spec() -> Spec {
         consents: Vec::new(),
         connection_path: ConnectionPath::Tunnel,
         max_lag: Spec::DEFAULT_MAX_LAG,
+        copy_method: CopyMethod::Snapshot,
     }
 }
 
@@ -90,6 +91,9 @@ pub(crate) fn outcome(act: ActRef, _input: &Input) -> Outcome {
         ActionKind::CloseDatabase => Outcome::CloseDatabase { terminated_session_count: 0 },
         ActionKind::RestoreSchema => Outcome::RestoreSchema { dump_digest: Digest(vec![1]), object_count: 1 },
         ActionKind::CreateSlot => Outcome::CreateSlot { slot_name: "s".to_owned(), consistent_point: "0/1".to_owned() },
+        ActionKind::CopyTables => {
+            Outcome::CopyTables(Copied { table_count: 1, consistent_point: "0/1".to_owned(), ..Copied::default() })
+        }
         ActionKind::CreateSubscription => {
             Outcome::CreateSubscription { subscription_name: "s".to_owned(), table_count: 1 }
         }
@@ -124,8 +128,8 @@ pub(crate) fn outcome(act: ActRef, _input: &Input) -> Outcome {
 }
 
 impl Play {
-    pub(crate) fn created() -> Self {
-        let created = fact(1, Event::Created { id: MigrationId::new("shop").unwrap(), spec: spec() });
+    pub(crate) fn created(spec: Spec) -> Self {
+        let created = fact(1, Event::Created { id: MigrationId::new("shop").unwrap(), spec });
         Self {
             state: next(None, &created).unwrap(),
             facts: vec![created],
@@ -137,7 +141,11 @@ impl Play {
     }
 
     pub(crate) fn started() -> Self {
-        let mut play = Self::created();
+        Self::started_as(spec())
+    }
+
+    pub(crate) fn started_as(spec: Spec) -> Self {
+        let mut play = Self::created(spec);
         play.say(Word::Start).unwrap();
         play
     }

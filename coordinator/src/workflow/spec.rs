@@ -58,6 +58,17 @@ pub enum ConnectionPath {
     Direct,
 }
 
+/// How the rows that are there already get to the destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyMethod {
+    /// By the agents: many readers of the slot's snapshot, over the link.
+    #[default]
+    Snapshot,
+    /// By the subscription itself: one worker a table.
+    Native,
+}
+
 /// What to move, from where to where. Never changed after creation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -73,6 +84,9 @@ pub struct Spec {
     pub connection_path: ConnectionPath,
     /// Lag under which the migration is ready.
     pub max_lag: Duration,
+    /// How the rows that are there already are copied.
+    #[serde(default)]
+    pub copy_method: CopyMethod,
 }
 
 impl Spec {
@@ -147,5 +161,16 @@ mod tests {
         for bad in ["", "Shop", "2shop", "-shop", "sh_op", "sh op", &"a".repeat(41)] {
             assert!(MigrationId::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_stored_by_name() {
+        let spec = Spec { copy_method: CopyMethod::Native, ..super::super::proof::spec() };
+        let mut stored = serde_json::to_value(&spec).unwrap();
+        assert_eq!(stored["copy_method"], "native");
+        assert_eq!(serde_json::from_value::<Spec>(stored.clone()).unwrap(), spec);
+        // As it was written before there was a choice.
+        stored.as_object_mut().unwrap().remove("copy_method");
+        assert_eq!(serde_json::from_value::<Spec>(stored).unwrap().copy_method, CopyMethod::Snapshot);
     }
 }

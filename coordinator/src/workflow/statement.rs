@@ -6,7 +6,7 @@
 use sha2::{Digest as _, Sha256};
 
 use super::outcome::Digest;
-use super::spec::{ConnectionPath, MigrationId, Spec};
+use super::spec::{ConnectionPath, CopyMethod, MigrationId, Spec};
 use super::{ActRow, ActionKind, Order, Side, StepName, TABLE, Undo};
 
 /// One act as it will run.
@@ -54,7 +54,7 @@ pub fn digest(id: &MigrationId, spec: &Spec) -> Digest {
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text.as_bytes());
     };
-    add("pgportage plan 1");
+    add("pgportage plan 2");
     add(id.as_str());
     add(&spec.source_agent);
     add(&spec.destination_agent);
@@ -62,6 +62,10 @@ pub fn digest(id: &MigrationId, spec: &Spec) -> Digest {
     add(match spec.connection_path {
         ConnectionPath::Tunnel => "tunnel",
         ConnectionPath::Direct => "direct",
+    });
+    add(match spec.copy_method {
+        CopyMethod::Snapshot => "snapshot",
+        CopyMethod::Native => "native",
     });
     add(&spec.max_lag.as_millis().to_string());
     for consent in &spec.consents {
@@ -114,18 +118,42 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
             format!("REVOKE CONNECT ON DATABASE {database} FROM … (everybody but our roles)"),
             "SELECT pg_terminate_backend(…), for every other session of the database".to_owned(),
         ],
-        ActionKind::RestoreSchema => vec![
-            "pg_dump --schema-only --no-publications --no-subscriptions …, on the source's agent".to_owned(),
-            format!("pg_restore --single-transaction --dbname={database}"),
-            "CREATE TABLE pgportage.heartbeat, pgportage.marker".to_owned(),
-        ],
-        ActionKind::CreateSlot => {
-            vec![format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput")]
+        ActionKind::RestoreSchema => {
+            let mut lines = vec![
+                "pg_dump --schema-only --no-publications --no-subscriptions …, on the source's agent".to_owned(),
+                format!("pg_restore --single-transaction --dbname={database}"),
+            ];
+            match spec.copy_method {
+                CopyMethod::Snapshot => {
+                    lines.push("leave out indexes, constraints and triggers until later".to_owned())
+                }
+                CopyMethod::Native => {}
+            }
+            lines.push("CREATE TABLE pgportage.heartbeat, pgportage.marker".to_owned());
+            lines
         }
+        ActionKind::CreateSlot => match spec.copy_method {
+            CopyMethod::Snapshot => vec![
+                format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'export')"),
+                "keep the replication connection, and with it the snapshot".to_owned(),
+            ],
+            CopyMethod::Native => vec![format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput")],
+        },
+        ActionKind::CopyTables => match spec.copy_method {
+            CopyMethod::Snapshot => vec![
+                "copy every table as the slot's snapshot shows it, several at a time, over the link".to_owned(),
+                "then make indexes, constraints and triggers".to_owned(),
+            ],
+            CopyMethod::Native => vec!["nothing: the subscription copies".to_owned()],
+        },
         ActionKind::CreateSubscription => {
             let way = match spec.connection_path {
                 ConnectionPath::Tunnel => "through the link",
                 ConnectionPath::Direct => "straight to the source server",
+            };
+            let copy_data = match spec.copy_method {
+                CopyMethod::Snapshot => false,
+                CopyMethod::Native => true,
             };
             vec![
                 format!("log in to the source {way}, for replication"),
@@ -133,10 +161,13 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
                     "CREATE SUBSCRIPTION {name} CONNECTION '…' PUBLICATION {name} WITH (connect = false, slot_name = {name})"
                 ),
                 format!("ALTER SUBSCRIPTION {name} ENABLE"),
-                format!("ALTER SUBSCRIPTION {name} REFRESH PUBLICATION"),
+                format!("ALTER SUBSCRIPTION {name} REFRESH PUBLICATION WITH (copy_data = {copy_data})"),
             ]
         }
-        ActionKind::AwaitCopy => vec!["wait until every table is copied and follows the stream".to_owned()],
+        ActionKind::AwaitCopy => match spec.copy_method {
+            CopyMethod::Snapshot => vec!["wait until every table follows the stream".to_owned()],
+            CopyMethod::Native => vec!["wait until every table is copied and follows the stream".to_owned()],
+        },
         ActionKind::AwaitLag => {
             vec![format!("wait until the lag stays under {} ms", spec.max_lag.as_millis())]
         }
@@ -193,17 +224,70 @@ mod tests {
             consents: Vec::new(),
             connection_path: ConnectionPath::Tunnel,
             max_lag: Spec::DEFAULT_MAX_LAG,
+            copy_method: CopyMethod::Snapshot,
         }
+    }
+
+    fn native() -> Spec {
+        Spec { copy_method: CopyMethod::Native, ..spec() }
     }
 
     #[test]
     fn every_act_says_what_it_does() {
         let id = MigrationId::new("shop-2").unwrap();
-        let plan = render(&id, &spec());
-        assert_eq!(plan.len(), TABLE.iter().map(|row| row.acts.len()).sum::<usize>());
-        assert!(plan.iter().all(|planned| !planned.statements.is_empty()));
-        assert!(plan.iter().any(|planned| planned.statements.iter().any(|line| line.contains("\"pgportage_shop_2\""))));
-        assert_eq!(plan.iter().filter(|planned| planned.held).count(), 2);
+        for spec in [spec(), native()] {
+            let plan = render(&id, &spec);
+            assert_eq!(plan.len(), TABLE.iter().map(|row| row.acts.len()).sum::<usize>());
+            assert!(plan.iter().all(|planned| !planned.statements.is_empty()));
+            let named = |planned: &Planned| planned.statements.iter().any(|line| line.contains("\"pgportage_shop_2\""));
+            assert!(plan.iter().any(named));
+            assert_eq!(plan.iter().filter(|planned| planned.held).count(), 2);
+        }
+    }
+
+    #[test]
+    fn what_copies_the_rows_is_told_where_it_matters() {
+        let id = MigrationId::new("shop").unwrap();
+        for (spec, told) in [
+            (
+                spec(),
+                [
+                    (StepName::Schema, "leave out indexes, constraints and triggers until later"),
+                    (StepName::Copy, "CREATE_REPLICATION_SLOT \"pgportage_shop\" LOGICAL pgoutput (SNAPSHOT 'export')"),
+                    (
+                        StepName::Copy,
+                        "copy every table as the slot's snapshot shows it, several at a time, over the link",
+                    ),
+                    (
+                        StepName::Subscribe,
+                        "ALTER SUBSCRIPTION \"pgportage_shop\" REFRESH PUBLICATION WITH (copy_data = false)",
+                    ),
+                    (StepName::CatchUp, "wait until every table follows the stream"),
+                ],
+            ),
+            (
+                native(),
+                [
+                    (StepName::Schema, "CREATE TABLE pgportage.heartbeat, pgportage.marker"),
+                    (StepName::Copy, "CREATE_REPLICATION_SLOT \"pgportage_shop\" LOGICAL pgoutput"),
+                    (StepName::Copy, "nothing: the subscription copies"),
+                    (
+                        StepName::Subscribe,
+                        "ALTER SUBSCRIPTION \"pgportage_shop\" REFRESH PUBLICATION WITH (copy_data = true)",
+                    ),
+                    (StepName::CatchUp, "wait until every table is copied and follows the stream"),
+                ],
+            ),
+        ] {
+            let plan = render(&id, &spec);
+            for (step, line) in told {
+                let of_step = || plan.iter().filter(|planned| planned.step == step);
+                let found = of_step().any(|planned| planned.statements.iter().any(|known| known == line));
+                assert!(found, "{line:?} is not in {:?}", of_step().collect::<Vec<_>>());
+            }
+        }
+        let later = "leave out indexes, constraints and triggers until later";
+        assert!(!render(&id, &native()).iter().any(|planned| planned.statements.iter().any(|line| line == later)));
     }
 
     #[test]
@@ -212,6 +296,7 @@ mod tests {
         let first = digest(&id, &spec());
         assert_eq!(first, digest(&id, &spec()));
         assert_ne!(first, digest(&id, &Spec { database: "other".to_owned(), ..spec() }));
+        assert_ne!(first, digest(&id, &native()));
         assert_ne!(first, digest(&MigrationId::new("shop2").unwrap(), &spec()));
     }
 }

@@ -61,9 +61,30 @@ async fn a_database_moves() {
     assert!(!world.source_takes_writes(), "the source stays fenced");
     // Each act happened once.
     world.look(|servers| {
-        assert_eq!(servers.done.len(), 26, "{:?}", servers.done);
+        assert_eq!(servers.done.len(), 27, "{:?}", servers.done);
         assert!(servers.done.iter().all(|(_, _, verb)| *verb == v1::Verb::Perform));
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_copied_as_the_operator_asked() {
+    use v1::CopyMethod::{Native, Snapshot, Unspecified};
+    for (asked, told) in [(Unspecified, Snapshot), (Native, Native)] {
+        let house = House::new();
+        let world = World::quiet();
+        let (run, mut operator) = attached(&house, &world).await;
+        let wanted = v1::MigrationSpec { copy_method: asked.into(), ..spec() };
+        let request =
+            v1::CreateMigrationRequest { migration_id: NAME.to_owned(), spec: Some(wanted), ..Default::default() };
+        let created = operator.migrations.create_migration(request).await.unwrap().into_inner().migration.unwrap();
+        assert_eq!(created.spec.unwrap().copy_method(), told);
+        operator.start().await.unwrap();
+        let held = operator.until_waiting().await;
+        assert_eq!(step(&held, "copy").state(), v1::step::State::Succeeded);
+        let acts = ["restore_schema", "create_slot", "copy_tables", "create_subscription"];
+        world.look(|servers| assert_eq!(servers.copy_methods, acts.map(|act| (act, told))));
+        run.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,6 +130,7 @@ async fn words_need_the_right_moment_and_the_right_picture() {
         (v1::MigrationSpec { destination_agent_id: "berlin".to_owned(), ..spec() }, "destination_agent_id"),
         (v1::MigrationSpec { database: String::new(), ..spec() }, "database"),
         (v1::MigrationSpec { max_lag: Some(prost_types::Duration { seconds: -1, nanos: 0 }), ..spec() }, "max_lag"),
+        (v1::MigrationSpec { copy_method: 99, ..spec() }, "copy_method"),
     ] {
         let request =
             v1::CreateMigrationRequest { migration_id: "x".to_owned(), spec: Some(changed), ..Default::default() };
@@ -181,6 +203,7 @@ async fn an_abort_at_any_step_leaves_nothing() {
         ("oslo", "close_database"),
         ("oslo", "restore_schema"),
         ("berlin", "create_slot"),
+        ("oslo", "copy_tables"),
         ("oslo", "create_subscription"),
         ("oslo", "await_copy"),
         ("berlin", "await_lag"),

@@ -38,6 +38,8 @@ pub(crate) enum Answer {
 pub(crate) struct Servers {
     /// Every command carried out: agent, action, verb.
     pub(crate) done: Vec<(String, &'static str, v1::Verb)>,
+    /// What each act of the copy was told about how it is done.
+    pub(crate) copy_methods: Vec<(&'static str, v1::CopyMethod)>,
     barrier: bool,
     fenced: bool,
     open: bool,
@@ -247,8 +249,12 @@ impl World {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let thing = (command.side, kind);
         servers.done.push((name.to_owned(), kind, command.verb()));
+        servers.copy_methods.extend(copy_method(action).map(|method| (kind, method)));
         if command.verb() == v1::Verb::Undo {
             match action {
+                Action::RestoreSchema(_) => {
+                    servers.things.remove(&(command.side, "copy_tables"));
+                }
                 Action::RaiseBarrier(_) => {
                     assert!(!servers.open, "the barrier is taken back although the destination is open");
                     servers.barrier = false;
@@ -266,7 +272,15 @@ impl World {
             servers.things.remove(&thing);
             return Ok(None);
         }
+        let source = i32::from(v1::Side::Source);
         match action {
+            Action::CopyTables(_) => {
+                assert!(servers.things.contains(&(command.side, "restore_schema")), "rows without tables");
+                assert!(servers.things.contains(&(source, "create_slot")), "rows that no slot continues");
+            }
+            Action::CreateSubscription(_) => {
+                assert!(servers.things.contains(&(command.side, "copy_tables")), "changes to rows that are not there");
+            }
             Action::RaiseBarrier(_) => servers.barrier = true,
             Action::FenceSource(_) => {
                 assert!(servers.barrier, "a fence without a barrier");
@@ -294,6 +308,7 @@ impl World {
                 | Action::CloseDatabase(_)
                 | Action::RestoreSchema(_)
                 | Action::CreateSlot(_)
+                | Action::CopyTables(_)
                 | Action::CreateSubscription(_)
         );
         if makes_something {
@@ -324,6 +339,7 @@ pub(crate) fn kind(action: &Action) -> &'static str {
         Action::CloseDatabase(_) => "close_database",
         Action::RestoreSchema(_) => "restore_schema",
         Action::CreateSlot(_) => "create_slot",
+        Action::CopyTables(_) => "copy_tables",
         Action::CreateSubscription(_) => "create_subscription",
         Action::AwaitCopy(_) => "await_copy",
         Action::AwaitLag(_) => "await_lag",
@@ -335,6 +351,16 @@ pub(crate) fn kind(action: &Action) -> &'static str {
         Action::OpenDestination(_) => "open_destination",
         Action::ReleaseBarrier(_) => "release_barrier",
         Action::FinishMigration(_) => "finish_migration",
+    }
+}
+
+fn copy_method(action: &Action) -> Option<v1::CopyMethod> {
+    match action {
+        Action::RestoreSchema(restore) => Some(restore.copy_method()),
+        Action::CreateSlot(create) => Some(create.copy_method()),
+        Action::CopyTables(copy) => Some(copy.copy_method()),
+        Action::CreateSubscription(create) => Some(create.copy_method()),
+        _ => None,
     }
 }
 
@@ -357,6 +383,7 @@ fn produced(action: &Action) -> Produced {
         Action::CloseDatabase(_) => Produced::CloseDatabase(v1::CloseDatabaseResult::default()),
         Action::RestoreSchema(_) => Produced::RestoreSchema(v1::RestoreSchemaResult::default()),
         Action::CreateSlot(_) => Produced::CreateSlot(v1::CreateSlotResult::default()),
+        Action::CopyTables(_) => Produced::CopyTables(v1::CopyTablesResult::default()),
         Action::CreateSubscription(_) => Produced::CreateSubscription(v1::CreateSubscriptionResult::default()),
         Action::AwaitCopy(_) => Produced::AwaitCopy(v1::AwaitCopyResult::default()),
         Action::AwaitLag(_) => Produced::AwaitLag(v1::AwaitLagResult::default()),

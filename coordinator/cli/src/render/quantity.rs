@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use crate::pace::Speed;
+
 /// `under 1 ms`, `3 ms`, `1.2 s`, `3 min 20 s`, `2 h 5 min`, `4 d 1 h`.
 #[must_use]
 pub fn span(span: Duration) -> String {
@@ -57,14 +59,27 @@ pub fn elapsed(passed: Duration) -> String {
     }
 }
 
+/// The total, if it is known and holds: one that was estimated may be passed,
+/// and then says nothing any more.
+#[must_use]
+pub fn whole(completed: i64, total: i64) -> Option<i64> {
+    (total > 0 && completed <= total).then_some(total)
+}
+
 /// The share that is done, in whole percent, never 100 before all of it is.
 #[must_use]
 pub fn rate(completed: i64, total: i64) -> Option<i64> {
-    if total <= 0 {
-        return None;
-    }
-    let percent = i128::from(completed.clamp(0, total)) * 100 / i128::from(total);
+    let total = whole(completed, total)?;
+    let percent = i128::from(completed.max(0)) * 100 / i128::from(total);
     i64::try_from(percent).ok()
+}
+
+/// `, 68.6 MB/s, 6 min 52 s left`, to follow a clause; nothing while unknown.
+#[must_use]
+pub fn pace(speed: Option<Speed>) -> String {
+    let Some(speed) = speed else { return String::new() };
+    let left = speed.left.map(|left| format!(", {} left", elapsed(left))).unwrap_or_default();
+    format!(", {}/s{left}", size(speed.bytes_per_second))
 }
 
 #[cfg(test)]
@@ -104,10 +119,22 @@ mod tests {
     }
 
     #[test]
+    fn a_pace_says_what_is_left_when_that_is_known() {
+        assert_eq!(pace(None), "");
+        let unending = Speed { bytes_per_second: 0, left: None };
+        assert_eq!(pace(Some(unending)), ", 0 bytes/s");
+        let ending = Speed { bytes_per_second: 3 << 20, left: Some(Duration::from_millis(65_900)) };
+        assert_eq!(pace(Some(ending)), ", 3.0 MB/s, 1 min 5 s left");
+    }
+
+    #[test]
     fn a_share_is_never_all_before_all_is_done() {
         assert_eq!(rate(999, 1000), Some(99));
         assert_eq!(rate(1000, 1000), Some(100));
         assert_eq!(rate(7, 0), None);
+        assert_eq!(rate(-7, 1000), Some(0));
+        // More than there was thought to be.
+        assert_eq!(rate(1001, 1000), None);
         assert_eq!(rate(i64::MAX, i64::MAX), Some(100));
     }
 }

@@ -3,12 +3,13 @@
 use time::OffsetDateTime;
 
 use super::{
-    Style, Tone, clean, count, cutover, failure, findings, labelled, push_line, rate, size, span, table, unfence,
-    verification,
+    Style, Tone, clean, count, cutover, failure, findings, labelled, pace, push_line, rate, size, span, table, unfence,
+    verification, whole,
 };
+use crate::pace::{Pace, Speed};
 use crate::view::{
-    CUTOVER_STEP, Connection, CutoverPhase, Figures, Finding, Migration, MigrationState, Part, Progress, Severity,
-    Step, StepState, Unit,
+    CUTOVER_STEP, Connection, CopyMethod, CutoverPhase, Figures, Finding, Migration, MigrationState, Part, Progress,
+    Severity, Step, StepState, Unit,
 };
 
 /// Most tables that are shown while they are copied; the rest is a number.
@@ -16,9 +17,9 @@ pub const SHOWN_TABLES: usize = 5;
 
 const BAR_CELLS: i64 = 20;
 
-/// Everything about one migration.
+/// Everything about one migration. `so_far` has looked at it as it is now.
 #[must_use]
-pub fn status(migration: &Migration, now: OffsetDateTime, style: Style) -> String {
+pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: Style) -> String {
     let mut out = String::new();
     push_line(
         &mut out,
@@ -31,18 +32,22 @@ pub fn status(migration: &Migration, now: OffsetDateTime, style: Style) -> Strin
     push_line(
         &mut out,
         &format!(
-            "database {} from {} to {}{}",
+            "database {} from {} to {}{}{}",
             clean(&migration.database),
             clean(&migration.source_agent),
             clean(&migration.destination_agent),
             match migration.connection {
                 Connection::Tunnel => "",
                 Connection::Direct => ", without the agents' link",
+            },
+            match migration.copy_method {
+                CopyMethod::Snapshot => "",
+                CopyMethod::Native => ", copied by the subscription",
             }
         ),
     );
     out.push('\n');
-    out.push_str(&steps(migration, now, style));
+    out.push_str(&steps(migration, so_far, now, style));
     if let Some(figures) = migration.figures.as_ref().filter(|_| replicates(migration)) {
         out.push('\n');
         out.push_str(&self::figures(figures, style));
@@ -180,7 +185,7 @@ fn in_doubt(migration: &Migration) -> bool {
     migration.cutover.as_ref().is_some_and(|cutover| cutover.phase == CutoverPhase::InDoubt)
 }
 
-fn steps(migration: &Migration, now: OffsetDateTime, style: Style) -> String {
+fn steps(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: Style) -> String {
     let rows: Vec<Vec<String>> = migration
         .steps
         .iter()
@@ -191,7 +196,7 @@ fn steps(migration: &Migration, now: OffsetDateTime, style: Style) -> String {
                 clean(&step.name).into_owned(),
                 step_word(step.state).to_owned(),
                 took(step, now),
-                remark(step, migration),
+                remark(step, so_far, migration),
             ]
         })
         .collect();
@@ -203,7 +208,7 @@ fn steps(migration: &Migration, now: OffsetDateTime, style: Style) -> String {
     for (line, step) in lines.lines().zip(&migration.steps) {
         push_line(&mut out, line);
         if let (StepState::Running, Some(progress)) = (step.state, &step.progress) {
-            out.push_str(&tables(progress));
+            out.push_str(&tables(progress, so_far));
         }
         if step.point_of_no_return {
             push_line(&mut out, &style.paint(Tone::Careful, "   -- nothing after this can be taken back --"));
@@ -228,14 +233,14 @@ fn took(step: &Step, now: OffsetDateTime) -> String {
     }
 }
 
-fn remark(step: &Step, migration: &Migration) -> String {
+fn remark(step: &Step, so_far: &Pace, migration: &Migration) -> String {
     let mut remarks = Vec::new();
     if step.attempt_count > 1 {
         remarks.push(format!("attempt {}", step.attempt_count));
     }
     match step.state {
         StepState::Running => {
-            remarks.extend(step.progress.as_ref().map(progress).filter(|text| !text.is_empty()));
+            remarks.extend(step.progress.as_ref().map(|work| paced(work, so_far)).filter(|text| !text.is_empty()));
         }
         StepState::Pending | StepState::Held if step.held => {
             remarks.push(format!("waits for `pgportage {} {}`", clean(&step.name), clean(&migration.name)));
@@ -253,15 +258,15 @@ fn remark(step: &Step, migration: &Migration) -> String {
 /// How far a step has come, as one clause.
 #[must_use]
 pub fn progress(progress: &Progress) -> String {
-    let (completed, total) = (progress.completed, progress.total);
-    let share = rate(completed, total).map(|percent| format!(" ({percent} %)")).unwrap_or_default();
-    let figure = match (progress.unit, total > 0) {
-        (Unit::Bytes, true) => format!("{} of {}{share}", size(completed), size(total)),
-        (Unit::Bytes, false) => size(completed),
-        (Unit::Rows, true) => format!("{completed} of {}{share}", count(total, "row")),
-        (Unit::Rows, false) => count(completed, "row"),
-        (Unit::Tables, true) => format!("{completed} of {}{share}", count(total, "table")),
-        (Unit::Tables, false) => count(completed, "table"),
+    let completed = progress.completed;
+    let share = rate(completed, progress.total).map(|percent| format!(" ({percent} %)")).unwrap_or_default();
+    let figure = match (progress.unit, whole(completed, progress.total)) {
+        (Unit::Bytes, Some(total)) => format!("{} of {}{share}", size(completed), size(total)),
+        (Unit::Bytes, None) => size(completed),
+        (Unit::Rows, Some(total)) => format!("{completed} of {}{share}", count(total, "row")),
+        (Unit::Rows, None) => count(completed, "row"),
+        (Unit::Tables, Some(total)) => format!("{completed} of {}{share}", count(total, "table")),
+        (Unit::Tables, None) => count(completed, "table"),
         (Unit::Milliseconds, _) => span(std::time::Duration::from_millis(u64::try_from(completed).unwrap_or(0))),
         (Unit::Unrecognised, _) => String::new(),
     };
@@ -272,13 +277,19 @@ pub fn progress(progress: &Progress) -> String {
     }
 }
 
-fn tables(progress: &Progress) -> String {
+/// The same, and how fast it goes.
+#[must_use]
+pub fn paced(work: &Progress, so_far: &Pace) -> String {
+    format!("{}{}", progress(work), pace(so_far.step(work)))
+}
+
+fn tables(progress: &Progress, so_far: &Pace) -> String {
     let running: Vec<&Part> = running_tables(progress).collect();
     let names: Vec<_> = running.iter().take(SHOWN_TABLES).map(|part| clean(&part.table)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
     let mut out = String::new();
     for (part, name) in running.iter().zip(names) {
-        push_line(&mut out, &format!("      {name:width$}  {}", table_bar(part)));
+        push_line(&mut out, &format!("      {name:width$}  {}", table_bar(part, so_far.table(part))));
     }
     if let Some(more) = running.len().checked_sub(SHOWN_TABLES).filter(|more| *more > 0) {
         push_line(&mut out, &format!("      and {} more", count(more as i64, "table")));
@@ -291,22 +302,23 @@ pub fn running_tables(progress: &Progress) -> impl Iterator<Item = &Part> {
     progress.parts.iter().filter(|part| !part.ready && (part.size_bytes > 0 || part.row_count > 0))
 }
 
-/// `[##########..........]  52 %  1.2 GB of 2.3 GB`.
+/// `[##########..........]  52 %  1.2 GB of 2.3 GB, 68.6 MB/s, 16 s left`.
 #[must_use]
-fn table_bar(part: &Part) -> String {
+fn table_bar(part: &Part, speed: Option<Speed>) -> String {
+    let pace = pace(speed);
     match rate(part.size_bytes, part.total_bytes) {
         Some(percent) => {
             let filled = usize::try_from(percent * BAR_CELLS / 100).unwrap_or(0);
             let empty = usize::try_from(BAR_CELLS).unwrap_or(0).saturating_sub(filled);
             format!(
-                "[{}{}] {percent:3} %  {} of {}",
+                "[{}{}] {percent:3} %  {} of {}{pace}",
                 "#".repeat(filled),
                 ".".repeat(empty),
                 size(part.size_bytes),
                 size(part.total_bytes)
             )
         }
-        None => format!("{}, {}", size(part.size_bytes), count(part.row_count, "row")),
+        None => format!("{}, {}{pace}", size(part.size_bytes), count(part.row_count, "row")),
     }
 }
 

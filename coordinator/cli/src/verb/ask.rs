@@ -8,7 +8,7 @@ use crate::arguments::{Consent, Create, Preflight};
 use crate::coordinator::Route;
 use crate::exit::{Exit, Stop};
 use crate::render;
-use crate::view::{Finding, Migration, Severity};
+use crate::view::{CopyMethod, Finding, Migration, Severity};
 
 pub(super) async fn preflight(hand: &Hand, arguments: &Preflight) -> Result<Exit, Stop> {
     let report = hand.coordinator.preflight(route(arguments)).await?;
@@ -18,7 +18,7 @@ pub(super) async fn preflight(hand: &Hand, arguments: &Preflight) -> Result<Exit
 }
 
 pub(super) async fn create(hand: &Hand, arguments: &Create) -> Result<Exit, Stop> {
-    let route = Route { max_lag: arguments.max_lag, ..route(&arguments.route) };
+    let route = Route { max_lag: arguments.max_lag, copy_method: arguments.copy_method, ..route(&arguments.route) };
     let migration = hand.coordinator.create(&arguments.name, route, arguments.validate_only).await?;
     let text = if arguments.validate_only {
         format!("migration {} could be created; nothing was\n", migration.name)
@@ -73,6 +73,8 @@ fn route(arguments: &Preflight) -> Route {
         database: arguments.database.clone(),
         max_lag: None,
         connection: arguments.connection,
+        // Nothing on either server stands in the way of one and not of the other.
+        copy_method: CopyMethod::default(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use super::Hand;
 use crate::arguments::Status;
 use crate::exit::{Exit, Stop};
+use crate::pace::Pace;
 use crate::render;
 use crate::view::{Migration, MigrationState};
 
@@ -30,7 +31,8 @@ pub(super) async fn status(hand: &Hand, arguments: &Status) -> Result<Exit, Stop
         }
         Some(name) if !arguments.watch => {
             let migration = hand.coordinator.migration(name).await?;
-            let text = render::status(&migration, hand.now(), hand.terminal.out);
+            let now = hand.now();
+            let text = render::status(&migration, &Pace::since_start(&migration, now), now, hand.terminal.out);
             hand.terminal.result(&text, &migration);
         }
         Some(name) => watch(hand, name).await?,
@@ -46,8 +48,10 @@ async fn watch(hand: &Hand, name: &str) -> Result<(), Stop> {
     let follow = hand.follow();
     let redraws = hand.terminal.redraws();
     let read = Cell::new(true);
+    let mut so_far = Pace::default();
     let show = |migration: &Migration, now| {
-        let text = render::status(migration, now, hand.terminal.out);
+        so_far.look(migration, now);
+        let text = render::status(migration, &so_far, now, hand.terminal.out);
         let text = if redraws { format!("\x1b[H\x1b[2J{text}") } else { format!("{text}\n") };
         read.set(hand.terminal.result(&text, migration));
     };

@@ -151,12 +151,13 @@ impl MigrationService for Script {
         let message = request.get_ref();
         let spec = message.spec.clone().unwrap();
         let call = format!(
-            "create {} {}>{} {} {:?} validate_only={}",
+            "create {} {}>{} {} {:?} {:?} validate_only={}",
             message.migration_id,
             spec.source_agent_id,
             spec.destination_agent_id,
             spec.database,
             spec.connection_path(),
+            spec.copy_method(),
             message.validate_only
         );
         let migration = self.act(&request, call)?;

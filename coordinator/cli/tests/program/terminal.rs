@@ -74,7 +74,7 @@ async fn bars_are_drawn_on_a_terminal_and_results_stay_clean() {
     let ran = Ran::end(child).await.exits(0);
     assert_eq!(ran.json()[0]["ready_for_cutover"], true);
     let shown = shown.await.unwrap();
-    for text in ["step 8 of 11: catch-up", "public.orders", "52 %", "catch-up: done"] {
+    for text in ["step 7 of 12: copy", "public.orders", "52 %", "copy: done"] {
         assert!(shown.contains(text), "{text:?} is not in {shown:?}");
     }
 }

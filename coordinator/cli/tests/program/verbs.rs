@@ -14,7 +14,7 @@ fn running(from: v1::Migration) -> v1::Migration {
 async fn start_ends_when_it_is_ready_for_cutover() {
     let stage = Stage::set(Script::new(support::pending(), [support::copying(), support::ready()])).await;
     let ran = stage.run(&["start", "shop"]).await.exits(0).says("ready for cutover").says("pgportage cutover shop");
-    assert!(ran.err.contains("catch-up: running"), "{ran:#?}");
+    assert!(ran.err.contains("copy: running"), "{ran:#?}");
     assert!(stage.script.heard().contains(&"start etag=1-0".to_owned()), "{:?}", stage.script.heard());
 }
 
@@ -61,7 +61,7 @@ async fn cutover_ends_with_the_outage() {
         .says("pgportage finish shop")
         .notes("cutover: the source is closed to applications");
     assert!(
-        stage.script.heard().contains(&"cutover etag=3-9 max_outage=1.500s".to_owned()),
+        stage.script.heard().contains(&"cutover etag=3-10 max_outage=1.500s".to_owned()),
         "{:?}",
         stage.script.heard()
     );
@@ -84,7 +84,7 @@ async fn cutover_in_doubt_exits_3() {
 #[tokio::test]
 async fn cutover_before_its_time_is_refused_without_a_question() {
     let stage = Stage::set(Script::new(support::copying(), [])).await;
-    stage.run(&["cutover", "shop"]).await.exits(1).notes("WRONG_STATE").notes("step catch-up runs");
+    stage.run(&["cutover", "shop"]).await.exits(1).notes("WRONG_STATE").notes("step copy runs");
     assert!(!stage.script.heard().iter().any(|call| call.starts_with("cutover")));
 }
 
@@ -98,7 +98,7 @@ async fn finish_prints_how_to_reopen_the_source() {
         .exits(0)
         .says("stays closed to applications")
         .says("GRANT CONNECT ON DATABASE shop TO PUBLIC;");
-    assert!(stage.script.heard().contains(&"finish etag=3-10".to_owned()), "{:?}", stage.script.heard());
+    assert!(stage.script.heard().contains(&"finish etag=3-11".to_owned()), "{:?}", stage.script.heard());
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn what_cannot_be_taken_back_asks_and_says_what_it_will_do() {
 async fn retry_releases_the_step_that_failed() {
     let stage = Stage::set(Script::new(support::failed(), [support::copying(), support::ready()])).await;
     stage.run(&["retry", "shop"]).await.exits(0).says("pgportage cutover shop");
-    assert!(stage.script.heard().contains(&"release subscribe etag=3-6".to_owned()), "{:?}", stage.script.heard());
+    assert!(stage.script.heard().contains(&"release subscribe etag=3-7".to_owned()), "{:?}", stage.script.heard());
     let stage = Stage::set(Script::new(support::ready(), [])).await;
     stage.run(&["retry", "shop"]).await.exits(1).notes("WRONG_STATE");
     // The cutover that is given up, the abort that goes on: what was asked for.
@@ -180,13 +180,22 @@ async fn create_says_what_to_type_next() {
     let stage = Stage::set(Script::new(support::pending(), [])).await;
     let arguments = ["create", "shop", "--from", "alpha", "--to", "beta", "--database", "shop"];
     stage.run(&arguments).await.exits(0).says("created migration shop").says("pgportage start shop");
-    let direct: Vec<&str> = arguments.into_iter().chain(["--connection", "direct", "--validate-only"]).collect();
-    stage.run(&direct).await.exits(0).says("nothing was");
+    let otherwise = ["--connection", "direct", "--copy-method", "native", "--validate-only"];
+    let otherwise: Vec<&str> = arguments.into_iter().chain(otherwise).collect();
+    stage.run(&otherwise).await.exits(0).says("nothing was");
     let heard = [
-        "create shop alpha>beta shop Tunnel validate_only=false",
-        "create shop alpha>beta shop Direct validate_only=true",
+        "create shop alpha>beta shop Tunnel Snapshot validate_only=false",
+        "create shop alpha>beta shop Direct Native validate_only=true",
     ];
     assert_eq!(stage.script.heard(), heard);
+}
+
+#[tokio::test]
+async fn status_says_who_copies() {
+    let stage = Stage::set(Script::new(support::copying_natively(), [])).await;
+    stage.run(&["status", "shop"]).await.exits(0).says("from alpha to beta, copied by the subscription");
+    let ran = stage.run(&["status", "shop", "--json"]).await.exits(0);
+    assert_eq!(ran.json()[0]["copy_method"], "native");
 }
 
 #[tokio::test]
@@ -222,6 +231,7 @@ async fn json_goes_to_standard_output_and_parses() {
     assert_eq!((&listed[0]["name"], &listed[1]["name"]), (&"shop".into(), &"second".into()));
     let status = value(stage.run(&["--json", "status", "shop"]).await.exits(0));
     assert_eq!((&status["state"], &status["ready_for_cutover"]), (&"waiting".into(), &true.into()));
+    assert_eq!((&status["connection"], &status["copy_method"]), (&"tunnel".into(), &"snapshot".into()));
     assert_eq!(value(stage.run(&["plan", "shop", "--json"]).await.exits(0))["steps"][0]["agent"], "alpha");
     let preflight = ["preflight", "--from", "a", "--to", "b", "--database", "c", "--json"];
     assert_eq!(value(stage.run(&preflight).await.exits(1))["passed"], false);
@@ -278,9 +288,16 @@ async fn a_wrong_configuration_is_told_whole() {
 #[tokio::test]
 async fn a_wrong_command_line_exits_2() {
     let home = tempfile::tempdir().unwrap();
-    for arguments in
-        [&["fly"][..], &[], &["status", "--watch"], &["--json"], &["cutover"], &["cutover", "a", "--max-outage", "x"]]
-    {
+    let create = ["create", "a", "--from", "b", "--to", "c", "--database", "d", "--copy-method", "somehow"];
+    for arguments in [
+        &["fly"][..],
+        &[],
+        &["status", "--watch"],
+        &["--json"],
+        &["cutover"],
+        &["cutover", "a", "--max-outage", "x"],
+        &create,
+    ] {
         let child = program(home.path(), arguments).spawn().unwrap();
         crate::script::Ran::end(child).await.exits(2);
     }

@@ -6,13 +6,14 @@ use prost_types::{Duration, Timestamp};
 /// The present moment of all fixtures: 2026-11-22 09:00:00 UTC.
 pub(crate) const NOW: i64 = 1_795_338_000;
 
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
     "inspect",
     "connect",
     "identity",
     "publication",
     "close",
     "schema",
+    "copy",
     "subscribe",
     "catch-up",
     "verify",
@@ -76,8 +77,38 @@ fn part(table: &str, size_bytes: i64, total_bytes: i64, ready: bool) -> v1::Prog
     v1::ProgressPart { table: table.to_owned(), row_count: size_bytes / 100, size_bytes, total_bytes, ready }
 }
 
+/// The agents copy the slot's snapshot, several tables at a time.
 pub(crate) fn copying() -> v1::Migration {
-    let mut migration = migration(v1::migration::State::Running, 7);
+    let mut migration = migration(v1::migration::State::Running, 6);
+    let running = step(&mut migration, "copy");
+    running.state = v1::step::State::Running.into();
+    running.attempt_count = 1;
+    running.start_time = at(185);
+    running.progress = Some(v1::CommandProgress {
+        completed: 12 << 30,
+        total: 40 << 30,
+        unit: v1::command_progress::Unit::Bytes.into(),
+        parts: vec![
+            part("public.customers", 1 << 20, 1 << 20, true),
+            part("public.orders", 1_288_490_188, 2_469_606_195, false),
+            part("public.\"Order lines\"", 900 << 20, 9 << 30, false),
+            // More than its size on the source's disk: large values are
+            // compressed there.
+            part("public.events", 700 << 20, 512 << 20, false),
+            part("public.log_2024", 1 << 30, 3 << 30, false),
+            part("public.log_2025", 1 << 29, 3 << 30, false),
+            part("public.log_2026", 1 << 28, 3 << 30, false),
+            part("public.waiting", 0, 5 << 30, false),
+        ],
+        ..Default::default()
+    });
+    replicating(migration)
+}
+
+/// The subscription copies, one worker a table.
+pub(crate) fn copying_natively() -> v1::Migration {
+    let mut migration = migration(v1::migration::State::Running, 8);
+    migration.spec.as_mut().unwrap().copy_method = v1::CopyMethod::Native.into();
     let running = step(&mut migration, "catch-up");
     running.state = v1::step::State::Running.into();
     running.attempt_count = 1;
@@ -87,17 +118,17 @@ pub(crate) fn copying() -> v1::Migration {
         total: 40,
         unit: v1::command_progress::Unit::Tables.into(),
         parts: vec![
-            part("public.customers", 1 << 20, 1 << 20, true),
-            part("public.orders", 1_288_490_188, 2_469_606_195, false),
-            part("public.\"Order lines\"", 900 << 20, 9 << 30, false),
-            part("public.events", 700 << 20, 0, false),
-            part("public.log_2024", 1 << 30, 3 << 30, false),
-            part("public.log_2025", 1 << 29, 3 << 30, false),
-            part("public.log_2026", 1 << 28, 3 << 30, false),
-            part("public.waiting", 0, 5 << 30, false),
+            part("public.customers", 1 << 20, 0, true),
+            part("public.orders", 1_288_490_188, 0, false),
+            part("public.\"Order lines\"", 900 << 20, 0, false),
+            part("public.waiting", 0, 0, false),
         ],
         ..Default::default()
     });
+    replicating(migration)
+}
+
+fn replicating(mut migration: v1::Migration) -> v1::Migration {
     migration.figures = Some(v1::MigrationFigures {
         lag: None,
         lag_bytes: 4_404_019,
@@ -127,7 +158,7 @@ pub(crate) fn verification() -> v1::VerificationReport {
 }
 
 pub(crate) fn ready() -> v1::Migration {
-    let mut migration = migration(v1::migration::State::Waiting, 9);
+    let mut migration = migration(v1::migration::State::Waiting, 10);
     step(&mut migration, "cutover").state = v1::step::State::Held.into();
     migration.waiting_for = "your word to move the applications".to_owned();
     migration.next_commands = vec!["pgportage cutover shop".to_owned(), "pgportage verify shop".to_owned()];
@@ -233,7 +264,7 @@ pub(crate) fn failure() -> v1::Failure {
 }
 
 pub(crate) fn failed() -> v1::Migration {
-    let mut migration = migration(v1::migration::State::Waiting, 6);
+    let mut migration = migration(v1::migration::State::Waiting, 7);
     let subscribe = step(&mut migration, "subscribe");
     subscribe.state = v1::step::State::Failed.into();
     subscribe.attempt_count = 3;
@@ -246,7 +277,7 @@ pub(crate) fn failed() -> v1::Migration {
 }
 
 pub(crate) fn cutting_over() -> v1::Migration {
-    let mut migration = migration(v1::migration::State::Running, 9);
+    let mut migration = migration(v1::migration::State::Running, 10);
     let running = step(&mut migration, "cutover");
     running.state = v1::step::State::Running.into();
     running.attempt_count = 1;
@@ -317,7 +348,7 @@ pub(crate) fn taken_back() -> v1::Migration {
 }
 
 pub(crate) fn cut_over() -> v1::Migration {
-    let mut migration = migration(v1::migration::State::Waiting, 10);
+    let mut migration = migration(v1::migration::State::Waiting, 11);
     step(&mut migration, "finish").state = v1::step::State::Held.into();
     migration.verification = Some(verification());
     migration.cutover = Some(v1::CutoverReport {
