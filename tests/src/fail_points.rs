@@ -28,6 +28,7 @@ pub fn actions(end: End) -> &'static [&'static str] {
             "finish_migration",
         ],
         End::Destination => &[
+            "copy_tables",
             "create_subscription",
             "await_copy",
             "prepare_cutover",
@@ -37,6 +38,13 @@ pub fn actions(end: End) -> &'static [&'static str] {
         ],
     }
 }
+
+/// Passed only where the subscription copies the rows, which these migrations do
+/// not let it do.
+const OF_THE_NATIVE_COPY: &str = "create_subscription.perform.refreshed";
+
+/// The order in which the copy passes its points.
+const MOMENTS_OF_THE_COPY: [&str; 6] = [".begun", ".copied", ".committed", ".built", ".rows_complete", ".scripted"];
 
 /// Every fail point of the agent at one end while it carries out those actions,
 /// in the order of the workflow.
@@ -50,10 +58,17 @@ pub fn of_agent(end: End) -> Result<Vec<String>> {
     for action in actions(end) {
         let around = |moment: &str| format!("{action}.perform.{moment}");
         let prefix = format!("{action}.perform.");
-        let here = |point: &&String| point.starts_with(&prefix) && !is_of_the_other_end(end, point);
+        let here = |point: &&String| {
+            point.starts_with(&prefix) && !is_of_the_other_end(end, point) && *point != OF_THE_NATIVE_COPY
+        };
         points.extend(MOMENTS[..2].iter().map(|moment| around(moment)));
         // In the order of the file, which is the order of the procedure.
-        points.extend(inside.iter().filter(here).cloned());
+        let mut within: Vec<String> = inside.iter().filter(here).cloned().collect();
+        if *action == "copy_tables" {
+            // Its parts are files of their own.
+            within.sort_by_key(|point| MOMENTS_OF_THE_COPY.iter().position(|moment| point.ends_with(moment)));
+        }
+        points.extend(within);
         points.extend(MOMENTS[2..].iter().map(|moment| around(moment)));
     }
     Ok(points)
