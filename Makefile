@@ -31,11 +31,11 @@ lint: setup
 	.ci/contract
 
 # An idle agent's memory and share of a core, from a release build, after ten
-# minutes; MINUTES=1 for a quick look.
+# minutes, written into the README; MINUTES=1 for a quick look that writes nothing.
 bench: setup
 	$(CARGO) build --release --package pgportage-agent --package pgportage-coordinator --package pgportage
 	$(CARGO) build --package pgportage-tests --bins
-	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/idle-agent $(if $(MINUTES),--minutes $(MINUTES))
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/idle-agent $(if $(MINUTES),--minutes $(MINUTES),--record README.md)
 
 setup:
 	@.ci/setup

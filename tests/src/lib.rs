@@ -9,6 +9,7 @@ pub mod child;
 pub mod cli;
 pub mod cluster;
 pub mod fail_points;
+pub mod figures;
 pub mod final_state;
 pub mod journey;
 pub mod ledger;

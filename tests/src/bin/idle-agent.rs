@@ -5,13 +5,14 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use pgportage_link::Clock;
 use pgportage_tests::otlp::Receiver;
-use pgportage_tests::{PostgresVersion, Site, SiteOptions};
+use pgportage_tests::{PostgresVersion, Site, SiteOptions, figures};
 
 /// Measures an idle agent.
 #[derive(Debug, Parser)]
@@ -19,6 +20,9 @@ struct Arguments {
     /// How long to let it idle
     #[arg(long, default_value_t = 10)]
     minutes: u64,
+    /// The document to write the figure into
+    #[arg(long)]
+    record: Option<PathBuf>,
 }
 
 /// What a process has used so far.
@@ -47,12 +51,12 @@ async fn main() -> Result<()> {
     let elapsed = began.elapsed();
     let used = end.processor.saturating_sub(start.processor);
     let share = 100.0 * used.as_secs_f64() / elapsed.as_secs_f64();
-    let figure = format!(
-        "idle agent after {} minutes, attached, exporters on: {:.1} MiB resident, {share:.2} % of a core",
-        arguments.minutes,
-        f64::from(u32::try_from(end.resident_kib)?) / 1024.0,
-    );
-    writeln!(io::stdout(), "{figure}")?;
+    let resident = f64::from(u32::try_from(end.resident_kib)?) / 1024.0;
+    let figure = format!("{resident:.1} MiB resident, {share:.2} % of a core");
+    writeln!(io::stdout(), "idle agent after {} minutes, attached, exporters on: {figure}", arguments.minutes)?;
+    if let Some(document) = &arguments.record {
+        figures::record(document, "idle-agent", &figure)?;
+    }
     Ok(())
 }
 
