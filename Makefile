@@ -30,11 +30,13 @@ lint: setup
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	.ci/contract
 
-# An idle agent's memory and share of a core, from a release build, after ten
-# minutes, written into the README; MINUTES=1 for a quick look that writes nothing.
+# From a release build: the two copy methods side by side, and an idle agent's
+# memory and share of a core after ten minutes, written into the README. MINUTES=1
+# for a quick look at both that writes nothing.
 bench: setup
 	$(CARGO) build --release --package pgportage-agent --package pgportage-coordinator --package pgportage
 	$(CARGO) build --package pgportage-tests --bins
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copy-methods $(if $(MINUTES),--scale 10 --runs 1)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/idle-agent $(if $(MINUTES),--minutes $(MINUTES),--record README.md)
 
 setup:
