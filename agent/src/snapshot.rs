@@ -16,7 +16,7 @@ mod reader;
 mod tables;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
@@ -29,6 +29,7 @@ pub use self::tables::SnapshotTable;
 use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation};
 use crate::step::Context;
+use crate::step::subscribe::SLOT_NOTE;
 use crate::watch;
 
 /// Journal note: every row of the snapshot of this consistent point has arrived.
@@ -37,8 +38,13 @@ use crate::watch;
 const RELEASED_NOTE: &str = "snapshot.released";
 
 /// The snapshots of all migrations that this agent is the source of.
+///
+/// Each has a place of its own: making one waits for other people's transactions,
+/// and nobody else may wait with it.
 #[derive(Debug, Default)]
-pub struct Snapshots(Mutex<HashMap<MigrationId, Arc<Snapshot>>>);
+pub struct Snapshots(std::sync::Mutex<HashMap<MigrationId, Place>>);
+
+type Place = Arc<Mutex<Option<Arc<Snapshot>>>>;
 
 /// One snapshot, kept.
 #[derive(Debug)]
@@ -59,17 +65,23 @@ impl Snapshots {
     ///
     /// # Errors
     ///
-    /// [`Reason::WrongState`] when the copy was complete before; otherwise what
-    /// the server reports.
+    /// [`Reason::WrongState`] when the migration has no slot yet or any more, or the
+    /// copy was complete before; otherwise what the server reports.
     pub(crate) async fn open(&self, agent: &Agent, participation: &Participation) -> Result<Arc<Snapshot>, Failure> {
         let migration = &participation.migration;
         // Held while the slot is made: a second caller waits for the same one.
-        let mut all = self.0.lock().await;
-        if let Some(kept) = all.get(migration).filter(|kept| !kept.keeper.is_lost()) {
+        let place = self.place(migration);
+        let mut place = place.lock().await;
+        if let Some(kept) = place.as_ref().filter(|kept| !kept.keeper.is_lost()) {
             return Ok(Arc::clone(kept));
         }
         watch::slot_stands(&agent.journal, migration)?;
-        if let Some(lost) = all.remove(migration) {
+        // What is made without this would be watched and removed by nobody.
+        if agent.journal.note(migration, SLOT_NOTE)?.is_none() {
+            return Err(Failure::new(Reason::WrongState, "the step that makes the slot has not come or is undone")
+                .effect(Effect::None));
+        }
+        if let Some(lost) = place.take() {
             tracing::warn!(
                 migration.id = %migration, consistent_point = lost.consistent_point,
                 "the snapshot is lost with its session"
@@ -89,7 +101,7 @@ impl Snapshots {
             migration.id = %migration, consistent_point = snapshot.consistent_point,
             tables = snapshot.tables.len(), "a snapshot is kept for the copy"
         );
-        all.insert(migration.clone(), Arc::clone(&snapshot));
+        *place = Some(Arc::clone(&snapshot));
         Ok(snapshot)
     }
 
@@ -107,7 +119,7 @@ impl Snapshots {
         consistent_point: &str,
     ) -> Result<Arc<Snapshot>, Failure> {
         watch::slot_stands(&agent.journal, migration)?;
-        let kept = self.0.lock().await.get(migration).cloned();
+        let kept = self.place(migration).lock().await.clone();
         kept.filter(|kept| kept.consistent_point == consistent_point && !kept.keeper.is_lost())
             .ok_or_else(|| snapshot_lost(consistent_point))
     }
@@ -125,14 +137,13 @@ impl Snapshots {
         migration: &MigrationId,
         consistent_point: &str,
     ) -> Result<(), Failure> {
-        let mut all = self.0.lock().await;
-        if let Some(kept) = all.get(migration)
-            && kept.consistent_point != consistent_point
-        {
+        let place = self.place(migration);
+        let mut place = place.lock().await;
+        if place.as_ref().is_some_and(|kept| kept.consistent_point != consistent_point) {
             return Err(snapshot_lost(consistent_point));
         }
         agent.journal.set_note(migration, RELEASED_NOTE, consistent_point)?;
-        all.remove(migration);
+        *place = None;
         Ok(())
     }
 
@@ -141,9 +152,16 @@ impl Snapshots {
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`].
-    pub(crate) async fn forget(&self, cx: &Context) -> Result<(), Failure> {
-        self.0.lock().await.remove(&cx.participation.migration);
-        cx.agent.journal.clear_note(&cx.participation.migration, RELEASED_NOTE)
+    pub(crate) fn forget(&self, cx: &Context) -> Result<(), Failure> {
+        let migration = &cx.participation.migration;
+        // Whoever makes one at this moment has just lost its slot, and fails.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
+        cx.agent.journal.clear_note(migration, RELEASED_NOTE)
+    }
+
+    fn place(&self, migration: &MigrationId) -> Place {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(migration.clone()).or_default())
     }
 }
 
@@ -153,8 +171,16 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// What the server reports before the first row.
-    pub(crate) async fn read(self: &Arc<Self>, agent: &Agent, range: Range) -> Result<RowStream, Failure> {
+    /// [`Reason::RequestInvalid`] for anything that is not published: the caller
+    /// names a table, and gets no other. Otherwise what the server reports before
+    /// the first row.
+    pub(crate) async fn read(&self, agent: &Agent, range: Range) -> Result<RowStream, Failure> {
+        let published = |table: &SnapshotTable| table.name == range.table && table.columns == range.columns;
+        if !self.tables.iter().any(published) {
+            return Err(Failure::new(Reason::RequestInvalid, "the snapshot holds no such table with these columns")
+                .effect(Effect::None)
+                .with("field", "table"));
+        }
         self.readers.read(agent, range).await
     }
 }

@@ -1,8 +1,11 @@
 //! Who is served, and who hears nothing.
 
+use std::time::Duration;
+
 use pgportage_agent::migration::{MigrationId, Participation, Side};
-use pgportage_agent::peer::Peers;
-use pgportage_agent::postgres::ServerVersion;
+use pgportage_agent::peer::{Blocks, Peers};
+use pgportage_agent::postgres::{RelationName, ServerVersion};
+use pgportage_agent::snapshot::SnapshotTable;
 use pgportage_link::identity::Role;
 use pgportage_link::{Clock, Failure, Remedy};
 use pgportage_proto::Reason;
@@ -23,6 +26,17 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
     answers.push(("dump", dump));
     answers.push(("heartbeat", peer.watch_heartbeat().await.err()));
     answers.push(("tunnel", peer.open_tunnel().await.err()));
+    answers.push(("snapshot", peer.open_snapshot(Duration::from_secs(10)).await.err()));
+    let table = SnapshotTable {
+        name: RelationName::new("pg_catalog", "pg_authid"),
+        columns: vec!["rolpassword".to_owned()],
+        binary: false,
+        block_count: 1,
+        size_bytes: 1,
+        row_estimate: -1,
+    };
+    answers.push(("range", peer.copy_range("0/1", &table, Blocks::ALL).await.err()));
+    answers.push(("release", peer.release_snapshot("0/1").await.err()));
     answers
 }
 
@@ -57,7 +71,7 @@ async fn only_the_other_agent_of_the_migration_is_served() {
     for (_, failure) in call_everything(&world.destination_agent.peers, &unknown).await {
         refusals.push(failure.unwrap());
     }
-    assert_eq!(refusals.len(), 10);
+    assert_eq!(refusals.len(), 16);
     let texts =
         |failure: &Failure| (failure.reason, failure.message.clone(), failure.detail.clone(), failure.hint.clone());
     assert!(refusals.iter().all(|failure| texts(failure) == texts(&refusals[0])), "{refusals:?}");
@@ -73,10 +87,15 @@ async fn a_method_belongs_to_one_side() {
         peer.replication_access("1").await.unwrap_err(),
         peer.dump_schema(ServerVersion::from_num(180_006)).await.unwrap_err(),
         peer.open_tunnel().await.unwrap_err(),
+        peer.open_snapshot(Duration::from_secs(10)).await.unwrap_err(),
+        peer.release_snapshot("0/1").await.unwrap_err(),
     ] {
         assert_eq!(failure.reason, Reason::PeerRefused);
         assert!(failure.message.contains("destination"), "{failure}");
     }
+    // Before its time nothing is made.
+    let source = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
+    assert_eq!(source.open_snapshot(Duration::from_secs(10)).await.unwrap_err().reason, Reason::WrongState);
     // The source asked for what only a destination does.
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
     assert_eq!(peer.watch_heartbeat().await.unwrap_err().reason, Reason::PeerRefused);

@@ -5,6 +5,9 @@
 use std::time::Duration;
 
 use pgportage_agent::migration::Side;
+use pgportage_agent::peer::Blocks;
+use pgportage_agent::postgres::RelationName;
+use pgportage_agent::snapshot::SnapshotTable;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
@@ -14,6 +17,7 @@ use pgportage_agent::step::schema::RestoreSchema;
 use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
 use pgportage_agent::step::verify::CountRows;
 use pgportage_link::fail_point;
+use pgportage_proto::Reason;
 use pgportage_tests::cluster::Cluster;
 
 use crate::contract::{perform, perform_with, points};
@@ -136,6 +140,27 @@ async fn write(world: &World, from: i64) {
     ] {
         world.source.execute(database, &statement).await.unwrap();
     }
+}
+
+/// The destination's agent names a table, and gets no other than those that are
+/// published.
+#[tokio::test]
+async fn nothing_but_what_is_published_is_read() {
+    let world = ready().await;
+    let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
+    let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
+    let point = &snapshot.consistent_point;
+    let plain = snapshot.tables.iter().find(|table| table.name.relation == "plain").unwrap();
+    let mut rows = peer.copy_range(point, plain, Blocks::ALL).await.unwrap();
+    assert!(rows.next().await.unwrap().is_some());
+    let secret = SnapshotTable { name: RelationName::new("pg_catalog", "pg_authid"), ..plain.clone() };
+    let other = SnapshotTable { columns: vec!["(SELECT 1)".to_owned()], ..plain.clone() };
+    for table in [secret, other] {
+        let refused = peer.copy_range(point, &table, Blocks::ALL).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::RequestInvalid, "{refused:?}");
+    }
+    let lost = peer.copy_range("0/1", plain, Blocks::ALL).await.unwrap_err();
+    assert_eq!(lost.reason, Reason::SnapshotLost, "{lost:?}");
 }
 
 #[tokio::test]

@@ -419,7 +419,7 @@ pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
             Err(failure) => patience.again(cx, failure, "the destination to let go of the replication slot").await?,
         }
     }
-    cx.agent.snapshots.forget(cx).await?;
+    cx.agent.snapshots.forget(cx)?;
     cx.agent.journal.clear_note(migration, SLOT_NOTE)?;
     crate::watch::forget(&cx.agent.journal, migration)
 }
