@@ -49,16 +49,19 @@ pub struct Service {
 /// The service to be served on the link's listener.
 #[must_use]
 pub fn service(agent: Arc<Agent>) -> PeerServiceServer<Service> {
-    let [dumps, readers, tunnels] = [DUMPS, READERS, TUNNELS].map(|most| Arc::new(Semaphore::new(most)));
+    // A reader that waited for a session of the budget would fail in the end; one
+    // that is refused comes again.
+    let readers = usize::from(agent.settings.postgres.max_sessions).saturating_sub(SPARE_SESSIONS).max(1);
+    let [dumps, readers, tunnels] = [DUMPS, readers, TUNNELS].map(|most| Arc::new(Semaphore::new(most)));
     PeerServiceServer::new(Service { agent, dumps, readers, tunnels }).max_decoding_message_size(FACT_MESSAGE_BYTES)
 }
 
 /// Most dumps at a time, of all migrations: each costs this machine a process
 /// and the server a session. One more is asked to come again.
 const DUMPS: usize = 8;
-/// Most ranges read at a time, of all migrations. The budget of sessions is
-/// usually smaller: this keeps a caller from queueing for it without end.
-const READERS: usize = 64;
+/// Sessions of the agent's budget that are not for reading ranges, whose number at
+/// a time, of all migrations, is what is left.
+const SPARE_SESSIONS: usize = 5;
 /// Most tunnels at a time, of all migrations: each costs this machine a few file
 /// descriptors and the server a session.
 const TUNNELS: usize = 256;

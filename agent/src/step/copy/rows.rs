@@ -48,6 +48,7 @@ pub(super) async fn work(cx: &Context, board: &Board, snapshot: &SourceSnapshot)
             }
         };
         let part = Part { cx, board, snapshot, piece: &piece };
+        let asked_at = cx.clock.now();
         let outcome = match &mut tools {
             Some((session, peer)) => part.copy(session, peer).await,
             None => match open(cx).await {
@@ -69,6 +70,10 @@ pub(super) async fn work(cx: &Context, board: &Board, snapshot: &SourceSnapshot)
                 let here = is_passing(&failure) && failure.reason != Reason::ServerUnreachable;
                 if !here && !of_the_link(&failure) {
                     return Err(failure);
+                }
+                // While others get on, this one's turn comes.
+                if board.moved_at() > asked_at {
+                    patience.moved(cx);
                 }
                 patience.again(cx, failure, "the other side").await?;
             }
