@@ -17,8 +17,8 @@ use pgportage_tests::{PostgresVersion, Site, SiteOptions};
 /// Compares the copy methods.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Size of the data, in hundreds of thousands of narrow rows; 60 make about
-    /// 2 GB
+    /// Size of the data: hundreds of thousands of narrow rows, and two fifths as
+    /// many documents
     #[arg(long, default_value_t = 60)]
     scale: u32,
     /// How often each method is measured
