@@ -24,7 +24,7 @@ use tokio::sync::Mutex;
 
 use self::keeper::Keeper;
 use self::reader::Readers;
-pub(crate) use self::reader::{Range, RowStream};
+pub(crate) use self::reader::{Piece, Range, RowStream};
 pub use self::tables::SnapshotTable;
 use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation};

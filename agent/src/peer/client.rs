@@ -202,22 +202,36 @@ fn decode_snapshot_table(message: v1::SnapshotTable) -> Option<SnapshotTable> {
         binary: message.binary,
         block_count: message.block_count,
         size_bytes: message.size_bytes,
-        row_estimate: message.row_estimate,
     })
 }
 
 /// COPY data of one range. Dropping it ends the reading.
 #[derive(Debug)]
-pub struct RangeStream(Streaming<v1::CopyRangeResponse>);
+pub struct RangeStream {
+    messages: Streaming<v1::CopyRangeResponse>,
+    peer: String,
+}
 
 impl RangeStream {
-    /// The next piece, none after the last. Losing the future loses nothing.
+    /// The next piece; none when the source has said that every row was sent.
+    /// Losing the future loses nothing.
     ///
     /// # Errors
     ///
-    /// What the source reports, or [`Reason::PeerUnreachable`].
+    /// What the source reports; [`Reason::PeerUnreachable`] also for a stream that
+    /// ends in order before that, as that of an agent does which is stopped.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        self.0.message().await.map(|message| message.map(|message| message.chunk)).map_err(from_status)
+        match self.messages.message().await.map_err(from_status)? {
+            Some(message) if message.complete => Ok(None),
+            Some(message) => Ok(Some(message.chunk)),
+            None => Err(Failure::new(
+                Reason::PeerUnreachable,
+                format!("agent {} stopped in the middle of a range", self.peer),
+            )
+            .remedy(Remedy::Wait)
+            .effect(Effect::None)
+            .with("peer", &self.peer)),
+        }
     }
 }
 
@@ -312,7 +326,12 @@ impl PeerClient {
     pub async fn open_snapshot(&self, limit: Duration) -> Result<SourceSnapshot, Failure> {
         let request = v1::OpenSnapshotRequest { migration_id: self.migration.to_string() };
         let response = self.within(limit, self.client.clone().open_snapshot(request)).await?;
-        let tables = response.tables.into_iter().filter_map(decode_snapshot_table).collect();
+        // A table that cannot be read must not be one that is not copied.
+        let tables =
+            response.tables.into_iter().map(decode_snapshot_table).collect::<Option<_>>().ok_or_else(|| {
+                Failure::new(Reason::Internal, format!("agent {} lists a table without a name", self.peer))
+                    .effect(Effect::None)
+            })?;
         Ok(SourceSnapshot { consistent_point: response.consistent_point, tables })
     }
 
@@ -340,7 +359,8 @@ impl PeerClient {
             first_block: blocks.first,
             end_block: blocks.end.unwrap_or(0),
         };
-        self.within(CALL_TIMEOUT, self.client.clone().copy_range(request)).await.map(RangeStream)
+        let messages = self.within(CALL_TIMEOUT, self.client.clone().copy_range(request)).await?;
+        Ok(RangeStream { messages, peer: self.peer.clone() })
     }
 
     /// On the destination: says that every row of a snapshot has arrived.

@@ -28,7 +28,7 @@ use super::pump::{CHUNKS_WAITING, carry};
 use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation, Side};
 use crate::postgres::RelationName;
-use crate::snapshot::{Range, SnapshotTable};
+use crate::snapshot::{Piece, Range, SnapshotTable};
 use crate::step::connect;
 use crate::step::cutover::{Resolution, resolve};
 
@@ -192,7 +192,11 @@ impl PeerService for Service {
         let stream = ReceiverStream::new(pieces).map(move |piece| {
             // Given back with the stream.
             let _permit = &permit;
-            piece.map(|chunk| v1::CopyRangeResponse { chunk, uncompressed_bytes: 0 }).map_err(to_status)
+            let message = |piece| match piece {
+                Piece::Rows(chunk) => v1::CopyRangeResponse { chunk, complete: false },
+                Piece::Complete => v1::CopyRangeResponse { chunk: Bytes::new(), complete: true },
+            };
+            piece.map(message).map_err(to_status)
         });
         Ok(Response::new(Box::pin(stream)))
     }
@@ -311,7 +315,6 @@ fn encode_snapshot_table(table: &SnapshotTable) -> v1::SnapshotTable {
         binary: table.binary,
         block_count: table.block_count,
         size_bytes: table.size_bytes,
-        row_estimate: table.row_estimate,
     }
 }
 

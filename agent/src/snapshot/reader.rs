@@ -20,8 +20,18 @@ use crate::postgres::{Door, Purpose, RelationName, Session, quote_ident, quote_l
 /// The snapshot that was asked for is gone, or never was.
 const UNKNOWN_SNAPSHOT: [&str; 2] = ["22023", "55000"];
 
-/// COPY data in pieces; an error is the last one.
-pub(crate) type RowStream = mpsc::Receiver<Result<Bytes, Failure>>;
+/// COPY data in pieces, then [`Piece::Complete`] or an error. Without one of them
+/// the reading was given up.
+pub(crate) type RowStream = mpsc::Receiver<Result<Piece, Failure>>;
+
+/// What a reading gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// COPY data.
+    Rows(Bytes),
+    /// Every row of the range was given.
+    Complete,
+}
 
 /// Rows of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,8 +116,11 @@ impl Readers {
                 carried = carry(rows, &pieces) => carried,
             };
             match carried {
-                // Before the stream ends: the next range finds it.
-                Ok(Carried::Everything) => idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader),
+                // Before the last word: the next range finds it.
+                Ok(Carried::Everything) => {
+                    idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+                    let _unheard = pieces.send(Ok(Piece::Complete)).await;
+                }
                 // In the middle of a COPY it is of no use to anybody.
                 Ok(Carried::Unheard) => {}
                 Err(error) => {
@@ -160,26 +173,26 @@ enum Carried {
 /// Gathers rows into pieces, and cuts rows that are larger than one.
 async fn carry(
     rows: CopyOutStream,
-    pieces: &mpsc::Sender<Result<Bytes, Failure>>,
+    pieces: &mpsc::Sender<Result<Piece, Failure>>,
 ) -> Result<Carried, tokio_postgres::Error> {
     tokio::pin!(rows);
     let mut gathered = BytesMut::with_capacity(CHUNK_BYTES);
     while let Some(row) = rows.next().await {
         let mut row = row?;
         if gathered.len() + row.len() > CHUNK_BYTES && !gathered.is_empty() {
-            if pieces.send(Ok(gathered.split().freeze())).await.is_err() {
+            if pieces.send(Ok(Piece::Rows(gathered.split().freeze()))).await.is_err() {
                 return Ok(Carried::Unheard);
             }
             gathered.reserve(CHUNK_BYTES);
         }
         while row.len() > CHUNK_BYTES {
-            if pieces.send(Ok(row.split_to(CHUNK_BYTES))).await.is_err() {
+            if pieces.send(Ok(Piece::Rows(row.split_to(CHUNK_BYTES)))).await.is_err() {
                 return Ok(Carried::Unheard);
             }
         }
         gathered.extend_from_slice(&row);
     }
-    if !gathered.is_empty() && pieces.send(Ok(gathered.freeze())).await.is_err() {
+    if !gathered.is_empty() && pieces.send(Ok(Piece::Rows(gathered.freeze()))).await.is_err() {
         return Ok(Carried::Unheard);
     }
     Ok(Carried::Everything)

@@ -19,8 +19,6 @@ pub struct SnapshotTable {
     pub block_count: i64,
     /// Bytes with what is kept out of line, without indexes.
     pub size_bytes: i64,
-    /// Rows, as the planner believes. Negative when it has no idea.
-    pub row_estimate: i64,
 }
 
 /// A type with an OID from 16384 up was made in this cluster, and its binary form
@@ -30,7 +28,7 @@ const TABLES: &str = "\
 SELECT n.nspname::text, c.relname::text,
        coalesce(a.names, '{}'), coalesce(a.portable, true),
        pg_relation_size(c.oid) / current_setting('block_size')::bigint,
-       pg_table_size(c.oid), c.reltuples::bigint
+       pg_table_size(c.oid)
 FROM pg_publication p
 JOIN pg_publication_rel r ON r.prpubid = p.oid
 JOIN pg_class c ON c.oid = r.prrelid
@@ -60,7 +58,6 @@ pub(super) async fn read(client: &impl GenericClient, publication: &str) -> Resu
             binary: row.get(3),
             block_count: row.get(4),
             size_bytes: row.get(5),
-            row_estimate: row.get(6),
         })
         .collect())
 }

@@ -33,7 +33,6 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
         binary: false,
         block_count: 1,
         size_bytes: 1,
-        row_estimate: -1,
     };
     answers.push(("range", peer.copy_range("0/1", &table, Blocks::ALL).await.err()));
     answers.push(("release", peer.release_snapshot("0/1").await.err()));

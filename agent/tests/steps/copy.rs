@@ -16,7 +16,7 @@ use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
 use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
 use pgportage_agent::step::verify::CountRows;
-use pgportage_link::fail_point;
+use pgportage_link::{Remedy, fail_point};
 use pgportage_proto::Reason;
 use pgportage_tests::cluster::Cluster;
 
@@ -163,6 +163,28 @@ async fn nothing_but_what_is_published_is_read() {
     assert_eq!(lost.reason, Reason::SnapshotLost, "{lost:?}");
 }
 
+/// An agent that is stopped in order ends its streams in order. What came until
+/// then is not the whole range, and the server that gets the rows cannot tell.
+#[tokio::test]
+async fn a_stream_that_ends_early_is_not_a_whole_range() {
+    let world = ready().await;
+    let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
+    let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
+    // Larger than what the link takes before anybody reads.
+    let large = snapshot.tables.iter().find(|table| table.name.relation == "plain").unwrap();
+    let mut rows = peer.copy_range(&snapshot.consistent_point, large, Blocks::ALL).await.unwrap();
+    assert!(rows.next().await.unwrap().is_some());
+    world.source_agent.stop.cancel();
+    let ended = loop {
+        match rows.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("taken for the whole range"),
+            Err(failure) => break failure,
+        }
+    };
+    assert_eq!((ended.reason, ended.remedy), (Reason::PeerUnreachable, Remedy::Wait), "{ended:?}");
+}
+
 #[tokio::test]
 async fn every_shape_of_table_arrives_while_somebody_writes() {
     let world = ready().await;
@@ -217,7 +239,8 @@ async fn a_lost_snapshot_is_made_anew() {
     let act = std::panic::AssertUnwindSafe(perform_with(&cx, &COPY));
     assert!(futures_util::FutureExt::catch_unwind(act).await.is_err());
     assert!(!fail_point::disarm(point));
-    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name IN ('pgportage keeper', 'pgportage scan')";
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE application_name IN ('pgportage keeper', 'pgportage scan')";
     world.source.execute(&world.options.database, end).await.unwrap();
     write(&world, 4_000_000).await;
     let gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'pgportage keeper')";

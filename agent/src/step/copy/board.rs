@@ -93,14 +93,7 @@ impl Board {
 
     /// Puts up tables whose rows are all in, their sizes unknown.
     pub(super) fn complete(names: Vec<RelationName>, now: Instant) -> Self {
-        let unknown = |name| SnapshotTable {
-            name,
-            columns: Vec::new(),
-            binary: false,
-            block_count: 0,
-            size_bytes: 0,
-            row_estimate: -1,
-        };
+        let unknown = |name| SnapshotTable { name, columns: Vec::new(), binary: false, block_count: 0, size_bytes: 0 };
         let tables: Vec<_> = names.into_iter().map(unknown).collect();
         Self::new(&tables, Vec::new(), now)
     }
@@ -246,7 +239,6 @@ mod tests {
                 binary: true,
                 block_count,
                 size_bytes: block_count * 8192,
-                row_estimate: -1,
             })
             .to_vec()
     }

@@ -82,7 +82,6 @@ mod tests {
             binary: true,
             block_count,
             size_bytes,
-            row_estimate: -1,
         }
     }
 

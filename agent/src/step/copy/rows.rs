@@ -175,7 +175,6 @@ mod tests {
             binary: true,
             block_count: 1,
             size_bytes: 1,
-            row_estimate: -1,
         };
         assert_eq!(statement(&table, true), "COPY s.t (a, \"B\") FROM STDIN (FORMAT binary, FREEZE)");
         table.binary = false;
