@@ -47,7 +47,7 @@ SELECT 'it''s \\ fine', i, ROW(i, E'a\\tb\\n')::public.pair, '{sad,NULL}', ARRAY
 FROM generate_series(1, 500) i;
 INSERT INTO public.zoo DEFAULT VALUES;
 CREATE TABLE public.plain (id bigint PRIMARY KEY, v text, at timestamptz);
-INSERT INTO public.plain SELECT i, repeat('x', (i % 50)::int), now() - i * interval '1 s' FROM generate_series(1, 400000) i;
+INSERT INTO public.plain SELECT i, repeat('x', (i % 50)::int), now() - i * interval '1 s' FROM generate_series(1, 900000) i;
 CREATE INDEX plain_by_v ON public.plain (v);
 CREATE INDEX plain_by_half ON public.plain ((id / 2)) WHERE id > 10;
 CREATE TABLE public.parent (id int PRIMARY KEY);
@@ -196,7 +196,9 @@ async fn every_shape_of_table_arrives_while_somebody_writes() {
         }
     };
     let (copied, ()) = tokio::join!(copying, writing);
-    assert!(copied.row_count > 400_000 && copied.repeated_bytes == 0, "{copied:?}");
+    assert!(copied.row_count > 900_000 && copied.repeated_bytes == 0, "{copied:?}");
+    let in_parts = "SELECT count(*) > 2 FROM pgportage.copied WHERE relation = 'plain'";
+    world.destination.wait_until(&world.options.database, in_parts, Duration::from_secs(1)).await.unwrap();
     assert_eq!(perform(&world, Side::Destination, &COPY).await, copied, "copied once");
     write(&world, 2_000_000).await;
     follow_and_compare(&world).await;
