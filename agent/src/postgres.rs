@@ -22,6 +22,7 @@ pub use door::{Door, DoorSettings, Purpose};
 pub use error::sql_failure;
 pub use lsn::{Lsn, LsnInvalid};
 pub use quote::{RelationName, quote_ident, quote_literal};
+pub use replication::Walsender;
 pub use scram::scram_verifier;
 pub use secret::Secret;
 pub use session::{CancelHandle, Session, SessionIdentity};

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use pgportage_agent::postgres::{
-    Door, DoorSettings, Purpose, RelationName, Secret, catalog, quote_ident, quote_literal, scram_verifier, sql_failure,
+    Door, DoorSettings, Purpose, RelationName, Secret, Walsender, catalog, quote_ident, quote_literal, scram_verifier,
+    sql_failure,
 };
 use pgportage_link::{Clock, Remedy};
 use pgportage_proto::Reason;
@@ -151,7 +152,8 @@ async fn a_replication_login_by_verifier() {
             .unwrap();
         let address = format!("127.0.0.1:{}", cluster.port);
 
-        let session = door.open_replication_at(&address, "postgres", "mover", &password).await.unwrap();
+        let session =
+            door.open_replication_at(&address, "postgres", "mover", &password, Walsender::Trial).await.unwrap();
         let system = session.identify_system().await.unwrap();
         let control = door.open("postgres", Purpose::Control).await.unwrap();
         let row = control.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await.unwrap();
@@ -159,13 +161,18 @@ async fn a_replication_login_by_verifier() {
         assert_eq!(session.password_asked, Some(true));
         assert_eq!(u32::try_from(session.version.major()).unwrap(), version.major());
 
-        let session = door.open_replication_at(&address, "postgres", "trusted", &password).await.unwrap();
+        let session =
+            door.open_replication_at(&address, "postgres", "trusted", &password, Walsender::Trial).await.unwrap();
         session.identify_system().await.unwrap();
         assert_eq!(session.password_asked, Some(false));
 
-        let failure = door.open_replication_at(&address, "postgres", "mover", &Secret::generate()).await.unwrap_err();
+        let failure = door
+            .open_replication_at(&address, "postgres", "mover", &Secret::generate(), Walsender::Trial)
+            .await
+            .unwrap_err();
         assert_eq!(failure.sqlstate.as_deref(), Some("28P01"), "{failure:?}");
-        let failure = door.open_replication_at(&address, "postgres", "plain", &password).await.unwrap_err();
+        let failure =
+            door.open_replication_at(&address, "postgres", "plain", &password, Walsender::Trial).await.unwrap_err();
         assert_eq!(failure.reason, Reason::LoginRefused, "{failure:?}");
 
         // The same role by an ordinary login, as the canary does it.

@@ -34,43 +34,52 @@ pub struct SystemIdentity {
     pub position: Lsn,
 }
 
-/// A trial does next to nothing.
-const TRIAL: &str = "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=0 -c search_path=pg_catalog";
+/// What a walsender's session is for. Decides its time limits and its
+/// `application_name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walsender {
+    /// Tries whether a login works, and does next to nothing.
+    Trial,
+    /// Waits for other transactions, then keeps one open and does nothing.
+    Keeper,
+}
 
-/// A keeper waits for other transactions, then keeps one open and does nothing.
-const KEEPER: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
-                      -c idle_session_timeout=0 -c search_path=pg_catalog";
+impl Walsender {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Trial => "trial",
+            Self::Keeper => "keeper",
+        }
+    }
+
+    fn options(self) -> &'static str {
+        match self {
+            Self::Trial => {
+                "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=0 -c search_path=pg_catalog"
+            }
+            Self::Keeper => {
+                "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+                 -c idle_session_timeout=0 -c search_path=pg_catalog"
+            }
+        }
+    }
+}
 
 impl Door {
-    /// Logs in as walsender of a database of the agent's own server and role, for
-    /// as long as it takes.
+    /// Logs in as walsender of a database of the agent's own server, as its own
+    /// role.
     ///
     /// # Errors
     ///
     /// As [`Door::open`].
-    pub async fn open_keeper(&self, database: &str) -> Result<Session, Failure> {
+    pub async fn open_replication(&self, database: &str, purpose: Walsender) -> Result<Session, Failure> {
         let password = self.password(database)?;
-        self.replication_session(&self.address(), database, self.user(), password.as_ref(), KEEPER).await
+        self.walsender_at(&self.address(), database, self.user(), password.as_ref(), purpose).await
     }
 
-    /// As [`Self::open_keeper`], as another role and at an address (`host:port`,
-    /// where the host may be the directory of a Unix socket).
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::open_replication_at`].
-    pub async fn open_keeper_as(
-        &self,
-        address: &str,
-        database: &str,
-        user: &str,
-        password: &Secret,
-    ) -> Result<Session, Failure> {
-        self.replication_session(address, database, user, Some(password), KEEPER).await
-    }
-
-    /// Logs in as walsender of a database at an address: `host:port`, where
-    /// the host may be the directory of a Unix socket. The tunnel's listener is such an address.
+    /// Logs in as walsender of a database at an address: `host:port`, where the
+    /// host may be the directory of a Unix socket. The tunnel's listener is such an
+    /// address.
     ///
     /// [`Session::password_asked`] tells whether the server asked for the
     /// password: a subscription of a role that is no superuser needs that.
@@ -85,27 +94,28 @@ impl Door {
         database: &str,
         user: &str,
         password: &Secret,
+        purpose: Walsender,
     ) -> Result<Session, Failure> {
-        self.replication_session(address, database, user, Some(password), TRIAL).await
+        self.walsender_at(address, database, user, Some(password), purpose).await
     }
 
-    async fn replication_session(
+    async fn walsender_at(
         &self,
         address: &str,
         database: &str,
         user: &str,
         password: Option<&Secret>,
-        options: &str,
+        purpose: Walsender,
     ) -> Result<Session, Failure> {
         let login = async {
             let place = Address::parse(address, self.port());
             if place.host.starts_with('/') {
                 let path = format!("{}/.s.PGSQL.{}", place.host, place.port);
                 let socket = UnixStream::connect(path).await.map_err(|error| unreachable(&error, address))?;
-                self.walsender(socket, address, database, user, password, options).await
+                self.walsender(socket, address, database, user, password, purpose).await
             } else {
                 let socket = TcpStream::connect(address).await.map_err(|error| unreachable(&error, address))?;
-                self.walsender(socket, address, database, user, password, options).await
+                self.walsender(socket, address, database, user, password, purpose).await
             }
         };
         match self.clock().timeout(login_limit(), Box::pin(login)).await {
@@ -121,16 +131,15 @@ impl Door {
         database: &str,
         user: &str,
         password: Option<&Secret>,
-        options: &str,
+        purpose: Walsender,
     ) -> Result<Session, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let stream = ReplicationStream::new(socket);
         let authentication = Arc::clone(&stream.authentication);
-        let mut config = configure(database, user, password, options);
-        let purpose = if options == KEEPER { "keeper" } else { "trial" };
-        config.application_name(format!("{APPLICATION_PREFIX} {purpose}"));
+        let mut config = configure(database, user, password, purpose.options());
+        config.application_name(format!("{APPLICATION_PREFIX} {}", purpose.as_str()));
         let (client, connection) =
             config.connect_raw(stream, NoTls).await.map_err(|error| login_failure(&error, user, database, address))?;
         let version = connection.parameter("server_version").and_then(parse_version);

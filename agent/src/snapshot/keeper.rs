@@ -9,7 +9,7 @@ use tokio_postgres::SimpleQueryMessage;
 use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names;
-use crate::postgres::{Purpose, Secret, Session, quote_ident, sql_failure};
+use crate::postgres::{Purpose, Secret, Session, Walsender, quote_ident, sql_failure};
 use crate::step::subscribe::{SlotMaker, SlotUse, slot_maker, slot_session, slot_use};
 
 /// How long an earlier keeper's session may take to end, and how often to look.
@@ -58,11 +58,11 @@ impl Keeper {
 async fn log_in(agent: &Agent, participation: &Participation) -> Result<Session, Failure> {
     let database = &participation.database;
     match slot_maker(agent, participation).await? {
-        SlotMaker::OwnRole => agent.door.open_keeper(database).await,
+        SlotMaker::OwnRole => agent.door.open_replication(database, Walsender::Keeper).await,
         SlotMaker::Premade(role) => {
             let password = Secret::from_file(&role.password_file)?;
             let address = &agent.settings.postgres.replication_address;
-            agent.door.open_keeper_as(address, database, &role.name, &password).await
+            agent.door.open_replication_at(address, database, &role.name, &password, Walsender::Keeper).await
         }
     }
 }

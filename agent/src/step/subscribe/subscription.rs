@@ -26,7 +26,7 @@ use super::conninfo::{Target, csv_line};
 use crate::action::{ActionKind, Verb};
 use crate::names;
 use crate::postgres::own_schema;
-use crate::postgres::{Purpose, Secret, ServerVersion, Session, quote_ident, quote_literal, sql_failure};
+use crate::postgres::{Purpose, Secret, ServerVersion, Session, Walsender, quote_ident, quote_literal, sql_failure};
 use crate::step::connect::{ReplicationAccess, hba_name};
 use crate::step::copy::CopyMethod;
 use crate::step::patience::Patience;
@@ -275,7 +275,11 @@ async fn prove_login(
     let mut patience = Patience::new(cx);
     let session = loop {
         cx.safe_point()?;
-        match cx.door.open_replication_at(&address, &access.database, &access.role_name, &access.password).await {
+        match cx
+            .door
+            .open_replication_at(&address, &access.database, &access.role_name, &access.password, Walsender::Trial)
+            .await
+        {
             Ok(session) => break session,
             Err(failure) if failure.reason == Reason::ServerUnreachable => {
                 patience.again(cx, failure, "the source server, through the link").await?;
@@ -293,7 +297,7 @@ async fn prove_login(
     }
     drop(session);
     let wrong = Secret::generate();
-    match cx.door.open_replication_at(&address, &access.database, &access.role_name, &wrong).await {
+    match cx.door.open_replication_at(&address, &access.database, &access.role_name, &wrong, Walsender::Trial).await {
         Err(refusal) if matches!(refusal.sqlstate.as_deref(), Some("28P01" | "28000")) => Ok(Some(version)),
         Err(other) => Err(other),
         Ok(_session) => Err(password_not_asked(access)),
