@@ -141,12 +141,11 @@ impl Step for CopyTables {
 async fn copy(cx: &Context) -> Result<CopyTablesResult, Failure> {
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let mut ledger = Ledger::read(&*session).await?;
-    let snapshot = if ledger.rows_complete {
-        // Every row is here: what is left needs the source no more.
-        None
-    } else {
-        Some(open_snapshot(cx).await?)
-    };
+    if ledger.complete {
+        return Ok(ledger.into());
+    }
+    // When every row is here, what is left needs the source's rows no more.
+    let snapshot = if ledger.rows_complete { None } else { Some(open_snapshot(cx).await?) };
     if let Some(snapshot) = &snapshot
         && snapshot.consistent_point != ledger.consistent_point
     {
@@ -162,10 +161,7 @@ async fn copy(cx: &Context) -> Result<CopyTablesResult, Failure> {
         cx.fail_point("copy_tables.perform.begun");
         ledger = Ledger::read(&*session).await?;
     }
-    match &snapshot {
-        Some(snapshot) => copy_rows_and_build(cx, &session, &ledger, snapshot).await?,
-        None => build_what_is_left(cx, &session, &ledger).await?,
-    }
+    complete(cx, &session, &ledger, snapshot.as_ref()).await?;
     Ledger::read(&*session).await.map(Into::into)
 }
 
@@ -183,27 +179,37 @@ async fn open_snapshot(cx: &Context) -> Result<SourceSnapshot, Failure> {
     }
 }
 
-/// Rows by several workers, and behind them indexes by as many builders; then the
-/// rest of the schema.
-async fn copy_rows_and_build(
+/// Rows by several workers, unless all are here (no snapshot), and behind them
+/// indexes by as many builders; then the rest of the schema.
+async fn complete(
     cx: &Context,
     session: &Session,
     ledger: &Ledger,
-    snapshot: &SourceSnapshot,
+    snapshot: Option<&SourceSnapshot>,
 ) -> Result<(), Failure> {
-    let names: BTreeSet<_> = snapshot.tables.iter().map(|table| table.name.clone()).collect();
+    let names: BTreeSet<_> = match snapshot {
+        Some(snapshot) => snapshot.tables.iter().map(|table| table.name.clone()).collect(),
+        None => ledger.done.iter().map(|done| done.table.clone()).collect(),
+    };
     let later = later::read(cx, session, &names).await?;
     let builds = index::by_table(later.builds);
-    let left = remaining(pieces(&snapshot.tables), &snapshot.tables, &ledger.done);
-    let board = Board::new(&snapshot.tables, left, cx.clock.now());
-    let jobs = jobs(cx);
-    let rows = async {
-        try_join_all((0..jobs).map(|_| rows::work(cx, &board, snapshot))).await?;
-        ledger::rows_are_complete(&**session).await?;
-        cx.fail_point("copy_tables.perform.rows_complete");
-        release(cx, &snapshot.consistent_point).await
+    let board = match snapshot {
+        Some(snapshot) => {
+            let left = remaining(pieces(&snapshot.tables), &snapshot.tables, &ledger.done);
+            Board::new(&snapshot.tables, left, cx.clock.now())
+        }
+        None => Board::complete(names.into_iter().collect(), cx.clock.now()),
     };
-    let indexes = try_join_all((0..jobs).map(|_| index::work(cx, &board, &builds)));
+    let rows = async {
+        if let Some(snapshot) = snapshot {
+            try_join_all((0..jobs(cx)).map(|_| rows::work(cx, &board, snapshot))).await?;
+            ledger::rows_are_complete(&**session).await?;
+            cx.fail_point("copy_tables.perform.rows_complete");
+        }
+        let point = snapshot.map_or(&ledger.consistent_point, |snapshot| &snapshot.consistent_point);
+        release(cx, &board, point).await
+    };
+    let indexes = try_join_all((0..jobs(cx)).map(|_| index::work(cx, &board, &builds)));
     let both = async { tokio::try_join!(rows, indexes).map(|_| ()) };
     tokio::select! {
         biased;
@@ -227,29 +233,11 @@ async fn supervise(cx: &Context, board: &Board) -> Failure {
     }
 }
 
-/// An earlier attempt has copied every row.
-async fn build_what_is_left(cx: &Context, session: &Session, ledger: &Ledger) -> Result<(), Failure> {
-    if ledger.complete {
-        return Ok(());
-    }
-    release(cx, &ledger.consistent_point).await?;
-    let names: BTreeSet<_> = ledger.done.iter().map(|done| done.table.clone()).collect();
-    let later = later::read(cx, session, &names).await?;
-    let builds = index::by_table(later.builds);
-    let board = Board::complete(names.into_iter().collect(), cx.clock.now());
-    let building = try_join_all((0..jobs(cx)).map(|_| index::work(cx, &board, &builds)));
-    tokio::select! {
-        biased;
-        built = building => { built?; }
-        failure = supervise(cx, &board) => return Err(failure),
-    }
-    ledger::settle(&**session).await?;
-    run_script(cx, &later.script).await
-}
-
-/// The source keeps a snapshot that nobody needs: its vacuum waits for us.
-async fn release(cx: &Context, consistent_point: &str) -> Result<(), Failure> {
-    let patience = Patience::new(cx);
+/// Tells the source that nobody needs its snapshot: its vacuum waits for us. A
+/// source that is away must not cost what is being built meanwhile, so patience
+/// begins when nothing is.
+async fn release(cx: &Context, board: &Board, consistent_point: &str) -> Result<(), Failure> {
+    let mut patience = Patience::new(cx);
     loop {
         let released = match cx.agent.peers.call(&cx.participation).await {
             Ok(peer) => peer.release_snapshot(consistent_point).await,
@@ -258,6 +246,9 @@ async fn release(cx: &Context, consistent_point: &str) -> Result<(), Failure> {
         match released {
             Err(failure) if rows::of_the_link(&failure) && !patience.is_over(cx) => {
                 tracing::debug!(%failure, "the snapshot is not released yet");
+                if !board.is_built() {
+                    patience.moved(cx);
+                }
                 cx.pause(REPORT).await?;
             }
             outcome => return outcome,

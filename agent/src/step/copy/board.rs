@@ -182,6 +182,11 @@ impl Board {
         state.pieces.is_empty() && state.copying == 0
     }
 
+    /// Whether every table has its indexes.
+    pub(super) fn is_built(&self) -> bool {
+        self.lock().tables.iter().all(|table| table.built)
+    }
+
     /// Waits for a change. Made before the look that finds nothing, so that none
     /// is missed.
     pub(super) fn change(&self) -> tokio::sync::futures::Notified<'_> {
@@ -264,8 +269,10 @@ mod tests {
         assert_eq!(board.next_table(), Next::Take(0));
         assert_eq!(board.next_table(), Next::Later);
         board.built(1, now);
+        assert!(!board.is_built());
         board.built(0, now);
         assert_eq!(board.next_table(), Next::Never);
+        assert!(board.is_built());
         let progress = board.progress();
         assert_eq!(progress.completed, progress.total);
         assert!(progress.parts.iter().all(|part| part.ready && part.size_bytes == part.total_bytes));

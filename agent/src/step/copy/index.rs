@@ -113,15 +113,15 @@ async fn make(cx: &Context, session: &mut Option<Session>, build: &Build) -> Res
 }
 
 async fn ready<'a>(cx: &Context, session: &'a mut Option<Session>) -> Result<&'a mut Session, Failure> {
-    if let Some(closed) = session.take_if(|open| open.is_closed()) {
-        drop(closed);
-    }
-    if session.is_none() {
-        let open = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
-        open.batch_execute(SETTINGS).await.map_err(|error| sql_failure(error, "prepare to build indexes"))?;
-        return Ok(session.insert(open));
-    }
-    session.as_mut().ok_or_else(|| Failure::new(Reason::Internal, "a session is there and is not"))
+    let open = match session.take() {
+        Some(open) if !open.is_closed() => open,
+        Some(_) | None => {
+            let open = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
+            open.batch_execute(SETTINGS).await.map_err(|error| sql_failure(error, "prepare to build indexes"))?;
+            open
+        }
+    };
+    Ok(session.insert(open))
 }
 
 async fn exists(client: &impl GenericClient, build: &Build) -> Result<bool, Failure> {
