@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".pgportage.v1.CopyRangeResponse")
         .bytes(".pgportage.v1.DumpSchemaResponse")
+        .bytes(".pgportage.v1.MeasureLinkResponse")
         .bytes(".pgportage.v1.OpenTunnelRequest")
         .bytes(".pgportage.v1.OpenTunnelResponse")
         .compile_fds(compiler.file_descriptor_set())?;

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
-use crate::metrics::Gauges;
+use crate::metrics::{Gauges, LinkTraffic};
 use crate::peer::Peers;
 use crate::policy::Policy;
 use crate::postgres::{Door, DoorSettings};
@@ -49,6 +49,8 @@ pub struct Agent {
     pub cutovers: CutoverSessions,
     /// What is measured between commands.
     pub gauges: Gauges,
+    /// What went over the link.
+    pub traffic: LinkTraffic,
     /// The heartbeats of the migrations that this agent is the source of.
     pub heartbeats: Heartbeats,
     /// Owner of every task that outlasts a command. **Invariant:** each of them
@@ -73,11 +75,12 @@ impl Agent {
             door,
             server_version: AtomicI32::new(0),
             attached: AtomicBool::new(false),
-            peers: Peers::new(identity, policy.clone(), clock),
+            peers: Peers::new(identity, policy.clone(), clock).with_compression(settings.link.compression),
             tunnels: Tunnels::new(),
             snapshots: Snapshots::default(),
             cutovers: CutoverSessions::default(),
             gauges: Gauges::default(),
+            traffic: LinkTraffic::default(),
             heartbeats: Heartbeats::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

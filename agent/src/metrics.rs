@@ -98,15 +98,75 @@ impl Attempts {
     }
 }
 
+/// What bytes on the link are for, and how they are counted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LinkLabels {
+    carries: &'static str,
+    form: &'static str,
+}
+
+/// Bytes for the other agent since the start, before and after packing. Cloning is
+/// cheap.
+#[derive(Clone, Debug, Default)]
+pub struct LinkTraffic(Family<LinkLabels, Counter>);
+
+/// Bytes of one use of the link.
+#[derive(Clone, Debug, Default)]
+pub struct Traffic {
+    plain: Counter,
+    sent: Counter,
+}
+
+impl LinkTraffic {
+    /// Rows of the copy.
+    #[must_use]
+    pub fn rows(&self) -> Traffic {
+        self.of("rows")
+    }
+
+    /// The subscription's connections.
+    #[must_use]
+    pub fn tunnel(&self) -> Traffic {
+        self.of("tunnel")
+    }
+
+    fn of(&self, carries: &'static str) -> Traffic {
+        let form = |form| self.0.get_or_create_owned(&LinkLabels { carries, form });
+        Traffic { plain: form("plain"), sent: form("sent") }
+    }
+}
+
+impl Traffic {
+    /// Counts a chunk.
+    pub(crate) fn count(&self, plain: usize, sent: usize) {
+        self.plain.inc_by(plain as u64);
+        self.sent.inc_by(sent as u64);
+    }
+
+    /// Bytes before packing.
+    #[must_use]
+    pub fn plain_bytes(&self) -> u64 {
+        self.plain.get()
+    }
+
+    /// Bytes as they were sent, without what gRPC and TLS add.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent.get()
+    }
+}
+
 /// Makes the agent's figures readable.
 #[must_use]
 pub fn register(agent: &Arc<Agent>, runner: &Arc<Runner>) -> Metrics {
     let metrics = Metrics::new();
     let Attempts { count, duration } = runner.attempts().clone();
+    let LinkTraffic(link) = agent.traffic.clone();
     let now = Now { agent: Arc::clone(agent), runner: Arc::clone(runner) };
     metrics.register(|registry| {
         registry.register("step_attempts", "Attempts at a step that ended", count);
         registry.register_with_unit("step_attempt_duration", "How long attempts took", Unit::Seconds, duration);
+        registry.register("link_bytes", "Bytes for the other agent, plain and as sent", link);
         registry.register_collector(Box::new(now));
     });
     metrics

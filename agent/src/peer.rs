@@ -8,14 +8,18 @@ mod client;
 mod complaint;
 mod dump;
 mod login;
+mod packing;
 pub mod programs;
 mod pump;
 mod service;
+mod speed;
+mod stream;
 
-pub use client::{
-    ArchiveStream, Blocks, Greeting, HeartbeatStream, PeerClient, Peers, RangeStream, SourceSnapshot, Tunnel,
-};
+pub use client::{Blocks, Greeting, PeerClient, Peers, SourceSnapshot};
 pub(crate) use complaint::{listen as listen_to_complaint, told as told_complaint};
 pub(crate) use login::{Login, application_name};
+pub(crate) use packing::{Chunk, Packer};
+pub use packing::{Compression, Packing};
 pub(crate) use pump::{CHUNK_BYTES, CHUNKS_WAITING, carry};
 pub use service::{Service, service};
+pub use stream::{ArchiveStream, HeartbeatStream, RangeStream, Tunnel};

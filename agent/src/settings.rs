@@ -10,6 +10,8 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 
+use crate::peer::Compression;
+
 /// What variables that override the file begin with, for example
 /// `PGPORTAGE_AGENT_POSTGRES__PORT`.
 const PREFIX: &str = "PGPORTAGE_AGENT";
@@ -115,6 +117,9 @@ pub struct ProgramSettings {
 pub struct LinkSettings {
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// Destination: whether the source packs rows and the subscription's stream.
+    #[serde(default)]
+    pub compression: Compression,
 }
 
 /// Where the server's own subscription enters the link.

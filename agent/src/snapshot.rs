@@ -28,6 +28,7 @@ pub(crate) use self::reader::{Piece, Range, RowStream};
 pub use self::tables::SnapshotTable;
 use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation};
+use crate::peer::Packer;
 use crate::step::Context;
 use crate::step::subscribe::SLOT_NOTE;
 use crate::watch;
@@ -174,14 +175,14 @@ impl Snapshot {
     /// [`Reason::RequestInvalid`] for anything that is not published: the caller
     /// names a table, and gets no other. Otherwise what the server reports before
     /// the first row.
-    pub(crate) async fn read(&self, agent: &Agent, range: Range) -> Result<RowStream, Failure> {
+    pub(crate) async fn read(&self, agent: &Agent, range: Range, packer: Packer) -> Result<RowStream, Failure> {
         let published = |table: &SnapshotTable| table.name == range.table && table.columns == range.columns;
         if !self.tables.iter().any(published) {
             return Err(Failure::new(Reason::RequestInvalid, "the snapshot holds no such table with these columns")
                 .effect(Effect::None)
                 .with("field", "table"));
         }
-        self.readers.read(agent, range).await
+        self.readers.read(agent, range, packer).await
     }
 }
 

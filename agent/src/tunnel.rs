@@ -234,8 +234,12 @@ async fn connection(agent: &Agent, participation: &Participation, peer: &OnceCel
         tracing::debug!(migration.id = %migration, %error, "a connection to the tunnel was gone at once");
         return;
     }
-    let opened = async { peer.get_or_try_init(|| agent.peers.connect(participation)).await?.open_tunnel().await };
-    let Tunnel { outbound, inbound } = match opened.await {
+    let opened = async {
+        let peer = peer.get_or_try_init(|| agent.peers.connect(participation, 1)).await?;
+        let packing = agent.peers.known_packing(participation).await;
+        peer.open_tunnel(packing, agent.traffic.tunnel()).await
+    };
+    let Tunnel { outbound, inbound, packer } = match opened.await {
         Ok(tunnel) => tunnel,
         Err(failure) => {
             tracing::warn!(migration.id = %migration, %failure, detail = failure.detail, "could not open a tunnel");
@@ -243,7 +247,7 @@ async fn connection(agent: &Agent, participation: &Participation, peer: &OnceCel
         }
     };
     let (reader, writer) = stream.into_split();
-    match carry(reader, writer, inbound, outbound).await {
+    match carry(reader, writer, inbound, outbound, packer).await {
         Ok(carried) => tracing::debug!(migration.id = %migration, ?carried, "a tunnel ended"),
         Err(error) => tracing::debug!(migration.id = %migration, %error, "a tunnel broke"),
     }

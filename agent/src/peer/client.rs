@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use pgportage_link::dial;
 use pgportage_link::http2::{FACT_MESSAGE_BYTES, Http2Settings};
 use pgportage_link::identity::Role;
@@ -15,12 +14,16 @@ use pgportage_link::{Clock, Effect, Failure, Remedy, trace};
 use pgportage_proto::v1::peer_service_client::PeerServiceClient;
 use pgportage_proto::{Reason, v1};
 use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
+use super::packing::{Chunk, Compression, Packer, Packing};
 use super::pump::CHUNKS_WAITING;
+use super::speed::{self, Speeds};
+use super::stream::{ArchiveStream, HeartbeatStream, RangeStream, Tunnel, TunnelStream};
+use crate::metrics::Traffic;
 use crate::migration::{MigrationId, Participation};
 use crate::policy::Policy;
 use crate::postgres::{RelationName, Secret, ServerVersion};
@@ -45,7 +48,16 @@ pub struct Peers {
     identity: Identity,
     policy: Policy,
     clock: Clock,
+    compression: Compression,
     channels: Mutex<HashMap<String, Channel>>,
+    measured: Mutex<HashMap<String, Measured>>,
+}
+
+/// What a measurement of the link came to.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    packing: Packing,
+    at: Instant,
 }
 
 impl fmt::Debug for Peers {
@@ -59,7 +71,14 @@ impl Peers {
     /// Dials nobody.
     #[must_use]
     pub fn new(identity: Identity, policy: Policy, clock: Clock) -> Self {
-        Self { identity, policy, clock, channels: Mutex::new(HashMap::new()) }
+        let (channels, measured) = (Mutex::default(), Mutex::default());
+        Self { identity, policy, clock, compression: Compression::default(), channels, measured }
+    }
+
+    /// As the destination's owner wants rows to be packed.
+    #[must_use]
+    pub fn with_compression(self, compression: Compression) -> Self {
+        Self { compression, ..self }
     }
 
     /// The other agent of a migration, connected.
@@ -77,7 +96,7 @@ impl Peers {
             None => {
                 // Not under the lock: a peer that does not answer is nobody else's
                 // problem. Two at once dial twice; the second one stays.
-                let channel = self.dial(participation).await?;
+                let channel = self.dial(participation, &Http2Settings::link()).await?;
                 self.channels.lock().await.insert(participation.peer.clone(), channel.clone());
                 channel
             }
@@ -86,17 +105,57 @@ impl Peers {
     }
 
     /// As [`Self::call`], over a connection of its own, which ends with the
-    /// client: for [`PeerClient::open_tunnel`].
+    /// client: one of `count` that carry much at the same time, and share what may
+    /// be in flight.
     ///
     /// # Errors
     ///
     /// As [`Self::call`].
-    pub async fn connect(&self, participation: &Participation) -> Result<PeerClient, Failure> {
-        let channel = self.dial(participation).await?;
+    pub async fn connect(&self, participation: &Participation, count: usize) -> Result<PeerClient, Failure> {
+        let channel = self.dial(participation, &Http2Settings::link().shared_by(count)).await?;
         Ok(self.client(participation, channel))
     }
 
-    async fn dial(&self, participation: &Participation) -> Result<Channel, Failure> {
+    /// On the destination: how what the source sends is to be packed. With
+    /// [`Compression::Auto`] the link is measured, which takes about half a second,
+    /// unless that was done lately. Nothing is lost with the future.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::call`], and what the source reports.
+    pub async fn packing(&self, participation: &Participation) -> Result<Packing, Failure> {
+        let measured = self.measured.lock().await.get(&participation.peer).copied();
+        let fresh = |measured: Measured| self.clock.now().duration_since(measured.at) < speed::BELIEVED_FOR;
+        if self.compression != Compression::Auto || measured.is_some_and(fresh) {
+            return Ok(self.known_packing(participation).await);
+        }
+        let speeds = self.connect(participation, 1).await?.measure().await?;
+        let packing = speeds.decide();
+        tracing::info!(
+            peer = participation.peer,
+            link_bytes_per_second = speeds.link,
+            packing_bytes_per_second = speeds.packing,
+            ?packing,
+            "measured the link"
+        );
+        let measured = Measured { packing, at: self.clock.now() };
+        self.measured.lock().await.insert(participation.peer.clone(), measured);
+        Ok(packing)
+    }
+
+    /// As [`Self::packing`], by what is known already: a link that was never
+    /// measured is taken for a slow one.
+    pub async fn known_packing(&self, participation: &Participation) -> Packing {
+        match self.compression {
+            Compression::Off => Packing::Plain,
+            Compression::Zstd => Packing::Zstd,
+            Compression::Auto => {
+                self.measured.lock().await.get(&participation.peer).map_or(Packing::Zstd, |measured| measured.packing)
+            }
+        }
+    }
+
+    async fn dial(&self, participation: &Participation, settings: &Http2Settings) -> Result<Channel, Failure> {
         let peer = &participation.peer;
         let address = self.policy.peer_address(peer).ok_or_else(|| {
             Failure::new(Reason::PolicyDenied, format!("the policy has no address for agent {peer}"))
@@ -105,7 +164,7 @@ impl Peers {
                 .with("peer", peer)
         })?;
         let expected = self.identity.id_of(Role::Agent, peer)?;
-        dial::channel(address, &expected, &self.identity, &Http2Settings::link()).await
+        dial::channel(address, &expected, &self.identity, settings).await
     }
 
     fn client(&self, participation: &Participation, channel: Channel) -> PeerClient {
@@ -147,30 +206,6 @@ pub struct Greeting {
     pub software_version: String,
 }
 
-/// One connection to the source's server, through the link.
-#[derive(Debug)]
-pub struct Tunnel {
-    /// Bytes for the server. Dropping it says that there are no more.
-    pub outbound: mpsc::Sender<Bytes>,
-    /// Bytes from the server.
-    pub inbound: TunnelStream,
-}
-
-/// Pieces of an archive. Dropping it ends the dump.
-#[derive(Debug)]
-pub struct ArchiveStream(Streaming<v1::DumpSchemaResponse>);
-
-impl ArchiveStream {
-    /// The next piece, none after the last. Losing the future loses nothing.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports, or [`Reason::PeerUnreachable`].
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        self.0.message().await.map(|message| message.map(|message| message.chunk)).map_err(from_status)
-    }
-}
-
 /// What the copy reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceSnapshot {
@@ -203,68 +238,6 @@ fn decode_snapshot_table(message: v1::SnapshotTable) -> Option<SnapshotTable> {
         block_count: message.block_count,
         size_bytes: message.size_bytes,
     })
-}
-
-/// COPY data of one range. Dropping it ends the reading.
-#[derive(Debug)]
-pub struct RangeStream {
-    messages: Streaming<v1::CopyRangeResponse>,
-    peer: String,
-}
-
-impl RangeStream {
-    /// The next piece; none when the source has said that every row was sent.
-    /// Losing the future loses nothing.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports; [`Reason::PeerUnreachable`] also for a stream that
-    /// ends in order before that, as that of an agent does which is stopped.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        match self.messages.message().await.map_err(from_status)? {
-            Some(message) if message.complete => Ok(None),
-            Some(message) => Ok(Some(message.chunk)),
-            None => Err(Failure::new(
-                Reason::PeerUnreachable,
-                format!("agent {} stopped in the middle of a range", self.peer),
-            )
-            .remedy(Remedy::Wait)
-            .effect(Effect::None)
-            .with("peer", &self.peer)),
-        }
-    }
-}
-
-/// Numbers of heartbeats as they arrive on the destination.
-#[derive(Debug)]
-pub struct HeartbeatStream(Streaming<v1::WatchHeartbeatResponse>);
-
-impl HeartbeatStream {
-    /// The next number; none when the destination's agent ends.
-    ///
-    /// # Errors
-    ///
-    /// What the destination reports, or [`Reason::PeerUnreachable`].
-    pub async fn next(&mut self) -> Result<Option<i64>, Failure> {
-        self.0.message().await.map(|message| message.map(|message| message.sequence)).map_err(from_status)
-    }
-}
-
-/// Bytes from the source's server.
-#[derive(Debug)]
-pub struct TunnelStream(Streaming<v1::OpenTunnelResponse>);
-
-impl Stream for TunnelStream {
-    type Item = Result<Bytes, String>;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        self.0.poll_next_unpin(cx).map(|item| {
-            item.map(|item| item.map(|message| message.chunk).map_err(|status| from_status(status).message))
-        })
-    }
 }
 
 impl PeerClient {
@@ -313,7 +286,29 @@ impl PeerClient {
             migration_id: self.migration.to_string(),
             pg_restore_version_num: pg_restore.num(),
         };
-        self.within(DUMP_TIMEOUT, self.client.clone().dump_schema(request)).await.map(ArchiveStream)
+        let messages = self.within(DUMP_TIMEOUT, self.client.clone().dump_schema(request)).await?;
+        Ok(ArchiveStream::new(messages, &self.peer))
+    }
+
+    /// On the destination: lets the source send for a moment, and counts.
+    async fn measure(&self) -> Result<Speeds, Failure> {
+        let request = v1::MeasureLinkRequest { migration_id: self.migration.to_string() };
+        let mut messages = self.within(CALL_TIMEOUT, self.client.clone().measure_link(request)).await?;
+        let first = messages.message().await.map_err(from_status)?.unwrap_or_default();
+        let (begin, mut bytes, mut end) = (self.clock.now(), 0, self.clock.now());
+        let counting = async {
+            while let Some(message) = messages.message().await.map_err(from_status)? {
+                bytes += message.filler.len();
+                end = self.clock.now();
+            }
+            Ok::<(), Failure>(())
+        };
+        // What a slow link has not delivered by then says nothing new.
+        if let Ok(counted) = self.clock.timeout(speed::NOISE_TIME * 2, counting).await {
+            counted?;
+        }
+        let packing = u64::try_from(first.packed_bytes_per_second).unwrap_or(0);
+        Ok(Speeds { link: speed::rate(bytes, end.duration_since(begin)), packing })
     }
 
     /// On the destination: asks for the snapshot that the copy reads. The source
@@ -346,6 +341,7 @@ impl PeerClient {
         consistent_point: &str,
         table: &SnapshotTable,
         blocks: Blocks,
+        packing: Packing,
     ) -> Result<RangeStream, Failure> {
         let request = v1::CopyRangeRequest {
             migration_id: self.migration.to_string(),
@@ -358,9 +354,10 @@ impl PeerClient {
             binary: table.binary,
             first_block: blocks.first,
             end_block: blocks.end.unwrap_or(0),
+            compression: packing.to_wire().into(),
         };
         let messages = self.within(CALL_TIMEOUT, self.client.clone().copy_range(request)).await?;
-        Ok(RangeStream { messages, peer: self.peer.clone() })
+        Ok(RangeStream::new(messages, &self.peer))
     }
 
     /// On the destination: says that every row of a snapshot has arrived.
@@ -384,7 +381,7 @@ impl PeerClient {
     /// What the destination reports.
     pub async fn watch_heartbeat(&self) -> Result<HeartbeatStream, Failure> {
         let request = v1::WatchHeartbeatRequest { migration_id: self.migration.to_string() };
-        self.within(CALL_TIMEOUT, self.client.clone().watch_heartbeat(request)).await.map(HeartbeatStream)
+        self.within(CALL_TIMEOUT, self.client.clone().watch_heartbeat(request)).await.map(HeartbeatStream::new)
     }
 
     /// On the source: asks the destination how a cutover in doubt ended. Asking
@@ -411,20 +408,28 @@ impl PeerClient {
     }
 
     /// On the destination: opens one connection to the source's server. Returns
-    /// when the server was reached.
+    /// when the server was reached. What the server beside us says has to be packed
+    /// with the tunnel's packer.
     ///
     /// # Errors
     ///
     /// [`Reason::ServerUnreachable`] when the source's agent does not reach its
     /// server, [`Reason::PeerUnreachable`] when we do not reach that agent.
-    pub async fn open_tunnel(&self) -> Result<Tunnel, Failure> {
+    pub async fn open_tunnel(&self, packing: Packing, traffic: Traffic) -> Result<Tunnel, Failure> {
         use v1::open_tunnel_request::Message;
 
-        let (outbound, chunks) = mpsc::channel::<Bytes>(CHUNKS_WAITING);
-        let first = v1::OpenTunnelRequest { message: Some(Message::MigrationId(self.migration.to_string())) };
-        let requests = tokio_stream::iter([first]).chain(
-            ReceiverStream::new(chunks).map(|chunk| v1::OpenTunnelRequest { message: Some(Message::Chunk(chunk)) }),
-        );
+        let (outbound, chunks) = mpsc::channel::<Chunk>(CHUNKS_WAITING);
+        let first = v1::OpenTunnelRequest {
+            message: Some(Message::MigrationId(self.migration.to_string())),
+            compression: packing.to_wire().into(),
+            zstd: false,
+        };
+        let requests =
+            tokio_stream::iter([first]).chain(ReceiverStream::new(chunks).map(|chunk| v1::OpenTunnelRequest {
+                message: Some(Message::Chunk(chunk.bytes)),
+                compression: v1::Compression::Unspecified.into(),
+                zstd: chunk.zstd,
+            }));
         let mut client = self.client.clone();
         let opening = async move {
             let mut inbound = client.open_tunnel(requests).await?;
@@ -435,7 +440,7 @@ impl PeerClient {
             }
         };
         let inbound = self.within(CALL_TIMEOUT, opening).await?;
-        Ok(Tunnel { outbound, inbound: TunnelStream(inbound) })
+        Ok(Tunnel { outbound, inbound: TunnelStream::new(inbound), packer: Packer::new(packing, traffic) })
     }
 
     async fn within<T>(

@@ -20,16 +20,16 @@ use crate::agent::Agent;
 use crate::names;
 use crate::postgres::{Purpose, ServerVersion};
 
-/// Pieces of an archive; an error is the last one.
-pub(crate) type DumpStream = mpsc::Receiver<Result<Bytes, Failure>>;
+/// Pieces of an archive; none, or an error, is the last one. Without one of them
+/// the dump was given up.
+pub(crate) type DumpStream = mpsc::Receiver<Result<Option<Bytes>, Failure>>;
 
 /// Starts `pg_dump` for the schema of a database, without publications,
 /// subscriptions and our own schema. `restore_major` is the branch of the
 /// `pg_restore` that will read the archive, zero if not known.
 ///
 /// `permit` is given back when the program has ended. Dropping the stream kills
-/// the program. The stream ends in order only when the
-/// program did.
+/// the program. The last word comes only when the program ended in order.
 ///
 /// # Errors
 ///
@@ -66,10 +66,8 @@ pub(crate) async fn start(
             () = stop.cancelled() => {}
             () = pieces.closed() => {}
             outcome = carry(child, stdout, &program, &pieces) => {
-                if let Err(failure) = outcome {
-                    // If nobody listens any more, nobody needs the reason.
-                    let _unheard = pieces.send(Err(failure)).await;
-                }
+                // If nobody listens any more, nobody needs the last word.
+                let _unheard = pieces.send(outcome.map(|()| None)).await;
             }
         }
     });
@@ -113,7 +111,7 @@ async fn carry(
     mut child: Child,
     stdout: Option<ChildStdout>,
     program: &Program,
-    pieces: &mpsc::Sender<Result<Bytes, Failure>>,
+    pieces: &mpsc::Sender<Result<Option<Bytes>, Failure>>,
 ) -> Result<(), Failure> {
     let broken = |error: std::io::Error| failed(program, "").because(&error);
     let complaint = {
@@ -134,7 +132,7 @@ async fn carry(
             // Pipes give a few kilobytes at a time: gather.
             if (count == 0 || buffer.len() == CHUNK_BYTES)
                 && !buffer.is_empty()
-                && pieces.send(Ok(buffer.split().freeze())).await.is_err()
+                && pieces.send(Ok(Some(buffer.split().freeze()))).await.is_err()
             {
                 return Ok(());
             }

@@ -6,10 +6,12 @@
 
 use std::fmt;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+
+use super::packing::{Chunk, Packer, Unpacker};
 
 /// Largest chunk sent: big enough that the cost of a message does not show,
 /// small enough that a few of them in flight are no memory to speak of.
@@ -18,7 +20,7 @@ pub(crate) const CHUNK_BYTES: usize = 128 << 10;
 /// HTTP/2 window this bounds what one tunnel can hold in memory.
 pub(crate) const CHUNKS_WAITING: usize = 4;
 
-/// What went through a tunnel that ended in order.
+/// What went through a tunnel that ended in order, before it was packed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Carried {
     /// Bytes from the socket to the link.
@@ -65,12 +67,13 @@ pub(crate) async fn carry<R, W, S>(
     mut reader: R,
     mut writer: W,
     mut inbound: S,
-    outbound: mpsc::Sender<Bytes>,
+    outbound: mpsc::Sender<Chunk>,
+    mut packer: Packer,
 ) -> Result<Carried, PumpError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
-    S: Stream<Item = Result<Bytes, String>> + Unpin,
+    S: Stream<Item = Result<Chunk, String>> + Unpin,
 {
     let to_link = async move {
         let mut sent = 0_u64;
@@ -89,17 +92,18 @@ where
             }
             sent += count as u64;
             outbound
-                .send(buffer.split().freeze())
+                .send(packer.pack(buffer.split().freeze()))
                 .await
                 .map_err(|_| PumpError::Link("the other end is gone".to_owned()))?;
         }
     };
     let to_socket = async move {
-        let mut received = 0_u64;
+        let (mut received, mut unpacker) = (0_u64, Unpacker::default());
         while let Some(chunk) = inbound.next().await {
-            let chunk = chunk.map_err(PumpError::Link)?;
-            writer.write_all(&chunk).await.map_err(PumpError::Socket)?;
-            received += chunk.len() as u64;
+            let bytes = unpacker.unpack(chunk.map_err(PumpError::Link)?);
+            let bytes = bytes.map_err(|failure| PumpError::Link(failure.message))?;
+            writer.write_all(&bytes).await.map_err(PumpError::Socket)?;
+            received += bytes.len() as u64;
         }
         // The other end may have closed its socket altogether by now.
         match writer.shutdown().await {
@@ -118,11 +122,14 @@ mod tests {
     use tokio::io::{duplex, split};
     use tokio_stream::wrappers::ReceiverStream;
 
+    use super::super::packing::Packing;
     use super::*;
+    use crate::metrics::Traffic;
 
     /// Two pumps joined as the link joins them; returns the outer sockets.
-    fn tunnel()
-    -> (tokio::io::DuplexStream, tokio::io::DuplexStream, Vec<tokio::task::JoinHandle<Result<Carried, PumpError>>>)
+    fn tunnel(
+        packing: Packing,
+    ) -> (tokio::io::DuplexStream, tokio::io::DuplexStream, Vec<tokio::task::JoinHandle<Result<Carried, PumpError>>>)
     {
         let (near, near_inner) = duplex(64 << 10);
         let (far, far_inner) = duplex(64 << 10);
@@ -130,14 +137,21 @@ mod tests {
         let (down_tx, down_rx) = mpsc::channel(CHUNKS_WAITING);
         let (r1, w1) = split(near_inner);
         let (r2, w2) = split(far_inner);
-        let a = tokio::spawn(carry(r1, w1, ReceiverStream::new(down_rx).map(Ok), up_tx));
-        let b = tokio::spawn(carry(r2, w2, ReceiverStream::new(up_rx).map(Ok), down_tx));
+        let packer = || Packer::new(packing, Traffic::default());
+        let a = tokio::spawn(carry(r1, w1, ReceiverStream::new(down_rx).map(Ok), up_tx, packer()));
+        let b = tokio::spawn(carry(r2, w2, ReceiverStream::new(up_rx).map(Ok), down_tx, packer()));
         (near, far, vec![a, b])
     }
 
     #[tokio::test]
     async fn carries_bytes_both_ways_and_passes_a_half_close_on() {
-        let (mut near, mut far, pumps) = tunnel();
+        for packing in [Packing::Plain, Packing::Zstd] {
+            carries_bytes_both_ways(packing).await;
+        }
+    }
+
+    async fn carries_bytes_both_ways(packing: Packing) {
+        let (mut near, mut far, pumps) = tunnel(packing);
         let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
         let expected = sent.clone();
         let writer = tokio::spawn(async move {
@@ -165,11 +179,17 @@ mod tests {
     async fn a_dead_link_ends_an_idle_socket_at_once() {
         let (mut near, inner) = duplex(1024);
         let (reader, writer) = split(inner);
-        let (down_tx, down_rx) = mpsc::channel::<Result<Bytes, String>>(1);
+        let (down_tx, down_rx) = mpsc::channel::<Result<Chunk, String>>(1);
         let (up_tx, mut up_rx) = mpsc::channel(1);
-        let pump = tokio::spawn(carry(reader, writer, ReceiverStream::new(down_rx), up_tx));
+        let pump = tokio::spawn(carry(
+            reader,
+            writer,
+            ReceiverStream::new(down_rx),
+            up_tx,
+            Packer::new(Packing::Plain, Traffic::default()),
+        ));
         near.write_all(b"hello").await.unwrap();
-        assert_eq!(up_rx.recv().await.unwrap(), Bytes::from_static(b"hello"));
+        assert_eq!(&up_rx.recv().await.unwrap().bytes[..], b"hello");
         down_tx.send(Err("connection reset".to_owned())).await.unwrap();
         let ended = tokio::time::timeout(Duration::from_secs(5), pump).await.unwrap().unwrap();
         assert!(matches!(ended, Err(PumpError::Link(_))));
@@ -181,9 +201,15 @@ mod tests {
     async fn a_vanished_reader_ends_an_idle_socket_at_once() {
         let (near, inner) = duplex(1024);
         let (reader, writer) = split(inner);
-        let (_down_tx, down_rx) = mpsc::channel::<Result<Bytes, String>>(1);
+        let (_down_tx, down_rx) = mpsc::channel::<Result<Chunk, String>>(1);
         let (up_tx, up_rx) = mpsc::channel(1);
-        let pump = tokio::spawn(carry(reader, writer, ReceiverStream::new(down_rx), up_tx));
+        let pump = tokio::spawn(carry(
+            reader,
+            writer,
+            ReceiverStream::new(down_rx),
+            up_tx,
+            Packer::new(Packing::Plain, Traffic::default()),
+        ));
         drop(up_rx);
         let ended = tokio::time::timeout(Duration::from_secs(5), pump).await.unwrap().unwrap();
         assert!(matches!(ended, Err(PumpError::Link(_))));
@@ -194,9 +220,15 @@ mod tests {
     async fn a_slow_reader_holds_the_writer_back() {
         let (near, inner) = duplex(1 << 20);
         let (reader, writer) = split(inner);
-        let (_down_tx, down_rx) = mpsc::channel::<Result<Bytes, String>>(1);
+        let (_down_tx, down_rx) = mpsc::channel::<Result<Chunk, String>>(1);
         let (up_tx, mut up_rx) = mpsc::channel(CHUNKS_WAITING);
-        let pump = tokio::spawn(carry(reader, writer, ReceiverStream::new(down_rx), up_tx));
+        let pump = tokio::spawn(carry(
+            reader,
+            writer,
+            ReceiverStream::new(down_rx),
+            up_tx,
+            Packer::new(Packing::Plain, Traffic::default()),
+        ));
         let feeder = tokio::spawn(async move {
             let mut near = near;
             let mut total = 0_usize;
@@ -208,7 +240,7 @@ mod tests {
         });
         let total = feeder.await.unwrap();
         assert!(total <= (1 << 20) + (CHUNKS_WAITING + 2) * CHUNK_BYTES, "{total} bytes were buffered");
-        assert!(up_rx.recv().await.unwrap().len() <= CHUNK_BYTES);
+        assert!(up_rx.recv().await.unwrap().bytes.len() <= CHUNK_BYTES);
         pump.abort();
     }
 }

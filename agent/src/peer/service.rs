@@ -24,7 +24,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::dump;
+use super::packing::{Chunk, Packer, Packing};
 use super::pump::{CHUNKS_WAITING, carry};
+use super::speed;
 use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation, Side};
 use crate::postgres::RelationName;
@@ -42,6 +44,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Service {
     agent: Arc<Agent>,
     dumps: Arc<Semaphore>,
+    measurements: Arc<Semaphore>,
     readers: Arc<Semaphore>,
     tunnels: Arc<Semaphore>,
 }
@@ -52,13 +55,18 @@ pub fn service(agent: Arc<Agent>) -> PeerServiceServer<Service> {
     // A reader that waited for a session of the budget would fail in the end; one
     // that is refused comes again.
     let readers = usize::from(agent.settings.postgres.max_sessions).saturating_sub(SPARE_SESSIONS).max(1);
-    let [dumps, readers, tunnels] = [DUMPS, readers, TUNNELS].map(|most| Arc::new(Semaphore::new(most)));
-    PeerServiceServer::new(Service { agent, dumps, readers, tunnels }).max_decoding_message_size(FACT_MESSAGE_BYTES)
+    let [dumps, measurements, readers, tunnels] =
+        [DUMPS, MEASUREMENTS, readers, TUNNELS].map(|most| Arc::new(Semaphore::new(most)));
+    PeerServiceServer::new(Service { agent, dumps, measurements, readers, tunnels })
+        .max_decoding_message_size(FACT_MESSAGE_BYTES)
 }
 
 /// Most dumps at a time, of all migrations: each costs this machine a process
 /// and the server a session. One more is asked to come again.
 const DUMPS: usize = 8;
+/// Most measurements of the link at a time, of all migrations: two would measure
+/// each other.
+const MEASUREMENTS: usize = 1;
 /// Sessions of the agent's budget that are not for reading ranges, whose number at
 /// a time, of all migrations, is what is left.
 const SPARE_SESSIONS: usize = 5;
@@ -158,9 +166,37 @@ impl PeerService for Service {
         let permit = self.permit(&self.dumps, "dumps").map_err(to_status)?;
         let pieces =
             dump::start(&self.agent, permit, &participation.database, restore_major).await.map_err(to_status)?;
-        let stream = ReceiverStream::new(pieces)
-            .map(|piece| piece.map(|chunk| v1::DumpSchemaResponse { chunk }).map_err(to_status));
+        let stream = ReceiverStream::new(pieces).map(|piece| {
+            let message = |piece: Option<Bytes>| v1::DumpSchemaResponse {
+                complete: piece.is_none(),
+                chunk: piece.unwrap_or_default(),
+            };
+            piece.map(message).map_err(to_status)
+        });
         Ok(Response::new(Box::pin(stream)))
+    }
+
+    type MeasureLinkStream = StreamOf<v1::MeasureLinkResponse>;
+
+    async fn measure_link(&self, request: Request<v1::MeasureLinkRequest>) -> Answer<Self::MeasureLinkStream> {
+        self.authorise(request.extensions().get(), &request.get_ref().migration_id, Some(Side::Source))
+            .map_err(to_status)?;
+        let permit = self.permit(&self.measurements, "measurements").map_err(to_status)?;
+        let clock = self.agent.clock;
+        // A core for twenty milliseconds: not one that carries others' calls.
+        let packing = tokio::task::spawn_blocking(move || speed::packing_speed(clock)).await.unwrap_or(0);
+        let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING);
+        self.agent.tasks.spawn(async move {
+            let _permit = permit;
+            speed::make_noise(clock, chunks).await;
+        });
+        let first = v1::MeasureLinkResponse {
+            filler: Bytes::new(),
+            packed_bytes_per_second: i64::try_from(packing).unwrap_or(i64::MAX),
+        };
+        let noise =
+            ReceiverStream::new(waiting).map(|filler| v1::MeasureLinkResponse { filler, packed_bytes_per_second: 0 });
+        Ok(Response::new(Box::pin(tokio_stream::iter([first]).chain(noise).map(Ok))))
     }
 
     async fn open_snapshot(&self, request: Request<v1::OpenSnapshotRequest>) -> Answer<v1::OpenSnapshotResponse> {
@@ -187,14 +223,15 @@ impl PeerService for Service {
             .get(&self.agent, &participation.migration, &message.consistent_point)
             .await
             .map_err(to_status)?;
+        let packer = Packer::new(Packing::from_wire(message.compression()), self.agent.traffic.rows());
         let range = decode_range(request.into_inner()).map_err(to_status)?;
-        let pieces = snapshot.read(&self.agent, range).await.map_err(to_status)?;
+        let pieces = snapshot.read(&self.agent, range, packer).await.map_err(to_status)?;
         let stream = ReceiverStream::new(pieces).map(move |piece| {
             // Given back with the stream.
             let _permit = &permit;
             let message = |piece| match piece {
-                Piece::Rows(chunk) => v1::CopyRangeResponse { chunk, complete: false },
-                Piece::Complete => v1::CopyRangeResponse { chunk: Bytes::new(), complete: true },
+                Piece::Rows(Chunk { bytes, zstd }) => v1::CopyRangeResponse { chunk: bytes, complete: false, zstd },
+                Piece::Complete => v1::CopyRangeResponse { chunk: Bytes::new(), complete: true, zstd: false },
             };
             piece.map(message).map_err(to_status)
         });
@@ -229,7 +266,8 @@ impl PeerService for Service {
             .timeout(FIRST_MESSAGE_TIMEOUT, inbound.message())
             .await
             .map_err(|_| Status::deadline_exceeded("the first message did not come in time"))??;
-        let Some(v1::OpenTunnelRequest { message: Some(Message::MigrationId(migration)) }) = first else {
+        let Some(v1::OpenTunnelRequest { message: Some(Message::MigrationId(migration)), compression, .. }) = first
+        else {
             return Err(to_status(
                 Failure::new(Reason::RequestInvalid, "the first message of a tunnel must name its migration")
                     .effect(Effect::None)
@@ -255,26 +293,31 @@ impl PeerService for Service {
             Err(_) => return Err(unreachable(format!("No answer within {} seconds", CONNECT_TIMEOUT.as_secs()))),
         };
         let chunks = inbound.map(|item| match item {
-            Ok(v1::OpenTunnelRequest { message: Some(Message::Chunk(chunk)) }) => Ok(chunk),
+            Ok(v1::OpenTunnelRequest { message: Some(Message::Chunk(bytes)), zstd, .. }) => Ok(Chunk { bytes, zstd }),
             Ok(_) => Err("a message that is no chunk".to_owned()),
             Err(status) => Err(status.message().to_owned()),
         });
-        let (outbound, waiting) = mpsc::channel::<Bytes>(CHUNKS_WAITING);
+        let (outbound, waiting) = mpsc::channel::<Chunk>(CHUNKS_WAITING);
+        // What we do not know we do not do.
+        let packing = Packing::from_wire(v1::Compression::try_from(compression).unwrap_or_default());
+        let packer = Packer::new(packing, self.agent.traffic.tunnel());
         let stop = self.agent.stop.clone();
         self.agent.tasks.spawn(async move {
             let _permit = permit;
             let outcome = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                outcome = carry(reader, writer, chunks, outbound) => outcome,
+                outcome = carry(reader, writer, chunks, outbound, packer) => outcome,
             };
             match outcome {
                 Ok(carried) => tracing::debug!(migration.id = %participation.migration, ?carried, "a tunnel ended"),
                 Err(error) => tracing::debug!(migration.id = %participation.migration, %error, "a tunnel broke"),
             }
         });
-        let reached = tokio_stream::iter([Bytes::new()]);
-        let stream = reached.chain(ReceiverStream::new(waiting)).map(|chunk| Ok(v1::OpenTunnelResponse { chunk }));
+        let reached = tokio_stream::iter([Chunk::default()]);
+        let stream = reached
+            .chain(ReceiverStream::new(waiting))
+            .map(|Chunk { bytes, zstd }| Ok(v1::OpenTunnelResponse { chunk: bytes, zstd }));
         Ok(Response::new(Box::pin(stream)))
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::StreamExt;
 use pgportage_link::Failure;
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ use super::tables::{self, SnapshotTable};
 use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names;
-use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING};
+use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING, Chunk, Packer};
 use crate::postgres::{Door, Purpose, RelationName, Session, quote_ident, quote_literal, sql_failure};
 
 /// The snapshot that was asked for is gone, or never was.
@@ -28,7 +28,7 @@ pub(crate) type RowStream = mpsc::Receiver<Result<Piece, Failure>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// COPY data.
-    Rows(Bytes),
+    Rows(Chunk),
     /// Every row of the range was given.
     Complete,
 }
@@ -98,7 +98,7 @@ impl Readers {
     }
 
     /// Begins to read a range.
-    pub(super) async fn read(&self, agent: &Agent, range: Range) -> Result<RowStream, Failure> {
+    pub(super) async fn read(&self, agent: &Agent, range: Range, packer: Packer) -> Result<RowStream, Failure> {
         let reader = self.take().await?;
         let rows = reader
             .copy_out(&range.statement())
@@ -113,7 +113,7 @@ impl Readers {
                 () = stop.cancelled() => return,
                 // Nobody listens: the session is dropped and its statement with it.
                 () = pieces.closed() => return,
-                carried = carry(rows, &pieces) => carried,
+                carried = carry(rows, packer, &pieces) => carried,
             };
             match carried {
                 // Before the last word: the next range finds it.
@@ -170,9 +170,11 @@ enum Carried {
     Unheard,
 }
 
-/// Gathers rows into pieces, and cuts rows that are larger than one.
+/// Gathers rows into pieces, and cuts rows that are larger than one. Packs them
+/// here: the task that carries the connection has TLS to do.
 async fn carry(
     rows: CopyOutStream,
+    mut packer: Packer,
     pieces: &mpsc::Sender<Result<Piece, Failure>>,
 ) -> Result<Carried, tokio_postgres::Error> {
     tokio::pin!(rows);
@@ -180,19 +182,19 @@ async fn carry(
     while let Some(row) = rows.next().await {
         let mut row = row?;
         if gathered.len() + row.len() > CHUNK_BYTES && !gathered.is_empty() {
-            if pieces.send(Ok(Piece::Rows(gathered.split().freeze()))).await.is_err() {
+            if pieces.send(Ok(Piece::Rows(packer.pack(gathered.split().freeze())))).await.is_err() {
                 return Ok(Carried::Unheard);
             }
             gathered.reserve(CHUNK_BYTES);
         }
         while row.len() > CHUNK_BYTES {
-            if pieces.send(Ok(Piece::Rows(row.split_to(CHUNK_BYTES)))).await.is_err() {
+            if pieces.send(Ok(Piece::Rows(packer.pack(row.split_to(CHUNK_BYTES))))).await.is_err() {
                 return Ok(Carried::Unheard);
             }
         }
         gathered.extend_from_slice(&row);
     }
-    if !gathered.is_empty() && pieces.send(Ok(Piece::Rows(gathered.freeze()))).await.is_err() {
+    if !gathered.is_empty() && pieces.send(Ok(Piece::Rows(packer.pack(gathered.freeze())))).await.is_err() {
         return Ok(Carried::Unheard);
     }
     Ok(Carried::Everything)

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use pgportage_agent::metrics::Traffic;
 use pgportage_agent::migration::{MigrationId, Participation, Side};
-use pgportage_agent::peer::{Blocks, Peers};
+use pgportage_agent::peer::{Blocks, Packing, Peers};
 use pgportage_agent::postgres::{RelationName, ServerVersion};
 use pgportage_agent::snapshot::SnapshotTable;
 use pgportage_link::identity::Role;
@@ -25,7 +26,8 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
     };
     answers.push(("dump", dump));
     answers.push(("heartbeat", peer.watch_heartbeat().await.err()));
-    answers.push(("tunnel", peer.open_tunnel().await.err()));
+    answers.push(("tunnel", peer.open_tunnel(Packing::Plain, Traffic::default()).await.err()));
+    answers.push(("measure", peers.packing(participation).await.err()));
     answers.push(("snapshot", peer.open_snapshot(Duration::from_secs(10)).await.err()));
     let table = SnapshotTable {
         name: RelationName::new("pg_catalog", "pg_authid"),
@@ -34,7 +36,7 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
         block_count: 1,
         size_bytes: 1,
     };
-    answers.push(("range", peer.copy_range("0/1", &table, Blocks::ALL).await.err()));
+    answers.push(("range", peer.copy_range("0/1", &table, Blocks::ALL, Packing::Zstd).await.err()));
     answers.push(("release", peer.release_snapshot("0/1").await.err()));
     answers
 }
@@ -70,7 +72,7 @@ async fn only_the_other_agent_of_the_migration_is_served() {
     for (_, failure) in call_everything(&world.destination_agent.peers, &unknown).await {
         refusals.push(failure.unwrap());
     }
-    assert_eq!(refusals.len(), 16);
+    assert_eq!(refusals.len(), 18);
     let texts =
         |failure: &Failure| (failure.reason, failure.message.clone(), failure.detail.clone(), failure.hint.clone());
     assert!(refusals.iter().all(|failure| texts(failure) == texts(&refusals[0])), "{refusals:?}");
@@ -85,7 +87,7 @@ async fn a_method_belongs_to_one_side() {
     for failure in [
         peer.replication_access("1").await.unwrap_err(),
         peer.dump_schema(ServerVersion::from_num(180_006)).await.unwrap_err(),
-        peer.open_tunnel().await.unwrap_err(),
+        peer.open_tunnel(Packing::Plain, Traffic::default()).await.unwrap_err(),
         peer.open_snapshot(Duration::from_secs(10)).await.unwrap_err(),
         peer.release_snapshot("0/1").await.unwrap_err(),
     ] {

@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
 use pgportage_agent::migration::Side;
+use pgportage_agent::peer::{Compression, Packing, Peers};
 use pgportage_agent::tunnel::Tunnels;
 use pgportage_link::Clock;
+use pgportage_link::identity::Role;
+use pgportage_proto::Reason;
 use pgportage_tests::cluster::{SUPERUSER, connect};
 use pgportage_tests::wait::{self, Seen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +29,28 @@ async fn through(world: &World, address: SocketAddr) -> anyhow::Result<Client> {
     config.user(SUPERUSER).password(&world.source.superuser_password).dbname(&world.options.database);
     config.connect_timeout(PATIENCE);
     Clock.timeout(PATIENCE, connect(&config)).await.map_err(|_| anyhow::anyhow!("no login in time"))?
+}
+
+/// What `compression = "auto"` goes by is measured once and believed for a while;
+/// who decided himself has nothing measured.
+#[tokio::test]
+async fn the_link_is_measured_once() {
+    let mut world = World::start().await;
+    let (peers, participation) = (&world.destination_agent.peers, world.on(Side::Destination));
+    assert_eq!(peers.known_packing(&participation).await, Packing::Zstd, "never measured");
+    let packing = peers.packing(&participation).await.unwrap();
+    assert_eq!(peers.known_packing(&participation).await, packing);
+    let identity = world.identity(Role::Agent, "beta");
+    let settled = |compression| {
+        Peers::new(identity.clone(), world.destination_agent.policy.clone(), Clock).with_compression(compression)
+    };
+    let (always, never, curious) = (settled(Compression::Zstd), settled(Compression::Off), settled(Compression::Auto));
+    world.cut_link();
+    let peers = &world.destination_agent.peers;
+    assert_eq!(peers.packing(&participation).await.unwrap(), packing, "known from before");
+    assert_eq!(always.packing(&participation).await.unwrap(), Packing::Zstd);
+    assert_eq!(never.packing(&participation).await.unwrap(), Packing::Plain);
+    assert_eq!(curious.packing(&participation).await.unwrap_err().reason, Reason::PeerUnreachable);
 }
 
 #[tokio::test]

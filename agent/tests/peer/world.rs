@@ -49,6 +49,8 @@ pub(crate) struct Options {
     /// Role of the destination agent; its password goes into a file.
     pub destination_user: Option<(String, String)>,
     pub pg_dump: Option<PathBuf>,
+    /// How the link is told to pack: auto, zstd or off.
+    pub compression: &'static str,
 }
 
 impl Default for Options {
@@ -63,6 +65,7 @@ impl Default for Options {
             prepare: (String::new(), String::new()),
             destination_user: None,
             pg_dump: None,
+            compression: "auto",
         }
     }
 }
@@ -308,9 +311,10 @@ impl Place<'_> {
                  [postgres]\nhost = {socket:?}\nport = {port}\nuser = {user:?}\n{password_file}\
                  replication_address = \"127.0.0.1:{port}\"\n\
                  [programs]\npg_dump = {pg_dump:?}\npg_restore = {pg_restore:?}\n\
-                 [link]\nlisten = \"127.0.0.1:{link_port}\"\n\
+                 [link]\nlisten = \"127.0.0.1:{link_port}\"\ncompression = {compression:?}\n\
                  [tunnel]\nfirst_port = {tunnel_port}\nlast_port = {tunnel_last}\n",
                 state = home.join("state"),
+                compression = options.compression,
                 certificate = identity.certificate,
                 key = identity.key,
                 authority = identity.authority,

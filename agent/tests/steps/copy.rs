@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use pgportage_agent::migration::Side;
-use pgportage_agent::peer::Blocks;
+use pgportage_agent::peer::{Blocks, Packing};
 use pgportage_agent::postgres::RelationName;
 use pgportage_agent::snapshot::SnapshotTable;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
@@ -102,7 +102,11 @@ async fn contents(cluster: &Cluster, database: &str) -> Vec<String> {
 
 /// Up to where the copy begins.
 async fn ready() -> World {
-    let world = World::start_with(Options::default()).await;
+    ready_with(Options::default()).await
+}
+
+async fn ready_with(options: Options) -> World {
+    let world = World::start_with(options).await;
     world.source.execute(&world.options.database, SCHEMA).await.unwrap_or_else(|error| panic!("{error:#?}"));
     world.destination.execute("postgres", "CREATE ROLE app").await.unwrap();
     perform(&world, Side::Source, &CreateReplicationRole).await;
@@ -151,15 +155,15 @@ async fn nothing_but_what_is_published_is_read() {
     let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
     let point = &snapshot.consistent_point;
     let plain = snapshot.tables.iter().find(|table| table.name.relation == "plain").unwrap();
-    let mut rows = peer.copy_range(point, plain, Blocks::ALL).await.unwrap();
+    let mut rows = peer.copy_range(point, plain, Blocks::ALL, Packing::Zstd).await.unwrap();
     assert!(rows.next().await.unwrap().is_some());
     let secret = SnapshotTable { name: RelationName::new("pg_catalog", "pg_authid"), ..plain.clone() };
     let other = SnapshotTable { columns: vec!["(SELECT 1)".to_owned()], ..plain.clone() };
     for table in [secret, other] {
-        let refused = peer.copy_range(point, &table, Blocks::ALL).await.unwrap_err();
+        let refused = peer.copy_range(point, &table, Blocks::ALL, Packing::Zstd).await.unwrap_err();
         assert_eq!(refused.reason, Reason::RequestInvalid, "{refused:?}");
     }
-    let lost = peer.copy_range("0/1", plain, Blocks::ALL).await.unwrap_err();
+    let lost = peer.copy_range("0/1", plain, Blocks::ALL, Packing::Zstd).await.unwrap_err();
     assert_eq!(lost.reason, Reason::SnapshotLost, "{lost:?}");
 }
 
@@ -172,7 +176,7 @@ async fn a_stream_that_ends_early_is_not_a_whole_range() {
     let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
     // Larger than what the link takes before anybody reads.
     let large = snapshot.tables.iter().find(|table| table.name.relation == "plain").unwrap();
-    let mut rows = peer.copy_range(&snapshot.consistent_point, large, Blocks::ALL).await.unwrap();
+    let mut rows = peer.copy_range(&snapshot.consistent_point, large, Blocks::ALL, Packing::Plain).await.unwrap();
     assert!(rows.next().await.unwrap().is_some());
     world.source_agent.stop.cancel();
     let ended = loop {
@@ -187,21 +191,32 @@ async fn a_stream_that_ends_early_is_not_a_whole_range() {
 
 #[tokio::test]
 async fn every_shape_of_table_arrives_while_somebody_writes() {
-    let world = ready().await;
-    write(&world, 1_000_000).await;
-    let copying = async { perform(&world, Side::Destination, &COPY).await };
+    for compression in ["zstd", "off"] {
+        let world = ready_with(Options { compression, ..Options::default() }).await;
+        every_shape_arrives(&world).await;
+        for traffic in [world.source_agent.traffic.rows(), world.source_agent.traffic.tunnel()] {
+            let (plain, sent) = (traffic.plain_bytes(), traffic.sent_bytes());
+            assert!(plain > 0);
+            assert_eq!(sent < plain, compression == "zstd", "{compression}: {sent} of {plain} bytes were sent");
+        }
+    }
+}
+
+async fn every_shape_arrives(world: &World) {
+    write(world, 1_000_000).await;
+    let copying = async { perform(world, Side::Destination, &COPY).await };
     let writing = async {
         for number in 1..40 {
-            write(&world, 1_000_000 + number).await;
+            write(world, 1_000_000 + number).await;
         }
     };
     let (copied, ()) = tokio::join!(copying, writing);
     assert!(copied.row_count > 900_000 && copied.repeated_bytes == 0, "{copied:?}");
     let in_parts = "SELECT count(*) > 2 FROM pgportage.copied WHERE relation = 'plain'";
     world.destination.wait_until(&world.options.database, in_parts, Duration::from_secs(1)).await.unwrap();
-    assert_eq!(perform(&world, Side::Destination, &COPY).await, copied, "copied once");
-    write(&world, 2_000_000).await;
-    follow_and_compare(&world).await;
+    assert_eq!(perform(world, Side::Destination, &COPY).await, copied, "copied once");
+    write(world, 2_000_000).await;
+    follow_and_compare(world).await;
     let late = perform_with(&world.context(Side::Source), &SLOT).await.unwrap();
     assert_eq!(late.slot_name, pgportage_agent::names::replication_name(&crate::world::migration()));
 }

@@ -43,6 +43,7 @@ pub const RULES: &[Rule] = &[
     only(Role::Agent, "/pgportage.v1.PeerService/GreetPeer"),
     only(Role::Agent, "/pgportage.v1.PeerService/GetReplicationAccess"),
     only(Role::Agent, "/pgportage.v1.PeerService/DumpSchema"),
+    only(Role::Agent, "/pgportage.v1.PeerService/MeasureLink"),
     only(Role::Agent, "/pgportage.v1.PeerService/OpenSnapshot"),
     only(Role::Agent, "/pgportage.v1.PeerService/CopyRange"),
     only(Role::Agent, "/pgportage.v1.PeerService/ReleaseSnapshot"),

@@ -11,6 +11,7 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use crate::names;
+use crate::peer::Packing;
 use crate::postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
 use crate::step::patience::{Patience, stalled};
 use crate::step::{Context, Progress, ProgressPart, ProgressUnit, Step, Survey};
@@ -202,8 +203,8 @@ fn failed(what: &str) -> Failure {
 
 /// Whether the source's agent reaches its server at this moment.
 async fn source_answers(cx: &Context) -> bool {
-    match cx.agent.peers.connect(&cx.participation).await {
-        Ok(peer) => peer.open_tunnel().await.is_ok(),
+    match cx.agent.peers.connect(&cx.participation, 1).await {
+        Ok(peer) => peer.open_tunnel(Packing::Plain, cx.agent.traffic.tunnel()).await.is_ok(),
         Err(_) => false,
     }
 }

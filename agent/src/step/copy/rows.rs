@@ -9,7 +9,7 @@ use tokio_postgres::CopyInSink;
 use super::board::{Board, Next};
 use super::ledger::{self, Claim};
 use super::plan::{Done, Piece};
-use crate::peer::{Blocks, PeerClient, RangeStream, SourceSnapshot};
+use crate::peer::{Blocks, Packing, PeerClient, RangeStream, SourceSnapshot};
 use crate::postgres::{Purpose, Session, quote_ident, sql_failure};
 use crate::snapshot::SnapshotTable;
 use crate::step::Context;
@@ -29,7 +29,12 @@ SET synchronous_commit = off; SET lock_timeout = '30s'; SET idle_in_transaction_
 /// [`Reason::SnapshotLost`] when another snapshot is needed,
 /// [`Reason::ServerUnreachable`] when a server was away: what it has kept has to
 /// be looked up. Otherwise what does not pass by waiting.
-pub(super) async fn work(cx: &Context, board: &Board, snapshot: &SourceSnapshot) -> Result<(), Failure> {
+pub(super) async fn work(
+    cx: &Context,
+    board: &Board,
+    snapshot: &SourceSnapshot,
+    packing: Packing,
+) -> Result<(), Failure> {
     let mut patience = Patience::new(cx);
     let mut tools: Option<(Session, PeerClient)> = None;
     loop {
@@ -47,7 +52,7 @@ pub(super) async fn work(cx: &Context, board: &Board, snapshot: &SourceSnapshot)
                 continue;
             }
         };
-        let part = Part { cx, board, snapshot, piece: &piece };
+        let part = Part { cx, board, snapshot, packing, piece: &piece };
         let asked_at = cx.clock.now();
         let outcome = match &mut tools {
             Some((session, peer)) => part.copy(session, peer).await,
@@ -91,7 +96,7 @@ pub(super) fn of_the_link(failure: &Failure) -> bool {
 async fn open(cx: &Context) -> Result<(Session, PeerClient), Failure> {
     let session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
     session.batch_execute(SETTINGS).await.map_err(|error| sql_failure(error, "prepare to copy"))?;
-    let peer = cx.agent.peers.connect(&cx.participation).await?;
+    let peer = cx.agent.peers.connect(&cx.participation, super::jobs(cx)).await?;
     Ok((session, peer))
 }
 
@@ -100,6 +105,7 @@ struct Part<'a> {
     cx: &'a Context,
     board: &'a Board,
     snapshot: &'a SourceSnapshot,
+    packing: Packing,
     piece: &'a Piece,
 }
 
@@ -109,7 +115,7 @@ impl Part<'_> {
         let (cx, point) = (self.cx, &self.snapshot.consistent_point);
         let table = &self.snapshot.tables[self.piece.table];
         let failure = |error| sql_failure(error, &format!("write table {}", table.name));
-        let mut stream = peer.copy_range(point, table, self.piece.blocks).await?;
+        let mut stream = peer.copy_range(point, table, self.piece.blocks, self.packing).await?;
         let done = Done { table: table.name.clone(), first_block: self.piece.blocks.first };
         let transaction = session.transaction().await.map_err(failure)?;
         if ledger::claim(&transaction, point, &done).await? == Claim::There {

@@ -113,6 +113,10 @@ impl Step for CreateSubscription {
             .await
             .map_err(|error| sql_failure(error, "read the system identifier"))?
             .get(0);
+        if self.path == ConnectionPath::Tunnel {
+            report(cx, "the link, to measure it");
+            cx.agent.peers.packing(&cx.participation).await?;
+        }
         let (host, port) = self.address(cx).await?;
         report(cx, "the source agent, for a login");
         cx.agent.journal.set_note(&cx.participation.migration, PASSWORD_ASKED, "yes")?;
