@@ -47,6 +47,8 @@ pub struct Program {
     pub environment: Vec<(OsString, OsString)>,
     /// Who it runs as.
     pub run_as: RunAs,
+    /// The network namespace it runs in; that of the test if none.
+    pub namespace: Option<String>,
     /// Where its standard output goes.
     pub stdout: Output,
     /// Where its standard error goes.
@@ -83,6 +85,7 @@ impl Program {
             arguments: Vec::new(),
             environment: Vec::new(),
             run_as: RunAs::Myself,
+            namespace: None,
             stdout: Output::Discard,
             stderr: Output::Discard,
         }
@@ -117,7 +120,14 @@ impl Program {
     /// seen as an exit status of 127.
     pub fn spawn(self) -> Result<Child> {
         let name = self.path.display().to_string();
-        let mut command = Command::new("setpriv");
+        let mut command = match &self.namespace {
+            Some(name) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{name}")).args(["--", "setpriv"]);
+                command
+            }
+            None => Command::new("setpriv"),
+        };
         command.args(["--pdeathsig", "KILL"]);
         if self.run_as == RunAs::Unprivileged && running_as_root() {
             command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()]);

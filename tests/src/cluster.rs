@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::child::{Child, NOBODY, Output, Program, RunAs, running_as_root};
+use crate::place::Place;
 use crate::postgres_versions::{Installation, PostgresVersion, provision};
 use crate::wait::{self, Seen};
 
@@ -59,6 +60,7 @@ host  replication all      127.0.0.1/32 scram-sha-256
 pub struct ClusterOptions {
     settings: Vec<(String, String)>,
     access: Option<String>,
+    place: Place,
 }
 
 impl ClusterOptions {
@@ -72,6 +74,15 @@ impl ClusterOptions {
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs it elsewhere, reachable from [`Network`](crate::place::Network)s too.
+    #[must_use]
+    pub fn place(mut self, place: &Place) -> Self {
+        self.settings.push(("listen_addresses".to_owned(), format!("127.0.0.1,{}", place.address)));
+        self.access = Some(format!("{ACCESS}host all all 10.213.0.0/16 scram-sha-256\n"));
+        self.place = place.clone();
         self
     }
 
@@ -93,6 +104,7 @@ pub struct Cluster {
     pub port: u16,
     /// Password of [`SUPERUSER`] over TCP.
     pub superuser_password: String,
+    place: Place,
     home: Home,
     server: Option<Child>,
 }
@@ -136,7 +148,8 @@ impl Cluster {
 
     async fn start_in(version: PostgresVersion, options: &ClusterOptions, home: Home) -> Result<Self> {
         let installation = tokio::task::spawn_blocking(move || provision(version)).await??;
-        let mut cluster = Self { installation, port: 0, superuser_password: random_password(), home, server: None };
+        let (superuser_password, place) = (random_password(), options.place.clone());
+        let mut cluster = Self { installation, port: 0, superuser_password, place, home, server: None };
         cluster.initialise(options).await?;
         for _try in 0..5 {
             cluster.port = free_port()?;
@@ -207,6 +220,7 @@ impl Cluster {
             .argument("-k")
             .argument(self.socket_directory());
         postgres.run_as = RunAs::Unprivileged;
+        postgres.namespace.clone_from(&self.place.namespace);
         postgres.stdout = Output::File(log.try_clone()?);
         postgres.stderr = Output::File(log);
         let mut server = postgres.spawn()?;
@@ -367,6 +381,13 @@ impl Cluster {
     #[must_use]
     pub fn data_directory(&self) -> PathBuf {
         self.home.path().join("data")
+    }
+
+    /// How libpq's programs reach a database of it over TCP, as superuser, from
+    /// either side of a network. The password comes by `PGPASSWORD`.
+    #[must_use]
+    pub fn libpq(&self, database: &str) -> String {
+        format!("host={} port={} user={SUPERUSER} dbname={database}", self.place.address, self.port)
     }
 
     /// The directory of the Unix socket.

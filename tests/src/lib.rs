@@ -4,6 +4,7 @@
 //! Depends on the contract and the link only, never on the agent, the
 //! coordinator or the CLI as libraries: those are started as processes.
 
+pub mod bench;
 pub mod checker;
 pub mod child;
 pub mod cli;
@@ -14,6 +15,7 @@ pub mod final_state;
 pub mod journey;
 pub mod ledger;
 pub mod otlp;
+pub mod place;
 pub mod postgres_versions;
 pub mod service;
 pub mod site;

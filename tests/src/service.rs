@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use crate::child::{Child, Output, Program};
+use crate::place::Place;
 
 /// How long a program may take to end when asked to.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,6 +24,7 @@ pub struct Service {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     log_path: PathBuf,
+    namespace: Option<String>,
     child: Option<Child>,
 }
 
@@ -30,13 +32,21 @@ impl Service {
     /// A program that logs to `log_path` once it is started.
     #[must_use]
     pub fn new(name: &str, path: PathBuf, log_path: PathBuf) -> Self {
-        Self { name: name.to_owned(), path, arguments: Vec::new(), environment: Vec::new(), log_path, child: None }
+        let name = name.to_owned();
+        Self { name, path, arguments: Vec::new(), environment: Vec::new(), log_path, namespace: None, child: None }
     }
 
     /// Adds arguments.
     #[must_use]
     pub fn arguments<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Starts it elsewhere.
+    #[must_use]
+    pub fn place(mut self, place: &Place) -> Self {
+        self.namespace.clone_from(&place.namespace);
         self
     }
 
@@ -68,6 +78,7 @@ impl Service {
         ensure!(!self.running()?, "{} runs already", self.name);
         let log = self.open_log()?;
         let mut program = Program::new(&self.path).arguments(self.arguments.iter().cloned());
+        program.namespace.clone_from(&self.namespace);
         for (name, value) in &self.environment {
             program = program.variable(name, value);
         }

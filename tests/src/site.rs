@@ -17,6 +17,7 @@ use crate::child::{Output, Program};
 use crate::cli::Cli;
 use crate::cluster::{Cluster, ClusterOptions, SUPERUSER, free_port};
 use crate::ledger::End;
+use crate::place::{Network, Place};
 use crate::postgres_versions::{PostgresVersion, tools_for};
 use crate::service::Service;
 use crate::wait::{self, Seen};
@@ -49,6 +50,10 @@ pub struct SiteOptions {
     pub limits: Vec<(String, String)>,
     /// A directory to make the site in, which stays; a temporary one otherwise.
     pub directory: Option<PathBuf>,
+    /// Where the source and its agent run.
+    pub source_place: Place,
+    /// Where everything else runs.
+    pub destination_place: Place,
 }
 
 impl SiteOptions {
@@ -65,7 +70,19 @@ impl SiteOptions {
             // granted later than on a server of one's own.
             limits: vec![("barrier_timeout".to_owned(), "\"3s\"".to_owned())],
             directory: None,
+            source_place: Place::default(),
+            destination_place: Place::default(),
         }
+    }
+
+    /// Puts a network between the source with its agent and everything else.
+    #[must_use]
+    pub fn network(mut self, network: &Network) -> Self {
+        self.source = self.source.place(&network.far);
+        self.destination = self.destination.place(&network.near);
+        self.source_place = network.far.clone();
+        self.destination_place = network.near.clone();
+        self
     }
 
     /// Adds a line under `[limits]` of both policies.
@@ -170,17 +187,21 @@ impl Site {
         let certificates = directory.join("certificates");
         make_certificates(&certificates).await?;
         let (port, metrics_port) = (free_port()?, free_port()?);
+        let (far, near) = (&options.source_place, &options.destination_place);
         let [coordinator_state, cli_config, coordinator_config] =
             ["coordinator-state", "pgportage.toml", "coordinator.toml"].map(|name| directory.join(name));
         fs::create_dir_all(&coordinator_state)?;
-        fs::write(&coordinator_config, config::coordinator(&certificates, &coordinator_state, port, metrics_port))?;
-        fs::write(&cli_config, config::operator(&certificates, port))?;
+        fs::write(
+            &coordinator_config,
+            config::coordinator(&certificates, &coordinator_state, near, port, metrics_port),
+        )?;
+        fs::write(&cli_config, config::operator(&certificates, near, port))?;
 
         let tools = tools_for(options.source_version.max(options.destination_version))?;
-        let agent = |name: &'static str, side: &'static str, cluster: &Cluster| -> Result<AgentConfig> {
+        let agent = |name: &'static str, side: &'static str, cluster: &Cluster, place: &Place| -> Result<AgentConfig> {
             Ok(AgentConfig {
                 name: name.to_owned(),
-                coordinator: format!("127.0.0.1:{port}"),
+                coordinator: near.at(port),
                 certificates: certificates.clone(),
                 state_directory: directory.join(format!("{name}-state")),
                 policy_path: directory.join(format!("{name}-policy.toml")),
@@ -189,6 +210,7 @@ impl Site {
                 postgres_user: SUPERUSER.to_owned(),
                 password_file: None,
                 tools: tools.bin_dir.clone(),
+                place: place.clone(),
                 link_port: free_port()?,
                 tunnel_port: free_port()?,
                 metrics_port: free_port()?,
@@ -202,9 +224,9 @@ impl Site {
                 },
             })
         };
-        let mut source_config = agent("berlin", "source", &source)?;
-        let mut destination_config = agent("oslo", "destination", &destination)?;
-        let address = |config: &AgentConfig| (config.name.clone(), format!("127.0.0.1:{}", config.link_port));
+        let mut source_config = agent("berlin", "source", &source, far)?;
+        let mut destination_config = agent("oslo", "destination", &destination, near)?;
+        let address = |config: &AgentConfig| (config.name.clone(), config.place.at(config.link_port));
         source_config.policy.peers.push(address(&destination_config));
         destination_config.policy.peers.push(address(&source_config));
 
@@ -220,8 +242,8 @@ impl Site {
                 environment: Vec::new(),
             },
             coordinator: service("coordinator", "pgportage-coordinator", &coordinator_config)?,
-            source_agent: service("berlin", "pgportage-agent", &directory.join("berlin.toml"))?,
-            destination_agent: service("oslo", "pgportage-agent", &directory.join("oslo.toml"))?,
+            source_agent: service("berlin", "pgportage-agent", &directory.join("berlin.toml"))?.place(far),
+            destination_agent: service("oslo", "pgportage-agent", &directory.join("oslo.toml"))?.place(near),
             source,
             destination,
             database: options.database,

@@ -66,7 +66,7 @@ async fn migrate(mut site: Site) {
 async fn a_role_that_may_make_roles() {
     let role = format!("CREATE ROLE porter LOGIN REPLICATION CREATEROLE PASSWORD '{PASSWORD}';");
     let site = prepare(V16, &role).await;
-    migrate(site).await;
+    Box::pin(migrate(site)).await;
 }
 
 /// On any version with a replication role and a canary role made beforehand. The
@@ -83,5 +83,5 @@ async fn roles_made_beforehand() {
     let [mover, canary] = files;
     site.source_config.policy.roles =
         vec![("replication", "mover".to_owned(), mover), ("canary", "mover_canary".to_owned(), canary)];
-    migrate(site).await;
+    Box::pin(migrate(site)).await;
 }

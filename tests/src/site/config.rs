@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::place::Place;
+
 /// Everything an agent's two files say.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -27,6 +29,8 @@ pub struct AgentConfig {
     pub password_file: Option<PathBuf>,
     /// Where `pg_dump` and `pg_restore` are.
     pub tools: PathBuf,
+    /// Where it runs.
+    pub place: Place,
     /// Where the other agent calls.
     pub link_port: u16,
     /// Where the server's subscription enters the link.
@@ -93,9 +97,9 @@ impl AgentConfig {
 {identity}
 [postgres]\nhost = {host}\nport = {port}\nuser = {user}\n{password}replication_address = \"127.0.0.1:{port}\"\n
 [programs]\npg_dump = {dump}\npg_restore = {restore}\n
-[link]\nlisten = \"127.0.0.1:{link}\"\n
+[link]\nlisten = \"{link}\"\n
 [tunnel]\naddress = \"127.0.0.1\"\nfirst_port = {tunnel}\nlast_port = {tunnel_end}\n
-[telemetry]\nmetrics_listen = \"127.0.0.1:{metrics}\"\n",
+[telemetry]\nmetrics_listen = \"{metrics}\"\n",
             name = text(&self.name),
             state = path(&self.state_directory),
             policy = path(&self.policy_path),
@@ -106,10 +110,10 @@ impl AgentConfig {
             user = text(&self.postgres_user),
             dump = path(&self.tools.join("pg_dump")),
             restore = path(&self.tools.join("pg_restore")),
-            link = self.link_port,
+            link = self.place.at(self.link_port),
             tunnel = self.tunnel_port,
             tunnel_end = self.tunnel_port + 3,
-            metrics = self.metrics_port,
+            metrics = self.place.at(self.metrics_port),
         )
     }
 }
@@ -145,18 +149,20 @@ impl PolicyConfig {
 }
 
 /// `coordinator.toml`.
-pub fn coordinator(certificates: &Path, state_directory: &Path, port: u16, metrics_port: u16) -> String {
+pub fn coordinator(certificates: &Path, state_directory: &Path, place: &Place, port: u16, metrics_port: u16) -> String {
+    let listen = place.at(port);
     format!(
-        "listen = \"127.0.0.1:{port}\"\nstate_dir = {}\n\n{}\n[telemetry]\nmetrics_listen = \"127.0.0.1:{metrics_port}\"\n",
+        "listen = \"{listen}\"\nstate_dir = {}\n\n{}\n[telemetry]\nmetrics_listen = \"127.0.0.1:{metrics_port}\"\n",
         path(state_directory),
         identity(certificates, "coordinator", "control"),
     )
 }
 
 /// `pgportage.toml`, the operator's.
-pub fn operator(certificates: &Path, port: u16) -> String {
+pub fn operator(certificates: &Path, place: &Place, port: u16) -> String {
+    let address = place.at(port);
     format!(
-        "[coordinator]\naddress = \"127.0.0.1:{port}\"\nname = \"control\"\n\n{}",
+        "[coordinator]\naddress = \"{address}\"\nname = \"control\"\n\n{}",
         identity(certificates, "operator", "olga")
     )
 }
