@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use pgportage_tests::bench::contestant::{Contestant, Ring};
+use pgportage_tests::bench::contestant::{Contestant, Ring, StepTime};
 use pgportage_tests::bench::dataset::Dataset;
 use pgportage_tests::bench::scrape;
 use pgportage_tests::bench::usage::{Usage, mebibytes};
@@ -79,7 +79,7 @@ async fn main() -> Result<()> {
     dataset.make(&site.source, &site.database).await?;
     let ring = Ring::new(&site)?;
 
-    let (mut times, mut cost) = (Times::new(), Cost::default());
+    let (mut times, mut cost, mut steps) = (Times::new(), Cost::default(), Vec::new());
     for run in 0..arguments.runs {
         // Nobody always comes after the same one.
         ways.rotate_left(usize::from(run > 0));
@@ -88,6 +88,7 @@ async fn main() -> Result<()> {
             let taken = ring.measure(way).await.with_context(|| way.name())?;
             if way == Contestant::Pgportage {
                 cost.add(&site, before)?;
+                steps = ring.steps().await?;
             }
             ring.clean_up(way).await.with_context(|| format!("after {}", way.name()))?;
             writeln!(io::stdout(), "{}: {:.1} s", way.name(), taken.as_secs_f64())?;
@@ -95,11 +96,11 @@ async fn main() -> Result<()> {
         }
     }
     for (form, bytes) in [("plain", &mut cost.plain_bytes), ("sent", &mut cost.sent_bytes)] {
-        let name = format!("link_bytes_total{{carries=\"rows\",form=\"{form}\"}}");
+        let name = format!("pgportage_link_bytes_total{{carries=\"rows\",form=\"{form}\"}}");
         let address = site.source_config.place.at(site.source_config.metrics_port);
         *bytes = scrape::series(&address, &name).await.unwrap_or_default();
     }
-    let report = report(&times, cost)?;
+    let report = report(&times, cost, &steps)?;
     writeln!(io::stdout(), "{report}")?;
     if let Some(document) = &arguments.record {
         figures::record(document, &figure_name(&arguments), &format!("\n{report}"))?;
@@ -152,8 +153,8 @@ fn median(times: &[Duration]) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// Two tables of Markdown.
-fn report(times: &Times, cost: Cost) -> Result<String> {
+/// Tables of Markdown.
+fn report(times: &Times, cost: Cost, steps: &[StepTime]) -> Result<String> {
     let Some(ours) = times.get(&Contestant::Pgportage).map(|ours| median(ours).as_secs_f64()) else {
         bail!("there is nothing to compare with");
     };
@@ -173,5 +174,8 @@ fn report(times: &Times, cost: Cost) -> Result<String> {
     let (gigabytes, ratio) =
         (gigabytes / times[&Contestant::Pgportage].len() as f64, cost.plain_bytes / cost.sent_bytes);
     writeln!(report, "\n{gigabytes:.2} GB of COPY data each time, sent as 1/{ratio:.2} of that.\n")?;
+    let steps: Vec<String> =
+        steps.iter().map(|step| format!("{} {:.1} s", step.name, step.taken.as_secs_f64())).collect();
+    writeln!(report, "Steps of the last migration: {}.\n", steps.join(", "))?;
     Ok(report)
 }
