@@ -4,6 +4,7 @@
 //! Depends on the contract and the link only, never on the agent, the
 //! coordinator or the CLI as libraries: those are started as processes.
 
+pub mod ballast;
 pub mod checker;
 pub mod child;
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod journey;
 pub mod ledger;
 pub mod otlp;
 pub mod postgres_versions;
+pub mod proxy;
 pub mod service;
 pub mod site;
 pub mod traces;
