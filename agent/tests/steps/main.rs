@@ -19,3 +19,5 @@ mod journey;
 mod obstacles;
 mod privilege;
 mod slot_wait;
+mod way;
+mod zoo;
