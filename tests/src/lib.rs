@@ -24,6 +24,6 @@ pub mod wait;
 pub mod workload;
 
 pub use cluster::{Cluster, ClusterOptions};
-pub use ledger::End;
+pub use ledger::{End, Ledger};
 pub use postgres_versions::{Installation, PostgresVersion, Tools, provision, tools_for};
 pub use site::{Site, SiteOptions};
