@@ -17,6 +17,7 @@ mod cleanup;
 mod copy;
 mod journey;
 mod obstacles;
+mod odd;
 mod privilege;
 mod slot_wait;
 mod way;
