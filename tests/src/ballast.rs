@@ -29,8 +29,8 @@ ANALYZE ballast;
 const CHANGE: &str = "UPDATE ballast SET changes = changes + 1 WHERE id = $1";
 
 const DIGEST: &str = "
-SELECT count(*), sum(changes)::bigint, sum(('x' || left(md5(id || ' ' || changes || encode(body, 'escape')), 15))::bit(60)::bigint)::text
-FROM ballast";
+SELECT count(*), sum(changes)::bigint, sum(('x' || left(md5(row_text), 15))::bit(60)::bigint)::text
+FROM (SELECT changes, id || ' ' || changes || ' ' || md5(body) AS row_text FROM ballast) hashed";
 
 /// How long a change may wait for a source that comes back.
 const PATIENCE: Duration = Duration::from_secs(120);

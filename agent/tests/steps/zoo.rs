@@ -52,7 +52,8 @@ SELECT repeat('p', least(size, 8000)), long, long, long, long$VALUES
 FROM unnest(ARRAY[0, 1, 126, 127, 2000, 2040, 8000, 100000, 3000000]) size, repeat('é\\', size) long
 UNION ALL
 SELECT NULL, long, long, long, long$VALUES
-FROM (SELECT string_agg(encode(sha512(int8send(n)), 'base64'), '') FROM generate_series(1::bigint, 10000) n) random (long)
+FROM (SELECT string_agg(encode(sha512(int8send(n)), 'base64'), '')
+      FROM generate_series(1::bigint, 10000) n) random (long)
 UNION ALL SELECT NULL, NULL, NULL, NULL, NULL$NULLS;";
 
 /// Values kept out of line, and packed, in every way that both servers have.
