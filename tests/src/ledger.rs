@@ -137,6 +137,11 @@ impl Ledger {
         self.answers(end).count()
     }
 
+    /// When one end acknowledged what it did, in no order.
+    pub fn completions(&self, end: End) -> impl Iterator<Item = Duration> {
+        self.answers(end).map(|entry| entry.complete)
+    }
+
     /// How many writes have an unknown outcome.
     #[must_use]
     pub fn unknown(&self) -> usize {

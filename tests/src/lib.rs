@@ -4,6 +4,7 @@
 //! Depends on the contract and the link only, never on the agent, the
 //! coordinator or the CLI as libraries: those are started as processes.
 
+pub mod ballast;
 pub mod bench;
 pub mod checker;
 pub mod child;
@@ -17,6 +18,7 @@ pub mod ledger;
 pub mod otlp;
 pub mod place;
 pub mod postgres_versions;
+pub mod proxy;
 pub mod service;
 pub mod site;
 pub mod traces;
@@ -24,6 +26,6 @@ pub mod wait;
 pub mod workload;
 
 pub use cluster::{Cluster, ClusterOptions};
-pub use ledger::End;
+pub use ledger::{End, Ledger};
 pub use postgres_versions::{Installation, PostgresVersion, Tools, provision, tools_for};
 pub use site::{Site, SiteOptions};

@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{Client, Config, Statement};
 use tokio_util::sync::CancellationToken;
 
 use self::operation::Operation;
@@ -44,13 +44,16 @@ pub struct WorkloadOptions {
     pub writers: u32,
     /// Mean pause of a writer between two writes.
     pub pause: Duration,
+    /// How many more insert one event after the other, each in a transaction of a
+    /// single statement, with the same pause.
+    pub rapid_writers: u32,
     /// Seed of what is written; the order among writers is not reproducible.
     pub seed: u64,
 }
 
 impl Default for WorkloadOptions {
     fn default() -> Self {
-        Self { writers: 12, pause: Duration::from_millis(30), seed: 1 }
+        Self { writers: 12, pause: Duration::from_millis(30), rapid_writers: 0, seed: 1 }
     }
 }
 
@@ -111,6 +114,8 @@ impl Counts {
 pub struct Workload {
     /// What they have achieved so far.
     pub counts: Arc<Counts>,
+    /// What the times in the ledger are counted from.
+    pub start: Instant,
     stop: CancellationToken,
     writers: JoinSet<Ledger>,
 }
@@ -123,9 +128,11 @@ impl Workload {
         let stop = CancellationToken::new();
         let mut writers = JoinSet::new();
         let start = Clock.now();
-        for number in 0..options.writers {
+        for number in 0..options.writers + options.rapid_writers {
             let writer = Writer {
                 number,
+                habit: if number < options.writers { Habit::Everything } else { Habit::Events },
+                event: None,
                 ends: ends.clone(),
                 end: End::Source,
                 client: None,
@@ -138,7 +145,7 @@ impl Workload {
             };
             writers.spawn(writer.run(stop.clone()));
         }
-        Self { counts, stop, writers }
+        Self { counts, start, stop, writers }
     }
 
     /// Lets every writer end its current write and returns what all were told.
@@ -189,8 +196,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Anomalies that one writer keeps: the first ones tell the story.
 const MOST_ANOMALIES: usize = 5;
 
+/// What a writer writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Habit {
+    /// Every kind, in explicit transactions.
+    Everything,
+    /// Events only, as fast as it may.
+    Events,
+}
+
 struct Writer {
     number: u32,
+    habit: Habit,
+    /// For [`Habit::Events`]: prepared by the current client.
+    event: Option<Statement>,
     ends: Ends,
     end: End,
     client: Option<Client>,
@@ -229,7 +248,7 @@ impl Writer {
 
     async fn log_in(&mut self) {
         match Clock.timeout(PATIENCE, connect(self.ends.config(self.end))).await {
-            Ok(Ok(client)) => self.client = Some(client),
+            Ok(Ok(client)) => self.begin(client).await,
             Ok(Err(error)) => {
                 let code = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
                 self.count_refusal(code.map(SqlState::code));
@@ -237,6 +256,17 @@ impl Writer {
             }
             Err(_) => self.go_elsewhere().await,
         }
+    }
+
+    async fn begin(&mut self, client: Client) {
+        if self.habit == Habit::Events {
+            match Clock.timeout(PATIENCE, client.prepare(operation::INSERT_EVENT)).await {
+                Ok(Ok(statement)) => self.event = Some(statement),
+                Ok(Err(error)) => return self.refused(client, &error).await,
+                Err(_) => return self.go_elsewhere().await,
+            }
+        }
+        self.client = Some(client);
     }
 
     async fn go_elsewhere(&mut self) {
@@ -247,9 +277,15 @@ impl Writer {
     async fn write(&mut self, mut client: Client) {
         let token = self.next_token;
         self.next_token += 1;
-        let operation = Operation::choose(&mut self.random, self.number, token, self.end);
+        let operation = match self.habit {
+            Habit::Everything => Operation::choose(&mut self.random, self.number, token, self.end),
+            Habit::Events => Operation::event(self.number, token, self.end),
+        };
         let invoke = self.start.elapsed();
-        let tried = Clock.timeout(PATIENCE, attempt(&mut client, &operation)).await;
+        let tried = match &self.event {
+            Some(insert) => Clock.timeout(PATIENCE, attempt_alone(&client, insert, &operation)).await,
+            None => Clock.timeout(PATIENCE, attempt(&mut client, &operation)).await,
+        };
         let complete = self.start.elapsed();
         // A write that hangs for so long counts as one nobody knows about.
         let tried = tried.unwrap_or_else(|_| Tried::Unknown(operation.effects(None), None));
@@ -320,6 +356,16 @@ async fn attempt(client: &mut Client, operation: &Operation) -> Tried {
     match transaction.commit().await {
         Ok(()) => Tried::Committed(effects),
         Err(error) if in_doubt(&error) => Tried::Unknown(effects, Some(error)),
+        Err(error) => Tried::Refused(error),
+    }
+}
+
+/// One event in a transaction of its own, which the server commits before it
+/// answers.
+async fn attempt_alone(client: &Client, insert: &Statement, operation: &Operation) -> Tried {
+    match operation.run_event(client, insert).await {
+        Ok(id) => Tried::Committed(operation.effects(Some(id))),
+        Err(error) if in_doubt(&error) => Tried::Unknown(operation.effects(None), Some(error)),
         Err(error) => Tried::Refused(error),
     }
 }

@@ -23,7 +23,8 @@ pub struct SnapshotTable {
 
 /// A type with an OID from 16384 up was made in this cluster, and its binary form
 /// may hold OIDs of this cluster; so do the `reg*` types and, inside, whatever
-/// is made of them. Types without a binary form go as text too.
+/// is made of them. Types without a binary form go as text too, and `tsquery` and
+/// the vectors of catalogs: no server takes the binary form of an empty one.
 const TABLES: &str = "\
 SELECT n.nspname::text, c.relname::text,
        coalesce(a.names, '{}'), coalesce(a.portable, true),
@@ -36,7 +37,7 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
     SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names,
            bool_and(t.oid < 16384 AND t.typsend <> 0 AND t.typreceive <> 0
-                    AND t.oid::regtype::text !~ '^reg' AND t.oid::regtype::text !~ '^_?aclitem') AS portable
+                    AND t.oid::regtype::text !~ '^(reg|aclitem|int2vector|oidvector|tsquery)') AS portable
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') a ON true
 WHERE p.pubname = $1 AND c.relkind = 'r'

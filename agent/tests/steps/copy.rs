@@ -85,7 +85,7 @@ INSERT INTO public.wide VALUES (1, repeat('w', 3000000)), (2, NULL);
 CREATE TABLE public.empty (id int PRIMARY KEY);";
 
 /// Rows and a hash over them, for every table.
-async fn contents(cluster: &Cluster, database: &str) -> Vec<String> {
+pub(crate) async fn contents(cluster: &Cluster, database: &str) -> Vec<String> {
     let client = cluster.connect(database).await.unwrap();
     let tables = "SELECT oid::regclass::text FROM pg_class
         WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY relname COLLATE \"C\"";

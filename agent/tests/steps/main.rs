@@ -17,5 +17,8 @@ mod cleanup;
 mod copy;
 mod journey;
 mod obstacles;
+mod odd;
 mod privilege;
 mod slot_wait;
+mod way;
+mod zoo;

@@ -2,9 +2,13 @@
 
 use rand::Rng;
 use rand::seq::SliceRandom;
-use tokio_postgres::{Error, Transaction};
+use tokio_postgres::{Client, Error, Statement, Transaction};
 
 use crate::ledger::{Effect, End};
+
+/// Returns the id that the server handed out.
+pub(super) const INSERT_EVENT: &str =
+    "INSERT INTO events (token, written_on, note) VALUES ($1, $2, md5($1::bigint::text)) RETURNING id";
 
 /// One write with all its inputs, so that its effects are known without the
 /// database.
@@ -79,14 +83,22 @@ impl Operation {
         Self { token, writer: i32::try_from(writer).unwrap_or(i32::MAX), end, kind }
     }
 
+    /// A row whose id the server chooses.
+    pub(super) fn event(writer: u32, token: i64, end: End) -> Self {
+        Self { token, writer: i32::try_from(writer).unwrap_or(i32::MAX), end, kind: Kind::Event }
+    }
+
+    /// Runs an event in a transaction of its own. Returns its id.
+    pub(super) async fn run_event(&self, client: &Client, insert: &Statement) -> Result<i64, Error> {
+        client.query_one(insert, &[&self.token, &self.end.as_str()]).await?.try_get(0)
+    }
+
     /// Runs the statements. Returns the id that the server handed out, if any.
     pub(super) async fn run(&self, transaction: &Transaction<'_>) -> Result<Option<i64>, Error> {
         let (token, writer, end) = (&self.token, &self.writer, &self.end.as_str());
         match &self.kind {
             Kind::Event => {
-                const INSERT: &str =
-                    "INSERT INTO events (token, written_on, note) VALUES ($1, $2, md5($1::bigint::text)) RETURNING id";
-                return Ok(Some(transaction.query_one(INSERT, &[token, end]).await?.try_get(0)?));
+                return Ok(Some(transaction.query_one(INSERT_EVENT, &[token, end]).await?.try_get(0)?));
             }
             Kind::Append { list } => {
                 const APPEND: &str = "UPDATE lists SET entries = entries || $1::bigint WHERE id = $2";
