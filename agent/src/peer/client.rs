@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use pgportage_link::dial;
+use pgportage_link::dial::{self, Way};
 use pgportage_link::http2::{FACT_MESSAGE_BYTES, Http2Settings};
 use pgportage_link::identity::Role;
+use pgportage_link::relay::Relay;
 use pgportage_link::status::from_status;
 use pgportage_link::tls::Identity;
 use pgportage_link::{Clock, Effect, Failure, Remedy, trace};
@@ -22,7 +23,7 @@ use tonic::transport::Channel;
 
 use super::pump::CHUNKS_WAITING;
 use crate::migration::{MigrationId, Participation};
-use crate::policy::Policy;
+use crate::policy::{PeerAddress, Policy};
 use crate::postgres::{RelationName, Secret, ServerVersion};
 use crate::snapshot::SnapshotTable;
 use crate::step::connect::ReplicationAccess;
@@ -44,6 +45,7 @@ type Client = PeerServiceClient<InterceptedService<Channel, Interceptor>>;
 pub struct Peers {
     identity: Identity,
     policy: Policy,
+    relay: Relay,
     clock: Clock,
     channels: Mutex<HashMap<String, Channel>>,
 }
@@ -55,11 +57,17 @@ impl fmt::Debug for Peers {
 }
 
 impl Peers {
-    /// Remembers our certificate and the policy, which knows the addresses.
-    /// Dials nobody.
+    /// Remembers our certificate, the policy, which knows the addresses, and the
+    /// way to those that have none. Dials nobody.
     #[must_use]
-    pub fn new(identity: Identity, policy: Policy, clock: Clock) -> Self {
-        Self { identity, policy, clock, channels: Mutex::new(HashMap::new()) }
+    pub fn new(identity: Identity, policy: Policy, relay: Relay, clock: Clock) -> Self {
+        Self { identity, policy, relay, clock, channels: Mutex::new(HashMap::new()) }
+    }
+
+    /// Whether the policy sends us to another agent through the coordinator.
+    #[must_use]
+    pub fn relayed(&self, peer: &str) -> bool {
+        self.policy.peer_address(peer) == Some(&PeerAddress::Relay)
     }
 
     /// The other agent of a migration, connected.
@@ -69,7 +77,8 @@ impl Peers {
     /// [`Reason::PolicyDenied`] when the policy has no address for it,
     /// [`Reason::PeerUnreachable`] (worth another try) when it does not answer,
     /// [`Reason::PeerRefused`] or [`Reason::WrongName`] when one end does not
-    /// take the other's certificate.
+    /// take the other's certificate; through the coordinator, those of
+    /// [`Relay::open`] as well.
     pub async fn call(&self, participation: &Participation) -> Result<PeerClient, Failure> {
         let known = self.channels.lock().await.get(&participation.peer).cloned();
         let channel = match known {
@@ -104,8 +113,12 @@ impl Peers {
                 .effect(Effect::None)
                 .with("peer", peer)
         })?;
+        let way = match address {
+            PeerAddress::Direct(address) => Way::Direct(address.clone()),
+            PeerAddress::Relay => Way::Relayed(self.relay.clone()),
+        };
         let expected = self.identity.id_of(Role::Agent, peer)?;
-        dial::channel(address, &expected, &self.identity, &Http2Settings::link()).await
+        Ok(dial::channel_and_peer(way, &expected, &self.identity, &Http2Settings::link()).await?.0)
     }
 
     fn client(&self, participation: &Participation, channel: Channel) -> PeerClient {

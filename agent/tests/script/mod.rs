@@ -99,7 +99,8 @@ impl Site {
         let agent = Arc::new(Agent::new(settings, policy, journal, identity.clone()));
         let runner = Runner::new(Arc::clone(&agent));
         runner.resume().unwrap();
-        agent.tasks.spawn(Session::new(Arc::clone(&agent), Arc::clone(&runner), identity).run());
+        let (entrance, _relayed) = mpsc::channel(1);
+        agent.tasks.spawn(Session::new(Arc::clone(&agent), Arc::clone(&runner), identity, entrance).run());
         RunningAgent { agent, runner }
     }
 }

@@ -81,9 +81,11 @@ pub(crate) fn outcome(act: ActRef, _input: &Input) -> Outcome {
     match act.row().unwrap().kind {
         ActionKind::CheckServer => Outcome::CheckServer { inventory: Inventory::default(), findings: Vec::new() },
         ActionKind::CreateReplicationRole => Outcome::CreateReplicationRole { role_name: "r".to_owned() },
-        ActionKind::ReachPeer => {
-            Outcome::ReachPeer { round_trip: Duration::from_millis(1), software_version: "0".to_owned() }
-        }
+        ActionKind::ReachPeer => Outcome::ReachPeer {
+            round_trip: Duration::from_millis(1),
+            software_version: "0".to_owned(),
+            relayed: false,
+        },
         ActionKind::SetReplicaIdentity => Outcome::SetReplicaIdentity { table_count: 0 },
         ActionKind::CreatePublication => {
             Outcome::CreatePublication { publication_name: "p".to_owned(), table_count: 1 }
