@@ -15,10 +15,12 @@ pub mod journey;
 pub mod ledger;
 pub mod otlp;
 pub mod postgres_versions;
+pub mod proxy;
 pub mod service;
 pub mod site;
 pub mod traces;
 pub mod wait;
+pub mod wiretap;
 pub mod workload;
 
 pub use cluster::{Cluster, ClusterOptions};

@@ -202,76 +202,44 @@ pub struct Copied {
     pub consistent_point: String,
 }
 
+/// The other agent answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// Time from question to answer.
+    pub round_trip: Duration,
+    /// The other agent's release, for people.
+    pub software_version: String,
+    /// Whether the way there leads through the coordinator. Absent in histories
+    /// of before there were relays.
+    #[serde(default)]
+    pub relayed: bool,
+}
+
 /// What an act produced. One variant for each [`ActionKind`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "documented at `CommandResult.result` in the contract")]
 pub enum Outcome {
-    CheckServer {
-        inventory: Inventory,
-        findings: Vec<Finding>,
-    },
-    CreateReplicationRole {
-        role_name: String,
-    },
-    ReachPeer {
-        round_trip: Duration,
-        software_version: String,
-        // Absent in histories of before there were relays.
-        #[serde(default)]
-        relayed: bool,
-    },
-    SetReplicaIdentity {
-        table_count: i32,
-    },
-    CreatePublication {
-        publication_name: String,
-        table_count: i32,
-    },
-    CloseDatabase {
-        terminated_session_count: i32,
-    },
-    RestoreSchema {
-        dump_digest: Digest,
-        object_count: i64,
-    },
-    CreateSlot {
-        slot_name: String,
-        consistent_point: String,
-    },
+    CheckServer { inventory: Inventory, findings: Vec<Finding> },
+    CreateReplicationRole { role_name: String },
+    ReachPeer(Reached),
+    SetReplicaIdentity { table_count: i32 },
+    CreatePublication { publication_name: String, table_count: i32 },
+    CloseDatabase { terminated_session_count: i32 },
+    RestoreSchema { dump_digest: Digest, object_count: i64 },
+    CreateSlot { slot_name: String, consistent_point: String },
     CopyTables(Copied),
-    CreateSubscription {
-        subscription_name: String,
-        table_count: i32,
-    },
-    AwaitCopy {
-        table_count: i32,
-    },
-    AwaitLag {
-        lag: Duration,
-    },
+    CreateSubscription { subscription_name: String, table_count: i32 },
+    AwaitCopy { table_count: i32 },
+    AwaitLag { lag: Duration },
     CountRows(RowCounts),
-    PrepareCutover {
-        table_set_digest: Digest,
-        catalog_digest: Digest,
-        table_count: i32,
-    },
+    PrepareCutover { table_set_digest: Digest, catalog_digest: Digest, table_count: i32 },
     RaiseBarrier(Barrier),
-    DrainToMarker {
-        drain_time: Duration,
-        sequence_count: i32,
-        flush_lsn: String,
-    },
+    DrainToMarker { drain_time: Duration, sequence_count: i32, flush_lsn: String },
     FenceSource(Fence),
-    OpenDestination {
-        open_lsn: String,
-    },
-    ReleaseBarrier {
-        barrier_time: Duration,
-    },
-    FinishMigration {
-        unfence_statements: Vec<String>,
-    },
+    OpenDestination { open_lsn: String },
+    ReleaseBarrier { barrier_time: Duration },
+    FinishMigration { unfence_statements: Vec<String> },
 }
 
 impl Outcome {
@@ -281,7 +249,7 @@ impl Outcome {
         match self {
             Self::CheckServer { .. } => ActionKind::CheckServer,
             Self::CreateReplicationRole { .. } => ActionKind::CreateReplicationRole,
-            Self::ReachPeer { .. } => ActionKind::ReachPeer,
+            Self::ReachPeer(_) => ActionKind::ReachPeer,
             Self::SetReplicaIdentity { .. } => ActionKind::SetReplicaIdentity,
             Self::CreatePublication { .. } => ActionKind::CreatePublication,
             Self::CloseDatabase { .. } => ActionKind::CloseDatabase,

@@ -356,7 +356,7 @@ impl State {
         [Side::Source, Side::Destination].into_iter().any(|side| {
             let act = ActRef::find(StepName::Connect, side, ActionKind::ReachPeer);
             let outcome = act.and_then(|act| self.act(act).outcome.as_deref());
-            matches!(outcome, Some(Outcome::ReachPeer { relayed: true, .. }))
+            matches!(outcome, Some(Outcome::ReachPeer(reached)) if reached.relayed)
         })
     }
 
