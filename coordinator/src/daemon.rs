@@ -115,7 +115,14 @@ impl Coordinator {
         let migration = MigrationFront::new(self.engine.clone(), tasks.clone(), stop.clone());
         let agent = AgentFront::new(Arc::clone(&self.fleet));
         let exchange = Exchange::new(self.clock, self.settings.relay.max_relays);
-        let relay = RelayFront::new(self.engine.clone(), exchange, self.clock, tasks.clone(), stop.clone());
+        let relay = RelayFront::new(
+            self.engine.clone(),
+            exchange,
+            self.figures.clone(),
+            self.clock,
+            tasks.clone(),
+            stop.clone(),
+        );
         let (reporter, health) = health::service().await;
         let mut routes = Routes::builder();
         routes

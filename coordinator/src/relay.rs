@@ -224,20 +224,22 @@ pub struct Carried {
     pub back_bytes: u64,
 }
 
-/// Passes bytes on until both directions have ended or one has failed. The end
+/// Passes bytes on, and tells `meter` how many, until both directions have ended or one has failed. The end
 /// of one direction is passed on while the other goes on; a failure ends both. Dropping the future closes everything.
 ///
 /// # Errors
 ///
 /// What failed.
-pub async fn carry(asker: Leg, acceptor: Leg) -> Result<Carried, Status> {
-    let (there_bytes, back_bytes) =
-        tokio::try_join!(pass(asker.inbound, acceptor.outbound), pass(acceptor.inbound, asker.outbound))?;
+pub async fn carry(asker: Leg, acceptor: Leg, meter: impl Fn(usize)) -> Result<Carried, Status> {
+    let (there_bytes, back_bytes) = tokio::try_join!(
+        pass(asker.inbound, acceptor.outbound, &meter),
+        pass(acceptor.inbound, asker.outbound, &meter)
+    )?;
     Ok(Carried { there_bytes, back_bytes })
 }
 
 /// One direction.
-async fn pass(mut from: Inbound, to: Outbound) -> Result<u64, Status> {
+async fn pass(mut from: Inbound, to: Outbound, meter: impl Fn(usize)) -> Result<u64, Status> {
     let gone = || Status::unavailable("the other end of the relay is gone");
     let mut passed = 0_u64;
     loop {
@@ -250,6 +252,7 @@ async fn pass(mut from: Inbound, to: Outbound) -> Result<u64, Status> {
         match chunk {
             Some(Ok(chunk)) => {
                 passed += chunk.len() as u64;
+                meter(chunk.len());
                 to.send(Ok(chunk)).await.map_err(|_| gone())?;
             }
             // Dropping `to` ends the stream in order.

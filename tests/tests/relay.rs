@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use pgportage_tests::journey::{Journey, MIGRATION};
+use pgportage_tests::journey::{Journey, MIGRATION, expect_refused};
 use pgportage_tests::ledger::End;
 use pgportage_tests::proxy::Proxy;
 use pgportage_tests::site::APPLICATION;
@@ -152,6 +152,18 @@ async fn streaming(site: &Site) -> Result<()> {
     site.source.wait_until("postgres", streams, LIMIT).await
 }
 
+/// Waits until a cutover would find nothing in its way: the figure of the lag
+/// needs another heartbeat after the link is back.
+async fn ready_for_cutover(site: &Site) -> Result<()> {
+    let waited = wait::until("a small lag", LIMIT, async || {
+        let status: serde_json::Value = site.cli.json(&["status", MIGRATION]).await?;
+        let ready = status["ready_for_cutover"] == true
+            && status["figures"]["lag_milliseconds"].as_i64().is_some_and(|lag| lag < 500);
+        Ok(if ready { Seen::Done(()) } else { Seen::NotYet(status["figures"].to_string()) })
+    });
+    waited.await.with_context(|| site.last_words())
+}
+
 /// Writes a row on the source and waits until it is on the destination.
 async fn row_arrives(site: &Site, note: &str) -> Result<()> {
     let write = format!("INSERT INTO events (token, written_on, note) VALUES (-1000000, 'source', '{note}')");
@@ -187,6 +199,7 @@ async fn a_link_that_is_cut_is_made_anew_and_the_subscription_is_not_touched() {
         streaming(&journey.site).await.unwrap();
         assert_eq!(subscription(&journey.site).await.unwrap(), before, "after cut {cut}");
     }
+    ready_for_cutover(&journey.site).await.unwrap();
     journey.cut_over().await.unwrap();
     journey.finish().await.unwrap();
 }
@@ -197,9 +210,8 @@ async fn a_lost_coordinator_takes_its_relays_with_it_and_they_come_back() {
     relay_only(&mut site);
     site.write_agent_files().unwrap();
     site.start_programs().await.unwrap();
-    let journey = Journey::begin(site, 2_000, &options()).await.unwrap();
+    let mut journey = Journey::begin(site, 2_000, &options()).await.unwrap();
     journey.until_cutover().await.unwrap();
-    let mut journey = journey;
     let before = subscription(&journey.site).await.unwrap();
     for kill in 0..3 {
         journey.site.coordinator.kill9().unwrap();
@@ -212,8 +224,48 @@ async fn a_lost_coordinator_takes_its_relays_with_it_and_they_come_back() {
         assert_eq!(subscription(&journey.site).await.unwrap(), before, "after kill {kill}");
     }
     journey.site.wait_for_agents().await.unwrap();
-    let ready = |status: &pgportage_tests::cli::Status| status.ready_for_cutover;
-    journey.site.cli.wait_for(MIGRATION, "ready for cutover", LIMIT, ready).await.unwrap();
+    ready_for_cutover(&journey.site).await.unwrap();
+    journey.cut_over().await.unwrap();
+    journey.finish().await.unwrap();
+}
+
+/// The one thing that a relay takes away: without a coordinator the source's agent
+/// cannot ask whether the destination has opened. It keeps the source fenced until
+/// it can.
+#[tokio::test]
+async fn a_fence_without_a_coordinator_to_ask_through_stands_until_there_is_one() {
+    let mut site = prepare().await;
+    relay_only(&mut site);
+    site.write_agent_files().unwrap();
+    site.start_programs().await.unwrap();
+    let mut journey = Journey::begin(site, 1_000, &options()).await.unwrap();
+    journey.until_cutover().await.unwrap();
+    journey.site.source_agent.stop().await.unwrap();
+    journey.site.source_agent.start_to_fail_at("fence_source.perform.proved").unwrap();
+    journey.site.wait_for_agents().await.unwrap();
+    ready_for_cutover(&journey.site).await.unwrap();
+    journey.site.cli.expect(0, &["cutover", MIGRATION, "--yes", "--detach"]).await.unwrap();
+    journey.site.source_agent.wait_for_end(LIMIT).await.unwrap();
+    journey.site.coordinator.kill9().unwrap();
+    journey.site.source_agent.start().unwrap();
+
+    let doubts =
+        |site: &Site| -> Result<usize> { Ok(site.source_agent.log_text()?.matches("the cutover is in doubt").count()) };
+    wait::until("three questions that nobody carries", LIMIT, async || {
+        let asked = doubts(&journey.site)?;
+        Ok(if asked >= 3 { Seen::Done(()) } else { Seen::NotYet(format!("{asked} questions")) })
+    })
+    .await
+    .unwrap();
+    let writes = journey.workload.counts.of(End::Source);
+    for end in [End::Source, End::Destination] {
+        expect_refused(&journey.site, end).await.unwrap();
+    }
+    assert_eq!(journey.workload.counts.of(End::Source), writes, "somebody writes on a fenced source");
+
+    journey.site.coordinator.start().unwrap();
+    journey.workload.wait_for_writes(End::Source, 50, LIMIT).await.unwrap();
+    ready_for_cutover(&journey.site).await.unwrap();
     journey.cut_over().await.unwrap();
     journey.finish().await.unwrap();
 }

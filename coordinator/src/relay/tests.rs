@@ -31,7 +31,7 @@ fn exchange() -> Exchange {
 #[tokio::test]
 async fn bytes_pass_both_ways_and_the_end_of_one_direction_is_not_that_of_the_other() {
     let ((asker, mut one), (acceptor, mut two)) = (leg(), leg());
-    let carried = tokio::spawn(carry(asker, acceptor));
+    let carried = tokio::spawn(carry(asker, acceptor, drop));
     one.send(b"there").await;
     assert_eq!(two.hear().await.unwrap(), b"there");
     drop(one.to_relay);
@@ -46,7 +46,7 @@ async fn bytes_pass_both_ways_and_the_end_of_one_direction_is_not_that_of_the_ot
 #[tokio::test]
 async fn a_lost_end_ends_the_other() {
     let ((asker, mut one), (acceptor, two)) = (leg(), leg());
-    let carried = tokio::spawn(carry(asker, acceptor));
+    let carried = tokio::spawn(carry(asker, acceptor, drop));
     two.to_relay.send(Err(Status::unavailable("reset"))).await.unwrap();
     assert!(one.from_relay.recv().await.unwrap().is_err(), "not an end in order");
     assert!(one.from_relay.recv().await.is_none());
@@ -54,7 +54,7 @@ async fn a_lost_end_ends_the_other() {
 
     // Nobody reads any more, and nobody writes: noticed all the same.
     let ((asker, one), (acceptor, mut two)) = (leg(), leg());
-    let carried = tokio::spawn(carry(asker, acceptor));
+    let carried = tokio::spawn(carry(asker, acceptor, drop));
     drop(one.from_relay);
     assert!(carried.await.unwrap().is_err());
     assert!(two.from_relay.recv().await.is_none());
@@ -63,7 +63,7 @@ async fn a_lost_end_ends_the_other() {
 #[tokio::test]
 async fn a_reader_that_does_not_read_holds_the_writer_back() {
     let ((asker, one), (acceptor, mut two)) = (leg(), leg());
-    let carried = tokio::spawn(carry(asker, acceptor));
+    let carried = tokio::spawn(carry(asker, acceptor, drop));
     let mut waiting = 0;
     // The last send never ends: every place on the way is taken by then.
     while Clock.timeout(Duration::from_millis(200), one.send(b"x")).await.is_ok() {

@@ -19,6 +19,7 @@ use tracing::Instrument as _;
 
 use super::caller;
 use crate::engine::Engine;
+use crate::metrics::Figures;
 use crate::relay::{CHUNKS_WAITING, Exchange, Inbound, Leg, Place, carry, unavailable};
 
 /// How long the first message of a stream may take.
@@ -29,6 +30,7 @@ const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(5);
 pub struct RelayFront {
     engine: Engine,
     exchange: Exchange,
+    figures: Figures,
     clock: Clock,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -39,8 +41,15 @@ type Responses<T> = BoxStream<'static, Result<T, Status>>;
 impl RelayFront {
     /// Relays until `stop`.
     #[must_use]
-    pub fn new(engine: Engine, exchange: Exchange, clock: Clock, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { engine, exchange, clock, tasks, stop }
+    pub fn new(
+        engine: Engine,
+        exchange: Exchange,
+        figures: Figures,
+        clock: Clock,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { engine, exchange, figures, clock, tasks, stop }
     }
 
     async fn first<T>(&self, inbound: &mut Streaming<T>) -> Result<T, Status> {
@@ -60,15 +69,17 @@ impl RelayFront {
             }
         };
         tracing::info!("a relay was opened");
+        self.figures.relay(true);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => tracing::info!("a relay was closed: the coordinator stops"),
             () = over => tracing::info!("a relay was closed: its agents have no migration in common any more"),
-            outcome = carry(near, far) => match outcome {
+            outcome = carry(near, far, |bytes| self.figures.relayed(bytes)) => match outcome {
                 Ok(carried) => tracing::info!(?carried, "a relay has ended"),
                 Err(status) => tracing::info!(reason = status.message(), "a relay broke"),
             },
         }
+        self.figures.relay(false);
         drop(place);
     }
 }
