@@ -3,7 +3,6 @@
 //! relayed or not, is made anew without the subscription noticing.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![expect(clippy::print_stdout, reason = "they print what they measured")]
 
 use std::time::Duration;
 
