@@ -39,7 +39,7 @@ const CHUNK_BYTES: usize = 128 << 10;
 
 /// Chunks that may wait between TLS and the connection to the coordinator.
 /// Together with the HTTP/2 windows this bounds what one relay holds in memory.
-pub const CHUNKS_WAITING: usize = 4;
+const CHUNKS_WAITING: usize = 4;
 
 /// An agent's way to its coordinator's relays. Cloning is cheap; nothing is
 /// dialled before it is needed.
@@ -112,9 +112,9 @@ impl Relay {
 
 /// A failure on the way, told as one of the way to the other agent.
 fn no_relay(peer: &str, failure: Failure) -> Failure {
-    let why = [dial::sentence(&failure.message), failure.detail].join(" ");
-    Failure { message: format!("no way to agent {peer} through the coordinator"), detail: why, ..failure }
-        .with("peer", peer)
+    let why = format!("{} {}", dial::sentence(&failure.message), failure.detail);
+    let message = format!("no way to agent {peer} through the coordinator");
+    Failure { message, detail: why.trim_end().to_owned(), ..failure }.with("peer", peer)
 }
 
 fn refused(status: Status) -> Failure {
