@@ -92,8 +92,8 @@ impl Default for MigrationSettings {
 pub struct RelaySettings {
     /// Most relays at a time, of all agents; 0 relays nothing. A migration needs
     /// about three, and one for each copying connection while it copies. Each can
-    /// hold up to 16 MiB in either direction when one way is slower than the
-    /// other.
+    /// hold a window of the link in memory for either direction, when the way to
+    /// one agent is slower than the way to the other.
     pub max_relays: usize,
 }
 

@@ -66,6 +66,19 @@ fn encrypted_records(bytes: &[u8], hello: u8) -> Result<usize> {
     Ok(encrypted)
 }
 
+#[test]
+fn the_look_at_records_sees_what_is_not_encrypted() {
+    let record = |kind: u8, length: u8| [&[kind, 3, 3, 0, length][..], &vec![1; usize::from(length)]].concat();
+    let (hello, encrypted) = (record(22, 9), record(23, 40));
+    let good = [&hello[..], &record(20, 1), &encrypted, &encrypted].concat();
+    assert_eq!(encrypted_records(&good, 1).unwrap(), 2);
+    encrypted_records(&good, 2).unwrap_err();
+    encrypted_records(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 1).unwrap_err();
+    for clear in [&hello[..], b"a row that somebody forgot to encrypt"] {
+        encrypted_records(&[&good[..], clear, &encrypted].concat(), 1).unwrap_err();
+    }
+}
+
 async fn replication_password(site: &Site) -> Result<String> {
     let client = site.destination.connect(&site.database).await?;
     let conninfo: String = client.query_one("SELECT subconninfo FROM pg_subscription", &[]).await?.get(0);

@@ -50,9 +50,9 @@ impl Http2Settings {
     /// For schema and rows between agents. With 80 ms between two clouds, 16 MiB
     /// in flight carry 141 MB/s where the defaults carry 23.
     ///
-    /// A ping waits behind the bytes that are on their way. Through a relay that
-    /// may be a whole window, which takes 13 s at 10 Mbit/s: such a line is slow,
-    /// not dead.
+    /// A ping waits behind the bytes that are on their way, through a relay behind
+    /// a whole window of them. That may take many seconds on a line that is slow
+    /// and not dead.
     #[must_use]
     pub const fn link() -> Self {
         Self {
