@@ -15,9 +15,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptor = PathBuf::from(env::var("OUT_DIR")?).join("pgportage.bin");
     fs::write(descriptor, compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
+        .bytes(".pgportage.v1.AcceptRelayRequest")
+        .bytes(".pgportage.v1.AcceptRelayResponse")
         .bytes(".pgportage.v1.CopyRangeResponse")
         .bytes(".pgportage.v1.DumpSchemaResponse")
         .bytes(".pgportage.v1.MeasureLinkResponse")
+        .bytes(".pgportage.v1.OpenRelayRequest")
+        .bytes(".pgportage.v1.OpenRelayResponse")
         .bytes(".pgportage.v1.OpenTunnelRequest")
         .bytes(".pgportage.v1.OpenTunnelResponse")
         .compile_fds(compiler.file_descriptor_set())?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use pgportage_link::Clock;
+use pgportage_link::relay::Relay;
 use pgportage_link::tls::Identity;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +42,8 @@ pub struct Agent {
     attached: AtomicBool,
     /// Dials the other agents.
     pub peers: Peers,
+    /// Where other agents are met that cannot be dialled, or cannot dial us.
+    pub relay: Relay,
     /// Where the server's own subscriptions enter the link.
     pub tunnels: Tunnels,
     /// The snapshots of the migrations that this agent is the source of.
@@ -69,13 +72,16 @@ impl Agent {
     pub fn new(settings: Settings, policy: Policy, journal: Journal, identity: Identity) -> Self {
         let clock = Clock;
         let door = Door::new(door_settings(&settings, &policy), clock);
+        let relay = Relay::new(&settings.coordinator.address, &settings.coordinator.name, identity.clone());
         Self {
             name: settings.name.clone(),
             clock,
             door,
             server_version: AtomicI32::new(0),
             attached: AtomicBool::new(false),
-            peers: Peers::new(identity, policy.clone(), clock).with_compression(settings.link.compression),
+            peers: Peers::new(identity, policy.clone(), relay.clone(), clock)
+                .with_compression(settings.link.compression),
+            relay,
             tunnels: Tunnels::new(),
             snapshots: Snapshots::default(),
             cutovers: CutoverSessions::default(),

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use pgportage_link::identity::Role;
 use pgportage_link::metrics::Endpoint;
-use pgportage_link::serve::{self, ServeSettings};
+use pgportage_link::serve::{self, Entrance, ServeSettings};
 use pgportage_link::tls::Identity;
 use pgportage_link::{Clock, Effect, Failure, health, notify, telemetry};
 use pgportage_proto::Reason;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tonic::service::Routes;
 
 use crate::agent::Agent;
@@ -26,6 +27,10 @@ use crate::step::cutover;
 /// How long tasks may take to end after a signal. Nothing is lost by ending
 /// without them: every start looks again.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Relayed connections on their way to the link's server, which takes them at
+/// once unless it is busy with handshakes.
+const RELAYED: usize = 4;
 
 /// How often the server's version is looked at: an upgrade restarts it anyway.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
@@ -105,7 +110,9 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     );
 
     agent.tasks.spawn(identity.clone().keep_fresh(stop()));
-    let link = serve::serve(link_listener, identity.clone(), ServeSettings::link(), routes, stop());
+    let (entrance, relayed) = mpsc::channel(RELAYED);
+    let link_entrance = Entrance::from(link_listener).and_relayed(relayed);
+    let link = serve::serve(link_entrance, identity.clone(), ServeSettings::link(), routes, stop());
     let watched = Arc::clone(&agent);
     agent.tasks.spawn(async move {
         if let Err(failure) = link.await {
@@ -125,7 +132,7 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     if resumed > 0 {
         tracing::info!(commands = resumed, "taking up what was interrupted");
     }
-    agent.tasks.spawn(Session::new(Arc::clone(&agent), runner, identity).run());
+    agent.tasks.spawn(Session::new(Arc::clone(&agent), runner, identity, entrance).run());
     reporter.serving().await;
     metrics.set_serving(true);
     notify::ready();

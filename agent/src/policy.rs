@@ -24,10 +24,19 @@ pub struct Policy {
     digest: [u8; 32],
     databases: BTreeMap<String, DatabaseRule>,
     steps: Option<BTreeSet<ActionKind>>,
-    peers: BTreeMap<String, String>,
+    peers: BTreeMap<String, PeerAddress>,
     limits: Limits,
     destructive: Destructive,
     roles: Roles,
+}
+
+/// Where another agent is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerAddress {
+    /// At its own address, `host:port`.
+    Direct(String),
+    /// Through the coordinator, because it has no address that we can dial.
+    Relay,
 }
 
 /// What may be done with one database.
@@ -235,7 +244,7 @@ impl Policy {
         if !self.peers.contains_key(peer) {
             return Err(self.denied(
                 format!("the policy does not know peer {peer:?}"),
-                format!("Add `{} = \"host:port\"` under [peers]", file::key(peer)),
+                format!("Add `{0} = \"host:port\"`, or `{0} = \"relay\"`, under [peers]", file::key(peer)),
             ));
         }
         if rule.peers.as_ref().is_some_and(|peers| !peers.contains(peer)) {
@@ -270,8 +279,8 @@ impl Policy {
 
     /// The address of another agent, if it is known.
     #[must_use]
-    pub fn peer_address(&self, peer: &str) -> Option<&str> {
-        self.peers.get(peer).map(String::as_str)
+    pub fn peer_address(&self, peer: &str) -> Option<&PeerAddress> {
+        self.peers.get(peer)
     }
 
     /// Destination: where this server reaches the source server of a database

@@ -8,15 +8,17 @@
 //! **Invariant:** the session never waits for a step, and a coordinator that
 //! does not read cannot make it wait either.
 
+mod answer;
 mod backoff;
 mod outbox;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_link::dial;
+use pgportage_link::dial::{self, Way};
 use pgportage_link::http2::{COMMAND_MESSAGE_BYTES, Http2Settings};
 use pgportage_link::identity::Role;
+use pgportage_link::serve::Relayed;
 use pgportage_link::status::from_status;
 use pgportage_link::tls::Identity;
 use pgportage_link::{Effect, Failure};
@@ -33,6 +35,7 @@ use uuid::Uuid;
 use crate::agent::Agent;
 use crate::runner::{Runner, Sender, Taken};
 use crate::wire;
+use answer::Answer;
 use backoff::Backoff;
 use outbox::Outbox;
 
@@ -63,6 +66,7 @@ pub struct Session {
     agent: Arc<Agent>,
     runner: Arc<Runner>,
     identity: Identity,
+    answer: Answer,
     /// Tells a restart from a reconnect.
     instance_id: Uuid,
 }
@@ -78,10 +82,12 @@ enum End {
 }
 
 impl Session {
-    /// Nothing is dialled yet.
+    /// Nothing is dialled yet. Agents that come through the coordinator are led
+    /// to `entrance`.
     #[must_use]
-    pub fn new(agent: Arc<Agent>, runner: Arc<Runner>, identity: Identity) -> Self {
-        Self { agent, runner, identity, instance_id: Uuid::now_v7() }
+    pub fn new(agent: Arc<Agent>, runner: Arc<Runner>, identity: Identity, entrance: mpsc::Sender<Relayed>) -> Self {
+        let answer = Answer::new(identity.clone(), entrance);
+        Self { agent, runner, identity, answer, instance_id: Uuid::now_v7() }
     }
 
     /// Dials, again and again, until the agent stops. Says goodbye then.
@@ -131,9 +137,9 @@ impl Session {
         let (outgoing, outgoing_stream) = mpsc::channel(OUTGOING);
         let mut outbox = Outbox::new(Arc::clone(&self.agent), outgoing);
         let opening = async {
+            let way = Way::Direct(coordinator.address.clone());
             let (channel, peer) =
-                dial::channel_and_peer(&coordinator.address, &expected, &self.identity, &Http2Settings::control())
-                    .await?;
+                dial::channel_and_peer(way, &expected, &self.identity, &Http2Settings::control()).await?;
             let mut client = SessionServiceClient::new(channel)
                 .max_decoding_message_size(COMMAND_MESSAGE_BYTES)
                 .max_encoding_message_size(pgportage_link::http2::FACT_MESSAGE_BYTES);
@@ -240,6 +246,7 @@ impl Session {
                             let delay = drain.reconnect_delay.and_then(|delay| Duration::try_from(delay).ok());
                             break End::Drained(delay.unwrap_or_default());
                         }
+                        Some(Down::RelayOffer(offer)) => self.answer.offered(&self.agent, offer)?,
                         Some(Down::Welcome(_)) => {
                             return Err(Failure::new(Reason::RequestInvalid, "the coordinator said welcome twice"));
                         }
@@ -297,7 +304,7 @@ impl Session {
 async fn welcome(incoming: &mut Streaming<v1::AttachAgentResponse>) -> Result<v1::Welcome, Failure> {
     match incoming.message().await.map_err(from_status)?.and_then(|response| response.message) {
         Some(Down::Welcome(welcome)) => Ok(welcome),
-        Some(Down::Command(_) | Down::Cancel(_) | Down::Ack(_)) => {
+        Some(Down::Command(_) | Down::Cancel(_) | Down::Ack(_) | Down::RelayOffer(_)) => {
             Err(Failure::new(Reason::RequestInvalid, "the coordinator did not begin with its welcome"))
         }
         Some(Down::Drain(_)) => Err(Failure::new(Reason::PeerUnreachable, "the coordinator drains")),

@@ -5,7 +5,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use pgportage_agent::policy::Policy;
+use pgportage_agent::policy::{PeerAddress, Policy};
 use pgportage_agent::settings::Settings;
 use pgportage_link::settings::print;
 use tempfile::TempDir;
@@ -53,7 +53,8 @@ fn the_policy_loads_and_shows_the_defaults() {
     }
     let whole = Policy::load(&example(&directory, "policy.toml", true)).unwrap();
     assert_eq!(policy.limits(), whole.limits());
-    assert_eq!(policy.peer_address("destination-b"), Some("destination-b.example.com:7444"));
+    let address = PeerAddress::Direct("destination-b.example.com:7444".to_owned());
+    assert_eq!(policy.peer_address("destination-b"), Some(&address));
     assert!(policy.destructive().fence && !policy.destructive().open);
     assert!(policy.roles().replication.is_none() && whole.roles().canary.is_some());
 }

@@ -405,6 +405,30 @@ async fn a_frozen_agent_does_not_act_on_what_it_slept_through() {
     assert!(wait_for_end(&mut agent).await.success());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_is_accepted_from_the_other_agent_of_a_migration_and_from_nobody_else() {
+    let mut site = Site::new(POLICY).await;
+    let running = site.start();
+    let mut line = site.coordinator.welcome(1).await;
+    let offer = |relay: &str, peer: &str| {
+        Down::RelayOffer(v1::RelayOffer { relay_id: relay.to_owned(), peer_agent_id: peer.to_owned() })
+    };
+    // The policy names oslo, but there is no migration yet.
+    line.say(offer("too-early", "oslo")).await;
+    let command = harmless();
+    line.command(command.clone()).await;
+    assert!(matches!(line.outcome(&command.id).await, Fact::Succeeded(_)));
+    for stranger in ["mallory", "berlin", "", "Not a name"] {
+        line.say(offer("a-stranger", stranger)).await;
+    }
+    line.say(offer("expected", "oslo")).await;
+    let accepted = Clock.timeout(PATIENCE, site.coordinator.accepted.recv()).await.unwrap();
+    assert_eq!(accepted.as_deref(), Some("expected"));
+    line.quiet().await;
+    running.stop().await;
+    assert!(site.coordinator.accepted.try_recv().is_err(), "nothing else was accepted");
+}
+
 /// An act that succeeds without any server: there is nothing to take back.
 fn harmless() -> v1::Command {
     let action = v1::command::Action::ReachPeer(v1::ReachPeer {});

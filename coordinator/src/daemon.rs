@@ -12,6 +12,7 @@ use pgportage_link::{Clock, Effect, Failure, health, notify, telemetry};
 use pgportage_proto::Reason;
 use pgportage_proto::v1::agent_service_server::AgentServiceServer;
 use pgportage_proto::v1::migration_service_server::MigrationServiceServer;
+use pgportage_proto::v1::relay_service_server::RelayServiceServer;
 use pgportage_proto::v1::session_service_server::SessionServiceServer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +23,8 @@ use tonic::service::Routes;
 use crate::engine::{Engine, EngineSettings};
 use crate::fleet::Fleet;
 use crate::metrics::Figures;
-use crate::service::{AgentFront, MigrationFront, SessionFront, SessionSettings};
+use crate::relay::Exchange;
+use crate::service::{AgentFront, MigrationFront, RelayFront, SessionFront, SessionSettings};
 use crate::settings::Settings;
 use crate::store::{SqliteStore, Store};
 
@@ -112,6 +114,15 @@ impl Coordinator {
         );
         let migration = MigrationFront::new(self.engine.clone(), tasks.clone(), stop.clone());
         let agent = AgentFront::new(Arc::clone(&self.fleet));
+        let exchange = Exchange::new(self.clock, self.settings.relay.max_relays);
+        let relay = RelayFront::new(
+            self.engine.clone(),
+            exchange,
+            self.figures.clone(),
+            self.clock,
+            tasks.clone(),
+            stop.clone(),
+        );
         let (reporter, health) = health::service().await;
         let mut routes = Routes::builder();
         routes
@@ -127,11 +138,17 @@ impl Coordinator {
                     .max_decoding_message_size(COMMAND_MESSAGE_BYTES)
                     .max_encoding_message_size(FACT_MESSAGE_BYTES),
             )
-            .add_service(AgentServiceServer::new(agent).max_decoding_message_size(COMMAND_MESSAGE_BYTES));
+            .add_service(AgentServiceServer::new(agent).max_decoding_message_size(COMMAND_MESSAGE_BYTES))
+            .add_service(RelayServiceServer::new(relay).max_decoding_message_size(COMMAND_MESSAGE_BYTES));
         tasks.spawn(self.identity.clone().keep_fresh(stop.clone()));
         let address = self.address();
-        let server =
-            serve::serve(self.listener, self.identity.clone(), ServeSettings::control(), routes.routes(), stop.clone());
+        let server = serve::serve(
+            self.listener,
+            self.identity.clone(),
+            ServeSettings::coordinator(),
+            routes.routes(),
+            stop.clone(),
+        );
         tokio::pin!(server);
         reporter.serving().await;
         self.metrics.set_serving(true);

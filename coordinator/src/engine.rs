@@ -299,6 +299,18 @@ impl Engine {
         Ok(self.handle(id)?.board.subscribe())
     }
 
+    /// A migration that is not over and that these two agents move, one on each
+    /// side; its board closes with the engine.
+    #[must_use]
+    pub fn shared_migration(&self, one: &str, other: &str) -> Option<watch::Receiver<Board>> {
+        let shares = |state: &State| {
+            let Spec { source_agent, destination_agent, .. } = &state.spec;
+            let agents = (source_agent.as_str(), destination_agent.as_str());
+            !state.terminal() && (agents == (one, other) || agents == (other, one))
+        };
+        self.0.handles().values().find(|handle| shares(&handle.board.borrow().state)).map(|it| it.board.subscribe())
+    }
+
     /// Every migration, newest first.
     #[must_use]
     pub fn boards(&self) -> Vec<Board> {

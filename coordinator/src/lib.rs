@@ -14,6 +14,7 @@ pub mod fail_points;
 pub mod figures;
 pub mod fleet;
 pub mod metrics;
+pub mod relay;
 pub mod service;
 pub mod settings;
 pub mod store;

@@ -44,6 +44,8 @@ pub struct Figures {
     lag: Family<MigrationLabel, Metric<f64, AtomicU64>>,
     retained: Family<MigrationLabel, Metric>,
     outage: Histogram,
+    relays: Metric,
+    relayed: Counter,
 }
 
 impl Figures {
@@ -56,6 +58,8 @@ impl Figures {
             attached: Family::default(),
             lag: Family::default(),
             retained: Family::default(),
+            relays: Metric::default(),
+            relayed: Counter::default(),
             outage: Histogram::new([0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0]),
         };
         metrics.register(|registry| {
@@ -64,6 +68,8 @@ impl Figures {
             registry.register("agent_attached", "Whether an agent has a session", figures.attached.clone());
             registry.register("lag_seconds", "Lag measured by heartbeat rows", figures.lag.clone());
             registry.register("retained_wal_bytes", "WAL kept on the source for our slot", figures.retained.clone());
+            registry.register("relays", "Relays between agents that are open", figures.relays.clone());
+            registry.register("relayed_bytes", "Bytes passed on between agents", figures.relayed.clone());
             registry.register("cutover_outage_seconds", "From the first lock to the decision", figures.outage.clone());
         });
         figures
@@ -105,6 +111,16 @@ impl Figures {
                 self.retained.get_or_create(&label).set(bytes);
             }
         }
+    }
+
+    /// A relay was opened or has ended.
+    pub fn relay(&self, opened: bool) {
+        self.relays.inc_by(if opened { 1 } else { -1 });
+    }
+
+    /// Bytes were passed on in a relay.
+    pub fn relayed(&self, bytes: usize) {
+        self.relayed.inc_by(bytes as u64);
     }
 
     /// A cutover has succeeded.

@@ -3,6 +3,7 @@
 
 mod agent;
 mod migration;
+mod relay;
 mod session;
 
 use pgportage_link::identity::PeerIdentity;
@@ -16,6 +17,7 @@ use crate::workflow::fact::Origin;
 
 pub use agent::AgentFront;
 pub use migration::MigrationFront;
+pub use relay::RelayFront;
 pub use session::{SessionFront, SessionSettings};
 
 /// Who calls. Every request that got past authorisation has an identity.

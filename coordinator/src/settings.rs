@@ -31,6 +31,9 @@ pub struct Settings {
     /// Limits of migrations.
     #[serde(default)]
     pub migration: MigrationSettings,
+    /// Bytes passed on between agents that cannot dial each other.
+    #[serde(default)]
+    pub relay: RelaySettings,
     /// Logs, traces and metrics.
     #[serde(default)]
     pub telemetry: TelemetrySettings,
@@ -80,6 +83,23 @@ pub struct MigrationSettings {
 impl Default for MigrationSettings {
     fn default() -> Self {
         Self { stall_timeout: Duration::from_secs(600), max_outage: Duration::from_secs(10) }
+    }
+}
+
+/// Bytes passed on between agents that cannot dial each other.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelaySettings {
+    /// Most relays at a time, of all agents; 0 relays nothing. A migration needs
+    /// about three, and one for each copying connection while it copies. Each can
+    /// hold a window of the link in memory for either direction, when the way to
+    /// one agent is slower than the way to the other.
+    pub max_relays: usize,
+}
+
+impl Default for RelaySettings {
+    fn default() -> Self {
+        Self { max_relays: 64 }
     }
 }
 

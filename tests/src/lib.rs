@@ -23,6 +23,7 @@ pub mod service;
 pub mod site;
 pub mod traces;
 pub mod wait;
+pub mod wiretap;
 pub mod workload;
 
 pub use cluster::{Cluster, ClusterOptions};

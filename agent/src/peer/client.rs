@@ -5,9 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use pgportage_link::dial;
+use pgportage_link::dial::{self, Way};
 use pgportage_link::http2::{FACT_MESSAGE_BYTES, Http2Settings};
 use pgportage_link::identity::Role;
+use pgportage_link::relay::Relay;
 use pgportage_link::status::from_status;
 use pgportage_link::tls::Identity;
 use pgportage_link::{Clock, Effect, Failure, Remedy, trace};
@@ -25,7 +26,7 @@ use super::speed::{self, Speeds};
 use super::stream::{ArchiveStream, HeartbeatStream, RangeStream, Tunnel, TunnelStream};
 use crate::metrics::Traffic;
 use crate::migration::{MigrationId, Participation};
-use crate::policy::Policy;
+use crate::policy::{PeerAddress, Policy};
 use crate::postgres::{RelationName, Secret, ServerVersion};
 use crate::snapshot::SnapshotTable;
 use crate::step::connect::ReplicationAccess;
@@ -47,6 +48,7 @@ type Client = PeerServiceClient<InterceptedService<Channel, Interceptor>>;
 pub struct Peers {
     identity: Identity,
     policy: Policy,
+    relay: Relay,
     clock: Clock,
     compression: Compression,
     channels: Mutex<HashMap<String, Channel>>,
@@ -67,18 +69,24 @@ impl fmt::Debug for Peers {
 }
 
 impl Peers {
-    /// Remembers our certificate and the policy, which knows the addresses.
-    /// Dials nobody.
+    /// Remembers our certificate, the policy, which knows the addresses, and the
+    /// way to those that have none. Dials nobody.
     #[must_use]
-    pub fn new(identity: Identity, policy: Policy, clock: Clock) -> Self {
+    pub fn new(identity: Identity, policy: Policy, relay: Relay, clock: Clock) -> Self {
         let (channels, measured) = (Mutex::default(), Mutex::default());
-        Self { identity, policy, clock, compression: Compression::default(), channels, measured }
+        Self { identity, policy, relay, clock, compression: Compression::default(), channels, measured }
     }
 
     /// As the destination's owner wants rows to be packed.
     #[must_use]
     pub fn with_compression(self, compression: Compression) -> Self {
         Self { compression, ..self }
+    }
+
+    /// Whether the policy sends us to another agent through the coordinator.
+    #[must_use]
+    pub fn relayed(&self, peer: &str) -> bool {
+        self.policy.peer_address(peer) == Some(&PeerAddress::Relay)
     }
 
     /// The other agent of a migration, connected.
@@ -88,7 +96,8 @@ impl Peers {
     /// [`Reason::PolicyDenied`] when the policy has no address for it,
     /// [`Reason::PeerUnreachable`] (worth another try) when it does not answer,
     /// [`Reason::PeerRefused`] or [`Reason::WrongName`] when one end does not
-    /// take the other's certificate.
+    /// take the other's certificate; through the coordinator, those of
+    /// [`Relay::open`] as well.
     pub async fn call(&self, participation: &Participation) -> Result<PeerClient, Failure> {
         let known = self.channels.lock().await.get(&participation.peer).cloned();
         let channel = match known {
@@ -163,8 +172,12 @@ impl Peers {
                 .effect(Effect::None)
                 .with("peer", peer)
         })?;
+        let way = match address {
+            PeerAddress::Direct(address) => Way::Direct(address.clone()),
+            PeerAddress::Relay => Way::Relayed(self.relay.clone()),
+        };
         let expected = self.identity.id_of(Role::Agent, peer)?;
-        dial::channel(address, &expected, &self.identity, settings).await
+        Ok(dial::channel_and_peer(way, &expected, &self.identity, settings).await?.0)
     }
 
     fn client(&self, participation: &Participation, channel: Channel) -> PeerClient {

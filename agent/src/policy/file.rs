@@ -11,10 +11,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::{BarrierConflict, DatabaseRule, Destructive, Limits, Policy, PremadeRole, Roles};
+use super::{BarrierConflict, DatabaseRule, Destructive, Limits, PeerAddress, Policy, PremadeRole, Roles};
 use crate::action::ActionKind;
 use crate::migration::Side;
 use crate::settings::{invalid, is_address, is_name};
+
+/// Written instead of the address of a peer that the coordinator relays to.
+const RELAY: &str = "relay";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -143,15 +146,18 @@ pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
     })
 }
 
-fn peers(problems: &mut Problems, table: &mut toml::Table) -> BTreeMap<String, String> {
-    let peers: BTreeMap<String, String> = problems.section(table, "peers");
-    for (name, address) in &peers {
-        if !is_name(name) {
-            problems.add(&format!("peers.{}", key(name)), "use 1 to 63 characters of a-z, 0-9, - and .");
+fn peers(problems: &mut Problems, table: &mut toml::Table) -> BTreeMap<String, PeerAddress> {
+    let section: BTreeMap<String, String> = problems.section(table, "peers");
+    let mut peers = BTreeMap::new();
+    for (name, address) in section {
+        if !is_name(&name) {
+            problems.add(&format!("peers.{}", key(&name)), "use 1 to 63 characters of a-z, 0-9, - and .");
         }
-        if !is_address(address) {
-            problems.add(&format!("peers.{}", key(name)), "must be host:port");
+        if address != RELAY && !is_address(&address) {
+            problems.add(&format!("peers.{}", key(&name)), "must be host:port, or relay");
         }
+        let address = if address == RELAY { PeerAddress::Relay } else { PeerAddress::Direct(address) };
+        peers.insert(name, address);
     }
     peers
 }
@@ -159,7 +165,7 @@ fn peers(problems: &mut Problems, table: &mut toml::Table) -> BTreeMap<String, S
 fn databases(
     problems: &mut Problems,
     table: &mut toml::Table,
-    peers: &BTreeMap<String, String>,
+    peers: &BTreeMap<String, PeerAddress>,
 ) -> BTreeMap<String, DatabaseRule> {
     let sections: BTreeMap<String, toml::Value> = problems.section(table, "databases");
     let mut databases = BTreeMap::new();

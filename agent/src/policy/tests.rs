@@ -97,6 +97,16 @@ fn names_every_problem_at_once() {
 }
 
 #[test]
+fn a_peer_is_reached_at_its_address_or_through_the_coordinator() {
+    let policy = load("[peers]\noslo = \"oslo.example.com:7444\"\nrome = \"relay\"\n").unwrap();
+    assert_eq!(policy.peer_address("oslo"), Some(&PeerAddress::Direct("oslo.example.com:7444".to_owned())));
+    assert_eq!(policy.peer_address("rome"), Some(&PeerAddress::Relay));
+    assert_eq!(policy.peer_address("paris"), None);
+    let failure = load("[peers]\nrome = \"Relay\"\n").unwrap_err();
+    assert_eq!(failure.detail.trim(), "peers.rome: must be host:port, or relay");
+}
+
+#[test]
 fn refuses_a_file_that_others_can_write() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("policy.toml");

@@ -103,6 +103,7 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
         Outcome::ReachPeer(result) => Some(Wire::ReachPeer(v1::ReachPeerResult {
             round_trip: Some(span(result.round_trip)),
             software_version: result.software_version,
+            relayed: result.relayed,
         })),
         Outcome::SetReplicaIdentity(result) => {
             Some(Wire::SetReplicaIdentity(v1::SetReplicaIdentityResult { table_count: count(result.table_count) }))

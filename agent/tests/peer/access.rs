@@ -8,6 +8,7 @@ use pgportage_agent::peer::{Blocks, Packing, Peers};
 use pgportage_agent::postgres::{RelationName, ServerVersion};
 use pgportage_agent::snapshot::SnapshotTable;
 use pgportage_link::identity::Role;
+use pgportage_link::relay::Relay;
 use pgportage_link::{Clock, Failure, Remedy};
 use pgportage_proto::Reason;
 
@@ -56,7 +57,8 @@ async fn only_the_other_agent_of_the_migration_is_served() {
     for (role, name) in
         [(Role::Agent, "gamma"), (Role::Operator, "beta"), (Role::Operator, "ada"), (Role::Coordinator, "main")]
     {
-        let peers = Peers::new(world.identity(role, name), policy.clone(), Clock);
+        let identity = world.identity(role, name);
+        let peers = Peers::new(identity.clone(), policy.clone(), Relay::new("127.0.0.1:1", "main", identity), Clock);
         for (method, failure) in call_everything(&peers, &on_destination).await {
             let failure = failure.unwrap_or_else(|| panic!("{role} {name} was served {method}"));
             let expected = if role == Role::Agent { Reason::PeerRefused } else { Reason::WrongRole };

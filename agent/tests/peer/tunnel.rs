@@ -9,6 +9,7 @@ use pgportage_agent::peer::{Compression, Packing, Peers};
 use pgportage_agent::tunnel::Tunnels;
 use pgportage_link::Clock;
 use pgportage_link::identity::Role;
+use pgportage_link::relay::Relay;
 use pgportage_proto::Reason;
 use pgportage_tests::cluster::{SUPERUSER, connect};
 use pgportage_tests::wait::{self, Seen};
@@ -42,7 +43,9 @@ async fn the_link_is_measured_once() {
     assert_eq!(peers.known_packing(&participation).await, packing);
     let identity = world.identity(Role::Agent, "beta");
     let settled = |compression| {
-        Peers::new(identity.clone(), world.destination_agent.policy.clone(), Clock).with_compression(compression)
+        let relay = Relay::new("127.0.0.1:1", "main", identity.clone());
+        let policy = world.destination_agent.policy.clone();
+        Peers::new(identity.clone(), policy, relay, Clock).with_compression(compression)
     };
     let (always, never, curious) = (settled(Compression::Zstd), settled(Compression::Off), settled(Compression::Auto));
     world.cut_link();

@@ -26,6 +26,7 @@ use pgportage_proto::v1;
 use pgportage_proto::v1::attach_agent_request::Message as Up;
 use pgportage_proto::v1::attach_agent_response::Message as Down;
 use pgportage_proto::v1::command_fact::Fact;
+use pgportage_proto::v1::relay_service_server::{RelayService, RelayServiceServer};
 use pgportage_proto::v1::session_service_server::{SessionService, SessionServiceServer};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -99,7 +100,8 @@ impl Site {
         let agent = Arc::new(Agent::new(settings, policy, journal, identity.clone()));
         let runner = Runner::new(Arc::clone(&agent));
         runner.resume().unwrap();
-        agent.tasks.spawn(Session::new(Arc::clone(&agent), Arc::clone(&runner), identity).run());
+        let (entrance, _relayed) = mpsc::channel(1);
+        agent.tasks.spawn(Session::new(Arc::clone(&agent), Arc::clone(&runner), identity, entrance).run());
         RunningAgent { agent, runner }
     }
 }
@@ -157,6 +159,8 @@ impl Silence {
 pub(crate) struct Coordinator {
     pub address: SocketAddr,
     lines: mpsc::Receiver<Line>,
+    /// Ids of relays that agents have come to accept.
+    pub accepted: mpsc::Receiver<String>,
     _server: DropGuard,
 }
 
@@ -165,11 +169,13 @@ impl Coordinator {
         let listener = serve::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, lines) = mpsc::channel(16);
-        let routes = Routes::new(SessionServiceServer::new(Front(sender)));
+        let (acceptances, accepted) = mpsc::channel(16);
+        let routes = Routes::new(SessionServiceServer::new(Front(sender)))
+            .add_service(RelayServiceServer::new(Exchange(acceptances)));
         let stop = CancellationToken::new();
         let serving = serve::serve(listener, identity, ServeSettings::control(), routes, CancellationToken::new());
         tokio::spawn(stop.clone().run_until_cancelled_owned(serving));
-        Self { address, lines, _server: stop.drop_guard() }
+        Self { address, lines, accepted, _server: stop.drop_guard() }
     }
 
     /// The next session, hello heard and welcome not yet said.
@@ -211,6 +217,36 @@ impl SessionService for Front {
         };
         self.0.send(line).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Hears who comes to accept a relay, and joins nobody with anybody.
+struct Exchange(mpsc::Sender<String>);
+
+#[tonic::async_trait]
+impl RelayService for Exchange {
+    type OpenRelayStream = ReceiverStream<Result<v1::OpenRelayResponse, Status>>;
+
+    async fn open_relay(
+        &self,
+        _request: Request<Streaming<v1::OpenRelayRequest>>,
+    ) -> Result<Response<Self::OpenRelayStream>, Status> {
+        Err(Status::unavailable("nobody is there"))
+    }
+
+    type AcceptRelayStream = ReceiverStream<Result<v1::AcceptRelayResponse, Status>>;
+
+    async fn accept_relay(
+        &self,
+        request: Request<Streaming<v1::AcceptRelayRequest>>,
+    ) -> Result<Response<Self::AcceptRelayStream>, Status> {
+        use v1::accept_relay_request::Message;
+        if let Some(v1::AcceptRelayRequest { message: Some(Message::RelayId(id)) }) =
+            request.into_inner().message().await?
+        {
+            self.0.send(id).await.map_err(|_| Status::unavailable("the test is over"))?;
+        }
+        Err(Status::unavailable("nobody is there"))
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Migration {
     pub destination_agent: String,
     /// How the destination server reaches the source server.
     pub connection: Connection,
+    /// Whether the agents reach each other through the coordinator.
+    pub relayed: bool,
     /// How the rows that were there already are copied.
     pub copy_method: CopyMethod,
     /// Where it stands.

@@ -115,6 +115,7 @@ impl From<v1::Migration> for Migration {
                 v1::ConnectionPath::Direct => Connection::Direct,
                 v1::ConnectionPath::Tunnel | v1::ConnectionPath::Unspecified => Connection::Tunnel,
             },
+            relayed: message.relayed,
             copy_method: match spec.copy_method() {
                 v1::CopyMethod::Native => CopyMethod::Native,
                 v1::CopyMethod::Snapshot | v1::CopyMethod::Unspecified => CopyMethod::Snapshot,

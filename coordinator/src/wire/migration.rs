@@ -50,6 +50,7 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
         }),
         unfence_statements: state.unfence_statements().to_vec(),
         consents: state.consents.iter().map(to_consent).collect(),
+        relayed: state.relayed(),
     }
 }
 

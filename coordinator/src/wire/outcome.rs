@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{finding, malformed, missing, relation, reported, sequence};
 use crate::workflow::fact::CommandId;
 use crate::workflow::outcome::{
-    Barrier, Copied, Digest, Extension, Fence, Inventory, Outcome, RowCounts, SchemaObject, TableCount,
+    Barrier, Copied, Digest, Extension, Fence, Inventory, Outcome, Reached, RowCounts, SchemaObject, TableCount,
 };
 
 /// A durable fact that an agent reports about a command.
@@ -66,9 +66,11 @@ fn outcome(value: Produced) -> Result<Outcome, Failure> {
             findings: result.findings.into_iter().map(finding).collect(),
         },
         Produced::CreateReplicationRole(result) => Outcome::CreateReplicationRole { role_name: result.role_name },
-        Produced::ReachPeer(result) => {
-            Outcome::ReachPeer { round_trip: reported(result.round_trip), software_version: result.software_version }
-        }
+        Produced::ReachPeer(result) => Outcome::ReachPeer(Reached {
+            round_trip: reported(result.round_trip),
+            software_version: result.software_version,
+            relayed: result.relayed,
+        }),
         Produced::SetReplicaIdentity(result) => Outcome::SetReplicaIdentity { table_count: result.table_count },
         Produced::CreatePublication(result) => {
             Outcome::CreatePublication { publication_name: result.publication_name, table_count: result.table_count }

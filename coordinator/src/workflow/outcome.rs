@@ -202,6 +202,19 @@ pub struct Copied {
     pub consistent_point: String,
 }
 
+/// The other agent answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// Time from question to answer.
+    pub round_trip: Duration,
+    /// The other agent's release, for people.
+    pub software_version: String,
+    /// Whether the way there leads through the coordinator. Absent in histories
+    /// of before there were relays.
+    #[serde(default)]
+    pub relayed: bool,
+}
+
 /// What an act produced. One variant for each [`ActionKind`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -209,7 +222,7 @@ pub struct Copied {
 pub enum Outcome {
     CheckServer { inventory: Inventory, findings: Vec<Finding> },
     CreateReplicationRole { role_name: String },
-    ReachPeer { round_trip: Duration, software_version: String },
+    ReachPeer(Reached),
     SetReplicaIdentity { table_count: i32 },
     CreatePublication { publication_name: String, table_count: i32 },
     CloseDatabase { terminated_session_count: i32 },
@@ -236,7 +249,7 @@ impl Outcome {
         match self {
             Self::CheckServer { .. } => ActionKind::CheckServer,
             Self::CreateReplicationRole { .. } => ActionKind::CreateReplicationRole,
-            Self::ReachPeer { .. } => ActionKind::ReachPeer,
+            Self::ReachPeer(_) => ActionKind::ReachPeer,
             Self::SetReplicaIdentity { .. } => ActionKind::SetReplicaIdentity,
             Self::CreatePublication { .. } => ActionKind::CreatePublication,
             Self::CloseDatabase { .. } => ActionKind::CloseDatabase,

@@ -11,7 +11,9 @@ use uuid::Uuid;
 use super::fact::{CommandId, Event, Fact, Issued, Origin, TraceContext};
 use super::finding::{Finding, Severity};
 use super::input::Input;
-use super::outcome::{Barrier, Copied, Digest, Fence, Inventory, Outcome, RelationName, RowCounts, SequenceState};
+use super::outcome::{
+    Barrier, Copied, Digest, Fence, Inventory, Outcome, Reached, RelationName, RowCounts, SequenceState,
+};
 use super::plan::{Action, Situation, plan};
 use super::spec::{ConnectionPath, CopyMethod, MigrationId, Spec};
 use super::state::{Phase, State, fold, next};
@@ -81,9 +83,11 @@ pub(crate) fn outcome(act: ActRef, _input: &Input) -> Outcome {
     match act.row().unwrap().kind {
         ActionKind::CheckServer => Outcome::CheckServer { inventory: Inventory::default(), findings: Vec::new() },
         ActionKind::CreateReplicationRole => Outcome::CreateReplicationRole { role_name: "r".to_owned() },
-        ActionKind::ReachPeer => {
-            Outcome::ReachPeer { round_trip: Duration::from_millis(1), software_version: "0".to_owned() }
-        }
+        ActionKind::ReachPeer => Outcome::ReachPeer(Reached {
+            round_trip: Duration::from_millis(1),
+            software_version: "0".to_owned(),
+            relayed: false,
+        }),
         ActionKind::SetReplicaIdentity => Outcome::SetReplicaIdentity { table_count: 0 },
         ActionKind::CreatePublication => {
             Outcome::CreatePublication { publication_name: "p".to_owned(), table_count: 1 }

@@ -349,6 +349,17 @@ impl State {
         }
     }
 
+    /// Whether an agent said that it reaches the other one through the
+    /// coordinator.
+    #[must_use]
+    pub fn relayed(&self) -> bool {
+        [Side::Source, Side::Destination].into_iter().any(|side| {
+            let act = ActRef::find(StepName::Connect, side, ActionKind::ReachPeer);
+            let outcome = act.and_then(|act| self.act(act).outcome.as_deref());
+            matches!(outcome, Some(Outcome::ReachPeer(reached)) if reached.relayed)
+        })
+    }
+
     /// What an act of the verification counted.
     #[must_use]
     pub fn counted(&self, index: usize) -> Option<&RowCounts> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pgportage_coordinator::daemon::Coordinator;
 use pgportage_coordinator::engine::Engine;
-use pgportage_coordinator::settings::{MigrationSettings, SessionSettings, Settings};
+use pgportage_coordinator::settings::{MigrationSettings, RelaySettings, SessionSettings, Settings};
 use pgportage_link::http2::Http2Settings;
 use pgportage_link::identity::Role;
 use pgportage_link::issue::Authority;
@@ -76,6 +76,7 @@ impl House {
                 reconnect_delay: Duration::from_millis(1),
             },
             migration: MigrationSettings::default(),
+            relay: RelaySettings::default(),
             telemetry: TelemetrySettings::default(),
         }
     }

@@ -7,6 +7,7 @@ mod house;
 mod kill;
 mod migration;
 mod preflight;
+mod relay;
 mod restart;
 mod scripted;
 mod session;

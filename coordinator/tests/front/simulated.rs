@@ -175,6 +175,7 @@ impl World {
                         }
                     }),
                     Down::Drain(_) => return None,
+                    Down::RelayOffer(offer) => panic!("nobody asked for a relay: {offer:?}"),
                 },
                 () = Clock.sleep_until(beat_at) => {
                     beat_at = Clock.now() + Duration::from_millis(100);

@@ -40,6 +40,8 @@ const fn only(role: Role, method: &'static str) -> Rule {
 /// Every method that can be called.
 pub const RULES: &[Rule] = &[
     only(Role::Agent, "/pgportage.v1.SessionService/AttachAgent"),
+    only(Role::Agent, "/pgportage.v1.RelayService/OpenRelay"),
+    only(Role::Agent, "/pgportage.v1.RelayService/AcceptRelay"),
     only(Role::Agent, "/pgportage.v1.PeerService/GreetPeer"),
     only(Role::Agent, "/pgportage.v1.PeerService/GetReplicationAccess"),
     only(Role::Agent, "/pgportage.v1.PeerService/DumpSchema"),

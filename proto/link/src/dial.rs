@@ -1,4 +1,4 @@
-//! Dialling another end: TCP, TLS, and the certainty that it took us.
+//! Dialling another end: TCP or a relay, TLS, and the certainty that it took us.
 //!
 //! The channel reconnects by itself, each time with the newest certificate. What
 //! went wrong, down to the TLS alert, is in the [`Failure`] that
@@ -8,6 +8,7 @@
 use std::error::Error as StdError;
 use std::io;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use pgportage_proto::Reason;
@@ -20,12 +21,27 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::http2::{HEADER_LIST_BYTES, Http2Settings};
 use crate::identity::{PeerIdentity, SpiffeId};
+use crate::relay::Relay;
 use crate::tls::{Identity, SERVER_NAME, explain, tls_error};
+use crate::transport::BoxedTransport;
 use crate::{Effect, Failure, Remedy};
 
 /// Not `https`: the connector below does TLS itself, and tonic refuses `https`
 /// beside an own connector as soon as any crate turns on its TLS features.
 const ORIGIN: &str = "http://peer.pgportage.invalid";
+
+/// How long a relay may take beside what a direct connection may: two more
+/// connections are made, by the two ends one after the other.
+const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How another end is reached.
+#[derive(Clone, Debug)]
+pub enum Way {
+    /// At its own address, `host:port`.
+    Direct(String),
+    /// Through the coordinator.
+    Relayed(Relay),
+}
 
 /// Connects to `address` (`host:port`) and makes sure that `expected` is there.
 ///
@@ -43,23 +59,23 @@ pub async fn channel(
     identity: &Identity,
     settings: &Http2Settings,
 ) -> Result<Channel, Failure> {
-    Ok(channel_and_peer(address, expected, identity, settings).await?.0)
+    Ok(channel_and_peer(Way::Direct(address.to_owned()), expected, identity, settings).await?.0)
 }
 
-/// As [`channel`], and says which certificate the other end showed: for records
-/// of who said what.
+/// As [`channel`], by either way, and says which certificate the other end
+/// showed: for records of who said what.
 ///
 /// # Errors
 ///
-/// As [`channel`].
+/// As [`channel`], and those of [`Relay::open`].
 pub async fn channel_and_peer(
-    address: &str,
+    way: Way,
     expected: &SpiffeId,
     identity: &Identity,
     settings: &Http2Settings,
 ) -> Result<(Channel, PeerIdentity), Failure> {
     let dial = Arc::new(Dial {
-        address: address.to_owned(),
+        way,
         expected: expected.clone(),
         identity: identity.clone(),
         settings: *settings,
@@ -80,9 +96,9 @@ pub async fn channel_and_peer(
         .http2_max_header_list_size(HEADER_LIST_BYTES)
         .connect_with_connector(connector)
         .await
-        .map_err(|error| found_in(&error).unwrap_or_else(|| unreachable(address, expected).because(&error)))?;
+        .map_err(|error| found_in(&error).unwrap_or_else(|| dialled.unreachable().because(&error)))?;
     // A connection stands, so somebody was verified.
-    let peer = dialled.peer.get().cloned().ok_or_else(|| unreachable(address, expected))?;
+    let peer = dialled.peer.get().cloned().ok_or_else(|| dialled.unreachable())?;
     Ok((channel, peer))
 }
 
@@ -99,7 +115,7 @@ pub(crate) fn found_in(error: &(dyn StdError + 'static)) -> Option<Failure> {
 }
 
 struct Dial {
-    address: String,
+    way: Way,
     expected: SpiffeId,
     identity: Identity,
     settings: Http2Settings,
@@ -108,13 +124,13 @@ struct Dial {
 }
 
 impl Dial {
-    async fn connect(&self) -> Result<BufReader<TlsStream<TcpStream>>, Failure> {
+    async fn connect(&self) -> Result<BufReader<TlsStream<BoxedTransport>>, Failure> {
         let config = self.identity.client_config(&self.expected)?;
         let attempt = async {
-            let tcp = TcpStream::connect(&self.address).await.map_err(|error| self.refused_by_network(&error))?;
-            tcp.set_nodelay(true).map_err(|error| self.refused_by_network(&error))?;
+            let transport = self.transport().await?;
             let name = ServerName::try_from(SERVER_NAME).map_err(|error| self.unreachable().because(&error))?;
-            let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| self.refused(&error))?;
+            let tls =
+                TlsConnector::from(config).connect(name, transport).await.map_err(|error| self.refused(&error))?;
             // Verified in the handshake: it cannot be absent or malformed.
             let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
             if let Some(Ok(peer)) = certificate.map(PeerIdentity::from_certificate) {
@@ -132,14 +148,41 @@ impl Dial {
             }?;
             Ok(tls)
         };
-        self.identity.clock().timeout(self.settings.connect_timeout, attempt).await.unwrap_or_else(|_| {
-            let seconds = self.settings.connect_timeout.as_secs_f64();
+        let limit = match &self.way {
+            Way::Direct(_) => self.settings.connect_timeout,
+            Way::Relayed(_) => self.settings.connect_timeout + RELAY_TIMEOUT,
+        };
+        self.identity.clock().timeout(limit, attempt).await.unwrap_or_else(|_| {
+            let seconds = limit.as_secs_f64();
             Err(self.unreachable().detail(format!("No answer came within {seconds} seconds.")))
         })
     }
 
+    async fn transport(&self) -> Result<BoxedTransport, Failure> {
+        match &self.way {
+            Way::Direct(address) => {
+                let tcp = TcpStream::connect(address).await.map_err(|error| self.refused_by_network(&error))?;
+                tcp.set_nodelay(true).map_err(|error| self.refused_by_network(&error))?;
+                Ok(Box::new(tcp))
+            }
+            Way::Relayed(relay) => Ok(Box::new(relay.open(&self.expected).await?)),
+        }
+    }
+
     fn unreachable(&self) -> Failure {
-        unreachable(&self.address, &self.expected)
+        let (role, name) = (self.expected.role(), self.expected.name());
+        let at = match &self.way {
+            Way::Direct(address) => format!("at {address}"),
+            Way::Relayed(_) => "through the coordinator".to_owned(),
+        };
+        let failure = Failure::new(Reason::PeerUnreachable, format!("could not connect to {role} \"{name}\" {at}"))
+            .remedy(Remedy::Wait)
+            .effect(Effect::None)
+            .with("peer", name);
+        match &self.way {
+            Way::Direct(address) => failure.with("address", address),
+            Way::Relayed(_) => failure,
+        }
     }
 
     fn refused_by_network(&self, error: &io::Error) -> Failure {
@@ -169,15 +212,6 @@ impl Dial {
         .hint(told.hint)
         .because(error)
     }
-}
-
-fn unreachable(address: &str, expected: &SpiffeId) -> Failure {
-    let (role, name) = (expected.role(), expected.name());
-    Failure::new(Reason::PeerUnreachable, format!("could not connect to {role} \"{name}\" at {address}"))
-        .remedy(Remedy::Wait)
-        .effect(Effect::None)
-        .with("peer", name)
-        .with("address", address)
 }
 
 /// A clause as a sentence.

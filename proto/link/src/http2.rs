@@ -51,9 +51,18 @@ impl Http2Settings {
     /// With 80 ms between two clouds, windows of 16 MiB carry 141 MB/s where the
     /// defaults carry 23. It is also what a receiver holds that does not come to
     /// read, so it is no larger.
+    ///
+    /// A ping waits behind the bytes that are on their way, through a relay behind
+    /// a whole window of them. That may take many seconds on a line that is slow
+    /// and not dead.
     #[must_use]
     pub const fn link() -> Self {
-        Self { stream_window_bytes: 32 << 20, connection_window_bytes: 32 << 20, ..Self::control() }
+        Self {
+            keepalive_timeout: Duration::from_secs(20),
+            stream_window_bytes: 32 << 20,
+            connection_window_bytes: 32 << 20,
+            ..Self::control()
+        }
     }
 
     /// For one of `count` connections that are used at the same time: together they

@@ -16,12 +16,14 @@ pub mod identity;
 pub mod issue;
 pub mod metrics;
 pub mod notify;
+pub mod relay;
 pub mod serve;
 pub mod settings;
 pub mod status;
 pub mod telemetry;
 pub mod tls;
 pub mod trace;
+pub mod transport;
 
 pub use clock::Clock;
 pub use failure::{Effect, Failure, Remedy};

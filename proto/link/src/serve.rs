@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pgportage_proto::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -21,8 +21,9 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::http2::{HEADER_LIST_BYTES, Http2Settings, MAX_STREAMS};
-use crate::identity::PeerIdentity;
+use crate::identity::{PeerIdentity, SpiffeId};
 use crate::tls::{Identity, explain, tls_error};
+use crate::transport::BoxedTransport;
 use crate::{Effect, Failure, authorise, trace};
 
 /// Accepted connections waiting for the server to take them. It takes them at
@@ -44,7 +45,7 @@ pub struct ServeSettings {
 }
 
 impl ServeSettings {
-    /// For the coordinator.
+    /// For programs that are only told and asked.
     #[must_use]
     pub const fn control() -> Self {
         Self {
@@ -59,6 +60,77 @@ impl ServeSettings {
     #[must_use]
     pub const fn link() -> Self {
         Self { http2: Http2Settings::link(), ..Self::control() }
+    }
+
+    /// For the coordinator, which relays as many bytes as a link carries. Only
+    /// relays use the large windows: whatever else comes is read at once.
+    #[must_use]
+    pub const fn coordinator() -> Self {
+        Self::link()
+    }
+}
+
+/// A connection that came through the coordinator, before its handshake.
+pub struct Relayed {
+    /// Its bytes.
+    pub transport: BoxedTransport,
+    /// The only one who is let in by it: neither the coordinator nor whoever else
+    /// it may have joined us with.
+    pub expected: SpiffeId,
+}
+
+impl std::fmt::Debug for Relayed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relayed").field("expected", &self.expected).finish_non_exhaustive()
+    }
+}
+
+/// Where connections come from.
+#[derive(Debug)]
+pub struct Entrance {
+    listener: TcpListener,
+    relayed: Option<mpsc::Receiver<Relayed>>,
+}
+
+impl From<TcpListener> for Entrance {
+    fn from(listener: TcpListener) -> Self {
+        Self { listener, relayed: None }
+    }
+}
+
+/// A connection before its handshake.
+struct Arrival {
+    transport: BoxedTransport,
+    expected: Option<SpiffeId>,
+    /// For the log.
+    from: String,
+}
+
+impl Entrance {
+    /// Lets relayed connections in as well.
+    #[must_use]
+    pub fn and_relayed(self, relayed: mpsc::Receiver<Relayed>) -> Self {
+        Self { relayed: Some(relayed), ..self }
+    }
+
+    /// The next connection. Losing the future loses none.
+    async fn next(&mut self) -> io::Result<Arrival> {
+        let relayed = async {
+            match &mut self.relayed {
+                Some(relayed) => relayed.recv().await,
+                None => None,
+            }
+        };
+        tokio::select! {
+            Some(Relayed { transport, expected }) = relayed => {
+                Ok(Arrival { transport, from: format!("a relay, for {expected}"), expected: Some(expected) })
+            }
+            accepted = self.listener.accept() => {
+                let (tcp, address) = accepted?;
+                tcp.set_nodelay(true)?;
+                Ok(Arrival { transport: Box::new(tcp), expected: None, from: address.to_string() })
+            }
+        }
     }
 }
 
@@ -89,7 +161,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 ///
 /// [`Reason::Internal`] when the server ends by itself, which it never should.
 pub async fn serve(
-    listener: TcpListener,
+    entrance: impl Into<Entrance>,
     identity: Identity,
     settings: ServeSettings,
     routes: Routes,
@@ -100,7 +172,7 @@ pub async fn serve(
     // Cancelled when this function ends, however it ends.
     let over = CancellationToken::new();
     let _end = over.clone().drop_guard();
-    let connections = incoming(listener, identity, settings, &over);
+    let connections = incoming(entrance.into(), identity, settings, &over);
     let server = Server::builder()
         .initial_stream_window_size(http2.stream_window_bytes)
         .initial_connection_window_size(http2.connection_window_bytes)
@@ -127,7 +199,7 @@ pub async fn serve(
 
 /// Accepts, shakes hands, and passes on. Ends when the receiver is dropped.
 fn incoming(
-    listener: TcpListener,
+    mut entrance: Entrance,
     identity: Identity,
     settings: ServeSettings,
     over: &CancellationToken,
@@ -143,9 +215,9 @@ fn incoming(
             let next = async {
                 // Waiting here leaves the rest in the backlog.
                 let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
-                listener.accept().await.map(|(tcp, address)| (permit, tcp, address))
+                entrance.next().await.map(|arrival| (permit, arrival))
             };
-            let (permit, tcp, address) = tokio::select! {
+            let (permit, arrival) = tokio::select! {
                 biased;
                 () = accepted.closed() => break,
                 () = over.cancelled() => break,
@@ -161,7 +233,8 @@ fn incoming(
             };
             let (accepted, identity, over) = (accepted.clone(), identity.clone(), over.clone());
             handshakes.spawn(async move {
-                let handshake = handshake(tcp, &identity, over.clone());
+                let from = arrival.from.clone();
+                let handshake = handshake(arrival, &identity, over.clone());
                 let outcome = tokio::select! {
                     outcome = clock.timeout(settings.handshake_timeout, handshake) => outcome,
                     () = over.cancelled() => return,
@@ -169,17 +242,17 @@ fn incoming(
                 drop(permit);
                 match outcome {
                     Ok(Ok(stream)) => {
-                        tracing::debug!(%address, peer = %stream.peer.uri, "accepted a connection");
+                        tracing::debug!(from, peer = %stream.peer.uri, "accepted a connection");
                         // The server stopped in between: dropping closes it.
                         drop(accepted.send(Ok(stream)).await);
                     }
                     Ok(Err(error)) => {
                         let reason = tls_error(&error).map_or_else(|| error.to_string(), |tls| explain(tls).message);
-                        tracing::warn!(%address, reason, "refused a connection");
+                        tracing::warn!(from, reason, "refused a connection");
                     }
                     Err(_) => {
                         let reason = "the handshake took too long";
-                        tracing::warn!(%address, reason, "refused a connection");
+                        tracing::warn!(from, reason, "refused a connection");
                     }
                 }
             });
@@ -188,13 +261,17 @@ fn incoming(
     ReceiverStream::new(receiver)
 }
 
-async fn handshake(tcp: TcpStream, identity: &Identity, over: CancellationToken) -> io::Result<PeerStream> {
-    tcp.set_nodelay(true)?;
-    let io = TlsAcceptor::from(identity.server_config()).accept(tcp).await?;
+async fn handshake(arrival: Arrival, identity: &Identity, over: CancellationToken) -> io::Result<PeerStream> {
+    let io = TlsAcceptor::from(identity.server_config()).accept(arrival.transport).await?;
     // The verifier has looked at it already; without it nothing is known about the peer.
     let certificate = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let certificate = certificate.ok_or_else(|| io::Error::other("the client presented no certificate"))?;
     let peer = PeerIdentity::from_certificate(certificate).map_err(io::Error::other)?;
+    if let Some(expected) = arrival.expected
+        && peer.id() != expected
+    {
+        return Err(io::Error::other(format!("the certificate names {}, not {expected}", peer.uri)));
+    }
     let clock = identity.clock();
     let remaining = peer.not_after.duration_since(clock.wall()).unwrap_or_default();
     let uri = peer.uri.clone();
@@ -211,7 +288,7 @@ async fn handshake(tcp: TcpStream, identity: &Identity, over: CancellationToken)
 
 /// A connection whose other end is known.
 pub struct PeerStream {
-    io: TlsStream<TcpStream>,
+    io: TlsStream<BoxedTransport>,
     peer: PeerIdentity,
     /// Resolves when the server is over, because tonic leaves connection tasks
     /// behind, or when the peer's certificate ends: it connects again with the

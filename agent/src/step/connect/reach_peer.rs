@@ -17,6 +17,8 @@ pub struct ReachPeerResult {
     pub round_trip: Duration,
     /// The other agent's release, for people.
     pub software_version: String,
+    /// Whether the way there leads through the coordinator.
+    pub relayed: bool,
 }
 
 impl Step for ReachPeer {
@@ -36,6 +38,7 @@ impl Step for ReachPeer {
         Ok(ReachPeerResult {
             round_trip: cx.clock.now().duration_since(asked),
             software_version: greeting.software_version,
+            relayed: cx.agent.peers.relayed(&cx.participation.peer),
         })
     }
 

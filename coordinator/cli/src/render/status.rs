@@ -32,7 +32,7 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
     push_line(
         &mut out,
         &format!(
-            "database {} from {} to {}{}{}",
+            "database {} from {} to {}{}{}{}",
             clean(&migration.database),
             clean(&migration.source_agent),
             clean(&migration.destination_agent),
@@ -40,6 +40,7 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
                 Connection::Tunnel => "",
                 Connection::Direct => ", without the agents' link",
             },
+            if migration.relayed { ", relayed by the coordinator" } else { "" },
             match migration.copy_method {
                 CopyMethod::Snapshot => "",
                 CopyMethod::Native => ", copied by the subscription",

@@ -179,6 +179,7 @@ pub(crate) fn differing() -> v1::Migration {
     report.equal_count = 36;
     report.differences = vec!["table public.orders has 2 rows less on the destination".to_owned()];
     migration.etag = "differing".to_owned();
+    migration.relayed = true;
     migration
 }
 

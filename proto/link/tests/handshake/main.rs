@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod fleet;
+mod relay;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,69 @@
+//! Accepting the relays that other agents ask for.
+
+use std::sync::Arc;
+
+use pgportage_link::Failure;
+use pgportage_link::identity::Role;
+use pgportage_link::serve::Relayed;
+use pgportage_link::tls::Identity;
+use pgportage_proto::v1;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::agent::Agent;
+
+/// Most relays being accepted at a time. What a coordinator offers beyond it
+/// costs nothing and is asked for again.
+const ACCEPTING: usize = 16;
+
+/// Meets at the coordinator whoever is the other agent of one of our migrations,
+/// and leads them to our end of the link.
+///
+/// The policy is not asked again: it was when the migration began, and an agent
+/// that it names may knock at the link's listener as well.
+#[derive(Debug)]
+pub(super) struct Answer {
+    identity: Identity,
+    entrance: mpsc::Sender<Relayed>,
+    permits: Arc<Semaphore>,
+}
+
+impl Answer {
+    pub(super) fn new(identity: Identity, entrance: mpsc::Sender<Relayed>) -> Self {
+        Self { identity, entrance, permits: Arc::new(Semaphore::new(ACCEPTING)) }
+    }
+
+    /// Returns at once; the relay is accepted meanwhile, or not.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be read.
+    pub(super) fn offered(&self, agent: &Arc<Agent>, offer: v1::RelayOffer) -> Result<(), Failure> {
+        let v1::RelayOffer { relay_id, peer_agent_id: peer } = offer;
+        let known = agent.journal.participations()?.iter().any(|participation| participation.peer == peer);
+        let expected = self.identity.id_of(Role::Agent, &peer);
+        let (true, Ok(expected)) = (known, expected) else {
+            tracing::warn!(peer, "refused a relay: this agent has no migration with whoever asks");
+            return Ok(());
+        };
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            tracing::warn!(peer, "refused a relay: too many are being accepted");
+            return Ok(());
+        };
+        let (agent, entrance) = (Arc::clone(agent), self.entrance.clone());
+        let tasks = agent.tasks.clone();
+        tasks.spawn(async move {
+            let _permit = permit;
+            let accepting = async {
+                match agent.relay.accept(&relay_id).await {
+                    // The link's server is gone only when the agent stops.
+                    Ok(stream) => drop(entrance.send(Relayed { transport: Box::new(stream), expected }).await),
+                    Err(failure) => {
+                        tracing::warn!(peer, detail = failure.detail, "could not accept a relay: {failure}")
+                    }
+                }
+            };
+            agent.stop.run_until_cancelled(accepting).await;
+        });
+        Ok(())
+    }
+}
