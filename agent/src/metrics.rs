@@ -17,6 +17,7 @@ use crate::action::{ActionKind, Fact, Verb};
 use crate::agent::Agent;
 use crate::migration::MigrationId;
 use crate::runner::Runner;
+use crate::watch::Forecast;
 
 /// What is known about one migration between commands. Lossy: only the latest
 /// matters, and nothing is decided by it.
@@ -32,6 +33,8 @@ pub struct Gauge {
     pub xmin_age: Option<u64>,
     /// Free bytes on the disk that holds the WAL.
     pub free_disk_bytes: Option<u64>,
+    /// Source: how long the WAL kept may go on growing.
+    pub wal_forecast: Option<Forecast>,
     /// What is about to go wrong, for people. Empty while all is well.
     pub warning: String,
 }
@@ -127,10 +130,20 @@ impl Collector for Now {
         #[expect(clippy::cast_precision_loss, reason = "Prometheus has floats only")]
         let number = |number: u64| number as f64;
         type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&Gauge) -> Option<f64>);
-        let figures: [Figure<'_>; 6] = [
+        let room = |gauge: &Gauge| gauge.wal_forecast.and_then(|forecast| forecast.room);
+        let figures: [Figure<'_>; 9] = [
             ("lag_seconds", "From a heartbeat's commit to the news of its arrival", &|g| g.lag.map(seconds)),
             ("lag_bytes", "Bytes the destination has not confirmed", &|g| g.lag_bytes.map(number)),
             ("retained_wal_bytes", "WAL kept on disk for our slot", &|g| g.retained_wal_bytes.map(number)),
+            ("wal_written_bytes_per_second", "WAL that the source writes", &|g| {
+                g.wal_forecast.map(|forecast| number(forecast.written_bytes_per_second))
+            }),
+            ("wal_left_bytes", "WAL that may still be kept before the nearest limit", &|g| {
+                room(g).map(|room| number(room.left_bytes))
+            }),
+            ("wal_left_seconds", "Time until then, at the present growth; none while it does not grow", &|g| {
+                room(g).and_then(|room| room.time_left).map(seconds)
+            }),
             ("xmin_age", "Transactions since the oldest id our slot holds back", &|g| g.xmin_age.map(number)),
             ("free_disk_bytes", "Free bytes on the disk that holds the WAL", &|g| g.free_disk_bytes.map(number)),
             ("warning", "1 while something is about to go wrong", &|g| Some(f64::from(!g.warning.is_empty()))),

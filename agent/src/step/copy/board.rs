@@ -221,6 +221,7 @@ impl Board {
                     ready: table.parts_left == 0,
                 })
                 .collect(),
+            ..Progress::default()
         }
     }
 
