@@ -17,6 +17,7 @@ use crate::action::{ActionKind, Fact, Verb};
 use crate::agent::Agent;
 use crate::migration::MigrationId;
 use crate::runner::Runner;
+use crate::step::ProgressPart;
 use crate::watch::Forecast;
 
 /// What is known about one migration between commands. Lossy: only the latest
@@ -156,6 +157,7 @@ impl Collector for Now {
                 }
             }
         }
+        self.encode_copies(&mut encoder)?;
         let mut running =
             encoder.encode_descriptor("step_running", "1 while a step is at work", None, MetricType::Gauge)?;
         for (migration, kind, verb) in self.runner.under_way() {
@@ -174,5 +176,43 @@ impl Collector for Now {
             MetricType::Gauge,
         )?;
         attached.encode_gauge(&i64::from(self.agent.attached()))
+    }
+}
+
+impl Now {
+    /// How far copies are. Tables that are ready count; what is not known is left
+    /// out.
+    fn encode_copies(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let copies = self.runner.copies();
+        type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&[ProgressPart]) -> u64);
+        let sum = |parts: &[ProgressPart], of: fn(&ProgressPart) -> u64| parts.iter().map(of).sum();
+        let figures: [Figure<'_>; 5] = [
+            ("copy_done_bytes", "Bytes of tables copied so far", &|parts| sum(parts, |part| part.size_bytes)),
+            ("copy_total_bytes", "Bytes of all tables, as the source estimates", &|parts| {
+                sum(parts, |part| part.total_bytes)
+            }),
+            ("copy_done_rows", "Rows copied so far", &|parts| sum(parts, |part| part.row_count)),
+            ("copy_done_tables", "Tables whose rows are in", &|parts| sum(parts, |part| u64::from(part.ready))),
+            ("copy_total_tables", "Tables to copy", &|parts| sum(parts, |_| 1)),
+        ];
+        for (name, help, figure) in figures {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (migration, progress) in copies.iter().filter(|(_, progress)| !progress.parts.is_empty()) {
+                let value = figure(&progress.parts);
+                if name == "copy_total_bytes" && value == 0 {
+                    // A subscription that copies knows no sizes.
+                    continue;
+                }
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                family.encode_family(&[("migration", migration.as_str())])?.encode_gauge(&value)?;
+            }
+        }
+        let help = "Indexes being built at this moment, as far as the server shows them";
+        let mut builds = encoder.encode_descriptor("index_builds", help, None, MetricType::Gauge)?;
+        for (migration, progress) in &copies {
+            let value = i64::try_from(progress.builds.len()).unwrap_or(i64::MAX);
+            builds.encode_family(&[("migration", migration.as_str())])?.encode_gauge(&value)?;
+        }
+        Ok(())
     }
 }
