@@ -63,20 +63,23 @@ const MOST_SESSIONS: usize = 100;
 const SEES_OTHERS: &str = "SELECT pg_has_role('pg_read_all_stats', 'USAGE')";
 
 /// Those that one of `$1` waits for come first: for the transaction itself, or
-/// for a relation that it has locked.
+/// for a relation that it has locked. All locks of a prepared transaction have
+/// the virtual transaction of the lock on its own id, and no process.
 const PREPARED: &str = "\
-SELECT p.gid, p.owner::text, p.database::text, extract(epoch FROM clock_timestamp() - p.prepared)::float8, w.awaited
+WITH lock AS MATERIALIZED (SELECT * FROM pg_locks),
+awaited AS (
+    SELECT DISTINCT own.transactionid
+      FROM lock l
+      JOIN lock h ON h.pid IS NULL AND h.granted
+       AND (h.transactionid = l.transactionid OR (h.database = l.database AND h.relation = l.relation))
+      JOIN lock own ON own.pid IS NULL AND own.locktype = 'transactionid'
+       AND own.virtualtransaction = h.virtualtransaction
+     WHERE l.pid = ANY ($1) AND NOT l.granted
+)
+SELECT p.gid, p.owner::text, p.database::text, extract(epoch FROM clock_timestamp() - p.prepared)::float8,
+       p.transaction IN (SELECT transactionid FROM awaited) AS awaited
   FROM pg_prepared_xacts p
- CROSS JOIN LATERAL (
-    SELECT EXISTS (SELECT FROM pg_locks l
-                    WHERE l.pid = ANY ($1) AND NOT l.granted
-                      AND (l.locktype = 'transactionid' AND l.transactionid = p.transaction
-                           OR EXISTS (SELECT FROM pg_locks h
-                                       WHERE h.pid IS NULL AND h.virtualtransaction = '-1/' || p.transaction
-                                         AND h.locktype = l.locktype AND h.database = l.database
-                                         AND h.relation = l.relation))) AS awaited
- ) AS w
- ORDER BY w.awaited DESC, p.prepared
+ ORDER BY awaited DESC, p.prepared
  LIMIT 5";
 
 const SOURCE_CAPACITIES: &str = "\

@@ -18,4 +18,5 @@ mod copy;
 mod journey;
 mod obstacles;
 mod privilege;
+mod situation;
 mod slot_wait;
