@@ -19,6 +19,7 @@ pub mod postgres;
 pub mod runner;
 pub mod session;
 pub mod settings;
+pub mod situation;
 pub mod snapshot;
 pub mod step;
 pub mod tunnel;

@@ -17,6 +17,8 @@ use crate::action::{ActionKind, Fact, Verb};
 use crate::agent::Agent;
 use crate::migration::MigrationId;
 use crate::runner::Runner;
+use crate::step::ProgressPart;
+use crate::watch::Forecast;
 
 /// What is known about one migration between commands. Lossy: only the latest
 /// matters, and nothing is decided by it.
@@ -32,6 +34,8 @@ pub struct Gauge {
     pub xmin_age: Option<u64>,
     /// Free bytes on the disk that holds the WAL.
     pub free_disk_bytes: Option<u64>,
+    /// Source: how long the WAL kept may go on growing.
+    pub wal_forecast: Option<Forecast>,
     /// What is about to go wrong, for people. Empty while all is well.
     pub warning: String,
 }
@@ -187,10 +191,20 @@ impl Collector for Now {
         #[expect(clippy::cast_precision_loss, reason = "Prometheus has floats only")]
         let number = |number: u64| number as f64;
         type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&Gauge) -> Option<f64>);
-        let figures: [Figure<'_>; 6] = [
+        let room = |gauge: &Gauge| gauge.wal_forecast.and_then(|forecast| forecast.room);
+        let figures: [Figure<'_>; 9] = [
             ("lag_seconds", "From a heartbeat's commit to the news of its arrival", &|g| g.lag.map(seconds)),
             ("lag_bytes", "Bytes the destination has not confirmed", &|g| g.lag_bytes.map(number)),
             ("retained_wal_bytes", "WAL kept on disk for our slot", &|g| g.retained_wal_bytes.map(number)),
+            ("wal_written_bytes_per_second", "WAL that the source writes", &|g| {
+                g.wal_forecast.map(|forecast| number(forecast.written_bytes_per_second))
+            }),
+            ("wal_left_bytes", "WAL that may still be kept before the nearest limit", &|g| {
+                room(g).map(|room| number(room.left_bytes))
+            }),
+            ("wal_left_seconds", "Time until then, at the present growth; none while it does not grow", &|g| {
+                room(g).and_then(|room| room.time_left).map(seconds)
+            }),
             ("xmin_age", "Transactions since the oldest id our slot holds back", &|g| g.xmin_age.map(number)),
             ("free_disk_bytes", "Free bytes on the disk that holds the WAL", &|g| g.free_disk_bytes.map(number)),
             ("warning", "1 while something is about to go wrong", &|g| Some(f64::from(!g.warning.is_empty()))),
@@ -203,6 +217,7 @@ impl Collector for Now {
                 }
             }
         }
+        self.encode_copies(&mut encoder)?;
         let mut running =
             encoder.encode_descriptor("step_running", "1 while a step is at work", None, MetricType::Gauge)?;
         for (migration, kind, verb) in self.runner.under_way() {
@@ -221,5 +236,43 @@ impl Collector for Now {
             MetricType::Gauge,
         )?;
         attached.encode_gauge(&i64::from(self.agent.attached()))
+    }
+}
+
+impl Now {
+    /// How far copies are. Tables that are ready count; what is not known is left
+    /// out.
+    fn encode_copies(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let copies = self.runner.copies();
+        type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&[ProgressPart]) -> u64);
+        let sum = |parts: &[ProgressPart], of: fn(&ProgressPart) -> u64| parts.iter().map(of).sum();
+        let figures: [Figure<'_>; 5] = [
+            ("copy_done_bytes", "Bytes of tables copied so far", &|parts| sum(parts, |part| part.size_bytes)),
+            ("copy_total_bytes", "Bytes of all tables, as the source estimates", &|parts| {
+                sum(parts, |part| part.total_bytes)
+            }),
+            ("copy_done_rows", "Rows copied so far", &|parts| sum(parts, |part| part.row_count)),
+            ("copy_done_tables", "Tables whose rows are in", &|parts| sum(parts, |part| u64::from(part.ready))),
+            ("copy_total_tables", "Tables to copy", &|parts| sum(parts, |_| 1)),
+        ];
+        for (name, help, figure) in figures {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (migration, progress) in copies.iter().filter(|(_, progress)| !progress.parts.is_empty()) {
+                let value = figure(&progress.parts);
+                if name == "copy_total_bytes" && value == 0 {
+                    // A subscription that copies knows no sizes.
+                    continue;
+                }
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                family.encode_family(&[("migration", migration.as_str())])?.encode_gauge(&value)?;
+            }
+        }
+        let help = "Indexes being built at this moment, as far as the server shows them";
+        let mut builds = encoder.encode_descriptor("index_builds", help, None, MetricType::Gauge)?;
+        for (migration, progress) in &copies {
+            let value = i64::try_from(progress.builds.len()).unwrap_or(i64::MAX);
+            builds.encode_family(&[("migration", migration.as_str())])?.encode_gauge(&value)?;
+        }
+        Ok(())
     }
 }

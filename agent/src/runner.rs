@@ -113,6 +113,37 @@ impl Runner {
         self.running().values().map(|running| (running.migration.clone(), running.kind, running.verb)).collect()
     }
 
+    /// How far the copies under way are, whoever makes them.
+    #[must_use]
+    pub fn copies(&self) -> Vec<(MigrationId, Progress)> {
+        let copies = |kind| match kind {
+            ActionKind::CopyTables | ActionKind::AwaitCopy => true,
+            ActionKind::CheckServer
+            | ActionKind::CreateReplicationRole
+            | ActionKind::ReachPeer
+            | ActionKind::SetReplicaIdentity
+            | ActionKind::CreatePublication
+            | ActionKind::CloseDatabase
+            | ActionKind::RestoreSchema
+            | ActionKind::CreateSlot
+            | ActionKind::CreateSubscription
+            | ActionKind::AwaitLag
+            | ActionKind::CountRows
+            | ActionKind::PrepareCutover
+            | ActionKind::RaiseBarrier
+            | ActionKind::DrainToMarker
+            | ActionKind::FenceSource
+            | ActionKind::OpenDestination
+            | ActionKind::ReleaseBarrier
+            | ActionKind::FinishMigration => false,
+        };
+        self.running()
+            .values()
+            .filter(|running| running.verb == Verb::Perform && copies(running.kind))
+            .map(|running| (running.migration.clone(), running.progress.borrow().clone()))
+            .collect()
+    }
+
     /// Changes whenever there may be facts to send.
     #[must_use]
     pub fn news(&self) -> watch::Receiver<u64> {

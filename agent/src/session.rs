@@ -11,6 +11,7 @@
 mod answer;
 mod backoff;
 mod outbox;
+mod questions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,7 @@ use crate::wire;
 use answer::Answer;
 use backoff::Backoff;
 use outbox::Outbox;
+use questions::Questions;
 
 /// The only protocol revision so far.
 const REVISION: i32 = 1;
@@ -226,6 +228,7 @@ impl Session {
         let mut news = self.runner.news();
         let mut beat_at = clock.now();
         let mut look_at = clock.now() + PROGRESS_INTERVAL;
+        let mut questions = Questions::new(Arc::clone(&self.agent));
         outbox.facts()?;
         let end = loop {
             tokio::select! {
@@ -241,6 +244,7 @@ impl Session {
                     Some(v1::AttachAgentResponse { message }) => match message {
                         Some(Down::Command(command)) => self.take(command, &mut outbox, &mut sender)?,
                         Some(Down::Cancel(cancel)) => self.runner.cancel(&cancel.command_id),
+                        Some(Down::Question(question)) => questions.take(question),
                         Some(Down::Ack(ack)) => self.agent.journal.acknowledge(&ack.command_id, ack.sequence)?,
                         Some(Down::Drain(drain)) => {
                             let delay = drain.reconnect_delay.and_then(|delay| Duration::try_from(delay).ok());
@@ -256,6 +260,7 @@ impl Session {
                     },
                 },
                 _ = news.changed() => outbox.facts()?,
+                answer = questions.next() => outbox.answer(answer),
                 () = clock.sleep_until(look_at) => {
                     look_at = clock.now() + PROGRESS_INTERVAL;
                     outbox.progress(self.runner.progress());
@@ -304,7 +309,7 @@ impl Session {
 async fn welcome(incoming: &mut Streaming<v1::AttachAgentResponse>) -> Result<v1::Welcome, Failure> {
     match incoming.message().await.map_err(from_status)?.and_then(|response| response.message) {
         Some(Down::Welcome(welcome)) => Ok(welcome),
-        Some(Down::Command(_) | Down::Cancel(_) | Down::Ack(_) | Down::RelayOffer(_)) => {
+        Some(Down::Command(_) | Down::Cancel(_) | Down::Ack(_) | Down::RelayOffer(_) | Down::Question(_)) => {
             Err(Failure::new(Reason::RequestInvalid, "the coordinator did not begin with its welcome"))
         }
         Some(Down::Drain(_)) => Err(Failure::new(Reason::PeerUnreachable, "the coordinator drains")),

@@ -25,7 +25,7 @@ use std::future::Future;
 
 use pgportage_link::Failure;
 
-pub use context::{Context, Progress, ProgressPart, ProgressUnit};
+pub use context::{Context, IndexBuild, Progress, ProgressPart, ProgressUnit};
 
 /// What a look at the server found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 //! written into the journal before the slot is dropped, so that a slot that
 //! vanished is never taken for one that was not made yet.
 
+mod forecast;
 mod limit;
 mod look;
 
@@ -27,8 +28,11 @@ use crate::migration::{MigrationId, Participation, Side};
 use crate::postgres::{Purpose, Session};
 use crate::step::Context;
 use crate::step::subscribe::SLOT_NOTE;
+use forecast::{Bounds, Measurements};
 use limit::{Judgement, judge};
 use look::{Slots, drop_slots, slots};
+
+pub use forecast::{Forecast, Room, WalLimit};
 
 /// Time between two looks. At a gigabyte of WAL a second, the fastest that one
 /// server writes, a limit is exceeded by a few gigabytes at most.
@@ -129,6 +133,7 @@ struct Known {
     seen: bool,
     missed: u32,
     warning: String,
+    measurements: Measurements,
 }
 
 impl Watch {
@@ -192,7 +197,11 @@ impl Watch {
         };
         let session = &*self.session.insert(session);
         let seen = slots(session, &self.agent.journal, participation).await?;
+        let measurements = &mut self.known.entry(migration.clone()).or_default().measurements;
+        measurements.add(&seen, self.agent.clock.now());
+        let forecast = measurements.forecast(&seen, &Bounds::of(&self.agent.policy));
         self.agent.gauges.update(migration, |gauge| {
+            gauge.wal_forecast = forecast;
             gauge.retained_wal_bytes = seen.retained_wal_bytes;
             gauge.xmin_age = seen.xmin_age;
             gauge.free_disk_bytes = seen.free_disk_bytes;

@@ -5,6 +5,7 @@
 
 mod action;
 mod inventory;
+mod situation;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -19,7 +20,10 @@ use crate::action::{Command, Fact, Verb};
 use crate::journal::FactEntry;
 use crate::metrics::Gauge;
 use crate::migration::{MigrationId, Participation, Side};
-use crate::step::{Progress, ProgressPart, ProgressUnit};
+use crate::step::{IndexBuild, Progress, ProgressPart, ProgressUnit};
+use crate::watch::{Forecast, WalLimit};
+
+pub use situation::{Question, answer, question};
 
 /// A fact that would not fit into one message is not sent as it is.
 const MAX_FACT_BYTES: usize = 3 << 20;
@@ -182,6 +186,7 @@ pub fn progress(command_id: String, progress: &Progress) -> v1::CommandProgress 
         }
         .into(),
         parts: progress.parts.iter().map(part).collect(),
+        builds: progress.builds.iter().map(build).collect(),
     }
 }
 
@@ -192,6 +197,14 @@ fn part(part: &ProgressPart) -> v1::ProgressPart {
         size_bytes: big(part.size_bytes),
         total_bytes: big(part.total_bytes),
         ready: part.ready,
+    }
+}
+
+fn build(build: &IndexBuild) -> v1::IndexBuild {
+    v1::IndexBuild {
+        table: build.table.clone(),
+        phase: build.phase.clone(),
+        percent: build.percent.map_or(-1, i32::from),
     }
 }
 
@@ -209,9 +222,27 @@ pub fn heartbeat(sequence: i64, gauges: BTreeMap<MigrationId, Gauge>) -> v1::Hea
             xmin_age: figure(gauge.xmin_age),
             free_disk_bytes: figure(gauge.free_disk_bytes),
             warning: gauge.warning,
+            wal_forecast: gauge.wal_forecast.map(forecast),
         })
         .collect();
     v1::Heartbeat { sequence, gauges }
+}
+
+fn forecast(forecast: Forecast) -> v1::WalForecast {
+    use v1::wal_forecast::Limit;
+    let limit = match forecast.room.map(|room| room.limit) {
+        None => Limit::Unspecified,
+        Some(WalLimit::Server) => Limit::Server,
+        Some(WalLimit::Policy) => Limit::Policy,
+        Some(WalLimit::Disk) => Limit::Disk,
+    };
+    v1::WalForecast {
+        written_bytes_per_second: big(forecast.written_bytes_per_second),
+        growth_bytes_per_second: forecast.growth_bytes_per_second,
+        limit: limit.into(),
+        left_bytes: forecast.room.map_or(0, |room| big(room.left_bytes)),
+        time_left: forecast.room.and_then(|room| room.time_left).map(span),
+    }
 }
 
 /// A duration that must be there and be longer than nothing.

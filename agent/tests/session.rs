@@ -474,3 +474,47 @@ async fn wait_for_end(program: &mut Program) -> std::process::ExitStatus {
         Clock.sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// A question is answered beside everything else, and leaves nothing behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_is_answered_at_once_or_not_at_all() {
+    let mut site = Site::new(POLICY).await;
+    let running = site.start();
+    let mut line = site.coordinator.welcome(1).await;
+    let question = |id: &str, migration_id: &str, asked| v1::Question {
+        id: id.to_owned(),
+        migration_id: migration_id.to_owned(),
+        timeout: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+        question: asked,
+    };
+    let describe = Some(v1::question::Question::DescribeSituation(v1::DescribeSituation {}));
+    let reason = |answer: v1::Answer| match answer.answer {
+        Some(v1::answer::Answer::Failure(failure)) => failure.reason,
+        other => panic!("not a failure: {other:?}"),
+    };
+
+    // Of a migration that nobody told this agent of, of no migration at all, and
+    // in words of a newer release.
+    line.say(Down::Question(question("q1", "orders", describe))).await;
+    let answer = line.answer().await;
+    assert_eq!((answer.question_id.as_str(), reason(answer.clone()).as_str()), ("q1", "MIGRATION_MISSING"));
+    line.say(Down::Question(question("q2", "Not A Name", describe))).await;
+    assert_eq!(reason(line.answer().await), "REQUEST_INVALID");
+    line.say(Down::Question(question("q3", "orders", None))).await;
+    line.quiet().await;
+
+    // Its first command makes the agent a part of it.
+    let command = harmless();
+    line.command(command.clone()).await;
+    assert!(matches!(line.outcome(&command.id).await, Fact::Succeeded(_)));
+    let asked = Clock.now();
+    line.say(Down::Question(question("q4", "orders", describe))).await;
+    let answer = line.answer().await;
+    assert!(Clock.now().duration_since(asked) < Duration::from_secs(10));
+    let Some(v1::answer::Answer::Situation(situation)) = answer.answer else { panic!("{answer:?}") };
+    // The scripted server and peer hang up on everybody.
+    assert!(!situation.unchecked.is_empty() && situation.unchecked.iter().all(|it| it.failure.is_some()));
+    assert!(situation.link.is_none_or(|link| link.round_trip_time.is_none()));
+    line.quiet().await;
+    running.stop().await;
+}

@@ -9,6 +9,7 @@
 //! acknowledged before it is. Whatever is lost on the way is sent again when the
 //! agent comes back.
 
+mod explain;
 mod hear;
 mod preflight;
 mod task;
@@ -23,6 +24,7 @@ use pgportage_proto::Reason;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::figures::{Gauge, Progress};
 use crate::fleet::Fleet;
@@ -36,7 +38,10 @@ use crate::workflow::state::{State, fold, next};
 use crate::workflow::statement;
 use crate::workflow::verb::{self, Word};
 
+use explain::Asker;
 use task::{Mail, Task};
+
+pub use explain::Explained;
 
 /// Letters waiting for one migration's task: facts of two agents and the
 /// operators' words. Senders wait when it is full.
@@ -79,6 +84,8 @@ struct Inner {
     commands: RwLock<HashMap<CommandId, MigrationId>>,
     /// Who waits for the commands of a preflight, which nobody stores.
     preflights: Mutex<HashMap<CommandId, mpsc::Sender<AgentFact>>>,
+    /// Who waits for an answer of an agent.
+    questions: Mutex<HashMap<Uuid, Asker>>,
     /// One creation at a time: each looks at all the others.
     creating: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
@@ -143,6 +150,7 @@ impl Engine {
             migrations: RwLock::default(),
             commands: RwLock::default(),
             preflights: Mutex::default(),
+            questions: Mutex::default(),
             creating: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -350,6 +358,10 @@ impl Inner {
 
     fn preflights(&self) -> MutexGuard<'_, HashMap<CommandId, mpsc::Sender<AgentFact>>> {
         self.preflights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn questions(&self) -> MutexGuard<'_, HashMap<Uuid, Asker>> {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ourselves, as the cause of a fact.

@@ -16,6 +16,19 @@ pub struct Progress {
     pub unit: Unit,
     /// The parts of the work.
     pub parts: Vec<Part>,
+    /// Indexes being built, as far as the server shows them.
+    pub builds: Vec<Build>,
+}
+
+/// An index that is being built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Build {
+    /// Its table, quoted.
+    pub table: String,
+    /// What the build does, in PostgreSQL's words.
+    pub phase: String,
+    /// How much of this phase is done, in whole percent.
+    pub percent: Option<u8>,
 }
 
 /// What progress is counted in.
@@ -58,8 +71,36 @@ pub struct Gauge {
     pub lag_bytes: Option<i64>,
     /// WAL kept for our slot.
     pub retained_wal_bytes: Option<i64>,
+    /// How long that may go on growing.
+    pub wal_forecast: Option<Forecast>,
     /// What is about to go wrong. Empty while all is well.
     pub warning: String,
     /// When the coordinator heard it.
     pub time: SystemTime,
+}
+
+/// How long the WAL kept for our slot may go on growing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forecast {
+    /// WAL that the source writes, in bytes a second.
+    pub written_bytes_per_second: i64,
+    /// By how much the WAL kept grows, in bytes a second.
+    pub growth_bytes_per_second: i64,
+    /// The limit that is met first.
+    pub limit: Option<WalLimit>,
+    /// What may still be added before it.
+    pub left_bytes: i64,
+    /// When that is. None while nothing grows.
+    pub time_left: Option<Duration>,
+}
+
+/// What limits the WAL kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalLimit {
+    /// The server gives the slot up.
+    Server,
+    /// The policy of the source's agent.
+    Policy,
+    /// The source's disk.
+    Disk,
 }

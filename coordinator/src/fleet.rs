@@ -149,6 +149,19 @@ impl Fleet {
         line.say(Down::Command(command)).then_some(()).ok_or_else(|| not_attached(name))
     }
 
+    /// Asks an attached agent. The question may still get lost; it is not said
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::AgentNotAttached`].
+    pub fn ask(&self, name: &str, question: v1::Question) -> Result<(), Failure> {
+        let agents = self.agents();
+        let line = agents.get(name).and_then(|entry| entry.line.as_ref());
+        let asked = line.is_some_and(|line| line.say(Down::Question(question)));
+        asked.then_some(()).ok_or_else(|| not_attached(name))
+    }
+
     /// Says something else to an attached agent. Lost when there is none.
     pub fn tell(&self, name: &str, message: Down) {
         fail_point::hit("coordinator.send.word");

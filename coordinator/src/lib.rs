@@ -10,6 +10,7 @@
 pub mod arguments;
 pub mod daemon;
 pub mod engine;
+pub mod explain;
 pub mod fail_points;
 pub mod figures;
 pub mod fleet;

@@ -43,6 +43,8 @@ pub struct Figures {
     attached: Family<AgentLabel, Metric>,
     lag: Family<MigrationLabel, Metric<f64, AtomicU64>>,
     retained: Family<MigrationLabel, Metric>,
+    wal_left: Family<MigrationLabel, Metric>,
+    wal_left_time: Family<MigrationLabel, Metric<f64, AtomicU64>>,
     outage: Histogram,
     relays: Metric,
     relayed: Counter,
@@ -60,6 +62,8 @@ impl Figures {
             retained: Family::default(),
             relays: Metric::default(),
             relayed: Counter::default(),
+            wal_left: Family::default(),
+            wal_left_time: Family::default(),
             outage: Histogram::new([0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0]),
         };
         metrics.register(|registry| {
@@ -70,6 +74,10 @@ impl Figures {
             registry.register("retained_wal_bytes", "WAL kept on the source for our slot", figures.retained.clone());
             registry.register("relays", "Relays between agents that are open", figures.relays.clone());
             registry.register("relayed_bytes", "Bytes passed on between agents", figures.relayed.clone());
+            let help = "WAL that may still be kept on the source before the nearest limit";
+            registry.register("wal_left_bytes", help, figures.wal_left.clone());
+            let help = "Time until then, at the present growth; none while it does not grow";
+            registry.register("wal_left_seconds", help, figures.wal_left_time.clone());
             registry.register("cutover_outage_seconds", "From the first lock to the decision", figures.outage.clone());
         });
         figures
@@ -86,6 +94,8 @@ impl Figures {
             let migration = MigrationLabel { migration: state.id.to_string() };
             self.lag.remove(&migration);
             self.retained.remove(&migration);
+            self.wal_left.remove(&migration);
+            self.wal_left_time.remove(&migration);
         }
     }
 
@@ -109,6 +119,18 @@ impl Figures {
             }
             if let Some(bytes) = gauge.retained_wal_bytes {
                 self.retained.get_or_create(&label).set(bytes);
+            }
+            let room = gauge.wal_forecast.filter(|forecast| forecast.limit.is_some());
+            if let Some(forecast) = room {
+                self.wal_left.get_or_create(&label).set(forecast.left_bytes);
+            } else {
+                self.wal_left.remove(&label);
+            }
+            // What does not grow has no end, and yesterday's would be a false one.
+            if let Some(left) = room.and_then(|forecast| forecast.time_left) {
+                self.wal_left_time.get_or_create(&label).set(left.as_secs_f64());
+            } else {
+                self.wal_left_time.remove(&label);
             }
         }
     }

@@ -4,13 +4,14 @@
 mod command;
 mod migration;
 mod outcome;
+mod situation;
 
 use std::time::{Duration, SystemTime};
 
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::{Reason, v1};
 
-use crate::figures::{Gauge, Part, Progress, Unit};
+use crate::figures::{Build, Forecast, Gauge, Part, Progress, Unit, WalLimit};
 use crate::workflow::finding::{Consent, Finding, Severity};
 use crate::workflow::outcome::{Digest, RelationName, SequenceState};
 use crate::workflow::spec::{ConnectionPath, CopyMethod, Spec};
@@ -18,6 +19,7 @@ use crate::workflow::spec::{ConnectionPath, CopyMethod, Spec};
 pub use command::command;
 pub use migration::{etag, view};
 pub use outcome::{AgentFact, Body, fact};
+pub use situation::{answer, explained, question};
 
 /// A field that has to be there is not.
 pub(crate) fn missing(field: &str) -> Failure {
@@ -203,7 +205,16 @@ pub fn progress(value: v1::CommandProgress) -> Progress {
             ready: part.ready,
         })
         .collect();
-    Progress { subject: value.subject, completed: value.completed, total: value.total, unit, parts }
+    let builds = value
+        .builds
+        .into_iter()
+        .map(|build| Build { table: build.table, phase: build.phase, percent: known_percent(build.percent) })
+        .collect();
+    Progress { subject: value.subject, completed: value.completed, total: value.total, unit, parts, builds }
+}
+
+fn known_percent(percent: i32) -> Option<u8> {
+    u8::try_from(percent).ok().filter(|percent| *percent <= 100)
 }
 
 fn to_progress(command_id: String, value: &Progress) -> v1::CommandProgress {
@@ -232,6 +243,15 @@ fn to_progress(command_id: String, value: &Progress) -> v1::CommandProgress {
         total: value.total,
         unit: unit.into(),
         parts,
+        builds: value
+            .builds
+            .iter()
+            .map(|build| v1::IndexBuild {
+                table: build.table.clone(),
+                phase: build.phase.clone(),
+                percent: build.percent.map_or(-1, i32::from),
+            })
+            .collect(),
     }
 }
 
@@ -243,8 +263,41 @@ pub fn gauge(value: v1::MigrationGauge, time: SystemTime) -> Gauge {
         lag: value.lag.and_then(|lag| Duration::try_from(lag).ok()),
         lag_bytes: known(value.lag_bytes),
         retained_wal_bytes: known(value.retained_wal_bytes),
+        wal_forecast: value.wal_forecast.map(forecast),
         warning: value.warning,
         time,
+    }
+}
+
+fn forecast(value: v1::WalForecast) -> Forecast {
+    let limit = match value.limit() {
+        v1::wal_forecast::Limit::Unspecified => None,
+        v1::wal_forecast::Limit::Server => Some(WalLimit::Server),
+        v1::wal_forecast::Limit::Policy => Some(WalLimit::Policy),
+        v1::wal_forecast::Limit::Disk => Some(WalLimit::Disk),
+    };
+    Forecast {
+        written_bytes_per_second: value.written_bytes_per_second,
+        growth_bytes_per_second: value.growth_bytes_per_second,
+        limit,
+        left_bytes: value.left_bytes,
+        time_left: value.time_left.and_then(|left| Duration::try_from(left).ok()),
+    }
+}
+
+fn to_forecast(value: &Forecast) -> v1::WalForecast {
+    let limit = match value.limit {
+        None => v1::wal_forecast::Limit::Unspecified,
+        Some(WalLimit::Server) => v1::wal_forecast::Limit::Server,
+        Some(WalLimit::Policy) => v1::wal_forecast::Limit::Policy,
+        Some(WalLimit::Disk) => v1::wal_forecast::Limit::Disk,
+    };
+    v1::WalForecast {
+        written_bytes_per_second: value.written_bytes_per_second,
+        growth_bytes_per_second: value.growth_bytes_per_second,
+        limit: limit.into(),
+        left_bytes: value.left_bytes,
+        time_left: value.time_left.and_then(to_duration),
     }
 }
 

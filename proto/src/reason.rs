@@ -87,6 +87,8 @@ reasons! {
     ConsentRequired = "CONSENT_REQUIRED",
     /// Nothing moved for longer than the stall limit.
     Stalled = "STALLED",
+    /// A session of ours waits for a lock that somebody else holds.
+    SessionBlocked = "SESSION_BLOCKED",
     /// The command was stopped because it was asked to.
     Cancelled = "CANCELLED",
 

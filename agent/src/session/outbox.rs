@@ -121,6 +121,11 @@ impl Outbox {
         self.told = progress;
     }
 
+    /// Answers a question. Lost when there is no room: nobody waits for long.
+    pub(super) fn answer(&self, answer: v1::Answer) {
+        let _room = self.send(Up::Answer(answer));
+    }
+
     /// The last message.
     pub(super) fn goodbye(&mut self, message: &str) {
         let _room = self.send(Up::Goodbye(v1::Goodbye { message: message.to_owned() }));

@@ -24,6 +24,8 @@ pub struct Progress {
     pub unit: ProgressUnit,
     /// One entry for each part, for example each table.
     pub parts: Vec<ProgressPart>,
+    /// Indexes being built, as far as the server shows them.
+    pub builds: Vec<IndexBuild>,
 }
 
 /// What progress is counted in.
@@ -55,6 +57,17 @@ pub struct ProgressPart {
     pub total_bytes: u64,
     /// Whether it is ready.
     pub ready: bool,
+}
+
+/// An index that is being built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexBuild {
+    /// Its table, quoted.
+    pub table: String,
+    /// What the build does, in PostgreSQL's words.
+    pub phase: String,
+    /// How much of this phase is done, in whole percent.
+    pub percent: Option<u8>,
 }
 
 /// What every step is given: the migration, the command, the door to the

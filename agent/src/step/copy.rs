@@ -11,6 +11,7 @@
 //! the lost one is thrown away: rows of two snapshots are never mixed.
 
 mod board;
+mod builds;
 mod index;
 mod ledger;
 mod plan;
@@ -24,6 +25,7 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 
 use self::board::Board;
+use self::builds::Builds;
 use self::ledger::Ledger;
 use self::plan::{pieces, remaining};
 use super::schema::later;
@@ -223,8 +225,15 @@ async fn complete(
 
 /// Reports, and ends with a failure when nothing moves any more.
 async fn supervise(cx: &Context, board: &Board) -> Failure {
+    let mut builds = Builds::default();
     loop {
-        cx.report(board.progress());
+        let mut progress = board.progress();
+        if board.is_building() {
+            progress.builds = builds.look(cx).await;
+        } else {
+            builds.rest();
+        }
+        cx.report(progress);
         cx.clock.sleep(REPORT).await;
         // A server may work at one index for longer than any limit: that shows in
         // its own progress, not in ours.

@@ -178,7 +178,7 @@ fn report(cx: &Context, table: &RelationName, done: usize, total: usize) {
         completed: done as u64,
         total: total as u64,
         unit: ProgressUnit::Tables,
-        parts: Vec::new(),
+        ..Progress::default()
     });
 }
 

@@ -183,5 +183,6 @@ fn report(cx: &Context, table: &RelationName, counts: &[TableCount], total: usiz
         total: total as u64,
         unit: ProgressUnit::Tables,
         parts: counts.iter().map(part).collect(),
+        ..Progress::default()
     });
 }

@@ -27,6 +27,8 @@ pub(super) struct Slots {
     pub(super) exist: bool,
     /// Why the stream's slot cannot be used any more.
     pub(super) invalidated: Option<String>,
+    /// Where the server writes its WAL, in bytes from the beginning.
+    pub(super) wal_position: Option<u64>,
     /// WAL that the server keeps for the one that is furthest behind.
     pub(super) retained_wal_bytes: Option<u64>,
     /// Age of the oldest transaction id that one of them holds back.
@@ -44,7 +46,8 @@ const OURS: &str = "
            CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint END,
            greatest(age(s.catalog_xmin), age(s.xmin))::bigint,
            to_jsonb(s) ->> 'wal_status', to_jsonb(s) ->> 'invalidation_reason',
-           (to_jsonb(s) ->> 'safe_wal_size')::bigint
+           (to_jsonb(s) ->> 'safe_wal_size')::bigint,
+           CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint END
       FROM pg_replication_slots AS s
      WHERE s.database = $3
        AND (s.slot_name = $1
@@ -71,6 +74,7 @@ pub(super) async fn slots(
         let number = |index| row.get::<_, Option<i64>>(index).and_then(|number| u64::try_from(number).ok());
         seen.retained_wal_bytes = seen.retained_wal_bytes.max(number(3));
         seen.xmin_age = seen.xmin_age.max(number(4));
+        seen.wal_position = seen.wal_position.max(number(8));
         if row.get(1) {
             let status: Option<String> = row.get(5);
             let reason: Option<String> = row.get(6);

@@ -330,6 +330,14 @@ impl Line {
         }
     }
 
+    /// The next answer to a question.
+    pub(crate) async fn answer(&mut self) -> v1::Answer {
+        match self.hear().await {
+            Some(Up::Answer(answer)) => answer,
+            other => panic!("not an answer: {other:?}"),
+        }
+    }
+
     /// Acknowledges facts of a command up to its last, and returns that.
     pub(crate) async fn outcome(&mut self, command_id: &str) -> Fact {
         loop {

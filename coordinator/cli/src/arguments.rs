@@ -84,6 +84,8 @@ pub enum Verb {
     Start(Watched),
     /// Show what is happening, what it waits for and what to type next
     Status(Status),
+    /// Ask both sides why a migration does not move; changes nothing
+    Explain(Named),
     /// Compare both sides again while writes go on
     Verify(Watched),
     /// Let a failed step try again
@@ -113,6 +115,7 @@ impl Verb {
             Self::Plan(_) => "plan",
             Self::Start(_) => "start",
             Self::Status(_) => "status",
+            Self::Explain(_) => "explain",
             Self::Verify(_) => "verify",
             Self::Retry(_) => "retry",
             Self::Cutover(_) => "cutover",

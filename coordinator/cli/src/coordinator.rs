@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::settings::Settings;
-use crate::view::{Agent, Connection, CopyMethod, Finding, Migration, Plan, Preflight};
+use crate::view::{Agent, Connection, CopyMethod, Explained, Finding, Migration, Plan, Preflight};
 use crate::wire;
 
 /// Verbs answer at once: the work goes on after the answer.
@@ -148,6 +148,17 @@ impl Coordinator {
         let request = v1::GetMigrationRequest { migration_id: name.to_owned() };
         let answer = self.call(self.migrations.clone().get_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
+    }
+
+    /// Why a migration does not move.
+    ///
+    /// # Errors
+    ///
+    /// As the coordinator says.
+    pub async fn explain(&self, name: &str) -> Result<Explained, Failure> {
+        let request = v1::ExplainMigrationRequest { migration_id: name.to_owned() };
+        let answer = self.call(self.migrations.clone().explain_migration(limited(request, CALL_TIMEOUT))).await?;
+        wire::explained(answer)
     }
 
     /// Sends the migration now and after every change.

@@ -60,6 +60,7 @@ async fn carry_out(terminal: &Terminal, arguments: &Arguments) -> Result<Exit, S
         | Verb::Plan(_)
         | Verb::Start(_)
         | Verb::Status(_)
+        | Verb::Explain(_)
         | Verb::Verify(_)
         | Verb::Retry(_)
         | Verb::Cutover(_)

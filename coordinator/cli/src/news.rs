@@ -5,9 +5,9 @@ use time::OffsetDateTime;
 
 use crate::pace::{Pace, Speed};
 use crate::render::{
-    SHOWN_TABLES, clean, elapsed, pace, paced, progress, rate, running_tables, size, span, step_word, whole,
+    SHOWN_TABLES, clean, elapsed, kept, pace, paced, progress, rate, running_tables, size, span, step_word, whole,
 };
-use crate::view::{CUTOVER_STEP, Cutover, CutoverPhase, Migration, Part, Progress, Step, StepState};
+use crate::view::{Build, CUTOVER_STEP, Cutover, CutoverPhase, Migration, Part, Progress, Step, StepState};
 
 /// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,18 +114,18 @@ fn phase_news(cutover: &Cutover) -> Option<String> {
 pub struct Frame {
     /// The step that runs, and how far it is.
     pub headline: String,
-    /// The tables being copied, at most [`SHOWN_TABLES`].
+    /// The tables being copied and indexes being built, at most [`SHOWN_TABLES`].
     pub tables: Vec<TableFrame>,
     /// Lag and the WAL kept on the source. Empty while unknown.
     pub footer: String,
 }
 
-/// One table being copied.
+/// One table being copied, or whose index is being built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableFrame {
     /// The table.
     pub table: String,
-    /// Bytes copied.
+    /// Bytes copied, or percent of a build's phase.
     pub completed: u64,
     /// Its size, when known.
     pub total: Option<u64>,
@@ -151,8 +151,10 @@ pub fn frame(migration: &Migration, so_far: &Pace, now: OffsetDateTime) -> Frame
     {
         headline.push_str(&format!(" ({})", elapsed(since)));
     }
-    let shown = step.progress.iter().flat_map(running_tables).take(SHOWN_TABLES);
-    let tables = shown.map(|part| table_frame(part, so_far.table(part))).collect();
+    let work = step.progress.as_ref();
+    let copied = work.into_iter().flat_map(running_tables).map(|part| table_frame(part, so_far.table(part)));
+    let built = work.into_iter().flat_map(|work| &work.builds).map(build_frame);
+    let tables = copied.chain(built).take(SHOWN_TABLES).collect();
     Frame { headline, tables, footer: footer(migration) }
 }
 
@@ -170,6 +172,16 @@ fn table_frame(part: &Part, speed: Option<Speed>) -> TableFrame {
     }
 }
 
+fn build_frame(build: &Build) -> TableFrame {
+    let percent = build.percent.and_then(|percent| u64::try_from(percent).ok());
+    TableFrame {
+        table: format!("index of {}", clean(&build.table)),
+        completed: percent.unwrap_or(0),
+        total: percent.map(|_| 100),
+        text: clean(&build.phase).into_owned(),
+    }
+}
+
 fn footer(migration: &Migration) -> String {
     let Some(figures) = &migration.figures else { return String::new() };
     let mut parts = Vec::new();
@@ -179,6 +191,8 @@ fn footer(migration: &Migration) -> String {
         (None, Some(bytes)) => parts.push(format!("lag {}", size(bytes))),
         (None, None) => {}
     }
-    parts.extend(figures.retained_wal_bytes.map(|bytes| format!("WAL kept on the source {}", size(bytes))));
+    parts.extend(
+        Some(kept(figures, "")).filter(|text| !text.is_empty()).map(|text| format!("WAL kept on the source {text}")),
+    );
     parts.join(", ")
 }

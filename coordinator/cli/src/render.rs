@@ -4,6 +4,7 @@
 
 mod agents;
 mod cutover;
+mod explained;
 mod failure;
 mod findings;
 mod migrations;
@@ -15,13 +16,14 @@ mod verification;
 
 pub use agents::agents;
 pub use cutover::{cutover, unfence};
+pub use explained::explained;
 pub use failure::failure;
 pub use findings::{findings, preflight};
 pub use migrations::migrations;
 pub use plan::plan;
-pub use quantity::{age, elapsed, pace, rate, size, span, whole};
+pub use quantity::{age, elapsed, kept, pace, rate, size, span, whole};
 pub use question::{before_abort, before_cutover, before_finish};
-pub use status::{SHOWN_TABLES, conclusion, happening, paced, progress, running_tables, status, step_word};
+pub use status::{SHOWN_TABLES, build, conclusion, happening, paced, progress, running_tables, status, step_word};
 pub use verification::verification;
 
 use std::borrow::Cow;

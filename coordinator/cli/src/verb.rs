@@ -47,6 +47,7 @@ pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
     match verb {
         Verb::Agents => look::agents(hand).await,
         Verb::Status(arguments) => look::status(hand, arguments).await,
+        Verb::Explain(arguments) => look::explain(hand, &arguments.name).await,
         Verb::Plan(arguments) => look::plan(hand, &arguments.name).await,
         Verb::Preflight(arguments) => ask::preflight(hand, arguments).await,
         Verb::Create(arguments) => ask::create(hand, arguments).await,

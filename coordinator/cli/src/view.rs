@@ -7,6 +7,7 @@
 //! milliseconds, sizes are bytes.
 
 mod choice;
+mod explained;
 mod progress;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 pub use choice::{Connection, CopyMethod};
-pub use progress::{Part, Progress, Unit};
+pub use explained::{
+    Capacity, Explained, Explanation, PreparedTransaction, Report, Session, Side, Situation, Slot, Subscription, Weight,
+};
+pub use progress::{Build, Forecast, Part, Progress, Unit, WalLimit};
 
 /// A migration as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -158,6 +162,8 @@ pub struct Figures {
     pub lag_bytes: Option<i64>,
     /// WAL kept on the source's disk for our slot.
     pub retained_wal_bytes: Option<i64>,
+    /// How long that may go on growing.
+    pub wal_forecast: Option<Forecast>,
     /// What is about to go wrong. Empty while all is well.
     pub warning: String,
     /// When the figures were taken.

@@ -1,16 +1,20 @@
 //! The contract's messages become what is shown. Nothing else in this program
 //! reads a generated type.
 
+mod explained;
+
 use std::collections::HashSet;
 use std::time::Duration;
 
 use pgportage_proto::{Reason, v1};
 use time::OffsetDateTime;
 
+pub use explained::explained;
+
 use crate::view::{
-    Agent, AgentState, CUTOVER_STEP, Connection, CopyMethod, Cutover, CutoverPhase, Effect, FINISH_STEP, Failure,
-    Figures, Finding, Migration, MigrationState, Part, Plan, PlannedStep, Preflight, Progress, Remedy, Severity, Step,
-    StepState, Unit, Verification, page,
+    Agent, AgentState, Build, CUTOVER_STEP, Connection, CopyMethod, Cutover, CutoverPhase, Effect, FINISH_STEP,
+    Failure, Figures, Finding, Forecast, Migration, MigrationState, Part, Plan, PlannedStep, Preflight, Progress,
+    Remedy, Severity, Step, StepState, Unit, Verification, WalLimit, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -180,6 +184,7 @@ impl From<v1::CommandProgress> for Progress {
             completed: message.completed,
             total: message.total,
             parts: message.parts.into_iter().map(Part::from).collect(),
+            builds: message.builds.into_iter().map(Build::from).collect(),
         }
     }
 }
@@ -196,12 +201,39 @@ impl From<v1::ProgressPart> for Part {
     }
 }
 
+impl From<v1::IndexBuild> for Build {
+    fn from(message: v1::IndexBuild) -> Self {
+        let percent = (0..=100).contains(&message.percent).then_some(message.percent);
+        Self { table: message.table, phase: message.phase, percent }
+    }
+}
+
+impl From<v1::WalForecast> for Forecast {
+    fn from(message: v1::WalForecast) -> Self {
+        let limit = match v1::wal_forecast::Limit::try_from(message.limit) {
+            Ok(v1::wal_forecast::Limit::Unspecified) => None,
+            Ok(v1::wal_forecast::Limit::Server) => Some(WalLimit::Server),
+            Ok(v1::wal_forecast::Limit::Policy) => Some(WalLimit::Policy),
+            Ok(v1::wal_forecast::Limit::Disk) => Some(WalLimit::Disk),
+            Err(_) => Some(WalLimit::Unrecognised),
+        };
+        Self {
+            written_bytes_per_second: message.written_bytes_per_second,
+            growth_bytes_per_second: message.growth_bytes_per_second,
+            limit,
+            left_bytes: limit.map(|_| message.left_bytes),
+            left: span(message.time_left),
+        }
+    }
+}
+
 impl From<v1::MigrationFigures> for Figures {
     fn from(message: v1::MigrationFigures) -> Self {
         Self {
             lag: span(message.lag),
             lag_bytes: known(message.lag_bytes),
             retained_wal_bytes: known(message.retained_wal_bytes),
+            wal_forecast: message.wal_forecast.map(Forecast::from),
             warning: message.warning,
             record_time: time(message.record_time),
         }

@@ -18,7 +18,8 @@ use pgportage::news::{Grain, news};
 use pgportage::pace::Pace;
 use pgportage::render::{self, Style};
 use pgportage::view::{Agent, Failure, Migration, Plan, Preflight};
-use pgportage_proto::v1;
+use pgportage::wire;
+use pgportage_proto::{Reason, v1};
 use time::OffsetDateTime;
 
 type Render = Box<dyn Fn(Style) -> String>;
@@ -47,6 +48,47 @@ fn copying_before(seconds: i64) -> v1::Migration {
         part.size_bytes = (part.size_bytes - seconds * (10 << 20)).max(0);
     }
     migration
+}
+
+/// Everything was looked at, and nothing is wrong.
+fn explained_well() -> v1::ExplainMigrationResponse {
+    let mut explained = support::explained();
+    explained.explanations.clear();
+    for report in &mut explained.reports {
+        let situation = report.situation.as_mut().unwrap();
+        let slot = situation.slot.take().map(|slot| v1::SlotSituation { complete: true, ..slot });
+        *situation = v1::Situation { link: situation.link.take(), slot, ..v1::Situation::default() };
+    }
+    explained
+}
+
+/// Nobody on the source could look.
+fn explained_blindly() -> v1::ExplainMigrationResponse {
+    let mut explained = support::explained();
+    explained.explanations.retain(|found| found.weight() == v1::explanation::Weight::Unchecked);
+    let silent =
+        pgportage_link::Failure::new(Reason::CouldNotCheck, "agent alpha did not say within 2500 ms what it sees");
+    explained.reports[0] =
+        v1::SideReport { situation: None, failure: Some(silent.into()), ..explained.reports[0].clone() };
+    explained
+}
+
+/// A server whose names a terminal would obey.
+fn explained_hostile() -> v1::ExplainMigrationResponse {
+    let mut explained = support::explained();
+    let evil = "\u{1b}[2J\u{202e}x\n";
+    explained.explanations[0].message.push_str(evil);
+    explained.explanations[0].statements = vec![format!("COMMIT PREPARED '{evil}';")];
+    let situation = explained.reports[0].situation.as_mut().unwrap();
+    for session in situation.own_sessions.iter_mut().chain(&mut situation.blockers) {
+        for text in [&mut session.role_name, &mut session.application_name, &mut session.state, &mut session.wait_event]
+        {
+            text.push_str(evil);
+        }
+    }
+    situation.prepared_transactions[0].gid.push_str(evil);
+    situation.slot.as_mut().unwrap().invalidation.push_str(evil);
+    explained
 }
 
 fn states() -> Vec<(&'static str, v1::Migration)> {
@@ -138,6 +180,16 @@ fn cases() -> Vec<(String, Render)> {
     for (name, failure) in failures() {
         add(format!("failure-{name}.txt"), Box::new(move |style| render::failure(&failure, style)));
     }
+    for (name, message) in [
+        ("cause", support::explained()),
+        ("nothing", explained_well()),
+        ("blind", explained_blindly()),
+        ("hostile", explained_hostile()),
+        ("over", v1::ExplainMigrationResponse { migration: Some(support::succeeded()), ..Default::default() }),
+    ] {
+        let explained = wire::explained(message).unwrap();
+        add(format!("explain-{name}.txt"), Box::new(move |style| render::explained(&explained, style)));
+    }
     let plan = Plan::from_wire("shop", support::plan());
     add("plan.txt".to_owned(), Box::new(move |style| render::plan(&plan, style)));
     let agents: Vec<_> = support::agents().into_iter().map(Agent::from).collect();
@@ -182,6 +234,7 @@ fn cases() -> Vec<(String, Render)> {
             "json-agents.json",
             serde_json::to_string_pretty(&support::agents().into_iter().map(Agent::from).collect::<Vec<_>>()),
         ),
+        ("json-explained.json", serde_json::to_string_pretty(&wire::explained(support::explained()).unwrap())),
         ("json-failure.json", serde_json::to_string_pretty(&Failure::from(support::failure()))),
     ];
     for (name, text) in json {

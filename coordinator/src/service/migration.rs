@@ -188,6 +188,16 @@ impl MigrationService for MigrationFront {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
+    async fn explain_migration(
+        &self,
+        request: Request<v1::ExplainMigrationRequest>,
+    ) -> Answer<v1::ExplainMigrationResponse> {
+        let id = id(&request.into_inner().migration_id)?;
+        let explained = self.engine.explain(&id).await.map_err(to_status)?;
+        let migration = wire::view(&explained.board, |agent| self.engine.fleet().attached(agent));
+        Ok(Response::new(wire::explained(explained, migration)))
+    }
+
     async fn start_migration(&self, request: Request<v1::StartMigrationRequest>) -> Answer<v1::StartMigrationResponse> {
         let caller = caller(&request)?;
         let v1::StartMigrationRequest { migration_id, etag } = request.into_inner();

@@ -372,6 +372,13 @@ impl SessionFront {
                 }
                 None
             }
+            Some(Up::Answer(answer)) => match wire::answer(answer) {
+                Ok((question, said)) => {
+                    self.engine.answered(agent, question, said);
+                    None
+                }
+                Err(failure) => Some(End::Refused(failure)),
+            },
             Some(Up::Goodbye(goodbye)) => {
                 tracing::info!(message = goodbye.message, "goodbye");
                 Some(End::Left)

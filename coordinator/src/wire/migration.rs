@@ -4,7 +4,7 @@
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::v1;
 
-use super::{to_consent, to_duration, to_finding, to_progress, to_spec, to_time};
+use super::{to_consent, to_duration, to_finding, to_forecast, to_progress, to_spec, to_time};
 use crate::engine::Board;
 use crate::workflow::state::{ActState, CutoverEnd, Phase, State};
 use crate::workflow::{Side, StepName, TABLE};
@@ -240,6 +240,7 @@ fn figures(board: &Board) -> Option<v1::MigrationFigures> {
         retained_wal_bytes: source.and_then(|gauge| gauge.retained_wal_bytes).unwrap_or(-1),
         warning: warning.unwrap_or_default().to_owned(),
         record_time: to_time(newest),
+        wal_forecast: source.and_then(|gauge| gauge.wal_forecast.as_ref()).map(to_forecast),
     })
 }
 

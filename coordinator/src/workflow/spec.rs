@@ -39,6 +39,12 @@ impl MigrationId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What publication, subscription and slot are called on the servers.
+    #[must_use]
+    pub fn replication_name(&self) -> String {
+        format!("pgportage_{}", self.0.replace('-', "_"))
+    }
 }
 
 impl fmt::Display for MigrationId {

@@ -95,8 +95,8 @@ fn quoted(name: &str) -> String {
 }
 
 fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
-    let name = quoted(&format!("pgportage_{}", id.as_str().replace('-', "_")));
-    let canary = quoted(&format!("pgportage_{}_canary", id.as_str().replace('-', "_")));
+    let name = quoted(&id.replication_name());
+    let canary = quoted(&format!("{}_canary", id.replication_name()));
     let database = quoted(&spec.database);
     let lines: Vec<String> = match act.kind {
         ActionKind::CheckServer => vec!["read settings and catalogs; change nothing".to_owned()],

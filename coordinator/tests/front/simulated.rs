@@ -176,6 +176,8 @@ impl World {
                     }),
                     Down::Drain(_) => return None,
                     Down::RelayOffer(offer) => panic!("nobody asked for a relay: {offer:?}"),
+                    // As an older release: it does not know the word.
+                    Down::Question(_) => {}
                 },
                 () = Clock.sleep_until(beat_at) => {
                     beat_at = Clock.now() + Duration::from_millis(100);

@@ -58,6 +58,7 @@ pub const RULES: &[Rule] = &[
     only(Role::Operator, "/pgportage.v1.MigrationService/GetMigration"),
     only(Role::Operator, "/pgportage.v1.MigrationService/ListMigrations"),
     only(Role::Operator, "/pgportage.v1.MigrationService/WatchMigration"),
+    only(Role::Operator, "/pgportage.v1.MigrationService/ExplainMigration"),
     only(Role::Operator, "/pgportage.v1.MigrationService/StartMigration"),
     only(Role::Operator, "/pgportage.v1.MigrationService/ReleaseStep"),
     only(Role::Operator, "/pgportage.v1.MigrationService/GiveConsent"),

@@ -70,6 +70,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::FindingsRefuse
         | Reason::ConsentRequired
         | Reason::Stalled
+        | Reason::SessionBlocked
         | Reason::LoginRefused
         | Reason::DatabaseMissing
         | Reason::DatabaseNotEmpty

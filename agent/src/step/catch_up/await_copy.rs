@@ -274,6 +274,7 @@ fn report(cx: &Context, look: &Look, seen: &mut Seen, subject: String) {
         total: look.tables.len() as u64,
         unit: ProgressUnit::Tables,
         parts,
+        ..Progress::default()
     });
 }
 

@@ -90,7 +90,7 @@ impl Step for AwaitLag {
                 completed: reading.map(|reading| milliseconds(reading.lag)).unwrap_or_default(),
                 total: milliseconds(self.max_lag),
                 unit: ProgressUnit::Milliseconds,
-                parts: Vec::new(),
+                ..Progress::default()
             });
             if patience.is_over(cx) {
                 let arriving = arrived.is_some() && reading.map(|reading| reading.arrived) > arrived;

@@ -182,6 +182,11 @@ impl Board {
         state.pieces.is_empty() && state.copying == 0
     }
 
+    /// Whether an index is being built.
+    pub(super) fn is_building(&self) -> bool {
+        self.lock().building > 0
+    }
+
     /// Whether every table has its indexes.
     pub(super) fn is_built(&self) -> bool {
         self.lock().tables.iter().all(|table| table.built)
@@ -221,6 +226,7 @@ impl Board {
                     ready: table.parts_left == 0,
                 })
                 .collect(),
+            ..Progress::default()
         }
     }
 

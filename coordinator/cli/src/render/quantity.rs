@@ -5,6 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::pace::Speed;
+use crate::view::{Figures, WalLimit};
 
 /// `under 1 ms`, `3 ms`, `1.2 s`, `3 min 20 s`, `2 h 5 min`, `4 d 1 h`.
 #[must_use]
@@ -74,6 +75,27 @@ pub fn rate(completed: i64, total: i64) -> Option<i64> {
     i64::try_from(percent).ok()
 }
 
+/// `1.2 GB, limit in 3 h 0 min at this rate (disk)`: the WAL kept, `place` after
+/// its size, and how long that goes well. Empty while unknown.
+#[must_use]
+pub fn kept(figures: &Figures, place: &str) -> String {
+    let Some(bytes) = figures.retained_wal_bytes else { return String::new() };
+    let forecast = figures.wal_forecast.as_ref();
+    let when = match forecast.and_then(|forecast| Some((forecast.limit?, forecast.left?))) {
+        None => String::new(),
+        Some((limit, left)) => {
+            let limit = match limit {
+                WalLimit::Server => " (max_slot_wal_keep_size)",
+                WalLimit::Policy => " (policy)",
+                WalLimit::Disk => " (disk)",
+                WalLimit::Unrecognised => "",
+            };
+            format!(", limit in {} at this rate{limit}", elapsed(left))
+        }
+    };
+    format!("{}{place}{when}", size(bytes))
+}
+
 /// `, 68.6 MB/s, 6 min 52 s left`, to follow a clause; nothing while unknown.
 #[must_use]
 pub fn pace(speed: Option<Speed>) -> String {
@@ -84,6 +106,8 @@ pub fn pace(speed: Option<Speed>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use pgportage_proto::v1;
+
     use super::*;
 
     #[test]
@@ -116,6 +140,37 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(size(value), text);
         }
+    }
+
+    #[test]
+    fn wal_kept_says_when_that_ends_if_it_does() {
+        let figures = |forecast: Option<v1::WalForecast>| {
+            Figures::from(v1::MigrationFigures {
+                retained_wal_bytes: 5 << 30,
+                wal_forecast: forecast,
+                ..Default::default()
+            })
+        };
+        let growing = |limit: i32| v1::WalForecast {
+            limit,
+            left_bytes: 1 << 30,
+            time_left: Some(prost_types::Duration { seconds: 10_800, nanos: 0 }),
+            ..Default::default()
+        };
+        let unlimited = v1::WalForecast::default();
+        let level = v1::WalForecast { time_left: None, ..growing(2) };
+        for (forecast, text) in [
+            (None, "5.0 GB"),
+            (Some(unlimited), "5.0 GB"),
+            (Some(level), "5.0 GB"),
+            (Some(growing(1)), "5.0 GB, limit in 3 h 0 min at this rate (max_slot_wal_keep_size)"),
+            (Some(growing(2)), "5.0 GB, limit in 3 h 0 min at this rate (policy)"),
+            (Some(growing(3)), "5.0 GB, limit in 3 h 0 min at this rate (disk)"),
+            (Some(growing(99)), "5.0 GB, limit in 3 h 0 min at this rate"),
+        ] {
+            assert_eq!(kept(&figures(forecast), ""), text);
+        }
+        assert_eq!(kept(&Figures::from(v1::MigrationFigures { retained_wal_bytes: -1, ..Default::default() }), ""), "");
     }
 
     #[test]

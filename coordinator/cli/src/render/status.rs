@@ -3,13 +3,13 @@
 use time::OffsetDateTime;
 
 use super::{
-    Style, Tone, clean, count, cutover, failure, findings, labelled, pace, push_line, rate, size, span, table, unfence,
-    verification, whole,
+    Style, Tone, clean, count, cutover, failure, findings, kept, labelled, pace, push_line, rate, size, span, table,
+    unfence, verification, whole,
 };
 use crate::pace::{Pace, Speed};
 use crate::view::{
-    CUTOVER_STEP, Connection, CopyMethod, CutoverPhase, Figures, Finding, Migration, MigrationState, Part, Progress,
-    Severity, Step, StepState, Unit,
+    Build, CUTOVER_STEP, Connection, CopyMethod, CutoverPhase, Figures, Finding, Migration, MigrationState, Part,
+    Progress, Severity, Step, StepState, Unit,
 };
 
 /// Most tables that are shown while they are copied; the rest is a number.
@@ -116,7 +116,7 @@ fn obstacles(migration: &Migration, style: Style) -> String {
 }
 
 /// The three answers.
-fn answers(migration: &Migration, style: Style) -> String {
+pub(super) fn answers(migration: &Migration, style: Style) -> String {
     let waits = match migration.waiting_for.as_str() {
         "" => "nothing from you".to_owned(),
         text => clean(text).into_owned(),
@@ -210,6 +210,9 @@ fn steps(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: Style
         push_line(&mut out, line);
         if let (StepState::Running, Some(progress)) = (step.state, &step.progress) {
             out.push_str(&tables(progress, so_far));
+            for build in &progress.builds {
+                push_line(&mut out, &format!("      {}", self::build(build)));
+            }
         }
         if step.point_of_no_return {
             push_line(&mut out, &style.paint(Tone::Careful, "   -- nothing after this can be taken back --"));
@@ -298,6 +301,13 @@ fn tables(progress: &Progress, so_far: &Pace) -> String {
     out
 }
 
+/// `index of public.orders: building index: scanning table, 45 %`.
+#[must_use]
+pub fn build(build: &Build) -> String {
+    let share = build.percent.map(|percent| format!(", {percent} %")).unwrap_or_default();
+    format!("index of {}: {}{share}", clean(&build.table), clean(&build.phase))
+}
+
 /// The tables being copied at this moment: begun, and not ready.
 pub fn running_tables(progress: &Progress) -> impl Iterator<Item = &Part> {
     progress.parts.iter().filter(|part| !part.ready && (part.size_bytes > 0 || part.row_count > 0))
@@ -330,12 +340,11 @@ fn figures(figures: &Figures, style: Style) -> String {
         (None, Some(bytes)) => size(bytes),
         (None, None) => "not known yet".to_owned(),
     };
-    let wal = figures.retained_wal_bytes.map(|bytes| format!("{} on the source's disk for us", size(bytes)));
     let warning = match figures.warning.as_str() {
         "" => String::new(),
         text => style.paint(Tone::Careful, &clean(text)),
     };
-    labelled(style, 0, &[("lag", lag), ("WAL kept", wal.unwrap_or_default()), ("warning", warning)])
+    labelled(style, 0, &[("lag", lag), ("WAL kept", kept(figures, " on the source")), ("warning", warning)])
 }
 
 /// Steps whose failure the operator should read. A failed attempt of a step

@@ -22,6 +22,12 @@ pub(super) async fn plan(hand: &Hand, name: &str) -> Result<Exit, Stop> {
     Ok(Exit::Done)
 }
 
+pub(super) async fn explain(hand: &Hand, name: &str) -> Result<Exit, Stop> {
+    let explained = hand.coordinator.explain(name).await?;
+    hand.terminal.result(&render::explained(&explained, hand.terminal.out), &explained);
+    Ok(Exit::Done)
+}
+
 pub(super) async fn status(hand: &Hand, arguments: &Status) -> Result<Exit, Stop> {
     match &arguments.name {
         None => {

@@ -254,6 +254,14 @@ impl MigrationService for Script {
         Ok(Response::new(crate::support::plan()))
     }
 
+    async fn explain_migration(
+        &self,
+        request: Request<v1::ExplainMigrationRequest>,
+    ) -> Result<Response<v1::ExplainMigrationResponse>, Status> {
+        self.find(&request.get_ref().migration_id)?;
+        Ok(Response::new(crate::support::explained()))
+    }
+
     async fn cut_over(&self, request: Request<v1::CutOverRequest>) -> Result<Response<v1::CutOverResponse>, Status> {
         let message = request.get_ref();
         let limit = message.max_outage.as_ref().map_or("none".to_owned(), ToString::to_string);

@@ -302,3 +302,16 @@ async fn a_wrong_command_line_exits_2() {
         crate::script::Ran::end(child).await.exits(2);
     }
 }
+
+#[tokio::test]
+async fn explain_names_who_is_in_the_way_and_what_to_type() {
+    let stage = Stage::set(Script::new(support::copying(), [])).await;
+    let ran = stage.run(&["explain", "shop"]).await.exits(0);
+    ran.says("process 4711").says("SELECT pg_terminate_backend(4711);").says("pgportage status shop --watch");
+    let ran = stage.run(&["explain", "shop", "--json"]).await.exits(0);
+    let told: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&told["cause_found"], &told["all_checked"]), (&true.into(), &false.into()));
+    assert_eq!(told["explanations"][0]["code"], "SESSION_BLOCKED");
+    assert_eq!(told["reports"][0]["situation"]["blockers"][0]["pid"], 4711);
+    stage.run(&["explain", "nobody"]).await.exits(1);
+}

@@ -1,7 +1,11 @@
 //! Migrations in every state, as a coordinator would send them.
 
+mod explained;
+
 use pgportage_proto::v1;
 use prost_types::{Duration, Timestamp};
+
+pub(crate) use explained::explained;
 
 /// The present moment of all fixtures: 2026-11-22 09:00:00 UTC.
 pub(crate) const NOW: i64 = 1_795_338_000;
@@ -100,6 +104,14 @@ pub(crate) fn copying() -> v1::Migration {
             part("public.log_2026", 1 << 28, 3 << 30, false),
             part("public.waiting", 0, 5 << 30, false),
         ],
+        builds: vec![
+            v1::IndexBuild {
+                table: "public.customers".to_owned(),
+                phase: "building index: loading tuples in tree".to_owned(),
+                percent: 45,
+            },
+            v1::IndexBuild { table: "public.tags".to_owned(), phase: "initializing".to_owned(), percent: -1 },
+        ],
         ..Default::default()
     });
     replicating(migration)
@@ -133,8 +145,15 @@ fn replicating(mut migration: v1::Migration) -> v1::Migration {
         lag: None,
         lag_bytes: 4_404_019,
         retained_wal_bytes: 125_829_120,
-        warning: "the source's disk is full in about 3 h 10 min at this rate of WAL".to_owned(),
+        warning: "10.0 GB free on the source's disk, below 2.0 GB the slot is dropped".to_owned(),
         record_time: at(1),
+        wal_forecast: Some(v1::WalForecast {
+            written_bytes_per_second: 900_000,
+            growth_bytes_per_second: 750_000,
+            limit: v1::wal_forecast::Limit::Disk.into(),
+            left_bytes: 8 << 30,
+            time_left: milliseconds(11_453_000),
+        }),
     });
     migration
 }
@@ -168,6 +187,7 @@ pub(crate) fn ready() -> v1::Migration {
         retained_wal_bytes: 16_777_216,
         warning: String::new(),
         record_time: at(1),
+        wal_forecast: None,
     });
     migration.verification = Some(verification());
     migration

@@ -1,0 +1,75 @@
+//! Questions of the coordinator: answered beside everything else, at once or not
+//! at all. Nothing is stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure};
+use pgportage_proto::{Reason, v1};
+use tokio::task::JoinSet;
+
+use crate::agent::Agent;
+use crate::situation;
+use crate::wire::{self, Question};
+
+/// Questions being answered at the same time. Each takes a session of the server
+/// for at most [`LONGEST`].
+const MOST: usize = 4;
+/// No answer takes longer, whatever the coordinator says.
+const LONGEST: Duration = Duration::from_secs(10);
+/// What of the time for an answer is left to its way back.
+const WAY_BACK: Duration = Duration::from_millis(300);
+
+/// Questions that are being answered in one session. Dropping it drops them.
+#[derive(Debug)]
+pub(super) struct Questions {
+    agent: Arc<Agent>,
+    answering: JoinSet<v1::Answer>,
+}
+
+impl Questions {
+    pub(super) fn new(agent: Arc<Agent>) -> Self {
+        Self { agent, answering: JoinSet::new() }
+    }
+
+    /// Begins to answer. Never waits.
+    pub(super) fn take(&mut self, message: v1::Question) {
+        let id = message.id.clone();
+        let outcome = match wire::question(message) {
+            Ok(Some(question)) if self.answering.len() < MOST => {
+                let answer = answer(Arc::clone(&self.agent), question);
+                self.answering.spawn(answer);
+                return;
+            }
+            Ok(Some(_)) => Failure::new(Reason::CouldNotCheck, "the agent answers other questions at the moment")
+                .hint("Ask again in a few seconds.")
+                .effect(Effect::None),
+            // A newer coordinator asks what we do not know, and hears nothing.
+            Ok(None) => return,
+            Err(failure) => failure,
+        };
+        self.answering.spawn(async move { wire::answer(id, Err(outcome)) });
+    }
+
+    /// The next answer. Waits for ever while nothing is asked; dropping the future
+    /// loses nothing.
+    pub(super) async fn next(&mut self) -> v1::Answer {
+        loop {
+            match self.answering.join_next().await {
+                Some(Ok(answer)) => return answer,
+                Some(Err(error)) => tracing::error!(%error, "a question stays without an answer"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+async fn answer(agent: Arc<Agent>, question: Question) -> v1::Answer {
+    let Question { id, migration, timeout } = question;
+    let until = agent.clock.now() + timeout.min(LONGEST).saturating_sub(WAY_BACK);
+    let outcome = Box::pin(situation::look(&agent, &migration, until)).await;
+    if let Err(failure) = &outcome {
+        tracing::debug!(migration.id = %migration, "a question without an answer: {failure}");
+    }
+    wire::answer(id, outcome)
+}

@@ -1,0 +1,260 @@
+//! Why a migration does not move: pure. Facts of both sides go in, explanations
+//! come out, the most likely cause first.
+//!
+//! Nothing here acts, and nothing is decided by it: it is for people.
+//! **Invariant:** what could not be looked at is told as such; silence is no sign
+//! that all is well.
+
+mod blocked;
+mod phrase;
+mod situation;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use pgportage_link::{Failure, Remedy};
+use pgportage_proto::Reason;
+
+pub use situation::{
+    Capacity, Disk, Link, PreparedTransaction, Report, ServerSession, Situation, Slot, Subscription, Unchecked,
+};
+
+use crate::workflow::spec::MigrationId;
+use crate::workflow::state::{Phase, State};
+use crate::workflow::{Side, StepName};
+
+/// One thing that has to do with why a migration does not move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// How sure it is.
+    pub weight: Weight,
+    /// Which page explains it. None when nothing is wrong.
+    pub code: Option<Reason>,
+    /// Where it is. None when on neither server.
+    pub side: Option<Side>,
+    /// What is in the way, as one clause.
+    pub message: String,
+    /// Further facts, as sentences.
+    pub detail: String,
+    /// What the operator can do, as sentences.
+    pub hint: String,
+    /// Statements that do it, on the server of the side.
+    pub statements: Vec<String>,
+}
+
+/// How sure an explanation is, the surest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// It keeps the migration from moving.
+    Cause,
+    /// It may have to do with it, or will soon.
+    Suspicion,
+    /// It could not be checked.
+    Unchecked,
+}
+
+/// Everything that is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// The migration.
+    pub migration: MigrationId,
+    /// Where it stands.
+    pub standing: Standing,
+    /// What the agents said.
+    pub source: Report,
+    /// The same of the destination.
+    pub destination: Report,
+}
+
+/// Where a migration stands, as far as it explains anything.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// The step that is under way, or would be next.
+    pub step: Option<StepName>,
+    /// What the workflow itself waits for.
+    pub waits: Waits,
+}
+
+/// What the workflow itself waits for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Waits {
+    /// For its agents, if for anybody.
+    Nobody,
+    /// For the operator's word, as it should.
+    Word,
+    /// For the operator, because of a failure.
+    Operator(Failure),
+    /// For the next attempt, which comes by itself.
+    Attempt(Failure),
+}
+
+impl Standing {
+    /// Where a state stands.
+    #[must_use]
+    pub fn of(state: &State) -> Self {
+        let retried = || {
+            let failed = state.acts().filter_map(|(_, act)| act.failure());
+            failed.into_iter().find(|failure| failure.remedy == Remedy::Wait).cloned()
+        };
+        let by_itself = || retried().map_or(Waits::Nobody, Waits::Attempt);
+        match &state.phase {
+            Phase::Pending => Self { step: None, waits: Waits::Word },
+            Phase::Running { step } => Self { step: Some(*step), waits: by_itself() },
+            Phase::Held { step } => Self { step: Some(*step), waits: Waits::Word },
+            Phase::Stopped { step, failure } => Self { step: Some(*step), waits: Waits::Operator(failure.clone()) },
+            Phase::TakingBack { stop, .. } => {
+                Self { step: Some(StepName::Cutover), waits: stop.clone().map_or_else(by_itself, Waits::Operator) }
+            }
+            Phase::Aborting { stop } => {
+                Self { step: None, waits: stop.clone().map_or_else(by_itself, Waits::Operator) }
+            }
+            Phase::Aborted | Phase::Succeeded => Self { step: None, waits: Waits::Nobody },
+        }
+    }
+
+    /// Whether the subscription has to apply at this point.
+    fn applies(&self) -> bool {
+        match self.step {
+            Some(StepName::CatchUp | StepName::Verify | StepName::Cutover) => true,
+            Some(
+                StepName::Inspect
+                | StepName::Connect
+                | StepName::Identity
+                | StepName::Publication
+                | StepName::Close
+                | StepName::Schema
+                | StepName::Copy
+                | StepName::Subscribe
+                | StepName::Finish,
+            )
+            | None => false,
+        }
+    }
+}
+
+/// What keeps a migration from moving, the most likely cause first. Empty when
+/// nothing was found and everything could be checked.
+#[must_use]
+pub fn explain(facts: &Facts) -> Vec<Explanation> {
+    let mut found = Vec::new();
+    found.extend(workflow(&facts.standing));
+    let sides = [(Side::Source, &facts.source), (Side::Destination, &facts.destination)];
+    for (side, report) in sides {
+        match report {
+            Report::Silent(failure) => found.push(silent(side, failure)),
+            Report::Answered(situation) => {
+                found.extend(situation.unchecked.iter().map(|unchecked| self::unchecked(side, unchecked)));
+                found.extend(situation.link.as_ref().and_then(|link| broken_link(side, link)));
+                found.extend(blocked::explain(side, situation));
+                found.extend(stream::explain(facts, side, situation));
+            }
+        }
+    }
+    found.extend(stream::between(facts));
+    // Stable: within a weight, the order in which they were found.
+    found.sort_by_key(|explanation| (explanation.weight, rank(explanation.code)));
+    found
+}
+
+/// What comes first among equals: who is not there explains what others miss.
+fn rank(code: Option<Reason>) -> u8 {
+    match code {
+        Some(Reason::AgentNotAttached) => 0,
+        Some(Reason::ServerUnreachable | Reason::LoginRefused | Reason::DatabaseMissing) => 1,
+        Some(Reason::SlotLost) => 2,
+        Some(Reason::PeerUnreachable | Reason::PeerRefused) => 3,
+        Some(Reason::SessionBlocked | Reason::PreparedTransactions) => 4,
+        Some(_) => 5,
+        // It waits for a word and nothing is wrong: the rest is not its reason.
+        None => 0,
+    }
+}
+
+/// What the workflow says by itself.
+fn workflow(standing: &Standing) -> Option<Explanation> {
+    let step = standing.step.map_or("it", StepName::as_str);
+    match &standing.waits {
+        Waits::Nobody => None,
+        Waits::Word => Some(Explanation::cause(
+            None,
+            None,
+            match standing.step {
+                None => "it was not started".to_owned(),
+                Some(step) => format!("it waits for your word before step {step}"),
+            },
+        )),
+        Waits::Operator(failure) => Some(
+            Explanation::cause(Some(failure.reason), None, format!("{step} stopped and waits for you: {failure}"))
+                .detail(&failure.detail)
+                .hint(&failure.hint),
+        ),
+        Waits::Attempt(failure) => Some(
+            Explanation::cause(Some(failure.reason), None, format!("{step} failed and is tried again: {failure}"))
+                .detail(&failure.detail)
+                .hint(&failure.hint),
+        ),
+    }
+}
+
+fn silent(side: Side, failure: &Failure) -> Explanation {
+    let weight = if failure.reason == Reason::AgentNotAttached { Weight::Cause } else { Weight::Unchecked };
+    Explanation { weight, ..Explanation::cause(Some(failure.reason), Some(side), failure.message.clone()) }
+        .detail(&failure.detail)
+        .hint(&failure.hint)
+}
+
+/// A look that failed is a cause when the server does not let anybody look.
+fn unchecked(side: Side, Unchecked { subject, failure }: &Unchecked) -> Explanation {
+    let (weight, message) = match failure.reason {
+        Reason::ServerUnreachable | Reason::LoginRefused | Reason::DatabaseMissing => {
+            (Weight::Cause, format!("the agent cannot work on its server: {failure}"))
+        }
+        _ => (Weight::Unchecked, format!("{subject} could not be checked: {failure}")),
+    };
+    Explanation { weight, ..Explanation::cause(Some(failure.reason), Some(side), message) }
+        .detail(&failure.detail)
+        .hint(&failure.hint)
+}
+
+fn broken_link(side: Side, link: &Link) -> Option<Explanation> {
+    let Link::Broken(failure) = link else { return None };
+    let other = match side {
+        Side::Source => Side::Destination,
+        Side::Destination => Side::Source,
+    };
+    let message = format!("the {}'s agent does not reach the {}'s: {failure}", side.as_str(), other.as_str());
+    Some(Explanation::cause(Some(failure.reason), Some(side), message).detail(&failure.detail).hint(&failure.hint))
+}
+
+impl Explanation {
+    fn cause(code: Option<Reason>, side: Option<Side>, message: String) -> Self {
+        Self {
+            weight: Weight::Cause,
+            code,
+            side,
+            message,
+            detail: String::new(),
+            hint: String::new(),
+            statements: Vec::new(),
+        }
+    }
+
+    fn suspicion(code: Reason, side: Side, message: String) -> Self {
+        Self { weight: Weight::Suspicion, ..Self::cause(Some(code), Some(side), message) }
+    }
+
+    fn detail(mut self, detail: &str) -> Self {
+        detail.clone_into(&mut self.detail);
+        self
+    }
+
+    fn hint(mut self, hint: &str) -> Self {
+        hint.clone_into(&mut self.hint);
+        self
+    }
+
+    fn statement(mut self, statement: String) -> Self {
+        self.statements.push(statement);
+        self
+    }
+}
