@@ -75,7 +75,7 @@ impl Agent {
             attached: AtomicBool::new(false),
             peers: Peers::new(identity, policy.clone(), clock),
             tunnels: Tunnels::new(),
-            snapshots: Snapshots::default(),
+            snapshots: Snapshots::new(clock),
             cutovers: CutoverSessions::default(),
             gauges: Gauges::default(),
             heartbeats: Heartbeats::default(),

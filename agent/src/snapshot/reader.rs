@@ -11,6 +11,7 @@ use tokio_postgres::CopyOutStream;
 
 use super::snapshot_lost;
 use super::tables::{self, SnapshotTable};
+use super::throttle::Throttle;
 use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names;
@@ -75,6 +76,7 @@ pub(super) struct Readers {
     door: Door,
     database: String,
     snapshot_name: String,
+    throttle: Arc<Throttle>,
     idle: Arc<Mutex<Vec<Session>>>,
 }
 
@@ -85,8 +87,14 @@ impl fmt::Debug for Readers {
 }
 
 impl Readers {
-    pub(super) fn new(door: Door, database: String, snapshot_name: String) -> Self {
-        Self { door, database, snapshot_name, idle: Arc::default() }
+    pub(super) fn new(door: &Door, database: &str, snapshot_name: &str, throttle: Arc<Throttle>) -> Self {
+        Self {
+            door: door.clone(),
+            database: database.to_owned(),
+            snapshot_name: snapshot_name.to_owned(),
+            throttle,
+            idle: Arc::default(),
+        }
     }
 
     /// What the snapshot holds of the migration's publication.
@@ -105,6 +113,7 @@ impl Readers {
             .await
             .map_err(|error| sql_failure(error, &format!("read table {}", range.table)))?;
         let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
+        let pieces = Pieces { throttle: Arc::clone(&self.throttle), pieces };
         let idle = Arc::clone(&self.idle);
         let stop = agent.stop.clone();
         agent.tasks.spawn(async move {
@@ -112,21 +121,21 @@ impl Readers {
                 biased;
                 () = stop.cancelled() => return,
                 // Nobody listens: the session is dropped and its statement with it.
-                () = pieces.closed() => return,
+                () = pieces.pieces.closed() => return,
                 carried = carry(rows, &pieces) => carried,
             };
             match carried {
                 // Before the last word: the next range finds it.
                 Ok(Carried::Everything) => {
                     idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
-                    let _unheard = pieces.send(Ok(Piece::Complete)).await;
+                    let _unheard = pieces.pieces.send(Ok(Piece::Complete)).await;
                 }
                 // In the middle of a COPY it is of no use to anybody.
                 Ok(Carried::Unheard) => {}
                 Err(error) => {
                     let failure = sql_failure(error, &format!("read table {}", range.table));
                     // If nobody listens any more, nobody needs the reason.
-                    let _unheard = pieces.send(Err(failure)).await;
+                    let _unheard = pieces.pieces.send(Err(failure)).await;
                 }
             }
         });
@@ -170,29 +179,40 @@ enum Carried {
     Unheard,
 }
 
+/// Where a reading goes, no faster than it may.
+struct Pieces {
+    throttle: Arc<Throttle>,
+    pieces: mpsc::Sender<Result<Piece, Failure>>,
+}
+
+impl Pieces {
+    /// Says whether anybody listens.
+    async fn send(&self, rows: Bytes) -> bool {
+        self.throttle.pass(rows.len()).await;
+        self.pieces.send(Ok(Piece::Rows(rows))).await.is_ok()
+    }
+}
+
 /// Gathers rows into pieces, and cuts rows that are larger than one.
-async fn carry(
-    rows: CopyOutStream,
-    pieces: &mpsc::Sender<Result<Piece, Failure>>,
-) -> Result<Carried, tokio_postgres::Error> {
+async fn carry(rows: CopyOutStream, pieces: &Pieces) -> Result<Carried, tokio_postgres::Error> {
     tokio::pin!(rows);
     let mut gathered = BytesMut::with_capacity(CHUNK_BYTES);
     while let Some(row) = rows.next().await {
         let mut row = row?;
         if gathered.len() + row.len() > CHUNK_BYTES && !gathered.is_empty() {
-            if pieces.send(Ok(Piece::Rows(gathered.split().freeze()))).await.is_err() {
+            if !pieces.send(gathered.split().freeze()).await {
                 return Ok(Carried::Unheard);
             }
             gathered.reserve(CHUNK_BYTES);
         }
         while row.len() > CHUNK_BYTES {
-            if pieces.send(Ok(Piece::Rows(row.split_to(CHUNK_BYTES)))).await.is_err() {
+            if !pieces.send(row.split_to(CHUNK_BYTES)).await {
                 return Ok(Carried::Unheard);
             }
         }
         gathered.extend_from_slice(&row);
     }
-    if !gathered.is_empty() && pieces.send(Ok(Piece::Rows(gathered.freeze()))).await.is_err() {
+    if !gathered.is_empty() && !pieces.send(gathered.freeze()).await {
         return Ok(Carried::Unheard);
     }
     Ok(Carried::Everything)

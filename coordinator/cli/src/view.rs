@@ -16,7 +16,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-pub use choice::{Connection, CopyMethod};
+pub use choice::{Connection, CopyMethod, MaxRate};
 pub use progress::{Part, Progress, Unit};
 
 /// A migration as an operator sees it.
@@ -34,6 +34,9 @@ pub struct Migration {
     pub connection: Connection,
     /// How the rows that were there already are copied.
     pub copy_method: CopyMethod,
+    /// Bytes of table data that the copy may read in a second. None: as fast as
+    /// it goes.
+    pub max_rate_bytes: Option<i64>,
     /// Where it stands.
     pub state: MigrationState,
     /// Whether everything is caught up and compared and only

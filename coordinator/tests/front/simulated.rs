@@ -175,6 +175,8 @@ impl World {
                         }
                     }),
                     Down::Drain(_) => return None,
+                    // It copies nothing.
+                    Down::Tuning(_) => {}
                 },
                 () = Clock.sleep_until(beat_at) => {
                     beat_at = Clock.now() + Duration::from_millis(100);

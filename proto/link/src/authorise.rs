@@ -57,6 +57,7 @@ pub const RULES: &[Rule] = &[
     only(Role::Operator, "/pgportage.v1.MigrationService/WatchMigration"),
     only(Role::Operator, "/pgportage.v1.MigrationService/StartMigration"),
     only(Role::Operator, "/pgportage.v1.MigrationService/ReleaseStep"),
+    only(Role::Operator, "/pgportage.v1.MigrationService/TuneMigration"),
     only(Role::Operator, "/pgportage.v1.MigrationService/GiveConsent"),
     only(Role::Operator, "/pgportage.v1.MigrationService/RunPreflight"),
     only(Role::Operator, "/pgportage.v1.MigrationService/GetPlan"),
