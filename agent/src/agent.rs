@@ -83,7 +83,7 @@ impl Agent {
                 .with_compression(settings.link.compression),
             relay,
             tunnels: Tunnels::new(),
-            snapshots: Snapshots::default(),
+            snapshots: Snapshots::new(clock),
             cutovers: CutoverSessions::default(),
             gauges: Gauges::default(),
             traffic: LinkTraffic::default(),

@@ -34,7 +34,9 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::agent::Agent;
+use crate::migration::MigrationId;
 use crate::runner::{Runner, Sender, Taken};
+use crate::snapshot::Rate;
 use crate::wire;
 use answer::Answer;
 use backoff::Backoff;
@@ -245,6 +247,7 @@ impl Session {
                         Some(Down::Command(command)) => self.take(command, &mut outbox, &mut sender)?,
                         Some(Down::Cancel(cancel)) => self.runner.cancel(&cancel.command_id),
                         Some(Down::Question(question)) => questions.take(question),
+                        Some(Down::Tuning(tuning)) => self.tune(&tuning)?,
                         Some(Down::Ack(ack)) => self.agent.journal.acknowledge(&ack.command_id, ack.sequence)?,
                         Some(Down::Drain(drain)) => {
                             let delay = drain.reconnect_delay.and_then(|delay| Duration::try_from(delay).ok());
@@ -286,6 +289,19 @@ impl Session {
         Ok(end)
     }
 
+    /// Goes on with a migration as the coordinator says from now on.
+    fn tune(&self, tuning: &v1::Tuning) -> Result<(), Failure> {
+        match MigrationId::new(&tuning.migration_id) {
+            Ok(migration) => {
+                self.agent.snapshots.tune(&self.agent.journal, &migration, Rate::limit(tuning.max_rate_bytes))
+            }
+            Err(failure) => {
+                tracing::error!("the coordinator speaks of a migration that cannot be: {failure}");
+                Ok(())
+            }
+        }
+    }
+
     fn take(&self, command: v1::Command, outbox: &mut Outbox, sender: &mut Sender) -> Result<(), Failure> {
         sender.heartbeat_age = outbox.age_of(command.heartbeat_sequence);
         let received = match wire::receive(command) {
@@ -309,9 +325,14 @@ impl Session {
 async fn welcome(incoming: &mut Streaming<v1::AttachAgentResponse>) -> Result<v1::Welcome, Failure> {
     match incoming.message().await.map_err(from_status)?.and_then(|response| response.message) {
         Some(Down::Welcome(welcome)) => Ok(welcome),
-        Some(Down::Command(_) | Down::Cancel(_) | Down::Ack(_) | Down::RelayOffer(_) | Down::Question(_)) => {
-            Err(Failure::new(Reason::RequestInvalid, "the coordinator did not begin with its welcome"))
-        }
+        Some(
+            Down::Command(_)
+            | Down::Cancel(_)
+            | Down::Ack(_)
+            | Down::RelayOffer(_)
+            | Down::Question(_)
+            | Down::Tuning(_),
+        ) => Err(Failure::new(Reason::RequestInvalid, "the coordinator did not begin with its welcome")),
         Some(Down::Drain(_)) => Err(Failure::new(Reason::PeerUnreachable, "the coordinator drains")),
         None => Err(Failure::new(Reason::PeerUnreachable, "the coordinator closed the session at once")),
     }

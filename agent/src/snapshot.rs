@@ -11,23 +11,28 @@
 //! is lost before the copy was complete, slot and snapshot are made anew, at
 //! another point.
 
+mod bucket;
 mod keeper;
 mod reader;
 mod tables;
+mod throttle;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::sync::Mutex;
 
+pub use self::bucket::Rate;
 use self::keeper::Keeper;
 use self::reader::Readers;
 pub(crate) use self::reader::{Piece, Range, RowStream};
 pub use self::tables::SnapshotTable;
+use self::throttle::Throttle;
 use crate::agent::Agent;
-use crate::migration::{MigrationId, Participation};
+use crate::journal::Journal;
+use crate::migration::{MigrationId, Participation, Side};
 use crate::peer::Packer;
 use crate::step::Context;
 use crate::step::subscribe::SLOT_NOTE;
@@ -38,14 +43,27 @@ use crate::watch;
 /// slot, or is about to.
 const RELEASED_NOTE: &str = "snapshot.released";
 
+/// Journal note: how fast the rows may be read, in bytes a second. None while
+/// there is no limit.
+const RATE_NOTE: &str = "snapshot.max_rate";
+
 /// The snapshots of all migrations that this agent is the source of.
 ///
 /// Each has a place of its own: making one waits for other people's transactions,
 /// and nobody else may wait with it.
-#[derive(Debug, Default)]
-pub struct Snapshots(std::sync::Mutex<HashMap<MigrationId, Place>>);
+#[derive(Debug)]
+pub struct Snapshots {
+    clock: Clock,
+    places: std::sync::Mutex<HashMap<MigrationId, Arc<Place>>>,
+}
 
-type Place = Arc<Mutex<Option<Arc<Snapshot>>>>;
+/// What belongs to one migration.
+#[derive(Debug)]
+struct Place {
+    kept: Mutex<Option<Arc<Snapshot>>>,
+    /// Outlasts a lost snapshot: the limit is the migration's.
+    throttle: Arc<Throttle>,
+}
 
 /// One snapshot, kept.
 #[derive(Debug)]
@@ -59,6 +77,32 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshots {
+    /// None is kept yet.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, places: std::sync::Mutex::default() }
+    }
+
+    /// Takes note of how fast a migration's rows may be read, and keeps it over a
+    /// restart. Whoever reads goes on at that rate. Ignored when this agent is not
+    /// the migration's source.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`]: the rate is as it was.
+    pub fn tune(&self, journal: &Journal, migration: &MigrationId, rate: Option<Rate>) -> Result<(), Failure> {
+        if journal.participation(migration)?.is_none_or(|participation| participation.side != Side::Source) {
+            return Ok(());
+        }
+        match rate {
+            _ if read_rate(journal, migration)? == rate => {}
+            Some(rate) => journal.set_note(migration, RATE_NOTE, &rate.as_bytes().to_string())?,
+            None => journal.clear_note(migration, RATE_NOTE)?,
+        }
+        self.place(migration).throttle.set(rate);
+        Ok(())
+    }
+
     /// The snapshot of a migration: the one that is kept, or a new one with a new
     /// slot. An older slot of ours is dropped for it.
     ///
@@ -72,7 +116,10 @@ impl Snapshots {
         let migration = &participation.migration;
         // Held while the slot is made: a second caller waits for the same one.
         let place = self.place(migration);
-        let mut place = place.lock().await;
+        // As it was before a restart.
+        place.throttle.set(read_rate(&agent.journal, migration)?);
+        let throttle = Arc::clone(&place.throttle);
+        let mut place = place.kept.lock().await;
         if let Some(kept) = place.as_ref().filter(|kept| !kept.keeper.is_lost()) {
             return Ok(Arc::clone(kept));
         }
@@ -94,7 +141,7 @@ impl Snapshots {
                 .effect(Effect::None));
         }
         let keeper = Keeper::make(agent, participation).await?;
-        let readers = Readers::new(agent.door.clone(), participation.database.clone(), keeper.snapshot_name.clone());
+        let readers = Readers::new(&agent.door, &participation.database, &keeper.snapshot_name, throttle);
         let tables = readers.tables(participation).await?;
         let snapshot =
             Arc::new(Snapshot { consistent_point: keeper.consistent_point.clone(), tables, keeper, readers });
@@ -120,7 +167,7 @@ impl Snapshots {
         consistent_point: &str,
     ) -> Result<Arc<Snapshot>, Failure> {
         watch::slot_stands(&agent.journal, migration)?;
-        let kept = self.place(migration).lock().await.clone();
+        let kept = self.place(migration).kept.lock().await.clone();
         kept.filter(|kept| kept.consistent_point == consistent_point && !kept.keeper.is_lost())
             .ok_or_else(|| snapshot_lost(consistent_point))
     }
@@ -139,7 +186,7 @@ impl Snapshots {
         consistent_point: &str,
     ) -> Result<(), Failure> {
         let place = self.place(migration);
-        let mut place = place.lock().await;
+        let mut place = place.kept.lock().await;
         if place.as_ref().is_some_and(|kept| kept.consistent_point != consistent_point) {
             return Err(snapshot_lost(consistent_point));
         }
@@ -156,14 +203,23 @@ impl Snapshots {
     pub(crate) fn forget(&self, cx: &Context) -> Result<(), Failure> {
         let migration = &cx.participation.migration;
         // Whoever makes one at this moment has just lost its slot, and fails.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
         cx.agent.journal.clear_note(migration, RELEASED_NOTE)
     }
 
-    fn place(&self, migration: &MigrationId) -> Place {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(migration.clone()).or_default())
+    fn place(&self, migration: &MigrationId) -> Arc<Place> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = || Arc::new(Place { kept: Mutex::default(), throttle: Arc::new(Throttle::new(self.clock)) });
+        Arc::clone(places.entry(migration.clone()).or_insert_with(place))
     }
+}
+
+fn read_rate(journal: &Journal, migration: &MigrationId) -> Result<Option<Rate>, Failure> {
+    let Some(note) = journal.note(migration, RATE_NOTE)? else { return Ok(None) };
+    let rate = note.parse().ok().and_then(Rate::limit);
+    rate.map(Some).ok_or_else(|| {
+        Failure::new(Reason::StoreUnwritable, format!("the journal knows no rate {note:?}")).effect(Effect::None)
+    })
 }
 
 impl Snapshot {

@@ -14,7 +14,7 @@ use pgportage_proto::{Reason, v1};
 use crate::figures::{Build, Forecast, Gauge, Part, Progress, Unit, WalLimit};
 use crate::workflow::finding::{Consent, Finding, Severity};
 use crate::workflow::outcome::{Digest, RelationName, SequenceState};
-use crate::workflow::spec::{ConnectionPath, CopyMethod, Spec};
+use crate::workflow::spec::{ConnectionPath, CopyMethod, Rate, Spec};
 
 pub use command::command;
 pub use migration::{etag, view};
@@ -79,6 +79,7 @@ pub fn spec(value: v1::MigrationSpec) -> Result<Spec, Failure> {
         connection_path,
         max_lag: value.max_lag.map(|lag| duration("max_lag", lag)).transpose()?.unwrap_or(Spec::DEFAULT_MAX_LAG),
         copy_method,
+        max_rate: Rate::limit(value.max_rate_bytes)?,
     };
     spec.check()?;
     Ok(spec)
@@ -93,6 +94,7 @@ fn to_spec(value: &Spec) -> v1::MigrationSpec {
         connection_path: to_path(value.connection_path).into(),
         max_lag: to_duration(value.max_lag),
         copy_method: to_copy_method(value.copy_method).into(),
+        max_rate_bytes: Rate::bytes(value.max_rate),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use pgportage_link::Failure;
 use tokio::sync::mpsc;
@@ -11,6 +11,7 @@ use tokio_postgres::CopyOutStream;
 
 use super::snapshot_lost;
 use super::tables::{self, SnapshotTable};
+use super::throttle::Throttle;
 use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names;
@@ -75,6 +76,7 @@ pub(super) struct Readers {
     door: Door,
     database: String,
     snapshot_name: String,
+    throttle: Arc<Throttle>,
     idle: Arc<Mutex<Vec<Session>>>,
 }
 
@@ -85,8 +87,14 @@ impl fmt::Debug for Readers {
 }
 
 impl Readers {
-    pub(super) fn new(door: Door, database: String, snapshot_name: String) -> Self {
-        Self { door, database, snapshot_name, idle: Arc::default() }
+    pub(super) fn new(door: &Door, database: &str, snapshot_name: &str, throttle: Arc<Throttle>) -> Self {
+        Self {
+            door: door.clone(),
+            database: database.to_owned(),
+            snapshot_name: snapshot_name.to_owned(),
+            throttle,
+            idle: Arc::default(),
+        }
     }
 
     /// What the snapshot holds of the migration's publication.
@@ -105,6 +113,7 @@ impl Readers {
             .await
             .map_err(|error| sql_failure(error, &format!("read table {}", range.table)))?;
         let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
+        let mut packed = Pieces { throttle: Arc::clone(&self.throttle), packer, pieces: pieces.clone() };
         let idle = Arc::clone(&self.idle);
         let stop = agent.stop.clone();
         agent.tasks.spawn(async move {
@@ -113,7 +122,7 @@ impl Readers {
                 () = stop.cancelled() => return,
                 // Nobody listens: the session is dropped and its statement with it.
                 () = pieces.closed() => return,
-                carried = carry(rows, packer, &pieces) => carried,
+                carried = carry(rows, &mut packed) => carried,
             };
             match carried {
                 // Before the last word: the next range finds it.
@@ -170,31 +179,42 @@ enum Carried {
     Unheard,
 }
 
-/// Gathers rows into pieces, and cuts rows that are larger than one. Packs them
-/// here: the task that carries the connection has TLS to do.
-async fn carry(
-    rows: CopyOutStream,
-    mut packer: Packer,
-    pieces: &mpsc::Sender<Result<Piece, Failure>>,
-) -> Result<Carried, tokio_postgres::Error> {
+/// Where a reading goes, no faster than it may.
+struct Pieces {
+    throttle: Arc<Throttle>,
+    packer: Packer,
+    pieces: mpsc::Sender<Result<Piece, Failure>>,
+}
+
+impl Pieces {
+    /// Says whether anybody listens. Packs here: the task that carries the
+    /// connection has TLS to do.
+    async fn send(&mut self, rows: Bytes) -> bool {
+        self.throttle.pass(rows.len()).await;
+        self.pieces.send(Ok(Piece::Rows(self.packer.pack(rows)))).await.is_ok()
+    }
+}
+
+/// Gathers rows into pieces, and cuts rows that are larger than one.
+async fn carry(rows: CopyOutStream, pieces: &mut Pieces) -> Result<Carried, tokio_postgres::Error> {
     tokio::pin!(rows);
     let mut gathered = BytesMut::with_capacity(CHUNK_BYTES);
     while let Some(row) = rows.next().await {
         let mut row = row?;
         if gathered.len() + row.len() > CHUNK_BYTES && !gathered.is_empty() {
-            if pieces.send(Ok(Piece::Rows(packer.pack(gathered.split().freeze())))).await.is_err() {
+            if !pieces.send(gathered.split().freeze()).await {
                 return Ok(Carried::Unheard);
             }
             gathered.reserve(CHUNK_BYTES);
         }
         while row.len() > CHUNK_BYTES {
-            if pieces.send(Ok(Piece::Rows(packer.pack(row.split_to(CHUNK_BYTES))))).await.is_err() {
+            if !pieces.send(row.split_to(CHUNK_BYTES)).await {
                 return Ok(Carried::Unheard);
             }
         }
         gathered.extend_from_slice(&row);
     }
-    if !gathered.is_empty() && pieces.send(Ok(Piece::Rows(packer.pack(gathered.freeze())))).await.is_err() {
+    if !gathered.is_empty() && !pieces.send(gathered.freeze()).await {
         return Ok(Carried::Unheard);
     }
     Ok(Carried::Everything)

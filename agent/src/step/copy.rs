@@ -4,7 +4,8 @@
 //! in `pgportage.copied`, so after any death only parts that are not there are
 //! copied again. Indexes and constraints are looked for before they are made.
 //! What is left of the schema is run as one script in one transaction with the
-//! word that everything is there.
+//! word that it is there; its foreign keys are made without a look at the rows
+//! and validated then, several tables at a time.
 //!
 //! The rows come through [`crate::peer::PeerClient::copy_range`]; when the
 //! source's snapshot is lost, another one is asked for, and what was copied of
@@ -12,6 +13,7 @@
 
 mod board;
 mod builds;
+mod foreign_key;
 mod index;
 mod ledger;
 mod plan;
@@ -220,7 +222,11 @@ async fn complete(
         failure = supervise(cx, &board) => return Err(failure),
     }
     ledger::settle(&**session).await?;
-    run_script(cx, &later.script).await
+    run_script(cx, &later.script).await?;
+    foreign_key::validate(cx, later.foreign_keys, jobs(cx)).await?;
+    ledger::all_is_complete(&**session).await?;
+    later::forget(cx);
+    Ok(())
 }
 
 /// Reports, and ends with a failure when nothing moves any more.
@@ -267,7 +273,8 @@ async fn release(cx: &Context, board: &Board, consistent_point: &str) -> Result<
 }
 
 /// Everything that is not an index or a constraint of one table: foreign keys,
-/// triggers, rules, policies. All of it and the word that it is there, or nothing.
+/// triggers, rules, policies. All of it and the word that it is there, or nothing;
+/// nothing to do when an earlier attempt has had that word.
 async fn run_script(cx: &Context, script: &str) -> Result<(), Failure> {
     cx.safe_point()?;
     cx.report(Progress { subject: "making foreign keys and triggers".to_owned(), ..Progress::default() });
@@ -275,15 +282,13 @@ async fn run_script(cx: &Context, script: &str) -> Result<(), Failure> {
     // Thrown away afterwards: the script has changed its settings.
     let mut session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
     let transaction = session.transaction().await.map_err(failure)?;
-    if Ledger::read(&transaction).await?.complete {
+    if Ledger::read(&transaction).await?.scripted {
         return Ok(());
     }
     transaction.batch_execute(script).await.map_err(failure)?;
-    ledger::all_is_complete(&transaction).await?;
+    ledger::script_is_run(&transaction).await?;
     cx.fail_point("copy_tables.perform.scripted");
-    transaction.commit().await.map_err(failure)?;
-    later::forget(cx);
-    Ok(())
+    transaction.commit().await.map_err(failure)
 }
 
 /// Workers of a kind: one for each core of this machine, which is the server's,

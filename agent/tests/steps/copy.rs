@@ -7,7 +7,7 @@ use std::time::Duration;
 use pgportage_agent::migration::Side;
 use pgportage_agent::peer::{Blocks, Packing};
 use pgportage_agent::postgres::RelationName;
-use pgportage_agent::snapshot::SnapshotTable;
+use pgportage_agent::snapshot::{Rate, SnapshotTable};
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
@@ -16,7 +16,7 @@ use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
 use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
 use pgportage_agent::step::verify::CountRows;
-use pgportage_link::{Remedy, fail_point};
+use pgportage_link::{Clock, Remedy, fail_point};
 use pgportage_proto::Reason;
 use pgportage_tests::cluster::Cluster;
 
@@ -62,6 +62,13 @@ CREATE INDEX ON public.parted (day);
 INSERT INTO public.parted VALUES (1, '2020-05-05'), (2, '2021-05-05');
 CREATE TABLE public.referring (id int PRIMARY KEY, plain bigint REFERENCES public.plain);
 INSERT INTO public.referring SELECT i, i FROM generate_series(1, 50) i;
+ALTER TABLE public.referring ADD COLUMN again bigint,
+    ADD CONSTRAINT \"again there\" FOREIGN KEY (again) REFERENCES public.plain ON DELETE SET NULL DEFERRABLE INITIALLY DEFERRED;
+COMMENT ON CONSTRAINT \"again there\" ON public.referring IS 'made before it is proved';
+ALTER TABLE public.referring ADD CONSTRAINT never_proved FOREIGN KEY (again) REFERENCES public.plain NOT VALID;
+ALTER TABLE public.parted ADD CONSTRAINT of_parts FOREIGN KEY (id) REFERENCES public.parent;
+CREATE TABLE public.of_parted (id int, day date, PRIMARY KEY (id), FOREIGN KEY (id, day) REFERENCES public.parted);
+INSERT INTO public.of_parted VALUES (1, '2020-05-05');
 CREATE TABLE public.guarded (id int PRIMARY KEY, who text);
 ALTER TABLE public.guarded ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.guarded FORCE ROW LEVEL SECURITY;
@@ -189,6 +196,48 @@ async fn a_stream_that_ends_early_is_not_a_whole_range() {
     assert_eq!((ended.reason, ended.remedy), (Reason::PeerUnreachable, Remedy::Wait), "{ended:?}");
 }
 
+/// The rate is the migration's: readers share it, a change holds for those that
+/// read already, and what is known of it survives the agent.
+#[tokio::test]
+async fn rows_come_no_faster_than_they_may() {
+    const SLOW: i64 = 4 << 20;
+    let world = ready().await;
+    let agent = &world.source_agent;
+    let tune = |rate: i64| agent.snapshots.tune(&agent.journal, &crate::world::migration(), Rate::limit(rate)).unwrap();
+    // Before there is anything to read.
+    tune(SLOW);
+    let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
+    let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
+    let plain = snapshot.tables.iter().find(|table| table.name.relation == "plain").unwrap();
+    let half = plain.block_count / 2;
+    let [first, second] = [Blocks { first: 0, end: Some(half) }, Blocks { first: half, end: None }];
+    let begun = Clock.now();
+    let mut readers = [
+        peer.copy_range(&snapshot.consistent_point, plain, first, Packing::Zstd).await.unwrap(),
+        peer.copy_range(&snapshot.consistent_point, plain, second, Packing::Plain).await.unwrap(),
+    ];
+    let mut read = 0;
+    while read < 3 * SLOW {
+        for reader in &mut readers {
+            read += reader.next().await.unwrap().expect("there is more").len() as i64;
+        }
+    }
+    let took = Clock.now().duration_since(begun);
+    assert!(took >= Duration::from_millis(2_700), "{read} bytes in {took:?}");
+
+    // As fast as it goes, for the same readers.
+    tune(0);
+    let begun = Clock.now();
+    let mut rest = 0;
+    for reader in &mut readers {
+        while let Some(chunk) = reader.next().await.unwrap() {
+            rest += chunk.len() as i64;
+        }
+    }
+    let took = Clock.now().duration_since(begun).as_secs_f64();
+    assert!(rest > 5 * SLOW && rest as f64 / took > 2.0 * SLOW as f64, "{rest} bytes in {took} s");
+}
+
 #[tokio::test]
 async fn every_shape_of_table_arrives_while_somebody_writes() {
     for compression in ["zstd", "off"] {
@@ -229,7 +278,7 @@ async fn a_death_at_any_point_is_made_good() {
     let points = points("copy_tables", "perform");
     assert!(points.len() >= 6, "{points:?}");
     // In the order in which they are passed.
-    for moment in ["begun", "copied", "committed", "built", "rows_complete", "scripted"] {
+    for moment in ["begun", "copied", "committed", "built", "rows_complete", "scripted", "validated"] {
         let point = format!("copy_tables.perform.{moment}");
         assert!(points.contains(&point), "{points:?}");
         let cx = world.context(Side::Destination);
@@ -238,6 +287,10 @@ async fn a_death_at_any_point_is_made_good() {
         let died = futures_util::FutureExt::catch_unwind(act).await;
         assert!(!fail_point::disarm(&point), "{point} was not passed");
         assert!(died.is_err(), "{point}");
+        if moment == "validated" {
+            let unproved = "SELECT count(*) > 1 FROM pg_constraint WHERE contype = 'f' AND NOT convalidated";
+            world.destination.wait_until(&world.options.database, unproved, Duration::from_secs(1)).await.unwrap();
+        }
         write(&world, 3_000_000 + points.iter().position(|known| *known == point).unwrap() as i64).await;
     }
     let copied = perform(&world, Side::Destination, &COPY).await;

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::certs::DEFAULT_DAYS;
-use crate::view::{Connection, CopyMethod};
+use crate::view::{Connection, CopyMethod, MaxRate};
 
 /// Exit codes, as `--help` prints them.
 const EXIT_CODES: &str = "\
@@ -82,6 +82,8 @@ pub enum Verb {
     Plan(Named),
     /// Start a migration and show its progress until it is ready for cutover
     Start(Watched),
+    /// Change how fast a migration copies, also while it does
+    Tune(Tune),
     /// Show what is happening, what it waits for and what to type next
     Status(Status),
     /// Ask both sides why a migration does not move; changes nothing
@@ -114,6 +116,7 @@ impl Verb {
             Self::Consent(_) => "consent",
             Self::Plan(_) => "plan",
             Self::Start(_) => "start",
+            Self::Tune(_) => "tune",
             Self::Status(_) => "status",
             Self::Explain(_) => "explain",
             Self::Verify(_) => "verify",
@@ -186,9 +189,24 @@ pub struct Create {
     /// subscription, one worker a table)
     #[arg(long, value_enum, value_name = "METHOD", default_value = "snapshot", hide_possible_values = true)]
     pub copy_method: CopyMethod,
+    /// Table data that the copy may read in a second, for example 50MB [default:
+    /// as fast as it goes]
+    #[arg(long, value_name = "RATE")]
+    pub max_rate: Option<MaxRate>,
     /// Check everything, create nothing
     #[arg(long)]
     pub validate_only: bool,
+}
+
+/// What is changed about a migration.
+#[derive(Clone, Debug, Args)]
+pub struct Tune {
+    /// The migration
+    pub name: String,
+    /// Table data that the copy may read in a second, for example 50MB; none for
+    /// as fast as it goes
+    #[arg(long, value_name = "RATE")]
+    pub max_rate: MaxRate,
 }
 
 /// Findings to agree to.

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::settings::Settings;
-use crate::view::{Agent, Connection, CopyMethod, Explained, Finding, Migration, Plan, Preflight};
+use crate::view::{Agent, Connection, CopyMethod, Explained, Finding, MaxRate, Migration, Plan, Preflight};
 use crate::wire;
 
 /// Verbs answer at once: the work goes on after the answer.
@@ -55,6 +55,8 @@ pub struct Route {
     pub connection: Connection,
     /// How the rows that are there already are copied.
     pub copy_method: CopyMethod,
+    /// How fast the copy may read.
+    pub max_rate: MaxRate,
 }
 
 impl From<Route> for v1::MigrationSpec {
@@ -66,6 +68,7 @@ impl From<Route> for v1::MigrationSpec {
             max_lag: route.max_lag.map(wire::to_duration),
             connection_path: wire::to_path(route.connection).into(),
             copy_method: wire::to_copy_method(route.copy_method).into(),
+            max_rate_bytes: wire::to_rate(route.max_rate),
             ..Self::default()
         }
     }
@@ -236,6 +239,22 @@ impl Coordinator {
             etag: seen.etag.clone(),
         };
         let answer = self.call(self.migrations.clone().give_consent(limited(request, CALL_TIMEOUT))).await?;
+        wire::migration(answer.migration)
+    }
+
+    /// Changes how fast the copy may read. Not on a picture: it holds for whatever
+    /// is copied meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As the coordinator says.
+    pub async fn tune(&self, name: &str, max_rate: MaxRate) -> Result<Migration, Failure> {
+        let request = v1::TuneMigrationRequest {
+            migration_id: name.to_owned(),
+            etag: String::new(),
+            max_rate_bytes: Some(wire::to_rate(max_rate)),
+        };
+        let answer = self.call(self.migrations.clone().tune_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
     }
 

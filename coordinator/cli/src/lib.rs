@@ -56,6 +56,7 @@ async fn carry_out(terminal: &Terminal, arguments: &Arguments) -> Result<Exit, S
         Verb::Agents
         | Verb::Preflight(_)
         | Verb::Create(_)
+        | Verb::Tune(_)
         | Verb::Consent(_)
         | Verb::Plan(_)
         | Verb::Start(_)

@@ -51,6 +51,7 @@ pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
         Verb::Plan(arguments) => look::plan(hand, &arguments.name).await,
         Verb::Preflight(arguments) => ask::preflight(hand, arguments).await,
         Verb::Create(arguments) => ask::create(hand, arguments).await,
+        Verb::Tune(arguments) => ask::tune(hand, arguments).await,
         Verb::Consent(arguments) => ask::consent(hand, arguments).await,
         Verb::Start(arguments) => run::start(hand, arguments).await,
         Verb::Verify(arguments) => run::verify(hand, arguments).await,

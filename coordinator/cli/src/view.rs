@@ -17,7 +17,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-pub use choice::{Connection, CopyMethod};
+pub use choice::{Connection, CopyMethod, MaxRate};
 pub use explained::{
     Capacity, Explained, Explanation, PreparedTransaction, Report, Session, Side, Situation, Slot, Subscription, Weight,
 };
@@ -40,6 +40,9 @@ pub struct Migration {
     pub relayed: bool,
     /// How the rows that were there already are copied.
     pub copy_method: CopyMethod,
+    /// Bytes of table data that the copy may read in a second. None: as fast as
+    /// it goes.
+    pub max_rate_bytes: Option<i64>,
     /// Where it stands.
     pub state: MigrationState,
     /// Whether everything is caught up and compared and only

@@ -13,8 +13,8 @@ pub use explained::explained;
 
 use crate::view::{
     Agent, AgentState, Build, CUTOVER_STEP, Connection, CopyMethod, Cutover, CutoverPhase, Effect, FINISH_STEP,
-    Failure, Figures, Finding, Forecast, Migration, MigrationState, Part, Plan, PlannedStep, Preflight, Progress,
-    Remedy, Severity, Step, StepState, Unit, Verification, WalLimit, page,
+    Failure, Figures, Finding, Forecast, MaxRate, Migration, MigrationState, Part, Plan, PlannedStep, Preflight,
+    Progress, Remedy, Severity, Step, StepState, Unit, Verification, WalLimit, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -59,6 +59,12 @@ pub fn to_copy_method(method: CopyMethod) -> v1::CopyMethod {
         CopyMethod::Snapshot => v1::CopyMethod::Snapshot,
         CopyMethod::Native => v1::CopyMethod::Native,
     }
+}
+
+/// How fast a copy may read, as the contract writes it.
+#[must_use]
+pub fn to_rate(rate: MaxRate) -> i64 {
+    rate.0.map_or(0, |rate| i64::try_from(rate.as_bytes()).unwrap_or(i64::MAX))
 }
 
 /// A span as the contract writes it. One too long for it becomes the longest.
@@ -124,6 +130,7 @@ impl From<v1::Migration> for Migration {
                 v1::CopyMethod::Native => CopyMethod::Native,
                 v1::CopyMethod::Snapshot | v1::CopyMethod::Unspecified => CopyMethod::Snapshot,
             },
+            max_rate_bytes: Some(message.max_rate_bytes).filter(|rate| *rate > 0),
             database: spec.database,
             source_agent: spec.source_agent_id,
             destination_agent: spec.destination_agent_id,

@@ -18,9 +18,10 @@ use crate::store::StoreError;
 use crate::wire::{self, AgentFact, Body};
 use crate::workflow::fact::{CommandId, Event, Fact, Issued, Origin, TraceContext};
 use crate::workflow::plan::{Action, Issue, Situation, plan};
+use crate::workflow::spec::Rate;
 use crate::workflow::state::{ActState, Phase, State};
 use crate::workflow::verb::heed;
-use crate::workflow::{ActRef, StepName, Verb};
+use crate::workflow::{ActRef, Side, StepName, Verb};
 
 /// How long to wait before a full store is tried again.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -267,6 +268,9 @@ impl Task {
         for issued in &draft.issued {
             self.send(issued);
         }
+        if before.max_rate != self.state.max_rate {
+            self.tell_tuning();
+        }
         for command in draft.cancels {
             self.cancel(command);
         }
@@ -463,6 +467,17 @@ impl Task {
         if let Err(failure) = self.engine.0.fleet.command(agent, command) {
             tracing::info!(migration.id = %self.state.id, command.id = %issued.command, "not sent yet: {failure}");
         }
+        if row.side == Side::Source {
+            self.tell_tuning();
+        }
+    }
+
+    /// Tells the source's agent how fast it may read. Behind a command: with its
+    /// first one an agent learns that there is a migration.
+    fn tell_tuning(&self) {
+        let (migration_id, max_rate_bytes) = (self.state.id.to_string(), Rate::bytes(self.state.max_rate));
+        let tuning = v1::Tuning { migration_id, max_rate_bytes };
+        self.engine.0.fleet.tell(self.state.spec.agent(Side::Source), Down::Tuning(tuning));
     }
 
     fn cancel(&mut self, command: CommandId) {
@@ -486,6 +501,9 @@ impl Task {
             .collect();
         for issued in open {
             self.send(&issued);
+        }
+        if self.state.spec.agent(Side::Source) == agent {
+            self.tell_tuning();
         }
     }
 }

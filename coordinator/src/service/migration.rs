@@ -18,7 +18,7 @@ use super::{caller, origin, page};
 use crate::engine::{Board, Creation, Engine, Request as Said};
 use crate::fleet::not_attached;
 use crate::wire;
-use crate::workflow::spec::MigrationId;
+use crate::workflow::spec::{MigrationId, Rate};
 use crate::workflow::state::Phase;
 use crate::workflow::verb::Word;
 use crate::workflow::{Side, StepName, statement};
@@ -223,6 +223,15 @@ impl MigrationService for MigrationFront {
         let word = Word::Release { step, max_outage: self.engine.default_max_outage() };
         let migration = self.say(&caller, &migration_id, etag, word).await?;
         Ok(Response::new(v1::ReleaseStepResponse { migration }))
+    }
+
+    async fn tune_migration(&self, request: Request<v1::TuneMigrationRequest>) -> Answer<v1::TuneMigrationResponse> {
+        let caller = caller(&request)?;
+        let v1::TuneMigrationRequest { migration_id, etag, max_rate_bytes } = request.into_inner();
+        let max_rate = max_rate_bytes.ok_or_else(|| wire::missing("max_rate_bytes")).and_then(Rate::limit);
+        let word = Word::Tune { max_rate: max_rate.map_err(to_status)? };
+        let migration = self.say(&caller, &migration_id, optional(etag), word).await?;
+        Ok(Response::new(v1::TuneMigrationResponse { migration }))
     }
 
     async fn give_consent(&self, request: Request<v1::GiveConsentRequest>) -> Answer<v1::GiveConsentResponse> {

@@ -6,6 +6,7 @@ use pgportage_proto::v1;
 
 use super::{to_consent, to_duration, to_finding, to_forecast, to_progress, to_spec, to_time};
 use crate::engine::Board;
+use crate::workflow::spec::Rate;
 use crate::workflow::state::{ActState, CutoverEnd, Phase, State};
 use crate::workflow::{Side, StepName, TABLE};
 
@@ -51,6 +52,7 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
         unfence_statements: state.unfence_statements().to_vec(),
         consents: state.consents.iter().map(to_consent).collect(),
         relayed: state.relayed(),
+        max_rate_bytes: Rate::bytes(state.max_rate),
     }
 }
 

@@ -12,7 +12,7 @@ use super::finding::Consent;
 use super::input::Input;
 use super::judge::Verification;
 use super::outcome::{Digest, Outcome, RelationName};
-use super::spec::{MigrationId, Spec};
+use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, StepName, Verb};
 
 /// Names one command: a UUIDv7 chosen before it is sent.
@@ -82,6 +82,11 @@ pub enum Event {
     ConsentGiven {
         /// To which.
         consents: Vec<Consent>,
+    },
+    /// An operator changed how it is carried out.
+    Tuned {
+        /// How fast the copy may read. None: as fast as it goes.
+        max_rate: Option<Rate>,
     },
     /// A command was decided. **Stored before it is sent.**
     CommandIssued(Box<Issued>),
@@ -219,6 +224,7 @@ impl Event {
             Self::Created { .. } => "created",
             Self::Started { .. } => "started",
             Self::ConsentGiven { .. } => "consent_given",
+            Self::Tuned { .. } => "tuned",
             Self::CommandIssued(_) => "command_issued",
             Self::CommandAccepted { .. } => "command_accepted",
             Self::CommandSucceeded { .. } => "command_succeeded",

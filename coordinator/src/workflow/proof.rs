@@ -54,6 +54,7 @@ pub(crate) fn spec() -> Spec {
         connection_path: ConnectionPath::Tunnel,
         max_lag: Spec::DEFAULT_MAX_LAG,
         copy_method: CopyMethod::Snapshot,
+        max_rate: None,
     }
 }
 
@@ -291,6 +292,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         4 => step.prop_map(move |step| Turn::Word(Word::Release { step, max_outage })),
         2 => Just(Turn::Word(Word::Finish)),
         1 => Just(Turn::Word(Word::Verify)),
+        1 => Just(Turn::Word(Word::Tune { max_rate: None })),
         1 => Just(Turn::Word(Word::Abort)),
         1 => Just(Turn::BudgetOver),
     ]

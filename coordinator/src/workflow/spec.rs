@@ -1,6 +1,7 @@
 //! What the operator asked for.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use pgportage_link::Failure;
@@ -75,6 +76,37 @@ pub enum CopyMethod {
     Native,
 }
 
+/// Bytes of table data that a copy may read in a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Rate(NonZeroU64);
+
+impl Rate {
+    /// The lowest, in bytes a second. Below it, a piece of the stream would take
+    /// longer than a person waits for a sign of life; it is rather a mistyped unit.
+    pub const LOWEST: u64 = 64 << 10;
+
+    /// A limit from outside, in bytes a second. Zero is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::RequestInvalid`] when it is negative or below [`Rate::LOWEST`].
+    pub fn limit(bytes: i64) -> Result<Option<Self>, Failure> {
+        let rate = u64::try_from(bytes).ok().filter(|rate| *rate == 0 || *rate >= Self::LOWEST).ok_or_else(|| {
+            invalid(format!("max_rate must be at least {} kB a second, or 0 for none", Self::LOWEST >> 10))
+                .hint("Give the unit too, for example 50MB.")
+                .with("field", "max_rate_bytes")
+        })?;
+        Ok(NonZeroU64::new(rate).map(Self))
+    }
+
+    /// The limit as it is sent: zero for none.
+    #[must_use]
+    pub fn bytes(limit: Option<Self>) -> i64 {
+        limit.map_or(0, |rate| i64::try_from(rate.0.get()).unwrap_or(i64::MAX))
+    }
+}
+
 /// What to move, from where to where. Never changed after creation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -93,6 +125,10 @@ pub struct Spec {
     /// How the rows that are there already are copied.
     #[serde(default)]
     pub copy_method: CopyMethod,
+    /// How fast the copy may read, until the operator says otherwise. None: as
+    /// fast as it goes.
+    #[serde(default)]
+    pub max_rate: Option<Rate>,
 }
 
 impl Spec {
@@ -129,7 +165,25 @@ impl Spec {
             return Err(invalid(format!("max_lag must be above 0 and at most {} s", Self::LONGEST_MAX_LAG.as_secs()))
                 .with("field", "max_lag"));
         }
+        if self.max_rate.is_some() {
+            self.can_be_limited()?;
+        }
         Ok(())
+    }
+
+    /// Whether the agents have the speed of the copy in hand.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::RequestInvalid`] when the subscription copies.
+    pub fn can_be_limited(&self) -> Result<(), Failure> {
+        match self.copy_method {
+            CopyMethod::Snapshot => Ok(()),
+            CopyMethod::Native => Err(invalid("a copy by the subscription cannot be limited")
+                .detail("Its rows come in the same stream as everything else.")
+                .hint("Choose the copy method snapshot, or leave max_rate out.")
+                .with("field", "max_rate_bytes")),
+        }
     }
 
     /// The agent of a side.
@@ -171,12 +225,39 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_is_stored_by_name() {
-        let spec = Spec { copy_method: CopyMethod::Native, ..super::super::proof::spec() };
+        let max_rate = Rate::limit(50 << 20).unwrap();
+        let spec = Spec { copy_method: CopyMethod::Native, max_rate, ..super::super::proof::spec() };
         let mut stored = serde_json::to_value(&spec).unwrap();
         assert_eq!(stored["copy_method"], "native");
+        assert_eq!(stored["max_rate"], 50 << 20);
         assert_eq!(serde_json::from_value::<Spec>(stored.clone()).unwrap(), spec);
         // As it was written before there was a choice.
         stored.as_object_mut().unwrap().remove("copy_method");
-        assert_eq!(serde_json::from_value::<Spec>(stored).unwrap().copy_method, CopyMethod::Snapshot);
+        stored.as_object_mut().unwrap().remove("max_rate");
+        let read = serde_json::from_value::<Spec>(stored).unwrap();
+        assert_eq!((read.copy_method, read.max_rate), (CopyMethod::Snapshot, None));
+    }
+
+    #[test]
+    fn a_rate_is_none_or_one_that_gets_somewhere() {
+        assert_eq!(Rate::limit(0).unwrap(), None);
+        for bytes in [64 << 10, 50 << 20, i64::MAX] {
+            assert_eq!(Rate::bytes(Rate::limit(bytes).unwrap()), bytes);
+        }
+        for bytes in [-1, 1, (64 << 10) - 1] {
+            let refused = Rate::limit(bytes).unwrap_err();
+            assert_eq!(
+                (refused.reason, refused.metadata["field"].as_str()),
+                (Reason::RequestInvalid, "max_rate_bytes")
+            );
+        }
+    }
+
+    #[test]
+    fn only_what_the_agents_copy_can_be_limited() {
+        let spec = Spec { max_rate: Rate::limit(50 << 20).unwrap(), ..super::super::proof::spec() };
+        spec.check().unwrap();
+        let native = Spec { copy_method: CopyMethod::Native, ..spec };
+        assert_eq!(native.check().unwrap_err().metadata["field"], "max_rate_bytes");
     }
 }

@@ -16,7 +16,7 @@ use super::finding::{Consent, Finding};
 use super::input::Input;
 use super::judge::Verification;
 use super::outcome::{Barrier, Digest, Fence, Inventory, Outcome, RelationName, RowCounts};
-use super::spec::{MigrationId, Spec};
+use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, ActionKind, Side, StepName, TABLE, Undo};
 
 pub use transition::{IllegalTransition, fold, next};
@@ -32,6 +32,8 @@ pub struct State {
     pub plan_digest: Digest,
     /// What the operator has agreed to, at creation and since.
     pub consents: Vec<Consent>,
+    /// How fast the copy may read, as the operator said last.
+    pub max_rate: Option<Rate>,
     /// Where it stands.
     pub phase: Phase,
     /// One entry for each row of the table, in its order.

@@ -225,6 +225,7 @@ mod tests {
             connection_path: ConnectionPath::Tunnel,
             max_lag: Spec::DEFAULT_MAX_LAG,
             copy_method: CopyMethod::Snapshot,
+            max_rate: None,
         }
     }
 

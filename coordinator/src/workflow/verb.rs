@@ -7,6 +7,7 @@ use pgportage_proto::Reason;
 
 use super::fact::{Event, TraceContext};
 use super::finding::Consent;
+use super::spec::Rate;
 use super::state::{Phase, State};
 use super::{Hold, StepName};
 
@@ -28,6 +29,11 @@ pub enum Word {
     },
     /// Agree to findings.
     Consent(Vec<Consent>),
+    /// Read faster or slower while copying.
+    Tune {
+        /// The limit. None: as fast as it goes.
+        max_rate: Option<Rate>,
+    },
     /// Compare again.
     Verify,
     /// Switch.
@@ -65,6 +71,14 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
                 .hint(format!("Look at it with `pgportage status {id}`."))),
         },
         Word::Consent(consents) => Ok(Event::ConsentGiven { consents }),
+        Word::Tune { max_rate } => {
+            state.spec.can_be_limited()?;
+            if state.step(StepName::Copy).succeeded {
+                return Err(wrong(format!("every row of migration {id} is copied: there is nothing to limit"))
+                    .hint(format!("Look at it with `pgportage status {id}`.")));
+            }
+            Ok(Event::Tuned { max_rate })
+        }
         Word::Verify => match &state.phase {
             Phase::Held { step: StepName::Cutover } => Ok(Event::VerificationRequested { trace }),
             Phase::Stopped { step: StepName::Verify, .. } => retry(state, StepName::Verify, trace),

@@ -162,6 +162,15 @@ impl Operator {
         Ok(self.migrations.start_migration(request).await.map_err(from_status)?.into_inner().migration.unwrap())
     }
 
+    pub(crate) async fn tune(&mut self, max_rate_bytes: i64) -> Result<v1::Migration, Failure> {
+        let request = v1::TuneMigrationRequest {
+            migration_id: NAME.to_owned(),
+            etag: String::new(),
+            max_rate_bytes: Some(max_rate_bytes),
+        };
+        Ok(self.migrations.tune_migration(request).await.map_err(from_status)?.into_inner().migration.unwrap())
+    }
+
     pub(crate) async fn cut_over(&mut self, max_outage: Duration) -> Result<v1::Migration, Failure> {
         let request = v1::CutOverRequest {
             migration_id: NAME.to_owned(),

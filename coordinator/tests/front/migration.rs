@@ -131,6 +131,11 @@ async fn words_need_the_right_moment_and_the_right_picture() {
         (v1::MigrationSpec { database: String::new(), ..spec() }, "database"),
         (v1::MigrationSpec { max_lag: Some(prost_types::Duration { seconds: -1, nanos: 0 }), ..spec() }, "max_lag"),
         (v1::MigrationSpec { copy_method: 99, ..spec() }, "copy_method"),
+        (v1::MigrationSpec { max_rate_bytes: 50, ..spec() }, "max_rate_bytes"),
+        (
+            v1::MigrationSpec { max_rate_bytes: 1 << 20, copy_method: v1::CopyMethod::Native.into(), ..spec() },
+            "max_rate_bytes",
+        ),
     ] {
         let request =
             v1::CreateMigrationRequest { migration_id: "x".to_owned(), spec: Some(changed), ..Default::default() };
@@ -151,6 +156,9 @@ async fn words_need_the_right_moment_and_the_right_picture() {
     operator.start().await.unwrap();
     assert_eq!(reason(operator.start().await), Reason::WrongState);
     let held = operator.until_waiting().await;
+
+    // Every row is copied by now.
+    assert_eq!(reason(operator.tune(1 << 20).await), Reason::WrongState);
 
     // An old picture, no picture, an impossible budget.
     let mut cut_over = async |etag: &str, max_outage| {

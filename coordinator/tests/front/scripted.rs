@@ -79,8 +79,28 @@ impl Scripted {
         .await;
     }
 
-    /// The next message; `None` at the end of the stream.
+    /// The next message that is no tuning; `None` at the end of the stream.
     pub(crate) async fn hear(&mut self) -> Result<Option<Down>, Failure> {
+        loop {
+            match self.hear_all().await? {
+                Some(Down::Tuning(_)) => {}
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// The rate in the next tuning.
+    pub(crate) async fn tuned(&mut self) -> i64 {
+        loop {
+            match self.hear_all().await {
+                Ok(Some(Down::Tuning(tuning))) => return tuning.max_rate_bytes,
+                Ok(Some(_)) => {}
+                other => panic!("no tuning but {other:?}"),
+            }
+        }
+    }
+
+    async fn hear_all(&mut self) -> Result<Option<Down>, Failure> {
         let next = Clock.timeout(PATIENCE, self.down.message()).await.expect("the coordinator said nothing");
         next.map(|message| message.map(|message| message.message.unwrap())).map_err(from_status)
     }

@@ -107,6 +107,33 @@ async fn commands_wait_for_the_first_beat_and_say_who_decided() {
     assert_eq!(plan.into_inner().plan_digest, command.plan_digest);
 }
 
+/// The rate is a fact: the source's agent hears it when it is said, behind every
+/// command, and when it or the coordinator comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_is_told_until_it_cannot_have_been_missed() {
+    let house = House::new();
+    let (run, mut operator, mut berlin, _) = started(&house).await;
+    assert_eq!(berlin.tuned().await, 0, "behind the command");
+    let tuned = operator.tune(1 << 20).await.unwrap();
+    assert_eq!((tuned.max_rate_bytes, tuned.spec.unwrap().max_rate_bytes), (1 << 20, 0));
+    assert_eq!(berlin.tuned().await, 1 << 20);
+    assert_eq!(operator.tune(1).await.unwrap_err().metadata["field"], "max_rate_bytes");
+    let (mut berlin, _) = Scripted::attach(&house, run.address, "berlin").await;
+    berlin.beat(1).await;
+    assert_eq!(berlin.tuned().await, 1 << 20, "behind the command that is repeated");
+    run.stop().await;
+
+    let run = house.start().await;
+    let mut operator = house.operator(run.address).await;
+    assert_eq!(operator.get().await.max_rate_bytes, 1 << 20);
+    // Said while nobody hears it.
+    operator.tune(0).await.unwrap();
+    let (mut berlin, _) = Scripted::attach(&house, run.address, "berlin").await;
+    berlin.beat(1).await;
+    assert_eq!(berlin.tuned().await, 0);
+    assert_eq!(operator.get().await.max_rate_bytes, 0);
+}
+
 async fn started(house: &House) -> (crate::house::Run, crate::house::Operator, Scripted, v1::Command) {
     let run = house.start().await;
     let (mut berlin, _) = Scripted::attach(house, run.address, "berlin").await;

@@ -178,6 +178,8 @@ impl World {
                     Down::RelayOffer(offer) => panic!("nobody asked for a relay: {offer:?}"),
                     // As an older release: it does not know the word.
                     Down::Question(_) => {}
+                    // It copies nothing.
+                    Down::Tuning(_) => {}
                 },
                 () = Clock.sleep_until(beat_at) => {
                     beat_at = Clock.now() + Duration::from_millis(100);

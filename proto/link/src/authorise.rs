@@ -61,6 +61,7 @@ pub const RULES: &[Rule] = &[
     only(Role::Operator, "/pgportage.v1.MigrationService/ExplainMigration"),
     only(Role::Operator, "/pgportage.v1.MigrationService/StartMigration"),
     only(Role::Operator, "/pgportage.v1.MigrationService/ReleaseStep"),
+    only(Role::Operator, "/pgportage.v1.MigrationService/TuneMigration"),
     only(Role::Operator, "/pgportage.v1.MigrationService/GiveConsent"),
     only(Role::Operator, "/pgportage.v1.MigrationService/RunPreflight"),
     only(Role::Operator, "/pgportage.v1.MigrationService/GetPlan"),

@@ -112,7 +112,8 @@ async fn make(cx: &Context, session: &mut Option<Session>, build: &Build) -> Res
     transaction.commit().await.map_err(failure)
 }
 
-async fn ready<'a>(cx: &Context, session: &'a mut Option<Session>) -> Result<&'a mut Session, Failure> {
+/// A session with the settings for such work, kept from one use to the next.
+pub(super) async fn ready<'a>(cx: &Context, session: &'a mut Option<Session>) -> Result<&'a mut Session, Failure> {
     let open = match session.take() {
         Some(open) if !open.is_closed() => open,
         Some(_) | None => {

@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS pgportage.copy (
     consistent_point text NOT NULL,
     repeated_bytes bigint NOT NULL DEFAULT 0,
     rows_complete boolean NOT NULL DEFAULT false,
+    scripted boolean NOT NULL DEFAULT false,
     complete boolean NOT NULL DEFAULT false
 );
 CREATE TABLE IF NOT EXISTS pgportage.copied (
@@ -38,7 +39,7 @@ CREATE TABLE IF NOT EXISTS pgportage.copied (
 const EXISTS: &str = "SELECT to_regclass('pgportage.copy') IS NOT NULL";
 
 const STATE: &str = "\
-SELECT consistent_point, repeated_bytes, rows_complete, complete FROM pgportage.copy WHERE id = 1";
+SELECT consistent_point, repeated_bytes, rows_complete, scripted, complete FROM pgportage.copy WHERE id = 1";
 
 const COPIED: &str = "SELECT schema, relation, first_block, row_count, copied_bytes FROM pgportage.copied";
 
@@ -72,7 +73,9 @@ pub(super) struct Ledger {
     pub(super) repeated_bytes: i64,
     /// Every row is here.
     pub(super) rows_complete: bool,
-    /// Indexes and constraints too.
+    /// What is left of the schema is made, foreign keys perhaps without proof.
+    pub(super) scripted: bool,
+    /// Everything is here and proved.
     pub(super) complete: bool,
     /// Parts that are here.
     pub(super) done: BTreeSet<Done>,
@@ -94,7 +97,8 @@ impl Ledger {
             consistent_point: state.get(0),
             repeated_bytes: state.get(1),
             rows_complete: state.get(2),
-            complete: state.get(3),
+            scripted: state.get(3),
+            complete: state.get(4),
             ..Self::default()
         };
         for row in client.query(COPIED, &[]).await.map_err(failure)? {
@@ -205,10 +209,20 @@ pub(super) async fn settle(client: &impl GenericClient) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes down that everything is here. Part of the transaction that made the
-/// last of it.
-pub(super) async fn all_is_complete(transaction: &Transaction<'_>) -> Result<(), Failure> {
+/// Writes down that the rest of the schema is made. Part of the transaction that
+/// made it.
+pub(super) async fn script_is_run(transaction: &Transaction<'_>) -> Result<(), Failure> {
     transaction
+        .execute("UPDATE pgportage.copy SET scripted = true WHERE id = 1", &[])
+        .await
+        .map_err(|error| sql_failure(error, "write down that the schema is complete"))?;
+    Ok(())
+}
+
+/// Writes down that everything is here, and makes it durable: on a session as
+/// [`settle`] asks for.
+pub(super) async fn all_is_complete(client: &impl GenericClient) -> Result<(), Failure> {
+    client
         .execute("UPDATE pgportage.copy SET complete = true WHERE id = 1", &[])
         .await
         .map_err(|error| sql_failure(error, "write down that the copy is complete"))?;

@@ -20,10 +20,12 @@
 //! to 1.16 (17 and later).
 
 mod builds;
+mod foreign_keys;
 
 use std::collections::BTreeSet;
 
 pub(in crate::step) use self::builds::{Build, Built};
+pub(in crate::step) use self::foreign_keys::ForeignKey;
 use super::sql;
 
 /// An archive, taken apart.

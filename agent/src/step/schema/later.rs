@@ -7,7 +7,7 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 
 use super::archive::Archive;
-pub(in crate::step) use super::archive::{Build, Built};
+pub(in crate::step) use super::archive::{Build, Built, ForeignKey};
 use super::contents::rights;
 use super::restore::{self, archive_path, write_private};
 use crate::peer::programs::{Program, Tool};
@@ -23,7 +23,12 @@ pub(in crate::step) struct Later {
     /// Everything else, in the order in which it has to be made: one script to be
     /// run in one transaction.
     pub(in crate::step) script: String,
+    /// Foreign keys that the script makes `NOT VALID`, to be validated after it.
+    pub(in crate::step) foreign_keys: Vec<ForeignKey>,
 }
+
+/// From this version on, a foreign key of a partitioned table can be `NOT VALID`.
+const PARTITIONED_NOT_VALID: i32 = 180_000;
 
 /// Reads what is left of the kept archive. `tables` are those whose indexes are
 /// made one by one. An archive that was lost is fetched again.
@@ -49,16 +54,18 @@ pub(in crate::step) async fn read(
     };
     // One of an unknown layout is made as a whole, in the end.
     let Ok(mut archive) = Archive::parse(&bytes) else {
-        return Ok(Later { builds: Vec::new(), script: script(cx, &program, &path).await? });
+        let script = script(cx, &program, &path).await?;
+        return Ok(Later { builds: Vec::new(), script, foreign_keys: Vec::new() });
     };
     let builds = archive.take_builds(tables);
+    let foreign_keys = archive.defer_foreign_keys(session.version.num() >= PARTITIONED_NOT_VALID);
     let rest = path.with_extension("rest");
     write_private(&rest, &archive.to_bytes()).map_err(|error| unreadable(&error))?;
     let script = script(cx, &program, &rest).await;
     if let Err(error) = std::fs::remove_file(&rest) {
         tracing::warn!(%error, "could not remove a part of the schema");
     }
-    Ok(Later { builds, script: script? })
+    Ok(Later { builds, script: script?, foreign_keys })
 }
 
 /// Forgets the kept archive: everything is made.

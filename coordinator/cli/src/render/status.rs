@@ -32,7 +32,7 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
     push_line(
         &mut out,
         &format!(
-            "database {} from {} to {}{}{}{}",
+            "database {} from {} to {}{}{}{}{}",
             clean(&migration.database),
             clean(&migration.source_agent),
             clean(&migration.destination_agent),
@@ -44,7 +44,8 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
             match migration.copy_method {
                 CopyMethod::Snapshot => "",
                 CopyMethod::Native => ", copied by the subscription",
-            }
+            },
+            migration.max_rate_bytes.map(|rate| format!(", at most {}/s", size(rate))).unwrap_or_default(),
         ),
     );
     out.push('\n');

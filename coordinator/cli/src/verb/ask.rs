@@ -1,14 +1,14 @@
-//! Verbs that the coordinator answers at once: preflight, create, consent.
+//! Verbs that the coordinator answers at once: preflight, create, tune, consent.
 
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 
 use super::Hand;
-use crate::arguments::{Consent, Create, Preflight};
+use crate::arguments::{Consent, Create, Preflight, Tune};
 use crate::coordinator::Route;
 use crate::exit::{Exit, Stop};
 use crate::render;
-use crate::view::{CopyMethod, Finding, Migration, Severity};
+use crate::view::{CopyMethod, Finding, MaxRate, Migration, Severity};
 
 pub(super) async fn preflight(hand: &Hand, arguments: &Preflight) -> Result<Exit, Stop> {
     let report = hand.coordinator.preflight(route(arguments)).await?;
@@ -18,13 +18,29 @@ pub(super) async fn preflight(hand: &Hand, arguments: &Preflight) -> Result<Exit
 }
 
 pub(super) async fn create(hand: &Hand, arguments: &Create) -> Result<Exit, Stop> {
-    let route = Route { max_lag: arguments.max_lag, copy_method: arguments.copy_method, ..route(&arguments.route) };
+    let route = Route {
+        max_lag: arguments.max_lag,
+        copy_method: arguments.copy_method,
+        max_rate: arguments.max_rate.unwrap_or_default(),
+        ..route(&arguments.route)
+    };
     let migration = hand.coordinator.create(&arguments.name, route, arguments.validate_only).await?;
     let text = if arguments.validate_only {
         format!("migration {} could be created; nothing was\n", migration.name)
     } else {
         format!("created migration {}\n{}", migration.name, render::conclusion(&migration, hand.terminal.out))
     };
+    hand.terminal.result(&text, &migration);
+    Ok(Exit::Done)
+}
+
+pub(super) async fn tune(hand: &Hand, arguments: &Tune) -> Result<Exit, Stop> {
+    let migration = hand.coordinator.tune(&arguments.name, arguments.max_rate).await?;
+    let rate = match migration.max_rate_bytes {
+        Some(bytes) => format!("{}/s at most", render::size(bytes)),
+        None => "as fast as it goes".to_owned(),
+    };
+    let text = format!("migration {} copies {rate}\n", render::clean(&migration.name));
     hand.terminal.result(&text, &migration);
     Ok(Exit::Done)
 }
@@ -75,6 +91,7 @@ fn route(arguments: &Preflight) -> Route {
         connection: arguments.connection,
         // Nothing on either server stands in the way of one and not of the other.
         copy_method: CopyMethod::default(),
+        max_rate: MaxRate::default(),
     }
 }
 

@@ -223,6 +223,17 @@ impl MigrationService for Script {
         Ok(Response::new(v1::ReleaseStepResponse { migration }))
     }
 
+    async fn tune_migration(
+        &self,
+        request: Request<v1::TuneMigrationRequest>,
+    ) -> Result<Response<v1::TuneMigrationResponse>, Status> {
+        let rate = request.get_ref().max_rate_bytes;
+        let migration = self.act(&request, format!("tune max_rate_bytes={rate:?}"))?;
+        let migration =
+            migration.map(|migration| v1::Migration { max_rate_bytes: rate.unwrap_or_default(), ..migration });
+        Ok(Response::new(v1::TuneMigrationResponse { migration }))
+    }
+
     async fn give_consent(
         &self,
         request: Request<v1::GiveConsentRequest>,

@@ -191,6 +191,17 @@ async fn create_says_what_to_type_next() {
 }
 
 #[tokio::test]
+async fn tune_says_how_fast_it_goes_from_now_on() {
+    let stage = Stage::set(Script::new(support::copying(), [])).await;
+    stage.run(&["tune", "shop", "--max-rate", "50MB"]).await.exits(0).says("migration shop copies 50.0 MB/s at most");
+    let ran = stage.run(&["tune", "shop", "--max-rate", "none", "--json"]).await.exits(0);
+    assert_eq!(ran.json()[0]["max_rate_bytes"], serde_json::Value::Null);
+    stage.run(&["tune", "shop", "--max-rate", "fast"]).await.exits(2).notes("50MB");
+    stage.run(&["tune", "shop"]).await.exits(2).notes("--max-rate");
+    assert_eq!(stage.script.heard(), ["tune max_rate_bytes=Some(52428800)", "tune max_rate_bytes=Some(0)"]);
+}
+
+#[tokio::test]
 async fn status_says_who_copies() {
     let stage = Stage::set(Script::new(support::copying_natively(), [])).await;
     stage.run(&["status", "shop"]).await.exits(0).says("from alpha to beta, copied by the subscription");

@@ -84,6 +84,7 @@ fn part(table: &str, size_bytes: i64, total_bytes: i64, ready: bool) -> v1::Prog
 /// The agents copy the slot's snapshot, several tables at a time.
 pub(crate) fn copying() -> v1::Migration {
     let mut migration = migration(v1::migration::State::Running, 6);
+    migration.max_rate_bytes = 100 << 20;
     let running = step(&mut migration, "copy");
     running.state = v1::step::State::Running.into();
     running.attempt_count = 1;

@@ -70,6 +70,7 @@ fn created(id: super::MigrationId, spec: super::Spec, fact: &Fact) -> State {
     State {
         id,
         consents: spec.consents.clone(),
+        max_rate: spec.max_rate,
         spec,
         plan_digest: fact.plan_digest.clone(),
         phase: Phase::Pending,
@@ -105,6 +106,11 @@ impl State {
                         self.consents.push(consent.clone());
                     }
                 }
+                Ok(())
+            }
+            Event::Tuned { max_rate } => {
+                self.request_id.clone_from(&fact.origin.request_id);
+                self.max_rate = *max_rate;
                 Ok(())
             }
             Event::CommandIssued(issued) => self.issued(issued, fact),
