@@ -68,7 +68,7 @@ impl Size {
     fn rows(self) -> u32 {
         match self {
             Self::Small => 200_000,
-            Self::Large => 480_000 * u32::try_from(jobs()).unwrap(),
+            Self::Large => 420_000 * u32::try_from(jobs()).unwrap(),
         }
     }
 }
