@@ -3,6 +3,7 @@
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+COPYING = $(if $(MINUTES),--scale 5 --runs 1,--record docs/benchmarks.md)
 
 .PHONY: demo test test-all lint bench setup
 
@@ -30,13 +31,18 @@ lint: setup
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	.ci/contract
 
-# From a release build: the two copy methods side by side, and an idle agent's
-# memory and share of a core after ten minutes, written into the README. MINUTES=1
-# for a quick look at both that writes nothing.
+# From a release build, on a machine that does nothing else, as root for the
+# networks: the copy beside what users would run instead, and an idle agent's memory
+# and share of a core after ten minutes. Writes the figures into docs/benchmarks.md
+# and the README; takes two hours. MINUTES=1 for a quick look that writes nothing.
 bench: setup
+	.ci/contestants
 	$(CARGO) build --release --package pgportage-agent --package pgportage-coordinator --package pgportage
 	$(CARGO) build --package pgportage-tests --bins
-	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copy-methods $(if $(MINUTES),--scale 10 --runs 1)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying $(COPYING)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --megabits 200 $(COPYING)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --megabits 50 $(COPYING)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --data tables $(if $(MINUTES),--scale 200 --runs 1,--record docs/benchmarks.md)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/idle-agent $(if $(MINUTES),--minutes $(MINUTES),--record README.md)
 
 setup:
