@@ -164,3 +164,41 @@ fn label(phase: &Phase) -> &'static str {
         Phase::Succeeded => "succeeded",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::figures::{Forecast, WalLimit};
+
+    #[test]
+    fn a_danger_that_has_passed_is_shown_no_more() {
+        let metrics = Metrics::new();
+        let figures = Figures::new(&metrics);
+        let measured = |limit, time_left| {
+            let forecast =
+                Forecast { written_bytes_per_second: 9, growth_bytes_per_second: 5, limit, left_bytes: 700, time_left };
+            let gauge = Gauge {
+                lag: None,
+                lag_bytes: None,
+                retained_wal_bytes: Some(3),
+                wal_forecast: Some(forecast),
+                warning: String::new(),
+                time: SystemTime::UNIX_EPOCH,
+            };
+            figures.measured("shop", Side::Source, &gauge);
+            let text = metrics.render();
+            let value = |name: &str| {
+                let start = format!("pgportage_{name}{{migration=\"shop\"}} ");
+                text.lines().find_map(|line| line.strip_prefix(&start).map(str::to_owned))
+            };
+            (value("wal_left_bytes"), value("wal_left_seconds"))
+        };
+        let shown = |text: &str| Some(text.to_owned());
+        let left = Some(Duration::from_secs(140));
+        assert_eq!(measured(Some(WalLimit::Disk), left), (shown("700"), shown("140.0")));
+        assert_eq!(measured(Some(WalLimit::Disk), None), (shown("700"), None), "it does not grow any more");
+        assert_eq!(measured(None, left), (None, None), "there is no limit");
+    }
+}
