@@ -16,6 +16,7 @@ mod keeper;
 mod reader;
 mod tables;
 mod throttle;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -30,6 +31,7 @@ use self::reader::Readers;
 pub(crate) use self::reader::{Piece, Range, RowStream};
 pub use self::tables::SnapshotTable;
 use self::throttle::Throttle;
+use self::turns::Turns;
 use crate::agent::Agent;
 use crate::journal::Journal;
 use crate::migration::{MigrationId, Participation, Side};
@@ -60,8 +62,15 @@ pub struct Snapshots {
 #[derive(Debug)]
 struct Place {
     kept: Mutex<Option<Arc<Snapshot>>>,
-    /// Outlasts a lost snapshot: the limit is the migration's.
+    pace: Pace,
+}
+
+/// How fast, and how many at a time. Outlasts a lost snapshot: both are the
+/// migration's.
+#[derive(Clone, Debug)]
+struct Pace {
     throttle: Arc<Throttle>,
+    turns: Arc<Turns>,
 }
 
 /// One snapshot, kept.
@@ -98,8 +107,22 @@ impl Snapshots {
             Some(rate) => journal.set_note(migration, RATE_NOTE, &rate.as_bytes().to_string())?,
             None => journal.clear_note(migration, RATE_NOTE)?,
         }
-        self.place(migration).throttle.set(rate);
+        self.place(migration).pace.throttle.set(rate);
         Ok(())
+    }
+
+    /// How many want to read, for each migration of which somebody does.
+    pub(crate) fn reading(&self) -> Vec<(MigrationId, usize)> {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let readers = places.iter().map(|(migration, place)| (migration.clone(), place.pace.turns.reading()));
+        readers.filter(|(_, reading)| *reading > 0).collect()
+    }
+
+    /// Lets so many read of each migration from now on. None: all.
+    pub(crate) fn allow(&self, allowed: Option<usize>) {
+        for place in self.places.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            place.pace.turns.allow(allowed);
+        }
     }
 
     /// The snapshot of a migration: the one that is kept, or a new one with a new
@@ -116,8 +139,8 @@ impl Snapshots {
         // Held while the slot is made: a second caller waits for the same one.
         let place = self.place(migration);
         // As it was before a restart.
-        place.throttle.set(read_rate(&agent.journal, migration)?);
-        let throttle = Arc::clone(&place.throttle);
+        place.pace.throttle.set(read_rate(&agent.journal, migration)?);
+        let pace = place.pace.clone();
         let mut place = place.kept.lock().await;
         if let Some(kept) = place.as_ref().filter(|kept| !kept.keeper.is_lost()) {
             return Ok(Arc::clone(kept));
@@ -140,7 +163,7 @@ impl Snapshots {
                 .effect(Effect::None));
         }
         let keeper = Keeper::make(agent, participation).await?;
-        let readers = Readers::new(&agent.door, &participation.database, &keeper.snapshot_name, throttle);
+        let readers = Readers::new(&agent.door, &participation.database, &keeper.snapshot_name, pace);
         let tables = readers.tables(participation).await?;
         let snapshot =
             Arc::new(Snapshot { consistent_point: keeper.consistent_point.clone(), tables, keeper, readers });
@@ -208,7 +231,8 @@ impl Snapshots {
 
     fn place(&self, migration: &MigrationId) -> Arc<Place> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = || Arc::new(Place { kept: Mutex::default(), throttle: Arc::new(Throttle::new(self.clock)) });
+        let pace = || Pace { throttle: Arc::new(Throttle::new(self.clock)), turns: Arc::default() };
+        let place = || Arc::new(Place { kept: Mutex::default(), pace: pace() });
         Arc::clone(places.entry(migration.clone()).or_insert_with(place))
     }
 }

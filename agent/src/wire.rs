@@ -209,6 +209,8 @@ pub fn heartbeat(sequence: i64, gauges: BTreeMap<MigrationId, Gauge>) -> v1::Hea
             xmin_age: figure(gauge.xmin_age),
             free_disk_bytes: figure(gauge.free_disk_bytes),
             warning: gauge.warning,
+            reader_limit: gauge.held_back.as_ref().map_or(0, |held_back| count(held_back.reader_limit)),
+            held_back_by: gauge.held_back.map(|held_back| held_back.cause).unwrap_or_default(),
         })
         .collect();
     v1::Heartbeat { sequence, gauges }

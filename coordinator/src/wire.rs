@@ -246,6 +246,8 @@ pub fn gauge(value: v1::MigrationGauge, time: SystemTime) -> Gauge {
         lag_bytes: known(value.lag_bytes),
         retained_wal_bytes: known(value.retained_wal_bytes),
         warning: value.warning,
+        reader_limit: value.reader_limit,
+        held_back_by: value.held_back_by,
         time,
     }
 }

@@ -61,7 +61,7 @@ pub fn service(agent: Arc<Agent>) -> PeerServiceServer<Service> {
 const DUMPS: usize = 8;
 /// Sessions of the agent's budget that are not for reading ranges, whose number at
 /// a time, of all migrations, is what is left.
-const SPARE_SESSIONS: usize = 5;
+const SPARE_SESSIONS: usize = 6;
 /// Most tunnels at a time, of all migrations: each costs this machine a few file
 /// descriptors and the server a session.
 const TUNNELS: usize = 256;

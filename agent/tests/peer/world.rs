@@ -49,6 +49,8 @@ pub(crate) struct Options {
     /// Role of the destination agent; its password goes into a file.
     pub destination_user: Option<(String, String)>,
     pub pg_dump: Option<PathBuf>,
+    /// Further sections of both agents' settings.
+    pub settings: String,
 }
 
 impl Default for Options {
@@ -63,6 +65,7 @@ impl Default for Options {
             prepare: (String::new(), String::new()),
             destination_user: None,
             pg_dump: None,
+            settings: String::new(),
         }
     }
 }
@@ -309,7 +312,8 @@ impl Place<'_> {
                  replication_address = \"127.0.0.1:{port}\"\n\
                  [programs]\npg_dump = {pg_dump:?}\npg_restore = {pg_restore:?}\n\
                  [link]\nlisten = \"127.0.0.1:{link_port}\"\n\
-                 [tunnel]\nfirst_port = {tunnel_port}\nlast_port = {tunnel_last}\n",
+                 [tunnel]\nfirst_port = {tunnel_port}\nlast_port = {tunnel_last}\n{further}",
+                further = options.settings,
                 state = home.join("state"),
                 certificate = identity.certificate,
                 key = identity.key,

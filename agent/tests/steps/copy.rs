@@ -108,8 +108,8 @@ async fn contents(cluster: &Cluster, database: &str) -> Vec<String> {
 }
 
 /// Up to where the copy begins.
-async fn ready() -> World {
-    let world = World::start_with(Options::default()).await;
+pub(crate) async fn ready(options: Options) -> World {
+    let world = World::start_with(options).await;
     world.source.execute(&world.options.database, SCHEMA).await.unwrap_or_else(|error| panic!("{error:#?}"));
     world.destination.execute("postgres", "CREATE ROLE app").await.unwrap();
     perform(&world, Side::Source, &CreateReplicationRole).await;
@@ -153,7 +153,7 @@ async fn write(world: &World, from: i64) {
 /// published.
 #[tokio::test]
 async fn nothing_but_what_is_published_is_read() {
-    let world = ready().await;
+    let world = ready(Options::default()).await;
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
     let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
     let point = &snapshot.consistent_point;
@@ -174,7 +174,7 @@ async fn nothing_but_what_is_published_is_read() {
 /// then is not the whole range, and the server that gets the rows cannot tell.
 #[tokio::test]
 async fn a_stream_that_ends_early_is_not_a_whole_range() {
-    let world = ready().await;
+    let world = ready(Options::default()).await;
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
     let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
     // Larger than what the link takes before anybody reads.
@@ -197,7 +197,7 @@ async fn a_stream_that_ends_early_is_not_a_whole_range() {
 #[tokio::test]
 async fn rows_come_no_faster_than_they_may() {
     const SLOW: i64 = 4 << 20;
-    let world = ready().await;
+    let world = ready(Options::default()).await;
     let agent = &world.source_agent;
     let tune = |rate: i64| agent.snapshots.tune(&agent.journal, &crate::world::migration(), Rate::limit(rate)).unwrap();
     // Before there is anything to read.
@@ -236,7 +236,7 @@ async fn rows_come_no_faster_than_they_may() {
 
 #[tokio::test]
 async fn every_shape_of_table_arrives_while_somebody_writes() {
-    let world = ready().await;
+    let world = ready(Options::default()).await;
     write(&world, 1_000_000).await;
     let copying = async { perform(&world, Side::Destination, &COPY).await };
     let writing = async {
@@ -259,7 +259,7 @@ async fn every_shape_of_table_arrives_while_somebody_writes() {
 /// nothing else; the snapshot is kept by the source's agent meanwhile.
 #[tokio::test]
 async fn a_death_at_any_point_is_made_good() {
-    let world = ready().await;
+    let world = ready(Options::default()).await;
     let points = points("copy_tables", "perform");
     assert!(points.len() >= 6, "{points:?}");
     // In the order in which they are passed.
@@ -287,7 +287,7 @@ async fn a_death_at_any_point_is_made_good() {
 /// from a new one.
 #[tokio::test]
 async fn a_lost_snapshot_is_made_anew() {
-    let world = ready().await;
+    let world = ready(Options::default()).await;
     let point = "copy_tables.perform.committed";
     fail_point::arm(point);
     let cx = world.context(Side::Destination);

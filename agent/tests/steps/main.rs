@@ -18,4 +18,5 @@ mod copy;
 mod journey;
 mod obstacles;
 mod privilege;
+mod protection;
 mod slot_wait;

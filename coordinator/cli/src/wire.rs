@@ -209,6 +209,8 @@ impl From<v1::MigrationFigures> for Figures {
             lag_bytes: known(message.lag_bytes),
             retained_wal_bytes: known(message.retained_wal_bytes),
             warning: message.warning,
+            reader_limit: Some(message.reader_limit).filter(|limit| *limit > 0),
+            held_back_by: message.held_back_by,
             record_time: time(message.record_time),
         }
     }

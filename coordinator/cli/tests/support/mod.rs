@@ -103,7 +103,11 @@ pub(crate) fn copying() -> v1::Migration {
         ],
         ..Default::default()
     });
-    replicating(migration)
+    let mut migration = replicating(migration);
+    let figures = migration.figures.as_mut().unwrap();
+    figures.reader_limit = 2;
+    figures.held_back_by = "standby replica has fallen behind by 41s, the limit is 30s".to_owned();
+    migration
 }
 
 /// The subscription copies, one worker a table.
@@ -136,6 +140,7 @@ fn replicating(mut migration: v1::Migration) -> v1::Migration {
         retained_wal_bytes: 125_829_120,
         warning: "the source's disk is full in about 3 h 10 min at this rate of WAL".to_owned(),
         record_time: at(1),
+        ..Default::default()
     });
     migration
 }
@@ -169,6 +174,7 @@ pub(crate) fn ready() -> v1::Migration {
         retained_wal_bytes: 16_777_216,
         warning: String::new(),
         record_time: at(1),
+        ..Default::default()
     });
     migration.verification = Some(verification());
     migration
