@@ -19,7 +19,7 @@ mod throttle;
 mod turns;
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_proto::Reason;
@@ -102,25 +102,29 @@ impl Snapshots {
         if journal.participation(migration)?.is_none_or(|participation| participation.side != Side::Source) {
             return Ok(());
         }
+        // Held over both: whoever makes the place reads the note under it.
+        let places = self.lock();
         match rate {
             _ if read_rate(journal, migration)? == rate => {}
             Some(rate) => journal.set_note(migration, RATE_NOTE, &rate.as_bytes().to_string())?,
             None => journal.clear_note(migration, RATE_NOTE)?,
         }
-        self.place(migration).pace.throttle.set(rate);
+        if let Some(place) = places.get(migration) {
+            place.pace.throttle.set(rate);
+        }
         Ok(())
     }
 
     /// How many want to read, for each migration of which somebody does.
     pub(crate) fn reading(&self) -> Vec<(MigrationId, usize)> {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = self.lock();
         let readers = places.iter().map(|(migration, place)| (migration.clone(), place.pace.turns.reading()));
         readers.filter(|(_, reading)| *reading > 0).collect()
     }
 
     /// Lets so many read of each migration from now on. None: all.
     pub(crate) fn allow(&self, allowed: Option<usize>) {
-        for place in self.places.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for place in self.lock().values() {
             place.pace.turns.allow(allowed);
         }
     }
@@ -137,9 +141,7 @@ impl Snapshots {
     pub(crate) async fn open(&self, agent: &Agent, participation: &Participation) -> Result<Arc<Snapshot>, Failure> {
         let migration = &participation.migration;
         // Held while the slot is made: a second caller waits for the same one.
-        let place = self.place(migration);
-        // As it was before a restart.
-        place.pace.throttle.set(read_rate(&agent.journal, migration)?);
+        let place = self.place(&agent.journal, migration)?;
         let pace = place.pace.clone();
         let mut place = place.kept.lock().await;
         if let Some(kept) = place.as_ref().filter(|kept| !kept.keeper.is_lost()) {
@@ -189,7 +191,7 @@ impl Snapshots {
         consistent_point: &str,
     ) -> Result<Arc<Snapshot>, Failure> {
         watch::slot_stands(&agent.journal, migration)?;
-        let kept = self.place(migration).kept.lock().await.clone();
+        let kept = self.place(&agent.journal, migration)?.kept.lock().await.clone();
         kept.filter(|kept| kept.consistent_point == consistent_point && !kept.keeper.is_lost())
             .ok_or_else(|| snapshot_lost(consistent_point))
     }
@@ -207,7 +209,7 @@ impl Snapshots {
         migration: &MigrationId,
         consistent_point: &str,
     ) -> Result<(), Failure> {
-        let place = self.place(migration);
+        let place = self.place(&agent.journal, migration)?;
         let mut place = place.kept.lock().await;
         if place.as_ref().is_some_and(|kept| kept.consistent_point != consistent_point) {
             return Err(snapshot_lost(consistent_point));
@@ -225,15 +227,25 @@ impl Snapshots {
     pub(crate) fn forget(&self, cx: &Context) -> Result<(), Failure> {
         let migration = &cx.participation.migration;
         // Whoever makes one at this moment has just lost its slot, and fails.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
+        self.lock().remove(migration);
         cx.agent.journal.clear_note(migration, RELEASED_NOTE)
     }
 
-    fn place(&self, migration: &MigrationId) -> Arc<Place> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let pace = || Pace { throttle: Arc::new(Throttle::new(self.clock)), turns: Arc::default() };
-        let place = || Arc::new(Place { kept: Mutex::default(), pace: pace() });
-        Arc::clone(places.entry(migration.clone()).or_insert_with(place))
+    /// A migration's place; made with the rate that the journal knows.
+    fn place(&self, journal: &Journal, migration: &MigrationId) -> Result<Arc<Place>, Failure> {
+        let mut places = self.lock();
+        if let Some(place) = places.get(migration) {
+            return Ok(Arc::clone(place));
+        }
+        let throttle = Arc::new(Throttle::new(self.clock));
+        throttle.set(read_rate(journal, migration)?);
+        let place = Arc::new(Place { kept: Mutex::default(), pace: Pace { throttle, turns: Arc::default() } });
+        places.insert(migration.clone(), Arc::clone(&place));
+        Ok(place)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<MigrationId, Arc<Place>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
