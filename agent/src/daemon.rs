@@ -127,6 +127,7 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     agent.tunnels.resume(&agent)?;
     agent.heartbeats.resume(&agent)?;
     agent.tasks.spawn(crate::watch::run(Arc::clone(&agent)));
+    agent.tasks.spawn(crate::protection::run(Arc::clone(&agent)));
     agent.tasks.spawn(cutover::settle_by_itself(Arc::clone(&agent)));
     let resumed = runner.resume()?;
     if resumed > 0 {

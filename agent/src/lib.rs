@@ -16,6 +16,7 @@ pub mod names;
 pub mod peer;
 pub mod policy;
 pub mod postgres;
+pub mod protection;
 pub mod runner;
 pub mod session;
 pub mod settings;

@@ -38,6 +38,17 @@ pub struct Gauge {
     pub wal_forecast: Option<Forecast>,
     /// What is about to go wrong, for people. Empty while all is well.
     pub warning: String,
+    /// Source: while not all readers of the copy may read.
+    pub held_back: Option<HeldBack>,
+}
+
+/// Readers of a copy that wait for the source to recover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    /// How many may read.
+    pub reader_limit: u32,
+    /// Why not all, as a clause for people.
+    pub cause: String,
 }
 
 /// The latest gauges of every migration. Written by the heartbeat and the
@@ -192,7 +203,7 @@ impl Collector for Now {
         let number = |number: u64| number as f64;
         type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&Gauge) -> Option<f64>);
         let room = |gauge: &Gauge| gauge.wal_forecast.and_then(|forecast| forecast.room);
-        let figures: [Figure<'_>; 9] = [
+        let figures: [Figure<'_>; 10] = [
             ("lag_seconds", "From a heartbeat's commit to the news of its arrival", &|g| g.lag.map(seconds)),
             ("lag_bytes", "Bytes the destination has not confirmed", &|g| g.lag_bytes.map(number)),
             ("retained_wal_bytes", "WAL kept on disk for our slot", &|g| g.retained_wal_bytes.map(number)),
@@ -207,6 +218,9 @@ impl Collector for Now {
             }),
             ("xmin_age", "Transactions since the oldest id our slot holds back", &|g| g.xmin_age.map(number)),
             ("free_disk_bytes", "Free bytes on the disk that holds the WAL", &|g| g.free_disk_bytes.map(number)),
+            ("reader_limit", "Readers of the copy that may read while the source is spared", &|g| {
+                g.held_back.as_ref().map(|held_back| f64::from(held_back.reader_limit))
+            }),
             ("warning", "1 while something is about to go wrong", &|g| Some(f64::from(!g.warning.is_empty()))),
         ];
         for (name, help, figure) in figures {

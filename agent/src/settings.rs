@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pgportage_link::settings::{self, IdentitySettings, Problems, TelemetrySettings, Validate};
 use pgportage_link::{Effect, Failure};
@@ -11,6 +12,7 @@ use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::peer::Compression;
+use crate::protection::Limits;
 
 /// What variables that override the file begin with, for example
 /// `PGPORTAGE_AGENT_POSTGRES__PORT`.
@@ -42,6 +44,9 @@ pub struct Settings {
     /// Where the server's own subscription enters the link.
     #[serde(default)]
     pub tunnel: TunnelSettings,
+    /// When a copy gives way to the server that it reads from.
+    #[serde(default)]
+    pub protection: ProtectionSettings,
     /// Logs, traces and metrics.
     #[serde(default)]
     pub telemetry: TelemetrySettings,
@@ -143,6 +148,41 @@ impl Default for TunnelSettings {
     }
 }
 
+/// When a copy gives way to the server that it reads from. The numbers are limits
+/// of what the copy may cost others; at half of them it takes more again.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProtectionSettings {
+    /// Whether fewer readers read when the server is under strain.
+    pub enabled: bool,
+    /// How long a tiny commit on the server may take, its standbys left out.
+    #[serde(with = "settings::duration")]
+    pub max_commit_latency: Duration,
+    /// How far the server's own standbys may fall behind while rows are read.
+    #[serde(with = "settings::duration")]
+    pub max_standby_lag: Duration,
+}
+
+impl Default for ProtectionSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // A hundred times what a healthy disk takes: seen for three seconds on
+            // end, applications feel it too.
+            max_commit_latency: Duration::from_millis(500),
+            // Replays pause for seconds by themselves; half a minute is no pause.
+            max_standby_lag: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ProtectionSettings {
+    /// As the protection asks for them.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { commit_latency: self.max_commit_latency, standby_lag: self.max_standby_lag }
+    }
+}
+
 impl Settings {
     /// Reads and checks the whole file before anything is opened or dialled.
     ///
@@ -177,6 +217,7 @@ impl Validate for Settings {
         problems.section("postgres", &self.postgres);
         problems.section("programs", &self.programs);
         problems.section("tunnel", &self.tunnel);
+        problems.section("protection", &self.protection);
         problems.section("telemetry", &self.telemetry);
     }
 }
@@ -235,6 +276,17 @@ impl Validate for TunnelSettings {
         }
         if self.first_port > self.last_port {
             problems.add("last_port", "must not be below first_port");
+        }
+    }
+}
+
+impl Validate for ProtectionSettings {
+    fn validate(&self, problems: &mut Problems) {
+        if self.max_commit_latency < Duration::from_millis(10) {
+            problems.add("max_commit_latency", "must be at least 10ms: a healthy disk may take as long");
+        }
+        if self.max_standby_lag < Duration::from_secs(4) {
+            problems.add("max_standby_lag", "must be at least 4s: it is looked at each second");
         }
     }
 }

@@ -16,9 +16,10 @@ mod keeper;
 mod reader;
 mod tables;
 mod throttle;
+mod turns;
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_proto::Reason;
@@ -30,6 +31,7 @@ use self::reader::Readers;
 pub(crate) use self::reader::{Piece, Range, RowStream};
 pub use self::tables::SnapshotTable;
 use self::throttle::Throttle;
+use self::turns::Turns;
 use crate::agent::Agent;
 use crate::journal::Journal;
 use crate::migration::{MigrationId, Participation, Side};
@@ -61,8 +63,15 @@ pub struct Snapshots {
 #[derive(Debug)]
 struct Place {
     kept: Mutex<Option<Arc<Snapshot>>>,
-    /// Outlasts a lost snapshot: the limit is the migration's.
+    pace: Pace,
+}
+
+/// How fast, and how many at a time. Outlasts a lost snapshot: both are the
+/// migration's.
+#[derive(Clone, Debug)]
+struct Pace {
     throttle: Arc<Throttle>,
+    turns: Arc<Turns>,
 }
 
 /// One snapshot, kept.
@@ -94,13 +103,31 @@ impl Snapshots {
         if journal.participation(migration)?.is_none_or(|participation| participation.side != Side::Source) {
             return Ok(());
         }
+        // Held over both: whoever makes the place reads the note under it.
+        let places = self.lock();
         match rate {
             _ if read_rate(journal, migration)? == rate => {}
             Some(rate) => journal.set_note(migration, RATE_NOTE, &rate.as_bytes().to_string())?,
             None => journal.clear_note(migration, RATE_NOTE)?,
         }
-        self.place(migration).throttle.set(rate);
+        if let Some(place) = places.get(migration) {
+            place.pace.throttle.set(rate);
+        }
         Ok(())
+    }
+
+    /// How many want to read, for each migration of which somebody does.
+    pub(crate) fn reading(&self) -> Vec<(MigrationId, usize)> {
+        let places = self.lock();
+        let readers = places.iter().map(|(migration, place)| (migration.clone(), place.pace.turns.reading()));
+        readers.filter(|(_, reading)| *reading > 0).collect()
+    }
+
+    /// Lets so many read of each migration from now on. None: all.
+    pub(crate) fn allow(&self, allowed: Option<usize>) {
+        for place in self.lock().values() {
+            place.pace.turns.allow(allowed);
+        }
     }
 
     /// The snapshot of a migration: the one that is kept, or a new one with a new
@@ -115,10 +142,8 @@ impl Snapshots {
     pub(crate) async fn open(&self, agent: &Agent, participation: &Participation) -> Result<Arc<Snapshot>, Failure> {
         let migration = &participation.migration;
         // Held while the slot is made: a second caller waits for the same one.
-        let place = self.place(migration);
-        // As it was before a restart.
-        place.throttle.set(read_rate(&agent.journal, migration)?);
-        let throttle = Arc::clone(&place.throttle);
+        let place = self.place(&agent.journal, migration)?;
+        let pace = place.pace.clone();
         let mut place = place.kept.lock().await;
         if let Some(kept) = place.as_ref().filter(|kept| !kept.keeper.is_lost()) {
             return Ok(Arc::clone(kept));
@@ -141,7 +166,7 @@ impl Snapshots {
                 .effect(Effect::None));
         }
         let keeper = Keeper::make(agent, participation).await?;
-        let readers = Readers::new(&agent.door, &participation.database, &keeper.snapshot_name, throttle);
+        let readers = Readers::new(&agent.door, &participation.database, &keeper.snapshot_name, pace);
         let tables = readers.tables(participation).await?;
         let snapshot =
             Arc::new(Snapshot { consistent_point: keeper.consistent_point.clone(), tables, keeper, readers });
@@ -167,7 +192,7 @@ impl Snapshots {
         consistent_point: &str,
     ) -> Result<Arc<Snapshot>, Failure> {
         watch::slot_stands(&agent.journal, migration)?;
-        let kept = self.place(migration).kept.lock().await.clone();
+        let kept = self.place(&agent.journal, migration)?.kept.lock().await.clone();
         kept.filter(|kept| kept.consistent_point == consistent_point && !kept.keeper.is_lost())
             .ok_or_else(|| snapshot_lost(consistent_point))
     }
@@ -185,7 +210,7 @@ impl Snapshots {
         migration: &MigrationId,
         consistent_point: &str,
     ) -> Result<(), Failure> {
-        let place = self.place(migration);
+        let place = self.place(&agent.journal, migration)?;
         let mut place = place.kept.lock().await;
         if place.as_ref().is_some_and(|kept| kept.consistent_point != consistent_point) {
             return Err(snapshot_lost(consistent_point));
@@ -203,14 +228,25 @@ impl Snapshots {
     pub(crate) fn forget(&self, cx: &Context) -> Result<(), Failure> {
         let migration = &cx.participation.migration;
         // Whoever makes one at this moment has just lost its slot, and fails.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
+        self.lock().remove(migration);
         cx.agent.journal.clear_note(migration, RELEASED_NOTE)
     }
 
-    fn place(&self, migration: &MigrationId) -> Arc<Place> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = || Arc::new(Place { kept: Mutex::default(), throttle: Arc::new(Throttle::new(self.clock)) });
-        Arc::clone(places.entry(migration.clone()).or_insert_with(place))
+    /// A migration's place; made with the rate that the journal knows.
+    fn place(&self, journal: &Journal, migration: &MigrationId) -> Result<Arc<Place>, Failure> {
+        let mut places = self.lock();
+        if let Some(place) = places.get(migration) {
+            return Ok(Arc::clone(place));
+        }
+        let throttle = Arc::new(Throttle::new(self.clock));
+        throttle.set(read_rate(journal, migration)?);
+        let place = Arc::new(Place { kept: Mutex::default(), pace: Pace { throttle, turns: Arc::default() } });
+        places.insert(migration.clone(), Arc::clone(&place));
+        Ok(place)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<MigrationId, Arc<Place>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -223,6 +223,8 @@ pub fn heartbeat(sequence: i64, gauges: BTreeMap<MigrationId, Gauge>) -> v1::Hea
             free_disk_bytes: figure(gauge.free_disk_bytes),
             warning: gauge.warning,
             wal_forecast: gauge.wal_forecast.map(forecast),
+            reader_limit: gauge.held_back.as_ref().map_or(0, |held_back| count(held_back.reader_limit)),
+            held_back_by: gauge.held_back.map(|held_back| held_back.cause).unwrap_or_default(),
         })
         .collect();
     v1::Heartbeat { sequence, gauges }

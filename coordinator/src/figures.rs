@@ -75,6 +75,11 @@ pub struct Gauge {
     pub wal_forecast: Option<Forecast>,
     /// What is about to go wrong. Empty while all is well.
     pub warning: String,
+    /// How many readers of the copy may read while the source is spared. Zero
+    /// while all may.
+    pub reader_limit: i32,
+    /// Why not all may read. Empty while all may.
+    pub held_back_by: String,
     /// When the coordinator heard it.
     pub time: SystemTime,
 }

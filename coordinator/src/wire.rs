@@ -267,6 +267,8 @@ pub fn gauge(value: v1::MigrationGauge, time: SystemTime) -> Gauge {
         retained_wal_bytes: known(value.retained_wal_bytes),
         wal_forecast: value.wal_forecast.map(forecast),
         warning: value.warning,
+        reader_limit: value.reader_limit,
+        held_back_by: value.held_back_by,
         time,
     }
 }

@@ -1,5 +1,7 @@
 //! A throwaway PostgreSQL cluster.
 
+mod standby;
+
 use std::fs::{self, File, OpenOptions};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};

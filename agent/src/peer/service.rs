@@ -69,7 +69,7 @@ const DUMPS: usize = 8;
 const MEASUREMENTS: usize = 1;
 /// Sessions of the agent's budget that are not for reading ranges, whose number at
 /// a time, of all migrations, is what is left.
-const SPARE_SESSIONS: usize = 5;
+const SPARE_SESSIONS: usize = 6;
 /// Most tunnels at a time, of all migrations: each costs this machine a few file
 /// descriptors and the server a session.
 const TUNNELS: usize = 256;

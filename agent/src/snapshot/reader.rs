@@ -9,9 +9,10 @@ use pgportage_link::Failure;
 use tokio::sync::mpsc;
 use tokio_postgres::CopyOutStream;
 
-use super::snapshot_lost;
 use super::tables::{self, SnapshotTable};
 use super::throttle::Throttle;
+use super::turns::Turn;
+use super::{Pace, snapshot_lost};
 use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names;
@@ -76,7 +77,7 @@ pub(super) struct Readers {
     door: Door,
     database: String,
     snapshot_name: String,
-    throttle: Arc<Throttle>,
+    pace: Pace,
     idle: Arc<Mutex<Vec<Session>>>,
 }
 
@@ -87,12 +88,12 @@ impl fmt::Debug for Readers {
 }
 
 impl Readers {
-    pub(super) fn new(door: &Door, database: &str, snapshot_name: &str, throttle: Arc<Throttle>) -> Self {
+    pub(super) fn new(door: &Door, database: &str, snapshot_name: &str, pace: Pace) -> Self {
         Self {
             door: door.clone(),
             database: database.to_owned(),
             snapshot_name: snapshot_name.to_owned(),
-            throttle,
+            pace,
             idle: Arc::default(),
         }
     }
@@ -113,7 +114,8 @@ impl Readers {
             .await
             .map_err(|error| sql_failure(error, &format!("read table {}", range.table)))?;
         let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
-        let mut packed = Pieces { throttle: Arc::clone(&self.throttle), packer, pieces: pieces.clone() };
+        let (throttle, turn) = (Arc::clone(&self.pace.throttle), self.pace.turns.begin());
+        let mut packed = Pieces { turn, throttle, packer, pieces: pieces.clone() };
         let idle = Arc::clone(&self.idle);
         let stop = agent.stop.clone();
         agent.tasks.spawn(async move {
@@ -179,8 +181,9 @@ enum Carried {
     Unheard,
 }
 
-/// Where a reading goes, no faster than it may.
+/// Where a reading goes: in its turn, and no faster than it may.
 struct Pieces {
+    turn: Turn,
     throttle: Arc<Throttle>,
     packer: Packer,
     pieces: mpsc::Sender<Result<Piece, Failure>>,
@@ -190,6 +193,7 @@ impl Pieces {
     /// Says whether anybody listens. Packs here: the task that carries the
     /// connection has TLS to do.
     async fn send(&mut self, rows: Bytes) -> bool {
+        self.turn.wait().await;
         self.throttle.pass(rows.len()).await;
         self.pieces.send(Ok(Piece::Rows(self.packer.pack(rows)))).await.is_ok()
     }

@@ -51,6 +51,8 @@ pub(crate) struct Options {
     pub pg_dump: Option<PathBuf>,
     /// How the link is told to pack: auto, zstd or off.
     pub compression: &'static str,
+    /// Further sections of both agents' settings.
+    pub settings: String,
 }
 
 impl Default for Options {
@@ -66,6 +68,7 @@ impl Default for Options {
             destination_user: None,
             pg_dump: None,
             compression: "auto",
+            settings: String::new(),
         }
     }
 }
@@ -312,7 +315,8 @@ impl Place<'_> {
                  replication_address = \"127.0.0.1:{port}\"\n\
                  [programs]\npg_dump = {pg_dump:?}\npg_restore = {pg_restore:?}\n\
                  [link]\nlisten = \"127.0.0.1:{link_port}\"\ncompression = {compression:?}\n\
-                 [tunnel]\nfirst_port = {tunnel_port}\nlast_port = {tunnel_last}\n",
+                 [tunnel]\nfirst_port = {tunnel_port}\nlast_port = {tunnel_last}\n{further}",
+                further = options.settings,
                 state = home.join("state"),
                 compression = options.compression,
                 certificate = identity.certificate,

@@ -108,11 +108,7 @@ pub(crate) async fn contents(cluster: &Cluster, database: &str) -> Vec<String> {
 }
 
 /// Up to where the copy begins.
-async fn ready() -> World {
-    ready_with(Options::default()).await
-}
-
-async fn ready_with(options: Options) -> World {
+pub(crate) async fn ready(options: Options) -> World {
     let world = World::start_with(options).await;
     world.source.execute(&world.options.database, SCHEMA).await.unwrap_or_else(|error| panic!("{error:#?}"));
     world.destination.execute("postgres", "CREATE ROLE app").await.unwrap();
@@ -157,7 +153,7 @@ async fn write(world: &World, from: i64) {
 /// published.
 #[tokio::test]
 async fn nothing_but_what_is_published_is_read() {
-    let world = ready().await;
+    let world = ready(Options::default()).await;
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
     let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
     let point = &snapshot.consistent_point;
@@ -178,7 +174,7 @@ async fn nothing_but_what_is_published_is_read() {
 /// then is not the whole range, and the server that gets the rows cannot tell.
 #[tokio::test]
 async fn a_stream_that_ends_early_is_not_a_whole_range() {
-    let world = ready().await;
+    let world = ready(Options::default()).await;
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
     let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
     // Larger than what the link takes before anybody reads.
@@ -201,7 +197,7 @@ async fn a_stream_that_ends_early_is_not_a_whole_range() {
 #[tokio::test]
 async fn rows_come_no_faster_than_they_may() {
     const SLOW: i64 = 4 << 20;
-    let world = ready().await;
+    let world = ready(Options::default()).await;
     let agent = &world.source_agent;
     let tune = |rate: i64| agent.snapshots.tune(&agent.journal, &crate::world::migration(), Rate::limit(rate)).unwrap();
     // Before there is anything to read.
@@ -241,7 +237,7 @@ async fn rows_come_no_faster_than_they_may() {
 #[tokio::test]
 async fn every_shape_of_table_arrives_while_somebody_writes() {
     for compression in ["zstd", "off"] {
-        let world = ready_with(Options { compression, ..Options::default() }).await;
+        let world = ready(Options { compression, ..Options::default() }).await;
         every_shape_arrives(&world).await;
         for traffic in [world.source_agent.traffic.rows(), world.source_agent.traffic.tunnel()] {
             let (plain, sent) = (traffic.plain_bytes(), traffic.sent_bytes());
@@ -274,7 +270,7 @@ async fn every_shape_arrives(world: &World) {
 /// nothing else; the snapshot is kept by the source's agent meanwhile.
 #[tokio::test]
 async fn a_death_at_any_point_is_made_good() {
-    let world = ready().await;
+    let world = ready(Options::default()).await;
     let points = points("copy_tables", "perform");
     assert!(points.len() >= 6, "{points:?}");
     // In the order in which they are passed.
@@ -302,7 +298,7 @@ async fn a_death_at_any_point_is_made_good() {
 /// from a new one.
 #[tokio::test]
 async fn a_lost_snapshot_is_made_anew() {
-    let world = ready().await;
+    let world = ready(Options::default()).await;
     let point = "copy_tables.perform.committed";
     fail_point::arm(point);
     let cx = world.context(Side::Destination);

@@ -19,6 +19,7 @@ mod journey;
 mod obstacles;
 mod odd;
 mod privilege;
+mod protection;
 mod situation;
 mod slot_wait;
 mod way;

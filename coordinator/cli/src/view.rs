@@ -169,6 +169,11 @@ pub struct Figures {
     pub wal_forecast: Option<Forecast>,
     /// What is about to go wrong. Empty while all is well.
     pub warning: String,
+    /// How many readers of the copy may read while the source is spared. None
+    /// while all may.
+    pub reader_limit: Option<i32>,
+    /// Why not all may read. Empty while all may.
+    pub held_back_by: String,
     /// When the figures were taken.
     #[serde(serialize_with = "rfc3339")]
     pub record_time: Option<OffsetDateTime>,

@@ -242,6 +242,8 @@ impl From<v1::MigrationFigures> for Figures {
             retained_wal_bytes: known(message.retained_wal_bytes),
             wal_forecast: message.wal_forecast.map(Forecast::from),
             warning: message.warning,
+            reader_limit: Some(message.reader_limit).filter(|limit| *limit > 0),
+            held_back_by: message.held_back_by,
             record_time: time(message.record_time),
         }
     }

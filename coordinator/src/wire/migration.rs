@@ -241,6 +241,8 @@ fn figures(board: &Board) -> Option<v1::MigrationFigures> {
         lag_bytes: source.and_then(|gauge| gauge.lag_bytes).unwrap_or(-1),
         retained_wal_bytes: source.and_then(|gauge| gauge.retained_wal_bytes).unwrap_or(-1),
         warning: warning.unwrap_or_default().to_owned(),
+        reader_limit: source.map_or(0, |gauge| gauge.reader_limit),
+        held_back_by: source.map(|gauge| gauge.held_back_by.clone()).unwrap_or_default(),
         record_time: to_time(newest),
         wal_forecast: source.and_then(|gauge| gauge.wal_forecast.as_ref()).map(to_forecast),
     })

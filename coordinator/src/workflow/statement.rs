@@ -142,7 +142,7 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
         ActionKind::CopyTables => match spec.copy_method {
             CopyMethod::Snapshot => vec![
                 "copy every table as the slot's snapshot shows it, several at a time, over the link".to_owned(),
-                "then make indexes, constraints and triggers".to_owned(),
+                "then make indexes, constraints and triggers, and validate foreign keys".to_owned(),
             ],
             CopyMethod::Native => vec!["nothing: the subscription copies".to_owned()],
         },

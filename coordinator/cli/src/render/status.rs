@@ -345,7 +345,17 @@ fn figures(figures: &Figures, style: Style) -> String {
         "" => String::new(),
         text => style.paint(Tone::Careful, &clean(text)),
     };
-    labelled(style, 0, &[("lag", lag), ("WAL kept", kept(figures, " on the source")), ("warning", warning)])
+    let held_back = figures.reader_limit.map(|limit| {
+        let text = format!("to {} at a time: {}", count(limit, "reader"), clean(&figures.held_back_by));
+        style.paint(Tone::Careful, &text)
+    });
+    let pairs = [
+        ("lag", lag),
+        ("WAL kept", kept(figures, " on the source")),
+        ("held back", held_back.unwrap_or_default()),
+        ("warning", warning),
+    ];
+    labelled(style, 0, &pairs)
 }
 
 /// Steps whose failure the operator should read. A failed attempt of a step

@@ -115,7 +115,11 @@ pub(crate) fn copying() -> v1::Migration {
         ],
         ..Default::default()
     });
-    replicating(migration)
+    let mut migration = replicating(migration);
+    let figures = migration.figures.as_mut().unwrap();
+    figures.reader_limit = 2;
+    figures.held_back_by = "standby replica has fallen behind by 41s, the limit is 30s".to_owned();
+    migration
 }
 
 /// The subscription copies, one worker a table.
@@ -155,6 +159,7 @@ fn replicating(mut migration: v1::Migration) -> v1::Migration {
             left_bytes: 8 << 30,
             time_left: milliseconds(11_453_000),
         }),
+        ..Default::default()
     });
     migration
 }
@@ -189,6 +194,7 @@ pub(crate) fn ready() -> v1::Migration {
         warning: String::new(),
         record_time: at(1),
         wal_forecast: None,
+        ..Default::default()
     });
     migration.verification = Some(verification());
     migration

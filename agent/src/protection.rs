@@ -1,0 +1,135 @@
+//! Source protection: how many readers read at a time.
+//!
+//! **Invariant:** the source is production. When its commits get slow or its own
+//! standbys fall behind while rows are read, fewer readers read at a time, until
+//! it has recovered. One always goes on: what holds the copy up for good would
+//! harm the source too, by the WAL that is kept for it.
+//!
+//! Two signals, looked at each second and only while somebody reads:
+//!
+//! - **How long a tiny commit takes**, without waiting for standbys: what every
+//!   writer of the source feels when its disks or cores are busy.
+//! - **How far its standbys fall behind**, in time on our own clock: when a
+//!   position that was written ten seconds ago is not replayed, that is ten
+//!   seconds, whatever the server's own figure says, which stands still with a
+//!   replay that stands still. How far one was behind already when the reading
+//!   began (`recovery_min_apply_delay`, a rebuild) is not counted.
+//!
+//! Sessions that wait are no signal: on a busy server some always do.
+
+mod governor;
+mod look;
+mod standby;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::agent::Agent;
+use crate::metrics::HeldBack;
+use crate::migration::MigrationId;
+use crate::postgres::Session;
+use governor::Governor;
+use standby::Standbys;
+
+pub(crate) use governor::Limits;
+
+/// Time between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Looks without a reader after which all is forgotten: between two ranges nobody
+/// reads for a moment.
+const IDLE_LOOKS: u32 = 10;
+
+/// Protects the source until the agent stops.
+pub async fn run(agent: Arc<Agent>) {
+    if !agent.settings.protection.enabled {
+        return;
+    }
+    let mut guard = Guard::new(agent);
+    let stop = guard.agent.stop.clone();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = guard.round() => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = guard.agent.clock.sleep(INTERVAL) => {}
+        }
+    }
+}
+
+struct Guard {
+    agent: Arc<Agent>,
+    /// Kept from one round to the next; opened again when it is lost.
+    session: Option<Session>,
+    standbys: Standbys,
+    governor: Governor,
+    idle: u32,
+}
+
+impl Guard {
+    fn new(agent: Arc<Agent>) -> Self {
+        let limits = agent.settings.protection.limits();
+        Self { agent, session: None, standbys: Standbys::default(), governor: Governor::new(limits), idle: 0 }
+    }
+
+    /// One look, if anybody reads.
+    async fn round(&mut self) {
+        let reading = self.agent.snapshots.reading();
+        self.show(&reading);
+        let Some(first) = reading.first().map(|(migration, _)| migration.clone()) else {
+            self.idle = self.idle.saturating_add(1);
+            if self.idle == IDLE_LOOKS {
+                *self = Self { idle: self.idle, ..Self::new(Arc::clone(&self.agent)) };
+                self.agent.snapshots.allow(None);
+            }
+            return;
+        };
+        self.idle = 0;
+        let most = reading.iter().map(|(_, count)| *count).max().unwrap_or(0);
+        let sample = self.look(&first).await;
+        let before = self.governor.allowed();
+        self.governor.observe(self.agent.clock.now(), &sample, most);
+        let allowed = self.governor.allowed();
+        if allowed != before {
+            tracing::warn!(allowed, before, cause = self.governor.cause(), "how many readers may read has changed");
+            self.agent.snapshots.allow(allowed);
+        }
+    }
+
+    /// Lets people see which migrations are held back, and that others are no more.
+    fn show(&self, reading: &[(MigrationId, usize)]) {
+        let shown = self.agent.gauges.snapshot();
+        for (migration, gauge) in shown {
+            let count = reading.iter().find(|(reading, _)| *reading == migration).map_or(0, |(_, count)| *count);
+            let held_back = self.governor.allowed().filter(|allowed| *allowed < count).map(|allowed| HeldBack {
+                reader_limit: u32::try_from(allowed).unwrap_or(u32::MAX),
+                cause: self.governor.cause().to_owned(),
+            });
+            if gauge.held_back != held_back {
+                self.agent.gauges.update(&migration, |gauge| gauge.held_back = held_back);
+            }
+        }
+    }
+
+    /// What the source is like now. A server that does not answer in time is as
+    /// slow as that.
+    async fn look(&mut self, migration: &MigrationId) -> governor::Sample {
+        let clock = self.agent.clock;
+        let begun = clock.now();
+        match look::look(&self.agent, &mut self.session, migration).await {
+            Ok(seen) => {
+                let standby = self.standbys.observe(clock.now(), seen.position, &seen.standbys);
+                governor::Sample { commit_latency: Some(seen.commit_latency), standby }
+            }
+            Err(failure) => {
+                self.session = None;
+                tracing::debug!(%failure, detail = failure.detail, "the source could not be looked at");
+                let took = clock.now().duration_since(begun);
+                governor::Sample { commit_latency: (took >= look::PATIENCE).then_some(took), standby: None }
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What the source is like: one tiny commit, one look at its standbys.
+
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure};
+use pgportage_proto::Reason;
+
+use super::standby::Standby;
+use crate::agent::Agent;
+use crate::migration::MigrationId;
+use crate::postgres::{Purpose, Session, sql_failure};
+
+/// A look that takes longer is given up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Its standbys are looked at themselves, and a lost one must not hold this up.
+const SETTINGS: &str = "SET synchronous_commit = local";
+
+/// Changes nothing and is flushed to the disk, in a table that is our own. Its
+/// number stays, so nobody takes this for a heartbeat.
+const COMMIT: &str = "UPDATE pgportage.heartbeat SET sequence = sequence WHERE id = 1";
+
+/// Physical standbys: whoever streams from a logical slot waits for us, and
+/// whoever takes a backup replays nothing.
+const STANDBYS: &str = "\
+SELECT pg_wal_lsn_diff(w.position, '0/0')::bigint,
+       coalesce(nullif(s.application_name, ''), host(s.client_addr), 'without a name'),
+       pg_wal_lsn_diff(s.replay_lsn, '0/0')::bigint,
+       (coalesce(extract(epoch FROM s.replay_lag), 0) * 1000)::bigint
+FROM (SELECT pg_current_wal_lsn() AS position) AS w
+LEFT JOIN pg_stat_replication AS s
+       ON s.state IN ('streaming', 'catchup') AND s.replay_lsn IS NOT NULL
+      AND NOT EXISTS (SELECT FROM pg_replication_slots AS l WHERE l.active_pid = s.pid AND l.slot_type = 'logical')";
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// How long the commit took.
+    pub(super) commit_latency: Duration,
+    /// Up to where the source has written, in bytes of WAL.
+    pub(super) position: i64,
+    /// Its standbys.
+    pub(super) standbys: Vec<Standby>,
+}
+
+/// Looks, from the database of a migration that is being read.
+///
+/// # Errors
+///
+/// What the server reports; [`Reason::ServerUnreachable`] after [`PATIENCE`].
+pub(super) async fn look(
+    agent: &Agent,
+    session: &mut Option<Session>,
+    migration: &MigrationId,
+) -> Result<Seen, Failure> {
+    let looked = agent.clock.timeout(PATIENCE, Box::pin(looked(agent, session, migration))).await;
+    looked.unwrap_or_else(|_| {
+        Err(Failure::new(Reason::ServerUnreachable, "the server does not answer").effect(Effect::Unknown))
+    })
+}
+
+async fn looked(agent: &Agent, session: &mut Option<Session>, migration: &MigrationId) -> Result<Seen, Failure> {
+    let failure = |error| sql_failure(error, "look at the source");
+    let open = match session.take() {
+        Some(open) if !open.is_closed() => open,
+        Some(_) | None => {
+            let participation = agent
+                .journal
+                .participation(migration)?
+                .ok_or_else(|| Failure::new(Reason::MigrationMissing, "the migration is over").effect(Effect::None))?;
+            let open = agent.door.open(&participation.database, Purpose::Watch).await?;
+            open.batch_execute(SETTINGS).await.map_err(failure)?;
+            open
+        }
+    };
+    let open = session.insert(open);
+    let begun = agent.clock.now();
+    open.execute(COMMIT, &[]).await.map_err(failure)?;
+    let commit_latency = agent.clock.now().duration_since(begun);
+    let rows = open.query(STANDBYS, &[]).await.map_err(failure)?;
+    let mut seen = Seen { commit_latency, position: 0, standbys: Vec::new() };
+    for row in &rows {
+        seen.position = row.get(0);
+        if let (Some(name), Some(replayed)) = (row.get::<_, Option<String>>(1), row.get(2)) {
+            let reported_lag = Duration::from_millis(u64::try_from(row.get::<_, i64>(3)).unwrap_or(0));
+            seen.standbys.push(Standby { name, replayed, reported_lag });
+        }
+    }
+    Ok(seen)
+}
