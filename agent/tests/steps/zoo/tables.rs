@@ -51,6 +51,9 @@ impl Shape {
     }
 }
 
+/// A cell for each column: NULL, or the values that its shape is made of.
+type Row = Vec<Option<Vec<Option<String>>>>;
+
 /// A column: the number of its specimen, and what it is of it.
 #[derive(Clone, Copy, Debug)]
 struct Column {
@@ -123,7 +126,7 @@ pub(super) fn systematic(all: &[Specimen]) -> Vec<Table> {
         for (kind, shapes) in kinds {
             let shapes = shapes.into_iter().filter(|shape| shape.takes(specimen));
             let columns: Vec<Column> = shapes.map(|shape| Column { specimen: number, shape }).collect();
-            let mut rows: Vec<Vec<Option<Vec<Option<String>>>>> = Vec::new();
+            let mut rows: Vec<Row> = Vec::new();
             for edge in &specimen.edges {
                 let edge = Some(edge.clone());
                 rows.push(vec![Some(vec![edge.clone(), None, edge]); columns.len()]);
@@ -135,9 +138,6 @@ pub(super) fn systematic(all: &[Specimen]) -> Vec<Table> {
     }
     tables
 }
-
-/// What a generated table is made of: columns, and rows of values or nothing.
-type Plan = (Vec<Column>, Vec<Vec<Option<Vec<Option<String>>>>>);
 
 /// Tables that nobody thought of. The same seed gives the same tables.
 pub(super) fn generated(all: &[Specimen], count: usize, seed: [u8; 32]) -> Vec<Table> {
@@ -151,7 +151,7 @@ pub(super) fn generated(all: &[Specimen], count: usize, seed: [u8; 32]) -> Vec<T
         .collect()
 }
 
-fn plan(all: &[Specimen]) -> impl Strategy<Value = Plan> {
+fn plan(all: &[Specimen]) -> impl Strategy<Value = (Vec<Column>, Vec<Row>)> {
     let pool = all.to_vec();
     let choices: Vec<Column> = all
         .iter()
@@ -182,7 +182,7 @@ fn plan(all: &[Specimen]) -> impl Strategy<Value = Plan> {
     })
 }
 
-fn table(name: &str, all: &[Specimen], columns: &[Column], rows: &[Vec<Option<Vec<Option<String>>>>]) -> Table {
+fn table(name: &str, all: &[Specimen], columns: &[Column], rows: &[Row]) -> Table {
     let name = format!("zoo.{name}");
     let names: Vec<String> = (0..columns.len()).map(|number| format!("c{number}")).collect();
     let definitions: Vec<String> =
