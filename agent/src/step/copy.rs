@@ -18,6 +18,7 @@ mod index;
 mod ledger;
 mod plan;
 mod rows;
+mod yard;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -200,9 +201,9 @@ async fn complete(
     let board = match snapshot {
         Some(snapshot) => {
             let left = remaining(pieces(&snapshot.tables), &snapshot.tables, &ledger.done);
-            Board::new(&snapshot.tables, left, cx.clock.now())
+            Board::new(&snapshot.tables, left, &builds, cx.clock.now())
         }
-        None => Board::complete(names.into_iter().collect(), cx.clock.now()),
+        None => Board::complete(names.into_iter().collect(), &builds, cx.clock.now()),
     };
     let rows = async {
         if let Some(snapshot) = snapshot {

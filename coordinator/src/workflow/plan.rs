@@ -15,7 +15,7 @@ use super::state::{Act, ActState, Phase, State};
 use super::{ActRef, ActionKind, Order, Side, StepName, TABLE, Undo, Verb, WayBack};
 
 /// How long the lag must stay under its limit before a migration is ready.
-const STABLE_WINDOW: Duration = Duration::from_secs(2);
+const STABLE_WINDOW: Duration = Duration::from_secs(1);
 /// The same before rows are counted: two heartbeats, so that a break is noticed.
 const LEVEL_WINDOW: Duration = Duration::from_secs(2);
 

@@ -7,7 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::index::Builds;
 use super::plan::Piece;
+use super::yard::{Demand, Job, Yard};
 use crate::postgres::RelationName;
 use crate::snapshot::SnapshotTable;
 use crate::step::{Progress, ProgressPart, ProgressUnit};
@@ -28,10 +30,8 @@ struct State {
     pieces: VecDeque<Piece>,
     /// Parts that a worker has and has not finished.
     copying: usize,
-    /// Tables whose rows are in and whose indexes wait to be built.
-    ready: VecDeque<usize>,
-    /// Tables that a builder has and has not finished.
-    building: usize,
+    /// Tables whose rows are in and whose indexes are to be built.
+    yard: Yard,
     moved_at: Instant,
 }
 
@@ -42,6 +42,8 @@ struct Table {
     parts_left: usize,
     done_bytes: i64,
     row_count: i64,
+    /// What it needs when its rows are in.
+    demand: Demand,
     built: bool,
 }
 
@@ -59,7 +61,7 @@ pub(super) enum Next<T> {
 impl Board {
     /// Puts up what is left of a snapshot's tables. Those without a part left wait
     /// for their indexes at once.
-    pub(super) fn new(tables: &[SnapshotTable], pieces: Vec<Piece>, now: Instant) -> Self {
+    pub(super) fn new(tables: &[SnapshotTable], pieces: Vec<Piece>, builds: &Builds, now: Instant) -> Self {
         let mut all: Vec<Table> = tables
             .iter()
             .map(|table| Table {
@@ -67,6 +69,7 @@ impl Board {
                 parts_left: 0,
                 done_bytes: table.size_bytes.max(0),
                 row_count: 0,
+                demand: Demand::new(builds.get(&table.name).map_or(&[], Vec::as_slice), table.size_bytes.max(0)),
                 built: false,
             })
             .collect();
@@ -75,27 +78,22 @@ impl Board {
             table.parts_left += 1;
             table.done_bytes = (table.done_bytes - piece.size_bytes).max(0);
         }
-        let mut ready: Vec<usize> = (0..all.len()).filter(|&index| all[index].parts_left == 0).collect();
-        ready.sort_by_key(|&index| std::cmp::Reverse(all[index].size_bytes));
+        let mut yard = Yard::default();
+        for (index, table) in all.iter_mut().enumerate().filter(|(_, table)| table.parts_left == 0) {
+            yard.open(index, table.size_bytes, std::mem::take(&mut table.demand));
+        }
         Self {
             names: tables.iter().map(|table| table.name.clone()).collect(),
-            state: Mutex::new(State {
-                tables: all,
-                pieces: pieces.into(),
-                copying: 0,
-                ready: ready.into(),
-                building: 0,
-                moved_at: now,
-            }),
+            state: Mutex::new(State { tables: all, pieces: pieces.into(), copying: 0, yard, moved_at: now }),
             changed: Notify::new(),
         }
     }
 
     /// Puts up tables whose rows are all in, their sizes unknown.
-    pub(super) fn complete(names: Vec<RelationName>, now: Instant) -> Self {
+    pub(super) fn complete(names: Vec<RelationName>, builds: &Builds, now: Instant) -> Self {
         let unknown = |name| SnapshotTable { name, columns: Vec::new(), binary: false, block_count: 0, size_bytes: 0 };
         let tables: Vec<_> = names.into_iter().map(unknown).collect();
-        Self::new(&tables, Vec::new(), now)
+        Self::new(&tables, Vec::new(), builds, now)
     }
 
     /// The name of a table.
@@ -128,7 +126,8 @@ impl Board {
         table.row_count += row_count;
         if table.parts_left == 0 {
             table.done_bytes = table.size_bytes;
-            state.ready.push_back(piece.table);
+            let (size_bytes, demand) = (table.size_bytes, std::mem::take(&mut table.demand));
+            state.yard.open(piece.table, size_bytes, demand);
         }
         drop(state);
         self.changed.notify_waiters();
@@ -143,25 +142,24 @@ impl Board {
         self.changed.notify_waiters();
     }
 
-    /// A table to build indexes for.
-    pub(super) fn next_table(&self) -> Next<usize> {
+    /// A job for a builder on a server with so many cores. Rows need them first.
+    pub(super) fn next_job(&self, cores: usize) -> Next<Job> {
         let mut state = self.lock();
-        match state.ready.pop_front() {
-            Some(table) => {
-                state.building += 1;
-                Next::Take(table)
-            }
-            None if state.pieces.is_empty() && state.copying == 0 && state.building == 0 => Next::Never,
+        let rows_are_in = state.pieces.is_empty() && state.copying == 0;
+        match state.yard.take(if rows_are_in { cores } else { 0 }) {
+            Some(job) => Next::Take(job),
+            None if rows_are_in && state.yard.is_empty() => Next::Never,
             None => Next::Later,
         }
     }
 
-    /// A table has its indexes.
-    pub(super) fn built(&self, table: usize, now: Instant) {
+    /// A job is done.
+    pub(super) fn job_done(&self, job: Job, now: Instant) {
         let mut state = self.lock();
-        state.building -= 1;
         state.moved_at = now;
-        state.tables[table].built = true;
+        if state.yard.done(job) {
+            state.tables[job.table].built = true;
+        }
         drop(state);
         self.changed.notify_waiters();
     }
@@ -184,7 +182,7 @@ impl Board {
 
     /// Whether an index is being built.
     pub(super) fn is_building(&self) -> bool {
-        self.lock().building > 0
+        self.lock().yard.running() > 0
     }
 
     /// Whether every table has its indexes.
@@ -240,6 +238,7 @@ mod tests {
     use pgportage_link::Clock;
 
     use super::super::plan::pieces;
+    use super::super::yard::Task;
     use super::*;
 
     fn tables() -> Vec<SnapshotTable> {
@@ -259,8 +258,9 @@ mod tests {
         let now = Clock.now();
         let tables = tables();
         let all = pieces(&tables);
-        let board = Board::new(&tables, all.clone(), now);
-        assert_eq!(board.next_table(), Next::Later);
+        let board = Board::new(&tables, all.clone(), &Builds::new(), now);
+        let analyse = |table| Job { table, task: Task::Analyse, helpers: 0 };
+        assert_eq!(board.next_job(2), Next::Later);
         for piece in &all {
             assert_eq!(board.next_piece(), Next::Take(piece.clone()));
         }
@@ -271,13 +271,14 @@ mod tests {
             board.copied(piece, 1, now);
         }
         assert_eq!(board.next_piece(), Next::Never);
-        assert_eq!(board.next_table(), Next::Take(1), "its only part was in first");
-        assert_eq!(board.next_table(), Next::Take(0));
-        assert_eq!(board.next_table(), Next::Later);
-        board.built(1, now);
+        assert_eq!(board.next_job(2), Next::Take(analyse(0)), "the larger one first");
+        assert_eq!(board.next_job(2), Next::Take(analyse(1)));
+        assert_eq!(board.next_job(2), Next::Later);
+        assert!(board.is_building());
+        board.job_done(analyse(1), now);
         assert!(!board.is_built());
-        board.built(0, now);
-        assert_eq!(board.next_table(), Next::Never);
+        board.job_done(analyse(0), now);
+        assert_eq!(board.next_job(2), Next::Never);
         assert!(board.is_built());
         let progress = board.progress();
         assert_eq!(progress.completed, progress.total);
@@ -288,7 +289,7 @@ mod tests {
     fn what_was_copied_before_counts_from_the_start() {
         let tables = tables();
         let left = pieces(&tables).split_off(1);
-        let board = Board::new(&tables, left, Clock.now());
+        let board = Board::new(&tables, left, &Builds::new(), Clock.now());
         let progress = board.progress();
         assert!(progress.completed > 0 && progress.completed < progress.total, "{progress:?}");
     }

@@ -7,6 +7,7 @@ use pgportage_proto::Reason;
 use tokio_postgres::GenericClient;
 
 use super::board::{Board, Next};
+use super::yard::Task;
 use crate::postgres::{Purpose, RelationName, Session, sql_failure};
 use crate::step::Context;
 use crate::step::patience::{Patience, is_passing};
@@ -40,7 +41,7 @@ pub(super) fn by_table(builds: Vec<Build>) -> Builds {
     tables
 }
 
-/// Makes what tables need until every table is done. Locks that are not granted
+/// Does one job after the other until every table is done. Locks that are not granted
 /// are waited out.
 ///
 /// # Errors
@@ -52,7 +53,7 @@ pub(super) async fn work(cx: &Context, board: &Board, builds: &Builds) -> Result
     loop {
         cx.safe_point()?;
         let change = board.change();
-        match board.next_table() {
+        match board.next_job(super::jobs(cx)) {
             Next::Never => return Ok(()),
             Next::Later => {
                 tokio::select! {
@@ -61,33 +62,37 @@ pub(super) async fn work(cx: &Context, board: &Board, builds: &Builds) -> Result
                     () = change => {}
                 }
             }
-            Next::Take(table) => {
-                let name = board.name(table);
-                finish(cx, &mut session, name, builds.get(name).map_or(&[], Vec::as_slice)).await?;
-                board.built(table, cx.clock.now());
+            Next::Take(job) => {
+                let table = board.name(job.table);
+                match job.task {
+                    Task::Build(number) => {
+                        // The yard counts the builds of this very list.
+                        let build = &builds[table][number];
+                        patiently(cx, &mut session, build, job.helpers).await?;
+                    }
+                    Task::Analyse => analyse(cx, &mut session, table).await?,
+                }
+                board.job_done(job, cx.clock.now());
             }
         }
     }
 }
 
-/// Everything that one table needs.
-async fn finish(
-    cx: &Context,
-    session: &mut Option<Session>,
-    table: &RelationName,
-    builds: &[Build],
-) -> Result<(), Failure> {
-    for build in builds {
-        let mut patience = Patience::new(cx);
-        while let Err(failure) = make(cx, session, build).await {
-            *session = None;
-            if !is_passing(&failure) || failure.reason == Reason::ServerUnreachable {
-                return Err(failure);
-            }
-            patience.again(cx, failure, &format!("an index of {table}")).await?;
+/// One build, however often it has to be tried.
+async fn patiently(cx: &Context, session: &mut Option<Session>, build: &Build, helpers: usize) -> Result<(), Failure> {
+    let mut patience = Patience::new(cx);
+    while let Err(failure) = make(cx, session, build, helpers).await {
+        *session = None;
+        if !is_passing(&failure) || failure.reason == Reason::ServerUnreachable {
+            return Err(failure);
         }
-        cx.fail_point("copy_tables.perform.built");
+        patience.again(cx, failure, &format!("an index of {}", build.table)).await?;
     }
+    cx.fail_point("copy_tables.perform.built");
+    Ok(())
+}
+
+async fn analyse(cx: &Context, session: &mut Option<Session>, table: &RelationName) -> Result<(), Failure> {
     let open = ready(cx, session).await?;
     open.batch_execute(&format!("ANALYZE {table}"))
         .await
@@ -95,14 +100,15 @@ async fn finish(
 }
 
 /// One index or constraint, unless an earlier attempt has made it.
-async fn make(cx: &Context, session: &mut Option<Session>, build: &Build) -> Result<(), Failure> {
+async fn make(cx: &Context, session: &mut Option<Session>, build: &Build, helpers: usize) -> Result<(), Failure> {
     let open = ready(cx, session).await?;
     let failure = |error| sql_failure(error, &format!("make an index or a constraint of {}", build.table));
     let transaction = open.transaction().await.map_err(failure)?;
     if exists(&transaction, build).await? {
         return Ok(());
     }
-    let making = transaction.batch_execute(&build.statements);
+    let statements = format!("SET LOCAL max_parallel_maintenance_workers = {helpers}; {}", build.statements);
+    let making = transaction.batch_execute(&statements);
     tokio::select! {
         biased;
         // Dropping the session cancels the statement.
@@ -112,7 +118,6 @@ async fn make(cx: &Context, session: &mut Option<Session>, build: &Build) -> Res
     transaction.commit().await.map_err(failure)
 }
 
-/// A session with the settings for such work, kept from one use to the next.
 pub(super) async fn ready<'a>(cx: &Context, session: &'a mut Option<Session>) -> Result<&'a mut Session, Failure> {
     let open = match session.take() {
         Some(open) if !open.is_closed() => open,

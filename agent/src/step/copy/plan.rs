@@ -8,7 +8,7 @@ use crate::snapshot::SnapshotTable;
 
 /// A table is cut into about so many parts of the whole database: what a crash
 /// throws away, one part for every job, then stays below a few hundredths.
-const PARTS: i64 = 128;
+const PARTS: i64 = 256;
 /// A smaller part costs more in sessions and round trips than it saves.
 const SMALLEST_PART: i64 = 16 << 20;
 /// A larger part makes progress coarse and its loss dear.
@@ -98,7 +98,7 @@ mod tests {
     fn a_part_is_a_small_share_of_a_large_database() {
         let tables = [table("large", 2_000_000, 2_000_000 * 8192)];
         let pieces = pieces(&tables);
-        assert!((100..=160).contains(&pieces.len()), "{}", pieces.len());
+        assert!((200..=320).contains(&pieces.len()), "{}", pieces.len());
     }
 
     #[test]

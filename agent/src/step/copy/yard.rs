@@ -1,0 +1,223 @@
+//! Which index is built when, and by how many processes. Pure.
+//!
+//! A core that copies rows or builds an index is busy: a second process for the
+//! same index only costs. So every build is serial while there is something to do
+//! for every core, and uses the cores that are left over when there is not.
+
+use std::collections::BTreeMap;
+
+use crate::step::schema::later::{Build, Built};
+
+/// How much longer than a B-tree the other access methods take, as one build of
+/// each over the same table measured it.
+const SLOW_METHOD: i64 = 4;
+
+/// What a builder is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Job {
+    /// Index of the table in the snapshot's list.
+    pub(super) table: usize,
+    /// What is to be done to it.
+    pub(super) task: Task,
+    /// Processes that may help with it.
+    pub(super) helpers: usize,
+}
+
+/// What can be done to a table whose rows are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// The build of this number in the table's list.
+    Build(usize),
+    /// Statistics, when every index is there: those on expressions have their own.
+    Analyse,
+}
+
+/// What one table needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// Builds that lock everybody else out of the table, one after the other.
+    alone: Vec<usize>,
+    /// Builds that go side by side, with their weights, the heaviest last.
+    together: Vec<(i64, usize)>,
+    analysed: bool,
+    running: usize,
+    /// Whether what runs has the table for itself.
+    locked: bool,
+}
+
+impl Demand {
+    /// Sorts the builds of a table of that size.
+    pub(super) fn new(builds: &[Build], size_bytes: i64) -> Self {
+        let mut demand = Self::default();
+        for (number, build) in builds.iter().enumerate() {
+            // A constraint, and what marks the table as clustered or as identified
+            // by an index, is an ALTER TABLE.
+            if matches!(build.object, Built::Constraint(_)) || build.statements.contains("ALTER TABLE") {
+                demand.alone.push(number);
+            } else {
+                let slow = !build.statements.contains(" USING btree ");
+                demand.together.push((size_bytes.saturating_mul(if slow { SLOW_METHOD } else { 1 }), number));
+            }
+        }
+        demand.alone.reverse();
+        demand.together.sort_by_key(|&(weight, number)| (weight, std::cmp::Reverse(number)));
+        demand
+    }
+
+    /// What could be begun now, with its weight.
+    fn open(&self, size_bytes: i64) -> Option<(i64, Task)> {
+        match (self.alone.last(), self.together.last()) {
+            _ if self.locked => None,
+            (Some(&number), _) => Some((size_bytes, Task::Build(number))),
+            (None, Some(&(weight, number))) => Some((weight, Task::Build(number))),
+            (None, None) if self.running == 0 && !self.analysed => Some((size_bytes, Task::Analyse)),
+            (None, None) => None,
+        }
+    }
+
+    fn take(&mut self, task: Task) {
+        self.running += 1;
+        match task {
+            Task::Build(number) if self.alone.last() == Some(&number) => {
+                self.alone.pop();
+                self.locked = true;
+            }
+            Task::Build(_) => drop(self.together.pop()),
+            Task::Analyse => self.analysed = true,
+        }
+    }
+
+    /// Jobs that could be begun at the same time as the next one.
+    fn waiting(&self) -> usize {
+        if self.alone.is_empty() { self.together.len().max(1) } else { 1 }
+    }
+
+    fn is_done(&self) -> bool {
+        self.analysed && self.running == 0
+    }
+}
+
+/// The tables whose rows are in.
+#[derive(Debug, Default)]
+pub(super) struct Yard {
+    tables: BTreeMap<usize, (i64, Demand)>,
+}
+
+impl Yard {
+    /// A table's rows are in.
+    pub(super) fn open(&mut self, table: usize, size_bytes: i64, demand: Demand) {
+        self.tables.insert(table, (size_bytes, demand));
+    }
+
+    /// The heaviest job that can be begun, so that none is left alone in the end.
+    /// `cores` are those that have nothing else to do.
+    pub(super) fn take(&mut self, cores: usize) -> Option<Job> {
+        let running = self.running();
+        let open = self.tables.iter().filter_map(|(&table, (size, demand))| Some((table, demand.open(*size)?)));
+        let waiting = open.clone().map(|(table, _)| self.tables[&table].1.waiting()).sum::<usize>();
+        let (table, (_, task)) = open.max_by_key(|&(table, (weight, _))| (weight, std::cmp::Reverse(table)))?;
+        let busy = running + waiting.max(1);
+        let helpers = (cores / busy).saturating_sub(1);
+        self.tables.get_mut(&table)?.1.take(task);
+        Some(Job { table, task, helpers })
+    }
+
+    /// A job is done. Says whether its table needs nothing more.
+    pub(super) fn done(&mut self, job: Job) -> bool {
+        let Some((_, demand)) = self.tables.get_mut(&job.table) else { return false };
+        demand.running -= 1;
+        demand.locked = false;
+        let done = demand.is_done();
+        if done {
+            self.tables.remove(&job.table);
+        }
+        done
+    }
+
+    /// Jobs that were taken and are not done.
+    pub(super) fn running(&self) -> usize {
+        self.tables.values().map(|(_, demand)| demand.running).sum()
+    }
+
+    /// Whether nothing is left of the tables that are here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::RelationName;
+
+    fn build(object: Built, statements: &str) -> Build {
+        Build { table: RelationName::new("public", "t"), object, statements: statements.to_owned() }
+    }
+
+    fn index(name: &str, rest: &str) -> Build {
+        let name = RelationName::new("public", name);
+        build(Built::Index(name.clone()), &format!("CREATE INDEX {name} ON public.t USING {rest};"))
+    }
+
+    fn key() -> Build {
+        build(
+            Built::Constraint("t_pkey".to_owned()),
+            "ALTER TABLE ONLY public.t ADD CONSTRAINT t_pkey PRIMARY KEY (a);",
+        )
+    }
+
+    fn tasks(yard: &mut Yard, cores: usize) -> Vec<(usize, Task, usize)> {
+        std::iter::from_fn(|| yard.take(cores)).map(|job| (job.table, job.task, job.helpers)).collect()
+    }
+
+    #[test]
+    fn keys_come_alone_then_the_slowest_index_then_statistics() {
+        let builds = [index("a", "btree (a)"), index("b", "gin (b)"), key(), index("c", "btree (c)")];
+        let mut yard = Yard::default();
+        yard.open(0, 100, Demand::new(&builds, 100));
+        assert_eq!(tasks(&mut yard, 0), [(0, Task::Build(2), 0)], "nothing beside a key");
+        assert!(!yard.done(Job { table: 0, task: Task::Build(2), helpers: 0 }));
+        let side_by_side = [1, 0, 3].map(|number| (0, Task::Build(number), 0));
+        assert_eq!(tasks(&mut yard, 0), side_by_side, "the GIN index first");
+        for number in [0, 1, 3] {
+            assert_eq!(yard.take(0), None, "statistics come last");
+            assert!(!yard.done(Job { table: 0, task: Task::Build(number), helpers: 0 }));
+        }
+        assert_eq!(tasks(&mut yard, 0), [(0, Task::Analyse, 0)]);
+        assert!(!yard.is_empty());
+        assert!(yard.done(Job { table: 0, task: Task::Analyse, helpers: 0 }));
+        assert!(yard.is_empty() && yard.running() == 0);
+    }
+
+    #[test]
+    fn an_index_that_marks_its_table_comes_alone() {
+        let mut marked = index("a", "btree (a)");
+        marked.statements.push_str("\nALTER TABLE public.t CLUSTER ON a;\n");
+        let mut yard = Yard::default();
+        yard.open(0, 100, Demand::new(&[marked, index("b", "btree (b)")], 100));
+        assert_eq!(tasks(&mut yard, 0), [(0, Task::Build(0), 0)]);
+    }
+
+    #[test]
+    fn large_tables_come_first() {
+        let mut yard = Yard::default();
+        for (table, size) in [(0, 10), (1, 1_000), (2, 100)] {
+            yard.open(table, size, Demand::new(&[index("a", "btree (a)")], size));
+        }
+        assert_eq!(tasks(&mut yard, 0).iter().map(|task| task.0).collect::<Vec<_>>(), [1, 2, 0]);
+    }
+
+    #[test]
+    fn cores_that_are_left_over_help() {
+        let mut yard = Yard::default();
+        yard.open(0, 100, Demand::new(&[index("a", "btree (a)"), index("b", "btree (b)")], 100));
+        assert_eq!(yard.take(8).unwrap().helpers, 3, "two builds share eight cores");
+        assert_eq!(yard.take(2).unwrap().helpers, 0, "two builds, two cores");
+        let mut yard = Yard::default();
+        yard.open(0, 100, Demand::new(&[index("a", "btree (a)")], 100));
+        assert_eq!(yard.take(0).unwrap().helpers, 0, "every core copies rows");
+        let mut yard = Yard::default();
+        yard.open(0, 100, Demand::new(&[index("a", "btree (a)")], 100));
+        assert_eq!(yard.take(4).unwrap().helpers, 3, "there is nothing else to do");
+    }
+}
