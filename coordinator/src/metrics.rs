@@ -185,6 +185,8 @@ mod tests {
                 retained_wal_bytes: Some(3),
                 wal_forecast: Some(forecast),
                 warning: String::new(),
+                reader_limit: 0,
+                held_back_by: String::new(),
                 time: SystemTime::UNIX_EPOCH,
             };
             figures.measured("shop", Side::Source, &gauge);
