@@ -36,8 +36,11 @@ async fn taken_in(journey: &Journey) -> anyhow::Result<i64> {
 async fn speed(journey: &Journey) -> f64 {
     let beyond = |bytes: i64| {
         wait::until("more of the ballast", PATIENCE, move || async move {
-            let seen = taken_in(journey).await?;
-            Ok(if seen >= bytes { Seen::Done(seen) } else { Seen::NotYet(format!("{seen} of {bytes} bytes")) })
+            Ok(match taken_in(journey).await {
+                Ok(seen) if seen >= bytes => Seen::Done(seen),
+                // The session may be ended by the closing of the destination.
+                other => Seen::NotYet(format!("{other:?} of {bytes} bytes")),
+            })
         })
     };
     let from = beyond(4 * RATE).await.unwrap();

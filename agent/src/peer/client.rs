@@ -126,7 +126,7 @@ impl Peers {
     }
 
     /// On the destination: how what the source sends is to be packed. With
-    /// [`Compression::Auto`] the link is measured, which takes about half a second,
+    /// [`Compression::Auto`] the link is measured, which takes a moment,
     /// unless that was done lately. Nothing is lost with the future.
     ///
     /// # Errors

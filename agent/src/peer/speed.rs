@@ -1,7 +1,7 @@
 //! How fast the link is and how fast a core packs: what `compression = "auto"`
 //! goes by.
 //!
-//! The source sends noise for a moment and says how fast it packs; the
+//! The source sends a little noise and says how fast it packs; the
 //! destination counts what arrives. The first moments of a TCP connection over a
 //! long way are slow: such a link counts as slower than it is and is packed,
 //! which costs it nothing.
@@ -17,10 +17,11 @@ use super::packing::{Packer, Packing};
 use super::pump::CHUNK_BYTES;
 use crate::metrics::Traffic;
 
-/// How long noise is sent.
+/// How long noise is sent at most.
 pub(super) const NOISE_TIME: Duration = Duration::from_millis(250);
-/// Most noise sent: 250 ms at 2 GB/s, far above where packing ends to pay.
-const NOISE_BYTES: usize = 512 << 20;
+/// Most noise sent: where packing ends to pay, a few Gbit/s, that takes some ten
+/// milliseconds, and it is nothing beside a copy.
+const NOISE_BYTES: usize = 4 << 20;
 /// How long packing is tried.
 const PACKING_TIME: Duration = Duration::from_millis(20);
 /// For how long a measurement is believed.
