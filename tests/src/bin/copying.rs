@@ -125,7 +125,12 @@ fn figure_name(arguments: &Arguments) -> String {
 
 async fn start(network: Option<&Network>) -> Result<Site> {
     let settings = |options: ClusterOptions| {
-        options.setting("shared_buffers", "512MB").setting("max_wal_size", "8GB").setting("checkpoint_timeout", "30min")
+        // The locks are for one transaction that makes thousands of tables.
+        options
+            .setting("shared_buffers", "512MB")
+            .setting("max_wal_size", "8GB")
+            .setting("checkpoint_timeout", "30min")
+            .setting("max_locks_per_transaction", "256")
     };
     let mut options = SiteOptions::new(PostgresVersion::V15, PostgresVersion::V18);
     options.source = settings(options.source);
