@@ -224,8 +224,9 @@ pub struct Carried {
     pub back_bytes: u64,
 }
 
-/// Passes bytes on, and tells `meter` how many, until both directions have ended or one has failed. The end
-/// of one direction is passed on while the other goes on; a failure ends both. Dropping the future closes everything.
+/// Passes bytes on, and tells `meter` how many, until both directions have ended or
+/// one has failed. The end of one direction is passed on while the other goes on; a
+/// failure ends both. Dropping the future closes everything.
 ///
 /// # Errors
 ///

@@ -126,18 +126,27 @@ impl Peers {
     }
 
     /// On the destination: how what the source sends is to be packed. With
-    /// [`Compression::Auto`] the link is measured, which takes a moment,
-    /// unless that was done lately. Nothing is lost with the future.
+    /// [`Compression::Auto`] the link is measured, which takes a moment, unless that
+    /// was done lately. What cannot be measured stops nobody. Nothing is lost with
+    /// the future.
+    pub async fn packing(&self, participation: &Participation) -> Packing {
+        let measured = self.measured.lock().await.get(&participation.peer).copied();
+        let fresh = |measured: Measured| self.clock.now().duration_since(measured.at) < speed::BELIEVED_FOR;
+        if self.compression == Compression::Auto
+            && !measured.is_some_and(fresh)
+            && let Err(failure) = self.measure(participation).await
+        {
+            tracing::warn!(%failure, detail = failure.detail, "the link could not be measured");
+        }
+        self.known_packing(participation).await
+    }
+
+    /// On the destination: measures the link, and remembers what that came to.
     ///
     /// # Errors
     ///
     /// As [`Self::call`], and what the source reports.
-    pub async fn packing(&self, participation: &Participation) -> Result<Packing, Failure> {
-        let measured = self.measured.lock().await.get(&participation.peer).copied();
-        let fresh = |measured: Measured| self.clock.now().duration_since(measured.at) < speed::BELIEVED_FOR;
-        if self.compression != Compression::Auto || measured.is_some_and(fresh) {
-            return Ok(self.known_packing(participation).await);
-        }
+    pub async fn measure(&self, participation: &Participation) -> Result<(), Failure> {
         let speeds = self.connect(participation, 1).await?.measure().await?;
         let packing = speeds.decide();
         tracing::info!(
@@ -149,7 +158,7 @@ impl Peers {
         );
         let measured = Measured { packing, at: self.clock.now() };
         self.measured.lock().await.insert(participation.peer.clone(), measured);
-        Ok(packing)
+        Ok(())
     }
 
     /// As [`Self::packing`], by what is known already: a link that was never

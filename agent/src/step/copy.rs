@@ -207,7 +207,7 @@ async fn complete(
     };
     let rows = async {
         if let Some(snapshot) = snapshot {
-            let packing = cx.agent.peers.packing(&cx.participation).await?;
+            let packing = cx.agent.peers.packing(&cx.participation).await;
             try_join_all((0..jobs(cx)).map(|_| rows::work(cx, &board, snapshot, packing))).await?;
             ledger::rows_are_complete(&**session).await?;
             cx.fail_point("copy_tables.perform.rows_complete");

@@ -28,7 +28,7 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
     answers.push(("dump", dump));
     answers.push(("heartbeat", peer.watch_heartbeat().await.err()));
     answers.push(("tunnel", peer.open_tunnel(Packing::Plain, Traffic::default()).await.err()));
-    answers.push(("measure", peers.packing(participation).await.err()));
+    answers.push(("measure", peers.measure(participation).await.err()));
     answers.push(("snapshot", peer.open_snapshot(Duration::from_secs(10)).await.err()));
     let table = SnapshotTable {
         name: RelationName::new("pg_catalog", "pg_authid"),

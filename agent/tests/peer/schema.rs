@@ -9,7 +9,7 @@ use pgportage_agent::postgres::ServerVersion;
 use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::schema::{RestoreSchema, RestoreSchemaResult};
 use pgportage_agent::step::{Context, Step, Survey};
-use pgportage_link::{Effect, Failure, fail_point};
+use pgportage_link::{Effect, Failure, Remedy, fail_point};
 use pgportage_proto::Reason;
 use pgportage_tests::cluster::Cluster;
 use pgportage_tests::postgres_versions::{PostgresVersion, tools_for};
@@ -362,6 +362,19 @@ async fn a_dump_waits_for_a_lock_for_a_bounded_time_and_ends_with_its_reader() {
     .await
     .unwrap();
     nothing_left_in(&world);
+}
+
+/// An agent that is stopped in order ends its streams in order.
+#[tokio::test]
+async fn an_archive_that_ends_early_is_not_a_whole_one() {
+    let world = prepared(Options::default(), "CREATE TABLE held (id int)").await;
+    let blocker = world.source.connect(&world.options.database).await.unwrap();
+    blocker.batch_execute("BEGIN; LOCK TABLE held IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
+    let mut stream = peer.dump_schema(ServerVersion::from_num(180_006)).await.unwrap();
+    world.source_agent.stop.cancel();
+    let failure = stream.next().await.unwrap_err();
+    assert_eq!((failure.reason, failure.remedy), (Reason::PeerUnreachable, Remedy::Wait), "{}", shown(&failure));
 }
 
 #[tokio::test]

@@ -41,8 +41,8 @@ pub(super) fn by_table(builds: Vec<Build>) -> Builds {
     tables
 }
 
-/// Does one job after the other until every table is done. Locks that are not granted
-/// are waited out.
+/// Does one job after the other until every table is done. Locks that are not
+/// granted are waited out.
 ///
 /// # Errors
 ///

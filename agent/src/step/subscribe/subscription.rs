@@ -115,7 +115,7 @@ impl Step for CreateSubscription {
             .get(0);
         if self.path == ConnectionPath::Tunnel {
             report(cx, "the link, to measure it");
-            cx.agent.peers.packing(&cx.participation).await?;
+            cx.agent.peers.packing(&cx.participation).await;
         }
         let (host, port) = self.address(cx).await?;
         report(cx, "the source agent, for a login");
