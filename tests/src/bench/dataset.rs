@@ -60,8 +60,8 @@ fn large(scale: u32) -> Vec<String> {
         format!(
             "INSERT INTO document SELECT i, hashint8(i) % 10000,
                     jsonb_build_object('name', 'customer ' || i % 20000, 'tags', jsonb_build_array(i % 7, i % 11),
-                                       'note', md5(i::text), 'city', 'town ' || i % 300,
-                                       'history', repeat('ordered, paid, shipped; ', (i % 9)::int))
+                                       'note', md5(i::text), 'city', 'town ' || i % 300, 'trace', md5((-i)::text),
+                                       'history', repeat('ordered, paid, shipped; ', (i % 7)::int))
                FROM generate_series(1, {documents}) i"
         ),
         "CREATE INDEX ON document (owner)".to_owned(),
