@@ -1,6 +1,6 @@
 //! What is copied. Always the same rows: everything is computed from row numbers.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::cluster::Cluster;
 use crate::site::APPLICATION;
@@ -15,6 +15,14 @@ pub enum Dataset {
     /// So many tables of a hundred rows, each with a key and another index.
     ManyTables(u32),
 }
+
+/// The scale at which it is what `docs/benchmarks.md` says.
+const FULL: u32 = 60;
+
+/// Bytes of the database, of all its tables, and of the largest one.
+const SHAPE: &str = "
+SELECT pg_database_size(current_database()), sum(pg_table_size(oid))::bigint, max(pg_table_size(oid))
+  FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
 
 impl Dataset {
     fn statements(self) -> Vec<String> {
@@ -39,6 +47,12 @@ impl Dataset {
         client.batch_execute("RESET ROLE").await?;
         for statement in ["VACUUM (FREEZE, ANALYZE)", "CHECKPOINT"] {
             client.batch_execute(statement).await?;
+        }
+        if let Self::Large(FULL..) = self {
+            let row = client.query_one(SHAPE, &[]).await?;
+            let (database, tables, largest): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
+            ensure!(database >= 2_000_000_000, "the page promises 2 GB, and the database has {database} bytes");
+            ensure!(2 * largest >= tables, "no table is half of all: {largest} of {tables} bytes");
         }
         Ok(())
     }
