@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use pgportage_tests::bench::contestant::{Contestant, Ring, StepTime};
-use pgportage_tests::bench::dataset::Dataset;
+use pgportage_tests::bench::dataset::{Dataset, FULL};
 use pgportage_tests::bench::scrape;
 use pgportage_tests::bench::usage::{Usage, mebibytes};
 use pgportage_tests::cluster::ClusterOptions;
@@ -66,7 +66,7 @@ type Times = BTreeMap<Contestant, Vec<Duration>>;
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let dataset = match arguments.data {
-        Data::Large => Dataset::Large(arguments.scale.unwrap_or(60)),
+        Data::Large => Dataset::Large(arguments.scale.unwrap_or(FULL)),
         Data::Tables => Dataset::ManyTables(arguments.scale.unwrap_or(2_000)),
     };
     let mut ways = Contestant::ALL.to_vec();
