@@ -105,6 +105,19 @@ impl Service {
         Ok(participation)
     }
 
+    /// As [`Self::authorise`], for whoever follows what this side publishes: the
+    /// destination, and on the way back the source, where this agent's owner allowed
+    /// one.
+    fn authorise_follower(&self, caller: Option<&PeerIdentity>, migration: &str) -> Result<Participation, Failure> {
+        let participation = self.authorise(caller, migration, None)?;
+        if participation.side == Side::Destination && !self.agent.policy.destructive().way_back {
+            return Err(Failure::new(Reason::PeerRefused, "this agent's policy does not allow a way back")
+                .hint("Set `way_back = true` under [destructive] in its policy, then restart it.")
+                .effect(Effect::None));
+        }
+        Ok(participation)
+    }
+
     fn permit(&self, of: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Failure> {
         Arc::clone(of).try_acquire_owned().map_err(|_| {
             Failure::new(Reason::PeerUnreachable, format!("this agent serves no more {what} at the moment"))
@@ -137,7 +150,7 @@ impl PeerService for Service {
     ) -> Answer<v1::GetReplicationAccessResponse> {
         let message = request.get_ref();
         let participation =
-            self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
+            self.authorise_follower(request.extensions().get(), &message.migration_id).map_err(to_status)?;
         let access = connect::replication_access(&self.agent, &participation, &message.system_identifier)
             .await
             .map_err(to_status)?;
@@ -145,7 +158,7 @@ impl PeerService for Service {
             migration.id = %participation.migration,
             role = access.role_name,
             peer = participation.peer,
-            "handed a login for the subscription to the destination's agent"
+            "handed a login for its subscription to the other agent"
         );
         Ok(Response::new(v1::GetReplicationAccessResponse {
             role_name: access.role_name,
@@ -274,15 +287,15 @@ impl PeerService for Service {
                     .with("field", "migration_id"),
             ));
         };
-        let participation = self.authorise(caller.as_ref(), &migration, Some(Side::Source)).map_err(to_status)?;
+        let participation = self.authorise_follower(caller.as_ref(), &migration).map_err(to_status)?;
         let permit = self.permit(&self.tunnels, "tunnels").map_err(to_status)?;
         let address = &self.agent.settings.postgres.replication_address;
         let server = self.agent.clock.timeout(CONNECT_TIMEOUT, connect(address)).await;
         let unreachable = |text: String| {
             to_status(
-                Failure::new(Reason::ServerUnreachable, format!("the source's server does not answer at {address}"))
+                Failure::new(Reason::ServerUnreachable, format!("the {} server does not answer at {address}", participation.side))
                     .detail(format!("{text}."))
-                    .hint("Check `postgres.replication_address` in agent.toml on the source's machine.")
+                    .hint("Check `postgres.replication_address` in agent.toml on that machine.")
                     .remedy(Remedy::Wait)
                     .effect(Effect::None),
             )
@@ -325,7 +338,7 @@ impl PeerService for Service {
 
     async fn watch_heartbeat(&self, request: Request<v1::WatchHeartbeatRequest>) -> Answer<Self::WatchHeartbeatStream> {
         let participation = self
-            .authorise(request.extensions().get(), &request.get_ref().migration_id, Some(Side::Destination))
+            .authorise(request.extensions().get(), &request.get_ref().migration_id, None)
             .map_err(to_status)?;
         let numbers = crate::heartbeat::arrivals(&self.agent, &participation);
         let stream = numbers.map(|sequence| Ok(v1::WatchHeartbeatResponse { sequence }));
@@ -337,7 +350,7 @@ impl PeerService for Service {
 
         let message = request.get_ref();
         let participation = self
-            .authorise(request.extensions().get(), &message.migration_id, Some(Side::Destination))
+            .authorise(request.extensions().get(), &message.migration_id, None)
             .map_err(to_status)?;
         let resolution = resolve(&self.agent, &participation, message.cutover_epoch).await.map_err(to_status)?;
         let resolution = match resolution {

@@ -62,7 +62,7 @@ enum Grant {
 pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "let the replication role read the published tables");
     let publication = names::replication_name(&cx.participation.migration);
-    let role = replication_role(&cx.agent.policy, &cx.participation.migration);
+    let role = replication_role(&cx.agent.policy, &cx.participation);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
     let schemas: Vec<String> = transaction
@@ -108,7 +108,7 @@ pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
 /// Revokes what the ledger says that we granted.
 pub(crate) async fn revoke_reading(cx: &Context) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "revoke what the replication role could read");
-    let role = replication_role(&cx.agent.policy, &cx.participation.migration);
+    let role = replication_role(&cx.agent.policy, &cx.participation);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
     if own_schema::ownership(&transaction, &cx.participation).await? != Ownership::Ours
