@@ -110,9 +110,10 @@ impl Figures {
         self.attached.get_or_create(&AgentLabel { agent: agent.to_owned() }).set(i64::from(attached));
     }
 
-    /// An agent measured something.
-    pub fn measured(&self, migration: &str, side: Side, gauge: &Gauge) {
-        if side == Side::Source {
+    /// An agent measured something. `publishes`: its side takes the applications'
+    /// writes, and what it measures is the stream that runs.
+    pub fn measured(&self, migration: &str, publishes: bool, gauge: &Gauge) {
+        if publishes {
             let label = MigrationLabel { migration: migration.to_owned() };
             if let Some(lag) = gauge.lag {
                 self.lag.get_or_create(&label).set(lag.as_secs_f64());
@@ -189,7 +190,7 @@ mod tests {
                 held_back_by: String::new(),
                 time: SystemTime::UNIX_EPOCH,
             };
-            figures.measured("shop", Side::Source, &gauge);
+            figures.measured("shop", true, &gauge);
             let text = metrics.render();
             let value = |name: &str| {
                 let start = format!("pgportage_{name}{{migration=\"shop\"}} ");
