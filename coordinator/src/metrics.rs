@@ -11,7 +11,6 @@ use prometheus_client::metrics::gauge::Gauge as Metric;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::figures::Gauge;
-use crate::workflow::Side;
 use crate::workflow::state::{Phase, State};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -200,11 +200,11 @@ fn cases() -> Vec<(String, Render)> {
     let again = ready.clone();
     add(
         "question-cutover.txt".to_owned(),
-        Box::new(move |style| render::before_cutover(&ready, Some(Duration::from_secs(1)), style)),
+        Box::new(move |style| render::before_cutover(&ready, Some(Duration::from_secs(1)), true, style)),
     );
     add(
         "question-cutover-unbounded.txt".to_owned(),
-        Box::new(move |style| render::before_cutover(&again, None, style)),
+        Box::new(move |style| render::before_cutover(&again, None, true, style)),
     );
     let done = Migration::from(support::cut_over());
     add("question-finish.txt".to_owned(), Box::new(move |style| render::before_finish(&done, style)));

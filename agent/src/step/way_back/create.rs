@@ -76,6 +76,7 @@ impl Step for CreateWayBack {
         let entrance = Entrance { host, port, version };
         quiet::hush(&session).await?;
         if cx.agent.journal.note(migration, PROVED)?.is_none() {
+            cx.fail_point("create_way_back.perform.proving");
             prove(cx, &mut session, &name, &entrance, &access).await?;
             cx.agent.journal.set_note(migration, PROVED, "yes")?;
             cx.fail_point("create_way_back.perform.proved");
@@ -181,7 +182,6 @@ async fn prove(
         .batch_execute(&format!("ALTER SUBSCRIPTION {} ENABLE", quote_ident(name)))
         .await
         .map_err(|error| sql_failure(error, "enable the subscription of the way back"))?;
-    cx.fail_point("create_way_back.perform.proving");
     let patience = Patience::new(cx);
     while beat(session).await? <= before {
         if patience.is_over(cx) {

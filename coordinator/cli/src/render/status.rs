@@ -231,7 +231,7 @@ fn steps(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: Style
                 push_line(&mut out, &format!("      {}", self::build(build)));
             }
         }
-        if step.point_of_no_return && migration.way_back == WayBack::None {
+        if step.point_of_no_return && matches!(migration.way_back, WayBack::None | WayBack::Unrecognised) {
             push_line(&mut out, &style.paint(Tone::Careful, "   -- nothing after this can be taken back --"));
         }
     }
