@@ -149,14 +149,8 @@ pub enum DestructiveAct {
 
 impl DestructiveAct {
     /// Every act, in the order of the file.
-    pub const ALL: [Self; 6] = [
-        Self::Fence,
-        Self::Open,
-        Self::DropSlot,
-        Self::TerminateSessions,
-        Self::ReplicaIdentityFull,
-        Self::WayBack,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Fence, Self::Open, Self::DropSlot, Self::TerminateSessions, Self::ReplicaIdentityFull, Self::WayBack];
 
     /// The key under `[destructive]`.
     #[must_use]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use pgportage_tests::journey::{Journey, MIGRATION, expect_level, expect_refused};
 use pgportage_tests::ledger::{End, Ledger};
 use pgportage_tests::service::Service;
-use pgportage_tests::workload::WorkloadOptions;
 use pgportage_tests::wait::{self, Seen};
+use pgportage_tests::workload::WorkloadOptions;
 use pgportage_tests::{PostgresVersion, Site, SiteOptions, checker, fail_points, final_state, traces};
 
 use PostgresVersion::{V15, V16, V17, V18};

@@ -83,6 +83,9 @@ async fn look(
         Some(open) => open,
         None => session.insert(agent.door.open(&participation.database, Purpose::Watch).await?),
     };
-    let row = open.query_opt(&look_statement(participation), &[]).await.map_err(|error| sql_failure(error, "look for heartbeats"))?;
+    let row = open
+        .query_opt(&look_statement(participation), &[])
+        .await
+        .map_err(|error| sql_failure(error, "look for heartbeats"))?;
     Ok(row.map_or(0, |row| row.get(0)))
 }

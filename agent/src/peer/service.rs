@@ -109,9 +109,25 @@ impl Service {
     /// destination, and on the way back the source, where this agent's owner allowed
     /// one.
     fn authorise_follower(&self, caller: Option<&PeerIdentity>, migration: &str) -> Result<Participation, Failure> {
+        self.authorise_stream(caller, migration, Side::Destination)
+    }
+
+    /// As [`Self::authorise`], for whoever publishes what this side follows.
+    fn authorise_publisher(&self, caller: Option<&PeerIdentity>, migration: &str) -> Result<Participation, Failure> {
+        self.authorise_stream(caller, migration, Side::Source)
+    }
+
+    /// `back`: the side on which this belongs to the way back.
+    fn authorise_stream(
+        &self,
+        caller: Option<&PeerIdentity>,
+        migration: &str,
+        back: Side,
+    ) -> Result<Participation, Failure> {
         let participation = self.authorise(caller, migration, None)?;
-        if participation.side == Side::Destination && !self.agent.policy.destructive().way_back {
-            return Err(Failure::new(Reason::PeerRefused, "this agent's policy does not allow a way back")
+        if participation.side == back && !self.agent.policy.destructive().way_back {
+            let message = format!("the policy of the {back}'s agent does not allow a way back");
+            return Err(Failure::new(Reason::PeerRefused, message)
                 .hint("Set `way_back = true` under [destructive] in its policy, then restart it.")
                 .effect(Effect::None));
         }
@@ -293,11 +309,14 @@ impl PeerService for Service {
         let server = self.agent.clock.timeout(CONNECT_TIMEOUT, connect(address)).await;
         let unreachable = |text: String| {
             to_status(
-                Failure::new(Reason::ServerUnreachable, format!("the {} server does not answer at {address}", participation.side))
-                    .detail(format!("{text}."))
-                    .hint("Check `postgres.replication_address` in agent.toml on that machine.")
-                    .remedy(Remedy::Wait)
-                    .effect(Effect::None),
+                Failure::new(
+                    Reason::ServerUnreachable,
+                    format!("the {} server does not answer at {address}", participation.side),
+                )
+                .detail(format!("{text}."))
+                .hint("Check `postgres.replication_address` in agent.toml on that machine.")
+                .remedy(Remedy::Wait)
+                .effect(Effect::None),
             )
         };
         let (reader, writer) = match server {
@@ -337,9 +356,8 @@ impl PeerService for Service {
     type WatchHeartbeatStream = StreamOf<v1::WatchHeartbeatResponse>;
 
     async fn watch_heartbeat(&self, request: Request<v1::WatchHeartbeatRequest>) -> Answer<Self::WatchHeartbeatStream> {
-        let participation = self
-            .authorise(request.extensions().get(), &request.get_ref().migration_id, None)
-            .map_err(to_status)?;
+        let participation =
+            self.authorise_publisher(request.extensions().get(), &request.get_ref().migration_id).map_err(to_status)?;
         let numbers = crate::heartbeat::arrivals(&self.agent, &participation);
         let stream = numbers.map(|sequence| Ok(v1::WatchHeartbeatResponse { sequence }));
         Ok(Response::new(Box::pin(stream)))
@@ -349,9 +367,8 @@ impl PeerService for Service {
         use v1::resolve_cutover_response::Resolution as Wire;
 
         let message = request.get_ref();
-        let participation = self
-            .authorise(request.extensions().get(), &message.migration_id, None)
-            .map_err(to_status)?;
+        let participation =
+            self.authorise_publisher(request.extensions().get(), &message.migration_id).map_err(to_status)?;
         let resolution = resolve(&self.agent, &participation, message.cutover_epoch).await.map_err(to_status)?;
         let resolution = match resolution {
             Resolution::Opened => Wire::Opened,

@@ -11,8 +11,7 @@ use crate::step::close::CloseDatabase;
 use crate::step::connect::{CreateReplicationRole, ReachPeer};
 use crate::step::copy::{CopyMethod, CopyTables};
 use crate::step::cutover::{
-    DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, SequencePosition,
-    Switch,
+    DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, SequencePosition, Switch,
 };
 use crate::step::finish::FinishMigration;
 use crate::step::identity::SetReplicaIdentity;
@@ -72,9 +71,7 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
         })),
         Wire::CreateWayBack(v1::CreateWayBack {}) => Ok(Action::CreateWayBack(CreateWayBack)),
         Wire::KeepStream(message) => Ok(Action::KeepStream(KeepStream { cutover_epoch: message.cutover_epoch })),
-        Wire::FollowStream(message) => {
-            Ok(Action::FollowStream(FollowStream { cutover_epoch: message.cutover_epoch }))
-        }
+        Wire::FollowStream(message) => Ok(Action::FollowStream(FollowStream { cutover_epoch: message.cutover_epoch })),
         Wire::RaiseBarrier(message) => Ok(Action::RaiseBarrier(RaiseBarrier {
             cutover_epoch: message.cutover_epoch,
             max_outage: duration(message.max_outage, "max_outage")?,
@@ -160,9 +157,7 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
             subscription_name: result.subscription_name,
             table_count: count(result.table_count),
         })),
-        Outcome::KeepStream(result) => {
-            Some(Wire::KeepStream(v1::KeepStreamResult { begin_lsn: result.begin_lsn }))
-        }
+        Outcome::KeepStream(result) => Some(Wire::KeepStream(v1::KeepStreamResult { begin_lsn: result.begin_lsn })),
         Outcome::FollowStream(result) => {
             Some(Wire::FollowStream(v1::FollowStreamResult { first_arrival: Some(span(result.first_arrival)) }))
         }

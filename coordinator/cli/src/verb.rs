@@ -136,7 +136,10 @@ impl Hand {
         let style = self.terminal.out;
         let mut text = String::new();
         let verification = migration.verification.as_ref().filter(|_| awaited == Awaited::Verified);
-        let cutover = migration.cutover.as_ref().filter(|_| matches!(awaited, Awaited::CutOver | Awaited::RolledBack | Awaited::Resolved));
+        let cutover = migration
+            .cutover
+            .as_ref()
+            .filter(|_| matches!(awaited, Awaited::CutOver | Awaited::RolledBack | Awaited::Resolved));
         let unfence =
             render::unfence(&migration.unfence_statements, &migration.database, &migration.source_agent, style);
         let blocks = [

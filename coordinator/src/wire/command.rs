@@ -86,9 +86,7 @@ fn action(input: &Input) -> Action {
             stable_window: to_duration(*stable_window),
         }),
         Input::CreateWayBack => Action::CreateWayBack(v1::CreateWayBack {}),
-        Input::KeepStream { cutover_epoch } => {
-            Action::KeepStream(v1::KeepStream { cutover_epoch: *cutover_epoch })
-        }
+        Input::KeepStream { cutover_epoch } => Action::KeepStream(v1::KeepStream { cutover_epoch: *cutover_epoch }),
         Input::FollowStream { cutover_epoch } => {
             Action::FollowStream(v1::FollowStream { cutover_epoch: *cutover_epoch })
         }

@@ -186,10 +186,7 @@ fn held_up(state: &State, act: ActRef) -> bool {
 /// the setting.
 fn stall_timeout(state: &State, act: ActRef, situation: &Situation) -> Duration {
     match &state.cutover {
-        Some(cutover)
-            if act.step.is_switch()
-                && (ActRef::raise(act.step)..=ActRef::fence(act.step)).contains(&act) =>
-        {
+        Some(cutover) if act.step.is_switch() && (ActRef::raise(act.step)..=ActRef::fence(act.step)).contains(&act) => {
             cutover.max_outage.max(Duration::from_secs(1))
         }
         Some(_) | None => situation.stall_timeout,

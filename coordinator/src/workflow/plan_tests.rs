@@ -290,7 +290,11 @@ fn the_budget_ends_a_cutover_before_the_decision_only() {
         play.outage_left = Duration::ZERO;
         play.advance();
         let given_up = matches!(play.state.phase, Phase::TakingBack { .. });
-        assert_eq!(given_up, (ActRef::raise(StepName::Cutover).index..=ActRef::fence(StepName::Cutover).index).contains(&index), "{index}");
+        assert_eq!(
+            given_up,
+            (ActRef::raise(StepName::Cutover).index..=ActRef::fence(StepName::Cutover).index).contains(&index),
+            "{index}"
+        );
     }
 }
 
@@ -327,7 +331,10 @@ fn an_abort_that_meets_an_opened_destination_goes_forward_too() {
     play.answer_until(ActRef::open(StepName::Cutover));
     play.fail(failure(Remedy::Wait, Effect::Unknown));
     play.say(Word::Abort).unwrap();
-    play.fail_act(ActRef::fence(StepName::Cutover), Failure::new(Reason::DestinationOpened, "the destination has opened"));
+    play.fail_act(
+        ActRef::fence(StepName::Cutover),
+        Failure::new(Reason::DestinationOpened, "the destination has opened"),
+    );
     assert_eq!(play.state.phase, Phase::Running { step: StepName::Cutover });
 }
 

@@ -105,9 +105,7 @@ pub(crate) fn outcome(act: ActRef, _input: &Input) -> Outcome {
         }
         ActionKind::AwaitCopy => Outcome::AwaitCopy { table_count: 1 },
         ActionKind::AwaitLag => Outcome::AwaitLag { lag: Duration::from_millis(3) },
-        ActionKind::CreateWayBack => {
-            Outcome::CreateWayBack { subscription_name: "b".to_owned(), table_count: 1 }
-        }
+        ActionKind::CreateWayBack => Outcome::CreateWayBack { subscription_name: "b".to_owned(), table_count: 1 },
         ActionKind::KeepStream => Outcome::KeepStream { begin_lsn: "0/4".to_owned() },
         ActionKind::FollowStream => Outcome::FollowStream { first_arrival: Duration::from_millis(5) },
         ActionKind::CountRows => Outcome::CountRows(RowCounts::default()),

@@ -385,9 +385,8 @@ impl State {
     /// The step after this one, those left out that have nothing to do here.
     #[must_use]
     pub fn following(&self, step: StepName) -> Option<StepName> {
-        let left_out = |step: &StepName| {
-            !self.way_back && step.row().acts.iter().all(|act| act.belongs == Belongs::ToTheWayBack)
-        };
+        let left_out =
+            |step: &StepName| !self.way_back && step.row().acts.iter().all(|act| act.belongs == Belongs::ToTheWayBack);
         std::iter::successors(step.following(), |step| step.following()).find(|step| !left_out(step))
     }
 

@@ -121,7 +121,10 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
             vec!["ALTER TABLE … REPLICA IDENTITY FULL, for tables without another, as agreed".to_owned()]
         }
         ActionKind::CreatePublication if act.side == Side::Destination => {
-            vec![format!("CREATE PUBLICATION {name} FOR TABLE …"), "a publication of nothing but the heartbeat".to_owned()]
+            vec![
+                format!("CREATE PUBLICATION {name} FOR TABLE …"),
+                "a publication of nothing but the heartbeat".to_owned(),
+            ]
         }
         ActionKind::CreatePublication => vec![
             "CREATE SCHEMA pgportage".to_owned(),

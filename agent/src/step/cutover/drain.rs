@@ -70,11 +70,7 @@ impl Step for DrainToMarker {
     }
 }
 
-async fn drain(
-    cx: &Context,
-    step: &DrainToMarker,
-    cutover: &mut EnteringSide,
-) -> Result<DrainToMarkerResult, Failure> {
+async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut EnteringSide) -> Result<DrainToMarkerResult, Failure> {
     let begin = cx.clock.now();
     let open_deadline = begin + step.open_timeout;
     if step.catalog_digest != cutover.catalog_digest {

@@ -139,10 +139,7 @@ pub(super) async fn opened_epoch(client: &Client) -> Result<Option<i64>, Failure
 
 /// The agent's own role, and the one that the other side logs in as for the way
 /// back.
-async fn keep_own_grants(
-    cx: &Context,
-    client: &impl tokio_postgres::GenericClient,
-) -> Result<Vec<String>, Failure> {
+async fn keep_own_grants(cx: &Context, client: &impl tokio_postgres::GenericClient) -> Result<Vec<String>, Failure> {
     const OURS: &str = "\
 SELECT rolname::text FROM pg_roles WHERE (rolname = current_user AND NOT rolsuper) OR rolname = $1 ORDER BY 1";
     let follower = connect::replication_role(&cx.agent.policy, &cx.participation);

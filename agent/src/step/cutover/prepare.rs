@@ -36,6 +36,12 @@ WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a
                   WHERE ours.pid = a.pid AND ours.backend_start = a.backend_start::text)
 ORDER BY a.xact_start";
 
+/// A session of ours that has just been closed is there for a moment and no longer
+/// known as ours.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
+/// How often to look again before a superuser is believed.
+const SECOND_LOOKS: u32 = 5;
+
 /// Sessions that no grant keeps out.
 const SUPERUSER_SESSIONS: &str = "\
 SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')::text
@@ -161,10 +167,13 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     let missing: Vec<String> =
         tables.iter().filter(|table| !published.contains(table)).map(ToString::to_string).collect();
     if !missing.is_empty() {
-        return Err(Failure::new(Reason::SchemaDiffers, format!("tables were created on the {} since the migration began", cx.participation.side))
-            .detail(format!("They are not replicated: {}.", missing.join(", ")))
-            .hint("Drop them, or abort the migration and begin again.")
-            .effect(Effect::None));
+        return Err(Failure::new(
+            Reason::SchemaDiffers,
+            format!("tables were created on the {} since the migration began", cx.participation.side),
+        )
+        .detail(format!("They are not replicated: {}.", missing.join(", ")))
+        .hint("Drop them, or abort the migration and begin again.")
+        .effect(Effect::None));
     }
     let catalog_digest = catalog::catalog_digest(&writer).await?.to_vec();
     let result = PrepareCutoverResult {
@@ -281,7 +290,9 @@ async fn prove_closed(cx: &Context, client: &Client) -> Result<(), Failure> {
         .map(|row| row.get(0));
     match state.as_deref() {
         Some("closed") => Ok(()),
-        Some(_) => Err(Failure::new(Reason::DestinationOpened, format!("the {side} is open already")).effect(Effect::None)),
+        Some(_) => {
+            Err(Failure::new(Reason::DestinationOpened, format!("the {side} is open already")).effect(Effect::None))
+        }
         None => {
             Err(Failure::new(Reason::DestinationNotClosed, format!("the {side} was never closed")).effect(Effect::None))
         }
@@ -328,8 +339,26 @@ fn own(cx: &Context) -> (Vec<i32>, Vec<String>) {
 }
 
 async fn refuse_superusers(cx: &Context, client: &Client) -> Result<(), Failure> {
+    let mut sessions = superusers(cx, client).await?;
+    for _look in 0..SECOND_LOOKS {
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        cx.pause(SECOND_LOOK).await?;
+        sessions = superusers(cx, client).await?;
+    }
+    if sessions.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::SuperuserSession, format!("superusers are logged in to the {}", cx.participation.side))
+        .detail(format!("No fence keeps a superuser out: {}.", sessions.join("; ")))
+        .hint("Close these sessions, and give applications a role that is no superuser.")
+        .effect(Effect::None))
+}
+
+async fn superusers(cx: &Context, client: &Client) -> Result<Vec<String>, Failure> {
     let (pids, starts) = own(cx);
-    let sessions: Vec<String> = client
+    Ok(client
         .query(SUPERUSER_SESSIONS, &[&pids, &starts])
         .await
         .map_err(|error| sql_failure(error, "look for superusers"))?
@@ -342,14 +371,7 @@ async fn refuse_superusers(cx: &Context, client: &Client) -> Result<(), Failure>
                 row.get::<_, String>(2)
             )
         })
-        .collect();
-    if sessions.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::new(Reason::SuperuserSession, "superusers are logged in to the source")
-        .detail(format!("No fence keeps a superuser out: {}.", sessions.join("; ")))
-        .hint("Close these sessions, and give applications a role that is no superuser.")
-        .effect(Effect::None))
+        .collect())
 }
 
 async fn refuse_long_writers(cx: &Context, client: &Session) -> Result<(), Failure> {

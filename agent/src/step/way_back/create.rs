@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 
 use super::lost;
 use crate::names;
-use crate::postgres::{Purpose, Session, ServerVersion, own_schema, quote_ident, sql_failure};
+use crate::postgres::{Purpose, ServerVersion, Session, own_schema, quote_ident, sql_failure};
 use crate::step::connect::ReplicationAccess;
 use crate::step::patience::{Patience, stalled};
 use crate::step::subscribe::{ConnectionPath, drop_subscription, make_subscription, prove_login, subscription};
@@ -173,10 +173,8 @@ async fn prove(
 ) -> Result<(), Failure> {
     report(cx, "a heartbeat of the destination, on its way back");
     let before = beat(session).await?;
-    let proof = ReplicationAccess {
-        publication_name: names::proof_publication(&cx.participation.migration),
-        ..access.clone()
-    };
+    let proof =
+        ReplicationAccess { publication_name: names::proof_publication(&cx.participation.migration), ..access.clone() };
     entrance.subscribe(cx, session, name, &proof).await?;
     session
         .batch_execute(&format!("ALTER SUBSCRIPTION {} ENABLE", quote_ident(name)))

@@ -52,8 +52,7 @@ impl Step for FollowStream {
         let failure = |error| sql_failure(error, "enable the subscription");
         let name = incoming(&cx.participation);
         let transaction = session.transaction().await.map_err(failure)?;
-        let closed: Option<bool> =
-            transaction.query_opt(CLOSED, &[]).await.map_err(failure)?.map(|row| row.get(0));
+        let closed: Option<bool> = transaction.query_opt(CLOSED, &[]).await.map_err(failure)?.map(|row| row.get(0));
         if closed != Some(true) {
             return Err(Failure::new(Reason::WrongState, format!("the {} is not closed", cx.participation.side))
                 .detail("What takes writes itself must not follow another.")

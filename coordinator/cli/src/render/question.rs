@@ -51,10 +51,10 @@ fn after_cutover(migration: &Migration, keeps_way_back: bool) -> &'static str {
 }
 
 fn budget(max_outage: Option<Duration>) -> String {
-    max_outage.map_or(
-        "If it would take longer than the coordinator's limit, everything is taken back.".to_owned(),
-        |limit| format!("If it would take longer than {}, everything is taken back.", span(limit)),
-    )
+    max_outage
+        .map_or("If it would take longer than the coordinator's limit, everything is taken back.".to_owned(), |limit| {
+            format!("If it would take longer than {}, everything is taken back.", span(limit))
+        })
 }
 
 fn lag_now(migration: &Migration, style: Style) -> String {

@@ -56,7 +56,7 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
     out.push_str(&steps(migration, so_far, now, style));
     if let Some(figures) = migration.figures.as_ref().filter(|_| replicates(migration)) {
         out.push('\n');
-        out.push_str(&self::figures(figures, style));
+        out.push_str(&self::figures(figures, migration.way_back, style));
     }
     let obstacles = obstacles(migration, style);
     if !obstacles.is_empty() {
@@ -88,7 +88,7 @@ pub fn conclusion(migration: &Migration, style: Style) -> String {
         out.push('\n');
     }
     if let Some(figures) = migration.figures.as_ref().filter(|_| migration.ready_for_cutover) {
-        out.push_str(&self::figures(figures, style));
+        out.push_str(&self::figures(figures, migration.way_back, style));
         out.push('\n');
     }
     out.push_str(&answers(migration, style));
@@ -98,10 +98,8 @@ pub fn conclusion(migration: &Migration, style: Style) -> String {
 /// Whether the lag still means something: not once the destination is open and
 /// nothing flows back, or the migration is over.
 fn replicates(migration: &Migration) -> bool {
-    let open = migration
-        .cutover
-        .as_ref()
-        .is_some_and(|cutover| cutover.phase == CutoverPhase::Open && !cutover.rollback);
+    let open =
+        migration.cutover.as_ref().is_some_and(|cutover| cutover.phase == CutoverPhase::Open && !cutover.rollback);
     !over(migration) && (!open || migration.way_back == WayBack::Running)
 }
 
@@ -350,7 +348,12 @@ fn table_bar(part: &Part, speed: Option<Speed>) -> String {
     }
 }
 
-fn figures(figures: &Figures, style: Style) -> String {
+fn figures(figures: &Figures, way_back: WayBack, style: Style) -> String {
+    // Of the side that takes the writes.
+    let place = match way_back {
+        WayBack::Running => " on the destination",
+        WayBack::None | WayBack::Planned | WayBack::Proved | WayBack::Unrecognised => " on the source",
+    };
     let lag = match (figures.lag, figures.lag_bytes) {
         (Some(lag), Some(bytes)) => format!("{} ({})", span(lag), size(bytes)),
         (Some(lag), None) => span(lag),
@@ -367,7 +370,7 @@ fn figures(figures: &Figures, style: Style) -> String {
     });
     let pairs = [
         ("lag", lag),
-        ("WAL kept", kept(figures, " on the source")),
+        ("WAL kept", kept(figures, place)),
         ("held back", held_back.unwrap_or_default()),
         ("warning", warning),
     ];

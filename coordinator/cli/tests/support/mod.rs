@@ -412,7 +412,8 @@ pub(crate) fn rolled_back() -> v1::Migration {
     let mut migration = ready();
     migration.etag = "3-12".to_owned();
     migration.way_back = v1::migration::WayBack::Proved.into();
-    migration.cutover = returnable().cutover.map(|report| v1::CutoverReport { cutover_epoch: 2, rollback: true, ..report });
+    migration.cutover =
+        returnable().cutover.map(|report| v1::CutoverReport { cutover_epoch: 2, rollback: true, ..report });
     migration.waiting_for = "the operator's word for the next cutover".to_owned();
     migration
 }
