@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn more_changes_of_side_than_were_asked_for_are_flagged() {
         let (mut ledger, mut state) = sound();
-        for (second, end) in [(4, End::Source), (5, End::Destination)] {
+        for (second, end) in [(4_i64, End::Source), (5, End::Destination)] {
             let token = second;
             ledger.entries.push(entry(end, Outcome::Acknowledged, second.unsigned_abs(), vec![member(token + 10)]));
             state.members.insert(("events".to_owned(), token + 10), 1);

@@ -13,7 +13,7 @@ use pgportage_proto::Reason;
 use super::grants::{grant_reading, revoke_reading};
 use super::maker::slot_session;
 use crate::agent::Agent;
-use crate::migration::{Participation, Side};
+use crate::migration::Participation;
 use crate::postgres::{CancelHandle, Purpose, Session, quote_ident, sql_failure};
 use crate::step::connect::{DESTINATION_SYSTEM, replication_role};
 use crate::step::copy::CopyMethod;
@@ -127,8 +127,7 @@ impl Step for CreateSlot {
     async fn perform(&self, cx: &Context) -> Result<CreateSlotResult, Failure> {
         let name = outgoing(&cx.participation);
         let mut patience = Patience::new(cx);
-        // The way back copies nothing, so its role reads nothing.
-        while cx.participation.side == Side::Source {
+        loop {
             cx.safe_point()?;
             match grant_reading(cx).await {
                 Ok(()) => break,
@@ -158,14 +157,13 @@ impl Step for CreateSlot {
         remove_slots(cx).await?;
         cx.fail_point("create_slot.undo.dropped");
         let mut patience = Patience::new(cx);
-        while cx.participation.side == Side::Source {
+        loop {
             cx.safe_point()?;
             match revoke_reading(cx).await {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(failure) => patience.again(cx, failure, "the privileges of the replication role").await?,
             }
         }
-        Ok(())
     }
 }
 
