@@ -108,7 +108,7 @@ impl Journey {
     ///
     /// As [`Journey::finish`].
     pub async fn check_arrival(self) -> Result<(Site, Arrival)> {
-        self.check_arrival_after(1).await
+        Box::pin(self.check_arrival_after(1)).await
     }
 
     /// As [`Journey::check_arrival`], after so many changes of side.
