@@ -44,19 +44,21 @@ macro_rules! kinds {
 kinds! {
     /// Reads settings and catalogs; changes nothing.
     CheckServer = "check_server",
-    /// Source: the role that the subscription logs in as.
+    /// Source, and destination for the way back: the role that the other side's
+    /// subscription logs in as.
     CreateReplicationRole = "create_replication_role",
     /// Calls the other agent.
     ReachPeer = "reach_peer",
     /// Source: a replica identity for tables without one.
     SetReplicaIdentity = "set_replica_identity",
-    /// Source: our schema and the publication.
+    /// Source: our schema and the publication. Destination: the publication of the
+    /// way back.
     CreatePublication = "create_publication",
     /// Destination: applications are kept out.
     CloseDatabase = "close_database",
     /// Destination: the source's schema.
     RestoreSchema = "restore_schema",
-    /// Source: the replication slot.
+    /// Source, and destination for the way back: the replication slot.
     CreateSlot = "create_slot",
     /// Destination: the rows of the slot's snapshot, then indexes.
     CopyTables = "copy_tables",
@@ -66,47 +68,84 @@ kinds! {
     AwaitCopy = "await_copy",
     /// Source: the lag is under its limit.
     AwaitLag = "await_lag",
+    /// Source: the subscription of the way back, proved and disabled.
+    CreateWayBack = "create_way_back",
     /// Row counts and schema objects.
     CountRows = "count_rows",
     /// P0.
     PrepareCutover = "prepare_cutover",
-    /// Source: P1 and P2.
+    /// On the side that is left: P1 and P2.
     RaiseBarrier = "raise_barrier",
-    /// Destination: P3.
+    /// On the side that is entered: P3.
     DrainToMarker = "drain_to_marker",
-    /// Source: P4; its undo is P6a.
+    /// On the side that is left: P4; its undo is P6a.
     FenceSource = "fence_source",
-    /// Destination: P6, the decision.
+    /// On the side that is entered: P6, the decision.
     OpenDestination = "open_destination",
-    /// Source: P7.
+    /// On the side that is left: P7.
     ReleaseBarrier = "release_barrier",
+    /// On the side that was entered: P8, where the way back begins.
+    KeepStream = "keep_stream",
+    /// On the side that was left: P8, it follows the other one.
+    FollowStream = "follow_stream",
     /// Everything of ours is removed.
     FinishMigration = "finish_migration",
 }
 
 impl ActionKind {
-    /// The only side it makes sense on, or none when both can do it.
+    /// Whether it belongs to the way back when this side carries it out: to what only
+    /// lets a migration return after its cutover, or to the return itself.
     #[must_use]
-    pub fn side(self) -> Option<Side> {
+    pub fn is_of_the_way_back(self, side: Side) -> bool {
         match self {
-            Self::CheckServer | Self::ReachPeer | Self::CountRows | Self::PrepareCutover | Self::FinishMigration => {
-                None
-            }
             Self::CreateReplicationRole
-            | Self::SetReplicaIdentity
             | Self::CreatePublication
             | Self::CreateSlot
-            | Self::AwaitLag
             | Self::RaiseBarrier
             | Self::FenceSource
-            | Self::ReleaseBarrier => Some(Side::Source),
-            Self::CloseDatabase
+            | Self::ReleaseBarrier => side == Side::Destination,
+            Self::DrainToMarker | Self::OpenDestination => side == Side::Source,
+            Self::CreateWayBack | Self::KeepStream | Self::FollowStream => true,
+            Self::CheckServer
+            | Self::ReachPeer
+            | Self::SetReplicaIdentity
+            | Self::CloseDatabase
             | Self::RestoreSchema
             | Self::CopyTables
             | Self::CreateSubscription
             | Self::AwaitCopy
+            | Self::AwaitLag
+            | Self::CountRows
+            | Self::PrepareCutover
+            | Self::FinishMigration => false,
+        }
+    }
+
+    /// The only side it makes sense on, or none when both can do it.
+    #[must_use]
+    pub fn side(self) -> Option<Side> {
+        match self {
+            Self::CheckServer
+            | Self::ReachPeer
+            | Self::CountRows
+            | Self::CreateReplicationRole
+            | Self::CreatePublication
+            | Self::CreateSlot
+            | Self::PrepareCutover
+            | Self::RaiseBarrier
             | Self::DrainToMarker
-            | Self::OpenDestination => Some(Side::Destination),
+            | Self::FenceSource
+            | Self::OpenDestination
+            | Self::ReleaseBarrier
+            | Self::KeepStream
+            | Self::FollowStream
+            | Self::FinishMigration => None,
+            Self::SetReplicaIdentity | Self::AwaitLag | Self::CreateWayBack => Some(Side::Source),
+            Self::CloseDatabase
+            | Self::RestoreSchema
+            | Self::CopyTables
+            | Self::CreateSubscription
+            | Self::AwaitCopy => Some(Side::Destination),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::postgres::Purpose;
 use crate::runner::Runner;
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::step::cutover;
+use crate::step::{cutover, way_back};
 
 /// How long tasks may take to end after a signal. Nothing is lost by ending
 /// without them: every start looks again.
@@ -129,6 +129,7 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     agent.tasks.spawn(crate::watch::run(Arc::clone(&agent)));
     agent.tasks.spawn(crate::protection::run(Arc::clone(&agent)));
     agent.tasks.spawn(cutover::settle_by_itself(Arc::clone(&agent)));
+    agent.tasks.spawn(way_back::keep_idle_slots_moving(Arc::clone(&agent)));
     let resumed = runner.resume()?;
     if resumed > 0 {
         tracing::info!(commands = resumed, "taking up what was interrupted");

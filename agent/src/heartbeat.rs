@@ -1,6 +1,6 @@
 //! The heartbeat: a row whose arrival measures the lag, on one clock.
 //!
-//! The source agent writes the next number every second and hears over the link
+//! The agent whose side publishes writes the next number every second and hears over the link
 //! which number has arrived; both moments are read from its own clock. Runs
 //! beside all steps, and survives outages of either server, of the link and of
 //! the coordinator: an outage is lag.

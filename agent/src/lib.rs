@@ -23,6 +23,7 @@ pub mod settings;
 pub mod situation;
 pub mod snapshot;
 pub mod step;
+pub mod stream;
 pub mod tunnel;
 pub mod watch;
 pub mod wire;

@@ -10,6 +10,8 @@ use crate::migration::MigrationId;
 pub const SCHEMA: &str = "pgportage";
 /// The published table whose arrival measures the lag.
 pub const HEARTBEAT_TABLE: &str = "heartbeat";
+/// The same for what flows back from the destination.
+pub const HEARTBEAT_BACK_TABLE: &str = "heartbeat_back";
 /// The published table whose arrival proves the drain.
 pub const MARKER_TABLE: &str = "marker";
 /// The ledger of transactional acts. Never published.
@@ -20,11 +22,35 @@ pub const APPLICATION_PREFIX: &str = "pgportage";
 /// Publication, subscription, slot and replication role share one name.
 #[must_use]
 pub fn replication_name(migration: &MigrationId) -> String {
-    format!("pgportage_{}", migration.as_str().replace('-', "_"))
+    named("pgportage", migration)
 }
 
-/// The role whose refused login proves a fence.
+/// The same for the way back. Begins otherwise, because every ending could be
+/// that of another migration's name.
 #[must_use]
-pub fn canary_role(migration: &MigrationId) -> String {
-    format!("{}_canary", replication_name(migration))
+pub fn replication_name_back(migration: &MigrationId) -> String {
+    named("pgportageback", migration)
+}
+
+/// The publication on the destination that holds nothing but the heartbeat of the
+/// way back: by it the way is proved while the source still takes writes.
+#[must_use]
+pub fn proof_publication(migration: &MigrationId) -> String {
+    named("pgportageproof", migration)
+}
+
+/// The copy of the source's slot that takes its place.
+#[must_use]
+pub fn slot_copy(migration: &MigrationId) -> String {
+    named("pgportagecopy", migration)
+}
+
+/// The copy of the destination's slot that takes its place.
+#[must_use]
+pub fn slot_copy_back(migration: &MigrationId) -> String {
+    named("pgportagebackcopy", migration)
+}
+
+fn named(prefix: &str, migration: &MigrationId) -> String {
+    format!("{prefix}_{}", migration.as_str().replace('-', "_"))
 }

@@ -124,6 +124,10 @@ pub struct Destructive {
     pub terminate_sessions: bool,
     /// `REPLICA IDENTITY FULL` on tables without a key.
     pub replica_identity_full: bool,
+    /// What lets a migration return after its cutover: on the destination a
+    /// publication, a slot and a role that the source's agent may log in as; on the
+    /// source a subscription that writes what the destination wrote.
+    pub way_back: bool,
 }
 
 /// One of the acts that need a word in the policy of their own.
@@ -139,12 +143,14 @@ pub enum DestructiveAct {
     TerminateSessions,
     /// See [`Destructive::replica_identity_full`].
     ReplicaIdentityFull,
+    /// See [`Destructive::way_back`].
+    WayBack,
 }
 
 impl DestructiveAct {
     /// Every act, in the order of the file.
-    pub const ALL: [Self; 5] =
-        [Self::Fence, Self::Open, Self::DropSlot, Self::TerminateSessions, Self::ReplicaIdentityFull];
+    pub const ALL: [Self; 6] =
+        [Self::Fence, Self::Open, Self::DropSlot, Self::TerminateSessions, Self::ReplicaIdentityFull, Self::WayBack];
 
     /// The key under `[destructive]`.
     #[must_use]
@@ -155,6 +161,7 @@ impl DestructiveAct {
             Self::DropSlot => "drop_slot",
             Self::TerminateSessions => "terminate_sessions",
             Self::ReplicaIdentityFull => "replica_identity_full",
+            Self::WayBack => "way_back",
         }
     }
 }
@@ -175,6 +182,7 @@ impl Destructive {
             DestructiveAct::DropSlot => self.drop_slot,
             DestructiveAct::TerminateSessions => self.terminate_sessions,
             DestructiveAct::ReplicaIdentityFull => self.replica_identity_full,
+            DestructiveAct::WayBack => self.way_back,
         }
     }
 }

@@ -128,6 +128,7 @@ impl Runner {
             | ActionKind::CreateSlot
             | ActionKind::CreateSubscription
             | ActionKind::AwaitLag
+            | ActionKind::CreateWayBack
             | ActionKind::CountRows
             | ActionKind::PrepareCutover
             | ActionKind::RaiseBarrier
@@ -135,6 +136,8 @@ impl Runner {
             | ActionKind::FenceSource
             | ActionKind::OpenDestination
             | ActionKind::ReleaseBarrier
+            | ActionKind::KeepStream
+            | ActionKind::FollowStream
             | ActionKind::FinishMigration => false,
         };
         self.running()

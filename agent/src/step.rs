@@ -20,6 +20,7 @@ mod quiet;
 pub mod schema;
 pub mod subscribe;
 pub mod verify;
+pub mod way_back;
 
 use std::future::Future;
 

@@ -1,4 +1,5 @@
-//! Where the destination's own PostgreSQL enters the link.
+//! Where the PostgreSQL of the side that follows enters the link: the destination's,
+//! and for the way back the source's.
 //!
 //! One listener for each migration, on an address that only this machine
 //! reaches. Its port is chosen once and kept in the journal, because it stands
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Agent;
-use crate::migration::{MigrationId, Participation, Side};
+use crate::migration::{MigrationId, Participation};
 use crate::peer::{PeerClient, Tunnel, carry};
 
 /// Journal note: the port of a migration's listener.
@@ -111,7 +112,7 @@ impl Tunnels {
     pub fn resume(&self, agent: &Arc<Agent>) -> Result<(), Failure> {
         for participation in agent.journal.participations()? {
             let noted = agent.journal.note(&participation.migration, PORT_NOTE)?.is_some();
-            if participation.side != Side::Destination || !noted {
+            if !noted {
                 continue;
             }
             let (agent, tasks) = (Arc::clone(agent), agent.tasks.clone());

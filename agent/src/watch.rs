@@ -4,7 +4,8 @@
 //! destination do, a slot of ours that is about to harm its server is dropped,
 //! as far as the policy allows it.
 //!
-//! One task for all migrations that this agent is the source of. Independent of
+//! One task for all migrations that this agent publishes for: as the source, and for
+//! the way back as the destination. Independent of
 //! every step; goes on where it was when the agent starts again. Giving way is
 //! written into the journal before the slot is dropped, so that a slot that
 //! vanished is never taken for one that was not made yet.
@@ -71,12 +72,14 @@ pub fn slot_stands(journal: &Journal, migration: &MigrationId) -> Result<(), Fai
 /// drain.
 pub(crate) fn before(kind: ActionKind, cx: &Context) -> Result<(), Failure> {
     match kind {
-        ActionKind::CreateSlot
-        | ActionKind::AwaitLag
-        | ActionKind::CountRows
-        | ActionKind::PrepareCutover
-        | ActionKind::RaiseBarrier => slot_stands(&cx.agent.journal, &cx.participation.migration),
-        ActionKind::CheckServer
+        // The destination counts rows whether or not there is a way back.
+        ActionKind::CountRows if cx.participation.side == Side::Destination => Ok(()),
+        ActionKind::CreateSlot | ActionKind::AwaitLag | ActionKind::CountRows | ActionKind::RaiseBarrier => {
+            slot_stands(&cx.agent.journal, &cx.participation.migration)
+        }
+        // It knows itself which of its slots it needs.
+        ActionKind::PrepareCutover
+        | ActionKind::CheckServer
         | ActionKind::CreateReplicationRole
         | ActionKind::ReachPeer
         | ActionKind::SetReplicaIdentity
@@ -90,6 +93,9 @@ pub(crate) fn before(kind: ActionKind, cx: &Context) -> Result<(), Failure> {
         | ActionKind::FenceSource
         | ActionKind::OpenDestination
         | ActionKind::ReleaseBarrier
+        | ActionKind::CreateWayBack
+        | ActionKind::KeepStream
+        | ActionKind::FollowStream
         | ActionKind::FinishMigration => Ok(()),
     }
 }
@@ -166,7 +172,7 @@ impl Watch {
         let mut watched = Vec::new();
         for participation in self.agent.journal.participations()? {
             let intended = self.agent.journal.note(&participation.migration, SLOT_NOTE)?.is_some();
-            if participation.side == Side::Source && intended {
+            if intended {
                 watched.push(participation);
             }
         }

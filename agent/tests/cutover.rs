@@ -19,7 +19,7 @@ use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
 use pgportage_agent::step::cutover::{
     DrainToMarker, FenceSource, FenceSourceResult, OpenDestination, PrepareCutover, RaiseBarrier, RaiseBarrierResult,
-    ReleaseBarrier,
+    ReleaseBarrier, Switch,
 };
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::{Step, Survey};
@@ -101,7 +101,7 @@ async fn access(cluster: &Cluster, database: &str) -> Access {
 }
 
 async fn prepare(world: &World, epoch: i64) {
-    let step = PrepareCutover { cutover_epoch: epoch, max_outage: BUDGET };
+    let step = PrepareCutover { cutover_epoch: epoch, max_outage: BUDGET, switch: Switch::Cutover, way_back: false };
     let source = perform(world, Side::Source, &step).await.unwrap();
     let destination = perform(world, Side::Destination, &step).await.unwrap();
     assert_eq!(source, destination, "both sides see the same tables and the same catalog");
@@ -196,7 +196,7 @@ async fn a_spent_budget_opens_the_source_by_itself() {
     let world = caught_up().await;
     let database = world.options.database.clone();
     let budget = Duration::from_secs(1);
-    let step = PrepareCutover { cutover_epoch: 1, max_outage: budget };
+    let step = PrepareCutover { cutover_epoch: 1, max_outage: budget, switch: Switch::Cutover, way_back: false };
     perform(&world, Side::Source, &step).await.unwrap();
     let barrier = perform(&world, Side::Source, &RaiseBarrier { cutover_epoch: 1, max_outage: budget }).await.unwrap();
     // Nobody says anything more: the coordinator is gone. No lock_timeout here,
@@ -292,7 +292,7 @@ async fn sessions_in_a_lock_cycle_give_way_to_the_barrier() {
 async fn preconditions_name_what_is_in_the_way() {
     let world = caught_up().await;
     let database = world.options.database.clone();
-    let step = PrepareCutover { cutover_epoch: 1, max_outage: BUDGET };
+    let step = PrepareCutover { cutover_epoch: 1, max_outage: BUDGET, switch: Switch::Cutover, way_back: false };
     let superuser = world.source.connect(&database).await.unwrap();
     assert_eq!(perform(&world, Side::Source, &step).await.unwrap_err().reason, Reason::SuperuserSession);
     superuser.batch_execute("CREATE TABLE public.later (id int PRIMARY KEY)").await.unwrap();

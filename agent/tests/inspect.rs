@@ -40,7 +40,7 @@ fn context(lone: &Lone) -> Context {
 }
 
 async fn check(lone: &Lone, source: Option<&Inventory>, consents: &[Consent]) -> Result<CheckServerResult, Failure> {
-    let step = CheckServer { source: source.cloned(), consents: consents.to_vec() };
+    let step = CheckServer { source: source.cloned(), consents: consents.to_vec(), way_back: false };
     step.perform(&context(lone)).await
 }
 

@@ -41,6 +41,7 @@ open = true
 drop_slot = true
 terminate_sessions = true
 replica_identity_full = true
+way_back = true
 ";
 
 /// The lines at WARN and above that say what became of a command.
@@ -100,7 +101,7 @@ fn actions() -> Vec<Action> {
         Action::AwaitCopy(v1::AwaitCopy {}),
         Action::AwaitLag(v1::AwaitLag { max_lag: second, stable_window: second }),
         Action::CountRows(v1::CountRows::default()),
-        Action::PrepareCutover(v1::PrepareCutover { cutover_epoch, max_outage: second }),
+        Action::PrepareCutover(v1::PrepareCutover { cutover_epoch, max_outage: second, ..Default::default() }),
         Action::RaiseBarrier(v1::RaiseBarrier { cutover_epoch, max_outage: second }),
         Action::DrainToMarker(v1::DrainToMarker {
             cutover_epoch,
@@ -111,6 +112,9 @@ fn actions() -> Vec<Action> {
         Action::FenceSource(v1::FenceSource { cutover_epoch, marker_id }),
         Action::OpenDestination(v1::OpenDestination { cutover_epoch, ..v1::OpenDestination::default() }),
         Action::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch }),
+        Action::CreateWayBack(v1::CreateWayBack {}),
+        Action::KeepStream(v1::KeepStream { cutover_epoch }),
+        Action::FollowStream(v1::FollowStream { cutover_epoch }),
         Action::FinishMigration(v1::FinishMigration::default()),
     ]
 }
@@ -124,7 +128,8 @@ fn side(action: &Action) -> v1::Side {
         | Action::CopyTables(_)
         | Action::AwaitCopy(_)
         | Action::DrainToMarker(_)
-        | Action::OpenDestination(_) => v1::Side::Destination,
+        | Action::OpenDestination(_)
+        | Action::KeepStream(_) => v1::Side::Destination,
         Action::CheckServer(_)
         | Action::CreateReplicationRole(_)
         | Action::ReachPeer(_)
@@ -137,6 +142,8 @@ fn side(action: &Action) -> v1::Side {
         | Action::RaiseBarrier(_)
         | Action::FenceSource(_)
         | Action::ReleaseBarrier(_)
+        | Action::CreateWayBack(_)
+        | Action::FollowStream(_)
         | Action::FinishMigration(_) => v1::Side::Source,
     }
 }
@@ -232,15 +239,18 @@ async fn every_command_on_the_wrong_side_has_no_effect() {
         .replace("sides = [\"destination\"]", "sides = [\"source\", \"destination\"]");
     let mut evil = Evil::new(&policy).await;
     for action in actions() {
-        let both = matches!(
+        let of_one_side = matches!(
             action,
-            Action::CheckServer(_)
-                | Action::ReachPeer(_)
-                | Action::CountRows(_)
-                | Action::PrepareCutover(_)
-                | Action::FinishMigration(_)
+            Action::SetReplicaIdentity(_)
+                | Action::CloseDatabase(_)
+                | Action::RestoreSchema(_)
+                | Action::CopyTables(_)
+                | Action::CreateSubscription(_)
+                | Action::AwaitCopy(_)
+                | Action::AwaitLag(_)
+                | Action::CreateWayBack(_)
         );
-        if both {
+        if !of_one_side {
             continue;
         }
         let other = match side(&action) {
@@ -278,6 +288,13 @@ async fn every_destructive_act_needs_its_own_word() {
         ("drop_slot", allowed(Action::CreateSlot(v1::CreateSlot::default()), v1::Verb::Undo)),
         ("drop_slot", allowed(Action::FinishMigration(v1::FinishMigration::default()), v1::Verb::Perform)),
         ("replica_identity_full", allowed(actions().swap_remove(3), v1::Verb::Perform)),
+        ("way_back", allowed(Action::CreateWayBack(v1::CreateWayBack {}), v1::Verb::Perform)),
+        ("way_back", allowed(Action::KeepStream(v1::KeepStream { cutover_epoch: 1 }), v1::Verb::Perform)),
+        ("way_back", on_the_other_side(Action::CreateReplicationRole(v1::CreateReplicationRole {}))),
+        ("way_back", on_the_other_side(Action::CreatePublication(v1::CreatePublication {}))),
+        ("way_back", on_the_other_side(Action::CreateSlot(v1::CreateSlot::default()))),
+        ("way_back", on_the_other_side(Action::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch: 1 }))),
+        ("way_back", on_the_other_side(Action::OpenDestination(v1::OpenDestination::default()))),
     ] {
         let mut evil = Evil::new(&POLICY.replace(&format!("{act} = true"), &format!("{act} = false"))).await;
         let failure = evil.send(command).await;
@@ -285,6 +302,15 @@ async fn every_destructive_act_needs_its_own_word() {
         assert!(failure.hint.contains(&format!("`{act} = true`")), "{failure:?}");
         evil.nothing_was_done().await;
     }
+}
+
+/// As the way back has it carried out.
+fn on_the_other_side(action: Action) -> v1::Command {
+    let (side, database) = match side(&action) {
+        v1::Side::Source => (v1::Side::Destination, "crm"),
+        _ => (v1::Side::Source, "shop"),
+    };
+    v1::Command { side: side.into(), database: database.to_owned(), ..command(action) }
 }
 
 fn fence(verb: v1::Verb) -> v1::Command {
@@ -297,7 +323,7 @@ async fn an_outage_beyond_the_policy_is_refused() {
     let mut evil = Evil::new(POLICY).await;
     let max_outage = Some(prost_types::Duration { seconds: 3, nanos: 0 });
     for action in [
-        Action::PrepareCutover(v1::PrepareCutover { cutover_epoch: 1, max_outage }),
+        Action::PrepareCutover(v1::PrepareCutover { cutover_epoch: 1, max_outage, ..Default::default() }),
         Action::RaiseBarrier(v1::RaiseBarrier { cutover_epoch: 1, max_outage }),
     ] {
         let failure = evil.send(allowed(action, v1::Verb::Perform)).await;

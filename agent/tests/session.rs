@@ -235,7 +235,8 @@ async fn unknown_actions_and_missing_fields_are_answered() {
     let verbless = v1::Command { verb: 0, ..harmless() };
     let nameless = v1::Command { migration_id: "No Such Name".to_owned(), ..harmless() };
     let impatient = v1::Command { stall_timeout: None, ..harmless() };
-    let twisted = v1::Command { side: v1::Side::Destination.into(), ..hanging() };
+    let action = Some(v1::command::Action::SetReplicaIdentity(v1::SetReplicaIdentity::default()));
+    let twisted = v1::Command { side: v1::Side::Destination.into(), action, ..hanging() };
     for (command, reason) in [
         (unknown, "UNKNOWN_ACTION"),
         (verbless, "REQUEST_INVALID"),

@@ -103,7 +103,7 @@ impl Standing {
             Phase::Held { step } => Self { step: Some(*step), waits: Waits::Word },
             Phase::Stopped { step, failure } => Self { step: Some(*step), waits: Waits::Operator(failure.clone()) },
             Phase::TakingBack { stop, .. } => {
-                Self { step: Some(StepName::Cutover), waits: stop.clone().map_or_else(by_itself, Waits::Operator) }
+                Self { step: Some(state.switch()), waits: stop.clone().map_or_else(by_itself, Waits::Operator) }
             }
             Phase::Aborting { stop } => {
                 Self { step: None, waits: stop.clone().map_or_else(by_itself, Waits::Operator) }
@@ -115,7 +115,7 @@ impl Standing {
     /// Whether the subscription has to apply at this point.
     fn applies(&self) -> bool {
         match self.step {
-            Some(StepName::CatchUp | StepName::Verify | StepName::Cutover) => true,
+            Some(StepName::CatchUp | StepName::Reverse | StepName::Verify | StepName::Cutover) => true,
             Some(
                 StepName::Inspect
                 | StepName::Connect
@@ -125,6 +125,7 @@ impl Standing {
                 | StepName::Schema
                 | StepName::Copy
                 | StepName::Subscribe
+                | StepName::Rollback
                 | StepName::Finish,
             )
             | None => false,

@@ -11,7 +11,6 @@ use prometheus_client::metrics::gauge::Gauge as Metric;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::figures::Gauge;
-use crate::workflow::Side;
 use crate::workflow::state::{Phase, State};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,9 +109,10 @@ impl Figures {
         self.attached.get_or_create(&AgentLabel { agent: agent.to_owned() }).set(i64::from(attached));
     }
 
-    /// An agent measured something.
-    pub fn measured(&self, migration: &str, side: Side, gauge: &Gauge) {
-        if side == Side::Source {
+    /// An agent measured something. `publishes`: its side takes the applications'
+    /// writes, and what it measures is the stream that runs.
+    pub fn measured(&self, migration: &str, publishes: bool, gauge: &Gauge) {
+        if publishes {
             let label = MigrationLabel { migration: migration.to_owned() };
             if let Some(lag) = gauge.lag {
                 self.lag.get_or_create(&label).set(lag.as_secs_f64());
@@ -189,7 +189,7 @@ mod tests {
                 held_back_by: String::new(),
                 time: SystemTime::UNIX_EPOCH,
             };
-            figures.measured("shop", Side::Source, &gauge);
+            figures.measured("shop", true, &gauge);
             let text = metrics.render();
             let value = |name: &str| {
                 let start = format!("pgportage_{name}{{migration=\"shop\"}} ");

@@ -80,6 +80,7 @@ pub fn spec(value: v1::MigrationSpec) -> Result<Spec, Failure> {
         max_lag: value.max_lag.map(|lag| duration("max_lag", lag)).transpose()?.unwrap_or(Spec::DEFAULT_MAX_LAG),
         copy_method,
         max_rate: Rate::limit(value.max_rate_bytes)?,
+        way_back: !value.without_way_back,
     };
     spec.check()?;
     Ok(spec)
@@ -95,6 +96,7 @@ fn to_spec(value: &Spec) -> v1::MigrationSpec {
         max_lag: to_duration(value.max_lag),
         copy_method: to_copy_method(value.copy_method).into(),
         max_rate_bytes: Rate::bytes(value.max_rate),
+        without_way_back: !value.way_back,
     }
 }
 

@@ -38,6 +38,15 @@ pub enum Side {
 }
 
 impl Side {
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+
     /// The word for people.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -80,10 +89,14 @@ pub enum StepName {
     Subscribe,
     /// Every table follows the stream, then the lag under its limit.
     CatchUp,
+    /// What lets the migration return after its cutover, made and proved.
+    Reverse,
     /// Rows and schema compared while writes go on.
     Verify,
-    /// The applications' way is switched.
+    /// The applications' way is switched to the destination.
     Cutover,
+    /// The applications' way is switched back to the source.
+    Rollback,
     /// Everything of ours removed.
     Finish,
 }
@@ -102,8 +115,10 @@ impl StepName {
             Self::Copy => "copy",
             Self::Subscribe => "subscribe",
             Self::CatchUp => "catch-up",
+            Self::Reverse => "reverse",
             Self::Verify => "verify",
             Self::Cutover => "cutover",
+            Self::Rollback => "rollback",
             Self::Finish => "finish",
         }
     }
@@ -126,10 +141,32 @@ impl StepName {
         &TABLE[self.index()]
     }
 
-    /// The step after this one.
+    /// Where a migration goes when this step is done. A cutover leads past the
+    /// rollback, and a rollback to where the next cutover is waited for.
     #[must_use]
     pub fn following(self) -> Option<Self> {
-        TABLE.get(self.index() + 1).map(|row| row.name)
+        match self {
+            Self::Cutover => Some(Self::Finish),
+            Self::Rollback => Some(Self::Cutover),
+            Self::Inspect
+            | Self::Connect
+            | Self::Identity
+            | Self::Publication
+            | Self::Close
+            | Self::Schema
+            | Self::Copy
+            | Self::Subscribe
+            | Self::CatchUp
+            | Self::Reverse
+            | Self::Verify
+            | Self::Finish => TABLE.get(self.index() + 1).map(|row| row.name),
+        }
+    }
+
+    /// Whether it switches the applications' way: leaves one side, enters the other.
+    #[must_use]
+    pub fn is_switch(self) -> bool {
+        self.row().has_point_of_no_return()
     }
 }
 
@@ -156,6 +193,7 @@ pub enum ActionKind {
     CreateSubscription,
     AwaitCopy,
     AwaitLag,
+    CreateWayBack,
     CountRows,
     PrepareCutover,
     RaiseBarrier,
@@ -163,6 +201,8 @@ pub enum ActionKind {
     FenceSource,
     OpenDestination,
     ReleaseBarrier,
+    KeepStream,
+    FollowStream,
     FinishMigration,
 }
 
@@ -183,6 +223,7 @@ impl ActionKind {
             Self::CreateSubscription => "create_subscription",
             Self::AwaitCopy => "await_copy",
             Self::AwaitLag => "await_lag",
+            Self::CreateWayBack => "create_way_back",
             Self::CountRows => "count_rows",
             Self::PrepareCutover => "prepare_cutover",
             Self::RaiseBarrier => "raise_barrier",
@@ -190,6 +231,8 @@ impl ActionKind {
             Self::FenceSource => "fence_source",
             Self::OpenDestination => "open_destination",
             Self::ReleaseBarrier => "release_barrier",
+            Self::KeepStream => "keep_stream",
+            Self::FollowStream => "follow_stream",
             Self::FinishMigration => "finish_migration",
         }
     }
@@ -228,8 +271,20 @@ pub enum Undo {
 pub enum Hold {
     /// The operator types `pgportage cutover`.
     Cutover,
+    /// The operator types `pgportage rollback`, where `pgportage finish` could be
+    /// typed as well.
+    Rollback,
     /// The operator types `pgportage finish`.
     Finish,
+}
+
+/// Which migrations an act belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belongs {
+    /// To every one.
+    Always,
+    /// To those that have a way back; others leave it out.
+    ToTheWayBack,
 }
 
 /// In which order the acts of a step are taken back.
@@ -254,6 +309,8 @@ pub struct ActRow {
     pub order: Order,
     /// How it is taken back.
     pub undo: Undo,
+    /// Which migrations it belongs to.
+    pub belongs: Belongs,
 }
 
 /// One step.
@@ -283,12 +340,20 @@ impl StepRow {
     }
 }
 
+const fn on(side: Side, kind: ActionKind, undo: Undo) -> ActRow {
+    ActRow { side, kind, order: Order::InTurn, undo, belongs: Belongs::Always }
+}
+
 const fn source(kind: ActionKind, undo: Undo) -> ActRow {
-    ActRow { side: Side::Source, kind, order: Order::InTurn, undo }
+    on(Side::Source, kind, undo)
 }
 
 const fn destination(kind: ActionKind, undo: Undo) -> ActRow {
-    ActRow { side: Side::Destination, kind, order: Order::InTurn, undo }
+    on(Side::Destination, kind, undo)
+}
+
+const fn of_the_way_back(act: ActRow) -> ActRow {
+    ActRow { belongs: Belongs::ToTheWayBack, ..act }
 }
 
 const fn at_the_same_time(act: ActRow) -> ActRow {
@@ -297,6 +362,25 @@ const fn at_the_same_time(act: ActRow) -> ActRow {
 
 use ActionKind as Do;
 use Undo::{Never, Nothing, TakeBack, TakeBackAndForget, TakeBackFirst};
+
+/// A switch of the applications' way: one side is left, the other is entered. A
+/// cutover and a rollback are the same acts with the sides exchanged.
+const fn switch(leave: Side) -> [ActRow; 9] {
+    let enter = leave.other();
+    [
+        on(leave, Do::PrepareCutover, TakeBack),
+        at_the_same_time(on(enter, Do::PrepareCutover, TakeBack)),
+        on(leave, Do::RaiseBarrier, TakeBack),
+        on(enter, Do::DrainToMarker, TakeBack),
+        on(leave, Do::FenceSource, TakeBackFirst),
+        // ---- The point of no return.
+        on(enter, Do::OpenDestination, Never),
+        on(leave, Do::ReleaseBarrier, Nothing),
+        // What is written from here on flows to the side that was left.
+        of_the_way_back(on(enter, Do::KeepStream, Nothing)),
+        of_the_way_back(on(leave, Do::FollowStream, Nothing)),
+    ]
+}
 
 /// **The table**: every step of a migration, in order.
 pub const TABLE: &[StepRow] = &[
@@ -360,6 +444,17 @@ pub const TABLE: &[StepRow] = &[
         way_back: WayBack::Strict,
     },
     StepRow {
+        name: StepName::Reverse,
+        hold: None,
+        acts: &[
+            of_the_way_back(destination(Do::CreateReplicationRole, TakeBack)),
+            of_the_way_back(destination(Do::CreatePublication, TakeBack)),
+            of_the_way_back(destination(Do::CreateSlot, TakeBack)),
+            of_the_way_back(source(Do::CreateWayBack, TakeBack)),
+        ],
+        way_back: WayBack::Strict,
+    },
+    StepRow {
         name: StepName::Verify,
         hold: None,
         // After a break the destination may be behind by more than what changes
@@ -375,16 +470,13 @@ pub const TABLE: &[StepRow] = &[
     StepRow {
         name: StepName::Cutover,
         hold: Some(Hold::Cutover),
-        acts: &[
-            source(Do::PrepareCutover, TakeBack),
-            at_the_same_time(destination(Do::PrepareCutover, TakeBack)),
-            source(Do::RaiseBarrier, TakeBack),
-            destination(Do::DrainToMarker, TakeBack),
-            source(Do::FenceSource, TakeBackFirst),
-            // ---- The point of no return.
-            destination(Do::OpenDestination, Never),
-            source(Do::ReleaseBarrier, Nothing),
-        ],
+        acts: &switch(Side::Source),
+        way_back: WayBack::EachSide,
+    },
+    StepRow {
+        name: StepName::Rollback,
+        hold: Some(Hold::Rollback),
+        acts: &switch(Side::Destination),
         way_back: WayBack::EachSide,
     },
     StepRow {
@@ -418,16 +510,47 @@ impl ActRef {
         Some(Self { step, index })
     }
 
-    /// The act that nothing takes back.
-    pub const OPEN: Self = Self { step: StepName::Cutover, index: 5 };
-    /// The act whose start begins the outage.
-    pub const RAISE: Self = Self { step: StepName::Cutover, index: 2 };
-    /// The drain.
-    pub const DRAIN: Self = Self { step: StepName::Cutover, index: 3 };
-    /// The durable fence.
-    pub const FENCE: Self = Self { step: StepName::Cutover, index: 4 };
-    /// The end of the barrier, after the destination has opened.
-    pub const RELEASE: Self = Self { step: StepName::Cutover, index: 6 };
+    /// The act of a switch whose start begins the outage.
+    #[must_use]
+    pub const fn raise(switch: StepName) -> Self {
+        Self { step: switch, index: 2 }
+    }
+
+    /// The drain of a switch.
+    #[must_use]
+    pub const fn drain(switch: StepName) -> Self {
+        Self { step: switch, index: 3 }
+    }
+
+    /// The durable fence of a switch.
+    #[must_use]
+    pub const fn fence(switch: StepName) -> Self {
+        Self { step: switch, index: 4 }
+    }
+
+    /// The act of a switch that nothing takes back.
+    #[must_use]
+    pub const fn open(switch: StepName) -> Self {
+        Self { step: switch, index: 5 }
+    }
+
+    /// The end of a switch's barrier, after the other side has opened.
+    #[must_use]
+    pub const fn release(switch: StepName) -> Self {
+        Self { step: switch, index: 6 }
+    }
+
+    /// Whether it is the decision of a switch.
+    #[must_use]
+    pub fn is_decision(self) -> bool {
+        self.step.is_switch() && self == Self::open(self.step)
+    }
+
+    /// Whether the outage of a switch begins with it.
+    #[must_use]
+    pub fn begins_the_outage(self) -> bool {
+        self.step.is_switch() && self == Self::raise(self.step)
+    }
 }
 
 #[cfg(test)]
@@ -447,21 +570,37 @@ mod tests {
 
     #[test]
     fn named_acts_are_what_they_say() {
-        for (act, kind) in [
-            (ActRef::RAISE, Do::RaiseBarrier),
-            (ActRef::DRAIN, Do::DrainToMarker),
-            (ActRef::FENCE, Do::FenceSource),
-            (ActRef::OPEN, Do::OpenDestination),
-            (ActRef::RELEASE, Do::ReleaseBarrier),
-        ] {
-            assert_eq!(act.row().map(|row| row.kind), Some(kind));
+        for switch in [StepName::Cutover, StepName::Rollback] {
+            for (act, kind) in [
+                (ActRef::raise(switch), Do::RaiseBarrier),
+                (ActRef::drain(switch), Do::DrainToMarker),
+                (ActRef::fence(switch), Do::FenceSource),
+                (ActRef::open(switch), Do::OpenDestination),
+                (ActRef::release(switch), Do::ReleaseBarrier),
+            ] {
+                assert_eq!(act.row().map(|row| row.kind), Some(kind));
+            }
         }
     }
 
     #[test]
-    fn there_is_one_point_of_no_return() {
-        let points: Vec<_> = TABLE.iter().flat_map(|row| row.acts).filter(|act| act.undo == Never).collect();
-        assert_eq!(points.len(), 1);
-        assert_eq!(points[0].kind, Do::OpenDestination);
+    fn every_switch_has_one_point_of_no_return() {
+        let points: Vec<_> =
+            TABLE.iter().filter(|row| row.acts.iter().any(|act| act.undo == Never)).map(|row| row.name).collect();
+        assert_eq!(points, [StepName::Cutover, StepName::Rollback]);
+        for step in points {
+            assert!(step.is_switch());
+            let decisions = step.row().acts.iter().filter(|act| act.undo == Never);
+            assert_eq!(decisions.map(|act| act.kind).collect::<Vec<_>>(), [Do::OpenDestination]);
+        }
+    }
+
+    #[test]
+    fn a_rollback_is_a_cutover_with_its_sides_exchanged() {
+        let (there, back) = (StepName::Cutover.row().acts, StepName::Rollback.row().acts);
+        assert_eq!(there.len(), back.len());
+        for (there, back) in there.iter().zip(back) {
+            assert_eq!((there.kind, there.side), (back.kind, back.side.other()));
+        }
     }
 }

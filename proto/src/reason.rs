@@ -131,6 +131,8 @@ reasons! {
     ReplicationLoginFailed = "REPLICATION_LOGIN_FAILED",
     /// The slot is gone or invalidated; the copy has to start again.
     SlotLost = "SLOT_LOST",
+    /// What would let the migration return after its cutover is gone.
+    WayBackLost = "WAY_BACK_LOST",
     /// The source does not keep the snapshot any more that the copy reads.
     SnapshotLost = "SNAPSHOT_LOST",
     /// A table has no usable replica identity: publishing it would make the

@@ -68,9 +68,37 @@ pub fn verdict(ledger: &Ledger, state: &FinalState) -> Result<()> {
     Ok(())
 }
 
+/// As [`verdict`], after so many tries to change sides: the writers never saw more
+/// changes than that.
+///
+/// # Errors
+///
+/// As [`verdict`].
+pub fn verdict_after(switches: usize, ledger: &Ledger, state: &FinalState) -> Result<()> {
+    if switches <= 1 {
+        return verdict(ledger, state);
+    }
+    let mut violations = check_content(ledger, state);
+    let seen = ledger.switches();
+    if seen > switches {
+        violations.push(Violation::BothOpen(format!("{seen} changes of side, and {switches} were asked for")));
+    }
+    let shown: Vec<_> = violations.iter().take(20).collect();
+    ensure!(violations.is_empty(), "{} violations, the first of them: {shown:#?}", violations.len());
+    Ok(())
+}
+
 /// Every violation, sorted. Empty is what every test wants.
 #[must_use]
 pub fn check(ledger: &Ledger, state: &FinalState) -> Vec<Violation> {
+    let mut violations = check_content(ledger, state);
+    violations.extend(check_order(ledger));
+    violations.sort();
+    violations
+}
+
+/// Every violation but those of who wrote when.
+fn check_content(ledger: &Ledger, state: &FinalState) -> Vec<Violation> {
     let mut violations = Vec::new();
     for entry in &ledger.entries {
         violations.extend(check_members(entry, state));
@@ -83,7 +111,6 @@ pub fn check(ledger: &Ledger, state: &FinalState) -> Vec<Violation> {
             violations.push(Violation::WrongSum(format!("{}: {} instead of {}", sum.name, sum.found, sum.expected)));
         }
     }
-    violations.extend(check_order(ledger));
     violations.extend(ledger.anomalies.iter().cloned().map(Violation::Anomaly));
     violations.sort();
     violations
@@ -302,6 +329,19 @@ mod tests {
         let (ledger, mut state) = sound();
         state.sums[0].found = 9;
         assert!(matches!(check(&ledger, &state)[..], [Violation::WrongSum(_)]));
+    }
+
+    #[test]
+    fn more_changes_of_side_than_were_asked_for_are_flagged() {
+        let (mut ledger, mut state) = sound();
+        for (second, end) in [(4_i64, End::Source), (5, End::Destination)] {
+            let token = second;
+            ledger.entries.push(entry(end, Outcome::Acknowledged, second.unsigned_abs(), vec![member(token + 10)]));
+            state.members.insert(("events".to_owned(), token + 10), 1);
+        }
+        assert_eq!(ledger.switches(), 3);
+        verdict_after(3, &ledger, &state).unwrap();
+        assert!(verdict_after(2, &ledger, &state).unwrap_err().to_string().contains("BothOpen"));
     }
 
     #[test]

@@ -160,6 +160,8 @@ pub struct Status {
     pub next_commands: Vec<String>,
     /// The steps.
     pub steps: Vec<StepStatus>,
+    /// Whether the applications could return.
+    pub way_back: String,
     /// The latest cutover.
     pub cutover: Option<CutoverStatus>,
     /// After finish.
@@ -200,6 +202,8 @@ pub struct CutoverStatus {
     pub phase: String,
     /// As the coordinator saw it.
     pub outage_milliseconds: Option<u64>,
+    /// Whether it was a rollback.
+    pub rollback: bool,
 }
 
 impl Status {

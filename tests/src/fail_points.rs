@@ -21,10 +21,12 @@ pub fn actions(end: End) -> &'static [&'static str] {
         End::Source => &[
             "create_slot",
             "await_lag",
+            "create_way_back",
             "prepare_cutover",
             "raise_barrier",
             "fence_source",
             "release_barrier",
+            "follow_stream",
             "finish_migration",
         ],
         End::Destination => &[
@@ -34,6 +36,7 @@ pub fn actions(end: End) -> &'static [&'static str] {
             "prepare_cutover",
             "drain_to_marker",
             "open_destination",
+            "keep_stream",
             "finish_migration",
         ],
     }
@@ -78,8 +81,8 @@ pub fn of_agent(end: End) -> Result<Vec<String>> {
 /// Whether a point is inside an action that both ends carry out, in the part of
 /// the other end. Both clean up at the end, each what is there.
 fn is_of_the_other_end(end: End, point: &str) -> bool {
-    let of_the_source = ["noted", "slot", "schema", "roles"];
-    let of_the_destination = ["subscription", "destination_schema", "relaxed"];
+    let of_the_source = ["noted", "way_back", "slot", "schema", "roles"];
+    let of_the_destination = ["subscription", "slot_back", "way_back_removed", "destination_schema", "relaxed"];
     let others: &[&str] = match end {
         End::Source => &of_the_destination,
         End::Destination => &of_the_source,

@@ -86,18 +86,18 @@ pub struct TableDigest {
     pub checksum: String,
 }
 
+/// So that equal values read the same on both sides.
+const SAME_TEXT: &str = "
+SET extra_float_digits = 3; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY';
+SET IntervalStyle = 'postgres'; SET bytea_output = 'hex'";
+
 /// Digests of every compared table: what the source wrote, on either side.
 ///
 /// # Errors
 ///
 /// The server's answer.
 pub async fn digests(client: &Client) -> Result<Vec<TableDigest>> {
-    client
-        .batch_execute(
-            "SET extra_float_digits = 3; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY';
-             SET IntervalStyle = 'postgres'; SET bytea_output = 'hex'",
-        )
-        .await?;
+    client.batch_execute(SAME_TEXT).await?;
     let mut digests = Vec::new();
     for (table, condition) in COMPARED {
         let query = format!(
@@ -120,4 +120,38 @@ pub async fn compare(source: &Client, destination: &Client) -> Result<i64> {
     let differing: Vec<_> = source.iter().zip(&destination).filter(|(left, right)| left != right).collect();
     ensure!(differing.is_empty(), "tables differ (source, destination): {differing:#?}");
     Ok(source.iter().map(|digest| digest.rows).sum())
+}
+
+/// Every table of the workload, with a checksum over all of its rows.
+const WHOLE: &str = "
+SELECT c.relname::text FROM pg_class c
+WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
+ORDER BY 1";
+
+/// Compares every table whole and returns the rows compared.
+///
+/// # Errors
+///
+/// When a table differs; the error names every one.
+pub async fn compare_whole(source: &Client, destination: &Client) -> Result<i64> {
+    let (source, destination) = (whole(source).await?, whole(destination).await?);
+    let differing: Vec<_> = source.iter().zip(&destination).filter(|(left, right)| left != right).collect();
+    ensure!(differing.is_empty(), "tables differ (source, destination): {differing:#?}");
+    ensure!(!source.is_empty() && source.len() == destination.len(), "the sides have different tables");
+    Ok(source.iter().map(|digest| digest.rows).sum())
+}
+
+async fn whole(client: &Client) -> Result<Vec<TableDigest>> {
+    client.batch_execute(SAME_TEXT).await?;
+    let mut digests = Vec::new();
+    for table in client.query(WHOLE, &[]).await? {
+        let table: String = table.try_get(0)?;
+        let query = format!(
+            "SELECT count(*), coalesce(sum(('x' || left(md5(t::text), 15))::bit(60)::bigint), 0)::text
+             FROM ONLY public.\"{table}\" t"
+        );
+        let row = client.query_one(&query, &[]).await?;
+        digests.push(TableDigest { table, rows: row.try_get(0)?, checksum: row.try_get(1)? });
+    }
+    Ok(digests)
 }

@@ -9,6 +9,7 @@ use tokio_postgres::error::SqlState;
 use crate::checker;
 use crate::ledger::{End, Ledger};
 use crate::site::{APPLICATION, APPLICATION_PASSWORD, Site};
+use crate::wait::{self, Seen};
 use crate::workload::{self, Workload, WorkloadOptions};
 use crate::{final_state, traces};
 
@@ -70,6 +71,17 @@ impl Journey {
         self.writes_arrive().await
     }
 
+    /// The rollback, and a few writes on the source again.
+    ///
+    /// # Errors
+    ///
+    /// When a command fails or nobody can write on the source.
+    pub async fn roll_back(&self) -> Result<()> {
+        let rollback = self.site.cli.expect(0, &["rollback", MIGRATION, "--yes"]).await;
+        rollback.with_context(|| self.site.last_words())?;
+        self.workload.wait_for_writes(End::Source, 300, PATIENCE).await
+    }
+
     /// Waits for writes on the destination.
     ///
     /// # Errors
@@ -96,11 +108,20 @@ impl Journey {
     ///
     /// As [`Journey::finish`].
     pub async fn check_arrival(self) -> Result<(Site, Arrival)> {
+        Box::pin(self.check_arrival_after(1)).await
+    }
+
+    /// As [`Journey::check_arrival`], after so many changes of side.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journey::finish`].
+    pub async fn check_arrival_after(self, switches: usize) -> Result<(Site, Arrival)> {
         let Self { site, workload } = self;
         let ledger = workload.stop().await?;
         ledger.save(&site.directory().join("ledger.jsonl"))?;
         let destination = site.destination.connect(&site.database).await?;
-        checker::verdict(&ledger, &final_state::read(&destination).await?)?;
+        checker::verdict_after(switches, &ledger, &final_state::read(&destination).await?)?;
         let source = site.source.connect(&site.database).await?;
         let rows_compared = final_state::compare(&source, &destination).await?;
         traces::expect_nothing(&site.source, &site.database).await?;
@@ -124,6 +145,23 @@ impl Journey {
         checker::verdict(&ledger, &final_state::read(&source).await?)?;
         Ok((site, ledger))
     }
+}
+
+/// Waits until both sides hold the same rows in every table. Nobody writes any more.
+///
+/// # Errors
+///
+/// When they differ for longer than that takes; the error names the tables.
+pub async fn expect_level(site: &Site) -> Result<i64> {
+    let (source, destination) =
+        (site.source.connect(&site.database).await?, site.destination.connect(&site.database).await?);
+    wait::until("both sides to hold the same rows", PATIENCE, || async {
+        Ok(match final_state::compare_whole(&source, &destination).await {
+            Ok(rows) => Seen::Done(rows),
+            Err(error) => Seen::NotYet(format!("{error:#}")),
+        })
+    })
+    .await
 }
 
 /// Fails unless the application cannot log in at an end.

@@ -157,6 +157,25 @@ impl Ledger {
         })
     }
 
+    /// How often the side that took writes must have changed, beginning with the
+    /// source: the length of the longest chain of acknowledged writes, by turns on one
+    /// end and on the other, each begun after the one before was acknowledged. Two ends
+    /// that take writes at the same time make it long at once.
+    #[must_use]
+    pub fn switches(&self) -> usize {
+        let mut acknowledged: Vec<_> =
+            self.entries.iter().filter(|entry| entry.outcome == Outcome::Acknowledged).collect();
+        acknowledged.sort_by_key(|entry| entry.complete);
+        let (mut end, mut since, mut links) = (End::Source, None, 0);
+        // The earliest answer leaves the most room for the next.
+        for entry in acknowledged {
+            if entry.end == end && since.is_none_or(|since| entry.invoke > since) {
+                (end, since, links) = (end.other(), Some(entry.complete), links + 1);
+            }
+        }
+        links.max(1) - 1
+    }
+
     /// The longest time that one end acknowledged nothing at all between two
     /// acknowledgements: what a step of ours may have cost the applications.
     #[must_use]

@@ -114,6 +114,8 @@ pub struct Site {
     pub source_config: AgentConfig,
     /// What the destination agent's files say.
     pub destination_config: AgentConfig,
+    /// What `create` is told beside the route.
+    pub create_arguments: Vec<&'static str>,
     home: Home,
 }
 
@@ -249,6 +251,7 @@ impl Site {
             database: options.database,
             source_config,
             destination_config,
+            create_arguments: Vec::new(),
             home,
         };
         site.write_agent_files()?;
@@ -360,13 +363,26 @@ impl Site {
         Ok(())
     }
 
+    /// How often the applications have changed sides in the migration that was made
+    /// last, as the coordinator numbers its cutovers and rollbacks.
+    ///
+    /// # Errors
+    ///
+    /// When the coordinator does not answer.
+    pub async fn switches(&self) -> Result<usize> {
+        let status = self.cli.status(crate::journey::MIGRATION).await?;
+        Ok(status.cutover.map_or(0, |cutover| usize::try_from(cutover.epoch).unwrap_or(0)))
+    }
+
     /// Creates a migration from the source to the destination.
     ///
     /// # Errors
     ///
     /// When the coordinator refuses.
     pub async fn create(&self, migration: &str) -> Result<()> {
-        let create = ["create", migration, "--from", "berlin", "--to", "oslo", "--database", self.database.as_str()];
+        let mut create =
+            vec!["create", migration, "--from", "berlin", "--to", "oslo", "--database", self.database.as_str()];
+        create.extend(&self.create_arguments);
         self.cli.expect(0, &create).await.with_context(|| self.last_words())?;
         Ok(())
     }

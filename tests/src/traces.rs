@@ -13,7 +13,7 @@ SELECT 'slot ' || slot_name FROM pg_replication_slots
 UNION ALL SELECT 'origin ' || roname FROM pg_replication_origin
 UNION ALL SELECT 'publication ' || pubname FROM pg_publication
 UNION ALL SELECT 'subscription ' || subname FROM pg_subscription
-UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname LIKE 'pgportage\\_%'
+UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname LIKE 'pgportage%'
 UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'pgportage%'
 UNION ALL SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts";
 

@@ -39,11 +39,11 @@ fn use_porter(site: &mut Site) {
     set(&mut site.destination_config);
 }
 
-async fn prepare(source: PostgresVersion, source_role: &str) -> Site {
+async fn prepare(source: PostgresVersion, source_role: &str, destination_attributes: &str) -> Site {
     assert_eq!(APPLICATION, "app");
     let mut site = Site::prepare(SiteOptions::new(source, V18)).await.unwrap();
     site.source.execute("postgres", &format!("{source_role} {BOTH}")).await.unwrap();
-    let destination_role = format!("CREATE ROLE porter LOGIN PASSWORD '{PASSWORD}'; {BOTH}");
+    let destination_role = format!("CREATE ROLE porter LOGIN {destination_attributes} PASSWORD '{PASSWORD}'; {BOTH}");
     site.destination.execute("postgres", &destination_role).await.unwrap();
     site.destination.execute("postgres", "GRANT pg_create_subscription TO porter").await.unwrap();
     use_porter(&mut site);
@@ -51,26 +51,38 @@ async fn prepare(source: PostgresVersion, source_role: &str) -> Site {
 }
 
 async fn migrate(mut site: Site) {
+    let returns = site.create_arguments.is_empty();
     site.write_agent_files().unwrap();
     site.start_programs().await.unwrap();
     let journey = Journey::begin(site, 2_000, &WorkloadOptions::default()).await.unwrap();
     journey.until_cutover().await.unwrap();
     journey.site.cli.expect(0, &["verify", MIGRATION]).await.unwrap();
     journey.cut_over().await.unwrap();
-    journey.finish().await.unwrap();
+    if !returns {
+        journey.finish().await.unwrap();
+        return;
+    }
+    journey.roll_back().await.unwrap();
+    journey.cut_over().await.unwrap();
+    journey.site.cli.expect(0, &["finish", MIGRATION, "--yes"]).await.unwrap();
+    journey.check_arrival_after(3).await.unwrap();
 }
 
 /// From 16 on a role with CREATEROLE and REPLICATION makes the replication role
-/// itself.
+/// itself, and one that may make subscriptions the way back.
 #[tokio::test]
 async fn a_role_that_may_make_roles() {
-    let role = format!("CREATE ROLE porter LOGIN REPLICATION CREATEROLE PASSWORD '{PASSWORD}';");
-    let site = prepare(V16, &role).await;
+    let role = format!(
+        "CREATE ROLE porter LOGIN REPLICATION CREATEROLE PASSWORD '{PASSWORD}';
+         GRANT pg_create_subscription TO porter;"
+    );
+    let site = prepare(V16, &role, "REPLICATION CREATEROLE").await;
     Box::pin(migrate(site)).await;
 }
 
-/// On any version with a replication role and a canary role made beforehand. The
-/// oldest one's schema `public` belongs to a superuser.
+/// On any version with a replication role and a canary role made beforehand, though
+/// below 16 without a way back. The oldest one's schema `public` belongs to a
+/// superuser.
 #[tokio::test]
 async fn roles_made_beforehand() {
     let role = format!(
@@ -78,7 +90,8 @@ async fn roles_made_beforehand() {
          CREATE ROLE mover LOGIN REPLICATION PASSWORD '{PASSWORD}';
          CREATE ROLE mover_canary LOGIN PASSWORD '{PASSWORD}';"
     );
-    let mut site = prepare(V14, &role).await;
+    let mut site = prepare(V14, &role, "").await;
+    site.create_arguments = vec!["--no-way-back"];
     let files = ["mover", "mover-canary"].map(|name| password_file(&site, name));
     let [mover, canary] = files;
     site.source_config.policy.roles =

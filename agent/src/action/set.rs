@@ -15,6 +15,7 @@ use crate::step::copy::{CopyTables, CopyTablesResult};
 use crate::step::cutover::{
     DrainToMarker, DrainToMarkerResult, FenceSource, FenceSourceResult, OpenDestination, OpenDestinationResult,
     PrepareCutover, PrepareCutoverResult, RaiseBarrier, RaiseBarrierResult, ReleaseBarrier, ReleaseBarrierResult,
+    Switch,
 };
 use crate::step::finish::{FinishMigration, FinishMigrationResult};
 use crate::step::identity::{SetReplicaIdentity, SetReplicaIdentityResult};
@@ -23,6 +24,9 @@ use crate::step::publication::{CreatePublication, CreatePublicationResult};
 use crate::step::schema::{RestoreSchema, RestoreSchemaResult};
 use crate::step::subscribe::{CreateSlot, CreateSlotResult, CreateSubscription, CreateSubscriptionResult};
 use crate::step::verify::{CountRows, CountRowsResult};
+use crate::step::way_back::{
+    CreateWayBack, CreateWayBackResult, FollowStream, FollowStreamResult, KeepStream, KeepStreamResult,
+};
 use crate::step::{Context, Step, Survey};
 
 /// What to do. Each variant holds the step with its input.
@@ -52,6 +56,8 @@ pub enum Action {
     AwaitCopy(AwaitCopy),
     /// [`ActionKind::AwaitLag`].
     AwaitLag(AwaitLag),
+    /// [`ActionKind::CreateWayBack`].
+    CreateWayBack(CreateWayBack),
     /// [`ActionKind::CountRows`].
     CountRows(CountRows),
     /// [`ActionKind::PrepareCutover`].
@@ -66,6 +72,10 @@ pub enum Action {
     OpenDestination(OpenDestination),
     /// [`ActionKind::ReleaseBarrier`].
     ReleaseBarrier(ReleaseBarrier),
+    /// [`ActionKind::KeepStream`].
+    KeepStream(KeepStream),
+    /// [`ActionKind::FollowStream`].
+    FollowStream(FollowStream),
     /// [`ActionKind::FinishMigration`].
     FinishMigration(FinishMigration),
 }
@@ -99,6 +109,8 @@ pub enum Outcome {
     AwaitCopy(AwaitCopyResult),
     /// Of [`Action::AwaitLag`].
     AwaitLag(AwaitLagResult),
+    /// Of [`Action::CreateWayBack`].
+    CreateWayBack(CreateWayBackResult),
     /// Of [`Action::CountRows`].
     CountRows(CountRowsResult),
     /// Of [`Action::PrepareCutover`].
@@ -113,6 +125,10 @@ pub enum Outcome {
     OpenDestination(OpenDestinationResult),
     /// Of [`Action::ReleaseBarrier`].
     ReleaseBarrier(ReleaseBarrierResult),
+    /// Of [`Action::KeepStream`].
+    KeepStream(KeepStreamResult),
+    /// Of [`Action::FollowStream`].
+    FollowStream(FollowStreamResult),
     /// Of [`Action::FinishMigration`].
     FinishMigration(FinishMigrationResult),
 }
@@ -134,6 +150,7 @@ impl Action {
             Self::CreateSubscription(_) => ActionKind::CreateSubscription,
             Self::AwaitCopy(_) => ActionKind::AwaitCopy,
             Self::AwaitLag(_) => ActionKind::AwaitLag,
+            Self::CreateWayBack(_) => ActionKind::CreateWayBack,
             Self::CountRows(_) => ActionKind::CountRows,
             Self::PrepareCutover(_) => ActionKind::PrepareCutover,
             Self::RaiseBarrier(_) => ActionKind::RaiseBarrier,
@@ -141,6 +158,8 @@ impl Action {
             Self::FenceSource(_) => ActionKind::FenceSource,
             Self::OpenDestination(_) => ActionKind::OpenDestination,
             Self::ReleaseBarrier(_) => ActionKind::ReleaseBarrier,
+            Self::KeepStream(_) => ActionKind::KeepStream,
+            Self::FollowStream(_) => ActionKind::FollowStream,
             Self::FinishMigration(_) => ActionKind::FinishMigration,
         }
     }
@@ -149,14 +168,26 @@ impl Action {
     /// Taking back is never refused for its outage: that would prolong it.
     #[must_use]
     pub fn consequences(&self, verb: Verb, side: Side) -> (Vec<DestructiveAct>, Option<Duration>) {
+        let (mut acts, max_outage) = self.own_consequences(verb, side);
+        // What is there may always be taken back.
+        if verb == Verb::Perform && self.kind().is_of_the_way_back(side) {
+            acts.push(DestructiveAct::WayBack);
+        }
+        (acts, max_outage)
+    }
+
+    fn own_consequences(&self, verb: Verb, side: Side) -> (Vec<DestructiveAct>, Option<Duration>) {
         let perform = verb == Verb::Perform;
         match self {
             Self::SetReplicaIdentity(step) if perform && !step.tables.is_empty() => {
                 (vec![DestructiveAct::ReplicaIdentityFull], None)
             }
             Self::CloseDatabase(_) if perform => (vec![DestructiveAct::TerminateSessions], None),
-            Self::CreateSlot(_) if !perform => (vec![DestructiveAct::DropSlot], None),
+            Self::CreateSlot(_) if !perform && side == Side::Source => (vec![DestructiveAct::DropSlot], None),
             Self::FinishMigration(_) if side == Side::Source => (vec![DestructiveAct::DropSlot], None),
+            Self::PrepareCutover(PrepareCutover { max_outage, switch: Switch::Rollback, .. }) if perform => {
+                (vec![DestructiveAct::WayBack], Some(*max_outage))
+            }
             Self::PrepareCutover(PrepareCutover { max_outage, .. })
             | Self::RaiseBarrier(RaiseBarrier { max_outage, .. })
                 if perform =>
@@ -184,6 +215,9 @@ impl Action {
             | Self::AwaitLag(_)
             | Self::CountRows(_)
             | Self::FinishMigration(_)
+            | Self::CreateWayBack(_)
+            | Self::KeepStream(_)
+            | Self::FollowStream(_)
             | Self::ReleaseBarrier(_) => (vec![], None),
         }
     }
@@ -208,6 +242,7 @@ impl Action {
             Self::CreateSubscription(step) => attempt.of(step, Outcome::CreateSubscription).await,
             Self::AwaitCopy(step) => attempt.of(step, Outcome::AwaitCopy).await,
             Self::AwaitLag(step) => attempt.of(step, Outcome::AwaitLag).await,
+            Self::CreateWayBack(step) => attempt.of(step, Outcome::CreateWayBack).await,
             Self::CountRows(step) => attempt.of(step, Outcome::CountRows).await,
             Self::PrepareCutover(step) => attempt.of(step, Outcome::PrepareCutover).await,
             Self::RaiseBarrier(step) => attempt.of(step, Outcome::RaiseBarrier).await,
@@ -215,6 +250,8 @@ impl Action {
             Self::FenceSource(step) => attempt.of(step, Outcome::FenceSource).await,
             Self::OpenDestination(step) => attempt.of(step, Outcome::OpenDestination).await,
             Self::ReleaseBarrier(step) => attempt.of(step, Outcome::ReleaseBarrier).await,
+            Self::KeepStream(step) => attempt.of(step, Outcome::KeepStream).await,
+            Self::FollowStream(step) => attempt.of(step, Outcome::FollowStream).await,
             Self::FinishMigration(step) => attempt.of(step, Outcome::FinishMigration).await,
         }
     }

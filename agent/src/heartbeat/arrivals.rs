@@ -1,4 +1,4 @@
-//! The destination's half: notices arrivals while somebody watches.
+//! The follower's half: notices arrivals while somebody watches.
 
 use std::time::Duration;
 
@@ -8,14 +8,19 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::agent::SharedAgent;
 use crate::migration::Participation;
-use crate::postgres::{Purpose, Session, sql_failure};
+use crate::postgres::{Purpose, Session, own_schema, sql_failure};
+use crate::stream::Stream;
 
 /// Time between two looks: what the measured lag may be too high by.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Pause after a failed look.
 const PAUSE: Duration = Duration::from_secs(1);
 
-const LOOK: &str = "SELECT sequence FROM pgportage.heartbeat WHERE id = 1";
+/// What asks for the number that arrived last.
+fn look_statement(participation: &Participation) -> String {
+    let table = own_schema::table(Stream::followed_by(participation.side).heartbeat_table());
+    format!("SELECT sequence FROM {table} WHERE id = 1")
+}
 
 /// The numbers of the heartbeat rows that arrive here: the newest now (zero
 /// before the first), then each new one. The looking ends when the stream is
@@ -78,6 +83,9 @@ async fn look(
         Some(open) => open,
         None => session.insert(agent.door.open(&participation.database, Purpose::Watch).await?),
     };
-    let row = open.query_opt(LOOK, &[]).await.map_err(|error| sql_failure(error, "look for heartbeats"))?;
+    let row = open
+        .query_opt(&look_statement(participation), &[])
+        .await
+        .map_err(|error| sql_failure(error, "look for heartbeats"))?;
     Ok(row.map_or(0, |row| row.get(0)))
 }

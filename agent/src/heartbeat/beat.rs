@@ -1,4 +1,4 @@
-//! The source's half: writes the numbers, hears of their arrival.
+//! The publisher's half: writes the numbers, hears of their arrival.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::state::{Beats, Reading};
 use crate::agent::{Agent, SharedAgent};
-use crate::migration::{MigrationId, Participation, Side};
-use crate::names;
-use crate::postgres::{Purpose, Session, sql_failure};
+use crate::migration::{MigrationId, Participation};
+use crate::postgres::{Purpose, Session, own_schema, sql_failure};
+use crate::stream::Stream;
 
 /// Time between two beats.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -25,7 +25,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A standby that is lost must not hold the beat up.
 const SETTINGS: &str = "SET synchronous_commit = local";
 
-const BEAT: &str = "UPDATE pgportage.heartbeat SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence";
+/// The statement that beats in one of our tables.
+fn beat_statement(stream: Stream) -> String {
+    let table = own_schema::table(stream.heartbeat_table());
+    format!("UPDATE {table} SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence")
+}
 
 const LAG_BYTES: &str = "\
 SELECT greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
@@ -35,7 +39,7 @@ WHERE slot_name = $1 AND confirmed_flush_lsn IS NOT NULL";
 /// The note in the journal that a migration beats: a restarted agent goes on.
 const NOTE: &str = "heartbeat";
 
-/// The heartbeats of all migrations that this agent is the source of.
+/// The heartbeats of all migrations whose changes this agent publishes.
 #[derive(Debug, Default)]
 pub struct Heartbeats(Mutex<HashMap<MigrationId, Running>>);
 
@@ -57,7 +61,7 @@ impl Heartbeats {
     /// When the journal cannot be read.
     pub fn resume(&self, agent: &SharedAgent) -> Result<(), Failure> {
         for participation in agent.journal.participations()? {
-            if participation.side == Side::Source && agent.journal.note(&participation.migration, NOTE)?.is_some() {
+            if agent.journal.note(&participation.migration, NOTE)?.is_some() {
                 self.start(agent, &participation);
             }
         }
@@ -134,6 +138,11 @@ struct Task {
 }
 
 impl Task {
+    /// What it measures: the stream that this side publishes.
+    fn stream(&self) -> Stream {
+        Stream::published_by(self.participation.side)
+    }
+
     async fn run(self) {
         self.stop.run_until_cancelled(async { tokio::join!(self.write(), self.listen()) }).await;
     }
@@ -173,11 +182,11 @@ impl Task {
         };
         let begun = clock.now();
         let beat = async {
-            let row = open.query_opt(BEAT, &[]).await.map_err(failure)?;
+            let row = open.query_opt(&beat_statement(self.stream()), &[]).await.map_err(failure)?;
             if let Some(row) = row {
                 self.lock().sent(row.get(0), begun);
             }
-            let slot = names::replication_name(&self.participation.migration);
+            let slot = self.stream().name(&self.participation.migration);
             let lag: Option<i64> = open.query_opt(LAG_BYTES, &[&slot]).await.map_err(failure)?.map(|row| row.get(0));
             self.agent.gauges.update(&self.participation.migration, |gauge| {
                 gauge.lag_bytes = lag.and_then(|bytes| u64::try_from(bytes).ok());

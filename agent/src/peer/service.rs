@@ -105,6 +105,35 @@ impl Service {
         Ok(participation)
     }
 
+    /// As [`Self::authorise`], for whoever follows what this side publishes: the
+    /// destination, and on the way back the source, where this agent's owner allowed
+    /// one.
+    fn authorise_follower(&self, caller: Option<&PeerIdentity>, migration: &str) -> Result<Participation, Failure> {
+        self.authorise_stream(caller, migration, Side::Destination)
+    }
+
+    /// As [`Self::authorise`], for whoever publishes what this side follows.
+    fn authorise_publisher(&self, caller: Option<&PeerIdentity>, migration: &str) -> Result<Participation, Failure> {
+        self.authorise_stream(caller, migration, Side::Source)
+    }
+
+    /// `back`: the side on which this belongs to the way back.
+    fn authorise_stream(
+        &self,
+        caller: Option<&PeerIdentity>,
+        migration: &str,
+        back: Side,
+    ) -> Result<Participation, Failure> {
+        let participation = self.authorise(caller, migration, None)?;
+        if participation.side == back && !self.agent.policy.destructive().way_back {
+            let message = format!("the policy of the {back}'s agent does not allow a way back");
+            return Err(Failure::new(Reason::PeerRefused, message)
+                .hint("Set `way_back = true` under [destructive] in its policy, then restart it.")
+                .effect(Effect::None));
+        }
+        Ok(participation)
+    }
+
     fn permit(&self, of: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Failure> {
         Arc::clone(of).try_acquire_owned().map_err(|_| {
             Failure::new(Reason::PeerUnreachable, format!("this agent serves no more {what} at the moment"))
@@ -137,7 +166,7 @@ impl PeerService for Service {
     ) -> Answer<v1::GetReplicationAccessResponse> {
         let message = request.get_ref();
         let participation =
-            self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
+            self.authorise_follower(request.extensions().get(), &message.migration_id).map_err(to_status)?;
         let access = connect::replication_access(&self.agent, &participation, &message.system_identifier)
             .await
             .map_err(to_status)?;
@@ -145,7 +174,7 @@ impl PeerService for Service {
             migration.id = %participation.migration,
             role = access.role_name,
             peer = participation.peer,
-            "handed a login for the subscription to the destination's agent"
+            "handed a login for its subscription to the other agent"
         );
         Ok(Response::new(v1::GetReplicationAccessResponse {
             role_name: access.role_name,
@@ -274,17 +303,20 @@ impl PeerService for Service {
                     .with("field", "migration_id"),
             ));
         };
-        let participation = self.authorise(caller.as_ref(), &migration, Some(Side::Source)).map_err(to_status)?;
+        let participation = self.authorise_follower(caller.as_ref(), &migration).map_err(to_status)?;
         let permit = self.permit(&self.tunnels, "tunnels").map_err(to_status)?;
         let address = &self.agent.settings.postgres.replication_address;
         let server = self.agent.clock.timeout(CONNECT_TIMEOUT, connect(address)).await;
         let unreachable = |text: String| {
             to_status(
-                Failure::new(Reason::ServerUnreachable, format!("the source's server does not answer at {address}"))
-                    .detail(format!("{text}."))
-                    .hint("Check `postgres.replication_address` in agent.toml on the source's machine.")
-                    .remedy(Remedy::Wait)
-                    .effect(Effect::None),
+                Failure::new(
+                    Reason::ServerUnreachable,
+                    format!("the {} server does not answer at {address}", participation.side),
+                )
+                .detail(format!("{text}."))
+                .hint("Check `postgres.replication_address` in agent.toml on that machine.")
+                .remedy(Remedy::Wait)
+                .effect(Effect::None),
             )
         };
         let (reader, writer) = match server {
@@ -324,9 +356,8 @@ impl PeerService for Service {
     type WatchHeartbeatStream = StreamOf<v1::WatchHeartbeatResponse>;
 
     async fn watch_heartbeat(&self, request: Request<v1::WatchHeartbeatRequest>) -> Answer<Self::WatchHeartbeatStream> {
-        let participation = self
-            .authorise(request.extensions().get(), &request.get_ref().migration_id, Some(Side::Destination))
-            .map_err(to_status)?;
+        let participation =
+            self.authorise_publisher(request.extensions().get(), &request.get_ref().migration_id).map_err(to_status)?;
         let numbers = crate::heartbeat::arrivals(&self.agent, &participation);
         let stream = numbers.map(|sequence| Ok(v1::WatchHeartbeatResponse { sequence }));
         Ok(Response::new(Box::pin(stream)))
@@ -336,9 +367,8 @@ impl PeerService for Service {
         use v1::resolve_cutover_response::Resolution as Wire;
 
         let message = request.get_ref();
-        let participation = self
-            .authorise(request.extensions().get(), &message.migration_id, Some(Side::Destination))
-            .map_err(to_status)?;
+        let participation =
+            self.authorise_publisher(request.extensions().get(), &message.migration_id).map_err(to_status)?;
         let resolution = resolve(&self.agent, &participation, message.cutover_epoch).await.map_err(to_status)?;
         let resolution = match resolution {
             Resolution::Opened => Wire::Opened,

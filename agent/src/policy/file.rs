@@ -55,6 +55,7 @@ struct DestructiveSection {
     drop_slot: bool,
     terminate_sessions: bool,
     replica_identity_full: bool,
+    way_back: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -123,7 +124,7 @@ pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
     let databases = databases(&mut problems, &mut table, &peers);
     let steps = steps(&mut problems, &mut table);
     let limits = limits(&mut problems, &mut table);
-    let DestructiveSection { fence, open, drop_slot, terminate_sessions, replica_identity_full } =
+    let DestructiveSection { fence, open, drop_slot, terminate_sessions, replica_identity_full, way_back } =
         problems.section(&mut table, "destructive");
     let RolesSection { replication, canary } = problems.section(&mut table, "roles");
     let replication = role(&mut problems, "roles.replication", replication);
@@ -141,7 +142,7 @@ pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
         steps,
         peers,
         limits,
-        destructive: Destructive { fence, open, drop_slot, terminate_sessions, replica_identity_full },
+        destructive: Destructive { fence, open, drop_slot, terminate_sessions, replica_identity_full, way_back },
         roles: Roles { replication, canary },
     })
 }

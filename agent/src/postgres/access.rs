@@ -12,7 +12,8 @@ use tokio_postgres::GenericClient;
 
 use super::{quote_ident, quote_literal, sql_failure};
 
-/// The source's table of the fence, in our schema. A row means: fenced.
+/// The fence, in our schema. A row means: this side was left by a cutover or a
+/// rollback, and is fenced.
 pub const FENCE_TABLE_DDL: &str = "\
 CREATE TABLE pgportage.fence (
     id int PRIMARY KEY CHECK (id = 1),
@@ -21,8 +22,9 @@ CREATE TABLE pgportage.fence (
     record_time timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 )";
 
-/// The destination's table of the decision, in our schema. Its one row is the
-/// only thing that says whether the destination has opened.
+/// The decision, in our schema. Its one row is the only thing that says whether
+/// this side has opened, and at which cutover or rollback. The source has none
+/// until it is left.
 ///
 /// `floor_epoch` is the lowest cutover that may still open: raising it is the
 /// durable promise that an earlier one never will.

@@ -44,6 +44,12 @@ CREATE TABLE pgportage.heartbeat (
     sequence bigint NOT NULL
 )";
 
+const HEARTBEAT_BACK_TABLE_DDL: &str = "\
+CREATE TABLE pgportage.heartbeat_back (
+    id int PRIMARY KEY,
+    sequence bigint NOT NULL
+)";
+
 const MARKER_TABLE_DDL: &str = "\
 CREATE TABLE pgportage.marker (
     marker_id uuid PRIMARY KEY,
@@ -52,6 +58,11 @@ CREATE TABLE pgportage.marker (
 
 const FIRST_HEARTBEAT: &str = "\
 INSERT INTO pgportage.heartbeat (id, sequence) VALUES (1, 0) ON CONFLICT (id) DO NOTHING";
+
+/// On both sides: the way back copies nothing, and an update finds no row that is
+/// not there.
+const FIRST_HEARTBEAT_BACK: &str = "\
+INSERT INTO pgportage.heartbeat_back (id, sequence) VALUES (1, 0) ON CONFLICT (id) DO NOTHING";
 
 const INSERT_MIGRATION: &str = "\
 INSERT INTO pgportage.migration (migration_id, side, format) VALUES ($1, $2, $3)";
@@ -146,8 +157,7 @@ fn conflict(owner: &str, migration: &MigrationId) -> Failure {
         .effect(Effect::None)
 }
 
-/// Makes our schema and its tables for the context's side, where they are
-/// missing. Part of the caller's transaction.
+/// Makes our schema and its tables, where they are missing. Part of the caller's transaction.
 ///
 /// # Errors
 ///
@@ -166,21 +176,20 @@ pub async fn ensure(transaction: &Transaction<'_>, cx: &Context) -> Result<(), F
             transaction.execute(INSERT_MIGRATION, &[&migration, &side, &FORMAT]).await.map_err(failure)?;
         }
     }
-    let side_table = match participation.side {
-        Side::Source => ("fence", FENCE_TABLE_DDL),
-        Side::Destination => ("decision", DECISION_TABLE_DDL),
-    };
     let tables = [
         (names::LEDGER_TABLE, LEDGER_TABLE_DDL),
         (names::HEARTBEAT_TABLE, HEARTBEAT_TABLE_DDL),
+        (names::HEARTBEAT_BACK_TABLE, HEARTBEAT_BACK_TABLE_DDL),
         (names::MARKER_TABLE, MARKER_TABLE_DDL),
-        side_table,
+        ("fence", FENCE_TABLE_DDL),
+        ("decision", DECISION_TABLE_DDL),
     ];
     for (name, ddl) in tables {
         if !relation_exists(transaction, name).await? {
             transaction.batch_execute(ddl).await.map_err(failure)?;
         }
     }
+    transaction.batch_execute(FIRST_HEARTBEAT_BACK).await.map_err(failure)?;
     // On the destination the row comes with the initial copy.
     if participation.side == Side::Source {
         transaction.batch_execute(FIRST_HEARTBEAT).await.map_err(failure)?;

@@ -235,7 +235,7 @@ impl Look<'_> {
 
     async fn sessions(&self) -> Result<Sessions, Failure> {
         let own: Vec<i32> = self.agent.door.own_sessions().into_iter().map(|session| session.pid).collect();
-        let role = replication_role(&self.agent.policy, &self.participation.migration);
+        let role = replication_role(&self.agent.policy, self.participation);
         let programs = format!("{APPLICATION_PREFIX} %");
         let parameters: &Parameters<'_> = &[&own, &self.agent.door.user(), &programs, &role, &self.name()];
         let rows = self.rows(SESSIONS, parameters, "look at the sessions").await?;

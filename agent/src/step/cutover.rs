@@ -1,5 +1,10 @@
 //! The cutover: P0 to P7 of the protocol, one file for each act.
 //!
+//! A switch *leaves* one side and *enters* the other: a cutover leaves the source
+//! and enters the destination, a rollback leaves the destination and enters the
+//! source. The acts are the same; where their names and messages say source and
+//! destination they speak of the side that is left and of the side that is entered.
+//!
 //! Two fences with different failure directions. The *barrier* (table locks)
 //! dies with its session: up to P3 any failure reopens the source by itself.
 //! The *durable fence* is committed only when everything else is proved; from
@@ -39,7 +44,7 @@ pub use barrier::{RaiseBarrier, RaiseBarrierResult};
 pub use drain::{DrainToMarker, DrainToMarkerResult};
 pub use fence::{FenceSource, FenceSourceResult};
 pub use open::{OpenDestination, OpenDestinationResult};
-pub use prepare::{PrepareCutover, PrepareCutoverResult};
+pub use prepare::{PrepareCutover, PrepareCutoverResult, Switch};
 pub use release::{ReleaseBarrier, ReleaseBarrierResult};
 pub use resolve::{Resolution, resolve, settle_by_itself, unfence_locally};
 pub use sequence::SequencePosition;
@@ -47,14 +52,14 @@ pub use sequence::SequencePosition;
 /// The sessions of cutovers under way, by migration.
 #[derive(Debug, Default)]
 pub struct CutoverSessions {
-    source: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<SourceCutover>>>>,
-    destination: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<DestinationCutover>>>>,
+    leaving: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<LeavingSide>>>>,
+    entering: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<EnteringSide>>>>,
 }
 
-/// What the source agent holds from P0 to P7. Dropping it closes the sessions,
+/// What the agent of the side that is left holds from P0 to P7. Dropping it closes the sessions,
 /// and with them goes the barrier.
 #[derive(Debug)]
-struct SourceCutover {
+struct LeavingSide {
     epoch: i64,
     /// Session X of the protocol: holds the locks in an open transaction.
     holder: Session,
@@ -80,9 +85,9 @@ struct Barrier {
     result: RaiseBarrierResult,
 }
 
-/// What the destination agent holds from P0 to P6.
+/// What the agent of the side that is entered holds from P0 to P6.
 #[derive(Debug)]
-struct DestinationCutover {
+struct EnteringSide {
     epoch: i64,
     session: Session,
     catalog_digest: Vec<u8>,
@@ -92,35 +97,35 @@ struct DestinationCutover {
 }
 
 impl CutoverSessions {
-    fn hold_source(&self, migration: &MigrationId, cutover: SourceCutover) {
-        self.source
+    fn hold_leaving(&self, migration: &MigrationId, cutover: LeavingSide) {
+        self.leaving
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(migration.clone(), Arc::new(tokio::sync::Mutex::new(cutover)));
     }
 
-    fn source(&self, migration: &MigrationId) -> Option<Arc<tokio::sync::Mutex<SourceCutover>>> {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner).get(migration).map(Arc::clone)
+    fn leaving(&self, migration: &MigrationId) -> Option<Arc<tokio::sync::Mutex<LeavingSide>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).get(migration).map(Arc::clone)
     }
 
-    /// Lets the source's sessions go, and with them the barrier.
-    fn drop_source(&self, migration: &MigrationId) {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
+    /// Lets the sessions on the side that is left go, and with them the barrier.
+    fn drop_leaving(&self, migration: &MigrationId) {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
     }
 
-    fn hold_destination(&self, migration: &MigrationId, cutover: DestinationCutover) {
-        self.destination
+    fn hold_entering(&self, migration: &MigrationId, cutover: EnteringSide) {
+        self.entering
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(migration.clone(), Arc::new(tokio::sync::Mutex::new(cutover)));
     }
 
-    fn destination(&self, migration: &MigrationId) -> Option<Arc<tokio::sync::Mutex<DestinationCutover>>> {
-        self.destination.lock().unwrap_or_else(PoisonError::into_inner).get(migration).map(Arc::clone)
+    fn entering(&self, migration: &MigrationId) -> Option<Arc<tokio::sync::Mutex<EnteringSide>>> {
+        self.entering.lock().unwrap_or_else(PoisonError::into_inner).get(migration).map(Arc::clone)
     }
 
-    fn drop_destination(&self, migration: &MigrationId) {
-        self.destination.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
+    fn drop_entering(&self, migration: &MigrationId) {
+        self.entering.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
     }
 }
 

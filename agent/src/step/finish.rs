@@ -16,6 +16,7 @@ use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
 use crate::step::patience::Patience;
 use crate::step::publication::{self, Fenced};
+use crate::step::way_back::remove_way_back;
 use crate::step::{Context, Progress, Step, Survey, connect, identity, subscribe};
 
 pub use local::clean_up_locally;
@@ -80,6 +81,9 @@ async fn finish_source(cx: &Context) -> Result<FinishMigrationResult, Failure> {
     let migration = &cx.participation.migration;
     let unfence_statements = keep_unfence_statements(cx).await?;
     cx.fail_point("finish_migration.perform.noted");
+    report(cx, "dropping the subscription of the way back");
+    remove_way_back(cx).await?;
+    cx.fail_point("finish_migration.perform.way_back");
     cx.agent.heartbeats.stop(migration).await;
     report(cx, "dropping the replication slot");
     subscribe::remove_slots(cx).await?;
@@ -145,7 +149,8 @@ enum Undecided {
     Remove,
 }
 
-/// Subscription, tunnel, schema. The data and who may log in stay.
+/// Subscription, tunnel, what the way back is made of, schema. The data and who may
+/// log in stay.
 async fn finish_destination(cx: &Context, undecided: Undecided) -> Result<FinishMigrationResult, Failure> {
     let decided = {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
@@ -163,6 +168,13 @@ async fn finish_destination(cx: &Context, undecided: Undecided) -> Result<Finish
     report(cx, "dropping the subscription");
     subscribe::remove_subscription(cx).await?;
     cx.fail_point("finish_migration.perform.subscription");
+    report(cx, "dropping the way back");
+    cx.agent.heartbeats.stop(&cx.participation.migration).await;
+    subscribe::remove_slots(cx).await?;
+    cx.fail_point("finish_migration.perform.slot_back");
+    publication::remove_publication(cx).await?;
+    connect::remove_roles(cx).await?;
+    cx.fail_point("finish_migration.perform.way_back_removed");
     report(cx, "dropping our schema");
     let mut patience = Patience::new(cx);
     loop {

@@ -20,6 +20,7 @@ mod program;
 mod source;
 mod traffic;
 mod trigger;
+mod way_back;
 
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
@@ -40,6 +41,8 @@ pub struct CheckServer {
     pub source: Option<Inventory>,
     /// What the operator has agreed to.
     pub consents: Vec<Consent>,
+    /// Whether the migration is to have a way back.
+    pub way_back: bool,
 }
 
 /// What was found.
@@ -89,6 +92,27 @@ pub struct Extension {
     /// The version installed.
     pub version: String,
 }
+
+/// Further questions to the destination, which publishes for the way back.
+const PUBLISHES_BACK: &[Check] = &[
+    Check("policy of the way back", |x| Box::pin(way_back::policy(x))),
+    Check("wal_level", |x| Box::pin(source::wal_level(x))),
+    Check("free replication slots", |x| Box::pin(source::slots(x))),
+    Check("free WAL senders", |x| Box::pin(source::senders(x))),
+    Check("synchronous_standby_names", |x| Box::pin(source::synchronous_standby(x))),
+    Check("max_slot_wal_keep_size", |x| Box::pin(source::slot_size(x))),
+    Check("idle_replication_slot_timeout", |x| Box::pin(source::slot_idle_timeout(x))),
+    Check("output_plugin_libraries", |x| Box::pin(source::output_plugin(x))),
+    Check("privileges to publish", |x| Box::pin(privilege::publisher(x))),
+];
+
+/// Further questions to the source, which follows on the way back.
+const FOLLOWS_BACK: &[Check] = &[
+    Check("policy of the way back", |x| Box::pin(way_back::policy(x))),
+    Check("replication workers", |x| Box::pin(destination::workers(x))),
+    Check("replication origins", |x| Box::pin(destination::origins(x))),
+    Check("privileges to subscribe", |x| Box::pin(way_back::privileges(x))),
+];
 
 /// Questions to the source's server.
 const SOURCE_SERVER: &[Check] = &[
@@ -197,7 +221,12 @@ impl Step for CheckServer {
         if side == Side::Destination && self.source.is_none() {
             return Err(Failure::new(Reason::RequestInvalid, "field `source` is missing").effect(Effect::None));
         }
-        for check in server_checks.iter().chain(database_checks) {
+        let way_back_checks = match side {
+            _ if !self.way_back => &[],
+            Side::Source => FOLLOWS_BACK,
+            Side::Destination => PUBLISHES_BACK,
+        };
+        for check in server_checks.iter().chain(database_checks).chain(way_back_checks) {
             cx.safe_point()?;
             cx.report(Progress { subject: check.0.to_owned(), ..Progress::default() });
             findings.extend(answer(check, &examination).await?);

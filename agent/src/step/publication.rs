@@ -1,6 +1,11 @@
 //! *publication*: our schema with heartbeat and marker, and the publication with
 //! an explicit list of tables.
 //!
+//! For the way back the destination makes the same over its own tables, and beside
+//! it a publication of nothing but the heartbeat, by which the way is proved. Both
+//! are there before the slot is, and are never altered: decoding could skip changes
+//! that meet an ALTER PUBLICATION.
+//!
 //! Class: transactional. Schema, publication and ledger row are one transaction,
 //! in which the replica identities are looked at once more: a published table
 //! without one makes the application's own UPDATE and DELETE fail.
@@ -10,12 +15,14 @@ use pgportage_proto::Reason;
 use tokio_postgres::{Client, GenericClient};
 
 use crate::action::{ActionKind, Verb};
+use crate::migration::{Participation, Side};
 use crate::names;
 use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, RelationName, Session, catalog, quote_ident, sql_failure};
 use crate::step::connect::replication_role;
 use crate::step::patience::Patience;
 use crate::step::{Context, Progress, Step, Survey};
+use crate::stream::{Stream, outgoing};
 
 const PUBLICATION_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)";
 
@@ -58,7 +65,7 @@ impl Step for CreatePublication {
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreatePublicationResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-        let name = names::replication_name(&cx.participation.migration);
+        let name = outgoing(&cx.participation);
         let exists = publication_exists(&*session, &name).await?;
         match (own_schema::ownership(&*session, &cx.participation).await?, exists) {
             (Ownership::Ours, true) => {
@@ -82,7 +89,7 @@ impl Step for CreatePublication {
     }
 
     async fn perform(&self, cx: &Context) -> Result<CreatePublicationResult, Failure> {
-        let name = names::replication_name(&cx.participation.migration);
+        let name = outgoing(&cx.participation);
         cx.agent.heartbeats.intend(&cx.agent, &cx.participation)?;
         cx.fail_point("create_publication.perform.intended");
         let mut patience = Patience::new(cx);
@@ -103,7 +110,7 @@ impl Step for CreatePublication {
     }
 }
 
-/// Stops the heartbeat and drops the publication and our schema. Succeeds when
+/// Stops the heartbeat and drops what [`CreatePublication`] made. Succeeds when
 /// there is nothing to drop.
 ///
 /// # Errors
@@ -133,9 +140,9 @@ pub(crate) enum Fenced {
     Known,
 }
 
-/// Drops the publication and our schema in one transaction.
+/// Drops our publications, and on the source our schema, in one transaction. The
+/// destination's schema holds its decision, and goes with what closed it.
 pub(crate) async fn remove(cx: &Context, fenced: Fenced) -> Result<(), Failure> {
-    let name = names::replication_name(&cx.participation.migration);
     let failure = |error| sql_failure(error, "drop the publication");
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
@@ -143,17 +150,31 @@ pub(crate) async fn remove(cx: &Context, fenced: Fenced) -> Result<(), Failure> 
         Ownership::Other(_) => return Ok(()),
         Ownership::Absent | Ownership::Ours => {}
     }
-    if fenced == Fenced::Refuse && is_fenced(&transaction).await? {
+    let side = cx.participation.side;
+    if side == Side::Source && fenced == Fenced::Refuse && is_fenced(&transaction).await? {
         return Err(Failure::new(Reason::WrongState, "the source is fenced")
             .detail("Schema pgportage keeps what is needed to lift the fence.")
             .hint("Take the cutover back first, or run `pgportage-agent unfence` on this machine.")
             .effect(Effect::None));
     }
-    if publication_exists(&transaction, &name).await? {
-        transaction.batch_execute(&format!("DROP PUBLICATION {}", quote_ident(&name))).await.map_err(failure)?;
+    for name in own_publications(&cx.participation) {
+        if publication_exists(&transaction, &name).await? {
+            transaction.batch_execute(&format!("DROP PUBLICATION {}", quote_ident(&name))).await.map_err(failure)?;
+        }
     }
-    own_schema::remove(&transaction, cx).await?;
+    if side == Side::Source {
+        own_schema::remove(&transaction, cx).await?;
+    }
     transaction.commit().await.map_err(failure)
+}
+
+/// The stream's publication, and on the destination the one that proves its way.
+fn own_publications(participation: &Participation) -> Vec<String> {
+    let mut names = vec![outgoing(participation)];
+    if Stream::published_by(participation.side) == Stream::Back {
+        names.push(names::proof_publication(&participation.migration));
+    }
+    names
 }
 
 /// Whether the durable fence stands on this source.
@@ -174,7 +195,8 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
     let transaction = session.transaction().await.map_err(failure)?;
     own_schema::ensure(&transaction, cx).await?;
     let mut tables = user_tables(transaction.client()).await?;
-    tables.push(RelationName::new(names::SCHEMA, names::HEARTBEAT_TABLE));
+    let stream = Stream::published_by(cx.participation.side);
+    tables.push(RelationName::new(names::SCHEMA, stream.heartbeat_table()));
     tables.push(RelationName::new(names::SCHEMA, names::MARKER_TABLE));
     cx.report(Progress { subject: format!("locks on {} tables to publish", tables.len()), ..Progress::default() });
     // The publication's lock on a table hinders no writer, only maintenance; and
@@ -188,6 +210,14 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
         list.join(", ")
     );
     transaction.batch_execute(&statement).await.map_err(failure)?;
+    if stream == Stream::Back {
+        let statement = format!(
+            "CREATE PUBLICATION {} FOR TABLE ONLY {} WITH (publish = 'insert, update')",
+            quote_ident(&names::proof_publication(&cx.participation.migration)),
+            own_schema::table(stream.heartbeat_table())
+        );
+        transaction.batch_execute(&statement).await.map_err(failure)?;
+    }
     // The tables are locked against a change of identity from here on.
     let rows = transaction.query(WITHOUT_IDENTITY, &[&name]).await.map_err(failure)?;
     if !rows.is_empty() {
@@ -197,10 +227,10 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
             .collect();
         return Err(without_identity(&bare));
     }
-    let role = quote_ident(&replication_role(&cx.agent.policy, &cx.participation.migration));
+    let role = quote_ident(&replication_role(&cx.agent.policy, &cx.participation));
     for grant in [
         format!("GRANT USAGE ON SCHEMA {} TO {role}", names::SCHEMA),
-        format!("GRANT SELECT ON {} TO {role}", own_schema::table(names::HEARTBEAT_TABLE)),
+        format!("GRANT SELECT ON {} TO {role}", own_schema::table(stream.heartbeat_table())),
         format!("GRANT SELECT ON {} TO {role}", own_schema::table(names::MARKER_TABLE)),
     ] {
         transaction.batch_execute(&grant).await.map_err(failure)?;

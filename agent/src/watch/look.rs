@@ -9,10 +9,10 @@ use pgportage_proto::Reason;
 use crate::agent::Agent;
 use crate::journal::Journal;
 use crate::migration::Participation;
-use crate::names::replication_name;
 use crate::postgres::{Purpose, Session, free_disk_bytes, sql_failure};
 use crate::step::connect::DESTINATION_SYSTEM;
 use crate::step::subscribe::slot_session;
+use crate::stream::outgoing;
 
 /// How often to try to drop a slot whose walsender has just been ended, and the
 /// pause between: together well under the time after which a subscriber comes
@@ -55,7 +55,7 @@ const OURS: &str = "
 
 fn parameters(journal: &Journal, participation: &Participation) -> Result<(String, String), Failure> {
     let system = journal.note(&participation.migration, DESTINATION_SYSTEM)?.unwrap_or_default();
-    Ok((replication_name(&participation.migration), system))
+    Ok((outgoing(participation), system))
 }
 
 /// Looks at our slots.

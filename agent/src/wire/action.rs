@@ -11,7 +11,7 @@ use crate::step::close::CloseDatabase;
 use crate::step::connect::{CreateReplicationRole, ReachPeer};
 use crate::step::copy::{CopyMethod, CopyTables};
 use crate::step::cutover::{
-    DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, SequencePosition,
+    DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, SequencePosition, Switch,
 };
 use crate::step::finish::FinishMigration;
 use crate::step::identity::SetReplicaIdentity;
@@ -19,6 +19,7 @@ use crate::step::publication::CreatePublication;
 use crate::step::schema::RestoreSchema;
 use crate::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
 use crate::step::verify::{CountRows, TableCount};
+use crate::step::way_back::{CreateWayBack, FollowStream, KeepStream};
 
 use super::{count, duration, inventory, missing, span};
 
@@ -65,7 +66,12 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
         Wire::PrepareCutover(message) => Ok(Action::PrepareCutover(PrepareCutover {
             cutover_epoch: message.cutover_epoch,
             max_outage: duration(message.max_outage, "max_outage")?,
+            switch: if message.rollback { Switch::Rollback } else { Switch::Cutover },
+            way_back: message.way_back,
         })),
+        Wire::CreateWayBack(v1::CreateWayBack {}) => Ok(Action::CreateWayBack(CreateWayBack)),
+        Wire::KeepStream(message) => Ok(Action::KeepStream(KeepStream { cutover_epoch: message.cutover_epoch })),
+        Wire::FollowStream(message) => Ok(Action::FollowStream(FollowStream { cutover_epoch: message.cutover_epoch })),
         Wire::RaiseBarrier(message) => Ok(Action::RaiseBarrier(RaiseBarrier {
             cutover_epoch: message.cutover_epoch,
             max_outage: duration(message.max_outage, "max_outage")?,
@@ -147,6 +153,14 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
                 .collect(),
             not_replicated: result.not_replicated.into_iter().map(inventory::finding).collect(),
         })),
+        Outcome::CreateWayBack(result) => Some(Wire::CreateWayBack(v1::CreateWayBackResult {
+            subscription_name: result.subscription_name,
+            table_count: count(result.table_count),
+        })),
+        Outcome::KeepStream(result) => Some(Wire::KeepStream(v1::KeepStreamResult { begin_lsn: result.begin_lsn })),
+        Outcome::FollowStream(result) => {
+            Some(Wire::FollowStream(v1::FollowStreamResult { first_arrival: Some(span(result.first_arrival)) }))
+        }
         Outcome::FinishMigration(result) => {
             Some(Wire::FinishMigration(v1::FinishMigrationResult { unfence_statements: result.unfence_statements }))
         }

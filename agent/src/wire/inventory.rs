@@ -11,6 +11,7 @@ pub(super) fn decode_check(message: v1::CheckServer) -> Result<CheckServer, Fail
     Ok(CheckServer {
         source: message.source.map(decode),
         consents: message.consents.into_iter().map(consent).collect::<Result<_, _>>()?,
+        way_back: message.way_back,
     })
 }
 

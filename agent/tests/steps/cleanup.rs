@@ -8,7 +8,7 @@ use pgportage_agent::step::catch_up::AwaitCopy;
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
 use pgportage_agent::step::copy::CopyMethod;
-use pgportage_agent::step::cutover::{DrainToMarker, FenceSource, PrepareCutover, RaiseBarrier};
+use pgportage_agent::step::cutover::{DrainToMarker, FenceSource, PrepareCutover, RaiseBarrier, Switch};
 use pgportage_agent::step::finish::clean_up_locally;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
@@ -58,7 +58,7 @@ async fn before_a_cutover_everything_goes() {
 async fn in_doubt_nothing_goes() {
     let world = replicating().await;
     let max_outage = Duration::from_secs(30);
-    let prepare = PrepareCutover { cutover_epoch: 1, max_outage };
+    let prepare = PrepareCutover { cutover_epoch: 1, max_outage, switch: Switch::Cutover, way_back: false };
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
     let barrier = perform(&world, Side::Source, &RaiseBarrier { cutover_epoch: 1, max_outage }).await;

@@ -12,7 +12,7 @@ use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::{CreateReplicationRole, ReachPeer};
 use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::cutover::{
-    DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier,
+    DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, Switch,
 };
 use pgportage_agent::step::finish::FinishMigration;
 use pgportage_agent::step::identity::SetReplicaIdentity;
@@ -168,7 +168,7 @@ async fn finish_leaves_nothing_but_the_fence() {
     let database = world.options.database.clone();
     replicate(&world).await;
     let max_outage = Duration::from_secs(30);
-    let prepare = PrepareCutover { cutover_epoch: 1, max_outage };
+    let prepare = PrepareCutover { cutover_epoch: 1, max_outage, switch: Switch::Cutover, way_back: false };
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
 

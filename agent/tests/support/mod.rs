@@ -38,7 +38,7 @@ impl Options {
             side,
             limits: String::new(),
             policy: "[destructive]\nfence = true\nopen = true\ndrop_slot = true\nterminate_sessions = true\n\
-                     replica_identity_full = true\n"
+                     replica_identity_full = true\nway_back = true\n"
                 .to_owned(),
             user: None,
         }

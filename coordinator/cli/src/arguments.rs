@@ -94,7 +94,10 @@ pub enum Verb {
     Retry(Watched),
     /// Move the applications to the destination
     Cutover(Cutover),
-    /// Remove everything of ours after the cutover; the source stays closed
+    /// Move the applications back to the source, with everything written since
+    Rollback(Rollback),
+    /// Remove everything of ours after the cutover, the way back too; the source
+    /// stays closed
     Finish(Confirmed),
     /// Take the migration back
     Abort(Confirmed),
@@ -122,6 +125,7 @@ impl Verb {
             Self::Verify(_) => "verify",
             Self::Retry(_) => "retry",
             Self::Cutover(_) => "cutover",
+            Self::Rollback(_) => "rollback",
             Self::Finish(_) => "finish",
             Self::Abort(_) => "abort",
             Self::Completions(_) => "completions",
@@ -171,6 +175,10 @@ pub struct Preflight {
     /// agents' link) or direct (at the address in the destination agent's policy)
     #[arg(long, value_enum, value_name = "HOW", default_value = "tunnel", hide_possible_values = true)]
     pub connection: Connection,
+    /// Once the applications are on the destination, the source is left behind:
+    /// no rollback
+    #[arg(long)]
+    pub no_way_back: bool,
 }
 
 /// A new migration.
@@ -237,6 +245,25 @@ pub struct Status {
 /// The move of the applications.
 #[derive(Clone, Debug, Args)]
 pub struct Cutover {
+    /// The migration
+    pub name: String,
+    /// Take everything back if the outage would exceed this, for example 1s
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub max_outage: Option<Duration>,
+    /// Give the way back up, for example because it was lost: no rollback
+    #[arg(long)]
+    pub no_way_back: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Return as soon as the coordinator has accepted it
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// The return of the applications.
+#[derive(Clone, Debug, Args)]
+pub struct Rollback {
     /// The migration
     pub name: String,
     /// Take everything back if the outage would exceed this, for example 1s

@@ -57,6 +57,8 @@ pub struct Route {
     pub copy_method: CopyMethod,
     /// How fast the copy may read.
     pub max_rate: MaxRate,
+    /// Whether the applications can return after the cutover.
+    pub way_back: bool,
 }
 
 impl From<Route> for v1::MigrationSpec {
@@ -69,6 +71,7 @@ impl From<Route> for v1::MigrationSpec {
             connection_path: wire::to_path(route.connection).into(),
             copy_method: wire::to_copy_method(route.copy_method).into(),
             max_rate_bytes: wire::to_rate(route.max_rate),
+            without_way_back: !route.way_back,
             ..Self::default()
         }
     }
@@ -289,13 +292,34 @@ impl Coordinator {
     /// # Errors
     ///
     /// As the coordinator says.
-    pub async fn cut_over(&self, seen: &Migration, max_outage: Option<Duration>) -> Result<Migration, Failure> {
+    pub async fn cut_over(
+        &self,
+        seen: &Migration,
+        max_outage: Option<Duration>,
+        keeps_way_back: bool,
+    ) -> Result<Migration, Failure> {
         let request = v1::CutOverRequest {
             migration_id: seen.name.clone(),
             etag: seen.etag.clone(),
             max_outage: max_outage.map(wire::to_duration),
+            without_way_back: !keeps_way_back,
         };
         let answer = self.call(self.migrations.clone().cut_over(limited(request, CALL_TIMEOUT))).await?;
+        wire::migration(answer.migration)
+    }
+
+    /// Moves the applications back.
+    ///
+    /// # Errors
+    ///
+    /// As the coordinator says.
+    pub async fn roll_back(&self, seen: &Migration, max_outage: Option<Duration>) -> Result<Migration, Failure> {
+        let request = v1::RollBackMigrationRequest {
+            migration_id: seen.name.clone(),
+            etag: seen.etag.clone(),
+            max_outage: max_outage.map(wire::to_duration),
+        };
+        let answer = self.call(self.migrations.clone().roll_back_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
     }
 

@@ -65,6 +65,7 @@ async fn carry_out(terminal: &Terminal, arguments: &Arguments) -> Result<Exit, S
         | Verb::Verify(_)
         | Verb::Retry(_)
         | Verb::Cutover(_)
+        | Verb::Rollback(_)
         | Verb::Finish(_)
         | Verb::Abort(_) => with_coordinator(terminal, &arguments.global, verb).await,
     }

@@ -14,6 +14,8 @@ pub enum Awaited {
     Verified,
     /// `cutover`: until the applications are on the destination.
     CutOver,
+    /// `rollback`: until the applications are back on the source.
+    RolledBack,
     /// `finish`: until nothing of ours is left.
     Finished,
     /// `abort`: until it is taken back.
@@ -49,6 +51,8 @@ pub fn outcome(awaited: Awaited, migration: &Migration) -> Exit {
         (Awaited::CutOver, Rest::BeforeFinish | Rest::Succeeded) => Exit::Done,
         // Back where it was: everything was taken back.
         (Awaited::CutOver, Rest::BeforeCutover) => Exit::NotMet,
+        (Awaited::RolledBack, Rest::BeforeCutover) => Exit::Done,
+        (Awaited::RolledBack, Rest::BeforeFinish | Rest::Succeeded) => Exit::NotMet,
         (Awaited::Finished, Rest::Succeeded) => Exit::Done,
         (Awaited::Finished, Rest::BeforeCutover | Rest::BeforeFinish) => Exit::Waiting,
         (Awaited::Aborted, Rest::BeforeCutover | Rest::BeforeFinish | Rest::Succeeded) => Exit::NotMet,
@@ -116,6 +120,7 @@ mod tests {
             (Awaited::Resolved, [done, done, done, done, wait]),
             (Awaited::Verified, [done, done, done, not, wait]),
             (Awaited::CutOver, [not, done, done, not, wait]),
+            (Awaited::RolledBack, [done, not, not, not, wait]),
             (Awaited::Finished, [wait, wait, done, not, wait]),
             (Awaited::Aborted, [not, not, not, done, wait]),
         ];

@@ -57,6 +57,7 @@ pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
         Verb::Verify(arguments) => run::verify(hand, arguments).await,
         Verb::Retry(arguments) => run::retry(hand, arguments).await,
         Verb::Cutover(arguments) => run::cutover(hand, arguments).await,
+        Verb::Rollback(arguments) => run::rollback(hand, arguments).await,
         Verb::Finish(arguments) => run::finish(hand, arguments).await,
         Verb::Abort(arguments) => run::abort(hand, arguments).await,
         Verb::Certs(_) | Verb::Completions(_) | Verb::Man(_) => {
@@ -135,7 +136,10 @@ impl Hand {
         let style = self.terminal.out;
         let mut text = String::new();
         let verification = migration.verification.as_ref().filter(|_| awaited == Awaited::Verified);
-        let cutover = migration.cutover.as_ref().filter(|_| matches!(awaited, Awaited::CutOver | Awaited::Resolved));
+        let cutover = migration
+            .cutover
+            .as_ref()
+            .filter(|_| matches!(awaited, Awaited::CutOver | Awaited::RolledBack | Awaited::Resolved));
         let unfence =
             render::unfence(&migration.unfence_statements, &migration.database, &migration.source_agent, style);
         let blocks = [

@@ -43,6 +43,8 @@ pub struct Migration {
     /// Bytes of table data that the copy may read in a second. None: as fast as
     /// it goes.
     pub max_rate_bytes: Option<i64>,
+    /// Whether the applications could return to the source after the cutover.
+    pub way_back: WayBack,
     /// Where it stands.
     pub state: MigrationState,
     /// Whether everything is caught up and compared and only
@@ -77,6 +79,23 @@ pub struct Migration {
     pub update_time: Option<OffsetDateTime>,
     /// Changes with every change.
     pub etag: String,
+}
+
+/// Whether applications could return to the source with everything they write on
+/// the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WayBack {
+    /// They cannot: nobody wanted to, it was given up, or the migration is over.
+    None,
+    /// It will be made before the cutover.
+    Planned,
+    /// It is made and proved.
+    Proved,
+    /// What is written on the destination flows to the source.
+    Running,
+    /// Sent by another release.
+    Unrecognised,
 }
 
 /// Where a migration stands.
@@ -186,6 +205,9 @@ pub struct Cutover {
     pub epoch: i64,
     /// Where it stands.
     pub phase: CutoverPhase,
+    /// Whether it was a rollback: what is said of the source holds for the
+    /// destination then, and the other way round.
+    pub rollback: bool,
     /// From the first lock request on the source to the decision on the
     /// destination, as the coordinator saw it.
     #[serde(rename = "outage_milliseconds", serialize_with = "milliseconds")]

@@ -14,7 +14,7 @@ pub use explained::explained;
 use crate::view::{
     Agent, AgentState, Build, CUTOVER_STEP, Connection, CopyMethod, Cutover, CutoverPhase, Effect, FINISH_STEP,
     Failure, Figures, Finding, Forecast, MaxRate, Migration, MigrationState, Part, Plan, PlannedStep, Preflight,
-    Progress, Remedy, Severity, Step, StepState, Unit, Verification, WalLimit, page,
+    Progress, Remedy, Severity, Step, StepState, Unit, Verification, WalLimit, WayBack, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -98,6 +98,13 @@ impl From<v1::Migration> for Migration {
             v1::migration::State::Succeeded => MigrationState::Succeeded,
             v1::migration::State::Unspecified => MigrationState::Unrecognised,
         };
+        let way_back = match message.way_back() {
+            v1::migration::WayBack::None => WayBack::None,
+            v1::migration::WayBack::Planned => WayBack::Planned,
+            v1::migration::WayBack::Proved => WayBack::Proved,
+            v1::migration::WayBack::Running => WayBack::Running,
+            v1::migration::WayBack::Unspecified => WayBack::Unrecognised,
+        };
         let spec = message.spec.unwrap_or_default();
         let agreed: HashSet<(String, String, Vec<u8>)> = message
             .consents
@@ -131,6 +138,7 @@ impl From<v1::Migration> for Migration {
                 v1::CopyMethod::Snapshot | v1::CopyMethod::Unspecified => CopyMethod::Snapshot,
             },
             max_rate_bytes: Some(message.max_rate_bytes).filter(|rate| *rate > 0),
+            way_back,
             database: spec.database,
             source_agent: spec.source_agent_id,
             destination_agent: spec.destination_agent_id,
@@ -261,6 +269,7 @@ impl From<v1::CutoverReport> for Cutover {
                 v1::cutover_report::Phase::Unspecified => CutoverPhase::Unrecognised,
             },
             epoch: message.cutover_epoch,
+            rollback: message.rollback,
             outage: span(message.outage),
             lock_wait: span(message.lock_wait),
             drain_time: span(message.drain_time),

@@ -17,7 +17,7 @@ use pgportage::arguments::Arguments;
 use pgportage::news::{Grain, news};
 use pgportage::pace::Pace;
 use pgportage::render::{self, Style};
-use pgportage::view::{Agent, Failure, Migration, Plan, Preflight};
+use pgportage::view::{Agent, Failure, Migration, Plan, Preflight, WayBack};
 use pgportage::wire;
 use pgportage_proto::{Reason, v1};
 use time::OffsetDateTime;
@@ -105,6 +105,8 @@ fn states() -> Vec<(&'static str, v1::Migration)> {
         ("in-doubt", support::in_doubt()),
         ("taken-back", support::taken_back()),
         ("cut-over", support::cut_over()),
+        ("returnable", support::returnable()),
+        ("rolled-back", support::rolled_back()),
         ("succeeded", support::succeeded()),
         ("aborting", support::aborting()),
         ("aborted", support::aborted()),
@@ -200,11 +202,23 @@ fn cases() -> Vec<(String, Render)> {
     let again = ready.clone();
     add(
         "question-cutover.txt".to_owned(),
-        Box::new(move |style| render::before_cutover(&ready, Some(Duration::from_secs(1)), style)),
+        Box::new(move |style| render::before_cutover(&ready, Some(Duration::from_secs(1)), true, style)),
     );
     add(
         "question-cutover-unbounded.txt".to_owned(),
-        Box::new(move |style| render::before_cutover(&again, None, style)),
+        Box::new(move |style| render::before_cutover(&again, None, true, style)),
+    );
+    let returnable = Migration::from(support::returnable());
+    let ending = returnable.clone();
+    add(
+        "question-rollback.txt".to_owned(),
+        Box::new(move |style| render::before_rollback(&returnable, Some(Duration::from_secs(1)), style)),
+    );
+    add("question-finish-way-back.txt".to_owned(), Box::new(move |style| render::before_finish(&ending, style)));
+    let proved = Migration { way_back: WayBack::Proved, ..Migration::from(support::ready()) };
+    add(
+        "question-cutover-way-back.txt".to_owned(),
+        Box::new(move |style| render::before_cutover(&proved, None, true, style)),
     );
     let done = Migration::from(support::cut_over());
     add("question-finish.txt".to_owned(), Box::new(move |style| render::before_finish(&done, style)));

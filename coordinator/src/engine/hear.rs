@@ -119,7 +119,7 @@ impl Engine {
         let Some(handle) = MigrationId::new(migration).ok().and_then(|id| self.handle(&id).ok()) else { return };
         handle.board.send_if_modified(|board| {
             let Some(side) = side_of(&board.state.spec, agent) else { return false };
-            self.0.figures.measured(migration, side, &gauge);
+            self.0.figures.measured(migration, side == board.state.writable, &gauge);
             board.gauges.insert(side, gauge);
             !board.state.terminal()
         });

@@ -73,7 +73,7 @@ impl Engine {
             act: ActRef { step: StepName::Inspect, index: 0 },
             verb: Verb::Perform,
             attempt: 1,
-            input: Input::CheckServer { source, consents: spec.consents.clone() },
+            input: Input::CheckServer { source, consents: spec.consents.clone(), way_back: spec.way_back },
             stall_timeout: self.0.settings.stall_timeout.min(LIMIT),
             trace: trace::carry().into_iter().collect(),
         };

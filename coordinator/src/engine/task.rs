@@ -21,7 +21,7 @@ use crate::workflow::plan::{Action, Issue, Situation, plan};
 use crate::workflow::spec::Rate;
 use crate::workflow::state::{ActState, Phase, State};
 use crate::workflow::verb::heed;
-use crate::workflow::{ActRef, Side, StepName, Verb};
+use crate::workflow::{ActRef, Side, Verb};
 
 /// How long to wait before a full store is tried again.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -220,7 +220,9 @@ impl Task {
             Body::Succeeded(outcome) => match (issued.verb, &outcome) {
                 (Verb::Undo, _) => Event::CommandSucceeded { command, agent_sequence, outcome: None, outage: None },
                 (Verb::Perform, Some(produced)) if produced.kind() == issued.input.kind() => {
-                    let outage = (issued.act == ActRef::OPEN)
+                    let outage = issued
+                        .act
+                        .is_decision()
                         .then(|| self.outage_start.map(|start| self.engine.0.clock.now().duration_since(start)))
                         .flatten();
                     Event::CommandSucceeded { command, agent_sequence, outcome, outage }
@@ -345,7 +347,7 @@ impl Task {
 
     fn situation(&self, draft: &Draft, now: Instant) -> Situation {
         let max_outage = draft.state.cutover.as_ref().map_or(Duration::ZERO, |cutover| cutover.max_outage);
-        let begun = draft.state.act(ActRef::RAISE).state != ActState::Idle;
+        let begun = draft.state.act(ActRef::raise(draft.state.switch())).state != ActState::Idle;
         let outage_left = match (begun, draft.outage_start) {
             (false, _) => max_outage,
             (true, Some(start)) => (start + max_outage).saturating_duration_since(now),
@@ -356,9 +358,10 @@ impl Task {
 
     /// When the cutover under way has to be given up.
     fn deadline(&self, draft: &Draft) -> Option<Instant> {
-        let running = draft.state.phase == Phase::Running { step: StepName::Cutover } && !draft.state.past_return();
+        let switch = draft.state.switch();
+        let running = draft.state.phase == Phase::Running { step: switch } && !draft.state.past_decision();
         let cutover = draft.state.cutover.as_ref().filter(|_| running)?;
-        (draft.state.act(ActRef::RAISE).state != ActState::Idle)
+        (draft.state.act(ActRef::raise(switch)).state != ActState::Idle)
             .then(|| draft.outage_start.map(|start| start + cutover.max_outage))
             .flatten()
     }
@@ -394,7 +397,7 @@ impl Task {
         trace::adopt(&span, &carrier);
         let carried: TraceContext = span.in_scope(trace::carry).into_iter().collect();
         draft.spans.push((command, span));
-        if issue.act == ActRef::RAISE && issue.verb == Verb::Perform {
+        if issue.act.begins_the_outage() && issue.verb == Verb::Perform {
             draft.outage_start = Some(now);
         }
         Issued {

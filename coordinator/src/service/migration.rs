@@ -1,6 +1,7 @@
 //! What operators call.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::Stream;
 use pgportage_link::identity::PeerIdentity;
@@ -63,11 +64,18 @@ impl MigrationFront {
         Ok(self.view(&outcome.await.map_err(to_status)?))
     }
 
-    /// What must hold before a cutover is even asked for: everything that does
-    /// not, at once.
-    fn ready_for_cutover(&self, board: &Board) -> Result<(), Failure> {
+    /// A budget from outside, or the one of the settings.
+    fn max_outage(&self, given: Option<prost_types::Duration>) -> Result<Duration, Status> {
+        given.map_or(Ok(self.engine.default_max_outage()), |given| {
+            wire::duration("max_outage", given).map_err(to_status)
+        })
+    }
+
+    /// What must hold before a switch is even asked for, where the migration waits for
+    /// its word: everything that does not, at once.
+    fn ready_to_switch(&self, board: &Board, held: StepName) -> Result<(), Failure> {
         let state = &board.state;
-        if state.phase != (Phase::Held { step: StepName::Cutover }) {
+        if state.phase != (Phase::Held { step: held }) {
             // The workflow says it better.
             return Ok(());
         }
@@ -77,7 +85,7 @@ impl MigrationFront {
             .filter(|agent| !self.engine.fleet().attached(agent))
             .map(not_attached)
             .collect();
-        if let Some(lag) = board.gauges.get(&Side::Source).and_then(|gauge| gauge.lag)
+        if let Some(lag) = board.gauges.get(&state.writable).and_then(|gauge| gauge.lag)
             && lag > state.spec.max_lag
         {
             unmet.push(
@@ -89,7 +97,7 @@ impl MigrationFront {
                         state.spec.max_lag.as_millis()
                     ),
                 )
-                .hint("Wait until the destination has caught up, then cut over.")
+                .hint("Wait until the other side has caught up, then try again.")
                 .effect(Effect::None),
             );
         }
@@ -217,8 +225,9 @@ impl MigrationService for MigrationFront {
             )
         })?;
         let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
-        if step == StepName::Cutover {
-            self.ready_for_cutover(&board).map_err(to_status)?;
+        if step.is_switch() {
+            let held = if step == StepName::Rollback { StepName::Finish } else { step };
+            self.ready_to_switch(&board, held).map_err(to_status)?;
         }
         let word = Word::Release { step, max_outage: self.engine.default_max_outage() };
         let migration = self.say(&caller, &migration_id, etag, word).await?;
@@ -274,16 +283,27 @@ impl MigrationService for MigrationFront {
 
     async fn cut_over(&self, request: Request<v1::CutOverRequest>) -> Answer<v1::CutOverResponse> {
         let caller = caller(&request)?;
-        let v1::CutOverRequest { migration_id, etag, max_outage } = request.into_inner();
+        let v1::CutOverRequest { migration_id, etag, max_outage, without_way_back } = request.into_inner();
         let etag = required(etag)?;
-        let max_outage = match max_outage {
-            Some(given) => wire::duration("max_outage", given).map_err(to_status)?,
-            None => self.engine.default_max_outage(),
-        };
+        let max_outage = self.max_outage(max_outage)?;
         let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
-        self.ready_for_cutover(&board).map_err(to_status)?;
-        let migration = self.say(&caller, &migration_id, etag, Word::CutOver { max_outage }).await?;
+        self.ready_to_switch(&board, StepName::Cutover).map_err(to_status)?;
+        let migration = self.say(&caller, &migration_id, etag, Word::CutOver { max_outage, without_way_back }).await?;
         Ok(Response::new(v1::CutOverResponse { migration }))
+    }
+
+    async fn roll_back_migration(
+        &self,
+        request: Request<v1::RollBackMigrationRequest>,
+    ) -> Answer<v1::RollBackMigrationResponse> {
+        let caller = caller(&request)?;
+        let v1::RollBackMigrationRequest { migration_id, etag, max_outage } = request.into_inner();
+        let etag = required(etag)?;
+        let max_outage = self.max_outage(max_outage)?;
+        let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
+        self.ready_to_switch(&board, StepName::Finish).map_err(to_status)?;
+        let migration = self.say(&caller, &migration_id, etag, Word::RollBack { max_outage }).await?;
+        Ok(Response::new(v1::RollBackMigrationResponse { migration }))
     }
 
     async fn verify_migration(

@@ -53,9 +53,10 @@ fn carried(trace: &TraceContext) -> std::collections::HashMap<String, String> {
 
 fn action(input: &Input) -> Action {
     match input {
-        Input::CheckServer { source, consents } => Action::CheckServer(v1::CheckServer {
+        Input::CheckServer { source, consents, way_back } => Action::CheckServer(v1::CheckServer {
             source: source.as_ref().map(to_inventory),
             consents: consents.iter().map(to_consent).collect(),
+            way_back: *way_back,
         }),
         Input::CreateReplicationRole => Action::CreateReplicationRole(v1::CreateReplicationRole {}),
         Input::ReachPeer => Action::ReachPeer(v1::ReachPeer {}),
@@ -84,13 +85,22 @@ fn action(input: &Input) -> Action {
             max_lag: to_duration(*max_lag),
             stable_window: to_duration(*stable_window),
         }),
+        Input::CreateWayBack => Action::CreateWayBack(v1::CreateWayBack {}),
+        Input::KeepStream { cutover_epoch } => Action::KeepStream(v1::KeepStream { cutover_epoch: *cutover_epoch }),
+        Input::FollowStream { cutover_epoch } => {
+            Action::FollowStream(v1::FollowStream { cutover_epoch: *cutover_epoch })
+        }
         Input::CountRows { tables } => {
             Action::CountRows(v1::CountRows { tables: tables.iter().map(to_relation).collect() })
         }
-        Input::PrepareCutover { cutover_epoch, max_outage } => Action::PrepareCutover(v1::PrepareCutover {
-            cutover_epoch: *cutover_epoch,
-            max_outage: to_duration(*max_outage),
-        }),
+        Input::PrepareCutover { cutover_epoch, max_outage, rollback, way_back } => {
+            Action::PrepareCutover(v1::PrepareCutover {
+                cutover_epoch: *cutover_epoch,
+                max_outage: to_duration(*max_outage),
+                rollback: *rollback,
+                way_back: *way_back,
+            })
+        }
         Input::RaiseBarrier { cutover_epoch, max_outage } => Action::RaiseBarrier(v1::RaiseBarrier {
             cutover_epoch: *cutover_epoch,
             max_outage: to_duration(*max_outage),

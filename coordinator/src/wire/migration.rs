@@ -30,7 +30,7 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
         id: state.id.to_string(),
         spec: Some(to_spec(&state.spec)),
         state: phase(state).into(),
-        steps: TABLE.iter().map(|row| step(board, row.name)).collect(),
+        steps: TABLE.iter().filter(|row| shown(state, row.name)).map(|row| step(board, row.name)).collect(),
         etag: etag(state),
         create_time: to_time(state.create_time),
         update_time: to_time(state.update_time),
@@ -53,6 +53,40 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
         consents: state.consents.iter().map(to_consent).collect(),
         relayed: state.relayed(),
         max_rate_bytes: Rate::bytes(state.max_rate),
+        way_back: way_back(state).into(),
+    }
+}
+
+/// Whether a step is one of this migration: what it leaves out is not shown, and a
+/// rollback only when one was asked for.
+fn shown(state: &State, name: StepName) -> bool {
+    match name {
+        StepName::Reverse => state.way_back || state.step(name).start_time.is_some(),
+        StepName::Rollback => state.switch() == StepName::Rollback,
+        StepName::Inspect
+        | StepName::Connect
+        | StepName::Identity
+        | StepName::Publication
+        | StepName::Close
+        | StepName::Schema
+        | StepName::Copy
+        | StepName::Subscribe
+        | StepName::CatchUp
+        | StepName::Verify
+        | StepName::Cutover
+        | StepName::Finish => true,
+    }
+}
+
+fn way_back(state: &State) -> v1::migration::WayBack {
+    if !state.way_back || state.terminal() {
+        v1::migration::WayBack::None
+    } else if state.opened() && state.released() {
+        v1::migration::WayBack::Running
+    } else if state.step(StepName::Reverse).succeeded {
+        v1::migration::WayBack::Proved
+    } else {
+        v1::migration::WayBack::Planned
     }
 }
 
@@ -83,7 +117,16 @@ fn waiting_for(state: &State, absent: &[&str]) -> String {
                 Some(CutoverEnd::TakenBack { cause }) => {
                     format!("the operator's word for the next cutover; the last one was taken back: {cause}")
                 }
-                Some(CutoverEnd::Opened { .. }) | None => "the operator's word for the cutover".to_owned(),
+                Some(CutoverEnd::Opened { .. }) => "the operator's word for the next cutover".to_owned(),
+                None => "the operator's word for the cutover".to_owned(),
+            }
+        }
+        Phase::Held { step: StepName::Finish } if state.way_back => {
+            match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
+                Some(CutoverEnd::TakenBack { cause }) => {
+                    format!("the operator's word to finish or to roll back; the last rollback was taken back: {cause}")
+                }
+                Some(CutoverEnd::Opened { .. }) | None => "the operator's word to finish or to roll back".to_owned(),
             }
         }
         Phase::Held { step } => format!("the operator's word before step {step}"),
@@ -92,6 +135,9 @@ fn waiting_for(state: &State, absent: &[&str]) -> String {
             format!("the operator, to take back what is left: {failure}")
         }
         Phase::Running { .. } if state.in_doubt() => match gone {
+            Some(gone) if state.switch() == StepName::Rollback => {
+                format!("{gone}: whether the source has opened is not known")
+            }
             Some(gone) => format!("{gone}: whether the destination has opened is not known"),
             None => String::new(),
         },
@@ -114,12 +160,13 @@ fn next_commands(state: &State) -> Vec<String> {
     match &state.phase {
         Phase::Pending => typed(&["start", "plan", "abort"]),
         Phase::Running { .. } | Phase::TakingBack { stop: None, .. } => {
-            if state.past_return() {
+            if state.past_return() || state.rolling_back() {
                 typed(&["status"])
             } else {
                 typed(&["status", "abort"])
             }
         }
+        Phase::Held { step: StepName::Finish } if state.way_back => typed(&["finish", "rollback"]),
         Phase::Held { step: StepName::Finish } => typed(&["finish"]),
         Phase::Held { .. } => typed(&["cutover", "verify", "abort"]),
         Phase::Stopped { step, failure } => {
@@ -132,11 +179,15 @@ fn next_commands(state: &State) -> Vec<String> {
             } else if !state.only_abort_helps(failure) {
                 verbs.push("retry");
             }
-            if !state.past_return() {
+            if state.may_finish() {
+                verbs.push("finish");
+            }
+            if !state.past_return() && !state.rolling_back() {
                 verbs.push("abort");
             }
             typed(&verbs)
         }
+        Phase::TakingBack { stop: Some(_), .. } if state.past_return() => typed(&["retry"]),
         Phase::TakingBack { stop: Some(_), .. } => typed(&["retry", "abort"]),
         Phase::Aborting { stop: Some(_) } => typed(&["retry"]),
         Phase::Aborting { stop: None } => typed(&["status"]),
@@ -177,13 +228,13 @@ fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failur
         Phase::Stopped { step, failure } if *step == name => return (Shown::Failed, Some(failure)),
         Phase::Held { step } if *step == name => {
             let cause = match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
-                Some(CutoverEnd::TakenBack { cause }) if name == StepName::Cutover => Some(cause),
+                Some(CutoverEnd::TakenBack { cause }) if name == state.switch() => Some(cause),
                 Some(CutoverEnd::TakenBack { .. } | CutoverEnd::Opened { .. }) | None => None,
             };
             return (Shown::Held, cause);
         }
         Phase::Running { step } if *step == name => return (Shown::Running, latest),
-        Phase::TakingBack { cause, stop } if name == StepName::Cutover => {
+        Phase::TakingBack { cause, stop } if name == state.switch() => {
             return match stop {
                 Some(failure) => (Shown::Failed, Some(failure)),
                 None => (Shown::Running, Some(cause)),
@@ -231,27 +282,30 @@ fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failur
 }
 
 fn figures(board: &Board) -> Option<v1::MigrationFigures> {
-    let source = board.gauges.get(&Side::Source);
-    let destination = board.gauges.get(&Side::Destination);
-    let newest = source.into_iter().chain(destination).map(|gauge| gauge.time).max()?;
+    // What is measured follows the stream: from the side that takes writes.
+    let writer = board.state.writable;
+    let publisher = board.gauges.get(&writer);
+    let follower = board.gauges.get(&writer.other());
+    let newest = publisher.into_iter().chain(follower).map(|gauge| gauge.time).max()?;
     let warning =
-        source.into_iter().chain(destination).map(|gauge| gauge.warning.as_str()).find(|text| !text.is_empty());
+        publisher.into_iter().chain(follower).map(|gauge| gauge.warning.as_str()).find(|text| !text.is_empty());
     Some(v1::MigrationFigures {
-        lag: source.and_then(|gauge| gauge.lag).and_then(to_duration),
-        lag_bytes: source.and_then(|gauge| gauge.lag_bytes).unwrap_or(-1),
-        retained_wal_bytes: source.and_then(|gauge| gauge.retained_wal_bytes).unwrap_or(-1),
+        lag: publisher.and_then(|gauge| gauge.lag).and_then(to_duration),
+        lag_bytes: publisher.and_then(|gauge| gauge.lag_bytes).unwrap_or(-1),
+        retained_wal_bytes: publisher.and_then(|gauge| gauge.retained_wal_bytes).unwrap_or(-1),
         warning: warning.unwrap_or_default().to_owned(),
-        reader_limit: source.map_or(0, |gauge| gauge.reader_limit),
-        held_back_by: source.map(|gauge| gauge.held_back_by.clone()).unwrap_or_default(),
+        reader_limit: publisher.map_or(0, |gauge| gauge.reader_limit),
+        held_back_by: publisher.map(|gauge| gauge.held_back_by.clone()).unwrap_or_default(),
         record_time: to_time(newest),
-        wal_forecast: source.and_then(|gauge| gauge.wal_forecast.as_ref()).map(to_forecast),
+        wal_forecast: publisher.and_then(|gauge| gauge.wal_forecast.as_ref()).map(to_forecast),
     })
 }
 
 fn cutover(state: &State) -> Option<v1::CutoverReport> {
     use crate::workflow::ActRef;
     let cutover = state.cutover.as_ref()?;
-    let fenced = state.act(ActRef::FENCE).touched || state.act(ActRef::FENCE).command().is_some();
+    let fencing = state.act(ActRef::fence(state.switch()));
+    let fenced = fencing.touched || fencing.command().is_some();
     let phase = match &cutover.end {
         Some(CutoverEnd::Opened { .. }) => v1::cutover_report::Phase::Open,
         Some(CutoverEnd::TakenBack { .. }) => v1::cutover_report::Phase::TakenBack,
@@ -276,5 +330,6 @@ fn cutover(state: &State) -> Option<v1::CutoverReport> {
         marker_id: barrier.map(|barrier| barrier.marker_id.clone()).unwrap_or_default(),
         fence_lsn: fence.map(|fence| fence.fence_lsn.clone()).unwrap_or_default(),
         open_lsn,
+        rollback: cutover.step == StepName::Rollback,
     })
 }

@@ -96,6 +96,11 @@ fn outcome(value: Produced) -> Result<Outcome, Failure> {
         }
         Produced::AwaitCopy(result) => Outcome::AwaitCopy { table_count: result.table_count },
         Produced::AwaitLag(result) => Outcome::AwaitLag { lag: reported(result.lag) },
+        Produced::CreateWayBack(result) => {
+            Outcome::CreateWayBack { subscription_name: result.subscription_name, table_count: result.table_count }
+        }
+        Produced::KeepStream(result) => Outcome::KeepStream { begin_lsn: result.begin_lsn },
+        Produced::FollowStream(result) => Outcome::FollowStream { first_arrival: reported(result.first_arrival) },
         Produced::CountRows(result) => Outcome::CountRows(counts(result)?),
         Produced::PrepareCutover(result) => Outcome::PrepareCutover {
             table_set_digest: Digest(result.table_set_digest),

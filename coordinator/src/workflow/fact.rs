@@ -165,16 +165,29 @@ pub enum Event {
         cutover_epoch: i64,
         /// The budget.
         max_outage: Duration,
+        /// Whether the way back is given up with it.
+        #[serde(default)]
+        without_way_back: bool,
         /// The trace that the steps from here on belong to.
         trace: TraceContext,
     },
-    /// The coordinator gave the cutover up before the point of no return.
+    /// An operator asked for the way back.
+    RollbackRequested {
+        /// Its number: one row with those of the cutovers.
+        cutover_epoch: i64,
+        /// The budget.
+        max_outage: Duration,
+        /// The trace that the steps from here on belong to.
+        trace: TraceContext,
+    },
+    /// The coordinator gave the switch up before the point of no return.
     CutoverGivenUp {
         /// Why.
         #[serde(with = "failure_form")]
         failure: Failure,
     },
-    /// Every act of the cutover is taken back; the source takes writes.
+    /// Every act of the switch is taken back; the side that was to be left takes
+    /// writes.
     CutoverTakenBack,
     /// An operator asked for the end.
     FinishRequested {
@@ -235,6 +248,7 @@ impl Event {
             Self::VerificationRepeated { .. } => "verification_repeated",
             Self::VerificationRequested { .. } => "verification_requested",
             Self::CutoverRequested { .. } => "cutover_requested",
+            Self::RollbackRequested { .. } => "rollback_requested",
             Self::CutoverGivenUp { .. } => "cutover_given_up",
             Self::CutoverTakenBack => "cutover_taken_back",
             Self::FinishRequested { .. } => "finish_requested",

@@ -18,6 +18,8 @@ pub enum Input {
     CheckServer {
         source: Option<Inventory>,
         consents: Vec<Consent>,
+        #[serde(default)]
+        way_back: bool,
     },
     CreateReplicationRole,
     ReachPeer,
@@ -44,12 +46,17 @@ pub enum Input {
         max_lag: Duration,
         stable_window: Duration,
     },
+    CreateWayBack,
     CountRows {
         tables: Vec<RelationName>,
     },
     PrepareCutover {
         cutover_epoch: i64,
         max_outage: Duration,
+        #[serde(default)]
+        rollback: bool,
+        #[serde(default)]
+        way_back: bool,
     },
     RaiseBarrier {
         cutover_epoch: i64,
@@ -71,6 +78,12 @@ pub enum Input {
         sequences: Vec<SequenceState>,
     },
     ReleaseBarrier {
+        cutover_epoch: i64,
+    },
+    KeepStream {
+        cutover_epoch: i64,
+    },
+    FollowStream {
         cutover_epoch: i64,
     },
     FinishMigration {
@@ -95,6 +108,7 @@ impl Input {
             Self::CreateSubscription { .. } => ActionKind::CreateSubscription,
             Self::AwaitCopy => ActionKind::AwaitCopy,
             Self::AwaitLag { .. } => ActionKind::AwaitLag,
+            Self::CreateWayBack => ActionKind::CreateWayBack,
             Self::CountRows { .. } => ActionKind::CountRows,
             Self::PrepareCutover { .. } => ActionKind::PrepareCutover,
             Self::RaiseBarrier { .. } => ActionKind::RaiseBarrier,
@@ -102,6 +116,8 @@ impl Input {
             Self::FenceSource { .. } => ActionKind::FenceSource,
             Self::OpenDestination { .. } => ActionKind::OpenDestination,
             Self::ReleaseBarrier { .. } => ActionKind::ReleaseBarrier,
+            Self::KeepStream { .. } => ActionKind::KeepStream,
+            Self::FollowStream { .. } => ActionKind::FollowStream,
             Self::FinishMigration { .. } => ActionKind::FinishMigration,
         }
     }

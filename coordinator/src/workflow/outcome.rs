@@ -232,6 +232,7 @@ pub enum Outcome {
     CreateSubscription { subscription_name: String, table_count: i32 },
     AwaitCopy { table_count: i32 },
     AwaitLag { lag: Duration },
+    CreateWayBack { subscription_name: String, table_count: i32 },
     CountRows(RowCounts),
     PrepareCutover { table_set_digest: Digest, catalog_digest: Digest, table_count: i32 },
     RaiseBarrier(Barrier),
@@ -239,6 +240,8 @@ pub enum Outcome {
     FenceSource(Fence),
     OpenDestination { open_lsn: String },
     ReleaseBarrier { barrier_time: Duration },
+    KeepStream { begin_lsn: String },
+    FollowStream { first_arrival: Duration },
     FinishMigration { unfence_statements: Vec<String> },
 }
 
@@ -259,6 +262,7 @@ impl Outcome {
             Self::CreateSubscription { .. } => ActionKind::CreateSubscription,
             Self::AwaitCopy { .. } => ActionKind::AwaitCopy,
             Self::AwaitLag { .. } => ActionKind::AwaitLag,
+            Self::CreateWayBack { .. } => ActionKind::CreateWayBack,
             Self::CountRows(_) => ActionKind::CountRows,
             Self::PrepareCutover { .. } => ActionKind::PrepareCutover,
             Self::RaiseBarrier(_) => ActionKind::RaiseBarrier,
@@ -266,6 +270,8 @@ impl Outcome {
             Self::FenceSource(_) => ActionKind::FenceSource,
             Self::OpenDestination { .. } => ActionKind::OpenDestination,
             Self::ReleaseBarrier { .. } => ActionKind::ReleaseBarrier,
+            Self::KeepStream { .. } => ActionKind::KeepStream,
+            Self::FollowStream { .. } => ActionKind::FollowStream,
             Self::FinishMigration { .. } => ActionKind::FinishMigration,
         }
     }

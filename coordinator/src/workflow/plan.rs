@@ -10,7 +10,7 @@ use super::fact::{CommandId, Event};
 use super::input::Input;
 use super::judge::{self, Comparison};
 use super::outcome::{Barrier, Fence, Outcome, RowCounts};
-use super::spec::Spec;
+use super::spec::{CopyMethod, Spec};
 use super::state::{Act, ActState, Phase, State};
 use super::{ActRef, ActionKind, Order, Side, StepName, TABLE, Undo, Verb, WayBack};
 
@@ -64,7 +64,7 @@ pub fn plan(state: &State, situation: &Situation) -> Vec<Action> {
     match &state.phase {
         Phase::Pending | Phase::Held { .. } | Phase::Stopped { .. } | Phase::Aborted | Phase::Succeeded => Vec::new(),
         Phase::Running { step } => forward(state, *step, situation),
-        Phase::TakingBack { .. } => back(state, &[StepName::Cutover], situation, Event::CutoverTakenBack),
+        Phase::TakingBack { .. } => back(state, &[state.switch()], situation, Event::CutoverTakenBack),
         Phase::Aborting { .. } => {
             let steps: Vec<_> = TABLE.iter().map(|row| row.name).collect();
             back(state, &steps, situation, Event::Aborted)
@@ -74,8 +74,8 @@ pub fn plan(state: &State, situation: &Situation) -> Vec<Action> {
 
 /// Carries a step out.
 fn forward(state: &State, step: StepName, situation: &Situation) -> Vec<Action> {
-    if step == StepName::Cutover
-        && !state.past_return()
+    if step.is_switch()
+        && !state.past_decision()
         && let Err(failure) = may_go_on(state, situation)
     {
         return vec![Action::Record(Event::CutoverGivenUp { failure })];
@@ -186,9 +186,7 @@ fn held_up(state: &State, act: ActRef) -> bool {
 /// the setting.
 fn stall_timeout(state: &State, act: ActRef, situation: &Situation) -> Duration {
     match &state.cutover {
-        Some(cutover)
-            if (ActRef::RAISE.index..=ActRef::FENCE.index).contains(&act.index) && act.step == StepName::Cutover =>
-        {
+        Some(cutover) if act.step.is_switch() && (ActRef::raise(act.step)..=ActRef::fence(act.step)).contains(&act) => {
             cutover.max_outage.max(Duration::from_secs(1))
         }
         Some(_) | None => situation.stall_timeout,
@@ -198,7 +196,7 @@ fn stall_timeout(state: &State, act: ActRef, situation: &Situation) -> Duration 
 /// Whether a cutover may go on to its next act.
 fn may_go_on(state: &State, situation: &Situation) -> Result<(), Failure> {
     let Some(cutover) = &state.cutover else { return Ok(()) };
-    let begun = state.act(ActRef::RAISE).state != ActState::Idle;
+    let begun = state.act(ActRef::raise(state.switch())).state != ActState::Idle;
     if begun && situation.outage_left.is_zero() {
         return Err(Failure::new(
             Reason::OutageBudgetExceeded,
@@ -220,7 +218,7 @@ fn may_go_on(state: &State, situation: &Situation) -> Result<(), Failure> {
         if barrier(state).is_some_and(|barrier| barrier.catalog_digest != *source_catalog)
             || fence(state).is_some_and(|fence| fence.catalog_digest != *source_catalog)
         {
-            return Err(drift("the source's schema changed during the cutover"));
+            return Err(drift("the schema changed during the cutover"));
         }
     }
     Ok(())
@@ -233,18 +231,18 @@ fn drift(message: &str) -> Failure {
 }
 
 fn prepared(state: &State, side: Side) -> Option<(&super::outcome::Digest, &super::outcome::Digest)> {
-    let act = ActRef::find(StepName::Cutover, side, ActionKind::PrepareCutover)?;
+    let act = ActRef::find(state.switch(), side, ActionKind::PrepareCutover)?;
     let Outcome::PrepareCutover { table_set_digest, catalog_digest, .. } = performed(state, act)? else { return None };
     Some((table_set_digest, catalog_digest))
 }
 
 fn barrier(state: &State) -> Option<&Barrier> {
-    let Outcome::RaiseBarrier(barrier) = performed(state, ActRef::RAISE)? else { return None };
+    let Outcome::RaiseBarrier(barrier) = performed(state, ActRef::raise(state.switch()))? else { return None };
     Some(barrier)
 }
 
 fn fence(state: &State) -> Option<&Fence> {
-    let Outcome::FenceSource(fence) = performed(state, ActRef::FENCE)? else { return None };
+    let Outcome::FenceSource(fence) = performed(state, ActRef::fence(state.switch()))? else { return None };
     Some(fence)
 }
 
@@ -288,7 +286,9 @@ fn conclude(state: &State, step: StepName) -> Event {
         | StepName::Copy
         | StepName::Subscribe
         | StepName::CatchUp
+        | StepName::Reverse
         | StepName::Cutover
+        | StepName::Rollback
         | StepName::Finish => good,
     }
 }
@@ -305,6 +305,7 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
                 Side::Destination => Some(state.source_inventory()?.clone()),
             },
             consents: state.consents.clone(),
+            way_back: state.way_back,
         },
         ActionKind::CreateReplicationRole => Input::CreateReplicationRole,
         ActionKind::ReachPeer => Input::ReachPeer,
@@ -314,7 +315,13 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
         ActionKind::CreatePublication => Input::CreatePublication,
         ActionKind::CloseDatabase => Input::CloseDatabase,
         ActionKind::RestoreSchema => Input::RestoreSchema { copy_method },
-        ActionKind::CreateSlot => Input::CreateSlot { copy_method },
+        ActionKind::CreateSlot => Input::CreateSlot {
+            copy_method: match row.side {
+                Side::Source => copy_method,
+                // The way back copies nothing.
+                Side::Destination => CopyMethod::Native,
+            },
+        },
         ActionKind::CopyTables => Input::CopyTables { copy_method },
         ActionKind::CreateSubscription => Input::CreateSubscription { connection_path, copy_method },
         ActionKind::AwaitCopy => Input::AwaitCopy,
@@ -322,12 +329,20 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
             max_lag,
             stable_window: if act.step == StepName::Verify { LEVEL_WINDOW } else { STABLE_WINDOW },
         },
+        ActionKind::CreateWayBack => Input::CreateWayBack,
+        ActionKind::KeepStream => Input::KeepStream { cutover_epoch: state.cutover.as_ref()?.epoch },
+        ActionKind::FollowStream => Input::FollowStream { cutover_epoch: state.cutover.as_ref()?.epoch },
         ActionKind::CountRows => Input::CountRows {
             tables: state.verification.as_ref().map(|verified| verified.again.clone()).unwrap_or_default(),
         },
         ActionKind::PrepareCutover => {
             let cutover = state.cutover.as_ref()?;
-            Input::PrepareCutover { cutover_epoch: cutover.epoch, max_outage: cutover.max_outage }
+            Input::PrepareCutover {
+                cutover_epoch: cutover.epoch,
+                max_outage: cutover.max_outage,
+                rollback: act.step == StepName::Rollback,
+                way_back: state.way_back,
+            }
         }
         ActionKind::RaiseBarrier => {
             let cutover = state.cutover.as_ref()?;

@@ -22,7 +22,7 @@ fn a_migration_without_trouble_succeeds() {
     let mut play = Play::started();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
-    play.say(Word::CutOver { max_outage: Duration::from_secs(1) }).unwrap();
+    play.cut_over().unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
     assert!(matches!(play.state.cutover.as_ref().unwrap().end, Some(CutoverEnd::Opened { .. })));
@@ -30,7 +30,8 @@ fn a_migration_without_trouble_succeeds() {
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Succeeded);
     let performed: Vec<_> = play.issued.iter().map(|issued| issued.act.row().unwrap().kind).collect();
-    let table: Vec<_> = TABLE.iter().flat_map(|row| row.acts).map(|act| act.kind).collect();
+    let asked_for = TABLE.iter().filter(|row| row.name != StepName::Rollback);
+    let table: Vec<_> = asked_for.flat_map(|row| row.acts).map(|act| act.kind).collect();
     assert_eq!(performed, table);
 }
 
@@ -84,7 +85,7 @@ fn nothing_but_abort_helps_a_lost_slot() {
 #[test]
 fn past_the_point_of_no_return_a_retry_is_never_refused() {
     let mut play = Play::at_cutover();
-    play.answer_until(ActRef::RELEASE);
+    play.answer_until(ActRef::release(StepName::Cutover));
     play.fail(failure(Remedy::Abort, Effect::None));
     assert!(matches!(play.state.phase, Phase::Stopped { step: StepName::Cutover, .. }));
     assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
@@ -190,8 +191,8 @@ fn a_copy_that_broke_is_tried_again_without_another_slot() {
     play.say(Word::Release { step: StepName::Copy, max_outage: Duration::from_secs(1) }).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
-    let count = |kind| play.issued.iter().filter(|issued| issued.input.kind() == kind).count();
-    assert_eq!((count(ActionKind::CreateSlot), count(ActionKind::CopyTables)), (1, 3));
+    let count = |act| play.issued.iter().filter(|issued| issued.act == act).count();
+    assert_eq!((count(ActRef { step: StepName::Copy, index: 0 }), count(copy)), (1, 3));
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn an_agent_that_accepted_is_made_to_forget() {
 
 #[test]
 fn a_cutover_that_fails_before_the_decision_is_taken_back_and_held_again() {
-    for index in 0..=ActRef::OPEN.index {
+    for index in 0..=ActRef::open(StepName::Cutover).index {
         for remedy in [Remedy::Wait, Remedy::Operator, Remedy::Abort] {
             let mut play = Play::at_cutover();
             play.answer_until(ActRef { step: StepName::Cutover, index });
@@ -246,7 +247,7 @@ fn a_cutover_that_fails_before_the_decision_is_taken_back_and_held_again() {
             play.answer_all();
             assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover }, "{index}");
             assert!(matches!(play.state.cutover.as_ref().unwrap().end, Some(CutoverEnd::TakenBack { .. })));
-            play.say(Word::CutOver { max_outage: Duration::from_secs(1) }).unwrap();
+            play.cut_over().unwrap();
             assert_eq!(play.state.cutover.as_ref().unwrap().epoch, 2);
             play.answer_all();
             assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish }, "{index}");
@@ -257,27 +258,27 @@ fn a_cutover_that_fails_before_the_decision_is_taken_back_and_held_again() {
 #[test]
 fn the_fence_is_lifted_before_anything_else_is_taken_back() {
     let mut play = Play::at_cutover();
-    play.answer_until(ActRef::OPEN);
+    play.answer_until(ActRef::open(StepName::Cutover));
     play.fail(failure(Remedy::Operator, Effect::None));
     let first: Vec<_> = play.open().map(|issued| (issued.act, issued.verb)).collect();
-    assert_eq!(first, [(ActRef::FENCE, Verb::Undo)]);
+    assert_eq!(first, [(ActRef::fence(StepName::Cutover), Verb::Undo)]);
     play.answer(outcome);
     let mut then: Vec<_> = play.open().map(|issued| issued.act).collect();
     then.sort();
-    assert_eq!(then, [ActRef::RAISE, ActRef::DRAIN], "then each side on its own");
+    assert_eq!(then, [ActRef::raise(StepName::Cutover), ActRef::drain(StepName::Cutover)], "then each side on its own");
 }
 
 #[test]
 fn a_destination_out_of_reach_does_not_hold_the_sources_writers() {
     let mut play = Play::at_cutover();
-    play.answer_until(ActRef::DRAIN);
+    play.answer_until(ActRef::drain(StepName::Cutover));
     play.outage_left = Duration::ZERO;
     play.advance();
     assert!(matches!(play.state.phase, Phase::TakingBack { .. }));
     // The drain has not answered, and yet the barrier is taken back.
     let open: Vec<_> = play.open().map(|issued| (issued.act, issued.verb)).collect();
-    assert!(open.contains(&(ActRef::DRAIN, Verb::Perform)));
-    assert!(open.contains(&(ActRef::RAISE, Verb::Undo)));
+    assert!(open.contains(&(ActRef::drain(StepName::Cutover), Verb::Perform)));
+    assert!(open.contains(&(ActRef::raise(StepName::Cutover), Verb::Undo)));
 }
 
 #[test]
@@ -289,14 +290,18 @@ fn the_budget_ends_a_cutover_before_the_decision_only() {
         play.outage_left = Duration::ZERO;
         play.advance();
         let given_up = matches!(play.state.phase, Phase::TakingBack { .. });
-        assert_eq!(given_up, (ActRef::RAISE.index..=ActRef::FENCE.index).contains(&index), "{index}");
+        assert_eq!(
+            given_up,
+            (ActRef::raise(StepName::Cutover).index..=ActRef::fence(StepName::Cutover).index).contains(&index),
+            "{index}"
+        );
     }
 }
 
 #[test]
 fn a_decision_without_an_answer_is_never_taken_back() {
     let mut play = Play::at_cutover();
-    play.answer_until(ActRef::OPEN);
+    play.answer_until(ActRef::open(StepName::Cutover));
     assert!(play.state.in_doubt());
     play.outage_left = Duration::ZERO;
     play.advance();
@@ -308,13 +313,13 @@ fn a_decision_without_an_answer_is_never_taken_back() {
 #[test]
 fn an_opened_destination_sends_the_migration_forward() {
     let mut play = Play::at_cutover();
-    play.answer_until(ActRef::OPEN);
+    play.answer_until(ActRef::open(StepName::Cutover));
     play.fail(failure(Remedy::Wait, Effect::Unknown));
     let opened = Failure::new(Reason::DestinationOpened, "the destination has opened");
-    play.fail_act(ActRef::FENCE, opened);
+    play.fail_act(ActRef::fence(StepName::Cutover), opened);
     assert_eq!(play.state.phase, Phase::Running { step: StepName::Cutover });
     let open: Vec<_> = play.open().map(|issued| issued.act).collect();
-    assert_eq!(open, [ActRef::RELEASE]);
+    assert_eq!(open, [ActRef::release(StepName::Cutover)]);
     assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
@@ -323,19 +328,22 @@ fn an_opened_destination_sends_the_migration_forward() {
 #[test]
 fn an_abort_that_meets_an_opened_destination_goes_forward_too() {
     let mut play = Play::at_cutover();
-    play.answer_until(ActRef::OPEN);
+    play.answer_until(ActRef::open(StepName::Cutover));
     play.fail(failure(Remedy::Wait, Effect::Unknown));
     play.say(Word::Abort).unwrap();
-    play.fail_act(ActRef::FENCE, Failure::new(Reason::DestinationOpened, "the destination has opened"));
+    play.fail_act(
+        ActRef::fence(StepName::Cutover),
+        Failure::new(Reason::DestinationOpened, "the destination has opened"),
+    );
     assert_eq!(play.state.phase, Phase::Running { step: StepName::Cutover });
 }
 
 #[test]
 fn a_failed_undo_waits_for_the_operator_and_goes_on_at_a_word() {
     let mut play = Play::at_cutover();
-    play.answer_until(ActRef::FENCE);
+    play.answer_until(ActRef::fence(StepName::Cutover));
     play.fail(failure(Remedy::Operator, Effect::Unknown));
-    play.fail_act(ActRef::FENCE, failure(Remedy::Operator, Effect::Unknown));
+    play.fail_act(ActRef::fence(StepName::Cutover), failure(Remedy::Operator, Effect::Unknown));
     assert!(matches!(play.state.phase, Phase::TakingBack { stop: Some(_), .. }));
     assert_eq!(play.open().count(), 0);
     play.say(Word::Release { step: StepName::Cutover, max_outage: Duration::from_secs(1) }).unwrap();
@@ -347,7 +355,7 @@ fn a_failed_undo_waits_for_the_operator_and_goes_on_at_a_word() {
 #[test]
 fn the_barrier_is_released_for_as_long_as_it_takes() {
     let mut play = Play::at_cutover();
-    play.answer_until(ActRef::RELEASE);
+    play.answer_until(ActRef::release(StepName::Cutover));
     play.fail(failure(Remedy::Wait, Effect::Unknown));
     assert_eq!(play.state.phase, Phase::Running { step: StepName::Cutover });
     play.fail(failure(Remedy::Operator, Effect::Unknown));
@@ -379,7 +387,7 @@ fn schemas_that_drift_end_a_cutover() {
 #[test]
 fn sequences_travel_from_barrier_and_fence() {
     let mut play = Play::at_cutover();
-    play.answer_until(ActRef::OPEN);
+    play.answer_until(ActRef::open(StepName::Cutover));
     let drained = play.issued.iter().find_map(|issued| {
         let Input::DrainToMarker { sequences, .. } = &issued.input else { return None };
         Some(sequences[0].last_value)
@@ -389,4 +397,181 @@ fn sequences_travel_from_barrier_and_fence() {
         Some(sequences[0].last_value)
     });
     assert_eq!((drained, opened), (Some(10), Some(20)));
+}
+
+const BOTH_WAYS: [StepName; 2] = [StepName::Cutover, StepName::Rollback];
+
+fn held_before(switch: StepName) -> Phase {
+    Phase::Held { step: if switch == StepName::Rollback { StepName::Finish } else { switch } }
+}
+
+fn at(switch: StepName) -> Play {
+    if switch == StepName::Rollback { Play::at_rollback() } else { Play::at_cutover() }
+}
+
+#[test]
+fn cutover_and_rollback_follow_each_other_for_as_long_as_one_likes() {
+    let mut play = Play::started();
+    play.answer_all();
+    for round in 0..10 {
+        assert_eq!((&play.state.phase, play.state.writable), (&held_before(StepName::Cutover), Side::Source));
+        play.cut_over().unwrap();
+        assert_eq!(play.state.cutover.as_ref().unwrap().epoch, 2 * round + 1);
+        play.answer_all();
+        assert_eq!((&play.state.phase, play.state.writable), (&held_before(StepName::Rollback), Side::Destination));
+        assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
+        play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap();
+        play.answer_all();
+    }
+    assert!(!play.state.past_return());
+    play.cut_over().unwrap();
+    play.answer_all();
+    play.say(Word::Finish).unwrap();
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Succeeded);
+}
+
+#[test]
+fn what_a_rollback_asks_for_is_a_cutover_the_other_way_round() {
+    let mut play = Play::at_rollback();
+    play.answer_all();
+    let asked = |step: StepName| -> Vec<_> {
+        let of_it = play.issued.iter().filter(|issued| issued.act.step == step);
+        of_it.map(|issued| (issued.input.kind(), issued.act.row().unwrap().side)).collect()
+    };
+    let exchanged: Vec<_> = asked(StepName::Cutover).into_iter().map(|(kind, side)| (kind, side.other())).collect();
+    assert_eq!(exchanged, asked(StepName::Rollback));
+    let rollbacks: Vec<_> = play
+        .issued
+        .iter()
+        .filter_map(|issued| {
+            let Input::PrepareCutover { rollback, way_back, .. } = issued.input else { return None };
+            Some((issued.act.step, rollback, way_back))
+        })
+        .collect();
+    let expected = |step, rollback| [(step, rollback, true), (step, rollback, true)];
+    assert_eq!(rollbacks, [expected(StepName::Cutover, false), expected(StepName::Rollback, true)].concat());
+}
+
+#[test]
+fn a_switch_that_fails_before_its_decision_leaves_everything_as_it_was() {
+    for switch in BOTH_WAYS {
+        for index in 0..=ActRef::open(switch).index {
+            let mut play = at(switch);
+            let writable = play.state.writable;
+            play.answer_until(ActRef { step: switch, index });
+            play.fail_act(ActRef { step: switch, index }, failure(Remedy::Operator, Effect::Unknown));
+            play.answer_all();
+            assert_eq!((&play.state.phase, play.state.writable), (&held_before(switch), writable), "{switch} {index}");
+            let undone = play.issued.iter().filter(|issued| issued.verb == Verb::Undo);
+            assert!(undone.clone().all(|issued| issued.act.step == switch), "{switch} {index}");
+        }
+    }
+}
+
+#[test]
+fn a_rollback_in_doubt_is_asked_about_and_never_taken_back() {
+    let mut play = Play::at_rollback();
+    play.answer_until(ActRef::open(StepName::Rollback));
+    play.outage_left = Duration::ZERO;
+    play.advance();
+    assert!(play.state.in_doubt() && play.open().count() == 1);
+    play.outage_left = Duration::from_secs(1);
+    play.fail(failure(Remedy::Wait, Effect::Unknown));
+    let open: Vec<_> = play.open().map(|issued| (issued.act, issued.verb)).collect();
+    assert_eq!(open, [(ActRef::fence(StepName::Rollback), Verb::Undo)]);
+    let opened = Failure::new(Reason::DestinationOpened, "the source has opened");
+    play.fail_act(ActRef::fence(StepName::Rollback), opened);
+    assert_eq!(play.state.phase, Phase::Running { step: StepName::Rollback });
+    assert_eq!(play.state.writable, Side::Source);
+    assert!(play.say(Word::Abort).is_err(), "its barrier may still stand");
+    play.answer_all();
+    assert_eq!(play.state.phase, held_before(StepName::Cutover));
+}
+
+#[test]
+fn after_a_rollback_the_migration_can_be_taken_back() {
+    let mut play = Play::at_rollback();
+    play.answer_all();
+    let issued = play.issued.len();
+    play.say(Word::Abort).unwrap();
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Aborted);
+    let undone: Vec<_> =
+        play.issued[issued..].iter().map(|issued| (issued.act.step, issued.input.kind(), issued.verb)).collect();
+    assert!(!undone.iter().any(|(step, ..)| BOTH_WAYS.contains(step)), "{undone:?}");
+    assert_eq!(undone[0], (StepName::Reverse, ActionKind::CreateWayBack, Verb::Undo));
+    assert_eq!(undone.last(), Some(&(StepName::Connect, ActionKind::CreateReplicationRole, Verb::Undo)));
+}
+
+#[test]
+fn a_stream_that_cannot_be_kept_stops_neither_finish_nor_abort() {
+    for (switch, way_out) in [(StepName::Cutover, Word::Finish), (StepName::Rollback, Word::Abort)] {
+        for index in 7..=8 {
+            let mut play = at(switch);
+            play.answer_until(ActRef { step: switch, index });
+            play.fail(failure(Remedy::Operator, Effect::None));
+            assert!(matches!(play.state.phase, Phase::Stopped { .. }), "{switch} {index}");
+            play.say(way_out.clone()).unwrap();
+            play.answer_all();
+            assert!(play.state.terminal(), "{switch} {index}: {:?}", play.state.phase);
+        }
+    }
+}
+
+#[test]
+fn without_a_way_back_nothing_of_it_is_asked_for() {
+    let way_back = |play: &Play| {
+        play.issued.iter().any(|issued| {
+            let kinds = [ActionKind::CreateWayBack, ActionKind::KeepStream, ActionKind::FollowStream];
+            issued.act.step == StepName::Reverse || kinds.contains(&issued.input.kind())
+        })
+    };
+    let mut play = Play::started_as(Spec { way_back: false, ..spec() });
+    play.answer_all();
+    play.cut_over().unwrap();
+    play.answer_all();
+    let refused = play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap_err();
+    assert_eq!(refused.reason, Reason::WayBackLost);
+    play.say(Word::Finish).unwrap();
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Succeeded);
+    assert!(!way_back(&play));
+
+    // Given up with the cutover: what was made of it is left to finish.
+    let mut play = Play::started();
+    play.answer_all();
+    play.say(Word::CutOver { max_outage: Duration::from_secs(1), without_way_back: true }).unwrap();
+    play.answer_all();
+    assert!(!play.issued.iter().any(|issued| issued.input.kind() == ActionKind::FollowStream));
+    assert_eq!(
+        play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap_err().reason,
+        Reason::WayBackLost
+    );
+}
+
+#[test]
+fn a_history_of_before_there_was_a_way_back_reads_as_it_did() {
+    let mut play = Play::started_as(Spec { way_back: false, ..spec() });
+    play.answer_all();
+    // As those releases wrote it.
+    let stored: Vec<String> = play
+        .facts
+        .iter()
+        .map(|fact| {
+            let mut value = serde_json::to_value(&fact.event).unwrap();
+            if let Some(spec) = value.get_mut("spec").and_then(serde_json::Value::as_object_mut) {
+                assert!(spec.remove("way_back").is_some());
+            }
+            value.to_string()
+        })
+        .collect();
+    let facts: Vec<_> = play
+        .facts
+        .iter()
+        .zip(&stored)
+        .map(|(fact, text)| super::super::fact::Fact { event: serde_json::from_str(text).unwrap(), ..fact.clone() })
+        .collect();
+    assert_eq!(super::super::state::fold(&facts).unwrap(), play.state);
+    assert!(!stored.iter().any(|text| text.contains("\"reverse\"")));
 }

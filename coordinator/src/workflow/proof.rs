@@ -55,6 +55,7 @@ pub(crate) fn spec() -> Spec {
         max_lag: Spec::DEFAULT_MAX_LAG,
         copy_method: CopyMethod::Snapshot,
         max_rate: None,
+        way_back: true,
     }
 }
 
@@ -104,6 +105,9 @@ pub(crate) fn outcome(act: ActRef, _input: &Input) -> Outcome {
         }
         ActionKind::AwaitCopy => Outcome::AwaitCopy { table_count: 1 },
         ActionKind::AwaitLag => Outcome::AwaitLag { lag: Duration::from_millis(3) },
+        ActionKind::CreateWayBack => Outcome::CreateWayBack { subscription_name: "b".to_owned(), table_count: 1 },
+        ActionKind::KeepStream => Outcome::KeepStream { begin_lsn: "0/4".to_owned() },
+        ActionKind::FollowStream => Outcome::FollowStream { first_arrival: Duration::from_millis(5) },
         ActionKind::CountRows => Outcome::CountRows(RowCounts::default()),
         ActionKind::PrepareCutover => Outcome::PrepareCutover {
             table_set_digest: Digest(vec![1]),
@@ -159,8 +163,20 @@ impl Play {
     pub(crate) fn at_cutover() -> Self {
         let mut play = Self::started();
         play.answer_all();
-        play.say(Word::CutOver { max_outage: Duration::from_secs(1) }).unwrap();
+        play.cut_over().unwrap();
         play
+    }
+
+    /// After the cutover, both sides asked to prepare the rollback.
+    pub(crate) fn at_rollback() -> Self {
+        let mut play = Self::at_cutover();
+        play.answer_all();
+        play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap();
+        play
+    }
+
+    pub(crate) fn cut_over(&mut self) -> Result<(), Failure> {
+        self.say(Word::CutOver { max_outage: Duration::from_secs(1), without_way_back: false })
     }
 
     pub(crate) fn record(&mut self, event: Event) {
@@ -288,7 +304,9 @@ fn turn() -> impl Strategy<Value = Turn> {
         3 => (0..3_usize).prop_map(Turn::Accept),
         4 => (0..3_usize, failure).prop_map(|(which, failure)| Turn::Fail(which, failure)),
         1 => (0..3_usize, effect).prop_map(|(which, effect)| Turn::Cancelled(which, effect)),
-        4 => Just(Turn::Word(Word::CutOver { max_outage })),
+        4 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: false })),
+        1 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: true })),
+        4 => Just(Turn::Word(Word::RollBack { max_outage })),
         4 => step.prop_map(move |step| Turn::Word(Word::Release { step, max_outage })),
         2 => Just(Turn::Word(Word::Finish)),
         1 => Just(Turn::Word(Word::Verify)),
@@ -339,21 +357,36 @@ impl Play {
 
     fn check(&self) {
         let performing = |act: ActRef| self.state.act(act).command().is_some();
+        let switch = self.state.switch();
         // The decision is asked for only when the fence stands, at most once at
         // a time, and nothing is taken back after it.
         if self.state.in_doubt() {
             assert!(self.open().all(|issued| issued.verb == Verb::Perform), "taken back while in doubt");
-            assert_eq!(self.state.act(ActRef::FENCE).state, super::state::ActState::Performed);
+            assert_eq!(self.state.act(ActRef::fence(switch)).state, super::state::ActState::Performed);
+        }
+        if self.state.decided() {
+            let back = performing(ActRef::fence(switch)) || performing(ActRef::raise(switch));
+            assert!(!back, "taken back past the point of no return");
         }
         if self.state.opened() {
-            assert!(!performing(ActRef::FENCE) && !performing(ActRef::RAISE), "taken back past the point of no return");
             assert!(matches!(
                 self.state.phase,
-                Phase::Running { step: StepName::Cutover | StepName::Finish }
+                Phase::Running { step: StepName::Cutover | StepName::Rollback | StepName::Finish }
+                    | Phase::TakingBack { .. }
                     | Phase::Held { step: StepName::Finish }
-                    | Phase::Stopped { step: StepName::Cutover | StepName::Finish, .. }
+                    | Phase::Stopped { step: StepName::Cutover | StepName::Rollback | StepName::Finish, .. }
                     | Phase::Succeeded
             ));
+            assert!(self.open().all(|issued| issued.verb == Verb::Perform || issued.act.step == StepName::Rollback));
+        }
+        // Only a switch that is under way asks a side to open, and only the side that is
+        // closed: never the one that takes writes.
+        for issued in self.open().filter(|issued| issued.act.is_decision()) {
+            assert_ne!(issued.act.row().unwrap().side, self.state.writable);
+        }
+        // Whoever follows is not whoever takes writes.
+        for issued in self.open().filter(|issued| issued.input.kind() == ActionKind::FollowStream) {
+            assert_ne!(issued.act.row().unwrap().side, self.state.writable);
         }
         // A migration that nobody answers for says whom it waits for.
         let waits = matches!(
@@ -387,21 +420,28 @@ proptest! {
             }
             let max_outage = Duration::from_secs(1);
             for row in super::TABLE {
+                // Back and forth would never end.
+                if row.name == StepName::Rollback && matches!(play.state.phase, Phase::Held { .. }) {
+                    continue;
+                }
                 let _ = play.say(Word::Release { step: row.name, max_outage });
             }
-            if matches!(play.state.phase, Phase::Stopped { .. }) {
-                let _ = play.say(Word::Abort);
+            if matches!(play.state.phase, Phase::Stopped { .. }) && play.say(Word::Abort).is_err() {
+                let _ = play.say(Word::Finish);
+            }
+            // Two verbs lead on from there; one of them leads to an end.
+            if play.state.phase == (Phase::Held { step: StepName::Finish }) {
+                let _ = play.say(Word::Finish);
             }
             play.answer_all();
             play.check();
         }
         prop_assert!(play.state.terminal(), "{:?}", play.state.phase);
         if play.state.phase == Phase::Aborted {
-            let opened = play.facts.iter().any(|fact| {
-                let Event::CommandSucceeded { command, .. } = &fact.event else { return false };
-                play.state.commands[command].issued.act == ActRef::OPEN
-            });
-            prop_assert!(!opened);
+            prop_assert_eq!(play.state.writable, Side::Source);
+        }
+        if play.state.phase == Phase::Succeeded {
+            prop_assert_eq!(play.state.writable, Side::Destination);
         }
     }
 

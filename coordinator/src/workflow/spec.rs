@@ -46,6 +46,15 @@ impl MigrationId {
     pub fn replication_name(&self) -> String {
         format!("pgportage_{}", self.0.replace('-', "_"))
     }
+
+    /// What the stream that a side publishes is called on both servers.
+    #[must_use]
+    pub fn stream_name(&self, publisher: Side) -> String {
+        match publisher {
+            Side::Source => self.replication_name(),
+            Side::Destination => format!("pgportageback_{}", self.0.replace('-', "_")),
+        }
+    }
 }
 
 impl fmt::Display for MigrationId {
@@ -129,6 +138,10 @@ pub struct Spec {
     /// fast as it goes.
     #[serde(default)]
     pub max_rate: Option<Rate>,
+    /// Whether applications can return to the source after the cutover. Histories of
+    /// before there was a way back have none.
+    #[serde(default)]
+    pub way_back: bool,
 }
 
 impl Spec {

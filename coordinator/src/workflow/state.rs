@@ -17,7 +17,7 @@ use super::input::Input;
 use super::judge::Verification;
 use super::outcome::{Barrier, Digest, Fence, Inventory, Outcome, RelationName, RowCounts};
 use super::spec::{MigrationId, Rate, Spec};
-use super::{ActRef, ActionKind, Side, StepName, TABLE, Undo};
+use super::{ActRef, ActRow, ActionKind, Belongs, Side, StepName, TABLE, Undo};
 
 pub use transition::{IllegalTransition, fold, next};
 
@@ -34,11 +34,15 @@ pub struct State {
     pub consents: Vec<Consent>,
     /// How fast the copy may read, as the operator said last.
     pub max_rate: Option<Rate>,
+    /// Whether it has a way back, or is to have one.
+    pub way_back: bool,
+    /// The side that takes the applications' writes.
+    pub writable: Side,
     /// Where it stands.
     pub phase: Phase,
     /// One entry for each row of the table, in its order.
     pub steps: Vec<Step>,
-    /// The latest try at a cutover.
+    /// The latest try at a cutover or a rollback.
     pub cutover: Option<Cutover>,
     /// What the latest verification found.
     pub verification: Option<Verified>,
@@ -83,10 +87,10 @@ pub enum Phase {
         /// Why.
         failure: Failure,
     },
-    /// A cutover failed before the point of no return and is taken back. Left
-    /// when everything of it is, or forward if the destination opened after all.
+    /// A cutover or a rollback failed before its point of no return and is taken back.
+    /// Left when everything of it is, or forward if the other side opened after all.
     TakingBack {
-        /// Why the cutover failed.
+        /// Why it failed.
         cause: Failure,
         /// Why taking back does not go on by itself.
         stop: Option<Failure>,
@@ -178,10 +182,12 @@ pub struct Commanded {
     pub answered: bool,
 }
 
-/// One try at a cutover.
+/// One try at a switch of the applications' way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cutover {
-    /// Its number.
+    /// Which way: the step of the cutover or of the rollback.
+    pub step: StepName,
+    /// Its number. Grows with each try, there or back.
     pub epoch: i64,
     /// The budget.
     pub max_outage: Duration,
@@ -200,7 +206,7 @@ pub struct Cutover {
 /// How a cutover ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CutoverEnd {
-    /// The destination is open.
+    /// The side that was entered is open.
     Opened {
         /// Position after the decision. Empty when only the peer told of it.
         open_lsn: String,
@@ -293,23 +299,95 @@ impl State {
         matches!(self.phase, Phase::Aborted | Phase::Succeeded)
     }
 
-    /// Whether the destination is open: nothing can be taken back.
+    /// The switch that was tried last: the cutover, before there was one.
     #[must_use]
-    pub fn opened(&self) -> bool {
-        matches!(self.act(ActRef::OPEN).state, ActState::Performed)
+    pub fn switch(&self) -> StepName {
+        self.cutover.as_ref().map_or(StepName::Cutover, |cutover| cutover.step)
     }
 
-    /// Whether the destination was asked to open and has not answered. It must
-    /// be asked again until it does: **no time limit decides this.**
+    /// The number of the next try at a switch.
+    #[must_use]
+    pub fn next_cutover_epoch(&self) -> i64 {
+        self.cutover.as_ref().map_or(1, |last| last.epoch + 1)
+    }
+
+    /// Whether the destination is open: the migration cannot be taken back.
+    #[must_use]
+    pub fn opened(&self) -> bool {
+        self.writable == Side::Destination
+    }
+
+    /// Whether the switch that was tried last is decided: it cannot be taken back.
+    #[must_use]
+    pub fn decided(&self) -> bool {
+        matches!(self.act(ActRef::open(self.switch())).state, ActState::Performed)
+    }
+
+    /// Whether the side that is entered was asked to open and has not answered. It
+    /// must be asked again until it does: **no time limit decides this.**
     #[must_use]
     pub fn in_doubt(&self) -> bool {
-        matches!(self.act(ActRef::OPEN).state, ActState::Performing { .. })
+        matches!(self.act(ActRef::open(self.switch())).state, ActState::Performing { .. })
+    }
+
+    /// Whether it is too late to take the latest switch back.
+    #[must_use]
+    pub fn past_decision(&self) -> bool {
+        self.decided() || self.in_doubt()
     }
 
     /// Whether it is too late to take the migration back.
     #[must_use]
     pub fn past_return(&self) -> bool {
         self.opened() || self.in_doubt()
+    }
+
+    /// Whether the latest switch is decided and its barrier is gone: what is left of
+    /// it is the way back.
+    #[must_use]
+    pub fn released(&self) -> bool {
+        self.decided() && matches!(self.act(ActRef::release(self.switch())).state, ActState::Performed)
+    }
+
+    /// Whether the source has opened in a rollback whose barrier may still stand.
+    #[must_use]
+    pub fn rolling_back(&self) -> bool {
+        self.switch() == StepName::Rollback && self.decided() && !self.released()
+    }
+
+    /// Whether the migration may be ended: applications are on the destination, and
+    /// nothing but the way back could be missing.
+    #[must_use]
+    pub fn may_finish(&self) -> bool {
+        match self.phase {
+            Phase::Held { step: StepName::Finish } => true,
+            Phase::Stopped { step: StepName::Cutover, .. } => self.released(),
+            Phase::Pending
+            | Phase::Running { .. }
+            | Phase::Held { .. }
+            | Phase::Stopped { .. }
+            | Phase::TakingBack { .. }
+            | Phase::Aborting { .. }
+            | Phase::Aborted
+            | Phase::Succeeded => false,
+        }
+    }
+
+    /// Where an act begins: one that this migration leaves out counts as done.
+    #[must_use]
+    pub fn beginning(&self, row: &ActRow) -> ActState {
+        match row.belongs {
+            Belongs::ToTheWayBack if !self.way_back => ActState::Performed,
+            Belongs::Always | Belongs::ToTheWayBack => ActState::Idle,
+        }
+    }
+
+    /// The step after this one, those left out that have nothing to do here.
+    #[must_use]
+    pub fn following(&self, step: StepName) -> Option<StepName> {
+        let left_out =
+            |step: &StepName| !self.way_back && step.row().acts.iter().all(|act| act.belongs == Belongs::ToTheWayBack);
+        std::iter::successors(step.following(), |step| step.following()).find(|step| !left_out(step))
     }
 
     /// Whether no retry can mend this. Past the point of no return nothing is

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::outcome::Digest;
 use super::spec::{ConnectionPath, CopyMethod, MigrationId, Spec};
-use super::{ActRow, ActionKind, Order, Side, StepName, TABLE, Undo};
+use super::{ActRow, ActionKind, Belongs, Order, Side, StepName, StepRow, TABLE, Undo};
 
 /// One act as it will run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub fn render(id: &MigrationId, spec: &Spec) -> Vec<Planned> {
     // From the act that is the point of no return on, nothing goes back.
     let mut past_return = false;
     for row in TABLE {
-        for (index, act) in row.acts.iter().enumerate() {
+        for (index, act) in acts(spec, row).enumerate() {
             past_return |= act.undo == Undo::Never;
             planned.push(Planned {
                 step: row.name,
@@ -43,6 +43,15 @@ pub fn render(id: &MigrationId, spec: &Spec) -> Vec<Planned> {
         }
     }
     planned
+}
+
+/// The acts of a step that a migration does not leave out.
+fn acts(spec: &Spec, row: &'static StepRow) -> impl Iterator<Item = &'static ActRow> {
+    let way_back = spec.way_back;
+    row.acts.iter().filter(move |act| match act.belongs {
+        Belongs::Always => row.name != StepName::Rollback || way_back,
+        Belongs::ToTheWayBack => way_back,
+    })
 }
 
 /// SHA-256 over the rendered plan: commands and approvals carry it.
@@ -73,7 +82,7 @@ pub fn digest(id: &MigrationId, spec: &Spec) -> Digest {
         add(&consent.object);
         add(&consent.evidence_digest.to_string());
     }
-    for (planned, act) in render(id, spec).iter().zip(TABLE.iter().flat_map(|row| row.acts)) {
+    for (planned, act) in render(id, spec).iter().zip(TABLE.iter().flat_map(|row| acts(spec, row))) {
         add(planned.step.as_str());
         add(&planned.agent);
         add(act.side.as_str());
@@ -95,8 +104,10 @@ fn quoted(name: &str) -> String {
 }
 
 fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
-    let name = quoted(&id.replication_name());
-    let canary = quoted(&format!("{}_canary", id.replication_name()));
+    let published = id.stream_name(act.side);
+    let name = quoted(&published);
+    let canary = quoted(&format!("{published}_canary"));
+    let followed = quoted(&id.stream_name(act.side.other()));
     let database = quoted(&spec.database);
     let lines: Vec<String> = match act.kind {
         ActionKind::CheckServer => vec!["read settings and catalogs; change nothing".to_owned()],
@@ -108,6 +119,12 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
         ActionKind::ReachPeer => vec![format!("call agent {} over the link", spec.peer(act.side))],
         ActionKind::SetReplicaIdentity => {
             vec!["ALTER TABLE … REPLICA IDENTITY FULL, for tables without another, as agreed".to_owned()]
+        }
+        ActionKind::CreatePublication if act.side == Side::Destination => {
+            vec![
+                format!("CREATE PUBLICATION {name} FOR TABLE …"),
+                "a publication of nothing but the heartbeat".to_owned(),
+            ]
         }
         ActionKind::CreatePublication => vec![
             "CREATE SCHEMA pgportage".to_owned(),
@@ -132,6 +149,9 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
             lines.push("CREATE TABLE pgportage.heartbeat, pgportage.marker".to_owned());
             lines
         }
+        ActionKind::CreateSlot if act.side == Side::Destination => {
+            vec![format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput')")]
+        }
         ActionKind::CreateSlot => match spec.copy_method {
             CopyMethod::Snapshot => vec![
                 format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'export')"),
@@ -146,7 +166,16 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
             ],
             CopyMethod::Native => vec!["nothing: the subscription copies".to_owned()],
         },
+        ActionKind::CreateWayBack => vec![
+            "log in to the destination through the link, for replication".to_owned(),
+            format!("CREATE SUBSCRIPTION {followed} …, wait for a heartbeat of the destination, and drop it again"),
+            format!(
+                "CREATE SUBSCRIPTION {followed} CONNECTION '…' PUBLICATION {followed} \
+                 WITH (enabled = false, slot_name = {followed}, copy_data = false)"
+            ),
+        ],
         ActionKind::CreateSubscription => {
+            let name = &followed;
             let way = match spec.connection_path {
                 ConnectionPath::Tunnel => "through the link",
                 ConnectionPath::Direct => "straight to the source server",
@@ -188,20 +217,29 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
             format!("try to log in as {canary}: it must be refused"),
         ],
         ActionKind::OpenDestination => vec![
-            "INSERT INTO pgportage.decision …".to_owned(),
-            format!("ALTER SUBSCRIPTION {name} DISABLE"),
+            "write pgportage.decision".to_owned(),
+            format!("ALTER SUBSCRIPTION {followed} DISABLE"),
             format!("GRANT CONNECT ON DATABASE {database} TO … (as it was before closing)"),
         ],
         ActionKind::ReleaseBarrier => vec!["COMMIT the barrier; the fence stays".to_owned()],
+        ActionKind::KeepStream => vec![
+            format!("SELECT pg_replication_slot_advance({name}, …), to the position of the decision"),
+            format!("SELECT pg_copy_logical_replication_slot({name}, …), and back, so that it is on disk"),
+        ],
+        ActionKind::FollowStream => {
+            vec![format!("ALTER SUBSCRIPTION {followed} ENABLE"), "wait for the first heartbeat".to_owned()]
+        }
         ActionKind::FinishMigration => match act.side {
             Side::Destination => {
                 vec![
-                    format!("DROP SUBSCRIPTION {name}"),
+                    format!("DROP SUBSCRIPTION {followed}"),
+                    "drop the way back: slot, publication, roles".to_owned(),
                     "DROP SCHEMA pgportage CASCADE".to_owned(),
                     "ALTER TABLE … REPLICA IDENTITY DEFAULT (where you agreed to FULL)".to_owned(),
                 ]
             }
             Side::Source => vec![
+                "drop the subscription of the way back".to_owned(),
                 format!("SELECT pg_drop_replication_slot({name})"),
                 format!("DROP PUBLICATION {name}"),
                 "DROP SCHEMA pgportage CASCADE".to_owned(),
@@ -226,6 +264,7 @@ mod tests {
             max_lag: Spec::DEFAULT_MAX_LAG,
             copy_method: CopyMethod::Snapshot,
             max_rate: None,
+            way_back: true,
         }
     }
 
@@ -242,7 +281,7 @@ mod tests {
             assert!(plan.iter().all(|planned| !planned.statements.is_empty()));
             let named = |planned: &Planned| planned.statements.iter().any(|line| line.contains("\"pgportage_shop_2\""));
             assert!(plan.iter().any(named));
-            assert_eq!(plan.iter().filter(|planned| planned.held).count(), 2);
+            assert_eq!(plan.iter().filter(|planned| planned.held).count(), 3);
         }
     }
 
@@ -289,6 +328,15 @@ mod tests {
         }
         let later = "leave out indexes, constraints and triggers until later";
         assert!(!render(&id, &native()).iter().any(|planned| planned.statements.iter().any(|line| line == later)));
+    }
+
+    #[test]
+    fn without_a_way_back_nothing_of_it_is_planned() {
+        let id = MigrationId::new("shop").unwrap();
+        let plan = render(&id, &Spec { way_back: false, ..spec() });
+        assert!(!plan.iter().any(|planned| matches!(planned.step, StepName::Reverse | StepName::Rollback)));
+        assert!(plan.len() < render(&id, &spec()).len());
+        assert_ne!(digest(&id, &spec()), digest(&id, &Spec { way_back: false, ..spec() }));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure};
+use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::fact::{Event, TraceContext};
@@ -36,8 +36,15 @@ pub enum Word {
     },
     /// Compare again.
     Verify,
-    /// Switch.
+    /// Switch to the destination.
     CutOver {
+        /// The budget.
+        max_outage: Duration,
+        /// Give the way back up with it.
+        without_way_back: bool,
+    },
+    /// Switch back to the source.
+    RollBack {
         /// The budget.
         max_outage: Duration,
     },
@@ -91,23 +98,30 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             | Phase::Aborted
             | Phase::Succeeded => Err(not_yet(state, "verified")),
         },
-        Word::CutOver { max_outage } => {
+        Word::CutOver { max_outage, without_way_back } => {
             if state.phase != (Phase::Held { step: StepName::Cutover }) {
                 return Err(not_yet(state, "cut over"));
             }
-            if max_outage.is_zero() || max_outage > LONGEST_OUTAGE {
-                return Err(Failure::new(
-                    Reason::RequestInvalid,
-                    format!("max_outage must be above 0 and at most {} s", LONGEST_OUTAGE.as_secs()),
-                )
-                .effect(Effect::None)
-                .with("field", "max_outage"));
+            check_outage(max_outage)?;
+            let cutover_epoch = state.next_cutover_epoch();
+            Ok(Event::CutoverRequested { cutover_epoch, max_outage, without_way_back, trace })
+        }
+        Word::RollBack { max_outage } => {
+            if state.phase != (Phase::Held { step: StepName::Finish }) {
+                return Err(not_yet(state, "rolled back"));
             }
-            let cutover_epoch = state.cutover.as_ref().map_or(1, |last| last.epoch + 1);
-            Ok(Event::CutoverRequested { cutover_epoch, max_outage, trace })
+            if !state.way_back {
+                return Err(Failure::new(Reason::WayBackLost, format!("migration {id} has no way back"))
+                    .detail("It was created or cut over without one: the source has none of what was written since.")
+                    .hint(format!("End it with `pgportage finish {id}`."))
+                    .remedy(Remedy::Operator)
+                    .effect(Effect::None));
+            }
+            check_outage(max_outage)?;
+            Ok(Event::RollbackRequested { cutover_epoch: state.next_cutover_epoch(), max_outage, trace })
         }
         Word::Finish => {
-            if state.phase == (Phase::Held { step: StepName::Finish }) {
+            if state.may_finish() {
                 Ok(Event::FinishRequested { trace })
             } else {
                 Err(not_yet(state, "finished"))
@@ -115,10 +129,14 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
         }
         Word::Release { step, max_outage } => match &state.phase {
             Phase::Held { step: held } if *held == step => match step.row().hold {
-                Some(Hold::Cutover) => heed(state, Word::CutOver { max_outage }, trace),
+                Some(Hold::Cutover) => heed(state, Word::CutOver { max_outage, without_way_back: false }, trace),
                 Some(Hold::Finish) => heed(state, Word::Finish, trace),
-                None => Err(wrong(format!("step {step} is not held"))),
+                Some(Hold::Rollback) | None => Err(wrong(format!("step {step} is not held"))),
             },
+            // Both may follow a cutover; the migration is held before the last one.
+            Phase::Held { step: StepName::Finish } if step == StepName::Rollback => {
+                heed(state, Word::RollBack { max_outage }, trace)
+            }
             Phase::Pending
             | Phase::Running { .. }
             | Phase::Held { .. }
@@ -143,7 +161,7 @@ fn retry(state: &State, step: StepName, trace: TraceContext) -> Result<Event, Fa
             Ok(Event::RetryRequested { step, trace })
         }
         Phase::Running { step: running } if *running == step => Ok(Event::RetryRequested { step, trace }),
-        Phase::TakingBack { .. } if step == StepName::Cutover => Ok(Event::RetryRequested { step, trace }),
+        Phase::TakingBack { .. } if step == state.switch() => Ok(Event::RetryRequested { step, trace }),
         Phase::Aborting { .. } => Ok(Event::RetryRequested { step, trace }),
         Phase::Pending
         | Phase::Running { .. }
@@ -160,16 +178,25 @@ fn retry(state: &State, step: StepName, trace: TraceContext) -> Result<Event, Fa
 fn abort(state: &State, trace: TraceContext) -> Result<Event, Failure> {
     let id = &state.id;
     if state.opened() {
+        let hint = if state.way_back {
+            format!("Return with `pgportage rollback {id}`, or end it with `pgportage finish {id}`.")
+        } else {
+            format!("End it with `pgportage finish {id}`.")
+        };
         return Err(Failure::new(Reason::DestinationOpened, format!("migration {id} is past its point of no return"))
             .detail("The destination is open and takes writes.")
-            .hint(format!("End it with `pgportage finish {id}`."))
+            .hint(hint)
             .effect(Effect::None));
     }
     if state.in_doubt() {
-        return Err(Failure::new(Reason::CutoverInDoubt, "nobody knows yet whether the destination has opened")
-            .detail("The destination was asked to open and has not answered. It is asked until it does.")
-            .hint("Bring the destination agent back; then look at the status again.")
+        return Err(Failure::new(Reason::CutoverInDoubt, "nobody knows yet whether the other side has opened")
+            .detail("It was asked to open and has not answered. It is asked until it does.")
+            .hint("Bring its agent back; then look at the status again.")
             .effect(Effect::None));
+    }
+    if state.rolling_back() {
+        return Err(wrong(format!("migration {id} is rolling back, and the source has opened"))
+            .hint("Wait until the rollback is done; then it can be aborted."));
     }
     match state.phase {
         Phase::Aborting { .. } => Err(wrong(format!("migration {id} is being aborted"))),
@@ -181,6 +208,18 @@ fn abort(state: &State, trace: TraceContext) -> Result<Event, Failure> {
         | Phase::Aborted
         | Phase::Succeeded => Ok(Event::AbortRequested { trace }),
     }
+}
+
+fn check_outage(max_outage: Duration) -> Result<(), Failure> {
+    if max_outage.is_zero() || max_outage > LONGEST_OUTAGE {
+        return Err(Failure::new(
+            Reason::RequestInvalid,
+            format!("max_outage must be above 0 and at most {} s", LONGEST_OUTAGE.as_secs()),
+        )
+        .effect(Effect::None)
+        .with("field", "max_outage"));
+    }
+    Ok(())
 }
 
 fn wrong(message: String) -> Failure {
@@ -200,7 +239,7 @@ pub fn describe(phase: &Phase) -> String {
         Phase::Running { step } => format!("running step {step}"),
         Phase::Held { step } => format!("waiting for the operator's word before step {step}"),
         Phase::Stopped { step, .. } => format!("stopped in step {step}"),
-        Phase::TakingBack { .. } => "taking a failed cutover back".to_owned(),
+        Phase::TakingBack { .. } => "taking a failed switch back".to_owned(),
         Phase::Aborting { .. } => "being aborted".to_owned(),
         Phase::Aborted => "aborted".to_owned(),
         Phase::Succeeded => "succeeded".to_owned(),

@@ -176,6 +176,7 @@ impl Operator {
             migration_id: NAME.to_owned(),
             etag: self.get().await.etag,
             max_outage: prost_types::Duration::try_from(max_outage).ok(),
+            without_way_back: false,
         };
         Ok(self.migrations.cut_over(request).await.map_err(from_status)?.into_inner().migration.unwrap())
     }

@@ -71,7 +71,10 @@ async fn nudge(operator: &mut Operator) -> Option<bool> {
         let _said = operator.migrations.start_migration(v1::StartMigrationRequest { migration_id, etag }).await;
     } else if held("cutover") {
         let max_outage = prost_types::Duration::try_from(Duration::from_secs(20)).ok();
-        let _said = operator.migrations.cut_over(v1::CutOverRequest { migration_id, etag, max_outage }).await;
+        let _said = operator
+            .migrations
+            .cut_over(v1::CutOverRequest { migration_id, etag, max_outage, without_way_back: false })
+            .await;
     } else if held("finish") {
         let _said = operator.migrations.finish_migration(v1::FinishMigrationRequest { migration_id, etag }).await;
     }

@@ -315,6 +315,7 @@ impl World {
                 | Action::CreateSlot(_)
                 | Action::CopyTables(_)
                 | Action::CreateSubscription(_)
+                | Action::CreateWayBack(_)
         );
         if makes_something {
             servers.things.insert(thing);
@@ -355,6 +356,9 @@ pub(crate) fn kind(action: &Action) -> &'static str {
         Action::FenceSource(_) => "fence_source",
         Action::OpenDestination(_) => "open_destination",
         Action::ReleaseBarrier(_) => "release_barrier",
+        Action::CreateWayBack(_) => "create_way_back",
+        Action::KeepStream(_) => "keep_stream",
+        Action::FollowStream(_) => "follow_stream",
         Action::FinishMigration(_) => "finish_migration",
     }
 }
@@ -423,6 +427,9 @@ fn produced(action: &Action) -> Produced {
             Produced::OpenDestination(v1::OpenDestinationResult { open_lsn: "0/0".to_owned() })
         }
         Action::ReleaseBarrier(_) => Produced::ReleaseBarrier(v1::ReleaseBarrierResult::default()),
+        Action::CreateWayBack(_) => Produced::CreateWayBack(v1::CreateWayBackResult::default()),
+        Action::KeepStream(_) => Produced::KeepStream(v1::KeepStreamResult::default()),
+        Action::FollowStream(_) => Produced::FollowStream(v1::FollowStreamResult::default()),
         Action::FinishMigration(_) => Produced::FinishMigration(v1::FinishMigrationResult {
             unfence_statements: vec!["GRANT CONNECT …".to_owned()],
         }),

@@ -84,6 +84,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::PasswordNotAsked
         | Reason::ReplicationLoginFailed
         | Reason::SlotLost
+        | Reason::WayBackLost
         | Reason::SnapshotLost
         | Reason::ReplicaIdentityMissing
         | Reason::ObjectConflict

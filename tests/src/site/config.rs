@@ -59,7 +59,8 @@ pub struct PolicyConfig {
 }
 
 /// Every destructive act that a policy can allow.
-pub const DESTRUCTIVE: [&str; 5] = ["fence", "open", "drop_slot", "terminate_sessions", "replica_identity_full"];
+pub const DESTRUCTIVE: [&str; 6] =
+    ["fence", "open", "drop_slot", "terminate_sessions", "replica_identity_full", "way_back"];
 
 /// A basic string: TOML escapes in it as JSON does, and takes it as a key too.
 fn text(value: &str) -> String {

@@ -55,7 +55,7 @@ macro_rules! acl {
             "', ",
             $owner,
             "))) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
-                       WHERE a.privilege_type <> 'MAINTAIN' AND coalesce(r.rolname, '') !~ '^pgportage_'
+                       WHERE a.privilege_type <> 'MAINTAIN' AND coalesce(r.rolname, '') !~ '^pgportage(back)?_'
                          AND a.grantee <> ALL (ARRAY(
                                SELECT g.grantee FROM pg_namespace AS ours, aclexplode(ours.nspacl) AS g
                                 WHERE ours.nspname = 'pgportage' AND g.grantee <> ours.nspowner)) AND ",
@@ -487,7 +487,7 @@ pub(super) const OBJECTS: &[ObjectQuery] = &[
                     format(' on %s in %s', d.defaclobjtype, coalesce(n.nspname, '-')), ",
             acl!("d.defaclacl", "r", "d.defaclrole"),
             ", '' FROM pg_default_acl AS d LEFT JOIN pg_namespace AS n ON n.oid = d.defaclnamespace
-              WHERE d.defaclrole::regrole::text !~ '^\"?pgportage_' AND n.nspname IS DISTINCT FROM 'pgportage'",
+              WHERE d.defaclrole::regrole::text !~ '^\"?pgportage(back)?_' AND n.nspname IS DISTINCT FROM 'pgportage'",
         ),
     },
 ];

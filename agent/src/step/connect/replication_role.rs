@@ -1,9 +1,10 @@
-//! The replication role and the canary role on the source.
+//! The replication role and the canary role of the side that publishes: the source,
+//! and for the way back the destination.
 //!
 //! Both carry a comment that names the migration: a role of the same name
 //! without it is somebody else's and is never touched. The server only ever
 //! sees the SCRAM verifier of a password; the password itself goes to the
-//! destination agent over the link, is made anew for each asking, and is kept
+//! other agent over the link, is made anew for each asking, and is kept
 //! nowhere here.
 //!
 //! Class: convergent, inside one transaction. What the role may read is granted
@@ -16,11 +17,11 @@ use tokio_postgres::{GenericClient, Transaction};
 
 use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation};
-use crate::names;
 use crate::policy::Policy;
 use crate::postgres::{Purpose, Secret, Session, quote_ident, quote_literal, scram_verifier, sql_failure};
 use crate::step::patience::Patience;
 use crate::step::{Context, Step, Survey, quiet};
+use crate::stream::outgoing;
 
 const ROLE_STATE: &str = "\
 SELECT coalesce(shobj_description(r.oid, 'pg_authid'), '') AS comment,
@@ -111,21 +112,21 @@ struct RoleState {
     connects: bool,
 }
 
-/// The names of the source's two roles: those of the policy, or ours.
+/// The names of this side's two roles: those of the policy, or ours.
 #[must_use]
-pub fn role_names(policy: &Policy, migration: &MigrationId) -> RoleNames {
+pub fn role_names(policy: &Policy, participation: &Participation) -> RoleNames {
     let canary = policy.roles().canary.as_ref();
     RoleNames {
-        replication: replication_role(policy, migration),
-        canary: canary.map_or_else(|| names::canary_role(migration), |role| role.name.clone()),
+        replication: replication_role(policy, participation),
+        canary: canary.map_or_else(|| format!("{}_canary", outgoing(participation)), |role| role.name.clone()),
     }
 }
 
-/// What the subscription logs in as: the role of the policy, or ours.
+/// What the other side's subscription logs in as: the role of the policy, or ours.
 #[must_use]
-pub fn replication_role(policy: &Policy, migration: &MigrationId) -> String {
+pub fn replication_role(policy: &Policy, participation: &Participation) -> String {
     let premade = policy.roles().replication.as_ref();
-    premade.map_or_else(|| names::replication_name(migration), |role| role.name.clone())
+    premade.map_or_else(|| outgoing(participation), |role| role.name.clone())
 }
 
 /// The comment by which a later attempt knows a role of ours.
@@ -138,7 +139,7 @@ impl Step for CreateReplicationRole {
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreateReplicationRoleResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-        let names = role_names(&cx.agent.policy, &cx.participation.migration);
+        let names = role_names(&cx.agent.policy, &cx.participation);
         let bypass = needs_bypass(&*session).await?;
         let replication = role_state(&*session, &names.replication).await?;
         let canary = role_state(&*session, &names.canary).await?;
@@ -161,7 +162,7 @@ impl Step for CreateReplicationRole {
     }
 
     async fn perform(&self, cx: &Context) -> Result<CreateReplicationRoleResult, Failure> {
-        let names = role_names(&cx.agent.policy, &cx.participation.migration);
+        let names = role_names(&cx.agent.policy, &cx.participation);
         let mut patience = Patience::new(cx);
         loop {
             cx.safe_point()?;
@@ -341,7 +342,7 @@ fn remember_connect_grant(cx: &Context) -> Result<(), Failure> {
 /// beforehand as they were.
 pub(crate) async fn remove_roles(cx: &Context) -> Result<(), Failure> {
     let participation = &cx.participation;
-    let names = role_names(&cx.agent.policy, &participation.migration);
+    let names = role_names(&cx.agent.policy, participation);
     let premade = cx.agent.policy.roles();
     let mut session = cx.door.open(&participation.database, Purpose::Control).await?;
     if premade.replication.is_none() {
@@ -379,10 +380,10 @@ async fn remove_role(cx: &Context, session: &mut Session, name: &str) -> Result<
     transaction.commit().await.map_err(failure)
 }
 
-/// Gives the destination agent what its subscription needs to log in. The role's
+/// Gives the other agent what its subscription needs to log in. The role's
 /// password is made anew, so that whoever was told an earlier one has nothing.
 ///
-/// `system_identifier` is the destination cluster's: it is kept, because the
+/// `system_identifier` is the other cluster's: it is kept, because the
 /// slots that its table synchronisation makes here carry it in their names.
 ///
 /// # Errors
@@ -400,12 +401,12 @@ pub async fn replication_access(
             .effect(Effect::None));
     }
     agent.journal.set_note(&participation.migration, DESTINATION_SYSTEM, system_identifier)?;
-    let names = role_names(&agent.policy, &participation.migration);
+    let names = role_names(&agent.policy, participation);
     let password = match &agent.policy.roles().replication {
         Some(role) => Secret::from_file(&role.password_file)?,
         None => new_password(agent, participation, &names.replication).await?,
     };
-    let name = names::replication_name(&participation.migration);
+    let name = outgoing(participation);
     Ok(ReplicationAccess {
         role_name: names.replication,
         password,
@@ -428,7 +429,7 @@ pub async fn canary_password(agent: &Agent, participation: &Participation) -> Re
     match &agent.policy.roles().canary {
         Some(role) => Secret::from_file(&role.password_file),
         None => {
-            let name = role_names(&agent.policy, &participation.migration).canary;
+            let name = role_names(&agent.policy, participation).canary;
             new_password(agent, participation, &name).await
         }
     }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::cycle::{WaitsFor, victims};
 use super::fingerprint::fingerprint;
 use super::sequence::{SequencePosition, positions};
-use super::{Barrier, SourceCutover, current_lsn, remaining, sessions_lost};
+use super::{Barrier, LeavingSide, current_lsn, remaining, sessions_lost};
 use crate::postgres::{RelationName, sql_failure};
 use crate::step::{Context, Step, Survey};
 
@@ -96,7 +96,7 @@ impl Step for RaiseBarrier {
     type Output = RaiseBarrierResult;
 
     async fn survey(&self, cx: &Context) -> Result<Survey<RaiseBarrierResult>, Failure> {
-        let Some(cutover) = cx.agent.cutovers.source(&cx.participation.migration) else {
+        let Some(cutover) = cx.agent.cutovers.leaving(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let cutover = cutover.lock().await;
@@ -111,7 +111,7 @@ impl Step for RaiseBarrier {
 
     async fn perform(&self, cx: &Context) -> Result<RaiseBarrierResult, Failure> {
         let migration = &cx.participation.migration;
-        let Some(cutover) = cx.agent.cutovers.source(migration) else {
+        let Some(cutover) = cx.agent.cutovers.leaving(migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let raised = {
@@ -120,18 +120,18 @@ impl Step for RaiseBarrier {
         };
         if raised.is_err() {
             // The locks go with their session: the source is open again.
-            cx.agent.cutovers.drop_source(migration);
+            cx.agent.cutovers.drop_leaving(migration);
         }
         raised
     }
 
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
-        cx.agent.cutovers.drop_source(&cx.participation.migration);
+        cx.agent.cutovers.drop_leaving(&cx.participation.migration);
         Ok(())
     }
 }
 
-async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut SourceCutover) -> Result<RaiseBarrierResult, Failure> {
+async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> Result<RaiseBarrierResult, Failure> {
     let limits = cx.agent.policy.limits();
     let tables = lockable(&cutover.writer).await?;
     begin_and_evict_maintenance(&cutover.holder, &tables).await?;
@@ -218,7 +218,7 @@ async fn begin_and_evict_maintenance(holder: &Client, tables: &[Lockable]) -> Re
 /// with them. Returns how many were cancelled.
 async fn lock_against_writers(
     cx: &Context,
-    cutover: &SourceCutover,
+    cutover: &LeavingSide,
     tables: &[Lockable],
     max_outage: Duration,
     patience: Duration,
@@ -258,7 +258,7 @@ async fn lock_against_writers(
     Ok(u32::try_from(cancelled.len()).unwrap_or(u32::MAX))
 }
 
-async fn barrier_timeout(cutover: &SourceCutover, patience: Duration) -> Failure {
+async fn barrier_timeout(cutover: &LeavingSide, patience: Duration) -> Failure {
     let blockers = match cutover.writer.query(BLOCKERS, &[&cutover.holder.pid]).await {
         Ok(rows) => rows
             .iter()
@@ -289,7 +289,7 @@ async fn barrier_timeout(cutover: &SourceCutover, patience: Duration) -> Failure
 /// dropped.
 async fn break_cycles(
     cx: &Context,
-    cutover: &SourceCutover,
+    cutover: &LeavingSide,
     tables: &[Lockable],
     cancelled: &mut BTreeSet<i32>,
 ) -> Result<Infallible, Failure> {

@@ -23,7 +23,7 @@ impl Canary {
     /// whether the role may connect: otherwise its refusal would prove nothing.
     pub(super) async fn wake(cx: &Context) -> Result<Self, Failure> {
         let canary = Self {
-            role: connect::role_names(&cx.agent.policy, &cx.participation.migration).canary,
+            role: connect::role_names(&cx.agent.policy, &cx.participation).canary,
             password: connect::canary_password(&cx.agent, &cx.participation).await?,
         };
         match canary.log_in(cx).await {

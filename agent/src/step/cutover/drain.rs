@@ -7,7 +7,7 @@ use pgportage_proto::Reason;
 use uuid::Uuid;
 
 use super::sequence::{SequencePosition, set_all};
-use super::{DestinationCutover, current_lsn, sessions_lost};
+use super::{EnteringSide, current_lsn, sessions_lost};
 use crate::action::{ActionKind, Verb};
 use crate::postgres::{own_schema, sql_failure};
 use crate::step::{Context, Progress, Step, Survey};
@@ -45,7 +45,7 @@ impl Step for DrainToMarker {
     type Output = DrainToMarkerResult;
 
     async fn survey(&self, cx: &Context) -> Result<Survey<DrainToMarkerResult>, Failure> {
-        let Some(cutover) = cx.agent.cutovers.destination(&cx.participation.migration) else {
+        let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let cutover = cutover.lock().await;
@@ -56,7 +56,7 @@ impl Step for DrainToMarker {
     }
 
     async fn perform(&self, cx: &Context) -> Result<DrainToMarkerResult, Failure> {
-        let Some(cutover) = cx.agent.cutovers.destination(&cx.participation.migration) else {
+        let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let mut cutover = cutover.lock().await;
@@ -65,16 +65,12 @@ impl Step for DrainToMarker {
 
     /// Sequences that were set are harmless: the next try sets them again.
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
-        cx.agent.cutovers.drop_destination(&cx.participation.migration);
+        cx.agent.cutovers.drop_entering(&cx.participation.migration);
         Ok(())
     }
 }
 
-async fn drain(
-    cx: &Context,
-    step: &DrainToMarker,
-    cutover: &mut DestinationCutover,
-) -> Result<DrainToMarkerResult, Failure> {
+async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut EnteringSide) -> Result<DrainToMarkerResult, Failure> {
     let begin = cx.clock.now();
     let open_deadline = begin + step.open_timeout;
     if step.catalog_digest != cutover.catalog_digest {

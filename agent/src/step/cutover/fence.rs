@@ -15,7 +15,7 @@ use super::barrier::prove_catalog_unchanged;
 use super::canary::Canary;
 use super::resolve::give_up_fence;
 use super::sequence::{SequencePosition, positions};
-use super::{SourceCutover, current_lsn, remaining, sessions_lost};
+use super::{LeavingSide, current_lsn, remaining, sessions_lost};
 use crate::action::{ActionKind, Verb};
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::expel::expel;
@@ -70,7 +70,7 @@ impl Step for FenceSource {
     type Output = FenceSourceResult;
 
     async fn survey(&self, cx: &Context) -> Result<Survey<FenceSourceResult>, Failure> {
-        let Some(cutover) = cx.agent.cutovers.source(&cx.participation.migration) else {
+        let Some(cutover) = cx.agent.cutovers.leaving(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::Unknown));
         };
         let cutover = cutover.lock().await;
@@ -87,7 +87,7 @@ impl Step for FenceSource {
     }
 
     async fn perform(&self, cx: &Context) -> Result<FenceSourceResult, Failure> {
-        let Some(cutover) = cx.agent.cutovers.source(&cx.participation.migration) else {
+        let Some(cutover) = cx.agent.cutovers.leaving(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::Unknown));
         };
         let mut cutover = cutover.lock().await;
@@ -101,14 +101,14 @@ impl Step for FenceSource {
     }
 }
 
-async fn fence(cx: &Context, step: &FenceSource, cutover: &mut SourceCutover) -> Result<FenceSourceResult, Failure> {
+async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> Result<FenceSourceResult, Failure> {
     let participation = &cx.participation;
     let deadline = match &cutover.barrier {
         Some(barrier) => barrier.deadline,
         None => return Err(sessions_lost(Effect::None)),
     };
     remaining(deadline, cx.clock.now())?;
-    let replication_role = connect::role_names(&cx.agent.policy, &participation.migration).replication;
+    let replication_role = connect::role_names(&cx.agent.policy, participation).replication;
     let ours = vec![own_role(&*cutover.writer).await?, replication_role.clone()];
 
     cx.agent.journal.set_note(&participation.migration, FENCE_NOTE, &step.cutover_epoch.to_string())?;

@@ -5,13 +5,14 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio_postgres::Client;
 
+use super::resolve::fence_table_exists;
 use super::sequence::{SequencePosition, set_all};
 use super::{current_lsn, sessions_lost};
 use crate::action::{ActionKind, Verb};
-use crate::names;
 use crate::postgres::access::Access;
 use crate::postgres::{Purpose, own_schema, quote_ident, sql_failure};
-use crate::step::{Context, Step, Survey};
+use crate::step::{Context, Step, Survey, connect};
+use crate::stream::incoming;
 
 /// P6 on the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ impl Step for OpenDestination {
 
     async fn perform(&self, cx: &Context) -> Result<OpenDestinationResult, Failure> {
         let migration = &cx.participation.migration;
-        let Some(cutover) = cx.agent.cutovers.destination(migration) else {
+        let Some(cutover) = cx.agent.cutovers.entering(migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let mut cutover = cutover.lock().await;
@@ -62,28 +63,36 @@ impl Step for OpenDestination {
             .batch_execute("SET LOCAL synchronous_commit = on")
             .await
             .map_err(|error| sql_failure(error, doing))?;
-        own_schema::record(&transaction, cx, ActionKind::OpenDestination, Verb::Perform).await?;
         let row = transaction
             .query_one("SELECT state, floor_epoch, saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE", &[])
             .await
             .map_err(|error| sql_failure(error, doing))?;
         let (state, floor, saved): (String, i64, String) = (row.get(0), row.get(1), row.get(2));
         if state != "closed" {
-            return Err(refused("the destination is open already"));
+            return Err(refused(&format!("the {} is open already", cx.participation.side)));
         }
         if self.cutover_epoch < floor {
-            return Err(refused("the source was promised that this cutover never opens"));
+            return Err(refused("the other side was promised that this cutover never opens"));
         }
         // After the lock, so that waiting for it counts.
         if cx.clock.now() >= deadline {
             return Err(refused("the time for opening is over"));
         }
+        // What was applied until here came from the side that was left, and what is
+        // committed after here did not: the way back begins at this position.
+        let begin = current_lsn(transaction.client()).await?.to_string();
+        let kind = ActionKind::OpenDestination;
+        own_schema::record_with(&transaction, cx, kind, Verb::Perform, Some(begin.as_bytes())).await?;
         let current = Access::read(&transaction).await?;
         let mut statements = Access::from_json(&saved)?.restore_statements(database, &current);
         // Roles of ours keep what they need until `finish`.
-        statements.extend(keep_own_grants(&transaction, database).await?);
-        statements.push(format!("ALTER SUBSCRIPTION {} DISABLE", quote_ident(&names::replication_name(migration))));
+        statements.extend(keep_own_grants(cx, &transaction).await?);
+        statements.push(format!("ALTER SUBSCRIPTION {} DISABLE", quote_ident(&incoming(&cx.participation))));
         transaction.batch_execute(&statements.join("; ")).await.map_err(|error| sql_failure(error, doing))?;
+        // A destination of before there was a way back has no such table.
+        if fence_table_exists(&transaction).await? {
+            transaction.execute("DELETE FROM pgportage.fence", &[]).await.map_err(|error| sql_failure(error, doing))?;
+        }
         transaction
             .execute(
                 "UPDATE pgportage.decision SET state = 'opened', opened_epoch = $1, floor_epoch = $1, \
@@ -100,10 +109,10 @@ impl Step for OpenDestination {
                 .effect(Effect::Unknown)
         })?;
         cx.fail_point("open_destination.perform.committed");
-        tracing::info!(cutover_epoch = self.cutover_epoch, "the destination is open");
+        tracing::info!(cutover_epoch = self.cutover_epoch, side = %cx.participation.side, "open to applications");
         let open_lsn = current_lsn(&cutover.session).await?.to_string();
         drop(cutover);
-        cx.agent.cutovers.drop_destination(migration);
+        cx.agent.cutovers.drop_entering(migration);
         Ok(OpenDestinationResult { open_lsn })
     }
 
@@ -128,16 +137,16 @@ pub(super) async fn opened_epoch(client: &Client) -> Result<Option<i64>, Failure
         .and_then(|row| row.get(0)))
 }
 
-async fn keep_own_grants(
-    client: &impl tokio_postgres::GenericClient,
-    database: &str,
-) -> Result<Option<String>, Failure> {
-    let row = client
-        .query_one("SELECT current_user::text, rolsuper FROM pg_roles WHERE rolname = current_user", &[])
-        .await
-        .map_err(|error| sql_failure(error, "read the agent's own role"))?;
-    let (role, superuser): (String, bool) = (row.get(0), row.get(1));
-    Ok((!superuser).then(|| format!("GRANT CONNECT ON DATABASE {} TO {}", quote_ident(database), quote_ident(&role))))
+/// The agent's own role, and the one that the other side logs in as for the way
+/// back.
+async fn keep_own_grants(cx: &Context, client: &impl tokio_postgres::GenericClient) -> Result<Vec<String>, Failure> {
+    const OURS: &str = "\
+SELECT rolname::text FROM pg_roles WHERE (rolname = current_user AND NOT rolsuper) OR rolname = $1 ORDER BY 1";
+    let follower = connect::replication_role(&cx.agent.policy, &cx.participation);
+    let database = quote_ident(&cx.participation.database);
+    let rows = client.query(OURS, &[&follower]).await.map_err(|error| sql_failure(error, "read our own roles"))?;
+    let grant = |role: &str| format!("GRANT CONNECT ON DATABASE {database} TO {}", quote_ident(role));
+    Ok(rows.iter().map(|row| grant(row.get(0))).collect())
 }
 
 fn refused(why: &str) -> Failure {

@@ -10,11 +10,13 @@ use tokio_postgres::Client;
 
 use super::canary::Canary;
 use super::fingerprint::fingerprint;
-use super::{DestinationCutover, SourceCutover};
+use super::{EnteringSide, LeavingSide};
 use crate::migration::Side;
 use crate::names;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
-use crate::step::{Context, Step, Survey};
+use crate::step::{Context, Step, Survey, way_back};
+use crate::stream::{incoming, outgoing};
+use crate::watch;
 
 /// A transaction that has written and is older than this would keep the barrier
 /// waiting for longer than an outage may last.
@@ -34,6 +36,12 @@ WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a
                   WHERE ours.pid = a.pid AND ours.backend_start = a.backend_start::text)
 ORDER BY a.xact_start";
 
+/// A session of ours that has just been closed is there for a moment and no longer
+/// known as ours.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
+/// How often to look again before a superuser is believed.
+const SECOND_LOOKS: u32 = 5;
+
 /// Sessions that no grant keeps out.
 const SUPERUSER_SESSIONS: &str = "\
 SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')::text
@@ -47,6 +55,13 @@ const OTHER_SUBSCRIPTIONS: &str = "\
 SELECT subname::text FROM pg_subscription
 WHERE subenabled AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 ORDER BY 1";
+
+/// A subscription that waits for its turn.
+const FOLLOWER: &str = "\
+SELECT FROM pg_subscription s
+WHERE s.subname = $1 AND NOT s.subenabled AND s.subslotname IS NOT NULL
+  AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srsubid = s.oid)";
 
 /// Tables of the subscription that are not ready.
 const NOT_READY: &str = "\
@@ -68,6 +83,29 @@ pub struct PrepareCutover {
     pub cutover_epoch: i64,
     /// The hard budget for the outage.
     pub max_outage: Duration,
+    /// Which way applications go.
+    pub switch: Switch,
+    /// Whether what is written after it has to be able to flow back.
+    pub way_back: bool,
+}
+
+/// Which way applications go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// From the source to the destination.
+    Cutover,
+    /// From the destination back to the source.
+    Rollback,
+}
+
+impl Switch {
+    /// The side that is left.
+    fn leaves(self) -> Side {
+        match self {
+            Self::Cutover => Side::Source,
+            Self::Rollback => Side::Destination,
+        }
+    }
 }
 
 /// The preconditions hold.
@@ -90,43 +128,52 @@ impl Step for PrepareCutover {
     }
 
     async fn perform(&self, cx: &Context) -> Result<PrepareCutoverResult, Failure> {
-        match cx.participation.side {
-            Side::Source => prepare_source(cx, self).await,
-            Side::Destination => prepare_destination(cx, self).await,
+        if cx.participation.side == self.switch.leaves() {
+            Box::pin(prepare_to_leave(cx, self)).await
+        } else {
+            Box::pin(prepare_to_enter(cx, self)).await
         }
     }
 
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
         let migration = &cx.participation.migration;
-        match cx.participation.side {
-            Side::Source => cx.agent.cutovers.drop_source(migration),
-            Side::Destination => cx.agent.cutovers.drop_destination(migration),
+        if cx.participation.side == self.switch.leaves() {
+            cx.agent.cutovers.drop_leaving(migration);
+        } else {
+            cx.agent.cutovers.drop_entering(migration);
         }
         Ok(())
     }
 }
 
-async fn prepare_source(cx: &Context, step: &PrepareCutover) -> Result<PrepareCutoverResult, Failure> {
+async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<PrepareCutoverResult, Failure> {
     let database = &cx.participation.database;
     let migration = &cx.participation.migration;
-    cx.agent.cutovers.drop_source(migration);
+    cx.agent.cutovers.drop_leaving(migration);
+    outgoing_slot_stands(cx)?;
     let holder = cx.door.open(database, Purpose::Cutover).await?;
     let writer = cx.door.open(database, Purpose::Cutover).await?;
     refuse_prepared_transactions(&writer).await?;
     refuse_other_subscriptions(&writer).await?;
+    if step.way_back {
+        prove_ready_to_follow(cx, &writer).await?;
+    }
     refuse_superusers(cx, &writer).await?;
     refuse_long_writers(cx, &writer).await?;
     let canary = Canary::wake(cx).await?;
 
-    let published = without_ours(catalog::published_tables(&writer, &names::replication_name(migration)).await?);
+    let published = without_ours(catalog::published_tables(&writer, &outgoing(&cx.participation)).await?);
     let tables = catalog::user_tables(&writer).await?;
     let missing: Vec<String> =
         tables.iter().filter(|table| !published.contains(table)).map(ToString::to_string).collect();
     if !missing.is_empty() {
-        return Err(Failure::new(Reason::SchemaDiffers, "tables were created on the source since the migration began")
-            .detail(format!("They are not replicated: {}.", missing.join(", ")))
-            .hint("Drop them, or abort the migration and begin again.")
-            .effect(Effect::None));
+        return Err(Failure::new(
+            Reason::SchemaDiffers,
+            format!("tables were created on the {} since the migration began", cx.participation.side),
+        )
+        .detail(format!("They are not replicated: {}.", missing.join(", ")))
+        .hint("Drop them, or abort the migration and begin again.")
+        .effect(Effect::None));
     }
     let catalog_digest = catalog::catalog_digest(&writer).await?.to_vec();
     let result = PrepareCutoverResult {
@@ -135,9 +182,9 @@ async fn prepare_source(cx: &Context, step: &PrepareCutover) -> Result<PrepareCu
         table_count: u32::try_from(published.len()).unwrap_or(u32::MAX),
     };
     let fingerprint = fingerprint(&*writer).await?;
-    cx.agent.cutovers.hold_source(
+    cx.agent.cutovers.hold_leaving(
         migration,
-        SourceCutover {
+        LeavingSide {
             epoch: step.cutover_epoch,
             holder,
             writer,
@@ -151,12 +198,15 @@ async fn prepare_source(cx: &Context, step: &PrepareCutover) -> Result<PrepareCu
     Ok(result)
 }
 
-async fn prepare_destination(cx: &Context, step: &PrepareCutover) -> Result<PrepareCutoverResult, Failure> {
+async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<PrepareCutoverResult, Failure> {
     let migration = &cx.participation.migration;
-    cx.agent.cutovers.drop_destination(migration);
+    cx.agent.cutovers.drop_entering(migration);
+    if step.way_back {
+        outgoing_slot_stands(cx)?;
+    }
     let session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
-    prove_closed(&session).await?;
-    let subscription = names::replication_name(migration);
+    prove_closed(cx, &session).await?;
+    let subscription = incoming(&cx.participation);
     let not_ready: i64 = session
         .query_one(NOT_READY, &[&subscription])
         .await
@@ -187,11 +237,34 @@ async fn prepare_destination(cx: &Context, step: &PrepareCutover) -> Result<Prep
         catalog_digest: catalog_digest.clone(),
         table_count: u32::try_from(subscribed.len()).unwrap_or(u32::MAX),
     };
-    cx.agent.cutovers.hold_destination(
+    cx.agent.cutovers.hold_entering(
         migration,
-        DestinationCutover { epoch: step.cutover_epoch, session, catalog_digest, drained: None, open_deadline: None },
+        EnteringSide { epoch: step.cutover_epoch, session, catalog_digest, drained: None, open_deadline: None },
     );
     Ok(result)
+}
+
+/// The slot that this side's changes leave through is needed: to drain, or for the
+/// way back.
+fn outgoing_slot_stands(cx: &Context) -> Result<(), Failure> {
+    let stands = watch::slot_stands(&cx.agent.journal, &cx.participation.migration);
+    match cx.participation.side {
+        Side::Source => stands,
+        Side::Destination => stands.map_err(|failure| way_back::lost(failure.message).detail(failure.detail)),
+    }
+}
+
+/// Once it is left, this side follows the other one, with the subscription that
+/// was made and proved before.
+async fn prove_ready_to_follow(cx: &Context, client: &Client) -> Result<(), Failure> {
+    let known = client
+        .query_opt(FOLLOWER, &[&incoming(&cx.participation)])
+        .await
+        .map_err(|error| sql_failure(error, "look at the subscription of the way back"))?;
+    match known {
+        Some(_disabled) => Ok(()),
+        None => Err(way_back::lost(format!("the {} has no subscription to follow with", cx.participation.side))),
+    }
 }
 
 fn without_ours(tables: Vec<RelationName>) -> Vec<RelationName> {
@@ -208,7 +281,8 @@ fn table_set_digest(tables: &[RelationName]) -> Vec<u8> {
     digest.finalize().to_vec()
 }
 
-async fn prove_closed(client: &Client) -> Result<(), Failure> {
+async fn prove_closed(cx: &Context, client: &Client) -> Result<(), Failure> {
+    let side = cx.participation.side;
     let state: Option<String> = client
         .query_opt("SELECT state FROM pgportage.decision WHERE id = 1", &[])
         .await
@@ -216,9 +290,11 @@ async fn prove_closed(client: &Client) -> Result<(), Failure> {
         .map(|row| row.get(0));
     match state.as_deref() {
         Some("closed") => Ok(()),
-        Some(_) => Err(Failure::new(Reason::DestinationOpened, "the destination is open already").effect(Effect::None)),
+        Some(_) => {
+            Err(Failure::new(Reason::DestinationOpened, format!("the {side} is open already")).effect(Effect::None))
+        }
         None => {
-            Err(Failure::new(Reason::DestinationNotClosed, "the destination was never closed").effect(Effect::None))
+            Err(Failure::new(Reason::DestinationNotClosed, format!("the {side} was never closed")).effect(Effect::None))
         }
     }
 }
@@ -263,8 +339,26 @@ fn own(cx: &Context) -> (Vec<i32>, Vec<String>) {
 }
 
 async fn refuse_superusers(cx: &Context, client: &Client) -> Result<(), Failure> {
+    let mut sessions = superusers(cx, client).await?;
+    for _look in 0..SECOND_LOOKS {
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        cx.pause(SECOND_LOOK).await?;
+        sessions = superusers(cx, client).await?;
+    }
+    if sessions.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::SuperuserSession, format!("superusers are logged in to the {}", cx.participation.side))
+        .detail(format!("No fence keeps a superuser out: {}.", sessions.join("; ")))
+        .hint("Close these sessions, and give applications a role that is no superuser.")
+        .effect(Effect::None))
+}
+
+async fn superusers(cx: &Context, client: &Client) -> Result<Vec<String>, Failure> {
     let (pids, starts) = own(cx);
-    let sessions: Vec<String> = client
+    Ok(client
         .query(SUPERUSER_SESSIONS, &[&pids, &starts])
         .await
         .map_err(|error| sql_failure(error, "look for superusers"))?
@@ -277,14 +371,7 @@ async fn refuse_superusers(cx: &Context, client: &Client) -> Result<(), Failure>
                 row.get::<_, String>(2)
             )
         })
-        .collect();
-    if sessions.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::new(Reason::SuperuserSession, "superusers are logged in to the source")
-        .detail(format!("No fence keeps a superuser out: {}.", sessions.join("; ")))
-        .hint("Close these sessions, and give applications a role that is no superuser.")
-        .effect(Effect::None))
+        .collect())
 }
 
 async fn refuse_long_writers(cx: &Context, client: &Session) -> Result<(), Failure> {

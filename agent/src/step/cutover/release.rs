@@ -1,11 +1,27 @@
-//! P7: the destination has opened; the barrier goes, the fence stays.
+//! P7: the other side has opened; the barrier goes, the fence stays. From here on
+//! this side is closed as the destination was before the first cutover: it may
+//! follow the other one, and be opened again.
 
 use std::time::Duration;
 
 use pgportage_link::Failure;
 
 use super::resolve::SETTLED_NOTE;
-use crate::step::{Context, Step, Survey};
+use crate::action::{ActionKind, Verb};
+use crate::postgres::access::{Access, own_role};
+use crate::postgres::{Purpose, own_schema, sql_failure};
+use crate::step::{Context, Step, Survey, connect};
+
+const FENCED: &str = "SELECT saved_access FROM pgportage.fence WHERE cutover_epoch = $1";
+
+const SAVED_BEFORE: &str = "SELECT saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE";
+
+/// No opening that was decided before this switch may come about any more.
+const CLOSE: &str = "\
+INSERT INTO pgportage.decision (id, state, floor_epoch, saved_access) VALUES (1, 'closed', $1::int8 + 1, $2)
+ON CONFLICT (id) DO UPDATE
+SET state = 'closed', floor_epoch = excluded.floor_epoch, saved_access = excluded.saved_access,
+    record_time = pg_catalog.clock_timestamp()";
 
 /// P7 on the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +49,15 @@ impl Step for ReleaseBarrier {
         let migration = &cx.participation.migration;
         cx.agent.journal.set_note(migration, SETTLED_NOTE, &self.cutover_epoch.to_string())?;
         let mut barrier_time = Duration::ZERO;
-        if let Some(cutover) = cx.agent.cutovers.source(migration)
+        if let Some(cutover) = cx.agent.cutovers.leaving(migration)
             && let Some(barrier) = &cutover.lock().await.barrier
         {
             barrier_time = cx.clock.now().duration_since(barrier.raised_at);
         }
-        cx.agent.cutovers.drop_source(migration);
+        cx.agent.cutovers.drop_leaving(migration);
+        cx.fail_point("release_barrier.perform.released");
+        note_closed(cx, self.cutover_epoch).await?;
+        cx.fail_point("release_barrier.perform.closed");
         Ok(ReleaseBarrierResult { barrier_time })
     }
 
@@ -46,4 +65,29 @@ impl Step for ReleaseBarrier {
     async fn undo(&self, _cx: &Context) -> Result<(), Failure> {
         Ok(())
     }
+}
+
+/// One transaction: the row by which this side knows that it is closed, and who
+/// could log in before.
+async fn note_closed(cx: &Context, epoch: i64) -> Result<(), Failure> {
+    let doing = "note that this side is closed";
+    let failure = |error| sql_failure(error, doing);
+    let mut session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
+    let transaction = session.transaction().await.map_err(failure)?;
+    own_schema::ensure(&transaction, cx).await?;
+    // Lifted by a person meanwhile, on the statement that the other side is gone.
+    let Some(row) = transaction.query_opt(FENCED, &[&epoch]).await.map_err(failure)? else { return Ok(()) };
+    let mut saved = Access::from_json(row.get(0))?;
+    if let Some(before) = transaction.query_opt(SAVED_BEFORE, &[]).await.map_err(failure)? {
+        // What we granted to ourselves while it was open is not the applications'.
+        let before = Access::from_json(before.get(0))?;
+        let ours =
+            [own_role(&transaction).await?, connect::replication_role(&cx.agent.policy, &cx.participation)].map(Some);
+        saved.grants.retain(|grant| {
+            !ours.contains(&grant.grantee) || before.grants.iter().any(|held| held.grantee == grant.grantee)
+        });
+    }
+    own_schema::record(&transaction, cx, ActionKind::ReleaseBarrier, Verb::Perform).await?;
+    transaction.execute(CLOSE, &[&epoch, &saved.to_json()?]).await.map_err(failure)?;
+    transaction.commit().await.map_err(failure)
 }

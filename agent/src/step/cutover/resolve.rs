@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, GenericClient};
 
 use super::fence::FENCE_NOTE;
 use crate::agent::Agent;
-use crate::migration::{MigrationId, Participation, Side};
+use crate::migration::{MigrationId, Participation};
 use crate::postgres::access::Access;
 use crate::postgres::{Purpose, sql_failure};
 
@@ -37,8 +37,8 @@ pub enum Resolution {
     WillNotOpen,
 }
 
-/// On the destination: settles the cutover `epoch`. Called by the source agent
-/// over the link.
+/// On the side that is entered: settles the cutover `epoch`. Called over the link
+/// by the agent of the side that is left.
 ///
 /// # Errors
 ///
@@ -68,13 +68,13 @@ pub async fn resolve(agent: &Agent, participation: &Participation, epoch: i64) -
         .await
         .map_err(|error| sql_failure(error, doing))?;
     transaction.commit().await.map_err(|error| sql_failure(error, doing))?;
-    agent.cutovers.drop_destination(&participation.migration);
+    agent.cutovers.drop_entering(&participation.migration);
     tracing::warn!(migration.id = %participation.migration, cutover_epoch = epoch, "promised not to open");
     Ok(Resolution::WillNotOpen)
 }
 
-/// On the source: lifts the fence if the destination promises not to open, and
-/// lets the barrier go. Succeeds when there is no fence.
+/// On the side that is left: lifts the fence if the other one promises not to open,
+/// and lets the barrier go. Succeeds when there is no fence.
 ///
 /// # Errors
 ///
@@ -85,13 +85,13 @@ pub(super) async fn give_up_fence(agent: &Agent, participation: &Participation, 
     let mut client = agent.door.open(&participation.database, Purpose::Cutover).await?;
     if fenced_epoch(&client).await?.is_none() {
         agent.journal.clear_note(migration, FENCE_NOTE)?;
-        agent.cutovers.drop_source(migration);
+        agent.cutovers.drop_leaving(migration);
         return Ok(());
     }
     match ask(agent, participation, epoch).await? {
         Resolution::Opened => {
             agent.journal.set_note(migration, SETTLED_NOTE, &epoch.to_string())?;
-            agent.cutovers.drop_source(migration);
+            agent.cutovers.drop_leaving(migration);
             Err(Failure::new(Reason::DestinationOpened, "the destination has opened")
                 .hint("The cutover is done; go on with `pgportage finish`.")
                 .remedy(Remedy::Operator)
@@ -100,8 +100,8 @@ pub(super) async fn give_up_fence(agent: &Agent, participation: &Participation, 
         Resolution::WillNotOpen => {
             lift(&mut client, &participation.database).await?;
             agent.journal.clear_note(migration, FENCE_NOTE)?;
-            agent.cutovers.drop_source(migration);
-            tracing::warn!(migration.id = %migration, cutover_epoch = epoch, "the fence is lifted: the source takes writes");
+            agent.cutovers.drop_leaving(migration);
+            tracing::warn!(migration.id = %migration, cutover_epoch = epoch, side = %participation.side, "the fence is lifted: this side takes writes");
             Ok(())
         }
     }
@@ -122,14 +122,18 @@ async fn ask(agent: &Agent, participation: &Participation, epoch: i64) -> Result
     peer.resolve_cutover(epoch).await.map_err(in_doubt)
 }
 
-/// The cutover of the fence that stands on the source, if one does.
-async fn fenced_epoch(client: &Client) -> Result<Option<i64>, Failure> {
-    let known: bool = client
+/// Whether this side has a place to note a fence in.
+pub(super) async fn fence_table_exists(client: &impl GenericClient) -> Result<bool, Failure> {
+    let row = client
         .query_one("SELECT to_regclass('pgportage.fence') IS NOT NULL", &[])
         .await
-        .map_err(|error| sql_failure(error, "look for a fence"))?
-        .get(0);
-    if !known {
+        .map_err(|error| sql_failure(error, "look for a fence"))?;
+    Ok(row.get(0))
+}
+
+/// The switch of the fence that stands on this side, if one does.
+async fn fenced_epoch(client: &Client) -> Result<Option<i64>, Failure> {
+    if !fence_table_exists(client).await? {
         return Ok(None);
     }
     // Waits for a fence that is being committed by a session whose agent died.
@@ -179,7 +183,7 @@ pub async fn settle_by_itself(agent: Arc<Agent>) {
                 continue;
             }
         };
-        for participation in participations.iter().filter(|participation| participation.side == Side::Source) {
+        for participation in &participations {
             if let Err(failure) = settle(&agent, participation).await {
                 tracing::warn!(migration.id = %participation.migration, %failure, "the cutover is in doubt");
             }
@@ -196,7 +200,7 @@ async fn settle(agent: &Agent, participation: &Participation) -> Result<(), Fail
     if settled == Some(epoch) {
         return Ok(());
     }
-    if let Some(cutover) = agent.cutovers.source(migration) {
+    if let Some(cutover) = agent.cutovers.leaving(migration) {
         // A command that works on it holds the lock; then nothing is in doubt.
         let Ok(cutover) = cutover.try_lock() else { return Ok(()) };
         if let Some(barrier) = &cutover.barrier
@@ -228,9 +232,6 @@ pub async fn unfence_locally(
         return Err(Failure::new(Reason::MigrationMissing, format!("this agent has no part in migration {migration}"))
             .effect(Effect::None));
     };
-    if participation.side != Side::Source {
-        return Err(Failure::new(Reason::WrongState, "only a source is fenced").effect(Effect::None));
-    }
     let mut client = agent.door.open(&participation.database, Purpose::Cutover).await?;
     let Some(epoch) = fenced_epoch(&client).await? else { return Ok(()) };
     if destination_destroyed {

@@ -24,6 +24,11 @@ const FENCED_EPOCH: &str = "SELECT cutover_epoch FROM pgportage.fence WHERE id =
 /// has arrived here.
 const DRAINED: &str = "SELECT EXISTS (SELECT FROM pgportage.marker)";
 
+/// Rollbacks that came so far that the destination may have been fenced: their marker
+/// has arrived here, behind the cutover that fenced this side.
+const DRAINED_BACK: &str = "\
+SELECT EXISTS (SELECT FROM pgportage.marker m, pgportage.fence f WHERE m.cutover_epoch > f.cutover_epoch)";
+
 /// Removes everything of ours on this machine's side, without the coordinator.
 /// Audited in the log. The participation stays in the journal for the caller to
 /// forget.
@@ -84,6 +89,14 @@ async fn check_source(cx: &Context, session: &Session) -> Result<(), Failure> {
     {
         return Ok(());
     }
+    let drained: bool =
+        session.query_one(DRAINED_BACK, &[]).await.map_err(|error| sql_failure(error, "look for markers"))?.get(0);
+    if drained {
+        return Err(Failure::new(Reason::CutoverInDoubt, "a rollback reached this source, and it has not decided")
+            .detail("The destination may be fenced, and only this source can tell it that it never opens.")
+            .hint("Run `pgportage-agent cleanup` or `pgportage-agent unfence` on the destination's machine first.")
+            .effect(Effect::None));
+    }
     let row = session.query_one(FENCED_EPOCH, &[]).await.map_err(|error| sql_failure(error, "look at the fence"))?;
     let peer = cx.agent.peers.call(&cx.participation).await.map_err(|failure| in_doubt(&failure))?;
     match peer.resolve_cutover(row.get(0)).await.map_err(|failure| in_doubt(&failure))? {
@@ -108,6 +121,15 @@ fn in_doubt(failure: &Failure) -> Failure {
 /// A destination that has not decided may be the only thing that can end a
 /// doubt.
 async fn check_destination(cx: &Context, session: &Session) -> Result<(), Failure> {
+    if own_schema::ownership(&**session, &cx.participation).await? == Ownership::Ours
+        && is_open(&**session).await?
+        && publication::is_fenced(&**session).await?
+    {
+        return Err(Failure::new(Reason::CutoverInDoubt, "a rollback has fenced this destination")
+            .detail("Whether applications are back on the source is for the source to say.")
+            .hint("Run `pgportage-agent unfence` for this migration first.")
+            .effect(Effect::None));
+    }
     if own_schema::ownership(&**session, &cx.participation).await? != Ownership::Ours || is_open(&**session).await? {
         return Ok(());
     }

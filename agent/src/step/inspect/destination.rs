@@ -8,8 +8,8 @@ use pgportage_proto::Reason;
 use super::examination::{Examination, one};
 use super::source::locks_for;
 use super::{Finding, Inventory, Severity};
-use crate::names::replication_name;
 use crate::postgres::{catalog, quote_ident, sql_failure};
+use crate::stream::Stream;
 
 /// How many objects a finding names before it only counts.
 const NAMED: usize = 5;
@@ -39,7 +39,7 @@ pub(super) async fn same_server(x: &Examination<'_>) -> Result<Vec<Finding>, Fai
 /// Free workers: one applies, at least one copies.
 pub(super) async fn workers(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const USED: &str = "SELECT count(*) FROM pg_subscription WHERE subenabled AND subname <> $1";
-    let used: i64 = one(x.server, USED, &[&replication_name(x.migration)]).await?.get(0);
+    let used: i64 = one(x.server, USED, &[&Stream::followed_by(x.side).name(x.migration)]).await?.get(0);
     let mut findings = Vec::new();
     // The launcher is one of max_worker_processes, but none of the others.
     for (setting, own) in [("max_logical_replication_workers", 0), ("max_worker_processes", 1)] {

@@ -82,7 +82,7 @@ async fn roles(session: &Session) -> Result<(Vec<String>, Vec<String>), Failure>
         user_relation!(),
         ") AS d
           JOIN pg_roles AS r ON r.oid = d.role
-         WHERE r.rolname !~ '^pg_' AND r.rolname !~ '^pgportage_'
+         WHERE r.rolname !~ '^pg_' AND r.rolname !~ '^pgportage'
          GROUP BY r.rolname
          ORDER BY r.rolname::text COLLATE \"C\""
     );

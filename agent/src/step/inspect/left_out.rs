@@ -160,7 +160,7 @@ async fn extension_tables_in(client: &Client) -> Result<Vec<Finding>, Failure> {
 }
 
 pub(super) async fn publications(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
-    const PUBLICATIONS: &str = "SELECT pubname::text FROM pg_publication WHERE pubname !~ '^pgportage_' ORDER BY 1";
+    const PUBLICATIONS: &str = "SELECT pubname::text FROM pg_publication WHERE pubname !~ '^pgportage' ORDER BY 1";
     each(x.in_database()?, PUBLICATIONS, &[], |row| {
         Finding::new(
             Reason::PublicationNotMoved,
@@ -175,7 +175,7 @@ pub(super) async fn publications(x: &Examination<'_>) -> Result<Vec<Finding>, Fa
 pub(super) async fn slots(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const SLOTS: &str = "
         SELECT slot_name::text, plugin::text FROM pg_replication_slots
-         WHERE database = $1 AND slot_name <> $2 AND slot_name !~ '^pgportage_' ORDER BY 1";
+         WHERE database = $1 AND slot_name <> $2 AND slot_name !~ '^pgportage' ORDER BY 1";
     each(x.server, SLOTS, &[&x.database, &replication_name(x.migration)], |row| {
         Finding::new(
             Reason::SlotNotMoved,
@@ -196,7 +196,7 @@ pub(super) async fn settings(x: &Examination<'_>) -> Result<Vec<Finding>, Failur
                                                  FROM pg_db_role_setting) AS s
           JOIN pg_database AS d ON d.oid = s.setdatabase AND d.datname = current_database()
           LEFT JOIN pg_roles AS r ON r.oid = s.setrole
-         WHERE coalesce(r.rolname, '') !~ '^pgportage_'
+         WHERE coalesce(r.rolname, '') !~ '^pgportage'
          ORDER BY 1 NULLS FIRST, 2";
     let database = quote_ident(x.database);
     each(x.in_database()?, SETTINGS, &[], |row| {

@@ -11,9 +11,9 @@ use crate::postgres::{quote_ident, quote_literal};
 /// reads any more. Each keeps WAL for ever.
 pub(super) async fn slots(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const SLOTS: &str = "
-        SELECT slot_name::text, slot_name ~ '^pgportage_' FROM pg_replication_slots
+        SELECT slot_name::text, slot_name ~ '^pgportage' FROM pg_replication_slots
          WHERE database = $1 AND NOT active
-           AND (slot_name ~ '^pgportage_' OR slot_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$')
+           AND (slot_name ~ '^pgportage' OR slot_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$')
          ORDER BY 1";
     each(x.server, SLOTS, &[&x.database], |row| {
         let name: String = row.get(0);
@@ -39,10 +39,10 @@ pub(super) async fn in_database(x: &Examination<'_>) -> Result<Vec<Finding>, Fai
     const OBJECTS: &str = "
         SELECT 'SCHEMA', nspname::text FROM pg_namespace WHERE nspname = 'pgportage'
         UNION ALL
-        SELECT 'PUBLICATION', pubname::text FROM pg_publication WHERE pubname ~ '^pgportage_'
+        SELECT 'PUBLICATION', pubname::text FROM pg_publication WHERE pubname ~ '^pgportage'
         UNION ALL
         SELECT 'SUBSCRIPTION', s.subname::text FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid
-         WHERE d.datname = current_database() AND s.subname ~ '^pgportage_'
+         WHERE d.datname = current_database() AND s.subname ~ '^pgportage'
          ORDER BY 1, 2";
     each(x.in_database()?, OBJECTS, &[], |row| {
         let (kind, name) = (row.get::<_, String>(0), quote_ident(row.get(1)));

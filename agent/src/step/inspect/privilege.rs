@@ -9,15 +9,15 @@ use crate::postgres::catalog::user_relation;
 use crate::postgres::quote_ident;
 
 /// The agent's role, as far as it matters.
-struct Standing {
-    role: String,
-    superuser: bool,
+pub(super) struct Standing {
+    pub(super) role: String,
+    pub(super) superuser: bool,
     creates_roles: bool,
     replicates: bool,
     bypasses_row_security: bool,
 }
 
-async fn standing(x: &Examination<'_>) -> Result<Standing, Failure> {
+pub(super) async fn standing(x: &Examination<'_>) -> Result<Standing, Failure> {
     const ROLE: &str = "
         SELECT rolname::text, rolsuper, rolcreaterole, rolreplication, rolbypassrls
           FROM pg_roles WHERE rolname = current_user";
@@ -31,7 +31,7 @@ async fn standing(x: &Examination<'_>) -> Result<Standing, Failure> {
     })
 }
 
-fn missing(object: impl Into<String>, message: impl Into<String>, statement: String) -> Finding {
+pub(super) fn missing(object: impl Into<String>, message: impl Into<String>, statement: String) -> Finding {
     Finding::new(Reason::PrivilegeMissing, Severity::Refuse, object, message).remedy(statement)
 }
 
@@ -72,26 +72,10 @@ async fn common(x: &Examination<'_>, role: &str) -> Result<Vec<Finding>, Failure
     Ok(findings)
 }
 
-/// On the source: slot, role, publication, locks, fence.
-pub(super) async fn source(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
-    const OWNERS: &str = concat!(
-        "SELECT pg_get_userbyid(c.relowner)::text, count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-          WHERE c.relkind IN ('r', 'p', 'S') AND NOT pg_has_role(current_user, c.relowner, 'USAGE') AND ",
-        user_relation!(),
-        " GROUP BY c.relowner ORDER BY 1"
-    );
-    const SCHEMAS: &str = concat!(
-        "SELECT DISTINCT n.nspname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-          WHERE NOT has_schema_privilege(current_user, n.oid, 'USAGE') AND ",
-        user_relation!(),
-        " ORDER BY 1"
-    );
-    let standing = standing(x).await?;
-    if standing.superuser {
-        return Ok(vec![]);
-    }
+/// What a publisher's agent needs: to make a slot and the two roles.
+fn publishing(x: &Examination<'_>, standing: &Standing) -> Vec<Finding> {
     let role = &standing.role;
-    let mut findings = common(x, role).await?;
+    let mut findings = Vec::new();
     // A replication role made beforehand makes the slot itself.
     if !standing.replicates && x.agent.policy.roles().replication.is_none() {
         findings.push(missing(
@@ -119,6 +103,36 @@ pub(super) async fn source(x: &Examination<'_>) -> Result<Vec<Finding>, Failure>
             ));
         }
     }
+    findings
+}
+
+/// On the destination, which publishes for the way back.
+pub(super) async fn publisher(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
+    let standing = standing(x).await?;
+    Ok(if standing.superuser { vec![] } else { publishing(x, &standing) })
+}
+
+/// On the source: slot, role, publication, locks, fence.
+pub(super) async fn source(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
+    const OWNERS: &str = concat!(
+        "SELECT pg_get_userbyid(c.relowner)::text, count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+          WHERE c.relkind IN ('r', 'p', 'S') AND NOT pg_has_role(current_user, c.relowner, 'USAGE') AND ",
+        user_relation!(),
+        " GROUP BY c.relowner ORDER BY 1"
+    );
+    const SCHEMAS: &str = concat!(
+        "SELECT DISTINCT n.nspname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+          WHERE NOT has_schema_privilege(current_user, n.oid, 'USAGE') AND ",
+        user_relation!(),
+        " ORDER BY 1"
+    );
+    let standing = standing(x).await?;
+    if standing.superuser {
+        return Ok(vec![]);
+    }
+    let role = &standing.role;
+    let mut findings = common(x, role).await?;
+    findings.extend(publishing(x, &standing));
     let session = x.in_database()?;
     findings.extend(
         each(session, OWNERS, &[], |row| {

@@ -5,8 +5,8 @@ use pgportage_proto::Reason;
 
 use super::examination::{Examination, each, one};
 use super::{Finding, Severity};
-use crate::names::replication_name;
 use crate::postgres::quote_ident;
+use crate::stream::Stream;
 
 /// Slots and WAL senders that the copy can use with the usual
 /// `max_sync_workers_per_subscription` of 2, the stream's own included.
@@ -37,7 +37,7 @@ pub(super) async fn wal_level(x: &Examination<'_>) -> Result<Vec<Finding>, Failu
 /// Free replication slots; one that is ours already counts as free.
 pub(super) async fn slots(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let limit = x.number("max_replication_slots").await?;
-    let own = replication_name(x.migration);
+    let own = Stream::published_by(x.side).name(x.migration);
     const USED: &str = "SELECT count(*) FROM pg_replication_slots WHERE slot_name <> $1";
     let used: i64 = one(x.server, USED, &[&own]).await?.get(0);
     Ok(scarce(Reason::SlotsExhausted, "max_replication_slots", "replication slots", limit, used))
@@ -46,7 +46,7 @@ pub(super) async fn slots(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> 
 /// Free WAL senders; one that streams for us already counts as free.
 pub(super) async fn senders(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let limit = x.number("max_wal_senders").await?;
-    let own = replication_name(x.migration);
+    let own = Stream::published_by(x.side).name(x.migration);
     const USED: &str = "
         SELECT count(*) FROM pg_stat_replication AS r
          WHERE NOT EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.active_pid = r.pid AND s.slot_name = $1)";
@@ -70,7 +70,7 @@ fn scarce(code: Reason, setting: &str, what: &str, limit: i64, used: i64) -> Vec
 /// With `*` our WAL sender would count as a standby that commits wait for.
 pub(super) async fn synchronous_standby(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let names = x.setting("synchronous_standby_names").await?.unwrap_or_default();
-    if !matches_ours(&names, &replication_name(x.migration)) {
+    if !matches_ours(&names, &Stream::published_by(x.side).name(x.migration)) {
         return Ok(vec![]);
     }
     let finding = Finding::new(
@@ -212,7 +212,7 @@ pub(super) async fn subscribes(x: &Examination<'_>) -> Result<Vec<Finding>, Fail
     const SUBSCRIPTIONS: &str = "
         SELECT s.subname::text, s.subenabled FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid
          WHERE d.datname = current_database() AND s.subname <> $1 ORDER BY s.subname";
-    let own = replication_name(x.migration);
+    let own = Stream::followed_by(x.side).name(x.migration);
     each(x.in_database()?, SUBSCRIPTIONS, &[&own], |row| {
         let name = quote_ident(row.get(0));
         let enabled: bool = row.get(1);

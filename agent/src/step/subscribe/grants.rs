@@ -12,6 +12,7 @@ use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::action::{ActionKind, Verb};
+use crate::migration::Side;
 use crate::names;
 use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
@@ -58,11 +59,15 @@ enum Grant {
     Table { schema: String, relation: String },
 }
 
-/// Grants what is missing, and writes down what that was.
+/// Grants what is missing, and writes down what that was. Nothing on the
+/// destination: the way back copies nothing, so its role reads nothing.
 pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
+    if cx.participation.side == Side::Destination {
+        return Ok(());
+    }
     let failure = |error| sql_failure(error, "let the replication role read the published tables");
     let publication = names::replication_name(&cx.participation.migration);
-    let role = replication_role(&cx.agent.policy, &cx.participation.migration);
+    let role = replication_role(&cx.agent.policy, &cx.participation);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
     let schemas: Vec<String> = transaction
@@ -107,8 +112,11 @@ pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
 
 /// Revokes what the ledger says that we granted.
 pub(crate) async fn revoke_reading(cx: &Context) -> Result<(), Failure> {
+    if cx.participation.side == Side::Destination {
+        return Ok(());
+    }
     let failure = |error| sql_failure(error, "revoke what the replication role could read");
-    let role = replication_role(&cx.agent.policy, &cx.participation.migration);
+    let role = replication_role(&cx.agent.policy, &cx.participation);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
     if own_schema::ownership(&transaction, &cx.participation).await? != Ownership::Ours

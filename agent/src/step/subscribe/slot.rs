@@ -1,4 +1,5 @@
-//! The slot on the source.
+//! The slot on the side that publishes: the source, and for the way back the
+//! destination.
 //!
 //! Class: probe-able. The name is deterministic and the intent is in the journal
 //! before the server is asked; a slot of that name without the intent is
@@ -13,12 +14,12 @@ use super::grants::{grant_reading, revoke_reading};
 use super::maker::slot_session;
 use crate::agent::Agent;
 use crate::migration::Participation;
-use crate::names;
 use crate::postgres::{CancelHandle, Purpose, Session, quote_ident, sql_failure};
 use crate::step::connect::{DESTINATION_SYSTEM, replication_role};
 use crate::step::copy::CopyMethod;
 use crate::step::patience::{Patience, is_passing, stalled};
 use crate::step::{Context, Progress, Step, Survey};
+use crate::stream::{outgoing, outgoing_copy};
 
 /// The journal's note of the intent. While it is there, the watch looks after
 /// the slot.
@@ -57,13 +58,14 @@ FROM unnest(pg_blocking_pids($1)) AS b (pid)
 LEFT JOIN pg_stat_activity a ON a.pid = b.pid
 ORDER BY a.xact_start NULLS FIRST, b.pid";
 
-/// Our slot, and the slots that the destination's table synchronisation made:
+/// Our slot, a copy of it that was about to take its place, and the slots that the
+/// other side's table synchronisation made:
 /// `pg_<subscription>_sync_<table>_<system identifier of the subscriber>`.
 const OUR_SLOTS: &str = "\
 SELECT s.slot_name::text, s.active_pid
 FROM pg_replication_slots s
 WHERE s.database = current_database()
-  AND (s.slot_name = $1
+  AND (s.slot_name IN ($1, $3)
        OR ($2 <> '' AND s.slot_name::text ~ ('^pg_[0-9]+_sync_[0-9]+_' || $2 || '$')))
 ORDER BY 1";
 
@@ -115,7 +117,7 @@ impl Step for CreateSlot {
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreateSlotResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-        let name = names::replication_name(&cx.participation.migration);
+        let name = outgoing(&cx.participation);
         Ok(match find(cx, &session, &name).await? {
             Found::Usable(consistent_point) => Survey::Done(CreateSlotResult { slot_name: name, consistent_point }),
             Found::Nothing | Found::BeingMade(_) => Survey::Ready,
@@ -123,7 +125,7 @@ impl Step for CreateSlot {
     }
 
     async fn perform(&self, cx: &Context) -> Result<CreateSlotResult, Failure> {
-        let name = names::replication_name(&cx.participation.migration);
+        let name = outgoing(&cx.participation);
         let mut patience = Patience::new(cx);
         loop {
             cx.safe_point()?;
@@ -405,12 +407,12 @@ fn describe(blockers: &[Blocker]) -> String {
 /// What the server reports; [`Reason::Stalled`] when a slot stays in use.
 pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
     let migration = &cx.participation.migration;
-    let name = names::replication_name(migration);
+    let name = outgoing(&cx.participation);
     if cx.agent.journal.note(migration, SLOT_NOTE)?.is_none() {
         return Ok(());
     }
     let system = cx.agent.journal.note(migration, DESTINATION_SYSTEM)?.unwrap_or_default();
-    let role = replication_role(&cx.agent.policy, migration);
+    let role = replication_role(&cx.agent.policy, &cx.participation);
     let mut patience = Patience::new(cx);
     loop {
         cx.safe_point()?;
@@ -428,7 +430,7 @@ async fn drop_slots(cx: &Context, name: &str, system: &str, role: &str) -> Resul
     let failure = |error| sql_failure(error, "drop the replication slot");
     let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     session.query(END_WALSENDERS, &[&role]).await.map_err(failure)?;
-    let rows = session.query(OUR_SLOTS, &[&name, &system]).await.map_err(failure)?;
+    let rows = session.query(OUR_SLOTS, &[&name, &system, &outgoing_copy(&cx.participation)]).await.map_err(failure)?;
     if rows.is_empty() {
         return Ok(());
     }

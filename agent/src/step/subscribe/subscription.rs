@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 use super::conninfo::{Target, csv_line};
 use crate::action::{ActionKind, Verb};
+use crate::migration::Participation;
 use crate::names;
 use crate::postgres::own_schema;
 use crate::postgres::{Purpose, Secret, ServerVersion, Session, Walsender, quote_ident, quote_literal, sql_failure};
@@ -31,6 +32,7 @@ use crate::step::connect::{ReplicationAccess, hba_name};
 use crate::step::copy::CopyMethod;
 use crate::step::patience::Patience;
 use crate::step::{Context, Progress, Step, Survey, quiet};
+use crate::stream::incoming;
 
 const SUBSCRIPTION: &str = "\
 SELECT s.subenabled, s.subslotname::text, s.subpublications::text[],
@@ -81,12 +83,13 @@ pub struct CreateSubscriptionResult {
     pub table_count: u32,
 }
 
+/// A subscription of ours, as it is.
 #[derive(Clone, Debug)]
-struct State {
-    enabled: bool,
+pub(crate) struct State {
+    pub(crate) enabled: bool,
     slot: Option<String>,
-    publications: Vec<String>,
-    tables: i64,
+    pub(crate) publications: Vec<String>,
+    pub(crate) tables: i64,
 }
 
 impl Step for CreateSubscription {
@@ -94,9 +97,9 @@ impl Step for CreateSubscription {
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreateSubscriptionResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-        let name = names::replication_name(&cx.participation.migration);
+        let name = incoming(&cx.participation);
         let Some(state) = state(&*session, &name).await? else { return Ok(Survey::Ready) };
-        check_ours(&name, &state)?;
+        check_ours(&cx.participation, &name, &state)?;
         let carries_password = cx.agent.journal.note(&cx.participation.migration, PASSWORD_ASKED)?.is_none();
         if state.enabled && state.tables > 0 && carries_password {
             let table_count = count(state.tables);
@@ -106,7 +109,7 @@ impl Step for CreateSubscription {
     }
 
     async fn perform(&self, cx: &Context) -> Result<CreateSubscriptionResult, Failure> {
-        let name = names::replication_name(&cx.participation.migration);
+        let name = incoming(&cx.participation);
         let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         let system: String = session
             .query_one(SYSTEM_IDENTIFIER, &[])
@@ -197,6 +200,31 @@ fn report(cx: &Context, subject: &str) {
     cx.report(Progress { subject: subject.to_owned(), ..Progress::default() });
 }
 
+/// Makes a disabled subscription through the link that copies nothing and knows its
+/// tables, in one transaction with the ledger row. There must be none of that name.
+///
+/// # Errors
+///
+/// What the server reports.
+pub(crate) async fn make_subscription(
+    cx: &Context,
+    session: &mut Session,
+    name: &str,
+    (host, port): (&str, u16),
+    access: &ReplicationAccess,
+    publisher: Option<ServerVersion>,
+) -> Result<(), Failure> {
+    let failure = |error| sql_failure(error, "create the subscription");
+    let (user, database) = (access.role_name.as_str(), access.database.as_str());
+    let line = Target { host, port, user, database, sslmode: "disable" }.conninfo(&access.password);
+    let options = options(access, publisher, session.version, &["connect = true", "copy_data = false"]);
+    let statement = create_statement(name, access, "%L", &options);
+    let transaction = session.transaction().await.map_err(failure)?;
+    with_connection(&transaction, &statement, &line).await.map_err(privilege_hint)?;
+    own_schema::record(&transaction, cx, ActionKind::CreateWayBack, Verb::Perform).await?;
+    transaction.commit().await.map_err(failure)
+}
+
 impl CreateSubscription {
     /// Makes the subscription, or gives the one that is there the new password, in
     /// one transaction with the ledger row.
@@ -215,7 +243,7 @@ impl CreateSubscription {
         let line = target.conninfo(&access.password);
         match (state(&transaction, name).await?, self.copy_method) {
             (Some(state), _) => {
-                check_ours(name, &state)?;
+                check_ours(&cx.participation, name, &state)?;
                 set_connection(&transaction, name, &line).await?;
             }
             (None, CopyMethod::Native) => {
@@ -254,9 +282,29 @@ async fn state(client: &impl GenericClient, name: &str) -> Result<Option<State>,
     Ok(row.map(|row| State { enabled: row.get(0), slot: row.get(1), publications: row.get(2), tables: row.get(3) }))
 }
 
-/// A subscription of our name must be to our publication, on our slot or on none.
-fn check_ours(name: &str, state: &State) -> Result<(), Failure> {
-    if state.publications == [name] && state.slot.as_deref().is_none_or(|slot| slot == name) {
+/// The subscription of that name in the session's database, if there is one.
+///
+/// # Errors
+///
+/// [`Reason::ObjectConflict`] when it is not ours; otherwise what the server reports.
+pub(crate) async fn subscription(
+    client: &impl GenericClient,
+    participation: &Participation,
+    name: &str,
+) -> Result<Option<State>, Failure> {
+    let found = state(client, name).await?;
+    if let Some(found) = &found {
+        check_ours(participation, name, found)?;
+    }
+    Ok(found)
+}
+
+/// A subscription of our name must be to our publication (or to the one that proves
+/// the way back), on our slot or on none.
+fn check_ours(participation: &Participation, name: &str, state: &State) -> Result<(), Failure> {
+    let proof = names::proof_publication(&participation.migration);
+    let publication = matches!(state.publications.as_slice(), [only] if *only == name || *only == proof);
+    if publication && state.slot.as_deref().is_none_or(|slot| slot == name) {
         return Ok(());
     }
     Err(Failure::new(Reason::ObjectConflict, format!("subscription {} exists and is not ours", quote_ident(name)))
@@ -265,10 +313,10 @@ fn check_ours(name: &str, state: &State) -> Result<(), Failure> {
         .effect(Effect::None))
 }
 
-/// Logs in to the source as a walsender, as the subscription will; then with a
+/// Logs in to the publisher as a walsender, as the subscription will; then with a
 /// wrong password, which must be refused. Returns the source's version, or none
 /// when only the server's own libpq can try, because the source wants TLS.
-async fn prove_login(
+pub(crate) async fn prove_login(
     cx: &Context,
     path: ConnectionPath,
     host: &str,
@@ -308,22 +356,22 @@ async fn prove_login(
     }
 }
 
-/// The lines of the source's `pg_hba.conf` that would do.
+/// The lines of the publisher's `pg_hba.conf` that would do.
 fn hba_lines(access: &ReplicationAccess) -> String {
     let (database, role) = (hba_name(&access.database), hba_name(&access.role_name));
     format!(
         "host {database} {role} 127.0.0.1/32 scram-sha-256\n\
-         (or, when replication_address of the source agent is a socket: local {database} {role} scram-sha-256)"
+         (or, when replication_address of its agent is a socket: local {database} {role} scram-sha-256)"
     )
 }
 
 fn login_failed(access: &ReplicationAccess, cause: &Failure) -> Failure {
     let mut failure = Failure::new(
         Reason::ReplicationLoginFailed,
-        format!("the source refuses role {} as a walsender", quote_ident(&access.role_name)),
+        format!("the publisher refuses role {} as a walsender", quote_ident(&access.role_name)),
     )
     .detail(cause.detail.clone())
-    .hint(format!("Put this line first in pg_hba.conf of the source, and reload it: {}", hba_lines(access)))
+    .hint(format!("Put this line first in pg_hba.conf of the publishing server, and reload it: {}", hba_lines(access)))
     .effect(Effect::None)
     .because(cause);
     failure.sqlstate.clone_from(&cause.sqlstate);
@@ -333,10 +381,10 @@ fn login_failed(access: &ReplicationAccess, cause: &Failure) -> Failure {
 fn password_not_asked(access: &ReplicationAccess) -> Failure {
     Failure::new(
         Reason::PasswordNotAsked,
-        format!("the source lets role {} in without asking for its password", quote_ident(&access.role_name)),
+        format!("the publisher lets role {} in without asking for its password", quote_ident(&access.role_name)),
     )
     .detail("A line of pg_hba.conf with `trust`, `peer` or the like comes first.")
-    .hint(format!("Put this line first in pg_hba.conf of the source, and reload it: {}", hba_lines(access)))
+    .hint(format!("Put this line first in pg_hba.conf of the publishing server, and reload it: {}", hba_lines(access)))
     .effect(Effect::None)
 }
 
@@ -432,7 +480,7 @@ async fn enable(session: &Session, name: &str) -> Result<(), Failure> {
 /// What the server reports; [`Reason::ObjectConflict`] never: somebody else's
 /// subscription is left alone.
 pub(crate) async fn remove_subscription(cx: &Context) -> Result<(), Failure> {
-    let name = names::replication_name(&cx.participation.migration);
+    let name = incoming(&cx.participation);
     let mut patience = Patience::new(cx);
     loop {
         cx.safe_point()?;
@@ -446,11 +494,13 @@ pub(crate) async fn remove_subscription(cx: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn drop_subscription(cx: &Context, name: &str) -> Result<(), Failure> {
+/// Disables a subscription of ours, parts it from its slot and drops it. Succeeds when
+/// there is none; somebody else's is left alone.
+pub(crate) async fn drop_subscription(cx: &Context, name: &str) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "drop the subscription");
     let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let Some(state) = state(&*session, name).await? else { return Ok(()) };
-    if check_ours(name, &state).is_err() {
+    if check_ours(&cx.participation, name, &state).is_err() {
         tracing::warn!(subscription = name, "left alone: it is not ours");
         return Ok(());
     }

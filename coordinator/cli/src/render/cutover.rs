@@ -7,20 +7,24 @@ use crate::view::{Cutover, CutoverPhase};
 #[must_use]
 pub fn cutover(report: &Cutover, style: Style) -> String {
     let mut out = String::new();
+    let (what, left, entered) =
+        if report.rollback { ("rollback", "destination", "source") } else { ("cutover", "source", "destination") };
     let (tone, sentence) = match report.phase {
-        CutoverPhase::Preparing => (Tone::Quiet, "preparing: nothing durable has happened"),
+        CutoverPhase::Preparing => (Tone::Quiet, "preparing: nothing durable has happened".to_owned()),
         CutoverPhase::Fenced => {
-            (Tone::Careful, "the source is closed to applications; the destination has not decided")
+            (Tone::Careful, format!("the {left} is closed to applications; the {entered} has not decided"))
         }
         CutoverPhase::InDoubt => (
             Tone::Bad,
-            "in doubt: the destination was asked to open and has not answered; the source stays closed until it does",
+            format!(
+                "in doubt: the {entered} was asked to open and has not answered; the {left} stays closed until it does"
+            ),
         ),
-        CutoverPhase::Open => (Tone::Good, "the destination is open: applications belong there now"),
-        CutoverPhase::TakenBack => (Tone::Careful, "taken back: the source takes writes as before"),
-        CutoverPhase::Unrecognised => (Tone::Careful, "in a phase that this release does not know"),
+        CutoverPhase::Open => (Tone::Good, format!("the {entered} is open: applications belong there now")),
+        CutoverPhase::TakenBack => (Tone::Careful, format!("taken back: the {left} takes writes as before")),
+        CutoverPhase::Unrecognised => (Tone::Careful, "in a phase that this release does not know".to_owned()),
     };
-    push_line(&mut out, &format!("cutover {}: {}", report.epoch, style.paint(tone, sentence)));
+    push_line(&mut out, &format!("{what} {}: {}", report.epoch, style.paint(tone, &sentence)));
     let sessions = match (report.cancelled_session_count, report.terminated_session_count) {
         (0, 0) => String::new(),
         (cancelled, terminated) => {

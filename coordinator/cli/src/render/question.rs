@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use super::{Style, Tone, clean, labelled, push_line, span};
-use crate::view::{CutoverPhase, Migration};
+use crate::view::{CutoverPhase, Migration, WayBack};
 
 /// Before `cutover`.
 #[must_use]
-pub fn before_cutover(migration: &Migration, max_outage: Option<Duration>, style: Style) -> String {
+pub fn before_cutover(
+    migration: &Migration,
+    max_outage: Option<Duration>,
+    keeps_way_back: bool,
+    style: Style,
+) -> String {
     let mut out = String::new();
     push_line(
         &mut out,
@@ -19,22 +24,70 @@ pub fn before_cutover(migration: &Migration, max_outage: Option<Duration>, style
             clean(&migration.destination_agent)
         ),
     );
-    let budget = max_outage.map_or(
-        "If it would take longer than the coordinator's limit, everything is taken back.".to_owned(),
-        |limit| format!("If it would take longer than {}, everything is taken back.", span(limit)),
-    );
+    let budget = budget(max_outage);
     let acts = [
         "1. Writers on the source wait, then every application session there is ended.".to_owned(),
         "2. The last change is awaited on the destination, and its sequences are set.".to_owned(),
         format!("3. The destination opens. {budget}"),
-        "From then on nothing can be taken back: the source stays closed to applications.".to_owned(),
+        after_cutover(migration, keeps_way_back).to_owned(),
     ];
     for act in acts {
         push_line(&mut out, &format!("  {act}"));
     }
+    out.push_str(&lag_now(migration, style));
+    out
+}
+
+fn after_cutover(migration: &Migration, keeps_way_back: bool) -> &'static str {
+    match migration.way_back {
+        WayBack::Planned | WayBack::Proved | WayBack::Running if keeps_way_back => {
+            "What is written from then on flows back to the source, which stays closed: rollback returns there, until \
+             finish."
+        }
+        WayBack::None | WayBack::Planned | WayBack::Proved | WayBack::Running | WayBack::Unrecognised => {
+            "From then on nothing can be taken back: the source stays closed to applications."
+        }
+    }
+}
+
+fn budget(max_outage: Option<Duration>) -> String {
+    max_outage
+        .map_or("If it would take longer than the coordinator's limit, everything is taken back.".to_owned(), |limit| {
+            format!("If it would take longer than {}, everything is taken back.", span(limit))
+        })
+}
+
+fn lag_now(migration: &Migration, style: Style) -> String {
     let lag = migration.figures.as_ref().and_then(|figures| figures.lag).map(span).unwrap_or_default();
     let lag = if lag.is_empty() { "not known".to_owned() } else { lag };
-    out.push_str(&labelled(style, 2, &[("lag now", lag)]));
+    labelled(style, 2, &[("lag now", lag)])
+}
+
+/// Before `rollback`.
+#[must_use]
+pub fn before_rollback(migration: &Migration, max_outage: Option<Duration>, style: Style) -> String {
+    let mut out = String::new();
+    push_line(
+        &mut out,
+        &format!(
+            "{} moves the applications of database {} back from {} to {}:",
+            style.paint(Tone::Strong, "rollback"),
+            clean(&migration.database),
+            clean(&migration.destination_agent),
+            clean(&migration.source_agent)
+        ),
+    );
+    for act in [
+        "1. Writers on the destination wait, then every application session there is ended.".to_owned(),
+        "2. The last change is awaited on the source, and its sequences are set.".to_owned(),
+        format!("3. The source opens. {}", budget(max_outage)),
+        "Nothing that was written on the destination is lost. It then follows the source again: cutover may be typed \
+         anew."
+            .to_owned(),
+    ] {
+        push_line(&mut out, &format!("  {act}"));
+    }
+    out.push_str(&lag_now(migration, style));
     out
 }
 
@@ -52,6 +105,14 @@ pub fn before_finish(migration: &Migration, style: Style) -> String {
         ),
     );
     push_line(&mut out, "  The subscription, publication, slot, replication role and our schema are dropped.");
+    if migration.way_back == WayBack::Running {
+        let end = format!(
+            "  The way back ends: what is written on {} no longer reaches {}, and there is no rollback any more.",
+            clean(&migration.destination_agent),
+            clean(&migration.source_agent)
+        );
+        push_line(&mut out, &style.paint(Tone::Careful, &end));
+    }
     push_line(
         &mut out,
         &format!(

@@ -9,7 +9,7 @@ use super::{
 use crate::pace::{Pace, Speed};
 use crate::view::{
     Build, CUTOVER_STEP, Connection, CopyMethod, CutoverPhase, Figures, Finding, Migration, MigrationState, Part,
-    Progress, Severity, Step, StepState, Unit,
+    Progress, Severity, Step, StepState, Unit, WayBack,
 };
 
 /// Most tables that are shown while they are copied; the rest is a number.
@@ -32,7 +32,7 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
     push_line(
         &mut out,
         &format!(
-            "database {} from {} to {}{}{}{}{}",
+            "database {} from {} to {}{}{}{}{}{}",
             clean(&migration.database),
             clean(&migration.source_agent),
             clean(&migration.destination_agent),
@@ -46,13 +46,17 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
                 CopyMethod::Native => ", copied by the subscription",
             },
             migration.max_rate_bytes.map(|rate| format!(", at most {}/s", size(rate))).unwrap_or_default(),
+            match migration.way_back {
+                WayBack::None if !over(migration) => ", without a way back",
+                WayBack::None | WayBack::Planned | WayBack::Proved | WayBack::Running | WayBack::Unrecognised => "",
+            },
         ),
     );
     out.push('\n');
     out.push_str(&steps(migration, so_far, now, style));
     if let Some(figures) = migration.figures.as_ref().filter(|_| replicates(migration)) {
         out.push('\n');
-        out.push_str(&self::figures(figures, style));
+        out.push_str(&self::figures(figures, migration.way_back, style));
     }
     let obstacles = obstacles(migration, style);
     if !obstacles.is_empty() {
@@ -84,24 +88,29 @@ pub fn conclusion(migration: &Migration, style: Style) -> String {
         out.push('\n');
     }
     if let Some(figures) = migration.figures.as_ref().filter(|_| migration.ready_for_cutover) {
-        out.push_str(&self::figures(figures, style));
+        out.push_str(&self::figures(figures, migration.way_back, style));
         out.push('\n');
     }
     out.push_str(&answers(migration, style));
     out
 }
 
-/// Whether the lag still means something: not once the destination is open or
-/// the migration is over.
+/// Whether the lag still means something: not once the destination is open and
+/// nothing flows back, or the migration is over.
 fn replicates(migration: &Migration) -> bool {
-    let open = migration.cutover.as_ref().is_some_and(|cutover| cutover.phase == CutoverPhase::Open);
+    let open =
+        migration.cutover.as_ref().is_some_and(|cutover| cutover.phase == CutoverPhase::Open && !cutover.rollback);
+    !over(migration) && (!open || migration.way_back == WayBack::Running)
+}
+
+fn over(migration: &Migration) -> bool {
     match migration.state {
-        MigrationState::Aborted | MigrationState::Succeeded => false,
+        MigrationState::Aborted | MigrationState::Succeeded => true,
         MigrationState::Pending
         | MigrationState::Running
         | MigrationState::Waiting
         | MigrationState::Aborting
-        | MigrationState::Unrecognised => !open,
+        | MigrationState::Unrecognised => false,
     }
 }
 
@@ -153,7 +162,9 @@ pub fn happening(migration: &Migration) -> String {
     let named = |step: &Step| clean(&step.name).into_owned();
     match (migration.state, step) {
         (MigrationState::Running | MigrationState::Waiting, _) if in_doubt(migration) => {
-            "in doubt: nobody knows yet whether the destination has opened, so the source stays closed".to_owned()
+            let rollback = migration.cutover.as_ref().is_some_and(|cutover| cutover.rollback);
+            let (left, entered) = if rollback { ("destination", "source") } else { ("source", "destination") };
+            format!("in doubt: nobody knows yet whether the {entered} has opened, so the {left} stays closed")
         }
         (MigrationState::Pending, _) => "nothing yet: it was created and not started".to_owned(),
         (MigrationState::Running, Some(step)) if step.state == StepState::Running => {
@@ -165,6 +176,9 @@ pub fn happening(migration: &Migration) -> String {
         (MigrationState::Running, _) => "it runs".to_owned(),
         (MigrationState::Waiting, _) if migration.ready_for_cutover => {
             "ready for cutover: both sides are level and stay so".to_owned()
+        }
+        (MigrationState::Waiting, _) if migration.ready_for_finish && migration.way_back == WayBack::Running => {
+            "cut over: applications belong on the destination, and what they write flows back to the source".to_owned()
         }
         (MigrationState::Waiting, _) if migration.ready_for_finish => {
             "cut over: applications belong on the destination".to_owned()
@@ -215,7 +229,7 @@ fn steps(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: Style
                 push_line(&mut out, &format!("      {}", self::build(build)));
             }
         }
-        if step.point_of_no_return {
+        if step.point_of_no_return && matches!(migration.way_back, WayBack::None | WayBack::Unrecognised) {
             push_line(&mut out, &style.paint(Tone::Careful, "   -- nothing after this can be taken back --"));
         }
     }
@@ -334,7 +348,12 @@ fn table_bar(part: &Part, speed: Option<Speed>) -> String {
     }
 }
 
-fn figures(figures: &Figures, style: Style) -> String {
+fn figures(figures: &Figures, way_back: WayBack, style: Style) -> String {
+    // Of the side that takes the writes.
+    let place = match way_back {
+        WayBack::Running => " on the destination",
+        WayBack::None | WayBack::Planned | WayBack::Proved | WayBack::Unrecognised => " on the source",
+    };
     let lag = match (figures.lag, figures.lag_bytes) {
         (Some(lag), Some(bytes)) => format!("{} ({})", span(lag), size(bytes)),
         (Some(lag), None) => span(lag),
@@ -351,7 +370,7 @@ fn figures(figures: &Figures, style: Style) -> String {
     });
     let pairs = [
         ("lag", lag),
-        ("WAL kept", kept(figures, " on the source")),
+        ("WAL kept", kept(figures, place)),
         ("held back", held_back.unwrap_or_default()),
         ("warning", warning),
     ];

@@ -92,6 +92,7 @@ fn route(arguments: &Preflight) -> Route {
         // Nothing on either server stands in the way of one and not of the other.
         copy_method: CopyMethod::default(),
         max_rate: MaxRate::default(),
+        way_back: !arguments.no_way_back,
     }
 }
 

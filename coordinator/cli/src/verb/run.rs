@@ -1,7 +1,7 @@
 //! Verbs that set a migration going and show it until it rests.
 
 use super::{Hand, wrong_state};
-use crate::arguments::{Confirmed, Cutover, Watched};
+use crate::arguments::{Confirmed, Cutover, Rollback, Watched};
 use crate::exit::{Exit, Stop};
 use crate::outcome::{Awaited, outcome, step_to_retry};
 use crate::render;
@@ -53,17 +53,33 @@ pub(super) async fn cutover(hand: &Hand, arguments: &Cutover) -> Result<Exit, St
     if !seen.ready_for_cutover {
         return Err(wrong_state("cutover", &seen));
     }
-    let what = render::before_cutover(&seen, arguments.max_outage, hand.terminal.err);
+    let keeps_way_back = !arguments.no_way_back;
+    let what = render::before_cutover(&seen, arguments.max_outage, keeps_way_back, hand.terminal.err);
     hand.terminal.confirm(&what, "cutover", arguments.yes)?;
     let mut interrupt = Hand::interrupt()?;
-    let call = hand.coordinator.cut_over(&seen, arguments.max_outage);
+    let call = hand.coordinator.cut_over(&seen, arguments.max_outage, keeps_way_back);
     let accepted = hand.send(&mut interrupt, &seen.name, call).await?;
     hand.see_through(&mut interrupt, &seen, accepted, Awaited::CutOver, arguments.detach).await
 }
 
-pub(super) async fn finish(hand: &Hand, arguments: &Confirmed) -> Result<Exit, Stop> {
+pub(super) async fn rollback(hand: &Hand, arguments: &Rollback) -> Result<Exit, Stop> {
     let seen = hand.coordinator.migration(&arguments.name).await?;
     if !seen.ready_for_finish {
+        return Err(wrong_state("rollback", &seen));
+    }
+    let what = render::before_rollback(&seen, arguments.max_outage, hand.terminal.err);
+    hand.terminal.confirm(&what, "rollback", arguments.yes)?;
+    let mut interrupt = Hand::interrupt()?;
+    let call = hand.coordinator.roll_back(&seen, arguments.max_outage);
+    let accepted = hand.send(&mut interrupt, &seen.name, call).await?;
+    hand.see_through(&mut interrupt, &seen, accepted, Awaited::RolledBack, arguments.detach).await
+}
+
+pub(super) async fn finish(hand: &Hand, arguments: &Confirmed) -> Result<Exit, Stop> {
+    let seen = hand.coordinator.migration(&arguments.name).await?;
+    // Also where nothing but the way back could not be made to run.
+    let offered = seen.next_commands.iter().any(|command| command.starts_with("pgportage finish "));
+    if !seen.ready_for_finish && !offered {
         return Err(wrong_state("finish", &seen));
     }
     hand.terminal.confirm(&render::before_finish(&seen, hand.terminal.err), "finish", arguments.yes)?;

@@ -276,8 +276,19 @@ impl MigrationService for Script {
     async fn cut_over(&self, request: Request<v1::CutOverRequest>) -> Result<Response<v1::CutOverResponse>, Status> {
         let message = request.get_ref();
         let limit = message.max_outage.as_ref().map_or("none".to_owned(), ToString::to_string);
-        let migration = self.act(&request, format!("cutover etag={} max_outage={limit}", message.etag))?;
+        let without = if message.without_way_back { " without_way_back" } else { "" };
+        let migration = self.act(&request, format!("cutover etag={} max_outage={limit}{without}", message.etag))?;
         Ok(Response::new(v1::CutOverResponse { migration }))
+    }
+
+    async fn roll_back_migration(
+        &self,
+        request: Request<v1::RollBackMigrationRequest>,
+    ) -> Result<Response<v1::RollBackMigrationResponse>, Status> {
+        let message = request.get_ref();
+        let limit = message.max_outage.as_ref().map_or("none".to_owned(), ToString::to_string);
+        let migration = self.act(&request, format!("rollback etag={} max_outage={limit}", message.etag))?;
+        Ok(Response::new(v1::RollBackMigrationResponse { migration }))
     }
 
     async fn verify_migration(

@@ -89,6 +89,39 @@ async fn cutover_before_its_time_is_refused_without_a_question() {
 }
 
 #[tokio::test]
+async fn rollback_returns_and_says_how_long_it_took() {
+    let going = [running(support::returnable()), support::rolled_back()];
+    let stage = Stage::set(Script::new(support::returnable(), going)).await;
+    stage
+        .run(&["rollback", "shop", "--yes", "--max-outage", "1500ms"])
+        .await
+        .exits(0)
+        .says("rollback 2: the source is open")
+        .says("outage     187 ms")
+        .says("pgportage cutover shop");
+    let heard = stage.script.heard();
+    assert!(heard.contains(&"rollback etag=3-11 max_outage=1.500s".to_owned()), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_rollback_that_was_taken_back_exits_1() {
+    let mut taken_back = support::returnable();
+    taken_back.etag = "3-13".to_owned();
+    let stage = Stage::set(Script::new(support::returnable(), [running(support::returnable()), taken_back])).await;
+    stage.run(&["rollback", "shop", "--yes"]).await.exits(1);
+    let stage = Stage::set(Script::new(support::ready(), [])).await;
+    stage.run(&["rollback", "shop", "--yes"]).await.exits(1).notes("WRONG_STATE");
+}
+
+#[tokio::test]
+async fn a_cutover_may_give_the_way_back_up() {
+    let stage = Stage::set(Script::new(support::ready(), [support::cutting_over(), support::cut_over()])).await;
+    stage.run(&["cutover", "shop", "--yes", "--no-way-back"]).await.exits(0);
+    let heard = stage.script.heard();
+    assert!(heard.contains(&"cutover etag=3-10 max_outage=none without_way_back".to_owned()), "{heard:?}");
+}
+
+#[tokio::test]
 async fn finish_prints_how_to_reopen_the_source() {
     let stage =
         Stage::set(Script::new(support::cut_over(), [running(support::cut_over()), support::succeeded()])).await;
@@ -114,6 +147,8 @@ async fn what_cannot_be_taken_back_asks_and_says_what_it_will_do() {
     for (verb, migration, consequence) in [
         ("cutover", support::ready(), "nothing can be taken back"),
         ("finish", support::cut_over(), "stays closed to applications"),
+        ("finish", support::returnable(), "The way back ends"),
+        ("rollback", support::returnable(), "back from beta to alpha"),
         ("abort", support::failed(), "has to be copied again"),
     ] {
         let stage = Stage::set(Script::new(migration, [])).await;

@@ -390,9 +390,31 @@ pub(crate) fn cut_over() -> v1::Migration {
         marker_id: "0199aa00-0000-7000-8000-000000000001".to_owned(),
         fence_lsn: "16/B374D848".to_owned(),
         open_lsn: "0/3000148".to_owned(),
+        rollback: false,
     });
     migration.waiting_for = "your word to remove everything of pgportage".to_owned();
     migration.next_commands = vec!["pgportage finish shop".to_owned()];
+    migration
+}
+
+/// Cut over, and what is written flows back.
+pub(crate) fn returnable() -> v1::Migration {
+    let mut migration = cut_over();
+    migration.way_back = v1::migration::WayBack::Running.into();
+    migration.figures = ready().figures;
+    migration.waiting_for = "the operator's word to finish or to roll back".to_owned();
+    migration.next_commands = vec!["pgportage finish shop".to_owned(), "pgportage rollback shop".to_owned()];
+    migration
+}
+
+/// Back on the source, ready for the next cutover.
+pub(crate) fn rolled_back() -> v1::Migration {
+    let mut migration = ready();
+    migration.etag = "3-12".to_owned();
+    migration.way_back = v1::migration::WayBack::Proved.into();
+    migration.cutover =
+        returnable().cutover.map(|report| v1::CutoverReport { cutover_epoch: 2, rollback: true, ..report });
+    migration.waiting_for = "the operator's word for the next cutover".to_owned();
     migration
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::super::fact::{CommandId, Event, Fact, Issued, TraceContext};
 use super::super::outcome::{Fence, Outcome};
-use super::super::{ActRef, StepName, TABLE, Verb};
+use super::super::{ActRef, Side, StepName, TABLE, Verb};
 use super::{Act, ActState, Commanded, Cutover, CutoverEnd, Phase, State, Step, Verified};
 
 /// A fact that cannot follow the facts before it: a defect, or a store that
@@ -67,10 +68,12 @@ pub fn next(state: Option<State>, fact: &Fact) -> Result<State, IllegalTransitio
 }
 
 fn created(id: super::MigrationId, spec: super::Spec, fact: &Fact) -> State {
-    State {
+    let mut state = State {
         id,
         consents: spec.consents.clone(),
         max_rate: spec.max_rate,
+        way_back: spec.way_back,
+        writable: Side::Source,
         spec,
         plan_digest: fact.plan_digest.clone(),
         phase: Phase::Pending,
@@ -84,7 +87,11 @@ fn created(id: super::MigrationId, spec: super::Spec, fact: &Fact) -> State {
         sequence: fact.sequence,
         create_time: fact.time,
         update_time: fact.time,
+    };
+    for row in TABLE {
+        state.lay_out(row.name);
     }
+    state
 }
 
 type Applied = Result<(), &'static str>;
@@ -160,7 +167,10 @@ impl State {
                 let entry = &mut self.steps[step.index()];
                 entry.end_time = Some(fact.time);
                 entry.succeeded = true;
-                self.phase = match step.following() {
+                if *step == StepName::Rollback {
+                    self.forget_switches();
+                }
+                self.phase = match self.following(*step) {
                     None => Phase::Succeeded,
                     Some(step) if step.row().hold.is_some() => Phase::Held { step },
                     Some(step) => Phase::Running { step },
@@ -191,47 +201,45 @@ impl State {
                 self.begin(StepName::Verify);
                 Ok(())
             }
-            Event::CutoverRequested { cutover_epoch, max_outage, trace } => {
+            Event::CutoverRequested { cutover_epoch, max_outage, without_way_back, trace } => {
                 let held = self.phase == Phase::Held { step: StepName::Cutover };
                 self.must(held, "the migration does not wait for its cutover")?;
-                self.must(
-                    self.cutover.as_ref().is_none_or(|last| last.epoch < *cutover_epoch),
-                    "its number is not new",
-                )?;
+                self.way_back &= !without_way_back;
+                self.switch_requested(StepName::Cutover, *cutover_epoch, *max_outage)?;
                 self.word(trace, fact);
-                self.begin(StepName::Cutover);
-                self.cutover = Some(Cutover {
-                    epoch: *cutover_epoch,
-                    max_outage: *max_outage,
-                    end: None,
-                    outage_start_time: None,
-                    barrier: None,
-                    drain_time: None,
-                    fence: None,
-                });
+                Ok(())
+            }
+            Event::RollbackRequested { cutover_epoch, max_outage, trace } => {
+                let held = self.phase == Phase::Held { step: StepName::Finish };
+                self.must(held, "the migration does not wait for finish or rollback")?;
+                self.must(self.way_back, "it has no way back")?;
+                self.switch_requested(StepName::Rollback, *cutover_epoch, *max_outage)?;
+                self.word(trace, fact);
                 Ok(())
             }
             Event::CutoverGivenUp { failure } => {
-                let running = self.phase == Phase::Running { step: StepName::Cutover };
+                let running = self.phase == Phase::Running { step: self.switch() };
                 self.must(running, "no cutover is under way")?;
-                self.must(!self.past_return(), "the destination was asked to open")?;
+                self.must(!self.past_decision(), "the other side was asked to open")?;
                 self.take_cutover_back(failure);
                 Ok(())
             }
             Event::CutoverTakenBack => {
                 let Phase::TakingBack { cause, .. } = &self.phase else { return Err("no cutover is being taken back") };
                 let cause = cause.clone();
-                self.must(self.settled(StepName::Cutover), "something is left of the cutover")?;
+                let step = self.switch();
+                self.must(self.settled(step), "something is left of the cutover")?;
                 if let Some(cutover) = &mut self.cutover {
                     cutover.end = Some(CutoverEnd::TakenBack { cause });
                 }
-                self.steps[StepName::Cutover.index()].end_time = Some(fact.time);
-                self.phase = Phase::Held { step: StepName::Cutover };
+                self.steps[step.index()].end_time = Some(fact.time);
+                // Where the other verb of that place can be typed as well.
+                let held = if step == StepName::Rollback { StepName::Finish } else { step };
+                self.phase = Phase::Held { step: held };
                 Ok(())
             }
             Event::FinishRequested { trace } => {
-                let held = self.phase == Phase::Held { step: StepName::Finish };
-                self.must(held, "the migration does not wait for finish")?;
+                self.must(self.may_finish(), "the migration does not wait for finish")?;
                 self.word(trace, fact);
                 self.begin(StepName::Finish);
                 Ok(())
@@ -239,7 +247,11 @@ impl State {
             Event::RetryRequested { step, trace } => self.retried(*step, trace, fact),
             Event::AbortRequested { trace } => {
                 self.must(!self.past_return(), "the destination was asked to open")?;
+                self.must(!self.rolling_back(), "the source has opened in a rollback under way")?;
                 self.must(!matches!(self.phase, Phase::Aborting { .. }), "it is being aborted")?;
+                if self.released() {
+                    self.forget_switches();
+                }
                 self.word(trace, fact);
                 self.relent();
                 self.phase = Phase::Aborting { stop: None };
@@ -277,11 +289,47 @@ impl State {
         let entry = &mut self.steps[step.index()];
         entry.succeeded = false;
         entry.end_time = None;
-        for act in &mut entry.acts {
-            act.state = ActState::Idle;
+        self.lay_out(step);
+        self.phase = Phase::Running { step };
+    }
+
+    /// Every act of the step is where it begins.
+    fn lay_out(&mut self, step: StepName) {
+        for (index, row) in step.row().acts.iter().enumerate() {
+            let state = self.beginning(row);
+            let act = self.act_mut(ActRef { step, index });
+            act.state = state;
             act.streak = 0;
         }
-        self.phase = Phase::Running { step };
+    }
+
+    fn switch_requested(&mut self, step: StepName, epoch: i64, max_outage: Duration) -> Applied {
+        self.must(self.cutover.as_ref().is_none_or(|last| last.epoch < epoch), "its number is not new")?;
+        self.cutover = Some(Cutover {
+            step,
+            epoch,
+            max_outage,
+            end: None,
+            outage_start_time: None,
+            barrier: None,
+            drain_time: None,
+            fence: None,
+        });
+        self.begin(step);
+        Ok(())
+    }
+
+    /// Applications are where they were before the first cutover: nothing of the
+    /// switches is there to be taken back, and the next one begins a new round.
+    fn forget_switches(&mut self) {
+        for step in [StepName::Cutover, StepName::Rollback] {
+            self.lay_out(step);
+            for act in &mut self.steps[step.index()].acts {
+                act.touched = false;
+                act.accepted = false;
+            }
+        }
+        self.steps[StepName::Cutover.index()].succeeded = false;
     }
 
     /// Failed attempts are forgotten: the next one follows at once.
@@ -320,8 +368,8 @@ impl State {
             }
             Verb::Undo => {
                 let back = match &self.phase {
-                    Phase::Aborting { .. } => true,
-                    Phase::TakingBack { .. } => issued.act.step == StepName::Cutover,
+                    Phase::Aborting { .. } => !self.past_return(),
+                    Phase::TakingBack { .. } => issued.act.step == self.switch() && !self.past_decision(),
                     Phase::Pending
                     | Phase::Running { .. }
                     | Phase::Held { .. }
@@ -329,8 +377,7 @@ impl State {
                     | Phase::Aborted
                     | Phase::Succeeded => false,
                 };
-                self.must(back, "nothing is being taken back")?;
-                self.must(!self.past_return(), "the destination was asked to open")?;
+                self.must(back, "nothing is being taken back, or it is too late for that")?;
                 self.must(act.command().is_none() && act.unsettled(row.undo), "there is nothing to take back")?;
             }
         }
@@ -343,7 +390,7 @@ impl State {
             }
             Verb::Undo => act.state = ActState::Undoing { command: issued.command },
         }
-        if issued.act == ActRef::RAISE
+        if issued.act.begins_the_outage()
             && let (Verb::Perform, Some(cutover)) = (issued.verb, &mut self.cutover)
         {
             cutover.outage_start_time = Some(fact.time);
@@ -368,7 +415,12 @@ impl State {
         Ok((known.issued.act, known.issued.verb))
     }
 
-    fn performed(&mut self, act: ActRef, outcome: Arc<Outcome>, outage: Option<std::time::Duration>) {
+    fn performed(&mut self, act: ActRef, outcome: Arc<Outcome>, outage: Option<Duration>) {
+        if act.is_decision()
+            && let Some(row) = act.row()
+        {
+            self.writable = row.side;
+        }
         if let Some(cutover) = &mut self.cutover {
             cutover.learn(&outcome, outage);
         }
@@ -398,7 +450,7 @@ impl State {
         entry.streak += 1;
         entry.state = ActState::Failed { failure: failure.clone() };
         let Phase::Running { step } = self.phase else { return };
-        if step == StepName::Cutover && !self.opened() {
+        if step.is_switch() && !self.decided() {
             self.take_cutover_back(failure);
         } else if failure.remedy != Remedy::Wait {
             self.phase = Phase::Stopped { step, failure: failure.clone() };
@@ -406,7 +458,7 @@ impl State {
     }
 
     fn undo_failed(&mut self, act: ActRef, failure: &Failure) {
-        if act == ActRef::FENCE && failure.reason == Reason::DestinationOpened {
+        if act == ActRef::fence(self.switch()) && failure.reason == Reason::DestinationOpened {
             self.go_forward();
             return;
         }
@@ -427,25 +479,28 @@ impl State {
     }
 
     fn take_cutover_back(&mut self, cause: &Failure) {
-        for act in &mut self.steps[StepName::Cutover.index()].acts {
+        let step = self.switch();
+        for act in &mut self.steps[step.index()].acts {
             act.streak = 0;
         }
         self.phase = Phase::TakingBack { cause: cause.clone(), stop: None };
     }
 
-    /// The fence cannot be lifted because the destination opened: whatever its
+    /// The fence cannot be lifted because the other side opened: whatever its
     /// answer to us was, the decision stands, and the way is forward.
     fn go_forward(&mut self) {
+        let step = self.switch();
+        let (decision, fencing) = (ActRef::open(step), ActRef::fence(step));
         let open = Arc::new(Outcome::OpenDestination { open_lsn: String::new() });
-        self.performed(ActRef::OPEN, open, None);
+        self.performed(decision, open, None);
         let fence =
-            self.act(ActRef::FENCE).outcome.clone().unwrap_or_else(|| Arc::new(Outcome::FenceSource(Fence::default())));
-        self.performed(ActRef::FENCE, fence, None);
-        for act in &mut self.steps[StepName::Cutover.index()].acts[..ActRef::OPEN.index] {
+            self.act(fencing).outcome.clone().unwrap_or_else(|| Arc::new(Outcome::FenceSource(Fence::default())));
+        self.performed(fencing, fence, None);
+        for act in &mut self.steps[step.index()].acts[..decision.index] {
             act.state = ActState::Performed;
         }
-        self.act_mut(ActRef::RELEASE).state = ActState::Idle;
-        self.phase = Phase::Running { step: StepName::Cutover };
+        self.act_mut(ActRef::release(step)).state = ActState::Idle;
+        self.phase = Phase::Running { step };
     }
 
     fn verified(&mut self, verification: Option<&super::Verification>, fact: &Fact) {
@@ -456,6 +511,7 @@ impl State {
 
     fn retried(&mut self, step: StepName, trace: &TraceContext, fact: &Fact) -> Applied {
         let lost = matches!(&self.phase, Phase::Stopped { failure, .. } if self.only_abort_helps(failure));
+        let switch = self.switch();
         match &mut self.phase {
             Phase::Stopped { step: stopped, .. } => {
                 if *stopped != step {
@@ -473,7 +529,7 @@ impl State {
                 }
             }
             Phase::Running { step: running } if *running == step => {}
-            Phase::TakingBack { stop, .. } if step == StepName::Cutover => *stop = None,
+            Phase::TakingBack { stop, .. } if step == switch => *stop = None,
             Phase::Aborting { stop } => *stop = None,
             Phase::Pending
             | Phase::Running { .. }
@@ -490,7 +546,7 @@ impl State {
 
 impl Cutover {
     /// Keeps what the report needs.
-    fn learn(&mut self, outcome: &Outcome, outage: Option<std::time::Duration>) {
+    fn learn(&mut self, outcome: &Outcome, outage: Option<Duration>) {
         if let Outcome::RaiseBarrier(barrier) = outcome {
             self.barrier = Some(barrier.clone());
         } else if let Outcome::DrainToMarker { drain_time, .. } = outcome {

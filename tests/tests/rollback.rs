@@ -1,0 +1,211 @@
+//! There and back: applications return to the source with everything they wrote on
+//! the destination, as often as one likes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stdout, reason = "they print what they measured")]
+
+use std::time::Duration;
+
+use pgportage_tests::journey::{Journey, MIGRATION, expect_level, expect_refused};
+use pgportage_tests::ledger::{End, Ledger};
+use pgportage_tests::service::Service;
+use pgportage_tests::wait::{self, Seen};
+use pgportage_tests::workload::WorkloadOptions;
+use pgportage_tests::{PostgresVersion, Site, SiteOptions, checker, fail_points, final_state, traces};
+
+use PostgresVersion::{V15, V16, V17, V18};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn options() -> WorkloadOptions {
+    WorkloadOptions { writers: 6, pause: Duration::from_millis(40), ..WorkloadOptions::default() }
+}
+
+async fn at_cutover(source: PostgresVersion, destination: PostgresVersion) -> Journey {
+    let site = Site::start(SiteOptions::new(source, destination)).await.unwrap();
+    let journey = Journey::begin(site, 1_000, &options()).await.unwrap();
+    journey.until_cutover().await.unwrap();
+    assert_eq!(journey.site.cli.status(MIGRATION).await.unwrap().way_back, "proved");
+    journey
+}
+
+/// What the coordinator says about the switch that was last.
+async fn told(journey: &Journey) -> String {
+    let status = journey.site.cli.status(MIGRATION).await.unwrap();
+    let cutover = status.cutover.unwrap();
+    let what = if cutover.rollback { "rollback" } else { "cutover" };
+    format!("{what} {}: {:?} ms", cutover.epoch, cutover.outage_milliseconds)
+}
+
+/// Stops the writers where they are, and proves that both sides hold the same, that
+/// every acknowledged write is there, and that only one side ever took any.
+async fn level(journey: Journey, open: End) -> (Site, Ledger) {
+    let Journey { site, workload } = journey;
+    let ledger = workload.stop().await.unwrap();
+    let rows = expect_level(&site).await.unwrap();
+    let client = site.cluster(open).connect(&site.database).await.unwrap();
+    let state = final_state::read(&client).await.unwrap();
+    checker::verdict_after(site.switches().await.unwrap(), &ledger, &state).unwrap();
+    expect_refused(&site, open.other()).await.unwrap();
+    println!("{rows} rows are the same on both sides; {} changes of side", ledger.switches());
+    (site, ledger)
+}
+
+async fn there_and_back_and_there(source: PostgresVersion, destination: PostgresVersion) {
+    let journey = at_cutover(source, destination).await;
+    for _round in 0..2 {
+        journey.cut_over().await.unwrap();
+        println!("{}", told(&journey).await);
+        let status = journey.site.cli.status(MIGRATION).await.unwrap();
+        assert_eq!((status.way_back.as_str(), status.ready_for_finish), ("running", true));
+        if journey.site.switches().await.unwrap() > 1 {
+            break;
+        }
+        journey.roll_back().await.unwrap();
+        println!("{}", told(&journey).await);
+        let status = journey.site.cli.status(MIGRATION).await.unwrap();
+        assert_eq!((status.way_back.as_str(), status.ready_for_cutover), ("proved", true));
+    }
+    let (site, _ledger) = level(journey, End::Destination).await;
+    site.cli.expect(0, &["finish", MIGRATION, "--yes"]).await.unwrap();
+    for cluster in [&site.source, &site.destination] {
+        traces::expect_nothing(cluster, &site.database).await.unwrap();
+    }
+    expect_refused(&site, End::Source).await.unwrap();
+}
+
+/// Versions that know nothing of `origin`, and ones that do.
+#[tokio::test]
+async fn from_an_old_version_and_back() {
+    Box::pin(there_and_back_and_there(V15, V18)).await;
+}
+
+#[tokio::test]
+async fn between_equals_and_back() {
+    Box::pin(there_and_back_and_there(V18, V18)).await;
+}
+
+#[tokio::test]
+#[ignore = "long; part of make test-all"]
+async fn every_other_version_and_back() {
+    for (source, destination) in [(V15, V16), (V16, V17), (V17, V18), (V15, V15)] {
+        Box::pin(there_and_back_and_there(source, destination)).await;
+    }
+}
+
+/// What is taken back after a rollback leaves the source as if nothing had been.
+#[tokio::test]
+#[ignore = "long; part of make test-all"]
+async fn a_rollback_and_then_an_abort() {
+    let site = Site::start(SiteOptions::new(V16, V18)).await.unwrap();
+    let journey = Journey::begin(site, 1_000, &options()).await.unwrap();
+    let before = traces::catalog(&journey.site.source, &journey.site.database).await.unwrap();
+    journey.until_cutover().await.unwrap();
+    journey.cut_over().await.unwrap();
+    journey.roll_back().await.unwrap();
+    journey.site.cli.expect(0, &["abort", MIGRATION, "--yes"]).await.unwrap();
+    let Journey { site, workload } = journey;
+    let ledger = workload.stop().await.unwrap();
+    let source = site.source.connect(&site.database).await.unwrap();
+    checker::verdict_after(2, &ledger, &final_state::read(&source).await.unwrap()).unwrap();
+    let after = traces::catalog(&site.source, &site.database).await.unwrap();
+    traces::expect_equal(&before, &after).unwrap();
+    traces::expect_nothing(&site.destination, &site.database).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "long; part of make test-all"]
+async fn ten_times_in_a_row() {
+    let journey = at_cutover(V18, V18).await;
+    for _round in 0..10 {
+        journey.cut_over().await.unwrap();
+        println!("{}", told(&journey).await);
+        journey.roll_back().await.unwrap();
+        println!("{}", told(&journey).await);
+    }
+    let (site, ledger) = level(journey, End::Source).await;
+    assert_eq!(ledger.switches(), 20);
+    site.cli.expect(0, &["abort", MIGRATION, "--yes"]).await.unwrap();
+    for cluster in [&site.source, &site.destination] {
+        traces::expect_nothing(cluster, &site.database).await.unwrap();
+    }
+}
+
+/// A server that crashes right after it opened must not send back what came from the
+/// other side: its slot was moved, and a move is not on disk before a checkpoint.
+#[tokio::test]
+#[ignore = "long; part of make test-all"]
+async fn a_server_that_crashes_after_the_switch_sends_nothing_twice() {
+    let mut journey = at_cutover(V15, V18).await;
+    journey.cut_over().await.unwrap();
+    journey.site.destination.kill9().unwrap();
+    journey.site.destination.start_again().await.unwrap();
+    journey.writes_arrive().await.unwrap();
+    journey.roll_back().await.unwrap();
+    journey.site.source.kill9().unwrap();
+    journey.site.source.start_again().await.unwrap();
+    journey.workload.wait_for_writes(End::Source, 200, LIMIT).await.unwrap();
+    let (_site, _ledger) = level(journey, End::Source).await;
+}
+
+/// Every agent killed at every point of a rollback, one after the other: it comes
+/// about, or is taken back and the destination is open; nothing is lost.
+async fn killed_in_a_rollback(victim: End) {
+    let mut journey = at_cutover(V16, V18).await;
+    let mut points: Vec<String> = fail_points::of_agent(victim.other())
+        .unwrap()
+        .into_iter()
+        .filter(|point| {
+            ["prepare_cutover", "raise_barrier", "drain_to_marker", "fence_source", "open_destination"]
+                .iter()
+                .chain(&["release_barrier", "keep_stream", "follow_stream"])
+                .any(|action| point.starts_with(action))
+        })
+        .collect();
+    points.dedup();
+    journey.cut_over().await.unwrap();
+    for point in points {
+        service(&mut journey, victim).stop().await.unwrap();
+        service(&mut journey, victim).start_to_fail_at(&point).unwrap();
+        journey.site.wait_for_agents().await.unwrap();
+        let rollback = journey.site.cli.run(&["rollback", MIGRATION, "--yes", "--detach"]).await.unwrap();
+        wait::until(&format!("death at {point}, {}", rollback.all()), LIMIT, async || {
+            Ok(if service(&mut journey, victim).running()? { Seen::NotYet("alive".to_owned()) } else { Seen::Done(()) })
+        })
+        .await
+        .unwrap();
+        service(&mut journey, victim).start().unwrap();
+        journey.site.wait_for_agents().await.unwrap();
+        let status = journey
+            .site
+            .cli
+            .wait_for(MIGRATION, "the rollback to be over", LIMIT, |status| {
+                status.ready_for_cutover || status.ready_for_finish
+            })
+            .await
+            .unwrap();
+        let open = if status.ready_for_cutover { End::Source } else { End::Destination };
+        println!("{point}: the {} is open", open.as_str());
+        journey.workload.wait_for_writes(open, 50, LIMIT).await.unwrap();
+        if open == End::Source {
+            journey.cut_over().await.unwrap();
+        }
+    }
+    let (_site, _ledger) = level(journey, End::Destination).await;
+}
+
+fn service(journey: &mut Journey, end: End) -> &mut Service {
+    journey.site.agent(end)
+}
+
+#[tokio::test]
+#[ignore = "long; part of make test-all"]
+async fn the_source_agent_killed_in_a_rollback() {
+    Box::pin(killed_in_a_rollback(End::Source)).await;
+}
+
+#[tokio::test]
+#[ignore = "long; part of make test-all"]
+async fn the_destination_agent_killed_in_a_rollback() {
+    Box::pin(killed_in_a_rollback(End::Destination)).await;
+}
