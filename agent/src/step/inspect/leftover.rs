@@ -11,9 +11,9 @@ use crate::postgres::{quote_ident, quote_literal};
 /// reads any more. Each keeps WAL for ever.
 pub(super) async fn slots(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const SLOTS: &str = "
-        SELECT slot_name::text, slot_name ~ '^pgportage_' FROM pg_replication_slots
+        SELECT slot_name::text, slot_name ~ '^pgportage(former)?_' FROM pg_replication_slots
          WHERE database = $1 AND NOT active
-           AND (slot_name ~ '^pgportage_' OR slot_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$')
+           AND (slot_name ~ '^pgportage(former)?_' OR slot_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$')
          ORDER BY 1";
     each(x.server, SLOTS, &[&x.database], |row| {
         let name: String = row.get(0);
