@@ -272,13 +272,13 @@ mod tests {
             [1, 2].map(|oid| *touched.difference(oid) == Difference::Unknown)
         };
         let described = relation(1, &[("id", true), ("v", false)]);
-        assert_eq!(unknown(&large(), &[insert.clone()]), [true, false], "never described");
+        assert_eq!(unknown(&large(), std::slice::from_ref(&insert)), [true, false], "never described");
         let full = relation(1, &[("id", true), ("v", true)]);
         assert_eq!(unknown(&large(), &[full, insert.clone()]), [true, false], "another identity");
         let other = relation(1, &[("id", false), ("v", true)]);
         assert_eq!(unknown(&large(), &[other, insert.clone()]), [true, false], "another identity");
-        assert_eq!(unknown(&[published(1, LARGE, &[])], &[described.clone(), insert.clone()])[0], true, "no key");
-        assert_eq!(unknown(&[published(1, 8192, &["id"])], &[described.clone(), insert.clone()])[0], true, "small");
+        assert!(unknown(&[published(1, LARGE, &[])], &[described.clone(), insert.clone()])[0], "no key");
+        assert!(unknown(&[published(1, 8192, &["id"])], &[described.clone(), insert.clone()])[0], "small");
         let null = change(b'I', 1, &[(b'N', &[Sent::Null, Sent::Text("a")])]);
         assert_eq!(unknown(&large(), &[described.clone(), null]), [true, false]);
         assert_eq!(unknown(&large(), &[described.clone(), truncate(&[2, 77])]), [false, true]);

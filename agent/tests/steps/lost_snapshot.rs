@@ -27,7 +27,7 @@ const KEPT: [&str; 2] = ["still", "untouched"];
 /// the while.
 const ANEW: [&str; 7] = ["flooded", "keyless", "last", "rewritten", "small", "truncated", "value_first"];
 
-/// All but the last three are large enough to be mended.
+/// One is cut into parts. All but the last three are large enough to be mended.
 const SCHEMA: &str = "\
 CREATE ROLE app;
 CREATE TYPE public.mood AS ENUM ('sad', 'it''s \\ fine');
@@ -42,7 +42,7 @@ CREATE TABLE public.truncated (id int PRIMARY KEY, v text);
 CREATE TABLE public.rewritten (id int PRIMARY KEY, v text, w int);
 CREATE TABLE public.flooded (id int PRIMARY KEY, v text);
 INSERT INTO public.untouched SELECT i, repeat('u', 60) FROM generate_series(1, 20000) i;
-INSERT INTO public.touched SELECT repeat('t', 60), i FROM generate_series(1, 20000) i;
+INSERT INTO public.touched SELECT repeat('t', 60), i FROM generate_series(1, 350000) i;
 INSERT INTO public.still SELECT i, repeat('s', 60) FROM generate_series(1, 20000) i;
 INSERT INTO public.keyless SELECT i, repeat('k', 60) FROM generate_series(1, 20000) i;
 INSERT INTO public.truncated SELECT i, repeat('c', 60) FROM generate_series(1, 20000) i;
@@ -89,7 +89,7 @@ fn touches(round: u32) -> Vec<String> {
     touches.extend([
         format!("UPDATE touched SET v = 'new' WHERE id BETWEEN {a} AND {}", a + 10),
         format!("DELETE FROM touched WHERE id BETWEEN {} AND {}", a + 20, a + 25),
-        format!("INSERT INTO touched SELECT 'more', {} + i FROM generate_series(1, 50) i", 100_000 * round),
+        format!("INSERT INTO touched SELECT 'more', {} + i FROM generate_series(1, 50) i", 1_000_000 * round),
         // A row takes the key of one that is gone.
         format!("DELETE FROM touched WHERE id = {0}; UPDATE touched SET id = {0} WHERE id = {1}", a + 30, a + 31),
         format!("UPDATE touched SET id = -{a} WHERE id = {}", a + 40),
@@ -219,7 +219,7 @@ async fn complete_tables_outlast_their_snapshot_in_every_version() {
 async fn outlast(from: PostgresVersion, to: PostgresVersion) {
     let pg_dump = tools_for(to).unwrap().program("pg_dump");
     let options = Options { source: from, destination: to, pg_dump: Some(pg_dump), ..Options::default() };
-    let world = Box::pin(ready_with(options, SCHEMA)).await;
+    let mut world = Box::pin(ready_with(options, SCHEMA)).await;
     let name = names::replication_name(&migration());
     let former = names::former_slot(&migration());
 
@@ -227,6 +227,8 @@ async fn outlast(from: PostgresVersion, to: PostgresVersion) {
     let first = point(&world).await;
     let before = ledger(&world).await;
     assert_eq!(slots(&world).await, BTreeMap::from([(name.clone(), first.clone())]));
+    let in_parts = "SELECT count(*) > 1 FROM pgportage.copied WHERE relation = 'touched'";
+    world.destination.wait_until(&world.options.database, in_parts, Duration::from_secs(1)).await.unwrap();
 
     // Lost once, and once more before the destination has said that it is level.
     lose_snapshot(&world).await;
@@ -239,7 +241,11 @@ async fn outlast(from: PostgresVersion, to: PostgresVersion) {
     assert_ne!(kept[&name], first);
     lose_snapshot(&world).await;
     touch(&world, 2).await;
+    // The source's agent fails between the old slot and the new one.
+    let point_between = "snapshot.open.kept";
+    fail_point::arm(point_between);
     Box::pin(copy_all_but_the_last(&world, &first)).await;
+    assert!(!fail_point::disarm(point_between), "it was not passed");
 
     let second = point(&world).await;
     assert_eq!(slots(&world).await, BTreeMap::from([(name.clone(), second.clone())]), "what was kept is gone");
@@ -261,9 +267,12 @@ async fn outlast(from: PostgresVersion, to: PostgresVersion) {
     };
     let repeated = thrown(&before);
 
-    // A third time; then to the end, with somebody writing all the while.
-    lose_snapshot(&world).await;
+    // A third time, with the server; then to the end, with somebody writing all the
+    // while.
     touch(&world, 3).await;
+    world.source.kill9().unwrap();
+    world.source.start_again().await.unwrap();
+    touch(&world, 4).await;
     world.source.execute(&world.options.database, REWRITE).await.unwrap();
     let copying = async { perform(&world, Side::Destination, &COPY).await };
     let writing = async {
