@@ -113,7 +113,6 @@ fn touches(round: u32) -> Vec<String> {
         format!("UPDATE parted SET day = '2021-12-12' WHERE id BETWEEN {} AND {}", a + 20, a + 30),
         format!("DELETE FROM parted WHERE id BETWEEN {} AND {}", a + 40, a + 50),
         format!("UPDATE keyless SET v = 'new' WHERE id = {a}"),
-        format!("TRUNCATE truncated; INSERT INTO truncated SELECT i, repeat('c', 60) FROM generate_series(1, {}) i", 20_000 - round),
         format!("UPDATE value_first SET v = repeat('w', 100000) WHERE id = {round}"),
         format!("UPDATE small SET v = 'new' WHERE id = {a}"),
         format!("UPDATE last SET v = 'round {round}'"),
@@ -121,8 +120,15 @@ fn touches(round: u32) -> Vec<String> {
     touches
 }
 
-/// Nothing of this is in the stream.
-const REWRITE: &str = "ALTER TABLE rewritten ALTER COLUMN w TYPE int USING w + 1";
+/// Rows that change without being in the stream, and a table that is emptied. Both
+/// wait for whoever reads the tables.
+fn rebuild(round: u32) -> String {
+    format!(
+        "ALTER TABLE rewritten ALTER COLUMN w TYPE int USING w + 1; TRUNCATE truncated;
+         INSERT INTO truncated SELECT i, repeat('c', 60) FROM generate_series(1, {}) i",
+        20_000 - round
+    )
+}
 
 async fn touch(world: &World, round: u32) {
     let source = world.source.connect(&world.options.database).await.unwrap();
@@ -233,7 +239,7 @@ async fn outlast(from: PostgresVersion, to: PostgresVersion) {
     // Lost once, and once more before the destination has said that it is level.
     lose_snapshot(&world).await;
     touch(&world, 1).await;
-    world.source.execute(&world.options.database, REWRITE).await.unwrap();
+    world.source.execute(&world.options.database, &rebuild(1)).await.unwrap();
     Box::pin(die_level(&world)).await;
     assert_eq!((point(&world).await, ledger(&world).await), (first.clone(), before.clone()), "all or nothing");
     let kept = slots(&world).await;
@@ -269,11 +275,12 @@ async fn outlast(from: PostgresVersion, to: PostgresVersion) {
 
     // A third time, with the server; then to the end, with somebody writing all the
     // while.
-    touch(&world, 3).await;
+    let update = "UPDATE touched SET v = 'before the crash' WHERE id BETWEEN 900 AND 999";
+    world.source.execute(&world.options.database, update).await.unwrap();
     world.source.kill9().unwrap();
     world.source.start_again().await.unwrap();
-    touch(&world, 4).await;
-    world.source.execute(&world.options.database, REWRITE).await.unwrap();
+    touch(&world, 3).await;
+    world.source.execute(&world.options.database, &rebuild(3)).await.unwrap();
     let copying = async { perform(&world, Side::Destination, &COPY).await };
     let writing = async {
         for round in 10..15 {
