@@ -54,3 +54,17 @@ pub fn slot_copy_back(migration: &MigrationId) -> String {
 fn named(prefix: &str, migration: &MigrationId) -> String {
     format!("{prefix}_{}", migration.as_str().replace('-', "_"))
 }
+
+/// The slot of a snapshot that was lost, for as long as the destination holds rows
+/// of it. No underscore behind the prefix: `pgportage_…_former` would be the slot of
+/// a migration of that name.
+#[must_use]
+pub fn former_slot(migration: &MigrationId) -> String {
+    format!("pgportageformer_{}", migration.as_str().replace('-', "_"))
+}
+
+/// A slot that ends with the session that makes it.
+#[must_use]
+pub fn passing_slot(migration: &MigrationId, pid: i32) -> String {
+    format!("pgportage{pid}_{}", migration.as_str().replace('-', "_"))
+}

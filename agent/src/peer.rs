@@ -12,14 +12,16 @@ mod packing;
 pub mod programs;
 mod pump;
 mod service;
+mod snapshot;
 mod speed;
 mod stream;
 
-pub use client::{Blocks, Greeting, PeerClient, Peers, SourceSnapshot};
+pub use client::{Greeting, PeerClient, Peers};
 pub(crate) use complaint::{listen as listen_to_complaint, told as told_complaint};
 pub(crate) use login::{Login, application_name};
 pub(crate) use packing::{Chunk, Packer};
 pub use packing::{Compression, Packing};
 pub(crate) use pump::{CHUNK_BYTES, CHUNKS_WAITING, carry};
 pub use service::{Service, service};
+pub use snapshot::{Blocks, SourceSnapshot, Touched};
 pub use stream::{ArchiveStream, HeartbeatStream, RangeStream, Tunnel};

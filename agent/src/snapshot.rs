@@ -9,13 +9,17 @@
 //! **Invariant:** a snapshot is called by the slot's consistent point, and rows
 //! are read only by readers of the snapshot that was asked for. When the keeper
 //! is lost before the copy was complete, slot and snapshot are made anew, at
-//! another point.
+//! another point. What was copied of the lost one is made level with the new one:
+//! its slot is kept until then, and says which rows were touched in between.
 
 mod bucket;
+mod former;
 mod keeper;
+mod pgoutput;
 mod reader;
 mod tables;
 mod throttle;
+mod touched;
 mod turns;
 
 use std::collections::HashMap;
@@ -28,16 +32,19 @@ use tokio::sync::Mutex;
 pub use self::bucket::Rate;
 use self::keeper::Keeper;
 use self::reader::Readers;
-pub(crate) use self::reader::{Piece, Range, RowStream};
+pub(crate) use self::reader::{Piece, Range, RowStream, Selection};
+use self::tables::Published;
 pub use self::tables::SnapshotTable;
 use self::throttle::Throttle;
+use self::touched::{Difference, Touched};
 use self::turns::Turns;
 use crate::agent::Agent;
 use crate::journal::Journal;
 use crate::migration::{MigrationId, Participation, Side};
 use crate::peer::Packer;
-use crate::step::Context;
+use crate::postgres::Lsn;
 use crate::step::subscribe::SLOT_NOTE;
+use crate::step::{Context, is_passing};
 use crate::watch;
 
 /// Journal note: every row of the snapshot of this consistent point has arrived.
@@ -74,15 +81,62 @@ struct Pace {
     turns: Arc<Turns>,
 }
 
+/// How often the changes since one earlier snapshot may be begun to be read. An
+/// attempt ends with the call that asked for it.
+const MOST_READINGS: u32 = 3;
+
 /// One snapshot, kept.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     /// Where the slot's stream begins: the snapshot's name everywhere.
     pub(crate) consistent_point: String,
     /// What it holds.
-    pub(crate) tables: Vec<SnapshotTable>,
+    tables: Vec<Published>,
     keeper: Keeper,
     readers: Readers,
+    since: Mutex<Since>,
+}
+
+/// What is known of the way from an earlier snapshot to this one.
+#[derive(Debug, Default)]
+struct Since {
+    /// The earlier one.
+    held: Option<Lsn>,
+    /// Times that somebody began to read.
+    readings: u32,
+    touched: Option<Arc<Touched>>,
+}
+
+/// What a table is, for somebody who holds the rows of an earlier snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The same.
+    None,
+    /// The same but for rows that are known.
+    SomeRows,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// A snapshot, and what changed since an earlier one.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) snapshot: Arc<Snapshot>,
+    touched: Option<Arc<Touched>>,
+}
+
+impl Opened {
+    /// Every table, with what became of it since.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (&SnapshotTable, Change)> {
+        self.snapshot.tables.iter().map(|published| {
+            let change = match self.touched.as_ref().map(|touched| touched.difference(published.oid)) {
+                Some(Difference::None) => Change::None,
+                Some(Difference::Keys(_)) => Change::SomeRows,
+                Some(Difference::Unknown) | None => Change::Unknown,
+            };
+            (&published.table, change)
+        })
+    }
 }
 
 impl Snapshots {
@@ -131,7 +185,9 @@ impl Snapshots {
     }
 
     /// The snapshot of a migration: the one that is kept, or a new one with a new
-    /// slot. An older slot of ours is dropped for it.
+    /// slot. An older slot of ours is dropped for it. `held` is the snapshot that
+    /// the destination has rows of: what changed since is said as far as it is
+    /// known, and what is known of any other is forgotten.
     ///
     /// Dropping the future while the server makes the slot ends that attempt.
     ///
@@ -139,14 +195,21 @@ impl Snapshots {
     ///
     /// [`Reason::WrongState`] when the migration has no slot yet or any more, or the
     /// copy was complete before; otherwise what the server reports.
-    pub(crate) async fn open(&self, agent: &Agent, participation: &Participation) -> Result<Arc<Snapshot>, Failure> {
+    pub(crate) async fn open(
+        &self,
+        agent: &Agent,
+        participation: &Participation,
+        held: Option<Lsn>,
+    ) -> Result<Opened, Failure> {
         let migration = &participation.migration;
         // Held while the slot is made: a second caller waits for the same one.
         let place = self.place(&agent.journal, migration)?;
         let pace = place.pace.clone();
         let mut place = place.kept.lock().await;
         if let Some(kept) = place.as_ref().filter(|kept| !kept.keeper.is_lost()) {
-            return Ok(Arc::clone(kept));
+            let snapshot = Arc::clone(kept);
+            let touched = snapshot.touched_since(agent, participation, held).await?;
+            return Ok(Opened { snapshot, touched });
         }
         watch::slot_stands(&agent.journal, migration)?;
         // What is made without this would be watched and removed by nobody.
@@ -165,17 +228,25 @@ impl Snapshots {
                 .detail(format!("Its snapshot of {point} was released, and its slot must not be lost."))
                 .effect(Effect::None));
         }
+        former::keep(agent, participation, held).await?;
+        pgportage_link::fail_point::hit("snapshot.open.kept");
         let keeper = Keeper::make(agent, participation).await?;
         let readers = Readers::new(&agent.door, &participation.database, &keeper.snapshot_name, pace);
         let tables = readers.tables(participation).await?;
-        let snapshot =
-            Arc::new(Snapshot { consistent_point: keeper.consistent_point.clone(), tables, keeper, readers });
+        let snapshot = Arc::new(Snapshot {
+            consistent_point: keeper.consistent_point.to_string(),
+            tables,
+            keeper,
+            readers,
+            since: Mutex::default(),
+        });
         tracing::info!(
             migration.id = %migration, consistent_point = snapshot.consistent_point,
             tables = snapshot.tables.len(), "a snapshot is kept for the copy"
         );
         *place = Some(Arc::clone(&snapshot));
-        Ok(snapshot)
+        let touched = snapshot.touched_since(agent, participation, held).await?;
+        Ok(Opened { snapshot, touched })
     }
 
     /// The kept snapshot of a consistent point.
@@ -259,6 +330,41 @@ fn read_rate(journal: &Journal, migration: &MigrationId) -> Result<Option<Rate>,
 }
 
 impl Snapshot {
+    /// What was touched since another snapshot, if that can be known. Asked for
+    /// this very one, or for none, the slot of the former is needed no more.
+    async fn touched_since(
+        &self,
+        agent: &Agent,
+        participation: &Participation,
+        held: Option<Lsn>,
+    ) -> Result<Option<Arc<Touched>>, Failure> {
+        let upto = self.keeper.consistent_point;
+        let mut since = self.since.lock().await;
+        let Some(held) = held.filter(|held| *held != upto) else {
+            former::forget(agent, participation).await?;
+            *since = Since::default();
+            return Ok(None);
+        };
+        if since.held != Some(held) {
+            *since = Since { held: Some(held), ..Since::default() };
+        }
+        if since.touched.is_none() && since.readings < MOST_READINGS {
+            since.readings += 1;
+            match former::read(agent, participation, &self.tables, held, upto).await {
+                Ok(touched) => since.touched = Some(Arc::new(touched)),
+                Err(failure) if is_passing(&failure) => return Err(failure),
+                Err(failure) => {
+                    since.readings = MOST_READINGS;
+                    tracing::warn!(
+                        migration.id = %participation.migration, %failure, detail = failure.detail,
+                        "what was changed since the lost snapshot is not known; every table is copied again"
+                    );
+                }
+            }
+        }
+        Ok(since.touched.clone())
+    }
+
     /// Reads a range of one table. The stream ends with an error when the
     /// snapshot is lost to it; dropping it cancels the reading.
     ///
@@ -268,13 +374,32 @@ impl Snapshot {
     /// names a table, and gets no other. Otherwise what the server reports before
     /// the first row.
     pub(crate) async fn read(&self, agent: &Agent, range: Range, packer: Packer) -> Result<RowStream, Failure> {
-        let published = |table: &SnapshotTable| table.name == range.table && table.columns == range.columns;
-        if !self.tables.iter().any(published) {
+        let asked = |table: &SnapshotTable| table.name == range.table && table.columns == range.columns;
+        let Some(published) = self.tables.iter().find(|published| asked(&published.table)) else {
             return Err(Failure::new(Reason::RequestInvalid, "the snapshot holds no such table with these columns")
                 .effect(Effect::None)
                 .with("field", "table"));
+        };
+        let doing = format!("read table {}", range.table);
+        match range.selection {
+            Selection::Blocks { .. } => self.readers.read(agent, &range.statement(), &doing, packer).await,
+            Selection::TouchedKeys { since } => {
+                let touched = self.touched(since).await?;
+                Ok(self.readers.tell(agent, reader::keys_text(touched.keys(published)?), packer))
+            }
+            Selection::TouchedRows { since } => {
+                let touched = self.touched(since).await?;
+                let statement = range.statement_of_keys(published, touched.keys(published)?);
+                self.readers.read(agent, &statement, &doing, packer).await
+            }
         }
-        self.readers.read(agent, range, packer).await
+    }
+
+    /// What the caller of [`Snapshots::open`] was told about.
+    async fn touched(&self, held: Lsn) -> Result<Arc<Touched>, Failure> {
+        let since = self.since.lock().await;
+        let touched = since.touched.clone().filter(|_| since.held == Some(held));
+        touched.ok_or_else(|| snapshot_lost(&self.consistent_point))
     }
 }
 

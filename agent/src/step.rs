@@ -27,6 +27,7 @@ use std::future::Future;
 use pgportage_link::Failure;
 
 pub use context::{Context, IndexBuild, Progress, ProgressPart, ProgressUnit};
+pub(crate) use patience::is_passing;
 
 /// What a look at the server found.
 #[derive(Clone, Debug, PartialEq, Eq)]

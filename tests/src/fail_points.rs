@@ -47,8 +47,8 @@ pub fn actions(end: End) -> &'static [&'static str] {
 const OF_THE_NATIVE_COPY: &str = "create_subscription.perform.refreshed";
 
 /// The order in which the copy passes its points.
-const MOMENTS_OF_THE_COPY: [&str; 7] =
-    [".begun", ".copied", ".committed", ".built", ".rows_complete", ".scripted", ".validated"];
+const MOMENTS_OF_THE_COPY: [&str; 8] =
+    [".level", ".begun", ".copied", ".committed", ".built", ".rows_complete", ".scripted", ".validated"];
 
 /// Every fail point of the agent at one end while it carries out those actions,
 /// in the order of the workflow.

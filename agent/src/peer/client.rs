@@ -23,17 +23,16 @@ use tonic::transport::Channel;
 use super::packing::{Chunk, Compression, Packer, Packing};
 use super::pump::CHUNKS_WAITING;
 use super::speed::{self, Speeds};
-use super::stream::{ArchiveStream, HeartbeatStream, RangeStream, Tunnel, TunnelStream};
+use super::stream::{ArchiveStream, HeartbeatStream, Tunnel, TunnelStream};
 use crate::metrics::Traffic;
 use crate::migration::{MigrationId, Participation};
 use crate::policy::{PeerAddress, Policy};
-use crate::postgres::{RelationName, Secret, ServerVersion};
-use crate::snapshot::SnapshotTable;
+use crate::postgres::{Secret, ServerVersion};
 use crate::step::connect::ReplicationAccess;
 use crate::step::cutover::Resolution;
 
 /// How long a call that answers once may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the source may take to begin a dump: it looks for programs first.
 const DUMP_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -204,9 +203,9 @@ impl Peers {
 /// The other agent of one migration. Cheap to clone.
 #[derive(Clone)]
 pub struct PeerClient {
-    client: Client,
-    migration: MigrationId,
-    peer: String,
+    pub(super) client: Client,
+    pub(super) migration: MigrationId,
+    pub(super) peer: String,
     clock: Clock,
 }
 
@@ -226,40 +225,6 @@ pub struct Greeting {
     pub agent: String,
     /// Its release, for people.
     pub software_version: String,
-}
-
-/// What the copy reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceSnapshot {
-    /// What it is called, and where the stream begins.
-    pub consistent_point: String,
-    /// Every published table.
-    pub tables: Vec<SnapshotTable>,
-}
-
-/// A part of a table, in blocks of its main fork.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Blocks {
-    /// The first one.
-    pub first: i64,
-    /// The first one behind it; to the table's end if none.
-    pub end: Option<i64>,
-}
-
-impl Blocks {
-    /// The whole table.
-    pub const ALL: Self = Self { first: 0, end: None };
-}
-
-fn decode_snapshot_table(message: v1::SnapshotTable) -> Option<SnapshotTable> {
-    let table = message.table?;
-    Some(SnapshotTable {
-        name: RelationName::new(table.schema_name, table.relation_name),
-        columns: message.columns,
-        binary: message.binary,
-        block_count: message.block_count,
-        size_bytes: message.size_bytes,
-    })
 }
 
 impl PeerClient {
@@ -333,69 +298,6 @@ impl PeerClient {
         Ok(Speeds { link: speed::rate(bytes, end.duration_since(begin)), packing })
     }
 
-    /// On the destination: asks for the snapshot that the copy reads. The source
-    /// may have to make it, and waits for open transactions then: `limit` says
-    /// for how long.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
-    pub async fn open_snapshot(&self, limit: Duration) -> Result<SourceSnapshot, Failure> {
-        let request = v1::OpenSnapshotRequest { migration_id: self.migration.to_string() };
-        let response = self.within(limit, self.client.clone().open_snapshot(request)).await?;
-        // A table that cannot be read must not be one that is not copied.
-        let tables =
-            response.tables.into_iter().map(decode_snapshot_table).collect::<Option<_>>().ok_or_else(|| {
-                Failure::new(Reason::Internal, format!("agent {} lists a table without a name", self.peer))
-                    .effect(Effect::None)
-            })?;
-        Ok(SourceSnapshot { consistent_point: response.consistent_point, tables })
-    }
-
-    /// On the destination: begins to read rows of a snapshot.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::SnapshotLost`] when it is another one by now; otherwise what the
-    /// source reports.
-    pub async fn copy_range(
-        &self,
-        consistent_point: &str,
-        table: &SnapshotTable,
-        blocks: Blocks,
-        packing: Packing,
-    ) -> Result<RangeStream, Failure> {
-        let request = v1::CopyRangeRequest {
-            migration_id: self.migration.to_string(),
-            consistent_point: consistent_point.to_owned(),
-            table: Some(v1::RelationName {
-                schema_name: table.name.schema.clone(),
-                relation_name: table.name.relation.clone(),
-            }),
-            columns: table.columns.clone(),
-            binary: table.binary,
-            first_block: blocks.first,
-            end_block: blocks.end.unwrap_or(0),
-            compression: packing.to_wire().into(),
-        };
-        let messages = self.within(CALL_TIMEOUT, self.client.clone().copy_range(request)).await?;
-        Ok(RangeStream::new(messages, &self.peer))
-    }
-
-    /// On the destination: says that every row of a snapshot has arrived.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::SnapshotLost`] when it is another one by now; otherwise what the
-    /// source reports.
-    pub async fn release_snapshot(&self, consistent_point: &str) -> Result<(), Failure> {
-        let request = v1::ReleaseSnapshotRequest {
-            migration_id: self.migration.to_string(),
-            consistent_point: consistent_point.to_owned(),
-        };
-        self.within(CALL_TIMEOUT, self.client.clone().release_snapshot(request)).await.map(|_| ())
-    }
-
     /// On the source: asks to be told which heartbeats arrive on the destination.
     ///
     /// # Errors
@@ -465,7 +367,7 @@ impl PeerClient {
         Ok(Tunnel { outbound, inbound: TunnelStream::new(inbound), packer: Packer::new(packing, traffic) })
     }
 
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         limit: Duration,
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,

@@ -29,8 +29,8 @@ use super::pump::{CHUNKS_WAITING, carry};
 use super::speed;
 use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation, Side};
-use crate::postgres::RelationName;
-use crate::snapshot::{Piece, Range, SnapshotTable};
+use crate::postgres::{Lsn, LsnInvalid, RelationName};
+use crate::snapshot::{Change, Piece, Range, Selection, SnapshotTable};
 use crate::step::connect;
 use crate::step::cutover::{Resolution, resolve};
 
@@ -229,13 +229,14 @@ impl PeerService for Service {
     }
 
     async fn open_snapshot(&self, request: Request<v1::OpenSnapshotRequest>) -> Answer<v1::OpenSnapshotResponse> {
-        let participation = self
-            .authorise(request.extensions().get(), &request.get_ref().migration_id, Some(Side::Source))
-            .map_err(to_status)?;
-        let snapshot = self.agent.snapshots.open(&self.agent, &participation).await.map_err(to_status)?;
+        let message = request.get_ref();
+        let participation =
+            self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
+        let held = decode_held_point(&message.held_point).map_err(to_status)?;
+        let opened = self.agent.snapshots.open(&self.agent, &participation, held).await.map_err(to_status)?;
         Ok(Response::new(v1::OpenSnapshotResponse {
-            consistent_point: snapshot.consistent_point.clone(),
-            tables: snapshot.tables.iter().map(encode_snapshot_table).collect(),
+            consistent_point: opened.snapshot.consistent_point.clone(),
+            tables: opened.tables().map(|(table, change)| encode_snapshot_table(table, change)).collect(),
         }))
     }
 
@@ -378,7 +379,26 @@ impl PeerService for Service {
     }
 }
 
-fn encode_snapshot_table(table: &SnapshotTable) -> v1::SnapshotTable {
+fn decode_held_point(text: &str) -> Result<Option<Lsn>, Failure> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|error: LsnInvalid| {
+        Failure::new(Reason::RequestInvalid, "the snapshot that the destination holds has no name that is known here")
+            .effect(Effect::None)
+            .with("field", "held_point")
+            .because(&error)
+    })
+}
+
+fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1::SnapshotTable {
+    use v1::snapshot_table::Change as Wire;
+
+    let change = match change {
+        Change::None => Wire::None,
+        Change::SomeRows => Wire::SomeRows,
+        Change::Unknown => Wire::Unspecified,
+    };
     v1::SnapshotTable {
         table: Some(v1::RelationName {
             schema_name: table.name.schema.clone(),
@@ -388,26 +408,38 @@ fn encode_snapshot_table(table: &SnapshotTable) -> v1::SnapshotTable {
         binary: table.binary,
         block_count: table.block_count,
         size_bytes: table.size_bytes,
+        identity: table.identity.clone(),
+        key_columns: table.key.clone(),
+        change: change.into(),
     }
 }
 
 fn decode_range(message: v1::CopyRangeRequest) -> Result<Range, Failure> {
+    use v1::copy_range_request::Selection as Wire;
+
     let invalid = |field: &str| {
         Failure::new(Reason::RequestInvalid, format!("{field} of a range is missing or makes no sense"))
             .effect(Effect::None)
             .with("field", field)
     };
+    // Not the whole table to somebody who asked for a few rows of it.
+    let wire = Wire::try_from(message.selection).map_err(|_| invalid("selection"))?;
     let table = message.table.ok_or_else(|| invalid("table"))?;
-    let end_block = (message.end_block != 0).then_some(message.end_block);
-    if message.first_block < 0 || end_block.is_some_and(|end| end <= message.first_block) {
+    let (first, end) = (message.first_block, (message.end_block != 0).then_some(message.end_block));
+    if first < 0 || end.is_some_and(|end| end <= first) {
         return Err(invalid("first_block"));
     }
+    let since = || decode_held_point(&message.held_point)?.ok_or_else(|| invalid("held_point"));
+    let selection = match wire {
+        Wire::Unspecified => Selection::Blocks { first, end },
+        Wire::TouchedKeys => Selection::TouchedKeys { since: since()? },
+        Wire::TouchedRows => Selection::TouchedRows { since: since()? },
+    };
     Ok(Range {
         table: RelationName::new(table.schema_name, table.relation_name),
         columns: message.columns,
         binary: message.binary,
-        first_block: message.first_block,
-        end_block,
+        selection,
     })
 }
 

@@ -9,7 +9,7 @@ use tokio_postgres::SimpleQueryMessage;
 use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names;
-use crate::postgres::{Purpose, Secret, Session, Walsender, quote_ident, sql_failure};
+use crate::postgres::{Lsn, Purpose, Secret, Session, Walsender, quote_ident, sql_failure};
 use crate::step::subscribe::{SlotMaker, SlotUse, slot_maker, slot_session, slot_use};
 
 /// How long an earlier keeper's session may take to end, and how often to look.
@@ -20,7 +20,7 @@ const LEAVE_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Keeper {
     /// Where the slot's stream begins.
-    pub(super) consistent_point: String,
+    pub(super) consistent_point: Lsn,
     /// What readers import.
     pub(super) snapshot_name: String,
     /// Nothing may ever be sent on it: that ends the snapshot.
@@ -38,7 +38,7 @@ impl Keeper {
         let messages =
             session.simple_query(&create).await.map_err(|error| sql_failure(error, "create the replication slot"))?;
         let row = messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some((row.get(1)?.to_owned(), row.get(2)?.to_owned())),
+            SimpleQueryMessage::Row(row) => Some((row.get(1)?.parse().ok()?, row.get(2)?.to_owned())),
             _ => None,
         });
         let Some((consistent_point, snapshot_name)) = row else {

@@ -1,5 +1,6 @@
 //! Sessions that have imported the snapshot, and what they read.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,15 +10,16 @@ use pgportage_link::Failure;
 use tokio::sync::mpsc;
 use tokio_postgres::CopyOutStream;
 
-use super::tables::{self, SnapshotTable};
+use super::tables::{self, KeyType, Published};
 use super::throttle::Throttle;
+use super::touched::Key;
 use super::turns::Turn;
 use super::{Pace, snapshot_lost};
 use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names;
 use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING, Chunk, Packer};
-use crate::postgres::{Door, Purpose, RelationName, Session, quote_ident, quote_literal, sql_failure};
+use crate::postgres::{Door, Lsn, Purpose, RelationName, Session, quote_ident, quote_literal, sql_failure};
 
 /// The snapshot that was asked for is gone, or never was.
 const UNKNOWN_SNAPSHOT: [&str; 2] = ["22023", "55000"];
@@ -44,32 +46,104 @@ pub(crate) struct Range {
     pub(crate) columns: Vec<String>,
     /// Binary rather than text.
     pub(crate) binary: bool,
-    /// First block.
-    pub(crate) first_block: i64,
-    /// First block behind it; to the table's end if none.
-    pub(crate) end_block: Option<i64>,
+    /// Which of its rows.
+    pub(crate) selection: Selection,
+}
+
+/// Which rows of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// Those in blocks from `first` up to `end`; to the table's end if none.
+    Blocks { first: i64, end: Option<i64> },
+    /// The keys of those that were touched since another snapshot, as COPY's text.
+    TouchedKeys { since: Lsn },
+    /// Those that were touched since another snapshot.
+    TouchedRows { since: Lsn },
 }
 
 impl Range {
-    /// Everything in the table: a plain COPY, which needs no plan.
-    fn is_whole(&self) -> bool {
-        self.first_block == 0 && self.end_block.is_none()
-    }
-
-    fn statement(&self) -> String {
+    /// Reads blocks.
+    pub(super) fn statement(&self) -> String {
         let columns = self.columns.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
-        let format = if self.binary { "binary" } else { "text" };
-        if self.is_whole() {
+        let (first, end) = match self.selection {
+            Selection::Blocks { first, end } => (first, end),
+            Selection::TouchedKeys { .. } | Selection::TouchedRows { .. } => (0, None),
+        };
+        // Everything in the table: a plain COPY, which needs no plan.
+        if first == 0 && end.is_none() {
             let list = if columns.is_empty() { String::new() } else { format!(" ({columns})") };
-            return format!("COPY {}{list} TO STDOUT (FORMAT {format})", self.table);
+            return format!("COPY {}{list} TO STDOUT (FORMAT {})", self.table, self.format());
         }
-        let mut condition = format!("ctid >= '({},0)'::tid", self.first_block);
-        if let Some(end) = self.end_block {
+        let mut condition = format!("ctid >= '({first},0)'::tid");
+        if let Some(end) = end {
             condition.push_str(&format!(" AND ctid < '({end},0)'::tid"));
         }
         // ONLY, as a plain COPY of a table would do.
-        format!("COPY (SELECT {columns} FROM ONLY {} WHERE {condition}) TO STDOUT (FORMAT {format})", self.table)
+        format!(
+            "COPY (SELECT {columns} FROM ONLY {} WHERE {condition}) TO STDOUT (FORMAT {})",
+            self.table,
+            self.format()
+        )
     }
+
+    /// Reads the rows with these keys, each of them once.
+    pub(super) fn statement_of_keys(&self, published: &Published, keys: &BTreeSet<Key>) -> String {
+        let columns = self.columns.iter().map(|column| format!("t.{}", quote_ident(column))).collect::<Vec<_>>();
+        let literal = |(text, key_type): (&String, &KeyType)| match key_type {
+            KeyType::Value(name) => format!("{}::{name}", quote_literal(text)),
+            KeyType::Text => format!("{}::text", quote_literal(text)),
+        };
+        let rows = keys.iter().map(|key| {
+            let literals: Vec<String> = key.iter().zip(&published.key_types).map(literal).collect();
+            format!("({})", literals.join(", "))
+        });
+        let names = (0..published.key_types.len()).map(|number| format!("k{number}")).collect::<Vec<_>>();
+        let equal =
+            published.table.key.iter().zip(&published.key_types).zip(&names).map(|((column, key_type), name)| {
+                let column = quote_ident(column);
+                match key_type {
+                    KeyType::Value(_) => format!("t.{column} = touched.{name}"),
+                    KeyType::Text => format!("format('%s', t.{column}) = touched.{name}"),
+                }
+            });
+        format!(
+            "COPY (SELECT {} FROM ONLY {} AS t WHERE EXISTS (SELECT FROM (VALUES {}) AS touched ({}) WHERE {})) \
+             TO STDOUT (FORMAT {})",
+            columns.join(", "),
+            self.table,
+            rows.collect::<Vec<_>>().join(", "),
+            names.join(", "),
+            equal.collect::<Vec<_>>().join(" AND "),
+            self.format(),
+        )
+    }
+
+    fn format(&self) -> &'static str {
+        if self.binary { "binary" } else { "text" }
+    }
+}
+
+/// Keys as COPY's text.
+pub(super) fn keys_text(keys: &BTreeSet<Key>) -> Bytes {
+    let mut text = String::new();
+    for key in keys {
+        for (number, value) in key.iter().enumerate() {
+            if number > 0 {
+                text.push('\t');
+            }
+            for letter in value.chars() {
+                match letter {
+                    '\\' => text.push_str("\\\\"),
+                    '\t' => text.push_str("\\t"),
+                    '\n' => text.push_str("\\n"),
+                    '\r' => text.push_str("\\r"),
+                    other => text.push(other),
+                }
+            }
+        }
+        text.push('\n');
+    }
+    text.into()
 }
 
 /// Readers of one snapshot. One that has read a range in order is used again.
@@ -99,23 +173,25 @@ impl Readers {
     }
 
     /// What the snapshot holds of the migration's publication.
-    pub(super) async fn tables(&self, participation: &Participation) -> Result<Vec<SnapshotTable>, Failure> {
+    pub(super) async fn tables(&self, participation: &Participation) -> Result<Vec<Published>, Failure> {
         let reader = self.take().await?;
         let tables = tables::read(&*reader, &names::replication_name(&participation.migration)).await?;
         self.lock().push(reader);
         Ok(tables)
     }
 
-    /// Begins to read a range.
-    pub(super) async fn read(&self, agent: &Agent, range: Range, packer: Packer) -> Result<RowStream, Failure> {
+    /// Begins to read what a COPY gives.
+    pub(super) async fn read(
+        &self,
+        agent: &Agent,
+        statement: &str,
+        doing: &str,
+        packer: Packer,
+    ) -> Result<RowStream, Failure> {
         let reader = self.take().await?;
-        let rows = reader
-            .copy_out(&range.statement())
-            .await
-            .map_err(|error| sql_failure(error, &format!("read table {}", range.table)))?;
-        let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
-        let (throttle, turn) = (Arc::clone(&self.pace.throttle), self.pace.turns.begin());
-        let mut packed = Pieces { turn, throttle, packer, pieces: pieces.clone() };
+        let rows = reader.copy_out(statement).await.map_err(|error| sql_failure(error, doing))?;
+        let (mut packed, pieces, stream) = self.pieces(packer);
+        let doing = doing.to_owned();
         let idle = Arc::clone(&self.idle);
         let stop = agent.stop.clone();
         agent.tasks.spawn(async move {
@@ -135,13 +211,39 @@ impl Readers {
                 // In the middle of a COPY it is of no use to anybody.
                 Ok(Carried::Unheard) => {}
                 Err(error) => {
-                    let failure = sql_failure(error, &format!("read table {}", range.table));
+                    let failure = sql_failure(error, &doing);
                     // If nobody listens any more, nobody needs the reason.
                     let _unheard = pieces.send(Err(failure)).await;
                 }
             }
         });
         Ok(stream)
+    }
+
+    /// Begins to send what is known without reading.
+    pub(super) fn tell(&self, agent: &Agent, mut text: Bytes, packer: Packer) -> RowStream {
+        let (mut packed, pieces, stream) = self.pieces(packer);
+        let stop = agent.stop.clone();
+        agent.tasks.spawn(async move {
+            while !text.is_empty() {
+                let piece = text.split_to(text.len().min(CHUNK_BYTES));
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    heard = packed.send(piece) => if !heard { return },
+                }
+            }
+            // If nobody listens any more, nobody needs the last word.
+            let _unheard = pieces.send(Ok(Piece::Complete)).await;
+        });
+        stream
+    }
+
+    /// Where one reading goes, and where it comes out.
+    fn pieces(&self, packer: Packer) -> (Pieces, mpsc::Sender<Result<Piece, Failure>>, RowStream) {
+        let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
+        let (throttle, turn) = (Arc::clone(&self.pace.throttle), self.pace.turns.begin());
+        (Pieces { turn, throttle, packer, pieces: pieces.clone() }, pieces, stream)
     }
 
     /// A session in a transaction that sees the snapshot.
@@ -227,14 +329,14 @@ async fn carry(rows: CopyOutStream, pieces: &mut Pieces) -> Result<Carried, toki
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::SnapshotTable;
 
     fn range(first_block: i64, end_block: Option<i64>) -> Range {
         Range {
             table: RelationName::new("public", "order"),
             columns: vec!["id".to_owned(), "a \"b".to_owned()],
             binary: true,
-            first_block,
-            end_block,
+            selection: Selection::Blocks { first: first_block, end: end_block },
         }
     }
 
@@ -256,5 +358,40 @@ mod tests {
             range(16, None).statement(),
             "COPY (SELECT id, \"a \"\"b\" FROM ONLY public.\"order\" WHERE ctid >= '(16,0)'::tid) TO STDOUT (FORMAT binary)"
         );
+    }
+
+    fn key(texts: [&str; 2]) -> Key {
+        texts.map(str::to_owned).to_vec()
+    }
+
+    #[test]
+    fn touched_rows_are_found_by_their_keys() {
+        let published = Published {
+            oid: 1,
+            key_types: vec![KeyType::Value("bigint".to_owned()), KeyType::Text],
+            table: SnapshotTable {
+                name: RelationName::new("public", "order"),
+                columns: vec!["id".to_owned(), "a \"b".to_owned()],
+                binary: false,
+                block_count: 1,
+                size_bytes: 1,
+                identity: String::new(),
+                key: vec!["id".to_owned(), "Code".to_owned()],
+            },
+        };
+        let keys = BTreeSet::from([key(["1", "it's"]), key(["2", "b\\"])]);
+        let range = Range { selection: Selection::TouchedRows { since: Lsn::new(1) }, binary: false, ..range(0, None) };
+        assert_eq!(
+            range.statement_of_keys(&published, &keys),
+            "COPY (SELECT t.id, t.\"a \"\"b\" FROM ONLY public.\"order\" AS t WHERE EXISTS (SELECT FROM \
+             (VALUES ('1'::bigint, 'it''s'::text), ('2'::bigint,  E'b\\\\'::text)) AS touched (k0, k1) \
+             WHERE t.id = touched.k0 AND format('%s', t.\"Code\") = touched.k1)) TO STDOUT (FORMAT text)"
+        );
+    }
+
+    #[test]
+    fn keys_are_told_as_copy_understands_them() {
+        let keys = BTreeSet::from([key(["1", "a\tb\\"]), key(["2", "\r\n"])]);
+        assert_eq!(keys_text(&keys), "1\ta\\tb\\\\\n2\t\\r\\n\n".as_bytes());
     }
 }

@@ -8,14 +8,18 @@
 //! and validated then, several tables at a time.
 //!
 //! The rows come through [`crate::peer::PeerClient::copy_range`]; when the
-//! source's snapshot is lost, another one is asked for, and what was copied of
-//! the lost one is thrown away: rows of two snapshots are never mixed.
+//! source's snapshot is lost, another one is asked for. Tables that were complete
+//! are brought to it, row by row where they were touched; everything else of the
+//! lost one is thrown away: rows of two snapshots are never mixed.
 
+mod begin;
 mod board;
 mod builds;
+mod fate;
 mod foreign_key;
 mod index;
 mod ledger;
+mod mend;
 mod plan;
 mod rows;
 mod yard;
@@ -78,13 +82,22 @@ pub struct CopyTablesResult {
     pub repeated_bytes: i64,
     /// Where the stream begins.
     pub consistent_point: String,
+    /// Tables that were complete when a snapshot was lost and were not copied
+    /// again.
+    pub kept_table_count: u32,
+    /// Those of them in which rows that had been touched since were exchanged.
+    pub mended_table_count: u32,
 }
 
 impl From<Ledger> for CopyTablesResult {
     fn from(ledger: Ledger) -> Self {
         let tables: BTreeSet<_> = ledger.done.iter().map(|done| &done.table).collect();
+        let count = |tables: usize| u32::try_from(tables).unwrap_or(u32::MAX);
+        let (kept, mended) = ledger.kept();
         Self {
-            table_count: u32::try_from(tables.len()).unwrap_or(u32::MAX),
+            kept_table_count: count(kept),
+            mended_table_count: count(mended),
+            table_count: count(tables.len()),
             row_count: ledger.row_count,
             copied_bytes: ledger.copied_bytes,
             repeated_bytes: ledger.repeated_bytes,
@@ -144,25 +157,23 @@ impl Step for CopyTables {
 
 /// One attempt, from wherever the last one came to.
 async fn copy(cx: &Context) -> Result<CopyTablesResult, Failure> {
-    let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
+    let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let mut ledger = Ledger::read(&*session).await?;
     if ledger.complete {
         return Ok(ledger.into());
     }
     // When every row is here, what is left needs the source's rows no more.
-    let snapshot = if ledger.rows_complete { None } else { Some(open_snapshot(cx).await?) };
-    if let Some(snapshot) = &snapshot
-        && snapshot.consistent_point != ledger.consistent_point
-    {
-        if !ledger.done.is_empty() {
-            tracing::warn!(
-                lost = ledger.consistent_point,
-                made = snapshot.consistent_point,
-                repeated_bytes = ledger.copied_bytes,
-                "the snapshot was lost; what was copied of it is copied again"
-            );
+    let mut snapshot = None;
+    while !ledger.rows_complete {
+        // Asked once more when it has become the one that is copied: so the source
+        // hears that what it keeps of a lost one is needed no more.
+        let opened = unless_stopped(cx, open_snapshot(cx, &ledger.consistent_point)).await?;
+        if opened.consistent_point == ledger.consistent_point {
+            snapshot = Some(opened);
+            break;
         }
-        ledger.begin(&mut session, cx, &snapshot.consistent_point).await?;
+        // Boxed: the future holds those of logins and of a call.
+        unless_stopped(cx, Box::pin(begin::begin(cx, &ledger.consistent_point, &opened))).await?;
         cx.fail_point("copy_tables.perform.begun");
         ledger = Ledger::read(&*session).await?;
     }
@@ -170,17 +181,21 @@ async fn copy(cx: &Context) -> Result<CopyTablesResult, Failure> {
     Ledger::read(&*session).await.map(Into::into)
 }
 
-async fn open_snapshot(cx: &Context) -> Result<SourceSnapshot, Failure> {
+async fn open_snapshot(cx: &Context, held: &str) -> Result<SourceSnapshot, Failure> {
     cx.report(Progress { subject: "the source, to keep a snapshot".to_owned(), ..Progress::default() });
     let peer = cx.agent.peers.call(&cx.participation).await?;
-    let opening = peer.open_snapshot(SNAPSHOT_LIMIT.min(cx.stall_timeout));
+    peer.open_snapshot(held, SNAPSHOT_LIMIT.min(cx.stall_timeout)).await
+}
+
+/// Waits for something that may take long and that dropping ends.
+async fn unless_stopped<T>(cx: &Context, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::select! {
         biased;
         () = cx.cancel.cancelled() => {
             cx.safe_point()?;
             Err(Failure::new(Reason::Cancelled, "stopped because it was asked to").effect(Effect::None))
         }
-        snapshot = opening => snapshot,
+        done = work => done,
     }
 }
 
@@ -201,7 +216,7 @@ async fn complete(
     let board = match snapshot {
         Some(snapshot) => {
             let left = remaining(pieces(&snapshot.tables), &snapshot.tables, &ledger.done);
-            Board::new(&snapshot.tables, left, &builds, cx.clock.now())
+            Board::new(&snapshot.tables, left, &builds, cx.clock.now()).with_history(history(ledger))
         }
         None => Board::complete(names.into_iter().collect(), &builds, cx.clock.now()),
     };
@@ -209,7 +224,7 @@ async fn complete(
         if let Some(snapshot) = snapshot {
             let packing = cx.agent.peers.packing(&cx.participation).await;
             try_join_all((0..jobs(cx)).map(|_| rows::work(cx, &board, snapshot, packing))).await?;
-            ledger::rows_are_complete(&**session).await?;
+            ledger::rows_are_complete(&**session, &snapshot.consistent_point).await?;
             cx.fail_point("copy_tables.perform.rows_complete");
         }
         let point = snapshot.map_or(&ledger.consistent_point, |snapshot| &snapshot.consistent_point);
@@ -228,6 +243,16 @@ async fn complete(
     ledger::all_is_complete(&**session).await?;
     later::forget(cx);
     Ok(())
+}
+
+/// What a lost snapshot has cost, for people. Empty if none was lost.
+fn history(ledger: &Ledger) -> String {
+    let (kept, mended) = ledger.kept();
+    if kept == 0 && ledger.repeated_bytes == 0 {
+        return String::new();
+    }
+    let megabytes = ledger.repeated_bytes.div_euclid(1_000_000);
+    format!("; a snapshot was lost: {kept} tables kept, {mended} of them mended, {megabytes} MB copied again")
 }
 
 /// Reports, and ends with a failure when nothing moves any more.

@@ -9,10 +9,11 @@ use pgportage_proto::Reason;
 use crate::agent::Agent;
 use crate::journal::Journal;
 use crate::migration::Participation;
+use crate::names::former_slot;
 use crate::postgres::{Purpose, Session, free_disk_bytes, sql_failure};
 use crate::step::connect::DESTINATION_SYSTEM;
 use crate::step::subscribe::slot_session;
-use crate::stream::outgoing;
+use crate::stream::{outgoing, outgoing_copy};
 
 /// How often to try to drop a slot whose walsender has just been ended, and the
 /// pause between: together well under the time after which a subscriber comes
@@ -39,8 +40,8 @@ pub(super) struct Slots {
     pub(super) free_disk_bytes: Option<u64>,
 }
 
-/// Ours: the stream's slot, and those of the subscriber's table copies. The
-/// columns of 13 and 17 are read through jsonb.
+/// Ours: the stream's slot, its copy, that of a lost snapshot, and those of the subscriber's
+/// table copies. The columns of 13 and 17 are read through jsonb.
 const OURS: &str = "
     SELECT s.slot_name::text, s.slot_name = $1, s.active_pid,
            CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint END,
@@ -50,12 +51,18 @@ const OURS: &str = "
            CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint END
       FROM pg_replication_slots AS s
      WHERE s.database = $3
-       AND (s.slot_name = $1
+       AND (s.slot_name = $1 OR s.slot_name = ANY ($4)
             OR ($2 <> '' AND s.slot_name::text ~ ('^pg_[0-9]+_sync_[0-9]+_' || $2 || '$')))";
 
-fn parameters(journal: &Journal, participation: &Participation) -> Result<(String, String), Failure> {
-    let system = journal.note(&participation.migration, DESTINATION_SYSTEM)?.unwrap_or_default();
-    Ok((outgoing(participation), system))
+/// The name of the stream's slot, those of its copy and of the former one, and the
+/// subscriber.
+fn parameters(
+    journal: &Journal,
+    participation: &Participation,
+) -> Result<(String, [String; 2], String), Failure> {
+    let migration = &participation.migration;
+    let system = journal.note(migration, DESTINATION_SYSTEM)?.unwrap_or_default();
+    Ok((outgoing(participation), [outgoing_copy(participation), former_slot(migration)], system))
 }
 
 /// Looks at our slots.
@@ -64,9 +71,9 @@ pub(super) async fn slots(
     journal: &Journal,
     participation: &Participation,
 ) -> Result<Slots, Failure> {
-    let (name, system) = parameters(journal, participation)?;
+    let (name, others, system) = parameters(journal, participation)?;
     let rows = session
-        .query(OURS, &[&name, &system, &participation.database])
+        .query(OURS, &[&name, &system, &participation.database, &others.as_slice()])
         .await
         .map_err(|error| sql_failure(error, "look at the replication slots"))?;
     let mut seen = Slots { free_disk_bytes: free_disk_bytes(session).await, ..Slots::default() };
@@ -102,10 +109,10 @@ pub(super) async fn drop_slots(
     let inside = slot_session(agent, participation, Purpose::Watch).await.ok();
     let session = inside.as_ref().unwrap_or(outside);
     let failed = |error| sql_failure(error, "drop the replication slot");
-    let (name, system) = parameters(&agent.journal, participation)?;
+    let (name, others, system) = parameters(&agent.journal, participation)?;
     let mut last = None;
     for _try in 0..TRIES {
-        let rows = session.query(OURS, &[&name, &system, &participation.database]).await.map_err(failed)?;
+        let rows = session.query(OURS, &[&name, &system, &participation.database, &others.as_slice()]).await.map_err(failed)?;
         if rows.is_empty() {
             return Ok(());
         }

@@ -135,6 +135,8 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
             copied_bytes: result.copied_bytes,
             repeated_bytes: result.repeated_bytes,
             consistent_point: result.consistent_point,
+            kept_table_count: count(result.kept_table_count),
+            mended_table_count: count(result.mended_table_count),
         })),
         Outcome::CreateSubscription(result) => Some(Wire::CreateSubscription(v1::CreateSubscriptionResult {
             subscription_name: result.subscription_name,

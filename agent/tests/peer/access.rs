@@ -29,13 +29,15 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
     answers.push(("heartbeat", peer.watch_heartbeat().await.err()));
     answers.push(("tunnel", peer.open_tunnel(Packing::Plain, Traffic::default()).await.err()));
     answers.push(("measure", peers.measure(participation).await.err()));
-    answers.push(("snapshot", peer.open_snapshot(Duration::from_secs(10)).await.err()));
+    answers.push(("snapshot", peer.open_snapshot("", Duration::from_secs(10)).await.err()));
     let table = SnapshotTable {
         name: RelationName::new("pg_catalog", "pg_authid"),
         columns: vec!["rolpassword".to_owned()],
         binary: false,
         block_count: 1,
         size_bytes: 1,
+        identity: String::new(),
+        key: Vec::new(),
     };
     answers.push(("range", peer.copy_range("0/1", &table, Blocks::ALL, Packing::Zstd).await.err()));
     answers.push(("release", peer.release_snapshot("0/1").await.err()));
@@ -90,7 +92,7 @@ async fn a_method_belongs_to_one_side() {
         peer.replication_access("1").await.unwrap_err(),
         peer.dump_schema(ServerVersion::from_num(180_006)).await.unwrap_err(),
         peer.open_tunnel(Packing::Plain, Traffic::default()).await.unwrap_err(),
-        peer.open_snapshot(Duration::from_secs(10)).await.unwrap_err(),
+        peer.open_snapshot("", Duration::from_secs(10)).await.unwrap_err(),
         peer.release_snapshot("0/1").await.unwrap_err(),
     ] {
         assert_eq!(failure.reason, Reason::PeerRefused);
@@ -98,7 +100,7 @@ async fn a_method_belongs_to_one_side() {
     }
     // Before its time nothing is made.
     let source = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
-    assert_eq!(source.open_snapshot(Duration::from_secs(10)).await.unwrap_err().reason, Reason::WrongState);
+    assert_eq!(source.open_snapshot("", Duration::from_secs(10)).await.unwrap_err().reason, Reason::WrongState);
     // The source asked for what only a destination does.
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
     assert_eq!(peer.watch_heartbeat().await.unwrap_err().reason, Reason::PeerRefused);

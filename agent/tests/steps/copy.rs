@@ -25,8 +25,8 @@ use crate::world::{Options, World};
 
 const METHOD: CopyMethod = CopyMethod::Snapshot;
 const RESTORE: RestoreSchema = RestoreSchema { copy_method: METHOD };
-const SLOT: CreateSlot = CreateSlot { copy_method: METHOD };
-const COPY: CopyTables = CopyTables { copy_method: METHOD };
+pub(crate) const SLOT: CreateSlot = CreateSlot { copy_method: METHOD };
+pub(crate) const COPY: CopyTables = CopyTables { copy_method: METHOD };
 const SUBSCRIBE: CreateSubscription = CreateSubscription { path: ConnectionPath::Tunnel, copy_method: METHOD };
 const LOW_LAG: AwaitLag = AwaitLag { max_lag: Duration::from_secs(5), stable_window: Duration::from_secs(2) };
 
@@ -109,8 +109,13 @@ pub(crate) async fn contents(cluster: &Cluster, database: &str) -> Vec<String> {
 
 /// Up to where the copy begins.
 pub(crate) async fn ready(options: Options) -> World {
+    ready_with(options, SCHEMA).await
+}
+
+/// As [`ready`], with other tables.
+pub(crate) async fn ready_with(options: Options, schema: &str) -> World {
     let world = World::start_with(options).await;
-    world.source.execute(&world.options.database, SCHEMA).await.unwrap_or_else(|error| panic!("{error:#?}"));
+    world.source.execute(&world.options.database, schema).await.unwrap_or_else(|error| panic!("{error:#?}"));
     world.destination.execute("postgres", "CREATE ROLE app").await.unwrap();
     perform(&world, Side::Source, &CreateReplicationRole).await;
     perform(&world, Side::Source, &CreatePublication).await;
@@ -121,7 +126,7 @@ pub(crate) async fn ready(options: Options) -> World {
 }
 
 /// From the copied rows to a level stream; then both sides are equal.
-async fn follow_and_compare(world: &World) {
+pub(crate) async fn follow_and_compare(world: &World) {
     let database = &world.options.database;
     perform(world, Side::Destination, &SUBSCRIBE).await;
     perform(world, Side::Destination, &AwaitCopy).await;
@@ -155,7 +160,7 @@ async fn write(world: &World, from: i64) {
 async fn nothing_but_what_is_published_is_read() {
     let world = ready(Options::default()).await;
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
-    let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
+    let snapshot = peer.open_snapshot("", Duration::from_secs(30)).await.unwrap();
     let point = &snapshot.consistent_point;
     let plain = snapshot.tables.iter().find(|table| table.name.relation == "plain").unwrap();
     let mut rows = peer.copy_range(point, plain, Blocks::ALL, Packing::Zstd).await.unwrap();
@@ -176,7 +181,7 @@ async fn nothing_but_what_is_published_is_read() {
 async fn a_stream_that_ends_early_is_not_a_whole_range() {
     let world = ready(Options::default()).await;
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
-    let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
+    let snapshot = peer.open_snapshot("", Duration::from_secs(30)).await.unwrap();
     // Larger than what the link takes before anybody reads.
     let large = snapshot.tables.iter().find(|table| table.name.relation == "plain").unwrap();
     let mut rows = peer.copy_range(&snapshot.consistent_point, large, Blocks::ALL, Packing::Plain).await.unwrap();
@@ -203,7 +208,7 @@ async fn rows_come_no_faster_than_they_may() {
     // Before there is anything to read.
     tune(SLOW);
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
-    let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
+    let snapshot = peer.open_snapshot("", Duration::from_secs(30)).await.unwrap();
     let plain = snapshot.tables.iter().find(|table| table.name.relation == "plain").unwrap();
     let half = plain.block_count / 2;
     let [first, second] = [Blocks { first: 0, end: Some(half) }, Blocks { first: half, end: None }];
@@ -274,7 +279,7 @@ async fn a_death_at_any_point_is_made_good() {
     let points = points("copy_tables", "perform");
     assert!(points.len() >= 6, "{points:?}");
     // In the order in which they are passed.
-    for moment in ["begun", "copied", "committed", "built", "rows_complete", "scripted", "validated"] {
+    for moment in ["level", "begun", "copied", "committed", "built", "rows_complete", "scripted", "validated"] {
         let point = format!("copy_tables.perform.{moment}");
         assert!(points.contains(&point), "{points:?}");
         let cx = world.context(Side::Destination);

@@ -16,6 +16,7 @@ mod catalogs;
 mod cleanup;
 mod copy;
 mod journey;
+mod lost_snapshot;
 mod obstacles;
 mod odd;
 mod privilege;

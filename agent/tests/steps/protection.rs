@@ -51,7 +51,7 @@ async fn readers_give_way_to_a_standby_that_falls_behind() {
     let tune = |rate: i64| agent.snapshots.tune(&agent.journal, &migration(), Rate::limit(rate)).unwrap();
     tune(512 << 10);
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
-    let snapshot = peer.open_snapshot(Duration::from_secs(30)).await.unwrap();
+    let snapshot = peer.open_snapshot("", Duration::from_secs(30)).await.unwrap();
     let plain = snapshot.tables.iter().find(|table| table.name.relation == "plain").unwrap();
     let counts = Counts::default();
     let mut readers = tokio::task::JoinSet::new();

@@ -167,7 +167,7 @@ async fn expect_equal(world: &World, tables: &[Table], when: &str) {
 /// Both forms of the copy are tried.
 async fn expect_both_ways(world: &World) {
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
-    let snapshot = peer.open_snapshot(LIMIT).await.unwrap();
+    let snapshot = peer.open_snapshot("", LIMIT).await.unwrap();
     let binary = snapshot.tables.iter().filter(|table| table.binary).count();
     let text = snapshot.tables.len() - binary;
     assert!(binary > 70 && text > 70, "{binary} tables in binary, {text} as text");

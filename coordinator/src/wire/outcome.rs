@@ -90,6 +90,8 @@ fn outcome(value: Produced) -> Result<Outcome, Failure> {
             copied_bytes: result.copied_bytes,
             repeated_bytes: result.repeated_bytes,
             consistent_point: result.consistent_point,
+            kept_table_count: result.kept_table_count,
+            mended_table_count: result.mended_table_count,
         }),
         Produced::CreateSubscription(result) => {
             Outcome::CreateSubscription { subscription_name: result.subscription_name, table_count: result.table_count }
@@ -189,6 +191,8 @@ mod tests {
             copied_bytes: 1 << 40,
             repeated_bytes: 5,
             consistent_point: "16/B374D848".to_owned(),
+            kept_table_count: 2,
+            mended_table_count: 1,
         };
         let result = v1::CommandResult { result: Some(Produced::CopyTables(produced)) };
         let came = v1::CommandFact {
@@ -204,6 +208,8 @@ mod tests {
             copied_bytes: 1 << 40,
             repeated_bytes: 5,
             consistent_point: "16/B374D848".to_owned(),
+            kept_table_count: 2,
+            mended_table_count: 1,
         };
         assert_eq!(copied, expected);
     }

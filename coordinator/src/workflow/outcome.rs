@@ -200,6 +200,11 @@ pub struct Copied {
     pub repeated_bytes: i64,
     /// Where the copy ends and the stream begins.
     pub consistent_point: String,
+    /// Tables that were complete when a snapshot was lost and were not copied
+    /// again.
+    pub kept_table_count: i32,
+    /// Those of them in which rows that had been touched since were exchanged.
+    pub mended_table_count: i32,
 }
 
 /// The other agent answered.

@@ -19,6 +19,8 @@ use crate::step::{Progress, ProgressPart, ProgressUnit};
 pub(super) struct Board {
     /// By the index that parts use.
     names: Vec<RelationName>,
+    /// Said behind what is being done.
+    history: String,
     state: Mutex<State>,
     /// Told whenever there may be something new to take, or nothing any more.
     changed: Notify,
@@ -84,14 +86,29 @@ impl Board {
         }
         Self {
             names: tables.iter().map(|table| table.name.clone()).collect(),
+            history: String::new(),
             state: Mutex::new(State { tables: all, pieces: pieces.into(), copying: 0, yard, moved_at: now }),
             changed: Notify::new(),
         }
     }
 
+    /// Says something behind what is being done.
+    pub(super) fn with_history(mut self, history: String) -> Self {
+        self.history = history;
+        self
+    }
+
     /// Puts up tables whose rows are all in, their sizes unknown.
     pub(super) fn complete(names: Vec<RelationName>, builds: &Builds, now: Instant) -> Self {
-        let unknown = |name| SnapshotTable { name, columns: Vec::new(), binary: false, block_count: 0, size_bytes: 0 };
+        let unknown = |name| SnapshotTable {
+            name,
+            columns: Vec::new(),
+            binary: false,
+            block_count: 0,
+            size_bytes: 0,
+            identity: String::new(),
+            key: Vec::new(),
+        };
         let tables: Vec<_> = names.into_iter().map(unknown).collect();
         Self::new(&tables, Vec::new(), builds, now)
     }
@@ -205,7 +222,7 @@ impl Board {
             let built = state.tables.iter().filter(|table| table.built).count();
             format!("building indexes, {built} of {} tables done", state.tables.len())
         } else {
-            "copying rows".to_owned()
+            format!("copying rows{}", self.history)
         };
         Progress {
             subject,
@@ -249,6 +266,8 @@ mod tests {
                 binary: true,
                 block_count,
                 size_bytes: block_count * 8192,
+                identity: String::new(),
+                key: Vec::new(),
             })
             .to_vec()
     }

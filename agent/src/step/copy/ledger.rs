@@ -1,24 +1,22 @@
 //! What has been copied, written down in the same transactions as the rows.
 //!
 //! **Invariant:** a part of a table is there if and only if its row is, and every
-//! row belongs to the one snapshot that `pgportage.copy` names. A session that
+//! row is as the one snapshot shows it that `pgportage.copy` names. A session that
 //! an attempt of a killed agent has left can neither add rows twice (its part's
 //! row is unique) nor rows of another snapshot (it holds the name until its
 //! end).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio_postgres::{GenericClient, Transaction};
 
 use super::plan::Done;
-use crate::postgres::own_schema;
-use crate::postgres::{RelationName, Session, sql_failure};
-use crate::step::Context;
+use crate::postgres::{RelationName, sql_failure};
 
 /// Made once; several sessions may see them missing.
-const DDL: &str = "\
+pub(super) const DDL: &str = "\
 CREATE TABLE IF NOT EXISTS pgportage.copy (
     id int PRIMARY KEY CHECK (id = 1),
     consistent_point text NOT NULL,
@@ -34,20 +32,27 @@ CREATE TABLE IF NOT EXISTS pgportage.copied (
     row_count bigint NOT NULL DEFAULT 0,
     copied_bytes bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (schema, relation, first_block)
+);
+CREATE TABLE IF NOT EXISTS pgportage.copied_table (
+    schema text NOT NULL,
+    relation text NOT NULL,
+    identity text NOT NULL,
+    part_count bigint NOT NULL,
+    kept boolean NOT NULL,
+    mended boolean NOT NULL,
+    PRIMARY KEY (schema, relation)
 )";
 
-const EXISTS: &str = "SELECT to_regclass('pgportage.copy') IS NOT NULL";
+/// The second table is missing where an older agent began.
+const EXISTS: &str = "\
+SELECT to_regclass('pgportage.copy') IS NOT NULL, to_regclass('pgportage.copied_table') IS NOT NULL";
 
 const STATE: &str = "\
 SELECT consistent_point, repeated_bytes, rows_complete, scripted, complete FROM pgportage.copy WHERE id = 1";
 
 const COPIED: &str = "SELECT schema, relation, first_block, row_count, copied_bytes FROM pgportage.copied";
 
-const BEGIN_ANEW: &str = "\
-INSERT INTO pgportage.copy (id, consistent_point) VALUES (1, $1)
-ON CONFLICT (id) DO UPDATE
-SET consistent_point = excluded.consistent_point, rows_complete = false,
-    repeated_bytes = pgportage.copy.repeated_bytes + $2";
+const TABLES: &str = "SELECT schema, relation, identity, part_count, kept, mended FROM pgportage.copied_table";
 
 /// Nobody changes the snapshot under a part.
 const HOLD: &str = "SELECT FROM pgportage.copy WHERE id = 1 AND consistent_point = $1 AND NOT rows_complete FOR SHARE";
@@ -61,8 +66,9 @@ WHERE schema = $1 AND relation = $2 AND first_block = $3";
 /// A part whose row is there.
 const UNIQUE_VIOLATION: &str = "23505";
 
-/// Tables named in one TRUNCATE.
-const BATCH: usize = 500;
+/// What the ledger has for the parts of a table that was complete when its snapshot
+/// was lost: the borders of the next one's are others.
+pub(super) const WHOLE: i64 = -1;
 
 /// How far the copy is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,17 +85,33 @@ pub(super) struct Ledger {
     pub(super) complete: bool,
     /// Parts that are here.
     pub(super) done: BTreeSet<Done>,
+    /// Every table of the snapshot.
+    pub(super) tables: BTreeMap<RelationName, Planned>,
     /// Their rows.
     pub(super) row_count: i64,
     /// Their bytes.
     pub(super) copied_bytes: i64,
 }
 
+/// One table of the snapshot that is being copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Planned {
+    /// As [`crate::snapshot::SnapshotTable::identity`].
+    pub(super) identity: String,
+    /// Into how many parts it was cut.
+    pub(super) part_count: i64,
+    /// It was complete when a snapshot was lost.
+    pub(super) kept: bool,
+    /// Rows of it were exchanged then.
+    pub(super) mended: bool,
+}
+
 impl Ledger {
     /// Reads the ledger. Empty when there is none yet.
     pub(super) async fn read(client: &impl GenericClient) -> Result<Self, Failure> {
         let failure = |error| sql_failure(error, "read what has been copied");
-        if !client.query_one(EXISTS, &[]).await.map_err(failure)?.get::<_, bool>(0) {
+        let exists = client.query_one(EXISTS, &[]).await.map_err(failure)?;
+        if !exists.get::<_, bool>(0) {
             return Ok(Self::default());
         }
         let Some(state) = client.query_opt(STATE, &[]).await.map_err(failure)? else { return Ok(Self::default()) };
@@ -107,35 +129,22 @@ impl Ledger {
             ledger.row_count += row.get::<_, i64>(3);
             ledger.copied_bytes += row.get::<_, i64>(4);
         }
+        if exists.get(1) {
+            for row in client.query(TABLES, &[]).await.map_err(failure)? {
+                let table = RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+                let planned =
+                    Planned { identity: row.get(2), part_count: row.get(3), kept: row.get(4), mended: row.get(5) };
+                ledger.tables.insert(table, planned);
+            }
+        }
         Ok(ledger)
     }
 
-    /// Tables that hold rows.
-    fn tables(&self) -> BTreeSet<&RelationName> {
-        self.done.iter().map(|done| &done.table).collect()
-    }
-
-    /// Makes this snapshot the one that is copied. Rows of another one are thrown
-    /// away in the same transaction: two snapshots are never mixed.
-    pub(super) async fn begin(
-        &self,
-        session: &mut Session,
-        cx: &Context,
-        consistent_point: &str,
-    ) -> Result<(), Failure> {
-        let failure = |error| sql_failure(error, "begin the copy");
-        let transaction = session.transaction().await.map_err(failure)?;
-        transaction.batch_execute(DDL).await.map_err(failure)?;
-        own_schema::record(&transaction, cx, super::ACTION, crate::action::Verb::Perform).await?;
-        // First the row: a part under way holds it, and then its table.
-        transaction.execute(BEGIN_ANEW, &[&consistent_point, &self.copied_bytes]).await.map_err(failure)?;
-        let tables: Vec<String> = self.tables().into_iter().map(ToString::to_string).collect();
-        for batch in tables.chunks(BATCH) {
-            let only: Vec<String> = batch.iter().map(|table| format!("ONLY {table}")).collect();
-            transaction.batch_execute(&format!("TRUNCATE {}", only.join(", "))).await.map_err(failure)?;
-        }
-        transaction.batch_execute("TRUNCATE pgportage.copied").await.map_err(failure)?;
-        transaction.commit().await.map_err(failure)
+    /// Tables that were not copied again when a snapshot was lost, and those of them
+    /// in which rows were exchanged.
+    pub(super) fn kept(&self) -> (usize, usize) {
+        let count = |of: fn(&Planned) -> bool| self.tables.values().filter(|planned| of(planned)).count();
+        (count(|planned| planned.kept), count(|planned| planned.mended))
     }
 }
 
@@ -162,9 +171,7 @@ pub(super) async fn claim(
 ) -> Result<Claim, Failure> {
     let failure = |error| sql_failure(error, "begin a part of the copy");
     if transaction.query_opt(HOLD, &[&consistent_point]).await.map_err(failure)?.is_none() {
-        return Err(Failure::new(Reason::SnapshotLost, "another snapshot is being copied by now")
-            .remedy(Remedy::Wait)
-            .effect(Effect::None));
+        return Err(another());
     }
     let Done { table, first_block } = part;
     match transaction.execute(CLAIM, &[&table.schema, &table.relation, first_block]).await.map_err(failure) {
@@ -189,13 +196,25 @@ pub(super) async fn count(
     Ok(())
 }
 
-/// Writes down that every row is here.
-pub(super) async fn rows_are_complete(client: &impl GenericClient) -> Result<(), Failure> {
-    client
-        .execute("UPDATE pgportage.copy SET rows_complete = true WHERE id = 1", &[])
-        .await
-        .map_err(|error| sql_failure(error, "write down that every row is here"))?;
-    Ok(())
+/// Writes down that every row of a snapshot is here.
+///
+/// # Errors
+///
+/// [`Reason::SnapshotLost`] when another snapshot is being copied by now.
+pub(super) async fn rows_are_complete(client: &impl GenericClient, consistent_point: &str) -> Result<(), Failure> {
+    let statement = "UPDATE pgportage.copy SET rows_complete = true WHERE id = 1 AND consistent_point = $1";
+    match client.execute(statement, &[&consistent_point]).await {
+        Ok(0) => Err(another()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(sql_failure(error, "write down that every row is here")),
+    }
+}
+
+/// What is being copied is not what was asked for.
+pub(super) fn another() -> Failure {
+    Failure::new(Reason::SnapshotLost, "another snapshot is being copied by now")
+        .remedy(Remedy::Wait)
+        .effect(Effect::None)
 }
 
 /// Makes everything durable that was committed before, by whomever. The session

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::ledger::WHOLE;
 use crate::peer::Blocks;
 use crate::postgres::RelationName;
 use crate::snapshot::SnapshotTable;
@@ -63,8 +64,9 @@ pub(super) fn remaining(pieces: Vec<Piece>, tables: &[SnapshotTable], done: &BTr
     pieces
         .into_iter()
         .filter(|piece| {
-            let table = tables[piece.table].name.clone();
-            !done.contains(&Done { table, first_block: piece.blocks.first })
+            let table = &tables[piece.table].name;
+            let is_done = |first_block| done.contains(&Done { table: table.clone(), first_block });
+            !is_done(WHOLE) && !is_done(piece.blocks.first)
         })
         .collect()
 }
@@ -82,6 +84,8 @@ mod tests {
             binary: true,
             block_count,
             size_bytes,
+            identity: String::new(),
+            key: Vec::new(),
         }
     }
 
@@ -109,6 +113,9 @@ mod tests {
         let left = remaining(all.clone(), &tables, &done);
         assert_eq!(left.len(), all.len() - 1);
         assert!(!left.contains(&all[1]));
+        // Kept from an earlier snapshot, whose parts were others.
+        let done = BTreeSet::from([Done { table: tables[0].name.clone(), first_block: WHOLE }]);
+        assert_eq!(remaining(all, &tables, &done), []);
     }
 
     proptest! {

@@ -160,7 +160,8 @@ impl Part<'_> {
     }
 }
 
-fn statement(table: &SnapshotTable, whole: bool) -> String {
+/// Writes rows of a table.
+pub(super) fn statement(table: &SnapshotTable, whole: bool) -> String {
     let columns = table.columns.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
     let list = if columns.is_empty() { String::new() } else { format!(" ({columns})") };
     let format = if table.binary { "binary" } else { "text" };
@@ -181,6 +182,8 @@ mod tests {
             binary: true,
             block_count: 1,
             size_bytes: 1,
+            identity: String::new(),
+            key: Vec::new(),
         };
         assert_eq!(statement(&table, true), "COPY s.t (a, \"B\") FROM STDIN (FORMAT binary, FREEZE)");
         table.binary = false;

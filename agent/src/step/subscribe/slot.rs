@@ -58,14 +58,14 @@ FROM unnest(pg_blocking_pids($1)) AS b (pid)
 LEFT JOIN pg_stat_activity a ON a.pid = b.pid
 ORDER BY a.xact_start NULLS FIRST, b.pid";
 
-/// Our slot, a copy of it that was about to take its place, and the slots that the
-/// other side's table synchronisation made:
+/// Our slot, a copy of it that was about to take its place, that of a lost snapshot,
+/// and the slots that the other side's table synchronisation made:
 /// `pg_<subscription>_sync_<table>_<system identifier of the subscriber>`.
 const OUR_SLOTS: &str = "\
 SELECT s.slot_name::text, s.active_pid
 FROM pg_replication_slots s
 WHERE s.database = current_database()
-  AND (s.slot_name IN ($1, $3)
+  AND (s.slot_name = ANY ($1)
        OR ($2 <> '' AND s.slot_name::text ~ ('^pg_[0-9]+_sync_[0-9]+_' || $2 || '$')))
 ORDER BY 1";
 
@@ -290,7 +290,7 @@ async fn keep_snapshot(cx: &Context, name: &str) -> Result<(), Failure> {
     let mut patience = Patience::new(cx);
     loop {
         cx.safe_point()?;
-        let creation = async { cx.agent.snapshots.open(&cx.agent, &cx.participation).await.map(|_| ()) };
+        let creation = async { cx.agent.snapshots.open(&cx.agent, &cx.participation, None).await.map(|_| ()) };
         // The keeper's statement ends with its session, and that with the future.
         match attend(cx, name, creation, None).await {
             Err(failure) if failure.sqlstate.as_deref() == Some(DUPLICATE_OBJECT) => {
@@ -407,7 +407,6 @@ fn describe(blockers: &[Blocker]) -> String {
 /// What the server reports; [`Reason::Stalled`] when a slot stays in use.
 pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
     let migration = &cx.participation.migration;
-    let name = outgoing(&cx.participation);
     if cx.agent.journal.note(migration, SLOT_NOTE)?.is_none() {
         return Ok(());
     }
@@ -416,7 +415,7 @@ pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
     let mut patience = Patience::new(cx);
     loop {
         cx.safe_point()?;
-        match drop_slots(cx, &name, &system, &role).await {
+        match drop_slots(cx, &system, &role).await {
             Ok(()) => break,
             Err(failure) => patience.again(cx, failure, "the destination to let go of the replication slot").await?,
         }
@@ -426,11 +425,17 @@ pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
     crate::watch::forget(&cx.agent.journal, migration)
 }
 
-async fn drop_slots(cx: &Context, name: &str, system: &str, role: &str) -> Result<(), Failure> {
+async fn drop_slots(cx: &Context, system: &str, role: &str) -> Result<(), Failure> {
+    let names = [
+        outgoing(&cx.participation),
+        outgoing_copy(&cx.participation),
+        names::former_slot(&cx.participation.migration),
+    ];
+    let names = names.as_slice();
     let failure = |error| sql_failure(error, "drop the replication slot");
     let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     session.query(END_WALSENDERS, &[&role]).await.map_err(failure)?;
-    let rows = session.query(OUR_SLOTS, &[&name, &system, &outgoing_copy(&cx.participation)]).await.map_err(failure)?;
+    let rows = session.query(OUR_SLOTS, &[&names, &system]).await.map_err(failure)?;
     if rows.is_empty() {
         return Ok(());
     }
