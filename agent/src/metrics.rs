@@ -260,12 +260,15 @@ impl Now {
         let copies = self.runner.copies();
         type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&[ProgressPart]) -> u64);
         let sum = |parts: &[ProgressPart], of: fn(&ProgressPart) -> u64| parts.iter().map(of).sum();
-        let figures: [Figure<'_>; 5] = [
+        let figures: [Figure<'_>; 6] = [
             ("copy_done_bytes", "Bytes of tables copied so far", &|parts| sum(parts, |part| part.size_bytes)),
             ("copy_total_bytes", "Bytes of all tables, as the source estimates", &|parts| {
                 sum(parts, |part| part.total_bytes)
             }),
             ("copy_done_rows", "Rows copied so far", &|parts| sum(parts, |part| part.row_count)),
+            ("copy_total_rows", "Rows of all tables, as the source estimates", &|parts| {
+                sum(parts, |part| part.total_rows)
+            }),
             ("copy_done_tables", "Tables whose rows are in", &|parts| sum(parts, |part| u64::from(part.ready))),
             ("copy_total_tables", "Tables to copy", &|parts| sum(parts, |_| 1)),
         ];
@@ -273,8 +276,9 @@ impl Now {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (migration, progress) in copies.iter().filter(|(_, progress)| !progress.parts.is_empty()) {
                 let value = figure(&progress.parts);
-                if name == "copy_total_bytes" && value == 0 {
-                    // A subscription that copies knows no sizes.
+                if matches!(name, "copy_total_bytes" | "copy_total_rows") && value == 0 {
+                    // A subscription that copies knows no sizes, a server that never
+                    // analysed its tables no rows.
                     continue;
                 }
                 let value = i64::try_from(value).unwrap_or(i64::MAX);

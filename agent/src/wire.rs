@@ -196,6 +196,7 @@ fn part(part: &ProgressPart) -> v1::ProgressPart {
         row_count: big(part.row_count),
         size_bytes: big(part.size_bytes),
         total_bytes: big(part.total_bytes),
+        total_rows: big(part.total_rows),
         ready: part.ready,
     }
 }

@@ -58,6 +58,8 @@ pub struct Part {
     pub size_bytes: i64,
     /// Bytes in total. Zero while unknown.
     pub total_bytes: i64,
+    /// Rows in total, estimated. Zero while unknown.
+    pub total_rows: i64,
     /// Whether it is ready.
     pub ready: bool,
 }

@@ -206,6 +206,7 @@ pub fn progress(value: v1::CommandProgress) -> Progress {
             row_count: part.row_count,
             size_bytes: part.size_bytes,
             total_bytes: part.total_bytes,
+            total_rows: part.total_rows,
             ready: part.ready,
         })
         .collect();
@@ -237,6 +238,7 @@ fn to_progress(command_id: String, value: &Progress) -> v1::CommandProgress {
             row_count: part.row_count,
             size_bytes: part.size_bytes,
             total_bytes: part.total_bytes,
+            total_rows: part.total_rows,
             ready: part.ready,
         })
         .collect();

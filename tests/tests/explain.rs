@@ -151,6 +151,7 @@ async fn who_is_in_the_way_is_named_and_what_is_typed_helps() {
     let (done, total) = (figure(&copied, "copy_done_tables"), figure(&copied, "copy_total_tables"));
     assert!(done >= 1.0 && done <= total, "{done} of {total}");
     assert!(figure(&copied, "copy_done_bytes") <= figure(&copied, "copy_total_bytes"));
+    assert!(figure(&copied, "copy_done_rows") <= figure(&copied, "copy_total_rows"));
     assert!(figure(&copied, "index_builds") >= 1.0);
 
     gate.batch_execute("SELECT pg_advisory_unlock(4711)").await.unwrap();

@@ -408,6 +408,7 @@ fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1::SnapshotT
         binary: table.binary,
         block_count: table.block_count,
         size_bytes: table.size_bytes,
+        row_estimate: table.row_estimate,
         identity: table.identity.clone(),
         key_columns: table.key.clone(),
         change: change.into(),

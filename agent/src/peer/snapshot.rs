@@ -60,6 +60,7 @@ fn decode_snapshot_table(message: v1::SnapshotTable) -> Option<(SnapshotTable, C
         binary: message.binary,
         block_count: message.block_count,
         size_bytes: message.size_bytes,
+        row_estimate: message.row_estimate,
         identity: message.identity,
         key: message.key_columns,
     };

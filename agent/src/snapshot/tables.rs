@@ -19,6 +19,8 @@ pub struct SnapshotTable {
     pub block_count: i64,
     /// Bytes with what is kept out of line, without indexes.
     pub size_bytes: i64,
+    /// Rows, as the planner would estimate them. Zero while unknown.
+    pub row_estimate: i64,
     /// Two snapshots in which this is the same show the same table, and all that
     /// changed its rows in between is in the stream. Empty: not known.
     pub identity: String,
@@ -61,7 +63,10 @@ SELECT n.nspname::text, c.relname::text,
        c.oid,
        encode(sha256(convert_to(concat_ws('/', p.oid, r.oid, c.oid, c.relfilenode, c.relreplident, k.index, a.definition),
                                 getdatabaseencoding())), 'hex'),
-       coalesce(k.names, '{}'), coalesce(k.types, '{}'), coalesce(k.comparable, '{}')
+       coalesce(k.names, '{}'), coalesce(k.types, '{}'), coalesce(k.comparable, '{}'),
+       CASE WHEN c.relpages > 0 AND c.reltuples > 0
+            THEN (c.reltuples / c.relpages * (pg_relation_size(c.oid) / current_setting('block_size')::bigint))::bigint
+            ELSE 0 END
 FROM pg_publication p
 JOIN pg_publication_rel r ON r.prpubid = p.oid
 JOIN pg_class c ON c.oid = r.prrelid
@@ -114,6 +119,7 @@ pub(super) async fn read(client: &impl GenericClient, publication: &str) -> Resu
                 binary: row.get(3),
                 block_count: row.get(4),
                 size_bytes: row.get(5),
+                row_estimate: row.get(11),
                 identity: row.get(7),
                 key: row.get(8),
             },

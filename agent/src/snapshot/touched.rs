@@ -212,6 +212,7 @@ mod tests {
                 binary: true,
                 block_count: size_bytes / 8192,
                 size_bytes,
+                row_estimate: 0,
                 identity: "1".to_owned(),
                 key: key.iter().map(|&name| name.to_owned()).collect(),
             },

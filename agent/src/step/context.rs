@@ -55,6 +55,8 @@ pub struct ProgressPart {
     pub size_bytes: u64,
     /// Bytes in total. Zero while unknown.
     pub total_bytes: u64,
+    /// Rows in total, estimated. Zero while unknown.
+    pub total_rows: u64,
     /// Whether it is ready.
     pub ready: bool,
 }

@@ -216,7 +216,9 @@ async fn complete(
     let board = match snapshot {
         Some(snapshot) => {
             let left = remaining(pieces(&snapshot.tables), &snapshot.tables, &ledger.done);
-            Board::new(&snapshot.tables, left, &builds, cx.clock.now()).with_history(history(ledger))
+            Board::new(&snapshot.tables, left, &builds, cx.clock.now())
+                .with_rows(&ledger.rows)
+                .with_history(history(ledger))
         }
         None => Board::complete(names.into_iter().collect(), &builds, cx.clock.now()),
     };

@@ -36,6 +36,7 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
         binary: false,
         block_count: 1,
         size_bytes: 1,
+        row_estimate: 1,
         identity: String::new(),
         key: Vec::new(),
     };

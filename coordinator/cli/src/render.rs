@@ -21,7 +21,7 @@ pub use failure::failure;
 pub use findings::{findings, preflight};
 pub use migrations::migrations;
 pub use plan::plan;
-pub use quantity::{age, elapsed, kept, pace, rate, size, span, whole};
+pub use quantity::{age, elapsed, kept, pace, rate, rows, size, span, whole};
 pub use question::{before_abort, before_cutover, before_finish, before_rollback};
 pub use status::{SHOWN_TABLES, build, conclusion, happening, paced, progress, running_tables, status, step_word};
 pub use verification::verification;

@@ -211,6 +211,7 @@ impl From<v1::ProgressPart> for Part {
             row_count: message.row_count,
             size_bytes: message.size_bytes,
             total_bytes: message.total_bytes,
+            total_rows: message.total_rows,
             ready: message.ready,
         }
     }

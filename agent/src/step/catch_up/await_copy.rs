@@ -264,6 +264,7 @@ fn report(cx: &Context, look: &Look, seen: &mut Seen, subject: String) {
                 row_count: rows.unsigned_abs(),
                 size_bytes: bytes.unsigned_abs(),
                 total_bytes: 0,
+                total_rows: 0,
                 ready: table.ready(),
             }
         })

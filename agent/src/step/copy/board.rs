@@ -1,7 +1,7 @@
 //! What is left to do, what is under way, and how far it is: shared by the
 //! workers of one attempt.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -40,6 +40,7 @@ struct State {
 #[derive(Debug)]
 struct Table {
     size_bytes: i64,
+    row_estimate: i64,
     /// Parts that are not in yet.
     parts_left: usize,
     done_bytes: i64,
@@ -68,6 +69,7 @@ impl Board {
             .iter()
             .map(|table| Table {
                 size_bytes: table.size_bytes.max(0),
+                row_estimate: table.row_estimate.max(0),
                 parts_left: 0,
                 done_bytes: table.size_bytes.max(0),
                 row_count: 0,
@@ -92,6 +94,14 @@ impl Board {
         }
     }
 
+    /// Counts the rows that earlier attempts have brought.
+    pub(super) fn with_rows(self, rows: &BTreeMap<RelationName, i64>) -> Self {
+        for (table, name) in self.lock().tables.iter_mut().zip(&self.names) {
+            table.row_count += rows.get(name).copied().unwrap_or_default();
+        }
+        self
+    }
+
     /// Says something behind what is being done.
     pub(super) fn with_history(mut self, history: String) -> Self {
         self.history = history;
@@ -106,6 +116,7 @@ impl Board {
             binary: false,
             block_count: 0,
             size_bytes: 0,
+            row_estimate: 0,
             identity: String::new(),
             key: Vec::new(),
         };
@@ -238,6 +249,12 @@ impl Board {
                     row_count: unsigned(table.row_count),
                     size_bytes: unsigned(table.done_bytes),
                     total_bytes: unsigned(table.size_bytes),
+                    // An estimate is no limit.
+                    total_rows: match (table.parts_left, table.row_estimate) {
+                        (0, _) => unsigned(table.row_count),
+                        (_, 0) => 0,
+                        (_, estimate) => unsigned(estimate.max(table.row_count)),
+                    },
                     ready: table.parts_left == 0,
                 })
                 .collect(),
@@ -266,6 +283,7 @@ mod tests {
                 binary: true,
                 block_count,
                 size_bytes: block_count * 8192,
+                row_estimate: block_count * 100,
                 identity: String::new(),
                 key: Vec::new(),
             })

@@ -63,6 +63,7 @@ mod tests {
             binary: true,
             block_count: 1,
             size_bytes: 8192,
+            row_estimate: 1,
             identity: identity.to_owned(),
             key: if table == "keyless" { Vec::new() } else { vec!["id".to_owned()] },
         };

@@ -89,6 +89,8 @@ pub(super) struct Ledger {
     pub(super) tables: BTreeMap<RelationName, Planned>,
     /// Their rows.
     pub(super) row_count: i64,
+    /// The same, by table.
+    pub(super) rows: BTreeMap<RelationName, i64>,
     /// Their bytes.
     pub(super) copied_bytes: i64,
 }
@@ -125,9 +127,10 @@ impl Ledger {
         };
         for row in client.query(COPIED, &[]).await.map_err(failure)? {
             let table = RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-            ledger.done.insert(Done { table, first_block: row.get(2) });
             ledger.row_count += row.get::<_, i64>(3);
+            *ledger.rows.entry(table.clone()).or_default() += row.get::<_, i64>(3);
             ledger.copied_bytes += row.get::<_, i64>(4);
+            ledger.done.insert(Done { table, first_block: row.get(2) });
         }
         if exists.get(1) {
             for row in client.query(TABLES, &[]).await.map_err(failure)? {

@@ -132,6 +132,7 @@ mod tests {
             binary: true,
             block_count: 1,
             size_bytes: 1,
+            row_estimate: 1,
             identity: String::new(),
             key: vec!["id".to_owned(), "Code".to_owned()],
         };

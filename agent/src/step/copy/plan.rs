@@ -84,6 +84,7 @@ mod tests {
             binary: true,
             block_count,
             size_bytes,
+            row_estimate: 0,
             identity: String::new(),
             key: Vec::new(),
         }

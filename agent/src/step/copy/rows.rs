@@ -182,6 +182,7 @@ mod tests {
             binary: true,
             block_count: 1,
             size_bytes: 1,
+            row_estimate: 1,
             identity: String::new(),
             key: Vec::new(),
         };

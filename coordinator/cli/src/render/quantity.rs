@@ -40,6 +40,32 @@ pub fn size(bytes: i64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
+/// `, 12.9 M of 30.0 M rows`, to follow a size; nothing while no rows are known. The
+/// total is an estimate: one that is passed says nothing any more.
+#[must_use]
+pub fn rows(completed: i64, total: i64) -> String {
+    match (completed, whole(completed, total)) {
+        (..=0, None) => String::new(),
+        (_, Some(total)) => format!(", {} of {} rows", amount(completed), amount(total)),
+        (_, None) => format!(", {} row{}", amount(completed), if completed == 1 { "" } else { "s" }),
+    }
+}
+
+/// In thousands from ten thousand on, with one decimal place: `9999`, `10.0 k`.
+fn amount(number: i64) -> String {
+    const UNITS: [&str; 5] = ["k", "M", "G", "T", "P"];
+    if number < 10_000 {
+        return number.max(0).to_string();
+    }
+    let mut tenths = i128::from(number) / 100;
+    let mut unit = 0;
+    while tenths >= 10_000 && unit + 1 < UNITS.len() {
+        tenths /= 1000;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
 /// How long ago, `now` for the last second and for what clocks that differ
 /// place in the future.
 #[must_use]
@@ -139,6 +165,24 @@ mod tests {
         ];
         for (value, text) in cases {
             assert_eq!(size(value), text);
+        }
+    }
+
+    #[test]
+    fn rows_are_counted_in_thousands_when_they_are_many() {
+        let cases = [
+            ((0, 0), ""),
+            ((1, 0), ", 1 row"),
+            ((9_999, 0), ", 9999 rows"),
+            ((0, 20_000), ", 0 of 20.0 k rows"),
+            ((12_949_999, 30_000_000), ", 12.9 M of 30.0 M rows"),
+            ((999_999, 1_000_000), ", 999.9 k of 1.0 M rows"),
+            // The estimate was too low.
+            ((30_000, 20_000), ", 30.0 k rows"),
+            ((i64::MAX, 0), ", 9223.3 P rows"),
+        ];
+        for ((completed, total), text) in cases {
+            assert_eq!(rows(completed, total), text);
         }
     }
 

@@ -3,8 +3,8 @@
 use time::OffsetDateTime;
 
 use super::{
-    Style, Tone, clean, count, cutover, failure, findings, kept, labelled, pace, push_line, rate, size, span, table,
-    unfence, verification, whole,
+    Style, Tone, clean, count, cutover, failure, findings, kept, labelled, pace, push_line, rate, rows, size, span,
+    table, unfence, verification, whole,
 };
 use crate::pace::{Pace, Speed};
 use crate::view::{
@@ -280,8 +280,8 @@ pub fn progress(progress: &Progress) -> String {
     let completed = progress.completed;
     let share = rate(completed, progress.total).map(|percent| format!(" ({percent} %)")).unwrap_or_default();
     let figure = match (progress.unit, whole(completed, progress.total)) {
-        (Unit::Bytes, Some(total)) => format!("{} of {}{share}", size(completed), size(total)),
-        (Unit::Bytes, None) => size(completed),
+        (Unit::Bytes, Some(total)) => format!("{} of {}{share}{}", size(completed), size(total), all_rows(progress)),
+        (Unit::Bytes, None) => format!("{}{}", size(completed), all_rows(progress)),
         (Unit::Rows, Some(total)) => format!("{completed} of {}{share}", count(total, "row")),
         (Unit::Rows, None) => count(completed, "row"),
         (Unit::Tables, Some(total)) => format!("{completed} of {}{share}", count(total, "table")),
@@ -294,6 +294,14 @@ pub fn progress(progress: &Progress) -> String {
         (subject, false) if subject.is_empty() => figure,
         (subject, false) => format!("{subject}, {figure}"),
     }
+}
+
+/// The rows of all parts. Their total is known where that of every part is.
+fn all_rows(progress: &Progress) -> String {
+    let parts = &progress.parts;
+    let known = parts.iter().all(|part| part.total_rows > 0 || part.ready);
+    let sum = |of: fn(&Part) -> i64| parts.iter().map(of).fold(0, i64::saturating_add);
+    rows(sum(|part| part.row_count), if known { sum(|part| part.total_rows) } else { 0 })
 }
 
 /// The same, and how fast it goes.
@@ -337,14 +345,15 @@ fn table_bar(part: &Part, speed: Option<Speed>) -> String {
             let filled = usize::try_from(percent * BAR_CELLS / 100).unwrap_or(0);
             let empty = usize::try_from(BAR_CELLS).unwrap_or(0).saturating_sub(filled);
             format!(
-                "[{}{}] {percent:3} %  {} of {}{pace}",
+                "[{}{}] {percent:3} %  {} of {}{}{pace}",
                 "#".repeat(filled),
                 ".".repeat(empty),
                 size(part.size_bytes),
-                size(part.total_bytes)
+                size(part.total_bytes),
+                rows(part.row_count, part.total_rows)
             )
         }
-        None => format!("{}, {}{pace}", size(part.size_bytes), count(part.row_count, "row")),
+        None => format!("{}{}{pace}", size(part.size_bytes), rows(part.row_count, part.total_rows)),
     }
 }
 

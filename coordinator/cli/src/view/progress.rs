@@ -50,6 +50,8 @@ pub struct Part {
     pub size_bytes: i64,
     /// Size of the table on the source. Zero while unknown.
     pub total_bytes: i64,
+    /// Rows of the table on the source, estimated. Zero while unknown.
+    pub total_rows: i64,
     /// Whether the table is ready.
     pub ready: bool,
 }

@@ -78,7 +78,8 @@ pub(crate) fn pending() -> v1::Migration {
 }
 
 fn part(table: &str, size_bytes: i64, total_bytes: i64, ready: bool) -> v1::ProgressPart {
-    v1::ProgressPart { table: table.to_owned(), row_count: size_bytes / 100, size_bytes, total_bytes, ready }
+    let (row_count, total_rows) = (size_bytes / 100, total_bytes / 100);
+    v1::ProgressPart { table: table.to_owned(), row_count, size_bytes, total_bytes, ready, total_rows }
 }
 
 /// The agents copy the slot's snapshot, several tables at a time.
