@@ -22,6 +22,7 @@ mod open;
 mod prepare;
 mod release;
 mod resolve;
+mod seeded;
 mod sequence;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::migration::MigrationId;
@@ -49,6 +51,8 @@ pub use sequence::SequencePosition;
 pub struct CutoverSessions {
     source: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<SourceCutover>>>>,
     destination: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<DestinationCutover>>>>,
+    /// Told whenever a barrier stands.
+    raised: Notify,
 }
 
 /// What the source agent holds from P0 to P7. Dropping it closes the sessions,
@@ -103,6 +107,16 @@ impl CutoverSessions {
         self.source.lock().unwrap_or_else(PoisonError::into_inner).get(migration).map(Arc::clone)
     }
 
+    /// When the first budget of a barrier that stands ends. One that a command
+    /// works on is left out.
+    fn next_deadline(&self) -> Option<Instant> {
+        let cutovers = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = |cutover: &Arc<tokio::sync::Mutex<SourceCutover>>| {
+            cutover.try_lock().ok()?.barrier.as_ref().map(|barrier| barrier.deadline)
+        };
+        cutovers.values().filter_map(deadline).min()
+    }
+
     /// Lets the source's sessions go, and with them the barrier.
     fn drop_source(&self, migration: &MigrationId) {
         self.source.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
@@ -133,6 +147,16 @@ async fn current_lsn(client: &tokio_postgres::Client) -> Result<Lsn, Failure> {
     row.get::<_, &str>(0)
         .parse()
         .map_err(|error| Failure::new(Reason::Internal, "the server's position is unreadable").because(&error))
+}
+
+/// Makes the commit of a transaction wait for the disk, whatever the role or the
+/// database say. WAL is flushed in order: everything before it is safe as well.
+async fn await_disk(transaction: &tokio_postgres::Transaction<'_>) -> Result<(), Failure> {
+    let value = if seeded::Bug::NoFlush.is_seeded() { "off" } else { "on" };
+    transaction
+        .batch_execute(&format!("SET LOCAL synchronous_commit = {value}"))
+        .await
+        .map_err(|error| sql_failure(error, "wait for the disk"))
 }
 
 /// The sessions of this cutover are gone: the agent was restarted, or another

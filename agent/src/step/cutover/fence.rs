@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::barrier::prove_catalog_unchanged;
 use super::canary::Canary;
 use super::resolve::give_up_fence;
+use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, positions};
 use super::{SourceCutover, current_lsn, remaining, sessions_lost};
 use crate::action::{ActionKind, Verb};
@@ -113,6 +114,9 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut SourceCutover) ->
 
     cx.agent.journal.set_note(&participation.migration, FENCE_NOTE, &step.cutover_epoch.to_string())?;
     cx.fail_point("fence_source.perform.noted");
+    if Bug::FenceOfOneRole.is_seeded() {
+        return seeded::fence_owner(step.cutover_epoch, &participation.database, cutover).await;
+    }
     commit_fence(cx, step.cutover_epoch, &mut cutover.writer, &ours).await?;
     cx.fail_point("fence_source.perform.committed");
     let fence_lsn = current_lsn(&cutover.writer).await?.to_string();

@@ -6,7 +6,7 @@ use pgportage_proto::Reason;
 use tokio_postgres::Client;
 
 use super::sequence::{SequencePosition, set_all};
-use super::{current_lsn, sessions_lost};
+use super::{await_disk, current_lsn, sessions_lost};
 use crate::action::{ActionKind, Verb};
 use crate::names;
 use crate::postgres::access::Access;
@@ -58,10 +58,7 @@ impl Step for OpenDestination {
         let doing = "open the destination";
         let database = &cx.participation.database;
         let transaction = cutover.session.transaction().await.map_err(|error| sql_failure(error, doing))?;
-        transaction
-            .batch_execute("SET LOCAL synchronous_commit = on")
-            .await
-            .map_err(|error| sql_failure(error, doing))?;
+        await_disk(&transaction).await?;
         own_schema::record(&transaction, cx, ActionKind::OpenDestination, Verb::Perform).await?;
         let row = transaction
             .query_one("SELECT state, floor_epoch, saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE", &[])

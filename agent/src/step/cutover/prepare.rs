@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 
 use super::canary::Canary;
 use super::fingerprint::fingerprint;
+use super::seeded::{self, Bug};
 use super::{DestinationCutover, SourceCutover};
 use crate::migration::Side;
 use crate::names;
@@ -156,6 +157,9 @@ async fn prepare_destination(cx: &Context, step: &PrepareCutover) -> Result<Prep
     cx.agent.cutovers.drop_destination(migration);
     let session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
     prove_closed(&session).await?;
+    if Bug::NoFlush.is_seeded() {
+        seeded::forget_the_disk(&*session).await?;
+    }
     let subscription = names::replication_name(migration);
     let not_ready: i64 = session
         .query_one(NOT_READY, &[&subscription])
