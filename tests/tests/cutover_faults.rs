@@ -86,7 +86,7 @@ impl Fault {
         self != Frozen(Server(End::Source))
     }
 
-    async fn begin(self, site: &mut Site, wires: &Wires) -> Result<()> {
+    fn begin(self, site: &mut Site, wires: &Wires) -> Result<()> {
         match self {
             Frozen(Coordinator) => site.coordinator.freeze(),
             Frozen(Agent(end)) => site.agent(end).freeze(),
@@ -98,7 +98,7 @@ impl Fault {
         }
     }
 
-    async fn end(self, site: &mut Site, wires: &Wires) -> Result<()> {
+    fn end(self, site: &mut Site, wires: &Wires) -> Result<()> {
         match self {
             Frozen(Coordinator) => site.coordinator.thaw(),
             Frozen(Agent(end)) => site.agent(end).thaw(),
@@ -138,10 +138,10 @@ impl Scene {
         site.cli.wait_for(MIGRATION, "ready for cutover", LIMIT, |status| status.ready_for_cutover).await?;
         let budget = format!("{}ms", BUDGET.as_millis());
         self.ask_for_cutover(&budget).await?;
-        self.wait_for_stop(point).await?;
+        self.wait_for_stop(point, &budget).await?;
 
         let site = &mut self.journey.site;
-        fault.begin(site, &self.wires).await?;
+        fault.begin(site, &self.wires)?;
         if fault != Frozen(Agent(point.end)) {
             site.agent(point.end).thaw()?;
         }
@@ -153,7 +153,7 @@ impl Scene {
         let alone = begun.elapsed();
         // However soon that was: the budget must be over before anybody is helped.
         Clock.sleep_until(begun + BUDGET).await;
-        fault.end(&mut self.journey.site, &self.wires).await?;
+        fault.end(&mut self.journey.site, &self.wires)?;
         let ended = Clock.now();
         self.writes_go_on(RECOVERY).await.with_context(|| format!("after {fault:?} at {}", point.name))?;
         let open = self.settled().await?;
@@ -174,13 +174,23 @@ impl Scene {
         Ok(())
     }
 
-    async fn wait_for_stop(&mut self, point: &Point) -> Result<()> {
-        let waited = wait::until(&format!("a stop at {}", point.name), LIMIT, async || {
-            let stopped = self.journey.site.agent(point.end).stopped()?;
-            Ok(if stopped { Seen::Done(()) } else { Seen::NotYet("running".to_owned()) })
+    /// Waits until the agent stands at its point. It has just been started, so the
+    /// stream through it may not flow yet, and the first try may be taken back.
+    async fn wait_for_stop(&mut self, point: &Point, budget: &str) -> Result<()> {
+        wait::until(&format!("a stop at {}", point.name), LIMIT, async || {
+            if self.journey.site.agent(point.end).stopped()? {
+                return Ok(Seen::Done(()));
+            }
+            let status = self.journey.site.cli.status(MIGRATION).await?;
+            if status.ready_for_cutover && !self.journey.site.agent(point.end).stopped()? {
+                // A refusal is none of ours: the picture may have changed meanwhile.
+                let asked = self.ask_for_cutover(budget).await;
+                tracing::debug!(?asked, "asked again");
+            }
+            Ok(Seen::NotYet(status.summary()))
         })
-        .await;
-        waited.with_context(|| self.journey.site.last_words())
+        .await
+        .with_context(|| self.journey.site.last_words())
     }
 
     /// Waits until every writer has had the time for a few writes, wherever.
@@ -273,8 +283,8 @@ async fn freezes_and_partitions_at_the_worst_moments() {
         (Frozen(Agent(End::Source)), source("raise_barrier.perform.locked")),
         (Partition(CoordinatorAnd(End::Source), Deaf::First), source("raise_barrier.perform.marked")),
         (Frozen(Coordinator), source("fence_source.perform.committed")),
-        (Partition(Agents, Deaf::Both), source("fence_source.perform.expelled")),
         (Frozen(Server(End::Destination)), destination("drain_to_marker.perform.seen")),
+        (Partition(Agents, Deaf::Both), source("fence_source.perform.expelled")),
         (Partition(CoordinatorAnd(End::Destination), Deaf::Both), destination("open_destination.perform.committed")),
     ])
     .await

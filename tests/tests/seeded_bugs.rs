@@ -12,6 +12,7 @@ use pgportage_tests::journey::{Journey, MIGRATION};
 use pgportage_tests::ledger::{End, Ledger};
 use pgportage_tests::site::wires::Wires;
 use pgportage_tests::site::{APPLICATION, APPLICATION_PASSWORD};
+use pgportage_tests::wait::{self, Seen};
 use pgportage_tests::workload::{Ends, Workload, WorkloadOptions};
 use pgportage_tests::{PostgresVersion, Site, SiteOptions, final_state};
 use tokio_postgres::{Client, Config};
@@ -101,15 +102,18 @@ impl Scene {
         let client = connect(&login).await?;
         client.batch_execute("BEGIN; INSERT INTO gate VALUES (1)").await?;
         self.wires.to_source.delay(Duration::from_secs(1));
-        let (cut_over, held) = tokio::join!(self.cut_over(), self.hold_gate(client));
-        held?;
-        cut_over
+        tokio::try_join!(self.cut_over(), self.hold_gate(client))?;
+        Ok(())
     }
 
     async fn hold_gate(&self, client: Client) -> Result<()> {
-        let site = &self.journey.site;
+        // Whoever looks as superuser is in the way of the cutover.
         let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'gate'::regclass AND NOT granted)";
-        site.source.wait_until(&site.database, waits, LIMIT).await?;
+        wait::until("the barrier at the gate", LIMIT, async || {
+            let waits: bool = client.query_one(waits, &[]).await?.try_get(0)?;
+            Ok(if waits { Seen::Done(()) } else { Seen::NotYet("not there".to_owned()) })
+        })
+        .await?;
         self.journey.workload.wait_for_writes(End::Source, 250, LIMIT).await?;
         Ok(client.batch_execute("COMMIT").await?)
     }
