@@ -1,5 +1,6 @@
 //! A throwaway PostgreSQL cluster.
 
+mod freeze;
 mod standby;
 
 use std::fs::{self, File, OpenOptions};
@@ -11,8 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use pgportage_link::Clock;
 use rand::Rng;
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -403,41 +403,6 @@ impl Cluster {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.server.as_ref().map(Child::pid)
-    }
-
-    /// Stops every process of the server where it stands.
-    ///
-    /// # Errors
-    ///
-    /// When the server does not run or the kernel refuses.
-    pub fn freeze(&mut self) -> Result<()> {
-        // The postmaster first, so that no process is added meanwhile.
-        self.signal(Signal::STOP)?;
-        self.signal_children(Signal::STOP)
-    }
-
-    /// Lets a frozen server go on.
-    ///
-    /// # Errors
-    ///
-    /// As [`Cluster::freeze`].
-    pub fn thaw(&mut self) -> Result<()> {
-        self.signal_children(Signal::CONT)?;
-        self.signal(Signal::CONT)
-    }
-
-    fn signal_children(&self, signal: Signal) -> Result<()> {
-        let postmaster = self.pid().context("the server does not run")?;
-        let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))?;
-        for child in children.split_whitespace() {
-            let pid = Pid::from_raw(child.parse()?).context("a process id that is none")?;
-            match kill_process(pid, signal) {
-                // It has ended meanwhile.
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
     }
 
     /// Sends a signal to the postmaster.

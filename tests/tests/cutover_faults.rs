@@ -274,7 +274,8 @@ async fn survive_everywhere(fault: Fault) {
     survive(&cases).await.unwrap();
 }
 
-/// One of each kind where it hurts most; the rest is in the matrix below.
+/// One of each kind where it hurts most; the rest is in the matrix below. The last
+/// one goes through: what is still to be done needs the coordinator only.
 #[tokio::test]
 async fn freezes_and_partitions_at_the_worst_moments() {
     let source = |name| Point::named(End::Source, name);
@@ -285,7 +286,6 @@ async fn freezes_and_partitions_at_the_worst_moments() {
         (Frozen(Coordinator), source("fence_source.perform.committed")),
         (Frozen(Server(End::Destination)), destination("drain_to_marker.perform.seen")),
         (Partition(Agents, Deaf::Both), source("fence_source.perform.expelled")),
-        (Partition(CoordinatorAnd(End::Destination), Deaf::Both), destination("open_destination.perform.committed")),
     ])
     .await
     .unwrap();

@@ -25,7 +25,7 @@ mod resolve;
 mod seeded;
 mod sequence;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -91,6 +91,8 @@ struct DestinationCutover {
     session: Session,
     catalog_digest: Vec<u8>,
     drained: Option<DrainToMarkerResult>,
+    /// The sequences that were set at P3, and where to.
+    sequences: HashSet<SequencePosition>,
     /// When the time for opening ends. Set at P3.
     open_deadline: Option<Instant>,
 }

@@ -124,6 +124,7 @@ async fn drain(
         flush_lsn: current_lsn(&cutover.session).await?.to_string(),
     };
     cutover.open_deadline = Some(open_deadline);
+    cutover.sequences = step.sequences.iter().cloned().collect();
     cutover.drained = Some(result.clone());
     Ok(result)
 }

@@ -5,9 +5,11 @@
 
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::time::Instant;
+use tokio::try_join;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -128,11 +130,11 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut SourceCutover) ->
     cx.fail_point("fence_source.perform.expelled");
 
     // SHARE locks stop neither nextval nor CREATE INDEX; only now is nobody left.
-    let sequences = positions(&cutover.writer).await?;
-    prove_catalog_unchanged(&cutover.writer, &cutover.fingerprint)
-        .await
-        .map_err(|failure| failure.effect(Effect::Unknown))?;
-    prove_nobody_can_log_in(cx, &cutover.writer, &cutover.canary, &ours).await?;
+    let writer = &cutover.writer;
+    let unchanged =
+        prove_catalog_unchanged(writer, &cutover.fingerprint).map_err(|failure| failure.effect(Effect::Unknown));
+    let nobody = prove_nobody_can_log_in(cx, writer, &cutover.canary, &ours);
+    let (sequences, (), ()) = try_join!(positions(writer), unchanged, nobody)?;
     cx.fail_point("fence_source.perform.proved");
 
     // Last of all: the barrier has stood until nobody was left.

@@ -35,11 +35,14 @@ impl Step for OpenDestination {
     /// The row is asked, not the agent's memory: a decision whose answer was
     /// lost is found here.
     async fn survey(&self, cx: &Context) -> Result<Survey<OpenDestinationResult>, Failure> {
-        let client = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
-        if opened_epoch(&client).await? == Some(self.cutover_epoch) {
-            return Ok(Survey::Done(OpenDestinationResult { open_lsn: current_lsn(&client).await?.to_string() }));
+        // Applications wait: the session that is open already spares them a login.
+        if let Some(cutover) = cx.agent.cutovers.destination(&cx.participation.migration) {
+            let cutover = cutover.lock().await;
+            if !cutover.session.is_closed() {
+                return self.look(&cutover.session).await;
+            }
         }
-        Ok(Survey::Ready)
+        self.look(&*cx.door.open(&cx.participation.database, Purpose::Cutover).await?).await
     }
 
     async fn perform(&self, cx: &Context) -> Result<OpenDestinationResult, Failure> {
@@ -52,7 +55,10 @@ impl Step for OpenDestination {
             Some(deadline) if cutover.epoch == self.cutover_epoch => deadline,
             Some(_) | None => return Err(sessions_lost(Effect::None)),
         };
-        set_all(&cutover.session, &self.sequences).await?;
+        // Most stand where they stood when the marker came.
+        let moved: Vec<_> =
+            self.sequences.iter().filter(|sequence| !cutover.sequences.contains(sequence)).cloned().collect();
+        set_all(&cutover.session, &moved).await?;
         cx.fail_point("open_destination.perform.sequences");
 
         let doing = "open the destination";
@@ -113,6 +119,15 @@ impl Step for OpenDestination {
                 .hint("Nothing takes this back; go on with `pgportage finish`.")
                 .effect(Effect::None)),
         }
+    }
+}
+
+impl OpenDestination {
+    async fn look(&self, client: &Client) -> Result<Survey<OpenDestinationResult>, Failure> {
+        if opened_epoch(client).await? == Some(self.cutover_epoch) {
+            return Ok(Survey::Done(OpenDestinationResult { open_lsn: current_lsn(client).await?.to_string() }));
+        }
+        Ok(Survey::Ready)
     }
 }
 

@@ -1,6 +1,7 @@
 //! P0: the preconditions of a cutover, without effects. Opens every connection
 //! that the cutover needs.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
@@ -193,7 +194,14 @@ async fn prepare_destination(cx: &Context, step: &PrepareCutover) -> Result<Prep
     };
     cx.agent.cutovers.hold_destination(
         migration,
-        DestinationCutover { epoch: step.cutover_epoch, session, catalog_digest, drained: None, open_deadline: None },
+        DestinationCutover {
+            epoch: step.cutover_epoch,
+            session,
+            catalog_digest,
+            drained: None,
+            sequences: HashSet::new(),
+            open_deadline: None,
+        },
     );
     Ok(result)
 }

@@ -7,7 +7,7 @@ use super::seeded::{self, Bug};
 use crate::postgres::{RelationName, catalog, sql_failure};
 
 /// Where one sequence stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SequencePosition {
     /// The sequence.
     pub name: RelationName,
