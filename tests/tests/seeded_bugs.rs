@@ -94,14 +94,13 @@ impl Scene {
         Ok(check_both(&ledger, &reached, &left))
     }
 
-    /// A cutover behind a long line, whose barrier waits at its first table while
-    /// everybody goes on writing into all the others.
+    /// A cutover whose barrier waits at its first table, while everybody goes on
+    /// writing into all the others, over a line that has just become long.
     async fn cut_over_behind_an_open_gate(&self) -> Result<()> {
         let site = &self.journey.site;
         let login = site.source.tcp_config(&site.database, APPLICATION, APPLICATION_PASSWORD);
         let client = connect(&login).await?;
         client.batch_execute("BEGIN; INSERT INTO gate VALUES (1)").await?;
-        self.wires.to_source.delay(Duration::from_secs(1));
         tokio::try_join!(self.cut_over(), self.hold_gate(client))?;
         Ok(())
     }
@@ -114,7 +113,10 @@ impl Scene {
             Ok(if waits { Seen::Done(()) } else { Seen::NotYet("not there".to_owned()) })
         })
         .await?;
-        self.journey.workload.wait_for_writes(End::Source, 250, LIMIT).await?;
+        // What is written from now on is behind the marker, if that was too early, by
+        // more than fence and opening take on a slow machine.
+        self.wires.to_source.delay(Duration::from_secs(3));
+        self.journey.workload.wait_for_writes(End::Source, 500, LIMIT).await?;
         Ok(client.batch_execute("COMMIT").await?)
     }
 }

@@ -71,6 +71,8 @@ pub struct Heat {
     pub ledger: Ledger,
     /// What the coordinator said about each switch of ours.
     pub parts: Vec<Parts>,
+    /// Cutovers that were taken back and tried again.
+    pub taken_back: usize,
     /// Writes per second over all.
     pub rate: f64,
 }
@@ -132,14 +134,21 @@ impl Arena {
         self.site.source.execute(&database, &schema).await?;
         let workload = Workload::start(&self.site.ends(), &self.writers);
         workload.wait_for_writes(End::Source, 200, LIMIT).await?;
-        let (mut turns, mut parts) = (Vec::new(), Vec::new());
+        let (mut turns, mut parts, mut taken_back) = (Vec::new(), Vec::new(), 0);
         let mut home = End::Source;
         for number in 1..=switches {
             self.switches += 1;
             self.prepare(way, home).await?;
             workload.wait_for_writes(home, 200, LIMIT).await?;
             turns.push(workload.start.elapsed());
-            parts.extend(self.switch(way, home).await.with_context(|| self.site.last_words())?);
+            match way {
+                Way::Pgportage => {
+                    let (part, again) = self.cut_over().await.with_context(|| self.site.last_words())?;
+                    parts.extend(part);
+                    taken_back += again;
+                }
+                Way::Recipe => self.switch_by_hand(home).await?,
+            }
             workload.wait_for_writes(home.other(), 200, LIMIT).await?;
             if number < switches {
                 self.clear(way, home).await?;
@@ -154,10 +163,10 @@ impl Arena {
         checker::verdict_on_both(&ledger, &reached, &final_state::read_spread(&left, TABLES).await?)?;
         drop(left);
         self.clear(way, home.other()).await?;
-        ensure!(ledger.outages().len() == turns_of(&ledger), "a switch without an outage: {:?}", ledger.outages());
+        ensure!(ledger.outages().len() == ledger.turns.len(), "a switch without an outage: {:?}", ledger.outages());
         let written = ledger.acknowledged(End::Source) + ledger.acknowledged(End::Destination);
         let rate = written as f64 / length.as_secs_f64();
-        Ok(Heat { ledger, parts, rate })
+        Ok(Heat { ledger, parts, taken_back, rate })
     }
 
     /// Everything until only the switch is missing.
@@ -177,16 +186,22 @@ impl Arena {
         }
     }
 
-    async fn switch(&self, way: Way, home: End) -> Result<Option<Parts>> {
-        match way {
-            Way::Pgportage => {
-                let (cli, name) = (&self.site.cli, &self.migration());
-                cli.expect(0, &["cutover", name, "--yes"]).await?;
-                let status: Status = cli.json(&["status", name]).await?;
-                Ok(status.cutover)
+    /// Cuts over, again if it was taken back. Also returns how often it was. What the
+    /// coordinator refuses because of the lag costs nobody anything.
+    async fn cut_over(&self) -> Result<(Option<Parts>, usize)> {
+        let (cli, name) = (&self.site.cli, &self.migration());
+        let mut taken_back = 0;
+        wait::until("a cutover", LIMIT, async || {
+            let said = cli.run(&["cutover", name, "--yes"]).await?;
+            if said.code == Some(0) {
+                return Ok(Seen::Done(()));
             }
-            Way::Recipe => self.switch_by_hand(home).await.map(|()| None),
-        }
+            taken_back += usize::from(!said.all().contains("LAG_TOO_HIGH"));
+            Ok(Seen::NotYet(said.all()))
+        })
+        .await?;
+        let status: Status = cli.json(&["status", name]).await?;
+        Ok((status.cutover, taken_back))
     }
 
     /// Leaves the side that was left as empty as at the beginning.
@@ -246,10 +261,6 @@ impl Arena {
         reached.batch_execute(&self.admission("GRANT", "TO")).await?;
         Ok(reached.batch_execute(&format!("ALTER SUBSCRIPTION {RECIPE} DISABLE")).await?)
     }
-}
-
-fn turns_of(ledger: &Ledger) -> usize {
-    ledger.turns.len()
 }
 
 /// Ends the application's sessions, again and again until none is left.

@@ -39,8 +39,8 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let mut arena = Arena::start(Duration::from_millis(arguments.round_trip)).await?;
     let mut report =
-        "\n| way | switches | median | second worst | worst | writes a second | cancelled | cut off | unknown |\n\
-        | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        "\n| way | switches | median | second worst | worst | writes a second | taken back | cancelled | cut off | unknown |\n\
+        | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
             .to_owned();
     let mut parts = Vec::new();
     for (way, switches) in [(Way::Recipe, arguments.by_hand), (Way::Pgportage, arguments.switches)] {
@@ -89,11 +89,12 @@ fn row(way: Way, heats: &[Heat]) -> String {
     let unknown: usize = heats.iter().map(|heat| heat.ledger.unknown()).sum();
     let rate = heats.iter().map(|heat| heat.rate).sum::<f64>() / heats.len() as f64;
     format!(
-        "| {} | {count} | {} ms | {} ms | {} ms | {rate:.0} | {} | {} | {unknown} |\n",
+        "| {} | {count} | {} ms | {} ms | {} ms | {rate:.0} | {} | {} | {} | {unknown} |\n",
         way.name(),
         at(count / 2),
         at(count.saturating_sub(2)),
         at(count.saturating_sub(1)),
+        heats.iter().map(|heat| heat.taken_back).sum::<usize>(),
         refused(&["57014", "40P01"]),
         refused(&["57P01", "connection"]),
     )
