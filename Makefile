@@ -4,6 +4,7 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COPYING = $(if $(MINUTES),--scale 5 --runs 1,--record docs/benchmarks.md)
+SWITCHING = $(if $(MINUTES),--switches 4 --by-hand 2,--record docs/benchmarks.md)
 
 .PHONY: demo test test-all lint bench setup
 
@@ -32,9 +33,9 @@ lint: setup
 	.ci/contract
 
 # From a release build, on a machine that does nothing else, as root for the
-# networks: the copy beside what users would run instead, and an idle agent's memory
-# and share of a core after ten minutes. Writes the figures into docs/benchmarks.md
-# and the README; takes two hours. MINUTES=1 for a quick look that writes nothing.
+# networks: the copy and the cutover beside what users would run instead, and an idle
+# agent's memory and share of a core after ten minutes. Writes the figures into
+# docs/benchmarks.md and the README; takes two and a half hours. MINUTES=1 for a quick look that writes nothing.
 bench: setup
 	.ci/contestants
 	$(CARGO) build --release --package pgportage-agent --package pgportage-coordinator --package pgportage
@@ -43,6 +44,8 @@ bench: setup
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --megabits 200 $(COPYING)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --megabits 50 $(COPYING)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --data tables $(if $(MINUTES),--scale 200 --runs 1,--record docs/benchmarks.md)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/switching $(SWITCHING)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/switching --round-trip 50 $(SWITCHING)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/idle-agent $(if $(MINUTES),--minutes $(MINUTES),--record README.md)
 
 setup:

@@ -4,4 +4,5 @@
 pub mod contestant;
 pub mod dataset;
 pub mod scrape;
+pub mod switch;
 pub mod usage;

@@ -1,5 +1,6 @@
 //! A throwaway PostgreSQL cluster.
 
+mod freeze;
 mod standby;
 
 use std::fs::{self, File, OpenOptions};

@@ -15,12 +15,16 @@ UNION ALL SELECT 'orders', token, 1 FROM orders
 UNION ALL SELECT 'items', token, count(*) FROM items GROUP BY token
 UNION ALL SELECT 'documents', token, 1 FROM documents WHERE token > 0 AND md5(body) = digest
 UNION ALL SELECT 'bulk', token, count(*) FROM bulk GROUP BY token
+UNION ALL SELECT CASE WHEN kept THEN 'nested' ELSE 'rolled back' END, token, count(*) FROM nested GROUP BY kept, token
 UNION ALL SELECT 'readings', token, count(*) FROM readings GROUP BY token";
 
 /// Set, token, id.
 const IDENTITIES: &str = "
 SELECT 'events', token, id FROM events WHERE token > 0
 UNION ALL SELECT 'orders', token, id FROM orders";
+
+/// List, entries in order.
+const LISTS: &str = "SELECT 'list ' || id, entries FROM lists";
 
 /// Register, value.
 const REGISTERS: &str = "
@@ -48,16 +52,36 @@ UNION ALL SELECT 'products sold', (SELECT sum(sold)::bigint FROM products),
 pub async fn read(client: &Client) -> Result<FinalState> {
     let mut state = FinalState::default();
     for row in client.query(MEMBERS, &[]).await? {
-        state.members.insert((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?);
+        state.members.entry(row.try_get(0)?).or_default().insert(row.try_get(1)?, row.try_get(2)?);
     }
     for row in client.query(IDENTITIES, &[]).await? {
-        state.identities.insert((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?);
+        state.identities.entry(row.try_get(0)?).or_default().insert(row.try_get(1)?, row.try_get(2)?);
+    }
+    for row in client.query(LISTS, &[]).await? {
+        state.lists.insert(row.try_get(0)?, row.try_get(1)?);
     }
     for row in client.query(REGISTERS, &[]).await? {
         state.registers.insert(row.try_get(0)?, row.try_get(1)?);
     }
     for row in client.query(SUMS, &[]).await? {
         state.sums.push(Sum { name: row.try_get(0)?, found: row.try_get(1)?, expected: row.try_get(2)? });
+    }
+    Ok(state)
+}
+
+/// Reads the tables that writers spread their rows over, and nothing else.
+///
+/// # Errors
+///
+/// The server's answer.
+pub async fn read_spread(client: &Client, tables: u32) -> Result<FinalState> {
+    let mut state = FinalState::default();
+    for table in 0..tables {
+        let query = format!("SELECT token, count(*) FROM spread_{table} GROUP BY token");
+        let members = state.members.entry(format!("spread {table}")).or_default();
+        for row in client.query(&query, &[]).await? {
+            members.insert(row.try_get(0)?, row.try_get(1)?);
+        }
     }
     Ok(state)
 }
@@ -71,6 +95,7 @@ const COMPARED: &[(&str, &str)] = &[
     ("items", "written_on <> 'destination'"),
     ("documents", "written_on <> 'destination'"),
     ("bulk", "written_on <> 'destination'"),
+    ("nested", "written_on <> 'destination'"),
     ("readings", "written_on <> 'destination'"),
     ("oddities", "true"),
 ];

@@ -121,8 +121,12 @@ impl Journey {
         let ledger = workload.stop().await?;
         ledger.save(&site.directory().join("ledger.jsonl"))?;
         let destination = site.destination.connect(&site.database).await?;
-        checker::verdict_after(switches, &ledger, &final_state::read(&destination).await?)?;
         let source = site.source.connect(&site.database).await?;
+        let (arrived, left) = (final_state::read(&destination).await?, final_state::read(&source).await?);
+        match switches {
+            ..=1 => checker::verdict_on_both(&ledger, &arrived, &left)?,
+            _ => checker::verdict_after(switches, &ledger, &arrived)?,
+        }
         let rows_compared = final_state::compare(&source, &destination).await?;
         traces::expect_nothing(&site.source, &site.database).await?;
         traces::expect_nothing(&site.destination, &site.database).await?;

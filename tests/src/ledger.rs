@@ -75,6 +75,13 @@ pub enum Effect {
         /// What the server said.
         id: i64,
     },
+    /// A sequence handed out `value`, and no table has it.
+    Number {
+        /// Name of the sequence.
+        sequence: String,
+        /// What the server said.
+        value: i64,
+    },
     /// `register` has a new value. Each register has one writer.
     Assign {
         /// Name of the register.
@@ -84,7 +91,38 @@ pub enum Effect {
     },
 }
 
-/// One write.
+/// What a transaction saw. Kept of those that were acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Read {
+    /// `register` had a value. Its own writer looked.
+    Register {
+        /// Name of the register.
+        register: String,
+        /// Its value; nothing if there was no row.
+        value: Option<i64>,
+    },
+    /// Whether `token` was in `set`.
+    Member {
+        /// Name of the set.
+        set: String,
+        /// What was looked for.
+        token: i64,
+        /// Whether it was there.
+        found: bool,
+    },
+    /// A sum that never changes, in one snapshot.
+    Sum {
+        /// What was summed.
+        name: String,
+        /// What the database held.
+        found: i64,
+        /// What it must hold.
+        expected: i64,
+    },
+}
+
+/// One transaction of a writer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
     /// Who wrote.
@@ -99,6 +137,8 @@ pub struct Entry {
     pub complete: Duration,
     /// What it leaves, all or nothing.
     pub effects: Vec<Effect>,
+    /// What it saw.
+    pub reads: Vec<Read>,
 }
 
 /// Everything a workload was told. Entries of one writer are in order.
@@ -106,19 +146,26 @@ pub struct Entry {
 pub struct Ledger {
     /// The writes.
     pub entries: Vec<Entry>,
-    /// Refused attempts by SQLSTATE, or by `connection` when there was none.
+    /// When switches to the other end were asked for, from the start of the
+    /// workload. Between two of them the applications change sides once at most.
+    /// Empty means: one, some time.
+    pub turns: Vec<Duration>,
+    /// Refused attempts by SQLSTATE, or by `connection` when there was none. Those
+    /// to log in: the same behind `login `.
     pub refused: BTreeMap<String, u64>,
     /// Errors that no migration may cause, for example a key handed out twice.
     pub anomalies: Vec<String>,
 }
 
-/// The gap that the writers saw.
+/// The gap that the writers saw at one switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outage {
-    /// The last acknowledgement of the source.
-    pub last_on_source: Duration,
-    /// The first acknowledgement of the destination.
-    pub first_on_destination: Duration,
+    /// The side that they left.
+    pub left: End,
+    /// Its last acknowledgement.
+    pub last_before: Duration,
+    /// The first acknowledgement of the other side.
+    pub first_after: Duration,
 }
 
 impl Outage {
@@ -126,7 +173,39 @@ impl Outage {
     /// can tell.
     #[must_use]
     pub fn length(&self) -> Duration {
-        self.first_on_destination.saturating_sub(self.last_on_source)
+        self.first_after.saturating_sub(self.last_before)
+    }
+}
+
+/// What was acknowledged around one switch.
+#[derive(Clone, Debug)]
+pub struct Epoch<'a> {
+    /// The side that the applications were on when it began.
+    pub home: End,
+    /// What was acknowledged, in the order of the answers.
+    pub entries: Vec<&'a Entry>,
+}
+
+impl Entry {
+    /// Whether it changed anything. Under table locks readers go on.
+    #[must_use]
+    pub fn is_write(&self) -> bool {
+        !self.effects.is_empty()
+    }
+}
+
+impl Epoch<'_> {
+    /// The first answer of the other side: from then on it is the one that counts.
+    #[must_use]
+    pub fn arrival(&self) -> Option<Duration> {
+        self.entries.iter().find(|entry| entry.end != self.home).map(|entry| entry.complete)
+    }
+
+    fn outage(&self) -> Option<Outage> {
+        let mut written = self.entries.iter().filter(|entry| entry.is_write());
+        let first_after = written.clone().find(|entry| entry.end != self.home)?.complete;
+        let last_before = written.rfind(|entry| entry.end == self.home)?.complete;
+        Some(Outage { left: self.home, last_before, first_after })
     }
 }
 
@@ -148,13 +227,52 @@ impl Ledger {
         self.entries.iter().filter(|entry| entry.outcome == Outcome::Unknown).count()
     }
 
-    /// The outage, once both ends have acknowledged something.
+    /// The first outage, once both ends have acknowledged something.
     #[must_use]
     pub fn outage(&self) -> Option<Outage> {
-        Some(Outage {
-            last_on_source: self.answers(End::Source).map(|entry| entry.complete).max()?,
-            first_on_destination: self.answers(End::Destination).map(|entry| entry.complete).min()?,
-        })
+        self.outages().into_iter().next()
+    }
+
+    /// The outage of every switch that happened. One that was taken back has none.
+    #[must_use]
+    pub fn outages(&self) -> Vec<Outage> {
+        self.epochs().iter().filter_map(Epoch::outage).collect()
+    }
+
+    /// What was acknowledged, from one switch to the next.
+    #[must_use]
+    pub fn epochs(&self) -> Vec<Epoch<'_>> {
+        let mut acknowledged: Vec<&Entry> =
+            self.entries.iter().filter(|entry| entry.outcome == Outcome::Acknowledged).collect();
+        acknowledged.sort_by_key(|entry| entry.complete);
+        let mut rest = acknowledged.as_slice();
+        let mut home = End::Source;
+        let mut epochs = Vec::new();
+        for number in 1..=self.turns.len().max(1) {
+            let length = match self.turns.get(number) {
+                Some(turn) => rest.partition_point(|entry| entry.complete < *turn),
+                None => rest.len(),
+            };
+            let (within, later) = rest.split_at(length);
+            let epoch = Epoch { home, entries: within.to_vec() };
+            if epoch.arrival().is_some() {
+                home = home.other();
+            }
+            epochs.push(epoch);
+            rest = later;
+        }
+        epochs
+    }
+
+    /// Adds what other writers were told.
+    pub fn merge(&mut self, other: Self) {
+        self.entries.extend(other.entries);
+        self.turns.extend(other.turns);
+        self.turns.sort_unstable();
+        self.anomalies.extend(other.anomalies);
+        for (code, count) in other.refused {
+            *self.refused.entry(code).or_default() += count;
+        }
     }
 
     /// How often the side that took writes must have changed, beginning with the
@@ -201,6 +319,8 @@ impl Ledger {
     }
 
     fn answers(&self, end: End) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(move |entry| entry.end == end && entry.outcome == Outcome::Acknowledged)
+        self.entries
+            .iter()
+            .filter(move |entry| entry.end == end && entry.outcome == Outcome::Acknowledged && entry.is_write())
     }
 }

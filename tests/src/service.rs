@@ -74,6 +74,28 @@ impl Service {
         self.start_with(&[("PGPORTAGE_FAIL_POINT", fail_point)])
     }
 
+    /// Starts it so that it stops where it stands at a fail point. [`Service::thaw`]
+    /// lets it go on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Service::start`].
+    pub fn start_to_stop_at(&mut self, fail_point: &str) -> Result<()> {
+        self.start_with(&[("PGPORTAGE_STOP_POINT", fail_point)])
+    }
+
+    /// Whether it stands still, by a signal or at its point.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn stopped(&self) -> Result<bool> {
+        let pid = self.pid().with_context(|| format!("{} does not run", self.name))?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name in parentheses may hold spaces; the state follows it.
+        Ok(stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('T')))
+    }
+
     fn start_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         ensure!(!self.running()?, "{} runs already", self.name);
         let log = self.open_log()?;

@@ -2,6 +2,7 @@
 //! operator, all as real processes with real certificates.
 
 pub mod config;
+pub mod wires;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -324,6 +325,15 @@ impl Site {
         match end {
             End::Source => &self.source,
             End::Destination => &self.destination,
+        }
+    }
+
+    /// The cluster at one end, to stop it and to start it.
+    #[must_use]
+    pub fn cluster_mut(&mut self, end: End) -> &mut Cluster {
+        match end {
+            End::Source => &mut self.source,
+            End::Destination => &mut self.destination,
         }
     }
 

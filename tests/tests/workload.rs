@@ -60,6 +60,8 @@ async fn nothing_is_found_after_a_crash_and_everything_that_was_planted() {
                 Violation::Lost(_),
                 Violation::Lost(_),
                 Violation::Duplicated(_),
+                // The copy stands at the end.
+                Violation::Reordered(_),
                 Violation::WrongSum(_),
                 Violation::WrongSum(_)
             ]
@@ -114,7 +116,8 @@ const ALL_READY: &str = "SELECT count(*) > 10 AND bool_and(srsubstate = 'r') FRO
 const REFUSE: &str = "REVOKE CONNECT ON DATABASE shop FROM app";
 const EXPEL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'";
 const ALLOW: &str = "GRANT CONNECT ON DATABASE shop TO app";
-const SEQUENCES: &str = "SELECT setval('order_numbers', 1000000), setval('events_id_seq', 1000000)";
+const SEQUENCES: &str = "SELECT setval('order_numbers', 1000000), setval('events_id_seq', 1000000),
+    setval('tickets', 1000000), setval('countdown', 900000000)";
 
 #[tokio::test]
 async fn a_careful_migration_by_hand_is_sound() {

@@ -27,14 +27,16 @@ mod open;
 mod prepare;
 mod release;
 mod resolve;
+mod seeded;
 mod sequence;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::migration::MigrationId;
@@ -54,6 +56,8 @@ pub use sequence::SequencePosition;
 pub struct CutoverSessions {
     leaving: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<LeavingSide>>>>,
     entering: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<EnteringSide>>>>,
+    /// Told whenever a barrier stands.
+    raised: Notify,
 }
 
 /// What the agent of the side that is left holds from P0 to P7. Dropping it closes the sessions,
@@ -92,6 +96,8 @@ struct EnteringSide {
     session: Session,
     catalog_digest: Vec<u8>,
     drained: Option<DrainToMarkerResult>,
+    /// The sequences that were set at P3, and where to.
+    sequences: HashSet<SequencePosition>,
     /// When the time for opening ends. Set at P3.
     open_deadline: Option<Instant>,
 }
@@ -106,6 +112,16 @@ impl CutoverSessions {
 
     fn leaving(&self, migration: &MigrationId) -> Option<Arc<tokio::sync::Mutex<LeavingSide>>> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner).get(migration).map(Arc::clone)
+    }
+
+    /// When the first budget of a barrier that stands ends. One that a command
+    /// works on is left out.
+    fn next_deadline(&self) -> Option<Instant> {
+        let cutovers = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = |cutover: &Arc<tokio::sync::Mutex<LeavingSide>>| {
+            cutover.try_lock().ok()?.barrier.as_ref().map(|barrier| barrier.deadline)
+        };
+        cutovers.values().filter_map(deadline).min()
     }
 
     /// Lets the sessions on the side that is left go, and with them the barrier.
@@ -138,6 +154,16 @@ async fn current_lsn(client: &tokio_postgres::Client) -> Result<Lsn, Failure> {
     row.get::<_, &str>(0)
         .parse()
         .map_err(|error| Failure::new(Reason::Internal, "the server's position is unreadable").because(&error))
+}
+
+/// Makes the commit of a transaction wait for the disk, whatever the role or the
+/// database say. WAL is flushed in order: everything before it is safe as well.
+async fn await_disk(transaction: &tokio_postgres::Transaction<'_>) -> Result<(), Failure> {
+    let value = if seeded::Bug::NoFlush.is_seeded() { "off" } else { "on" };
+    transaction
+        .batch_execute(&format!("SET LOCAL synchronous_commit = {value}"))
+        .await
+        .map_err(|error| sql_failure(error, "wait for the disk"))
 }
 
 /// The sessions of this cutover are gone: the agent was restarted, or another

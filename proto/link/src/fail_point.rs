@@ -1,23 +1,64 @@
-//! Places where a test may end the process.
+//! Places where a test may end the process or stop it, and what it may make it do
+//! wrong.
 //!
 //! Compiled to nothing without the feature `fail-points`. With it, the variable
 //! `PGPORTAGE_FAIL_POINT` names one point, optionally with a count
 //! (`subscribe.perform.created=2` means at the second hit), at which the process
-//! aborts at once: no destructor, no flush, as with `kill -9`. A test inside the
-//! process arms a point with `arm` instead and gets a panic there.
+//! aborts at once: no destructor, no flush, as with `kill -9`. In the same way
+//! `PGPORTAGE_STOP_POINT` names one at which it stops where it stands, as with
+//! SIGSTOP, until somebody sends SIGCONT. A test inside the process arms a point
+//! with `arm` instead and gets a panic there. `PGPORTAGE_SEEDED_BUG` names a
+//! mistake to make; see [`seeded_bug`].
 
 #[cfg(feature = "fail-points")]
 mod armed {
     use std::collections::HashMap;
     use std::sync::{LazyLock, Mutex, PoisonError};
 
-    /// Name and remaining hits of the point at which the process aborts.
-    static ABORT_AT: LazyLock<Mutex<Option<(String, u32)>>> = LazyLock::new(|| {
-        Mutex::new(std::env::var("PGPORTAGE_FAIL_POINT").ok().map(|text| match text.rsplit_once('=') {
-            Some((name, count)) => (name.to_owned(), count.parse().unwrap_or(1)),
-            None => (text, 1),
-        }))
-    });
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// A point that a variable names, and how many hits of it are left.
+    struct Armed {
+        name: String,
+        remaining: u32,
+    }
+
+    impl Armed {
+        fn by(variable: &str) -> Option<Self> {
+            let text = std::env::var(variable).ok()?;
+            let (name, remaining) = match text.rsplit_once('=') {
+                Some((name, count)) => (name.to_owned(), count.parse().unwrap_or(1)),
+                None => (text, 1),
+            };
+            Some(Self { name, remaining })
+        }
+
+        /// Whether this hit is the one.
+        fn hit(&mut self, name: &str) -> bool {
+            if self.name != name || self.remaining == 0 {
+                return false;
+            }
+            self.remaining -= 1;
+            self.remaining == 0
+        }
+    }
+
+    static ABORT_AT: LazyLock<Mutex<Option<Armed>>> = LazyLock::new(|| Mutex::new(Armed::by("PGPORTAGE_FAIL_POINT")));
+
+    static STOP_AT: LazyLock<Mutex<Option<Armed>>> = LazyLock::new(|| Mutex::new(Armed::by("PGPORTAGE_STOP_POINT")));
+
+    fn is_at(armed: &Mutex<Option<Armed>>, name: &str) -> bool {
+        armed.lock().unwrap_or_else(PoisonError::into_inner).as_mut().is_some_and(|armed| armed.hit(name))
+    }
+
+    static SEEDED_BUG: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("PGPORTAGE_SEEDED_BUG").ok());
+
+    /// Whether a test wants this process to make the mistake `name`, to see that
+    /// its checker notices. Never in a release build.
+    #[must_use]
+    pub fn seeded_bug(name: &str) -> bool {
+        SEEDED_BUG.as_deref() == Some(name)
+    }
 
     /// Points at which the hitting task panics, once each.
     static PANIC_AT: LazyLock<Mutex<HashMap<String, u32>>> = LazyLock::new(Mutex::default);
@@ -39,13 +80,12 @@ mod armed {
     ///
     /// When a test armed it.
     pub fn hit(name: &str) {
-        if let Some((point, remaining)) = ABORT_AT.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
-            && point == name
-        {
-            *remaining = remaining.saturating_sub(1);
-            if *remaining == 0 {
-                std::process::abort();
-            }
+        if is_at(&ABORT_AT, name) {
+            std::process::abort();
+        }
+        if is_at(&STOP_AT, name) {
+            // Nobody else can be asked to do it at this very place.
+            let _stopped = kill_process(getpid(), Signal::STOP);
         }
         let armed = {
             let mut points = PANIC_AT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,8 +103,15 @@ mod armed {
 }
 
 #[cfg(feature = "fail-points")]
-pub use armed::{arm, disarm, hit};
+pub use armed::{arm, disarm, hit, seeded_bug};
 
 /// Passes the point `name`. Does nothing in this build.
 #[cfg(not(feature = "fail-points"))]
 pub fn hit(_name: &str) {}
+
+/// Whether this process is to make a mistake: never, in this build.
+#[cfg(not(feature = "fail-points"))]
+#[must_use]
+pub const fn seeded_bug(_name: &str) -> bool {
+    false
+}

@@ -4,7 +4,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use tokio_postgres::{Client, Error, Statement, Transaction};
 
-use crate::ledger::{Effect, End};
+use crate::ledger::{Effect, End, Read};
 
 /// Returns the id that the server handed out.
 pub(super) const INSERT_EVENT: &str =
@@ -42,7 +42,39 @@ enum Kind {
     Bulk { rows: i32 },
     /// A row of a partitioned table.
     Reading { sensor: i32 },
+    /// Rows below savepoints, each kept or rolled back.
+    Nested { kept: Vec<bool> },
+    /// Numbers that nothing stores, and a register, so that the commit waits for
+    /// the disk.
+    Ticket,
+    /// A row in each of a few tables, in this order.
+    Spread { tables: Vec<u32> },
+    /// A look at what this writer has left, and at a sum that never changes.
+    Recall { tokens: Vec<i64> },
 }
+
+/// What the server said while an operation ran.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Told {
+    /// The id of the row.
+    id: Option<i64>,
+    /// Numbers of sequences.
+    numbers: Vec<(&'static str, i64)>,
+    /// What was seen.
+    pub(super) reads: Vec<Read>,
+}
+
+impl Told {
+    fn id(id: i64) -> Self {
+        Self { id: Some(id), ..Self::default() }
+    }
+}
+
+const SET_REGISTER: &str = "INSERT INTO registers (writer, value) VALUES ($1, $2)
+    ON CONFLICT (writer) DO UPDATE SET value = excluded.value";
+
+/// What is in the bank at any moment.
+const MONEY: i64 = 50_000;
 
 #[derive(Clone, Copy, Debug)]
 enum Table {
@@ -52,7 +84,8 @@ enum Table {
 }
 
 impl Operation {
-    pub(super) fn choose(random: &mut impl Rng, writer: u32, token: i64, end: End) -> Self {
+    /// One of any kind. `recent`: tokens of events that this writer knows of.
+    pub(super) fn choose(random: &mut impl Rng, writer: u32, token: i64, end: End, recent: &[i64]) -> Self {
         let kind = match random.random_range(0..1000) {
             0..250 => Kind::Event,
             250..350 => Kind::Append { list: random.random_range(0..10) },
@@ -78,6 +111,9 @@ impl Operation {
             750..840 => Kind::Register,
             840..920 => Kind::Slot { present: random.random() },
             920..923 => Kind::Bulk { rows: random.random_range(1000..5000) },
+            923..935 => Kind::Nested { kept: (0..random.random_range(2..8)).map(|_| random.random()).collect() },
+            935..960 => Kind::Ticket,
+            960..980 => Kind::Recall { tokens: recent.to_vec() },
             _ => Kind::Reading { sensor: random.random_range(0..100) },
         };
         Self { token, writer: i32::try_from(writer).unwrap_or(i32::MAX), end, kind }
@@ -88,17 +124,30 @@ impl Operation {
         Self { token, writer: i32::try_from(writer).unwrap_or(i32::MAX), end, kind: Kind::Event }
     }
 
-    /// Runs an event in a transaction of its own. Returns its id.
-    pub(super) async fn run_event(&self, client: &Client, insert: &Statement) -> Result<i64, Error> {
-        client.query_one(insert, &[&self.token, &self.end.as_str()]).await?.try_get(0)
+    /// Rows in three of so many tables, in any order.
+    pub(super) fn spread(random: &mut impl Rng, writer: u32, token: i64, end: End, tables: u32) -> Self {
+        let mut all: Vec<u32> = (0..tables).collect();
+        let (chosen, _) = all.partial_shuffle(random, 3);
+        let kind = Kind::Spread { tables: chosen.to_vec() };
+        Self { token, writer: i32::try_from(writer).unwrap_or(i32::MAX), end, kind }
     }
 
-    /// Runs the statements. Returns the id that the server handed out, if any.
-    pub(super) async fn run(&self, transaction: &Transaction<'_>) -> Result<Option<i64>, Error> {
+    /// Whose event it is, if it is one.
+    pub(super) fn event_token(&self) -> Option<i64> {
+        matches!(self.kind, Kind::Event).then_some(self.token)
+    }
+
+    /// Runs an event in a transaction of its own.
+    pub(super) async fn run_event(&self, client: &Client, insert: &Statement) -> Result<Told, Error> {
+        Ok(Told::id(client.query_one(insert, &[&self.token, &self.end.as_str()]).await?.try_get(0)?))
+    }
+
+    /// Runs the statements.
+    pub(super) async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Told, Error> {
         let (token, writer, end) = (&self.token, &self.writer, &self.end.as_str());
         match &self.kind {
             Kind::Event => {
-                return Ok(Some(transaction.query_one(INSERT_EVENT, &[token, end]).await?.try_get(0)?));
+                return Ok(Told::id(transaction.query_one(INSERT_EVENT, &[token, end]).await?.try_get(0)?));
             }
             Kind::Append { list } => {
                 const APPEND: &str = "UPDATE lists SET entries = entries || $1::bigint WHERE id = $2";
@@ -115,7 +164,7 @@ impl Operation {
                 }
                 transaction.execute(NOTE, &[token, end, debtor, creditor, amount]).await?;
             }
-            Kind::Order { lines, tables } => return self.order(transaction, lines, tables).await.map(Some),
+            Kind::Order { lines, tables } => return self.order(transaction, lines, tables).await.map(Told::id),
             Kind::Document { length } => {
                 const INSERT: &str = "INSERT INTO documents (token, written_on, digest, body)
                     SELECT $1::bigint, $2, md5(body), body FROM repeat(md5($1::bigint::text), $3) body";
@@ -128,10 +177,29 @@ impl Operation {
                 transaction.execute(UPSERT, &[writer, token]).await?;
             }
             Kind::Register => {
-                const UPSERT: &str = "INSERT INTO registers (writer, value) VALUES ($1, $2)
-                    ON CONFLICT (writer) DO UPDATE SET value = excluded.value";
-                transaction.execute(UPSERT, &[writer, token]).await?;
+                transaction.execute(SET_REGISTER, &[writer, token]).await?;
             }
+            Kind::Ticket => {
+                const TAKE: &str = "SELECT nextval('tickets'), nextval('countdown')";
+                let row = transaction.query_one(TAKE, &[]).await?;
+                transaction.execute(SET_REGISTER, &[writer, token]).await?;
+                let numbers = vec![("tickets", row.try_get(0)?), ("countdown", row.try_get(1)?)];
+                return Ok(Told { numbers, ..Told::default() });
+            }
+            Kind::Nested { kept } => {
+                const INSERT: &str = "INSERT INTO nested (token, line, written_on, kept) VALUES ($1, $2, $3, $4)";
+                for (line, kept) in (0_i32..).zip(kept) {
+                    let savepoint = transaction.transaction().await?;
+                    savepoint.execute(INSERT, &[token, &line, end, kept]).await?;
+                    if *kept { savepoint.commit().await? } else { savepoint.rollback().await? }
+                }
+            }
+            Kind::Spread { tables } => {
+                let row = format!("(token, written_on) VALUES ({token}, '{end}')");
+                let inserts: Vec<_> = tables.iter().map(|table| format!("INSERT INTO spread_{table} {row}")).collect();
+                transaction.batch_execute(&inserts.join("; ")).await?;
+            }
+            Kind::Recall { tokens } => return self.recall(transaction, tokens).await,
             Kind::Slot { present } => {
                 const DELETE: &str = "DELETE FROM slots WHERE writer = $1";
                 const INSERT: &str = "INSERT INTO slots (writer, value) VALUES ($1, $2)";
@@ -151,7 +219,30 @@ impl Operation {
                 transaction.execute(INSERT, &[token, sensor, end]).await?;
             }
         }
-        Ok(None)
+        Ok(Told::default())
+    }
+
+    async fn recall(&self, transaction: &Transaction<'_>, tokens: &[i64]) -> Result<Told, Error> {
+        const EVENTS: &str = "SELECT token, EXISTS (SELECT FROM events WHERE events.token = sought.token)
+            FROM unnest($1::bigint[]) AS sought (token)";
+        const BANK: &str = "SELECT sum(balance)::bigint FROM accounts";
+        const REGISTERS: [(&str, &str); 3] = [
+            ("title", "SELECT title FROM titles WHERE writer = $1 AND md5(body) = digest"),
+            ("register", "SELECT value FROM registers WHERE writer = $1"),
+            ("slot", "SELECT value FROM slots WHERE writer = $1"),
+        ];
+        let mut reads = Vec::new();
+        for row in transaction.query(EVENTS, &[&tokens]).await? {
+            reads.push(Read::Member { set: "events".to_owned(), token: row.try_get(0)?, found: row.try_get(1)? });
+        }
+        for (name, query) in REGISTERS {
+            let row = transaction.query_opt(query, &[&self.writer]).await?;
+            let value = row.map(|row| row.try_get(0)).transpose()?;
+            reads.push(Read::Register { register: format!("{name} {}", self.writer), value });
+        }
+        let found = transaction.query_one(BANK, &[]).await?.try_get(0)?;
+        reads.push(Read::Sum { name: "money in the bank".to_owned(), found, expected: MONEY });
+        Ok(Told { reads, ..Told::default() })
     }
 
     async fn order(
@@ -184,7 +275,7 @@ impl Operation {
     }
 
     /// What the write leaves, if it commits.
-    pub(super) fn effects(&self, id: Option<i64>) -> Vec<Effect> {
+    pub(super) fn effects(&self, told: &Told) -> Vec<Effect> {
         let token = self.token;
         let member = |set: &str, copies| Effect::Member { set: set.to_owned(), token, copies };
         let assign = |register: &str, value| Effect::Assign { register: format!("{register} {}", self.writer), value };
@@ -197,10 +288,16 @@ impl Operation {
             }
             Kind::Document { .. } => vec![member("documents", 1)],
             Kind::Title => vec![assign("title", Some(token))],
-            Kind::Register => vec![assign("register", Some(token))],
+            Kind::Register | Kind::Ticket => vec![assign("register", Some(token))],
             Kind::Slot { present } => vec![assign("slot", present.then_some(token))],
             Kind::Bulk { rows } => vec![member("bulk", i64::from(*rows))],
             Kind::Reading { .. } => vec![member("readings", 1)],
+            Kind::Nested { kept } => match kept.iter().filter(|kept| **kept).count() {
+                0 => Vec::new(),
+                count => vec![member("nested", i64::try_from(count).unwrap_or(i64::MAX))],
+            },
+            Kind::Spread { tables } => tables.iter().map(|table| member(&format!("spread {table}"), 1)).collect(),
+            Kind::Recall { .. } => Vec::new(),
         };
         let numbered = match &self.kind {
             Kind::Event => Some("events"),
@@ -212,11 +309,18 @@ impl Operation {
             | Kind::Register
             | Kind::Slot { .. }
             | Kind::Bulk { .. }
-            | Kind::Reading { .. } => None,
+            | Kind::Reading { .. }
+            | Kind::Nested { .. }
+            | Kind::Ticket
+            | Kind::Spread { .. }
+            | Kind::Recall { .. } => None,
         };
-        if let (Some(set), Some(id)) = (numbered, id) {
+        if let (Some(set), Some(id)) = (numbered, told.id) {
             effects.push(Effect::Identity { set: set.to_owned(), token, id });
         }
+        let number =
+            |(sequence, value): &(&str, i64)| Effect::Number { sequence: (*sequence).to_owned(), value: *value };
+        effects.extend(told.numbers.iter().map(number));
         effects
     }
 }

@@ -85,6 +85,20 @@ CREATE TABLE bulk (
     PRIMARY KEY (token, line)
 );
 
+-- Written below savepoints, some of which are rolled back.
+CREATE TABLE nested (
+    token bigint NOT NULL,
+    line integer NOT NULL,
+    written_on text NOT NULL,
+    kept boolean NOT NULL,
+    PRIMARY KEY (token, line)
+);
+
+-- Numbers that no table has: only the sequences know how far they are. Sessions
+-- keep some in reserve.
+CREATE SEQUENCE tickets START 5000 CACHE 20;
+CREATE SEQUENCE countdown INCREMENT BY -3 MAXVALUE 1000000000 START 1000000000;
+
 CREATE TABLE readings (
     token bigint NOT NULL,
     sensor integer NOT NULL,

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::cycle::{WaitsFor, victims};
 use super::fingerprint::fingerprint;
+use super::seeded::Bug;
 use super::sequence::{SequencePosition, positions};
 use super::{Barrier, LeavingSide, current_lsn, remaining, sessions_lost};
 use crate::postgres::{RelationName, sql_failure};
@@ -118,9 +119,10 @@ impl Step for RaiseBarrier {
             let mut cutover = cutover.lock().await;
             raise(cx, self, &mut cutover).await
         };
-        if raised.is_err() {
+        match &raised {
+            Ok(_) => cx.agent.cutovers.raised.notify_one(),
             // The locks go with their session: the source is open again.
-            cx.agent.cutovers.drop_leaving(migration);
+            Err(_) => cx.agent.cutovers.drop_leaving(migration),
         }
         raised
     }
@@ -140,6 +142,10 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
     let raised_at = cx.clock.now();
     let deadline = raised_at + step.max_outage;
     let patience = limits.barrier_timeout.min(step.max_outage);
+    let too_early = match Bug::MarkerBeforeBarrier.is_seeded() {
+        true => Some(write_marker(&cutover.writer, step.cutover_epoch).await?),
+        false => None,
+    };
     let cancelled = lock_against_writers(cx, cutover, &tables, step.max_outage, patience).await?;
     let lock_wait = cx.clock.now().duration_since(raised_at);
     cx.fail_point("raise_barrier.perform.locked");
@@ -150,7 +156,10 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
         "the barrier stands"
     );
 
-    let marker_id = write_marker(&cutover.writer, step.cutover_epoch).await?;
+    let marker_id = match too_early {
+        Some(marker_id) => marker_id,
+        None => write_marker(&cutover.writer, step.cutover_epoch).await?,
+    };
     cx.fail_point("raise_barrier.perform.marked");
     // Read after the barrier and the marker, never before: what was committed
     // until here is what the destination must have.
@@ -223,6 +232,7 @@ async fn lock_against_writers(
     max_outage: Duration,
     patience: Duration,
 ) -> Result<u32, Failure> {
+    let begun = cx.clock.now();
     // The session dies by itself if this agent is frozen while it stands. The
     // limit for the statement counts for all tables together; `lock_timeout`
     // would count for each.
@@ -250,9 +260,13 @@ async fn lock_against_writers(
             sql_failure(error, "lock the tables against writers").effect(Effect::None)
         });
     }
+    // From here on its session is idle, for what is left of the budget.
+    let left = max_outage.saturating_sub(cx.clock.now().duration_since(begun)).as_millis().max(1);
     cutover
         .holder
-        .batch_execute("SET LOCAL statement_timeout = 0")
+        .batch_execute(&format!(
+            "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = {left}"
+        ))
         .await
         .map_err(|error| sql_failure(error, "keep the barrier"))?;
     Ok(u32::try_from(cancelled.len()).unwrap_or(u32::MAX))

@@ -6,14 +6,17 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use uuid::Uuid;
 
+use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, set_all};
-use super::{EnteringSide, current_lsn, sessions_lost};
+use super::{EnteringSide, await_disk, current_lsn, sessions_lost};
 use crate::action::{ActionKind, Verb};
 use crate::postgres::{own_schema, sql_failure};
 use crate::step::{Context, Progress, Step, Survey};
 
 /// How often the destination is asked for the marker. The outage waits for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+const MARKER: &str = "SELECT 1 FROM pgportage.marker WHERE marker_id = $1";
 
 /// P3 on the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,11 +83,8 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut EnteringSide) -
             .effect(Effect::None));
     }
     cx.report(Progress { subject: "waiting for the marker".to_owned(), ..Progress::default() });
-    let seen = cutover
-        .session
-        .prepare("SELECT 1 FROM pgportage.marker WHERE marker_id = $1")
-        .await
-        .map_err(|error| sql_failure(error, "look for the marker"))?;
+    let marker = if Bug::DrainByCounters.is_seeded() { seeded::LEVEL_BY_COUNTERS } else { MARKER };
+    let seen = cutover.session.prepare(marker).await.map_err(|error| sql_failure(error, "look for the marker"))?;
     while cutover
         .session
         .query_opt(&seen, &[&step.marker_id])
@@ -109,10 +109,7 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut EnteringSide) -
     // The apply worker may commit without waiting for the disk. WAL is flushed
     // in order, so a commit of ours that does wait flushes the marker too.
     let transaction = cutover.session.transaction().await.map_err(|error| sql_failure(error, "flush the marker"))?;
-    transaction
-        .batch_execute("SET LOCAL synchronous_commit = on")
-        .await
-        .map_err(|error| sql_failure(error, "flush the marker"))?;
+    await_disk(&transaction).await?;
     own_schema::record(&transaction, cx, ActionKind::DrainToMarker, Verb::Perform).await?;
     transaction.commit().await.map_err(|error| sql_failure(error, "flush the marker"))?;
     cx.fail_point("drain_to_marker.perform.flushed");
@@ -123,6 +120,7 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut EnteringSide) -
         flush_lsn: current_lsn(&cutover.session).await?.to_string(),
     };
     cutover.open_deadline = Some(open_deadline);
+    cutover.sequences = step.sequences.iter().cloned().collect();
     cutover.drained = Some(result.clone());
     Ok(result)
 }

@@ -5,15 +5,18 @@
 
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::time::Instant;
+use tokio::try_join;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::barrier::prove_catalog_unchanged;
 use super::canary::Canary;
 use super::resolve::give_up_fence;
+use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, positions};
 use super::{LeavingSide, current_lsn, remaining, sessions_lost};
 use crate::action::{ActionKind, Verb};
@@ -113,6 +116,9 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
 
     cx.agent.journal.set_note(&participation.migration, FENCE_NOTE, &step.cutover_epoch.to_string())?;
     cx.fail_point("fence_source.perform.noted");
+    if Bug::FenceOfOneRole.is_seeded() {
+        return seeded::fence_owner(step.cutover_epoch, &participation.database, cutover).await;
+    }
     commit_fence(cx, step.cutover_epoch, &mut cutover.writer, &ours).await?;
     cx.fail_point("fence_source.perform.committed");
     let fence_lsn = current_lsn(&cutover.writer).await?.to_string();
@@ -124,11 +130,11 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     cx.fail_point("fence_source.perform.expelled");
 
     // SHARE locks stop neither nextval nor CREATE INDEX; only now is nobody left.
-    let sequences = positions(&cutover.writer).await?;
-    prove_catalog_unchanged(&cutover.writer, &cutover.fingerprint)
-        .await
-        .map_err(|failure| failure.effect(Effect::Unknown))?;
-    prove_nobody_can_log_in(cx, &cutover.writer, &cutover.canary, &ours).await?;
+    let writer = &cutover.writer;
+    let unchanged =
+        prove_catalog_unchanged(writer, &cutover.fingerprint).map_err(|failure| failure.effect(Effect::Unknown));
+    let nobody = prove_nobody_can_log_in(cx, writer, &cutover.canary, &ours);
+    let (sequences, (), ()) = try_join!(positions(writer), unchanged, nobody)?;
     cx.fail_point("fence_source.perform.proved");
 
     // Last of all: the barrier has stood until nobody was left.

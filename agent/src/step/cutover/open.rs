@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use super::resolve::fence_table_exists;
 use super::sequence::{SequencePosition, set_all};
-use super::{current_lsn, sessions_lost};
+use super::{await_disk, current_lsn, sessions_lost};
 use crate::action::{ActionKind, Verb};
 use crate::postgres::access::Access;
 use crate::postgres::{Purpose, own_schema, quote_ident, sql_failure};
@@ -36,11 +36,14 @@ impl Step for OpenDestination {
     /// The row is asked, not the agent's memory: a decision whose answer was
     /// lost is found here.
     async fn survey(&self, cx: &Context) -> Result<Survey<OpenDestinationResult>, Failure> {
-        let client = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
-        if opened_epoch(&client).await? == Some(self.cutover_epoch) {
-            return Ok(Survey::Done(OpenDestinationResult { open_lsn: current_lsn(&client).await?.to_string() }));
+        // Applications wait: the session that is open already spares them a login.
+        if let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) {
+            let cutover = cutover.lock().await;
+            if !cutover.session.is_closed() {
+                return self.look(&cutover.session).await;
+            }
         }
-        Ok(Survey::Ready)
+        self.look(&*cx.door.open(&cx.participation.database, Purpose::Cutover).await?).await
     }
 
     async fn perform(&self, cx: &Context) -> Result<OpenDestinationResult, Failure> {
@@ -53,16 +56,16 @@ impl Step for OpenDestination {
             Some(deadline) if cutover.epoch == self.cutover_epoch => deadline,
             Some(_) | None => return Err(sessions_lost(Effect::None)),
         };
-        set_all(&cutover.session, &self.sequences).await?;
+        // Most stand where they stood when the marker came.
+        let moved: Vec<_> =
+            self.sequences.iter().filter(|sequence| !cutover.sequences.contains(sequence)).cloned().collect();
+        set_all(&cutover.session, &moved).await?;
         cx.fail_point("open_destination.perform.sequences");
 
         let doing = "open the destination";
         let database = &cx.participation.database;
         let transaction = cutover.session.transaction().await.map_err(|error| sql_failure(error, doing))?;
-        transaction
-            .batch_execute("SET LOCAL synchronous_commit = on")
-            .await
-            .map_err(|error| sql_failure(error, doing))?;
+        await_disk(&transaction).await?;
         let row = transaction
             .query_one("SELECT state, floor_epoch, saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE", &[])
             .await
@@ -125,6 +128,15 @@ impl Step for OpenDestination {
                 .hint("Nothing takes this back; go on with `pgportage finish`.")
                 .effect(Effect::None)),
         }
+    }
+}
+
+impl OpenDestination {
+    async fn look(&self, client: &Client) -> Result<Survey<OpenDestinationResult>, Failure> {
+        if opened_epoch(client).await? == Some(self.cutover_epoch) {
+            return Ok(Survey::Done(OpenDestinationResult { open_lsn: current_lsn(client).await?.to_string() }));
+        }
+        Ok(Survey::Ready)
     }
 }
 

@@ -1,6 +1,7 @@
 //! P0: the preconditions of a cutover, without effects. Opens every connection
 //! that the cutover needs.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
@@ -10,6 +11,7 @@ use tokio_postgres::Client;
 
 use super::canary::Canary;
 use super::fingerprint::fingerprint;
+use super::seeded::{self, Bug};
 use super::{EnteringSide, LeavingSide};
 use crate::migration::Side;
 use crate::names;
@@ -206,6 +208,9 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     }
     let session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
     prove_closed(cx, &session).await?;
+    if Bug::NoFlush.is_seeded() {
+        seeded::forget_the_disk(&*session).await?;
+    }
     let subscription = incoming(&cx.participation);
     let not_ready: i64 = session
         .query_one(NOT_READY, &[&subscription])
@@ -239,7 +244,14 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     };
     cx.agent.cutovers.hold_entering(
         migration,
-        EnteringSide { epoch: step.cutover_epoch, session, catalog_digest, drained: None, open_deadline: None },
+        EnteringSide {
+            epoch: step.cutover_epoch,
+            session,
+            catalog_digest,
+            drained: None,
+            sequences: HashSet::new(),
+            open_deadline: None,
+        },
     );
     Ok(result)
 }

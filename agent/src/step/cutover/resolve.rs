@@ -25,8 +25,10 @@ pub(super) const SETTLED_NOTE: &str = "cutover.settled";
 /// How often the source agent asks a destination that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long after the end of its budget a fence waits for the coordinator's
-/// word before the source agent settles the cutover by itself.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// word before the source agent settles the cutover by itself. The destination
+/// does not open any more by then, and applications wait: just long enough for an
+/// undo that is on its way to come first.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What the destination decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,10 +173,17 @@ async fn lift(client: &mut Client, database: &str) -> Result<(), Failure> {
 /// because the barrier is gone then.
 pub async fn settle_by_itself(agent: Arc<Agent>) {
     loop {
+        let pause = async {
+            let now = agent.clock.now();
+            let due = agent.cutovers.next_deadline().map(|deadline| deadline + PATIENCE).filter(|due| *due > now);
+            agent.clock.sleep_until(due.map_or(now + ASK_AGAIN, |due| due.min(now + ASK_AGAIN))).await;
+        };
         tokio::select! {
             biased;
             () = agent.stop.cancelled() => return,
-            () = agent.clock.sleep(ASK_AGAIN) => {}
+            // Its budget may be shorter than the pause.
+            () = agent.cutovers.raised.notified() => continue,
+            () = pause => {}
         }
         let participations = match agent.journal.participations() {
             Ok(participations) => participations,

@@ -3,10 +3,11 @@
 use pgportage_link::Failure;
 use tokio_postgres::Client;
 
+use super::seeded::{self, Bug};
 use crate::postgres::{RelationName, catalog, sql_failure};
 
 /// Where one sequence stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SequencePosition {
     /// The sequence.
     pub name: RelationName,
@@ -38,6 +39,9 @@ FROM unnest($1::text[], $2::text[], $3::int8[], $4::bool[])
 /// left on the source, and a value that a session had cached there lies below
 /// its sequence's `last_value`.
 pub(super) async fn set_all(client: &Client, sequences: &[SequencePosition]) -> Result<(), Failure> {
+    if Bug::SequencesByMax.is_seeded() {
+        return seeded::set_by_max(client).await;
+    }
     let schemas: Vec<&str> = sequences.iter().map(|state| state.name.schema.as_str()).collect();
     let names: Vec<&str> = sequences.iter().map(|state| state.name.relation.as_str()).collect();
     let values: Vec<i64> = sequences.iter().map(|state| state.last_value).collect();
