@@ -14,6 +14,7 @@ use super::grants::{grant_reading, revoke_reading};
 use super::maker::slot_session;
 use crate::agent::Agent;
 use crate::migration::Participation;
+use crate::names::former_slot;
 use crate::postgres::{CancelHandle, Purpose, Session, quote_ident, sql_failure};
 use crate::step::connect::{DESTINATION_SYSTEM, replication_role};
 use crate::step::copy::CopyMethod;
@@ -429,7 +430,7 @@ async fn drop_slots(cx: &Context, system: &str, role: &str) -> Result<(), Failur
     let names = [
         outgoing(&cx.participation),
         outgoing_copy(&cx.participation),
-        names::former_slot(&cx.participation.migration),
+        former_slot(&cx.participation.migration),
     ];
     let names = names.as_slice();
     let failure = |error| sql_failure(error, "drop the replication slot");
