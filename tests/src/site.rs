@@ -221,6 +221,7 @@ impl Site {
                     limits: options.limits.clone(),
                     destructive: DESTRUCTIVE.to_vec(),
                     roles: Vec::new(),
+                    more: String::new(),
                 },
             })
         };

@@ -18,6 +18,7 @@ mod cycle;
 mod drain;
 mod fence;
 mod fingerprint;
+mod let_go;
 mod open;
 mod prepare;
 mod release;
@@ -73,7 +74,8 @@ struct SourceCutover {
 /// The barrier that stands.
 #[derive(Clone, Debug)]
 struct Barrier {
-    /// When the first lock was asked for.
+    /// When the outage began: poolers were paused, or the first lock was asked
+    /// for.
     raised_at: Instant,
     /// When the budget for the outage ends.
     deadline: Instant,

@@ -17,6 +17,8 @@ use super::resolve::give_up_fence;
 use super::sequence::{SequencePosition, positions};
 use super::{SourceCutover, current_lsn, remaining, sessions_lost};
 use crate::action::{ActionKind, Verb};
+use crate::hook;
+use crate::policy::HookPoint;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::expel::expel;
 use crate::postgres::{own_schema, sql_failure};
@@ -130,6 +132,8 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut SourceCutover) ->
         .map_err(|failure| failure.effect(Effect::Unknown))?;
     prove_nobody_can_log_in(cx, &cutover.writer, &cutover.canary, &ours).await?;
     cx.fail_point("fence_source.perform.proved");
+    let left = remaining(deadline, cx.clock.now()).map_err(|failure| failure.effect(Effect::Unknown))?;
+    hook::ask(&cx.agent, participation, HookPoint::AfterFence, Some(left)).await?;
 
     // Last of all: the barrier has stood until nobody was left.
     prove_barrier_stands(&cutover.holder).await?;

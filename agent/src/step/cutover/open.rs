@@ -8,7 +8,9 @@ use tokio_postgres::Client;
 use super::sequence::{SequencePosition, set_all};
 use super::{current_lsn, sessions_lost};
 use crate::action::{ActionKind, Verb};
+use crate::hook;
 use crate::names;
+use crate::policy::HookPoint;
 use crate::postgres::access::Access;
 use crate::postgres::{Purpose, own_schema, quote_ident, sql_failure};
 use crate::step::{Context, Step, Survey};
@@ -37,6 +39,7 @@ impl Step for OpenDestination {
     async fn survey(&self, cx: &Context) -> Result<Survey<OpenDestinationResult>, Failure> {
         let client = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
         if opened_epoch(&client).await? == Some(self.cutover_epoch) {
+            hook::tell(&cx.agent, &cx.participation, HookPoint::AfterOpen);
             return Ok(Survey::Done(OpenDestinationResult { open_lsn: current_lsn(&client).await?.to_string() }));
         }
         Ok(Survey::Ready)
@@ -52,6 +55,9 @@ impl Step for OpenDestination {
             Some(deadline) if cutover.epoch == self.cutover_epoch => deadline,
             Some(_) | None => return Err(sessions_lost(Effect::None)),
         };
+        hook::owe(&cx.agent, &cx.participation, self.cutover_epoch)?;
+        let left = deadline.saturating_duration_since(cx.clock.now());
+        hook::ask(&cx.agent, &cx.participation, HookPoint::BeforeOpen, Some(left)).await?;
         set_all(&cutover.session, &self.sequences).await?;
         cx.fail_point("open_destination.perform.sequences");
 
@@ -104,6 +110,7 @@ impl Step for OpenDestination {
         let open_lsn = current_lsn(&cutover.session).await?.to_string();
         drop(cutover);
         cx.agent.cutovers.drop_destination(migration);
+        hook::tell(&cx.agent, &cx.participation, HookPoint::AfterOpen);
         Ok(OpenDestinationResult { open_lsn })
     }
 

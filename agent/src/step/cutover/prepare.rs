@@ -10,9 +10,13 @@ use tokio_postgres::Client;
 
 use super::canary::Canary;
 use super::fingerprint::fingerprint;
+use super::let_go::let_go;
 use super::{DestinationCutover, SourceCutover};
+use crate::hook;
 use crate::migration::Side;
 use crate::names;
+use crate::policy::HookPoint;
+use crate::pooler;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
 use crate::step::{Context, Step, Survey};
 
@@ -99,10 +103,15 @@ impl Step for PrepareCutover {
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
         let migration = &cx.participation.migration;
         match cx.participation.side {
-            Side::Source => cx.agent.cutovers.drop_source(migration),
-            Side::Destination => cx.agent.cutovers.drop_destination(migration),
+            Side::Source => {
+                cx.agent.cutovers.drop_source(migration);
+                let_go(&cx.agent, &cx.participation).await
+            }
+            Side::Destination => {
+                cx.agent.cutovers.drop_destination(migration);
+                Ok(())
+            }
         }
-        Ok(())
     }
 }
 
@@ -116,6 +125,7 @@ async fn prepare_source(cx: &Context, step: &PrepareCutover) -> Result<PrepareCu
     refuse_other_subscriptions(&writer).await?;
     refuse_superusers(cx, &writer).await?;
     refuse_long_writers(cx, &writer).await?;
+    pooler::check(&cx.agent, &cx.participation).await?;
     let canary = Canary::wake(cx).await?;
 
     let published = without_ours(catalog::published_tables(&writer, &names::replication_name(migration)).await?);
@@ -148,6 +158,12 @@ async fn prepare_source(cx: &Context, step: &PrepareCutover) -> Result<PrepareCu
             fenced: None,
         },
     );
+    // Last of all: whatever is told here believes that the outage is near.
+    hook::owe(&cx.agent, &cx.participation, step.cutover_epoch)?;
+    hook::ask(&cx.agent, &cx.participation, HookPoint::BeforeBarrier, None).await.map_err(|failure| {
+        cx.agent.cutovers.drop_source(migration);
+        failure.effect(Effect::None)
+    })?;
     Ok(result)
 }
 

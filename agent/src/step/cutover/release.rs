@@ -1,9 +1,11 @@
-//! P7: the destination has opened; the barrier goes, the fence stays.
+//! P7: the destination has opened; the barrier goes, poolers lead there, the
+//! fence stays.
 
 use std::time::Duration;
 
 use pgportage_link::Failure;
 
+use super::let_go::let_go;
 use super::resolve::SETTLED_NOTE;
 use crate::step::{Context, Step, Survey};
 
@@ -17,8 +19,8 @@ pub struct ReleaseBarrier {
 /// The barrier is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleaseBarrierResult {
-    /// From the first lock request to the release. Zero when the barrier had
-    /// gone before.
+    /// From the pause of poolers, or the first lock request, to the release. Zero
+    /// when the barrier had gone before.
     pub barrier_time: Duration,
 }
 
@@ -39,6 +41,9 @@ impl Step for ReleaseBarrier {
             barrier_time = cx.clock.now().duration_since(barrier.raised_at);
         }
         cx.agent.cutovers.drop_source(migration);
+        // A pooler that cannot be led there keeps its clients waiting, and this
+        // is tried again.
+        let_go(&cx.agent, &cx.participation).await?;
         Ok(ReleaseBarrierResult { barrier_time })
     }
 
