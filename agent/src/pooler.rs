@@ -115,11 +115,7 @@ impl Poolers {
     /// # Errors
     ///
     /// [`Reason::PoolerUnreachable`]. Nothing has changed then.
-    pub async fn approach(
-        &self,
-        agent: &Agent,
-        participation: &Participation,
-    ) -> Result<Vec<Approached>, Failure> {
+    pub async fn approach(&self, agent: &Agent, participation: &Participation) -> Result<Vec<Approached>, Failure> {
         let approach = |rule: &PoolerRule| {
             let rule = rule.clone();
             async move {

@@ -15,7 +15,6 @@ use pgportage_tests::pgbouncer::PgBouncer;
 use pgportage_tests::pooled::{self, Pooled};
 use pgportage_tests::site::{APPLICATION, APPLICATION_PASSWORD};
 
-#[expect(dead_code, reason = "shared with tests that use more of it")]
 mod support;
 
 use support::{Lone, Options};

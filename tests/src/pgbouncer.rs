@@ -58,7 +58,7 @@ impl PgBouncer {
 [databases]
 ; {database} = host=10.0.0.1
 {database} = host=127.0.0.1  port={server_port} pool_size=6	
-\"Odd name\" = host=127.0.0.1 port={server_port} dbname={database}
+Odd-name = host=127.0.0.1 port={server_port} dbname={database}
 
 [pgbouncer]
 listen_addr = 127.0.0.1
@@ -177,7 +177,7 @@ max_client_conn = 500
     pub fn policy(&self, database: &str, destination_port: u16) -> String {
         format!(
             "\n[[pooler]]\ndatabase = \"{database}\"\nconsole = \"127.0.0.1:{}\"\nuser = \"{KEEPER}\"\n\
-             password_file = \"{}\"\nentries = [\"{database}\", \"Odd name\"]\nconfig = \"{}\"\n\
+             password_file = \"{}\"\nentries = [\"{database}\", \"Odd-name\"]\nconfig = \"{}\"\n\
              destination = \"127.0.0.1:{destination_port}\"\n",
             self.port,
             self.home.path().join("keeper-password").display(),

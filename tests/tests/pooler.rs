@@ -225,8 +225,9 @@ async fn kill_in_cutover(pool: &mut Pool, point: &str) {
     pool.site.source_agent.start_to_fail_at(point).unwrap();
     pool.site.wait_for_agents().await.unwrap();
     pool.site.cli.run(&["cutover", MIGRATION, "--yes", "--detach"]).await.unwrap();
-    let died = wait::until(&format!("death at {point}"), LIMIT, async || {
+    wait::until(&format!("death at {point}"), LIMIT, async || {
         Ok(if pool.site.source_agent.running()? { Seen::NotYet("it lives".to_owned()) } else { Seen::Done(()) })
-    });
-    died.await.unwrap();
+    })
+    .await
+    .unwrap();
 }
