@@ -115,10 +115,11 @@ impl Pooled {
 }
 
 impl Told {
-    /// The longest time in which nobody's COMMIT was confirmed.
+    /// The longest time from `since` on in which nobody's COMMIT was confirmed.
     #[must_use]
-    pub fn longest_pause(&self) -> Duration {
-        self.confirmed.windows(2).map(|pair| pair[1].duration_since(pair[0])).max().unwrap_or_default()
+    pub fn longest_pause(&self, since: Instant) -> Duration {
+        let later = self.confirmed.partition_point(|confirmed| *confirmed < since);
+        self.confirmed[later..].windows(2).map(|pair| pair[1].duration_since(pair[0])).max().unwrap_or_default()
     }
 
     /// Compares with what is in a database: every acknowledged transaction is

@@ -9,16 +9,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pgportage_link::Clock;
 use pgportage_tests::cluster::connect;
 use pgportage_tests::journey::MIGRATION;
 use pgportage_tests::pgbouncer::PgBouncer;
-use pgportage_tests::pooled::{self, Pooled, Told};
+use pgportage_tests::pooled::{self, Pooled};
 use pgportage_tests::site::APPLICATION;
 use pgportage_tests::wait::{self, Seen};
 use pgportage_tests::{PostgresVersion, Site, SiteOptions, traces, workload};
 
 /// How long anything may take to come back by itself.
 const LIMIT: Duration = Duration::from_secs(120);
+/// What the outage may last where nobody is there to end it.
+const BUDGET: Duration = Duration::from_secs(4);
 const CUTOVER: [&str; 3] = ["cutover", MIGRATION, "--yes"];
 
 /// A site with clients at work behind its pooler, ready for the cutover.
@@ -109,8 +112,9 @@ impl Pool {
 
     /// The cutover, its clients on the other side, and everything that has to
     /// hold afterwards.
-    async fn arrive(self) -> (Site, PgBouncer, Told) {
+    async fn arrive(self) -> (Site, PgBouncer) {
         let before = self.pooler.config_text().unwrap();
+        let began = Clock.now();
         if let Err(error) = self.site.cli.expect(0, &CUTOVER).await {
             self.give_up(&error);
         }
@@ -132,13 +136,14 @@ impl Pool {
         let kept = site.source_config.state_directory.join("pooler");
         assert_eq!(fs::read_dir(kept).unwrap().count(), 0, "copies of the pooler's file are left");
         println!(
-            "{} transactions through the pooler, {} errors, longest pause {:?}",
+            "{} transactions through the pooler, {} errors, longest pause around the cutover {:?}",
             told.acknowledged.len(),
             told.failures.len(),
-            told.longest_pause()
+            told.longest_pause(began)
         );
         assert_eq!(told.failures, Vec::<String>::new(), "\n--- pooler\n{}", pooler.log_text());
-        (site, pooler, told)
+        assert!(told.longest_pause(began) < Duration::from_secs(5), "{:?}", told.longest_pause(began));
+        (site, pooler)
     }
 }
 
@@ -187,23 +192,44 @@ async fn its_clients_see_a_pause_and_no_error() {
     }
 
     let hooks = pool.hooks();
-    let (_site, _pooler, told) = pool.arrive().await;
+    let _arrived = pool.arrive().await;
     let last: Vec<String> = fs::read_to_string(hooks.join("told")).unwrap().lines().map(str::to_owned).collect();
     let points: Vec<&str> = last.iter().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(points[..3], ["before-barrier", "after-fence", "before-open"], "{last:?}");
     assert_eq!(points[3..], ["after-open", "after-open"], "{last:?}");
-    assert!(told.longest_pause() < Duration::from_secs(10), "{:?}", told.longest_pause());
 }
 
-/// The agent that has paused the pooler dies: before the fence, behind it, and
-/// when the destination has opened.
+/// The coordinator dies behind the barrier, the agent that has paused the pooler
+/// dies before the fence, behind it, and when the destination has opened.
 #[tokio::test]
-async fn its_clients_wait_for_an_agent_that_was_killed() {
+async fn its_clients_go_on_whoever_was_killed() {
     let mut pool = Pool::begin().await;
     let before = pool.pooler.config_text().unwrap();
+    let paused = async |pool: &Pool| pool.pooler.entry(&pool.site.database, "paused").await.unwrap();
+
+    // Nobody commands the agent any more: a pause ends with its budget.
+    kill_coordinator_behind_the_barrier(&mut pool).await;
+    assert_eq!(paused(&pool).await, "1");
+    let died = Clock.now();
+    pool.clients.wait_for_commits(10, LIMIT).await.unwrap_or_else(|error| pool.give_up(&error));
+    let waited = Clock.now().duration_since(died);
+    println!("went on {waited:?} after the coordinator's death, with a budget of {BUDGET:?}");
+    assert!(waited < BUDGET + Duration::from_millis(500), "{waited:?}");
+    pool.site.coordinator.start().unwrap();
+    pool.expect_return(&before).await;
+
+    // The agent is stopped meanwhile: it does not leave them waiting.
+    kill_coordinator_behind_the_barrier(&mut pool).await;
+    assert_eq!(paused(&pool).await, "1");
+    pool.site.source_agent.stop().await.unwrap();
+    assert_eq!(paused(&pool).await, "0");
+    pool.site.coordinator.start().unwrap();
+    pool.site.source_agent.start().unwrap();
+    pool.expect_return(&before).await;
+
     for point in ["raise_barrier.perform.paused", "raise_barrier.perform.marked", "fence_source.perform.committed"] {
         kill_in_cutover(&mut pool, point).await;
-        assert_eq!(pool.pooler.entry(&pool.site.database, "paused").await.unwrap(), "1", "{point}");
+        assert_eq!(paused(&pool).await, "1", "{point}");
         pool.site.source_agent.start().unwrap();
         pool.expect_return(&before).await;
     }
@@ -218,6 +244,20 @@ async fn its_clients_wait_for_an_agent_that_was_killed() {
     let told = clients.stop().await.unwrap();
     told.check(&site.destination, &site.database).await.unwrap();
     assert_eq!(told.failures, Vec::<String>::new(), "\n--- pooler\n{}", pooler.log_text());
+}
+
+/// Two acts prepare, the third raises the barrier, and the fourth is never sent.
+async fn kill_coordinator_behind_the_barrier(pool: &mut Pool) {
+    pool.site.coordinator.stop().await.unwrap();
+    pool.site.coordinator.start_to_fail_at("coordinator.before_send.command=4").unwrap();
+    pool.site.wait_for_agents().await.unwrap();
+    let budget = format!("{}s", BUDGET.as_secs());
+    pool.site.cli.run(&["cutover", MIGRATION, "--yes", "--detach", "--max-outage", &budget]).await.unwrap();
+    wait::until("the coordinator's death", LIMIT, async || {
+        Ok(if pool.site.coordinator.running()? { Seen::NotYet("it lives".to_owned()) } else { Seen::Done(()) })
+    })
+    .await
+    .unwrap();
 }
 
 async fn kill_in_cutover(pool: &mut Pool, point: &str) {
