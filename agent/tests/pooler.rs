@@ -58,6 +58,7 @@ async fn there_and_back_again() {
     let lone = agent_beside(&source, &pooler.policy(DATABASE, destination.port));
     let clients = Pooled::start(&pooler.config(DATABASE), 8, 3);
     clients.wait_for_commits(50, LIMIT).await.unwrap();
+    let begin = Clock.now();
 
     for round in 0..5 {
         // Given up.
@@ -77,6 +78,9 @@ async fn there_and_back_again() {
         clients.wait_for_commits(30, LIMIT).await.unwrap();
     }
     let told = clients.stop().await.unwrap();
+    // A pool that was led away while it logged in somewhere would connect nowhere
+    // for the 15 s of `server_login_retry`.
+    assert!(told.longest_pause(begin) < Duration::from_secs(5), "{:?}", told.longest_pause(begin));
     assert_eq!(told.failures, Vec::<String>::new(), "\n--- pooler\n{}", pooler.log_text());
 
     let mut found = BTreeSet::new();

@@ -4,7 +4,7 @@
 //! back before it is changed, changed before it is loaded, and loaded in the
 //! same turn of the pooler's loop in which its clients go on. A pooler that has
 //! loaded another address while it is paused would open connections for clients
-//! that log in, break them off, and refuse those clients.
+//! that log in, break them off, and then connect nowhere for a while.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
