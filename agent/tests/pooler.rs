@@ -4,11 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use pgportage_agent::migration::Side;
 use pgportage_agent::pooler::Towards;
 use pgportage_link::{Clock, Failure};
+use pgportage_proto::Reason;
 use pgportage_tests::PostgresVersion;
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
 use pgportage_tests::pgbouncer::PgBouncer;
@@ -102,4 +104,47 @@ async fn there_and_back_again() {
     // Twice is once.
     let_on(&lone, Towards::Destination).await;
     assert_eq!(pooler.config_text().unwrap(), there);
+}
+
+/// What the owner's command does is the owner's business; what it says is not
+/// taken for granted.
+#[tokio::test]
+async fn led_by_a_command() {
+    let (source, destination) = tokio::join!(server(), server());
+    let pooler = PgBouncer::start(DATABASE, source.port).await.unwrap();
+    let before = pooler.config_text().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("lead");
+    let write = |body: &str| {
+        std::fs::write(&script, format!("#!/bin/sh\n{body}\n")).unwrap();
+        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    write("exit 3");
+    let (config, from, to) = (pooler.config_path(), source.port, destination.port);
+    let by_file = format!("config = \"{}\"", config.display());
+    let by_command = format!("repoint_command = [\"{}\", \"argument\"]", script.display());
+    let policy = pooler.policy(DATABASE, to).replace(&by_file, &by_command);
+    let lone = agent_beside(&source, &policy);
+
+    pause(&lone, 1).await.unwrap();
+    for does_not_lead in ["exit 3", "true"] {
+        write(does_not_lead);
+        let led = lone.agent.poolers.let_on(&lone.agent, &lone.participation, Towards::Destination).await;
+        assert_eq!(led.unwrap_err().reason, Reason::PoolerUnfit, "{does_not_lead}");
+        assert_eq!(pooler.entry(DATABASE, "paused").await.unwrap(), "1", "{does_not_lead}");
+    }
+    // Written in place, so that the pooler may read it as before.
+    write(&format!(
+        "case \"$PGPORTAGE_TOWARDS $1\" in\n'destination argument') change=s/port={from}/port={to}/ ;;\n\
+         'source argument') change=s/port={to}/port={from}/ ;;\nesac\n\
+         changed=$(sed \"$change\" {0}) && printf '%s\\n' \"$changed\" > {0}",
+        config.display()
+    ));
+    let_on(&lone, Towards::Destination).await;
+    assert_eq!(pooler.entry(DATABASE, "port").await.unwrap(), to.to_string());
+    assert_eq!(pooler.entry(DATABASE, "paused").await.unwrap(), "0");
+    pause(&lone, 2).await.unwrap();
+    let_on(&lone, Towards::Source).await;
+    assert_eq!(pooler.config_text().unwrap(), before);
+    assert_eq!(pooler.entry(DATABASE, "port").await.unwrap(), from.to_string());
 }

@@ -163,6 +163,15 @@ async fn its_clients_see_a_pause_and_no_error() {
     pool.expect_return(&before).await;
     assert_eq!(pool.told(), Vec::<String>::new());
 
+    // Clients that keep their servers never come to rest: said before anybody waits.
+    console.batch_execute("SET pool_mode = 'session'").await.unwrap();
+    pool.clients.wait_for_commits(50, LIMIT).await.unwrap();
+    let refused = cli.expect(1, &CUTOVER).await.unwrap();
+    assert!(refused.all().contains("POOLER_BUSY") && refused.all().contains("session mode"), "{}", refused.all());
+    console.batch_execute("SET pool_mode = 'transaction'").await.unwrap();
+    pool.expect_return(&before).await;
+    assert_eq!(pool.told(), Vec::<String>::new());
+
     // A transaction that does not end: the cutover is given up, the transaction
     // is not.
     let holder = connect(&pool.pooler.config(&pool.site.database)).await.unwrap();

@@ -138,9 +138,9 @@ impl Step for RaiseBarrier {
 async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut SourceCutover) -> Result<RaiseBarrierResult, Failure> {
     let limits = cx.agent.policy.limits();
     let tables = lockable(&cutover.writer).await?;
-    let poolers = cx.agent.poolers.approach(&cx.agent, &cx.participation).await?;
     begin_and_evict_maintenance(&cutover.holder, &tables).await?;
     cx.fail_point("raise_barrier.perform.evicted");
+    let poolers = cx.agent.poolers.approach(&cx.agent, &cx.participation).await?;
 
     // The outage begins: for the clients of a pooler here, for others with the
     // locks, which then find no transaction of a pooler in their way.
