@@ -10,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::heartbeat::Heartbeats;
+use crate::hook::Hooks;
 use crate::journal::Journal;
 use crate::metrics::{Gauges, LinkTraffic};
 use crate::peer::Peers;
 use crate::policy::Policy;
+use crate::pooler::Poolers;
 use crate::postgres::{Door, DoorSettings};
 use crate::settings::Settings;
 use crate::snapshot::Snapshots;
@@ -50,6 +52,10 @@ pub struct Agent {
     pub snapshots: Snapshots,
     /// Sessions of cutovers under way.
     pub cutovers: CutoverSessions,
+    /// The poolers that applications reach databases through.
+    pub poolers: Poolers,
+    /// Hooks that are being told how a cutover ended.
+    pub hooks: Hooks,
     /// What is measured between commands.
     pub gauges: Gauges,
     /// What went over the link.
@@ -85,6 +91,8 @@ impl Agent {
             tunnels: Tunnels::new(),
             snapshots: Snapshots::new(clock),
             cutovers: CutoverSessions::default(),
+            poolers: Poolers::default(),
+            hooks: Hooks::default(),
             gauges: Gauges::default(),
             traffic: LinkTraffic::default(),
             heartbeats: Heartbeats::default(),

@@ -68,7 +68,12 @@ async fn beside<T, F: Future<Output = Result<T, Failure>>>(
     let outcome = async {
         let (policy, identity) = daemon::check(&settings)?;
         let journal = Journal::open_beside(&settings.journal_path())?;
-        act(Arc::new(Agent::new(settings, policy, journal, identity))).await
+        let agent = Arc::new(Agent::new(settings, policy, journal, identity));
+        let done = act(Arc::clone(&agent)).await;
+        // Hooks that are being told; each has a limit.
+        agent.tasks.close();
+        agent.tasks.wait().await;
+        done
     }
     .await;
     telemetry.shutdown().await;

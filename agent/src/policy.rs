@@ -4,7 +4,10 @@
 //! that comes over the wire widens it; every command asks it before anything
 //! else happens.
 
+mod command;
 mod file;
+mod hook;
+mod pooler;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,6 +20,10 @@ use pgportage_proto::Reason;
 use crate::action::{ActionKind, Verb};
 use crate::migration::{Participation, Side};
 
+pub use command::LocalCommand;
+pub use hook::{HookPoint, HookRule};
+pub use pooler::{PoolerRule, Repoint, ServerAddress};
+
 /// The policy file, checked. Read once at start.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -28,6 +35,8 @@ pub struct Policy {
     limits: Limits,
     destructive: Destructive,
     roles: Roles,
+    poolers: Vec<PoolerRule>,
+    hooks: Vec<HookRule>,
 }
 
 /// Where another agent is reached.
@@ -308,6 +317,20 @@ impl Policy {
     #[must_use]
     pub fn roles(&self) -> &Roles {
         &self.roles
+    }
+
+    /// The poolers that applications reach a database through.
+    pub fn poolers(&self, database: &str) -> impl Iterator<Item = &PoolerRule> {
+        self.poolers.iter().filter(move |rule| rule.database == database)
+    }
+
+    /// What is run at a point of a cutover of this database, in the order of the
+    /// file.
+    pub fn hooks(&self, at: HookPoint, database: &str) -> impl Iterator<Item = &HookRule> {
+        let concerns = move |rule: &&HookRule| {
+            rule.at == at && rule.databases.as_ref().is_none_or(|databases| databases.contains(database))
+        };
+        self.hooks.iter().filter(concerns)
     }
 
     /// Acts that need a word of their own.

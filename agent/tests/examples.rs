@@ -4,8 +4,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use pgportage_agent::policy::{PeerAddress, Policy};
+use pgportage_agent::policy::{HookPoint, PeerAddress, Policy};
 use pgportage_agent::settings::Settings;
 use pgportage_link::settings::print;
 use tempfile::TempDir;
@@ -46,10 +47,15 @@ fn the_settings_load_and_show_the_defaults() {
 fn the_policy_loads_and_shows_the_defaults() {
     let directory = tempfile::tempdir().unwrap();
     let policy = Policy::load(&example(&directory, "policy.toml", false)).unwrap();
-    for name in ["mover-password", "mover-canary-password"] {
-        let password = directory.path().join(name);
-        std::fs::write(&password, "secret").unwrap();
-        std::fs::set_permissions(&password, PermissionsExt::from_mode(0o600)).unwrap();
+    for (name, mode) in [
+        ("mover-password", 0o600),
+        ("mover-canary-password", 0o600),
+        ("pgbouncer-password", 0o600),
+        ("tell-the-monitoring", 0o700),
+    ] {
+        let file = directory.path().join(name);
+        std::fs::write(&file, "secret").unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
     }
     let whole = Policy::load(&example(&directory, "policy.toml", true)).unwrap();
     assert_eq!(policy.limits(), whole.limits());
@@ -57,4 +63,8 @@ fn the_policy_loads_and_shows_the_defaults() {
     assert_eq!(policy.peer_address("destination-b"), Some(&address));
     assert!(policy.destructive().fence && !policy.destructive().open);
     assert!(policy.roles().replication.is_none() && whole.roles().canary.is_some());
+    assert_eq!((policy.poolers("shop").count(), whole.poolers("shop").count()), (0, 1));
+    assert_eq!(whole.poolers("shop").next().unwrap().pause_timeout, Duration::from_secs(1));
+    let told = |policy: &Policy| policy.hooks(HookPoint::AfterOpen, "shop").map(|hook| hook.command.timeout).next();
+    assert_eq!((told(&policy), told(&whole)), (None, Some(Duration::from_secs(5))));
 }

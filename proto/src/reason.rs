@@ -162,6 +162,14 @@ reasons! {
     SuperuserSession = "SUPERUSER_SESSION",
     /// The table locks were not granted in time.
     BarrierTimeout = "BARRIER_TIMEOUT",
+    /// The pooler's console does not answer.
+    PoolerUnreachable = "POOLER_UNREACHABLE",
+    /// The pooler is not what the agent's policy says, or cannot be led elsewhere.
+    PoolerUnfit = "POOLER_UNFIT",
+    /// The pooler's clients do not come to rest.
+    PoolerBusy = "POOLER_BUSY",
+    /// A command of the agent's policy failed before the decision.
+    HookFailed = "HOOK_FAILED",
     /// The barrier's session ended before the fence was proved.
     BarrierLost = "BARRIER_LOST",
     /// The marker did not arrive in time.

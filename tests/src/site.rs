@@ -224,6 +224,7 @@ impl Site {
                     limits: options.limits.clone(),
                     destructive: DESTRUCTIVE.to_vec(),
                     roles: Vec::new(),
+                    more: String::new(),
                 },
             })
         };

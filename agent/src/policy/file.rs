@@ -11,7 +11,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::{BarrierConflict, DatabaseRule, Destructive, Limits, PeerAddress, Policy, PremadeRole, Roles};
+use super::{
+    BarrierConflict, DatabaseRule, Destructive, Limits, PeerAddress, Policy, PremadeRole, Roles, hook, pooler,
+};
 use crate::action::ActionKind;
 use crate::migration::Side;
 use crate::settings::{invalid, is_address, is_name};
@@ -74,15 +76,15 @@ struct RoleSection {
 
 /// What was wrong, gathered so that all of it can be said at once.
 #[derive(Default)]
-struct Problems(Vec<String>);
+pub(super) struct Problems(Vec<String>);
 
 impl Problems {
-    fn add(&mut self, key: &str, problem: impl std::fmt::Display) {
+    pub(super) fn add(&mut self, key: &str, problem: impl std::fmt::Display) {
         self.0.push(format!("{key}: {problem}"));
     }
 
     /// Takes one section out of the file; an absent one reads as its default.
-    fn section<T: DeserializeOwned + Default>(&mut self, table: &mut toml::Table, key: &str) -> T {
+    pub(super) fn section<T: DeserializeOwned + Default>(&mut self, table: &mut toml::Table, key: &str) -> T {
         table.remove(key).map(|value| self.read(key, value)).unwrap_or_default().unwrap_or_default()
     }
 
@@ -90,7 +92,7 @@ impl Problems {
         value.try_into().map_err(|error: toml::de::Error| self.add(key, error.message())).ok()
     }
 
-    fn duration(&mut self, key: &str, text: Option<String>, default: Duration) -> Duration {
+    pub(super) fn duration(&mut self, key: &str, text: Option<String>, default: Duration) -> Duration {
         let Some(text) = text else { return default };
         match humantime::parse_duration(&text) {
             Ok(duration) if !duration.is_zero() => duration,
@@ -129,8 +131,10 @@ pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
     let RolesSection { replication, canary } = problems.section(&mut table, "roles");
     let replication = role(&mut problems, "roles.replication", replication);
     let canary = role(&mut problems, "roles.canary", canary);
+    let poolers = pooler::poolers(&mut problems, &mut table, &databases);
+    let hooks = hook::hooks(&mut problems, &mut table);
     for key in table.keys() {
-        problems.add(key, "unknown; expected databases, peers, steps, limits, destructive or roles");
+        problems.add(key, "unknown; expected databases, peers, steps, limits, destructive, roles, pooler or hook");
     }
     if !problems.0.is_empty() {
         return Err(invalid(path, &problems.0));
@@ -144,6 +148,8 @@ pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
         limits,
         destructive: Destructive { fence, open, drop_slot, terminate_sessions, replica_identity_full, way_back },
         roles: Roles { replication, canary },
+        poolers,
+        hooks,
     })
 }
 
@@ -247,14 +253,19 @@ fn role(problems: &mut Problems, at: &str, section: Option<RoleSection>) -> Opti
     if name.is_empty() || name.len() > 63 {
         problems.add(&format!("{at}.name"), "use 1 to 63 bytes");
     }
-    match std::fs::metadata(&password_file) {
+    check_private(problems, &format!("{at}.password_file"), &password_file);
+    Some(PremadeRole { name, password_file })
+}
+
+/// A file with a secret is for its owner alone.
+pub(super) fn check_private(problems: &mut Problems, at: &str, path: &Path) {
+    match std::fs::metadata(path) {
         Ok(metadata) if metadata.mode() & 0o077 != 0 => {
-            problems.add(&format!("{at}.password_file"), "others can read it; run `chmod 0600` on it");
+            problems.add(at, "others can read it; run `chmod 0600` on it");
         }
         Ok(_) => {}
-        Err(error) => problems.add(&format!("{at}.password_file"), error),
+        Err(error) => problems.add(at, error),
     }
-    Some(PremadeRole { name, password_file })
 }
 
 /// A key as TOML wants it written.

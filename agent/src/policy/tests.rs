@@ -121,3 +121,102 @@ fn an_empty_file_allows_nothing() {
         load("").unwrap().allows(&participation("shop", Side::Source, "dst-1"), &intent(ActionKind::CheckServer));
     assert_eq!(failure.unwrap_err().reason, Reason::PolicyDenied);
 }
+
+fn program(directory: &Path, mode: u32) -> String {
+    let path = directory.join("program");
+    std::fs::write(&path, "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn poolers_and_hooks_belong_to_their_databases() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = program(dir.path(), 0o755);
+    let policy = load(&format!(
+        r#"
+        [databases.shop]
+        sides = ["source"]
+        [databases.crm]
+        sides = ["source"]
+        [[pooler]]
+        database = "shop"
+        console = "/run/pgbouncer:6432"
+        config = "/etc/pgbouncer/pgbouncer.ini"
+        destination = "[fd00::2]:5432"
+        [[pooler]]
+        database = "shop"
+        console = "10.0.0.9:6432"
+        entries = ["shop", "reports"]
+        pause_timeout = "300ms"
+        repoint_command = ["{program}", "shop"]
+        [[hook]]
+        at = "after-open"
+        command = ["{program}"]
+        [[hook]]
+        at = "after-open"
+        command = ["{program}", "crm"]
+        databases = ["crm"]
+        timeout = "1s"
+        "#
+    ))
+    .unwrap();
+    let poolers: Vec<_> = policy.poolers("shop").collect();
+    assert_eq!(policy.poolers("crm").count(), 0);
+    assert_eq!(poolers[0].entries, ["shop"]);
+    let address = ServerAddress { host: "fd00::2".to_owned(), port: 5432 };
+    assert!(matches!(&poolers[0].repoint, Repoint::File { destination, .. } if *destination == address));
+    assert_eq!((poolers[1].entries.len(), poolers[1].pause_timeout), (2, Duration::from_millis(300)));
+    assert!(matches!(&poolers[1].repoint, Repoint::Command { command, .. } if command.arguments == ["shop"]));
+    assert_eq!(policy.hooks(HookPoint::AfterOpen, "shop").count(), 1);
+    assert_eq!(policy.hooks(HookPoint::AfterOpen, "crm").count(), 2);
+    assert_eq!(policy.hooks(HookPoint::AfterAbort, "crm").count(), 0);
+}
+
+#[test]
+fn names_every_problem_of_poolers_and_hooks_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = program(dir.path(), 0o775);
+    let failure = load(&format!(
+        r#"
+        [databases.shop]
+        sides = ["destination"]
+        [[pooler]]
+        database = "shop"
+        console = "nowhere"
+        entries = []
+        config = "pgbouncer.ini"
+        destination = "oslo"
+        [[pooler]]
+        database = "crm"
+        console = "10.0.0.9:6432"
+        [[hook]]
+        at = "sometimes"
+        command = ["{program}"]
+        [[hook]]
+        at = "after-open"
+        command = ["tell"]
+        timeout = "soon"
+        [[hook]]
+        at = "after-open"
+        command = []
+        "#
+    ))
+    .unwrap_err();
+    for problem in [
+        "pooler[0].database: \"shop\" is no source",
+        "pooler[0].console: must be host:port",
+        "pooler[0].entries: is empty",
+        "pooler[0].config: must be an absolute path",
+        "pooler[0].destination: \"oslo\" must be host:port",
+        "pooler[1].database: \"crm\" is no source",
+        "pooler[1].config: give either config or repoint_command",
+        "hook[0].at: \"sometimes\" is no point of a cutover; expected before-barrier, after-fence",
+        "hook[0].command: others than its owner can write",
+        "hook[1].command: \"tell\" is no absolute path",
+        "hook[1].timeout: \"soon\" is no duration",
+        "hook[2].command: is empty",
+    ] {
+        assert!(failure.detail.contains(problem), "{problem} is missing in:\n{}", failure.detail);
+    }
+}

@@ -23,6 +23,7 @@ mod cycle;
 mod drain;
 mod fence;
 mod fingerprint;
+mod let_go;
 mod open;
 mod prepare;
 mod release;
@@ -82,7 +83,8 @@ struct LeavingSide {
 /// The barrier that stands.
 #[derive(Clone, Debug)]
 struct Barrier {
-    /// When the first lock was asked for.
+    /// When the outage began: poolers were paused, or the first lock was asked
+    /// for.
     raised_at: Instant,
     /// When the budget for the outage ends.
     deadline: Instant,

@@ -11,6 +11,7 @@ use pgportage_proto::Reason;
 use tokio_postgres::GenericClient;
 
 use crate::migration::Side;
+use crate::pooler::Poolers;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
@@ -105,6 +106,7 @@ async fn finish_source(cx: &Context) -> Result<FinishMigrationResult, Failure> {
     connect::remove_roles(cx).await?;
     cx.fail_point("finish_migration.perform.roles");
     cx.agent.heartbeats.forget(&cx.agent, migration)?;
+    Poolers::forget(&cx.agent, &cx.participation)?;
     cx.agent.gauges.remove(migration);
     Ok(FinishMigrationResult { unfence_statements })
 }

@@ -98,6 +98,10 @@ pub fn code(reason: Reason) -> Code {
         | Reason::PreparedTransactions
         | Reason::SuperuserSession
         | Reason::BarrierTimeout
+        | Reason::PoolerUnreachable
+        | Reason::PoolerUnfit
+        | Reason::PoolerBusy
+        | Reason::HookFailed
         | Reason::BarrierLost
         | Reason::DrainTimeout
         | Reason::OutageBudgetExceeded

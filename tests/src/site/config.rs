@@ -56,6 +56,8 @@ pub struct PolicyConfig {
     pub destructive: Vec<&'static str>,
     /// Premade roles, with the files that hold their passwords.
     pub roles: Vec<(&'static str, String, PathBuf)>,
+    /// Whatever else the file says, at its end.
+    pub more: String,
 }
 
 /// Every destructive act that a policy can allow.
@@ -145,6 +147,7 @@ impl PolicyConfig {
             let _written =
                 write!(file, "\n[roles.{role}]\nname = {}\npassword_file = {}\n", text(name), path(password_file));
         }
+        file.push_str(&self.more);
         file
     }
 }

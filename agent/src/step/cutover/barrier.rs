@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::cycle::{WaitsFor, victims};
 use super::fingerprint::fingerprint;
+use super::let_go::{let_go, let_go_in_time};
 use super::seeded::Bug;
 use super::sequence::{SequencePosition, positions};
 use super::{Barrier, LeavingSide, current_lsn, remaining, sessions_lost};
@@ -122,14 +123,19 @@ impl Step for RaiseBarrier {
         match &raised {
             Ok(_) => cx.agent.cutovers.raised.notify_one(),
             // The locks go with their session: the source is open again.
-            Err(_) => cx.agent.cutovers.drop_leaving(migration),
+            Err(_) => {
+                cx.agent.cutovers.drop_leaving(migration);
+                if let Err(failure) = let_go(&cx.agent, &cx.participation).await {
+                    tracing::error!(detail = failure.detail, "the poolers' clients still wait: {failure}");
+                }
+            }
         }
         raised
     }
 
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
         cx.agent.cutovers.drop_leaving(&cx.participation.migration);
-        Ok(())
+        let_go(&cx.agent, &cx.participation).await
     }
 }
 
@@ -138,16 +144,24 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
     let tables = lockable(&cutover.writer).await?;
     begin_and_evict_maintenance(&cutover.holder, &tables).await?;
     cx.fail_point("raise_barrier.perform.evicted");
+    let poolers = cx.agent.poolers.approach(&cx.agent, &cx.participation).await?;
 
+    // The outage begins: for the clients of a pooler here, for others with the
+    // locks, which then find no transaction of a pooler in their way.
     let raised_at = cx.clock.now();
     let deadline = raised_at + step.max_outage;
-    let patience = limits.barrier_timeout.min(step.max_outage);
+    let_go_in_time(cx, step.cutover_epoch, deadline);
+    cx.agent.poolers.pause(&cx.agent, &cx.participation, step.cutover_epoch, poolers, deadline).await?;
+    cx.fail_point("raise_barrier.perform.paused");
     let too_early = match Bug::MarkerBeforeBarrier.is_seeded() {
         true => Some(write_marker(&cutover.writer, step.cutover_epoch).await?),
         false => None,
     };
-    let cancelled = lock_against_writers(cx, cutover, &tables, step.max_outage, patience).await?;
-    let lock_wait = cx.clock.now().duration_since(raised_at);
+    let locking_since = cx.clock.now();
+    let left = remaining(deadline, locking_since)?;
+    let patience = limits.barrier_timeout.min(left);
+    let cancelled = lock_against_writers(cx, cutover, &tables, left, patience).await?;
+    let lock_wait = cx.clock.now().duration_since(locking_since);
     cx.fail_point("raise_barrier.perform.locked");
     tracing::info!(
         lock_wait_ms = u64::try_from(lock_wait.as_millis()).unwrap_or(u64::MAX),

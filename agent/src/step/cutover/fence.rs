@@ -20,6 +20,8 @@ use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, positions};
 use super::{LeavingSide, current_lsn, remaining, sessions_lost};
 use crate::action::{ActionKind, Verb};
+use crate::hook;
+use crate::policy::HookPoint;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::expel::expel;
 use crate::postgres::{own_schema, sql_failure};
@@ -136,6 +138,8 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     let nobody = prove_nobody_can_log_in(cx, writer, &cutover.canary, &ours);
     let (sequences, (), ()) = try_join!(positions(writer), unchanged, nobody)?;
     cx.fail_point("fence_source.perform.proved");
+    let left = remaining(deadline, cx.clock.now()).map_err(|failure| failure.effect(Effect::Unknown))?;
+    hook::ask(&cx.agent, participation, HookPoint::AfterFence, Some(left)).await?;
 
     // Last of all: the barrier has stood until nobody was left.
     prove_barrier_stands(&cutover.holder).await?;

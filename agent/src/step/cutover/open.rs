@@ -5,10 +5,13 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio_postgres::Client;
 
+use super::let_go::lead_back;
 use super::resolve::fence_table_exists;
 use super::sequence::{SequencePosition, set_all};
 use super::{await_disk, current_lsn, sessions_lost};
 use crate::action::{ActionKind, Verb};
+use crate::hook;
+use crate::policy::HookPoint;
 use crate::postgres::access::Access;
 use crate::postgres::{Purpose, own_schema, quote_ident, sql_failure};
 use crate::step::{Context, Step, Survey, connect};
@@ -40,10 +43,10 @@ impl Step for OpenDestination {
         if let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) {
             let cutover = cutover.lock().await;
             if !cutover.session.is_closed() {
-                return self.look(&cutover.session).await;
+                return self.look(cx, &cutover.session).await;
             }
         }
-        self.look(&*cx.door.open(&cx.participation.database, Purpose::Cutover).await?).await
+        self.look(cx, &*cx.door.open(&cx.participation.database, Purpose::Cutover).await?).await
     }
 
     async fn perform(&self, cx: &Context) -> Result<OpenDestinationResult, Failure> {
@@ -56,6 +59,9 @@ impl Step for OpenDestination {
             Some(deadline) if cutover.epoch == self.cutover_epoch => deadline,
             Some(_) | None => return Err(sessions_lost(Effect::None)),
         };
+        hook::owe_on_entry(&cx.agent, &cx.participation, self.cutover_epoch)?;
+        let left = deadline.saturating_duration_since(cx.clock.now());
+        hook::ask(&cx.agent, &cx.participation, HookPoint::BeforeOpen, Some(left)).await?;
         // Most stand where they stood when the marker came.
         let moved: Vec<_> =
             self.sequences.iter().filter(|sequence| !cutover.sequences.contains(sequence)).cloned().collect();
@@ -116,6 +122,8 @@ impl Step for OpenDestination {
         let open_lsn = current_lsn(&cutover.session).await?.to_string();
         drop(cutover);
         cx.agent.cutovers.drop_entering(migration);
+        lead_back(cx)?;
+        hook::tell(&cx.agent, &cx.participation, HookPoint::AfterOpen);
         Ok(OpenDestinationResult { open_lsn })
     }
 
@@ -132,8 +140,10 @@ impl Step for OpenDestination {
 }
 
 impl OpenDestination {
-    async fn look(&self, client: &Client) -> Result<Survey<OpenDestinationResult>, Failure> {
+    async fn look(&self, cx: &Context, client: &Client) -> Result<Survey<OpenDestinationResult>, Failure> {
         if opened_epoch(client).await? == Some(self.cutover_epoch) {
+            lead_back(cx)?;
+            hook::tell(&cx.agent, &cx.participation, HookPoint::AfterOpen);
             return Ok(Survey::Done(OpenDestinationResult { open_lsn: current_lsn(client).await?.to_string() }));
         }
         Ok(Survey::Ready)

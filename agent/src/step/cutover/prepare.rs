@@ -11,10 +11,14 @@ use tokio_postgres::Client;
 
 use super::canary::Canary;
 use super::fingerprint::fingerprint;
+use super::let_go::let_go;
 use super::seeded::{self, Bug};
 use super::{EnteringSide, LeavingSide};
+use crate::hook;
 use crate::migration::Side;
 use crate::names;
+use crate::policy::HookPoint;
+use crate::pooler;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
 use crate::step::{Context, Step, Survey, way_back};
 use crate::stream::{incoming, outgoing};
@@ -141,10 +145,11 @@ impl Step for PrepareCutover {
         let migration = &cx.participation.migration;
         if cx.participation.side == self.switch.leaves() {
             cx.agent.cutovers.drop_leaving(migration);
+            let_go(&cx.agent, &cx.participation).await
         } else {
             cx.agent.cutovers.drop_entering(migration);
+            Ok(())
         }
-        Ok(())
     }
 }
 
@@ -162,6 +167,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     }
     refuse_superusers(cx, &writer).await?;
     refuse_long_writers(cx, &writer).await?;
+    pooler::check(&cx.agent, &cx.participation).await?;
     let canary = Canary::wake(cx).await?;
 
     let published = without_ours(catalog::published_tables(&writer, &outgoing(&cx.participation)).await?);
@@ -197,6 +203,12 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             fenced: None,
         },
     );
+    // Last of all: whatever is told here believes that the outage is near.
+    hook::owe(&cx.agent, &cx.participation, step.cutover_epoch)?;
+    hook::ask(&cx.agent, &cx.participation, HookPoint::BeforeBarrier, None).await.map_err(|failure| {
+        cx.agent.cutovers.drop_leaving(migration);
+        failure.effect(Effect::None)
+    })?;
     Ok(result)
 }
 

@@ -1,11 +1,12 @@
-//! P7: the other side has opened; the barrier goes, the fence stays. From here on
-//! this side is closed as the destination was before the first cutover: it may
-//! follow the other one, and be opened again.
+//! P7: the other side has opened; the barrier goes, poolers lead there, the fence
+//! stays. From here on this side is closed as the destination was before the first
+//! cutover: it may follow the other one, and be opened again.
 
 use std::time::Duration;
 
 use pgportage_link::Failure;
 
+use super::let_go::let_go;
 use super::resolve::SETTLED_NOTE;
 use crate::action::{ActionKind, Verb};
 use crate::postgres::access::{Access, own_role};
@@ -33,8 +34,8 @@ pub struct ReleaseBarrier {
 /// The barrier is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleaseBarrierResult {
-    /// From the first lock request to the release. Zero when the barrier had
-    /// gone before.
+    /// From the pause of poolers, or the first lock request, to the release. Zero
+    /// when the barrier had gone before.
     pub barrier_time: Duration,
 }
 
@@ -56,6 +57,9 @@ impl Step for ReleaseBarrier {
         }
         cx.agent.cutovers.drop_leaving(migration);
         cx.fail_point("release_barrier.perform.released");
+        // A pooler that cannot be led there keeps its clients waiting, and this
+        // is tried again.
+        let_go(&cx.agent, &cx.participation).await?;
         note_closed(cx, self.cutover_epoch).await?;
         cx.fail_point("release_barrier.perform.closed");
         Ok(ReleaseBarrierResult { barrier_time })

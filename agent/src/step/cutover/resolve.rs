@@ -5,7 +5,6 @@
 //! still open and so promises that this one never will. Only that promise lifts
 //! the fence on the source; while it cannot be had, the source stays fenced.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
@@ -13,7 +12,8 @@ use pgportage_proto::Reason;
 use tokio_postgres::{Client, GenericClient};
 
 use super::fence::FENCE_NOTE;
-use crate::agent::Agent;
+use super::let_go::{let_go, let_go_what_is_left};
+use crate::agent::{Agent, SharedAgent};
 use crate::migration::{MigrationId, Participation};
 use crate::postgres::access::Access;
 use crate::postgres::{Purpose, sql_failure};
@@ -82,18 +82,25 @@ pub async fn resolve(agent: &Agent, participation: &Participation, epoch: i64) -
 ///
 /// [`Reason::DestinationOpened`] when it has opened: the cutover goes forward.
 /// [`Reason::CutoverInDoubt`] when it cannot be asked.
-pub(super) async fn give_up_fence(agent: &Agent, participation: &Participation, epoch: i64) -> Result<(), Failure> {
+pub(super) async fn give_up_fence(
+    agent: &SharedAgent,
+    participation: &Participation,
+    epoch: i64,
+) -> Result<(), Failure> {
     let migration = &participation.migration;
     let mut client = agent.door.open(&participation.database, Purpose::Cutover).await?;
     if fenced_epoch(&client).await?.is_none() {
         agent.journal.clear_note(migration, FENCE_NOTE)?;
         agent.cutovers.drop_leaving(migration);
-        return Ok(());
+        return let_go(agent, participation).await;
     }
     match ask(agent, participation, epoch).await? {
         Resolution::Opened => {
             agent.journal.set_note(migration, SETTLED_NOTE, &epoch.to_string())?;
             agent.cutovers.drop_leaving(migration);
+            if let Err(failure) = let_go(agent, participation).await {
+                tracing::error!(detail = failure.detail, "the poolers' clients still wait: {failure}");
+            }
             Err(Failure::new(Reason::DestinationOpened, "the destination has opened")
                 .hint("The cutover is done; go on with `pgportage finish`.")
                 .remedy(Remedy::Operator)
@@ -104,7 +111,7 @@ pub(super) async fn give_up_fence(agent: &Agent, participation: &Participation, 
             agent.journal.clear_note(migration, FENCE_NOTE)?;
             agent.cutovers.drop_leaving(migration);
             tracing::warn!(migration.id = %migration, cutover_epoch = epoch, side = %participation.side, "the fence is lifted: this side takes writes");
-            Ok(())
+            let_go(agent, participation).await
         }
     }
 }
@@ -171,7 +178,7 @@ async fn lift(client: &mut Client, database: &str) -> Result<(), Failure> {
 /// Every fence that a journal note speaks of is asked about once the barrier's
 /// budget and a little patience are over; after a restart of the agent at once,
 /// because the barrier is gone then.
-pub async fn settle_by_itself(agent: Arc<Agent>) {
+pub async fn settle_by_itself(agent: SharedAgent) {
     loop {
         let pause = async {
             let now = agent.clock.now();
@@ -196,11 +203,15 @@ pub async fn settle_by_itself(agent: Arc<Agent>) {
             if let Err(failure) = settle(&agent, participation).await {
                 tracing::warn!(migration.id = %participation.migration, %failure, "the cutover is in doubt");
             }
+            if let Err(failure) = let_go_what_is_left(&agent, participation).await {
+                let migration = &participation.migration;
+                tracing::error!(migration.id = %migration, detail = failure.detail, "the poolers' clients still wait: {failure}");
+            }
         }
     }
 }
 
-async fn settle(agent: &Agent, participation: &Participation) -> Result<(), Failure> {
+async fn settle(agent: &SharedAgent, participation: &Participation) -> Result<(), Failure> {
     let migration = &participation.migration;
     let Some(epoch) = agent.journal.note(migration, FENCE_NOTE)?.and_then(|text| text.parse::<i64>().ok()) else {
         return Ok(());
@@ -233,7 +244,7 @@ async fn settle(agent: &Agent, participation: &Participation) -> Result<(), Fail
 /// [`Reason::DestinationOpened`], [`Reason::CutoverInDoubt`], or what the
 /// server reports.
 pub async fn unfence_locally(
-    agent: &Agent,
+    agent: &SharedAgent,
     migration: &MigrationId,
     destination_destroyed: bool,
 ) -> Result<(), Failure> {
@@ -250,7 +261,8 @@ pub async fn unfence_locally(
             "lifting the fence on the operator's statement that the destination is destroyed"
         );
         lift(&mut client, &participation.database).await?;
-        return agent.journal.clear_note(migration, FENCE_NOTE);
+        agent.journal.clear_note(migration, FENCE_NOTE)?;
+        return let_go(agent, &participation).await;
     }
     give_up_fence(agent, &participation, epoch).await
 }

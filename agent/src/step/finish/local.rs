@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{FinishMigrationResult, Undecided, finish_destination, finish_source, is_open};
 use crate::agent::SharedAgent;
 use crate::migration::{MigrationId, Participation, Side};
+use crate::pooler;
 use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, Session, sql_failure};
 use crate::step::cutover::Resolution;
@@ -38,7 +39,7 @@ SELECT EXISTS (SELECT FROM pgportage.marker m, pgportage.fence f WHERE m.cutover
 /// [`Reason::MigrationMissing`] when this agent has no part in it;
 /// [`Reason::CutoverInDoubt`] when the source is fenced and the destination does
 /// not answer, or has not decided; [`Reason::WrongState`] when the fence has to be
-/// lifted first; otherwise what the server reports.
+/// lifted or clients of a pooler let on first; otherwise what the server reports.
 pub async fn clean_up_locally(agent: &SharedAgent, migration: &MigrationId) -> Result<FinishMigrationResult, Failure> {
     let Some(participation) = agent.journal.participation(migration)? else {
         return Err(Failure::new(Reason::MigrationMissing, format!("this agent has no part in migration {migration}"))
@@ -55,6 +56,7 @@ pub async fn clean_up_locally(agent: &SharedAgent, migration: &MigrationId) -> R
     match participation.side {
         Side::Source => {
             check_source(&cx, &session).await?;
+            check_poolers(&cx)?;
             drop(session);
             finish_source(&cx).await
         }
@@ -106,6 +108,19 @@ async fn check_source(cx: &Context, session: &Session) -> Result<(), Failure> {
             .hint("Run `pgportage-agent unfence` for this migration first.")
             .effect(Effect::None)),
     }
+}
+
+/// With the participation goes the note that clients of a pooler wait.
+fn check_poolers(cx: &Context) -> Result<(), Failure> {
+    if pooler::paused_epoch(&cx.agent.journal, &cx.participation.migration)?.is_none() {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::WrongState, "clients of a pooler still wait for the end of a cutover")
+        .hint(
+            "Start the agent, which lets them on. If the pooler is gone for good, take its [[pooler]] out of the policy \
+             first.",
+        )
+        .effect(Effect::None))
 }
 
 fn in_doubt(failure: &Failure) -> Failure {

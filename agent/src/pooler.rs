@@ -1,0 +1,291 @@
+//! The PgBouncer that applications reach a database through.
+//!
+//! Its clients are made to wait before the barrier is raised, and let on when it
+//! is known where to: to the source when the cutover was given up, to the
+//! destination once that has opened. They see a pause and no error.
+//!
+//! **Invariant:** where a paused pooler leads follows from the journal alone
+//! ([`Onward`]): from the note written before it is paused and from the notes of
+//! the fence. In doubt it stays paused. The pooler is no fence: what keeps
+//! writes off a server are the barrier and the fence, and whatever happens to
+//! the pooler costs waiting and no row.
+
+mod check;
+mod console;
+mod file;
+mod ini;
+mod lead;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::agent::Agent;
+use crate::journal::Journal;
+use crate::migration::{MigrationId, Participation};
+use crate::policy::PoolerRule;
+use console::{Console, command};
+
+pub(crate) use check::check;
+
+/// Journal note: the cutover for which poolers may be paused. Written before
+/// they are, cleared when their clients were let on.
+const PAUSED_NOTE: &str = "pooler.paused";
+
+/// A login that the pooler makes when it is paused is broken off, and its pool
+/// tries no other for as long as `server_login_retry` says. So none should be
+/// under way; for this long that is waited for.
+const CALM: Duration = Duration::from_millis(200);
+
+/// Where the clients of a pooler are let on to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Towards {
+    /// To where they were when they were made to wait.
+    Same,
+    /// To the destination.
+    Destination,
+    /// Back to the source, after they were led to the destination.
+    Source,
+}
+
+impl Towards {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+}
+
+/// What becomes of something that began with a cutover, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Onward {
+    /// Nobody knows yet whether the destination has opened.
+    InDoubt,
+    /// The source was never fenced, or is not any more.
+    Back,
+    /// The destination has opened.
+    Forth,
+}
+
+impl Onward {
+    /// Decides about the cutover `epoch`, which nobody works on any more, from
+    /// the epochs of a fence that may stand and of the cutover at which the
+    /// destination is known to have opened.
+    #[must_use]
+    pub(crate) fn after(epoch: i64, fence: Option<i64>, settled: Option<i64>) -> Self {
+        if settled == Some(epoch) {
+            Self::Forth
+        } else if fence == Some(epoch) {
+            Self::InDoubt
+        } else {
+            Self::Back
+        }
+    }
+}
+
+/// The poolers of this agent's policy, and its sessions with those that are
+/// paused.
+#[derive(Debug, Default)]
+pub struct Poolers {
+    /// Held by whoever commands poolers of any migration, so that nobody lets
+    /// clients on while somebody else makes them wait.
+    paused: Mutex<HashMap<MigrationId, Vec<Approached>>>,
+}
+
+/// A pooler that can be paused at once: logged in, and no login of its own under
+/// way.
+#[derive(Debug)]
+pub struct Approached {
+    rule: PoolerRule,
+    /// One for each entry: a session waits until its entry has paused.
+    consoles: Vec<Console>,
+}
+
+impl Poolers {
+    /// Prepares the pause, so that nothing but the pause is left to do. Safe to
+    /// drop.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::PoolerUnreachable`]. Nothing has changed then.
+    pub async fn approach(&self, agent: &Agent, participation: &Participation) -> Result<Vec<Approached>, Failure> {
+        let approach = |rule: &PoolerRule| {
+            let rule = rule.clone();
+            async move {
+                let consoles = try_join_all(rule.entries.iter().map(|_| Console::open(&rule, agent.clock))).await?;
+                let mut approached = Approached { rule, consoles };
+                approached.await_calm(agent.clock).await?;
+                Ok(approached)
+            }
+        };
+        try_join_all(agent.policy.poolers(&participation.database).map(approach)).await
+    }
+
+    /// Makes the clients of all poolers wait, once the transactions at work have
+    /// ended. The outage, as those clients see it, begins here. Dropped on its
+    /// way, it may leave some paused, as a failure may.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::PoolerBusy`] when a transaction does not end in time,
+    /// [`Reason::PoolerUnreachable`]; [`Reason::StoreUnwritable`]. Some may be
+    /// paused then: the caller lets them on.
+    pub async fn pause(
+        &self,
+        agent: &Agent,
+        participation: &Participation,
+        epoch: i64,
+        mut approached: Vec<Approached>,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        if approached.is_empty() {
+            return Ok(());
+        }
+        let mut paused = self.paused.lock().await;
+        agent.journal.set_note(&participation.migration, PAUSED_NOTE, &epoch.to_string())?;
+        let began = agent.clock.now();
+        try_join_all(approached.iter_mut().map(|pooler| pooler.pause(agent.clock, deadline))).await?;
+        let pause_ms = u64::try_from(agent.clock.now().duration_since(began).as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(migration.id = %participation.migration, pause_ms, "the poolers' clients wait");
+        paused.insert(participation.migration.clone(), approached);
+        Ok(())
+    }
+
+    /// Lets waiting clients on. Succeeds when none wait. Dropped on its way, it
+    /// can be called again.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::PoolerUnfit`] and [`Reason::PoolerUnreachable`]: some wait on,
+    /// and this can be tried again.
+    pub async fn let_on(&self, agent: &Agent, participation: &Participation, towards: Towards) -> Result<(), Failure> {
+        let migration = &participation.migration;
+        let mut paused = self.paused.lock().await;
+        if paused_epoch(&agent.journal, migration)?.is_none() {
+            return Ok(());
+        }
+        // Sessions from before are used once: after a failure they may be in any
+        // state.
+        let mut approached = paused.remove(migration).unwrap_or_default();
+        for rule in agent.policy.poolers(&participation.database) {
+            let known = approached.iter().position(|pooler| pooler.rule == *rule);
+            let console = known.and_then(|index| approached.swap_remove(index).consoles.pop());
+            Box::pin(lead::lead(agent, participation, rule, towards, console)).await?;
+        }
+        agent.journal.clear_note(migration, PAUSED_NOTE)?;
+        tracing::info!(migration.id = %migration, towards = towards.as_str(), "the poolers' clients go on");
+        Ok(())
+    }
+
+    /// Leads poolers back to the source, their clients with them. Succeeds when they
+    /// lead there already. Dropped on its way, it can be called again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Poolers::let_on`].
+    pub(crate) async fn lead_back(&self, agent: &Agent, participation: &Participation) -> Result<(), Failure> {
+        let _turn = self.paused.lock().await;
+        for rule in agent.policy.poolers(&participation.database) {
+            Box::pin(lead::lead(agent, participation, rule, Towards::Source, None)).await?;
+        }
+        tracing::info!(migration.id = %participation.migration, "the poolers lead to the source again");
+        Ok(())
+    }
+
+    /// Removes what was kept for the way back.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub(crate) fn forget(agent: &Agent, participation: &Participation) -> Result<(), Failure> {
+        agent.policy.poolers(&participation.database).try_for_each(|rule| lead::forget(agent, participation, rule))
+    }
+}
+
+/// The cutover for which poolers may be paused.
+pub(crate) fn paused_epoch(journal: &Journal, migration: &MigrationId) -> Result<Option<i64>, Failure> {
+    Ok(journal.note(migration, PAUSED_NOTE)?.and_then(|text| text.parse().ok()))
+}
+
+impl Approached {
+    /// Waits, not for long, until the pooler is not logging in anywhere.
+    async fn await_calm(&mut self, clock: Clock) -> Result<(), Failure> {
+        let deadline = clock.now() + CALM;
+        let Some(console) = self.consoles.first_mut() else { return Ok(()) };
+        while clock.now() < deadline {
+            let logging_in = console.show("POOLS").await?.iter().any(|pool| {
+                let ours = pool.get("database").is_some_and(|entry| self.rule.entries.contains(entry));
+                ours && pool.get("sv_login").is_some_and(|count| count != "0")
+            });
+            if !logging_in {
+                break;
+            }
+            clock.sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    async fn pause(&mut self, clock: Clock, deadline: Instant) -> Result<(), Failure> {
+        let limit = self.rule.pause_timeout.min(deadline.saturating_duration_since(clock.now()));
+        let patience = deadline.min(clock.now() + limit);
+        let pauses = self.rule.entries.iter().zip(&mut self.consoles).map(|(entry, console)| async move {
+            let told = console.command(&[command("PAUSE", entry)], limit).await?;
+            told.into_iter().collect::<Result<(), String>>().map_err(|error| refused(entry, &error))
+        });
+        match try_join_all(pauses).await {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.reason == Reason::PoolerUnreachable && clock.now() >= patience => {
+                Err(busy(&self.rule, clock, limit).await)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+/// Says who is in the way of a pause.
+async fn busy(rule: &PoolerRule, clock: Clock, limit: Duration) -> Failure {
+    let holders = check::at_work(rule, clock).await.unwrap_or_default();
+    let failure = Failure::new(
+        Reason::PoolerBusy,
+        format!("the pooler's clients did not come to rest within {} ms", limit.as_millis()),
+    )
+    .hint(
+        "Wait until these transactions end, or end them, and try the cutover again. A pool in session mode \
+         comes to rest only when its clients leave: use transaction pooling.",
+    )
+    .remedy(Remedy::Operator)
+    .effect(Effect::Unknown);
+    if holders.is_empty() { failure } else { failure.detail(format!("At work: {}.", holders.join("; "))) }
+}
+
+fn refused(entry: &str, told: &str) -> Failure {
+    Failure::new(Reason::PoolerUnfit, format!("the pooler does not pause {entry:?}"))
+        .detail(format!("It says: {told}."))
+        .remedy(Remedy::Operator)
+        .effect(Effect::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_clients_go_on_follows_from_the_notes() {
+        // The fence was never begun, or belongs to an earlier cutover.
+        assert_eq!(Onward::after(7, None, None), Onward::Back);
+        assert_eq!(Onward::after(7, Some(6), None), Onward::Back);
+        // It may stand, and nobody has asked yet.
+        assert_eq!(Onward::after(7, Some(7), None), Onward::InDoubt);
+        assert_eq!(Onward::after(7, Some(7), Some(6)), Onward::InDoubt);
+        // The destination has opened: the fence stays.
+        assert_eq!(Onward::after(7, Some(7), Some(7)), Onward::Forth);
+        assert_eq!(Onward::after(7, None, Some(7)), Onward::Forth);
+    }
+}

@@ -1,0 +1,192 @@
+//! Letting a pooler's clients on, to either server.
+//!
+//! The order is that of a crash at any instant: the file is kept for the way
+//! back before it is changed, changed before it is loaded, and loaded in the
+//! same turn of the pooler's loop in which its clients go on. A pooler that has
+//! loaded another address while it is paused would open connections for clients
+//! that log in, break them off, and then connect nowhere for a while.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use sha2::{Digest, Sha256};
+
+use super::console::{Console, command};
+use super::{Towards, file, ini};
+use crate::agent::Agent;
+use crate::migration::Participation;
+use crate::policy::{PoolerRule, Repoint, ServerAddress};
+use crate::program;
+
+/// How long the pooler may take to load its file and let its clients on.
+const COMMAND_LIMIT: Duration = Duration::from_secs(5);
+
+/// Lets a pooler's clients on, to one of the servers or to where they were. In
+/// the direction of the source this takes an earlier leading back, exactly.
+/// Doing it twice does no harm.
+///
+/// # Errors
+///
+/// [`Reason::PoolerUnfit`] when file or command do not lead there,
+/// [`Reason::PoolerUnreachable`]. The clients wait on then.
+pub(super) async fn lead(
+    agent: &Agent,
+    participation: &Participation,
+    rule: &PoolerRule,
+    towards: Towards,
+    console: Option<Console>,
+) -> Result<(), Failure> {
+    if towards == Towards::Same {
+        return carry_out(agent, rule, console, Load::AsItIs).await;
+    }
+    let addresses = match &rule.repoint {
+        Repoint::File { config, destination } => {
+            let text = change_file(agent, participation, rule, config, destination, towards)?;
+            rule.entries.iter().map(|entry| ini::address(&text, entry).ok()).collect()
+        }
+        Repoint::Command { command, destination } => {
+            let mut variables = program::variables(participation);
+            variables.push(("PGPORTAGE_TOWARDS", towards.as_str().to_owned()));
+            program::run(command, command.timeout, &variables, agent.clock).await.map_err(|error| {
+                unfit("the command that leads the pooler elsewhere failed")
+                    .detail(format!("`repoint_command` of the agent's policy: {error}."))
+                    .hint("What it said is in the agent's log. It is run again by itself.")
+            })?;
+            let expected = destination.clone().filter(|_| towards == Towards::Destination);
+            vec![expected; rule.entries.len()]
+        }
+    };
+    carry_out(agent, rule, console, Load::Anew(addresses)).await?;
+    match towards {
+        Towards::Source => forget(agent, participation, rule),
+        Towards::Same | Towards::Destination => Ok(()),
+    }
+}
+
+/// Returns what the file says from now on.
+fn change_file(
+    agent: &Agent,
+    participation: &Participation,
+    rule: &PoolerRule,
+    config: &Path,
+    destination: &ServerAddress,
+    towards: Towards,
+) -> Result<String, Failure> {
+    let text = read(config)?;
+    let copy = copy_path(agent, participation, rule);
+    let changed = match towards {
+        Towards::Destination => {
+            file::keep(&copy, &text).map_err(|error| unusable(&copy, &error))?;
+            ini::lead_to(&text, &rule.entries, destination)
+        }
+        // Without a copy it was never led away, or was led back already.
+        Towards::Source if copy.exists() => ini::take_back(&text, &read(&copy)?, &rule.entries),
+        Towards::Source | Towards::Same => Ok(text.clone()),
+    };
+    let changed = changed.map_err(|error| unusable(config, &error))?;
+    if changed != text {
+        file::replace(config, &changed).map_err(|error| unusable(config, &error))?;
+    }
+    Ok(changed)
+}
+
+/// What the pooler does before it lets its clients on.
+enum Load {
+    /// Nothing: it leads where it led.
+    AsItIs,
+    /// It loads its file again; then its entries lead to these addresses, as far
+    /// as they are known.
+    Anew(Vec<Option<ServerAddress>>),
+}
+
+/// Sends everything in one packet, then looks: each entry must let its clients
+/// on, and lead to its address if one is expected.
+async fn carry_out(agent: &Agent, rule: &PoolerRule, console: Option<Console>, load: Load) -> Result<(), Failure> {
+    let (reload, addresses) = match load {
+        Load::AsItIs => (None, vec![None; rule.entries.len()]),
+        Load::Anew(addresses) => (Some("RELOAD".to_owned()), addresses),
+    };
+    let commands: Vec<String> =
+        reload.into_iter().chain(rule.entries.iter().map(|entry| command("RESUME", entry))).collect();
+    // One that was opened before may have ended meanwhile, with the pooler.
+    let told = match console {
+        Some(mut console) => console.command(&commands, COMMAND_LIMIT).await.ok().map(|told| (console, told)),
+        None => None,
+    };
+    let (mut console, told) = match told {
+        Some(answered) => answered,
+        None => {
+            let mut console = Console::open(rule, agent.clock).await?;
+            let told = console.command(&commands, COMMAND_LIMIT).await?;
+            (console, told)
+        }
+    };
+    let states = console.entries().await?;
+    for (entry, expected) in rule.entries.iter().zip(addresses) {
+        let Some(state) = states.get(entry) else {
+            return Err(unfit("the pooler has lost an entry").detail(format!("Its entry {entry:?} is gone.")));
+        };
+        if let Some(expected) = expected.filter(|expected| *expected != state.address) {
+            // Better that they wait than that they are refused.
+            let pauses: Vec<String> = rule.entries.iter().map(|entry| command("PAUSE", entry)).collect();
+            let _paused = console.command(&pauses, COMMAND_LIMIT).await;
+            return Err(unfit("the pooler does not lead where it should")
+                .detail(format!(
+                    "Its entry {entry:?} leads to {}, not to {expected}.{}",
+                    state.address,
+                    complaints(&told)
+                ))
+                .hint("Its log says why it did not load its file. It is tried again by itself."));
+        }
+        if state.paused {
+            return Err(unfit("the pooler does not let its clients on")
+                .detail(format!("Entry {entry:?}.{}", complaints(&told))));
+        }
+    }
+    Ok(())
+}
+
+fn complaints(told: &[Result<(), String>]) -> String {
+    told.iter().filter_map(|told| told.as_ref().err()).map(|error| format!(" It says: {error}.")).collect()
+}
+
+/// Removes the copy that the way back would need.
+pub(super) fn forget(agent: &Agent, participation: &Participation, rule: &PoolerRule) -> Result<(), Failure> {
+    let copy = copy_path(agent, participation, rule);
+    match std::fs::remove_file(&copy) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::new(Reason::StoreUnwritable, "cannot remove the copy of the pooler's file")
+                .because(&error)
+                .effect(Effect::None))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the file is kept for the way back: one for each file and migration.
+fn copy_path(agent: &Agent, participation: &Participation, rule: &PoolerRule) -> PathBuf {
+    let config = match &rule.repoint {
+        Repoint::File { config, .. } => config.as_os_str().as_encoded_bytes(),
+        Repoint::Command { .. } => &[],
+    };
+    let digest: String = Sha256::digest(config)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    agent.settings.state_dir.join("pooler").join(format!("{}.{digest}.ini", participation.migration))
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| unusable(path, &error))
+}
+
+fn unusable(path: &Path, error: &dyn std::error::Error) -> Failure {
+    unfit("the pooler's file cannot be used")
+        .detail(format!("{}: {error}.", path.display()))
+        .hint("Mend it on the agent's machine. It is tried again by itself.")
+}
+
+/// The pooler stays paused and is tried again: whatever is wrong, its clients
+/// wait.
+fn unfit(message: &str) -> Failure {
+    Failure::new(Reason::PoolerUnfit, message).remedy(Remedy::Wait).effect(Effect::Unknown)
+}

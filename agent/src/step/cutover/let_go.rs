@@ -1,0 +1,133 @@
+//! What waits for the end of a cutover is let go: the clients of poolers, and
+//! hooks that are to be told.
+//!
+//! Which way follows from the journal alone, so everybody who learns how a
+//! cutover ended may call this, in any order and any number of times: the act
+//! that failed, its undo, P7, P6a, the watch over what is left behind, and a
+//! timer for the case that nobody does.
+
+use pgportage_link::Failure;
+use tokio::time::Instant;
+
+use super::fence::FENCE_NOTE;
+use super::resolve::SETTLED_NOTE;
+use crate::agent::{Agent, SharedAgent};
+use crate::hook;
+use crate::migration::{Participation, Side};
+use crate::policy::HookPoint;
+use crate::pooler::{self, Onward, Towards};
+use crate::step::Context;
+
+/// Journal note: this side has opened after a rollback, and poolers may lead to the
+/// other one.
+const LEAD_BACK_NOTE: &str = "pooler.lead_back";
+
+/// Leads the poolers back to this side, which a rollback has opened. Their clients
+/// were not made to wait: they meet the fence of the side that was left, as clients
+/// without a pooler do. What fails is tried again by itself.
+pub(super) fn lead_back(cx: &Context) -> Result<(), Failure> {
+    if cx.participation.side != Side::Source || cx.agent.policy.poolers(&cx.participation.database).next().is_none() {
+        return Ok(());
+    }
+    cx.agent.journal.set_note(&cx.participation.migration, LEAD_BACK_NOTE, "yes")?;
+    let (agent, participation) = (SharedAgent::clone(&cx.agent), cx.participation.clone());
+    cx.agent.tasks.spawn(async move {
+        if let Err(failure) = let_go(&agent, &participation).await {
+            tracing::error!(migration.id = %participation.migration, detail = failure.detail, "the poolers do not lead back: {failure}");
+        }
+    });
+    Ok(())
+}
+
+/// Lets clients and hooks go where the journal says. In doubt nobody goes
+/// anywhere. The sessions of the cutover must be gone, or past its decision.
+///
+/// # Errors
+///
+/// Those of [`pooler::Poolers::let_on`]: some clients wait on, and this can be
+/// called again.
+pub(super) async fn let_go(agent: &SharedAgent, participation: &Participation) -> Result<(), Failure> {
+    let migration = &participation.migration;
+    if agent.journal.note(migration, LEAD_BACK_NOTE)?.is_some() {
+        agent.poolers.lead_back(agent, participation).await?;
+        agent.journal.clear_note(migration, LEAD_BACK_NOTE)?;
+    }
+    if let Some(epoch) = hook::owed(&agent.journal, migration)?
+        && onward(agent, participation, epoch)? == Onward::Forth
+    {
+        hook::tell(agent, participation, HookPoint::AfterOpen);
+    }
+    if let Some(epoch) = pooler::paused_epoch(&agent.journal, migration)? {
+        let towards = match onward(agent, participation, epoch)? {
+            Onward::InDoubt => return Ok(()),
+            Onward::Back => Towards::Same,
+            Onward::Forth => Towards::Destination,
+        };
+        agent.poolers.let_on(agent, participation, towards).await?;
+    }
+    // Told last: only now can applications go on.
+    if let Some(epoch) = hook::owed(&agent.journal, migration)?
+        && onward(agent, participation, epoch)? == Onward::Back
+    {
+        hook::tell(agent, participation, HookPoint::AfterAbort);
+    }
+    Ok(())
+}
+
+fn onward(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Onward, Failure> {
+    let noted = |key| -> Result<Option<i64>, Failure> {
+        Ok(agent.journal.note(&participation.migration, key)?.and_then(|text| text.parse().ok()))
+    };
+    Ok(Onward::after(epoch, noted(FENCE_NOTE)?, noted(SETTLED_NOTE)?))
+}
+
+/// Lets go what a cutover left behind that nobody works on any more: its agent
+/// was restarted, or its time is over.
+pub(super) async fn let_go_what_is_left(agent: &SharedAgent, participation: &Participation) -> Result<(), Failure> {
+    if let Some(cutover) = agent.cutovers.leaving(&participation.migration) {
+        // A command that works on it holds the lock.
+        let Ok(cutover) = cutover.try_lock() else { return Ok(()) };
+        match &cutover.barrier {
+            Some(barrier) if agent.clock.now() >= barrier.deadline => {}
+            Some(_) | None => return Ok(()),
+        }
+    }
+    let_go(agent, participation).await
+}
+
+/// Sees to it that a pause ends with the budget for the outage, as the barrier
+/// does, also when no command comes any more; and when the agent stops. A fence
+/// that may stand is left to P6a.
+pub(super) fn let_go_in_time(cx: &Context, epoch: i64, deadline: Instant) {
+    if cx.agent.policy.poolers(&cx.participation.database).next().is_none() {
+        return;
+    }
+    let (agent, participation) = (SharedAgent::clone(&cx.agent), cx.participation.clone());
+    cx.agent.tasks.spawn(async move {
+        tokio::select! {
+            biased;
+            () = agent.stop.cancelled() => {}
+            () = agent.clock.sleep_until(deadline) => {}
+        }
+        let migration = &participation.migration;
+        if let Err(failure) = let_go_of(&agent, &participation, epoch).await {
+            tracing::error!(migration.id = %migration, detail = failure.detail, "the poolers' clients still wait: {failure}");
+        }
+    });
+}
+
+async fn let_go_of(agent: &SharedAgent, participation: &Participation, epoch: i64) -> Result<(), Failure> {
+    let migration = &participation.migration;
+    // Another cutover has a timer of its own.
+    if pooler::paused_epoch(&agent.journal, migration)? != Some(epoch) {
+        return Ok(());
+    }
+    let cutover = agent.cutovers.leaving(migration);
+    // Held by the act at work, which ends with the budget or the agent; no fence
+    // begins after the budget.
+    let _turn = match &cutover {
+        Some(cutover) => Some(cutover.lock().await),
+        None => None,
+    };
+    let_go(agent, participation).await
+}

@@ -1,0 +1,213 @@
+//! Clients of a pooler: they know one address, and take every error for an
+//! incident.
+//!
+//! Each transaction writes a token that no other one writes, and says by a
+//! column's default which server it was written on. A client tries each once:
+//! nothing is repeated, so nothing hides an error.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pgportage_link::Clock;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_postgres::{Client, Config};
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{Cluster, connect};
+use crate::wait::{self, Seen};
+
+/// The table, and which server a row was written on.
+const SCHEMA: &str = "
+CREATE TABLE pooled (
+    token bigint PRIMARY KEY,
+    server integer NOT NULL DEFAULT current_setting('port')::integer
+);
+CREATE TABLE pooled_sums (client integer PRIMARY KEY, transactions bigint NOT NULL);
+INSERT INTO pooled_sums SELECT n, 0 FROM generate_series(0, 99) n;";
+
+/// Pause of a client between two transactions.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Makes the tables, owned by `owner`.
+///
+/// # Errors
+///
+/// The server's answer.
+pub async fn prepare(cluster: &Cluster, database: &str, owner: &str) -> Result<()> {
+    cluster.execute(database, &format!("SET ROLE {owner}; {SCHEMA}")).await
+}
+
+/// Clients at work. Dropping it stops them.
+#[derive(Debug)]
+pub struct Pooled {
+    committed: Arc<AtomicU64>,
+    stop: CancellationToken,
+    clients: JoinSet<Told>,
+}
+
+/// What one client was told, or all of them together.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Tokens whose COMMIT was confirmed.
+    pub acknowledged: BTreeSet<i64>,
+    /// Every error, of a login or of a transaction.
+    pub failures: Vec<String>,
+    /// When a COMMIT was confirmed.
+    confirmed: Vec<Instant>,
+}
+
+impl Pooled {
+    /// Starts clients that keep their connections, and others that log in for
+    /// each transaction.
+    #[must_use]
+    pub fn start(config: &Config, lasting: u32, brief: u32) -> Self {
+        let committed = Arc::new(AtomicU64::new(0));
+        let stop = CancellationToken::new();
+        let mut clients = JoinSet::new();
+        for number in 0..lasting + brief {
+            let client = PooledClient {
+                number,
+                brief: number >= lasting,
+                config: config.clone(),
+                told: Told::default(),
+                committed: Arc::clone(&committed),
+            };
+            clients.spawn(client.run(stop.clone()));
+        }
+        Self { committed, stop, clients }
+    }
+
+    /// Waits until `count` more transactions have committed.
+    ///
+    /// # Errors
+    ///
+    /// When they have not within `limit`.
+    pub async fn wait_for_commits(&self, count: u64, limit: Duration) -> Result<()> {
+        let target = self.committed.load(Ordering::Relaxed) + count;
+        wait::until(&format!("{count} more transactions through the pooler"), limit, || async {
+            let now = self.committed.load(Ordering::Relaxed);
+            Ok(if now >= target { Seen::Done(()) } else { Seen::NotYet(format!("{now} of {target}")) })
+        })
+        .await
+    }
+
+    /// Lets every client end its transaction and returns what all were told.
+    ///
+    /// # Errors
+    ///
+    /// When a client panicked.
+    pub async fn stop(mut self) -> Result<Told> {
+        self.stop.cancel();
+        let mut all = Told::default();
+        while let Some(told) = self.clients.join_next().await {
+            let told = told.context("a client panicked")?;
+            all.acknowledged.extend(told.acknowledged);
+            all.failures.extend(told.failures);
+            all.confirmed.extend(told.confirmed);
+        }
+        all.confirmed.sort_unstable();
+        Ok(all)
+    }
+}
+
+impl Told {
+    /// The longest time from `since` on in which nobody's COMMIT was confirmed.
+    #[must_use]
+    pub fn longest_pause(&self, since: Instant) -> Duration {
+        let later = self.confirmed.partition_point(|confirmed| *confirmed < since);
+        self.confirmed[later..].windows(2).map(|pair| pair[1].duration_since(pair[0])).max().unwrap_or_default()
+    }
+
+    /// Compares with what is in a database: every acknowledged transaction is
+    /// there, whole, and no other one.
+    ///
+    /// # Errors
+    ///
+    /// What is missing, or too much.
+    pub async fn check(&self, cluster: &Cluster, database: &str) -> Result<()> {
+        let client = cluster.connect(database).await?;
+        let there: BTreeSet<i64> =
+            client.query("SELECT token FROM pooled", &[]).await?.iter().map(|row| row.get(0)).collect();
+        let lost: Vec<_> = self.acknowledged.difference(&there).take(5).collect();
+        let unknown: Vec<_> = there.difference(&self.acknowledged).take(5).collect();
+        ensure!(lost.is_empty() && unknown.is_empty(), "lost: {lost:?}, never acknowledged: {unknown:?}");
+        let sum: i64 = client.query_one("SELECT sum(transactions)::bigint FROM pooled_sums", &[]).await?.get(0);
+        ensure!(sum == i64::try_from(self.acknowledged.len())?, "{sum} of {} transactions", self.acknowledged.len());
+        Ok(())
+    }
+}
+
+/// The tokens that were written on a server, as a database has them: equal on
+/// both sides after a cutover.
+///
+/// # Errors
+///
+/// The server's answer.
+pub async fn written_on(cluster: &Cluster, database: &str, server: &Cluster) -> Result<Vec<i64>> {
+    let client = cluster.connect(database).await?;
+    let port = i32::from(server.port);
+    let rows = client.query("SELECT token FROM pooled WHERE server = $1 ORDER BY token", &[&port]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+struct PooledClient {
+    number: u32,
+    brief: bool,
+    config: Config,
+    told: Told,
+    committed: Arc<AtomicU64>,
+}
+
+impl PooledClient {
+    async fn run(mut self, stop: CancellationToken) -> Told {
+        let mut connected = None;
+        let mut token = i64::from(self.number + 1) << 40;
+        while !stop.is_cancelled() {
+            token += 1;
+            let done = match self.client(&mut connected).await {
+                Ok(client) => transact(client, self.number, token).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(()) => {
+                    self.told.acknowledged.insert(token);
+                    self.told.confirmed.push(Clock.now());
+                    self.committed.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    self.told.failures.push(format!("client {}: {error:#}", self.number));
+                    connected = None;
+                }
+            }
+            if self.brief {
+                connected = None;
+            }
+            Clock.sleep(PAUSE).await;
+        }
+        self.told
+    }
+
+    async fn client<'a>(&self, connected: &'a mut Option<Client>) -> Result<&'a Client> {
+        match connected {
+            Some(client) => Ok(client),
+            None => Ok(connected.insert(connect(&self.config).await.context("login")?)),
+        }
+    }
+}
+
+/// Two statements that belong together, in messages of their own, so that the
+/// pooler could come between them. The simple protocol: prepared statements do
+/// not go with transaction pooling everywhere.
+async fn transact(client: &Client, number: u32, token: i64) -> Result<()> {
+    client.batch_execute("BEGIN").await.context("BEGIN")?;
+    client.batch_execute(&format!("INSERT INTO pooled (token) VALUES ({token})")).await.context("INSERT")?;
+    client
+        .batch_execute(&format!("UPDATE pooled_sums SET transactions = transactions + 1 WHERE client = {number}"))
+        .await
+        .context("UPDATE")?;
+    client.batch_execute("COMMIT").await.context("COMMIT")
+}
