@@ -380,3 +380,7 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "rollback_tests.rs"]
+mod rollback_tests;

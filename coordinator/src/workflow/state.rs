@@ -3,6 +3,7 @@
 //! **Invariant:** no field of [`State`] is changed anywhere but in [`next`];
 //! the live engine, a restart and the tests all go through it.
 
+mod switch;
 mod transition;
 
 use std::collections::BTreeMap;

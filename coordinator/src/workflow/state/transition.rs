@@ -8,9 +8,9 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::super::fact::{CommandId, Event, Fact, Issued, TraceContext};
-use super::super::outcome::{Fence, Outcome};
+use super::super::outcome::Outcome;
 use super::super::{ActRef, Side, StepName, TABLE, Verb};
-use super::{Act, ActState, Commanded, Cutover, CutoverEnd, Phase, State, Step, Verified};
+use super::{Act, ActState, Commanded, CutoverEnd, Phase, State, Step, Verified};
 
 /// A fact that cannot follow the facts before it: a defect, or a store that
 /// somebody else has written to.
@@ -94,7 +94,7 @@ fn created(id: super::MigrationId, spec: super::Spec, fact: &Fact) -> State {
     state
 }
 
-type Applied = Result<(), &'static str>;
+pub(super) type Applied = Result<(), &'static str>;
 
 impl State {
     fn apply(&mut self, event: &Event, fact: &Fact) -> Applied {
@@ -273,7 +273,7 @@ impl State {
     }
 
     #[expect(clippy::unused_self, reason = "reads as a sentence")]
-    fn must(&self, holds: bool, otherwise: &'static str) -> Applied {
+    pub(super) fn must(&self, holds: bool, otherwise: &'static str) -> Applied {
         if holds { Ok(()) } else { Err(otherwise) }
     }
 
@@ -285,7 +285,7 @@ impl State {
 
     /// The step begins, or begins again. What its acts produced before stays
     /// known until they produce it anew.
-    fn begin(&mut self, step: StepName) {
+    pub(super) fn begin(&mut self, step: StepName) {
         let entry = &mut self.steps[step.index()];
         entry.succeeded = false;
         entry.end_time = None;
@@ -294,42 +294,13 @@ impl State {
     }
 
     /// Every act of the step is where it begins.
-    fn lay_out(&mut self, step: StepName) {
+    pub(super) fn lay_out(&mut self, step: StepName) {
         for (index, row) in step.row().acts.iter().enumerate() {
             let state = self.beginning(row);
             let act = self.act_mut(ActRef { step, index });
             act.state = state;
             act.streak = 0;
         }
-    }
-
-    fn switch_requested(&mut self, step: StepName, epoch: i64, max_outage: Duration) -> Applied {
-        self.must(self.cutover.as_ref().is_none_or(|last| last.epoch < epoch), "its number is not new")?;
-        self.cutover = Some(Cutover {
-            step,
-            epoch,
-            max_outage,
-            end: None,
-            outage_start_time: None,
-            barrier: None,
-            drain_time: None,
-            fence: None,
-        });
-        self.begin(step);
-        Ok(())
-    }
-
-    /// Applications are where they were before the first cutover: nothing of the
-    /// switches is there to be taken back, and the next one begins a new round.
-    fn forget_switches(&mut self) {
-        for step in [StepName::Cutover, StepName::Rollback] {
-            self.lay_out(step);
-            for act in &mut self.steps[step.index()].acts {
-                act.touched = false;
-                act.accepted = false;
-            }
-        }
-        self.steps[StepName::Cutover.index()].succeeded = false;
     }
 
     /// Failed attempts are forgotten: the next one follows at once.
@@ -348,7 +319,7 @@ impl State {
         step.row().acts.iter().zip(&self.step(step).acts).all(|(row, act)| !act.unsettled(row.undo))
     }
 
-    fn act_mut(&mut self, act: ActRef) -> &mut Act {
+    pub(super) fn act_mut(&mut self, act: ActRef) -> &mut Act {
         &mut self.steps[act.step.index()].acts[act.index]
     }
 
@@ -415,7 +386,7 @@ impl State {
         Ok((known.issued.act, known.issued.verb))
     }
 
-    fn performed(&mut self, act: ActRef, outcome: Arc<Outcome>, outage: Option<Duration>) {
+    pub(super) fn performed(&mut self, act: ActRef, outcome: Arc<Outcome>, outage: Option<Duration>) {
         if act.is_decision()
             && let Some(row) = act.row()
         {
@@ -478,31 +449,6 @@ impl State {
         }
     }
 
-    fn take_cutover_back(&mut self, cause: &Failure) {
-        let step = self.switch();
-        for act in &mut self.steps[step.index()].acts {
-            act.streak = 0;
-        }
-        self.phase = Phase::TakingBack { cause: cause.clone(), stop: None };
-    }
-
-    /// The fence cannot be lifted because the other side opened: whatever its
-    /// answer to us was, the decision stands, and the way is forward.
-    fn go_forward(&mut self) {
-        let step = self.switch();
-        let (decision, fencing) = (ActRef::open(step), ActRef::fence(step));
-        let open = Arc::new(Outcome::OpenDestination { open_lsn: String::new() });
-        self.performed(decision, open, None);
-        let fence =
-            self.act(fencing).outcome.clone().unwrap_or_else(|| Arc::new(Outcome::FenceSource(Fence::default())));
-        self.performed(fencing, fence, None);
-        for act in &mut self.steps[step.index()].acts[..decision.index] {
-            act.state = ActState::Performed;
-        }
-        self.act_mut(ActRef::release(step)).state = ActState::Idle;
-        self.phase = Phase::Running { step };
-    }
-
     fn verified(&mut self, verification: Option<&super::Verification>, fact: &Fact) {
         if let Some(found) = verification {
             self.verification = Some(Verified { found: found.clone(), again: Vec::new(), time: fact.time });
@@ -541,20 +487,5 @@ impl State {
         self.relent();
         self.word(trace, fact);
         Ok(())
-    }
-}
-
-impl Cutover {
-    /// Keeps what the report needs.
-    fn learn(&mut self, outcome: &Outcome, outage: Option<Duration>) {
-        if let Outcome::RaiseBarrier(barrier) = outcome {
-            self.barrier = Some(barrier.clone());
-        } else if let Outcome::DrainToMarker { drain_time, .. } = outcome {
-            self.drain_time = Some(*drain_time);
-        } else if let Outcome::FenceSource(fence) = outcome {
-            self.fence = Some(fence.clone());
-        } else if let Outcome::OpenDestination { open_lsn } = outcome {
-            self.end = Some(CutoverEnd::Opened { open_lsn: open_lsn.clone(), outage });
-        }
     }
 }

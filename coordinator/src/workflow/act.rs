@@ -1,0 +1,92 @@
+//! Where an act stands in the table.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ActRow, ActionKind, Side, StepName};
+
+/// One act of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ActRef {
+    /// The step.
+    pub step: StepName,
+    /// Its place among the acts of the step.
+    pub index: usize,
+}
+
+impl ActRef {
+    /// Its row of [`TABLE`], if there is one.
+    #[must_use]
+    pub fn row(self) -> Option<&'static ActRow> {
+        self.step.row().acts.get(self.index)
+    }
+
+    /// The only act of that kind and side in a step.
+    #[must_use]
+    pub fn find(step: StepName, side: Side, kind: ActionKind) -> Option<Self> {
+        let index = step.row().acts.iter().position(|act| act.side == side && act.kind == kind)?;
+        Some(Self { step, index })
+    }
+
+    /// The act of a switch whose start begins the outage.
+    #[must_use]
+    pub const fn raise(switch: StepName) -> Self {
+        Self { step: switch, index: 2 }
+    }
+
+    /// The drain of a switch.
+    #[must_use]
+    pub const fn drain(switch: StepName) -> Self {
+        Self { step: switch, index: 3 }
+    }
+
+    /// The durable fence of a switch.
+    #[must_use]
+    pub const fn fence(switch: StepName) -> Self {
+        Self { step: switch, index: 4 }
+    }
+
+    /// The act of a switch that nothing takes back.
+    #[must_use]
+    pub const fn open(switch: StepName) -> Self {
+        Self { step: switch, index: 5 }
+    }
+
+    /// The end of a switch's barrier, after the other side has opened.
+    #[must_use]
+    pub const fn release(switch: StepName) -> Self {
+        Self { step: switch, index: 6 }
+    }
+
+    /// Whether it is the decision of a switch.
+    #[must_use]
+    pub fn is_decision(self) -> bool {
+        self.step.is_switch() && self == Self::open(self.step)
+    }
+
+    /// Whether the outage of a switch begins with it.
+    #[must_use]
+    pub fn begins_the_outage(self) -> bool {
+        self.step.is_switch() && self == Self::raise(self.step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ActionKind as Do;
+    use super::*;
+
+    #[test]
+    fn named_acts_are_what_they_say() {
+        for switch in [StepName::Cutover, StepName::Rollback] {
+            for (act, kind) in [
+                (ActRef::raise(switch), Do::RaiseBarrier),
+                (ActRef::drain(switch), Do::DrainToMarker),
+                (ActRef::fence(switch), Do::FenceSource),
+                (ActRef::open(switch), Do::OpenDestination),
+                (ActRef::release(switch), Do::ReleaseBarrier),
+            ] {
+                assert_eq!(act.row().map(|row| row.kind), Some(kind));
+            }
+        }
+    }
+}

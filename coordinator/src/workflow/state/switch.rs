@@ -1,0 +1,83 @@
+//! The part of the transition function that is about switches: how a try begins, how
+//! it is given up, and how one whose decision is known goes forward.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgportage_link::Failure;
+
+use super::super::outcome::{Fence, Outcome};
+use super::super::{ActRef, StepName};
+use super::transition::Applied;
+use super::{ActState, Cutover, CutoverEnd, Phase, State};
+
+impl State {
+    pub(super) fn switch_requested(&mut self, step: StepName, epoch: i64, max_outage: Duration) -> Applied {
+        self.must(self.cutover.as_ref().is_none_or(|last| last.epoch < epoch), "its number is not new")?;
+        self.cutover = Some(Cutover {
+            step,
+            epoch,
+            max_outage,
+            end: None,
+            outage_start_time: None,
+            barrier: None,
+            drain_time: None,
+            fence: None,
+        });
+        self.begin(step);
+        Ok(())
+    }
+
+    /// Applications are where they were before the first cutover: nothing of the
+    /// switches is there to be taken back, and the next one begins a new round.
+    pub(super) fn forget_switches(&mut self) {
+        for step in [StepName::Cutover, StepName::Rollback] {
+            self.lay_out(step);
+            for act in &mut self.steps[step.index()].acts {
+                act.touched = false;
+                act.accepted = false;
+            }
+        }
+        self.steps[StepName::Cutover.index()].succeeded = false;
+    }
+
+    pub(super) fn take_cutover_back(&mut self, cause: &Failure) {
+        let step = self.switch();
+        for act in &mut self.steps[step.index()].acts {
+            act.streak = 0;
+        }
+        self.phase = Phase::TakingBack { cause: cause.clone(), stop: None };
+    }
+
+    /// The fence cannot be lifted because the other side opened: whatever its
+    /// answer to us was, the decision stands, and the way is forward.
+    pub(super) fn go_forward(&mut self) {
+        let step = self.switch();
+        let (decision, fencing) = (ActRef::open(step), ActRef::fence(step));
+        let open = Arc::new(Outcome::OpenDestination { open_lsn: String::new() });
+        self.performed(decision, open, None);
+        let fence =
+            self.act(fencing).outcome.clone().unwrap_or_else(|| Arc::new(Outcome::FenceSource(Fence::default())));
+        self.performed(fencing, fence, None);
+        for act in &mut self.steps[step.index()].acts[..decision.index] {
+            act.state = ActState::Performed;
+        }
+        self.act_mut(ActRef::release(step)).state = ActState::Idle;
+        self.phase = Phase::Running { step };
+    }
+}
+
+impl Cutover {
+    /// Keeps what the report needs.
+    pub(super) fn learn(&mut self, outcome: &Outcome, outage: Option<Duration>) {
+        if let Outcome::RaiseBarrier(barrier) = outcome {
+            self.barrier = Some(barrier.clone());
+        } else if let Outcome::DrainToMarker { drain_time, .. } = outcome {
+            self.drain_time = Some(*drain_time);
+        } else if let Outcome::FenceSource(fence) = outcome {
+            self.fence = Some(fence.clone());
+        } else if let Outcome::OpenDestination { open_lsn } = outcome {
+            self.end = Some(CutoverEnd::Opened { open_lsn: open_lsn.clone(), outage });
+        }
+    }
+}
