@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use pgportage_agent::migration::Side;
-use pgportage_agent::peer::{Blocks, Packing};
+use pgportage_agent::peer::{Blocks, Packing, Touched};
 use pgportage_agent::postgres::RelationName;
 use pgportage_agent::snapshot::{Rate, SnapshotTable};
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
@@ -173,6 +173,13 @@ async fn nothing_but_what_is_published_is_read() {
     }
     let lost = peer.copy_range("0/1", plain, Blocks::ALL, Packing::Zstd).await.unwrap_err();
     assert_eq!(lost.reason, Reason::SnapshotLost, "{lost:?}");
+    // Touched rows of nobody knows when are not the whole table.
+    for (held, reason) in
+        [("0/1", Reason::SnapshotLost), ("", Reason::RequestInvalid), ("yesterday", Reason::RequestInvalid)]
+    {
+        let refused = peer.copy_touched(&snapshot, held, plain, Touched::Rows, Packing::Zstd).await.unwrap_err();
+        assert_eq!(refused.reason, reason, "{held:?}: {refused:?}");
+    }
 }
 
 /// An agent that is stopped in order ends its streams in order. What came until
