@@ -9,10 +9,11 @@ use serde::Deserialize;
 use tokio_postgres::Client;
 
 use crate::checker;
-use crate::cluster::{Cluster, ClusterOptions};
+use crate::cluster::{Cluster, ClusterOptions, SUPERUSER};
 use crate::final_state;
 use crate::ledger::{End, Ledger};
 use crate::postgres_versions::PostgresVersion;
+use crate::proxy::Proxy;
 use crate::site::wires::Wires;
 use crate::site::{APPLICATION, Site, SiteOptions};
 use crate::wait::{self, Seen};
@@ -81,14 +82,16 @@ pub struct Heat {
 #[derive(Debug)]
 pub struct Arena {
     site: Site,
-    wires: Wires,
+    _wires: Wires,
+    /// The ways of the recipe's stream: to the source's server and to the other.
+    servers: [Proxy; 2],
     writers: WorkloadOptions,
     switches: u32,
 }
 
 impl Arena {
-    /// Starts the servers and the programs, all of which are `round_trip` away from
-    /// each other.
+    /// Starts the servers and the programs. Both sites and the coordinator are
+    /// `round_trip` away from each other.
     ///
     /// # Errors
     ///
@@ -104,6 +107,10 @@ impl Arena {
         }
         let wires = Wires::lay(&mut site).await?;
         wires.round_trip(round_trip);
+        let servers = [Proxy::start(site.source.port).await?, Proxy::start(site.destination.port).await?];
+        for server in &servers {
+            server.delay(round_trip / 2);
+        }
         site.start_programs().await?;
         let writers = WorkloadOptions {
             writers: 8,
@@ -112,12 +119,7 @@ impl Arena {
             spread_over: Some(TABLES),
             ..WorkloadOptions::default()
         };
-        Ok(Self { site, wires, writers, switches: 0 })
-    }
-
-    /// Another distance between the programs.
-    pub fn round_trip(&self, length: Duration) {
-        self.wires.round_trip(length);
+        Ok(Self { site, _wires: wires, servers, writers, switches: 0 })
     }
 
     /// So many switches in a row, there and back, and everything checked.
@@ -237,10 +239,14 @@ impl Arena {
         to.execute("postgres", &self.admission("REVOKE", "FROM")).await?;
         to.execute(database, &format!("SET ROLE {APPLICATION}; {}", spread_schema(TABLES))).await?;
         from.execute(database, &format!("CREATE PUBLICATION {RECIPE} FOR ALL TABLES")).await?;
+        let way = match home {
+            End::Source => &self.servers[0],
+            End::Destination => &self.servers[1],
+        };
         let create = format!(
-            "CREATE SUBSCRIPTION {RECIPE} CONNECTION '{} password={}' PUBLICATION {RECIPE}",
-            from.libpq(database),
-            from.superuser_password
+            "CREATE SUBSCRIPTION {RECIPE} CONNECTION 'host=127.0.0.1 port={} user={SUPERUSER} dbname={database} password={}'
+             PUBLICATION {RECIPE}",
+            way.port, from.superuser_password
         );
         to.execute(database, &create).await?;
         let ready = "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel";
