@@ -68,6 +68,8 @@ kinds! {
     AwaitLag = "await_lag",
     /// Row counts and schema objects.
     CountRows = "count_rows",
+    /// Destination: rows compared with the source by their hashes.
+    CompareRows = "compare_rows",
     /// P0.
     PrepareCutover = "prepare_cutover",
     /// Source: P1 and P2.
@@ -105,6 +107,7 @@ impl ActionKind {
             | Self::CopyTables
             | Self::CreateSubscription
             | Self::AwaitCopy
+            | Self::CompareRows
             | Self::DrainToMarker
             | Self::OpenDestination => Some(Side::Destination),
         }

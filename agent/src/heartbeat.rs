@@ -9,6 +9,8 @@ mod arrivals;
 mod beat;
 mod state;
 
+pub(crate) use arrivals::LOOK;
 pub use arrivals::arrivals;
+pub(crate) use beat::BEAT;
 pub use beat::Heartbeats;
 pub use state::Reading;

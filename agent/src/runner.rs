@@ -129,6 +129,7 @@ impl Runner {
             | ActionKind::CreateSubscription
             | ActionKind::AwaitLag
             | ActionKind::CountRows
+            | ActionKind::CompareRows
             | ActionKind::PrepareCutover
             | ActionKind::RaiseBarrier
             | ActionKind::DrainToMarker

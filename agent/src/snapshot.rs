@@ -31,7 +31,7 @@ use self::reader::Readers;
 pub(crate) use self::reader::{Piece, Range, RowStream};
 pub use self::tables::SnapshotTable;
 use self::throttle::Throttle;
-use self::turns::Turns;
+use self::turns::{Turn, Turns};
 use crate::agent::Agent;
 use crate::journal::Journal;
 use crate::migration::{MigrationId, Participation, Side};
@@ -72,6 +72,26 @@ struct Place {
 struct Pace {
     throttle: Arc<Throttle>,
     turns: Arc<Turns>,
+}
+
+/// Leave to read rows, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Leave {
+    turn: Turn,
+    throttle: Arc<Throttle>,
+}
+
+impl Leave {
+    /// Waits until this one may read. Safe to drop.
+    pub(crate) async fn wait(&self) {
+        self.turn.wait().await;
+    }
+
+    /// Pays for bytes that were read: waits until more may be. Dropping the future
+    /// leaves them unpaid.
+    pub(crate) async fn pay(&self, bytes: usize) {
+        self.throttle.pass(bytes).await;
+    }
 }
 
 /// One snapshot, kept.
@@ -128,6 +148,17 @@ impl Snapshots {
         for place in self.lock().values() {
             place.pace.turns.allow(allowed);
         }
+    }
+
+    /// Leave to read rows of a migration outside of its snapshot, within the same
+    /// limits. Held while somebody reads.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be read.
+    pub(crate) fn leave(&self, journal: &Journal, migration: &MigrationId) -> Result<Leave, Failure> {
+        let pace = &self.place(journal, migration)?.pace;
+        Ok(Leave { turn: pace.turns.begin(), throttle: Arc::clone(&pace.throttle) })
     }
 
     /// The snapshot of a migration: the one that is kept, or a new one with a new

@@ -74,6 +74,7 @@ pub(crate) fn before(kind: ActionKind, cx: &Context) -> Result<(), Failure> {
         ActionKind::CreateSlot
         | ActionKind::AwaitLag
         | ActionKind::CountRows
+        | ActionKind::CompareRows
         | ActionKind::PrepareCutover
         | ActionKind::RaiseBarrier => slot_stands(&cx.agent.journal, &cx.participation.migration),
         ActionKind::CheckServer

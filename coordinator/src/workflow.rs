@@ -15,6 +15,7 @@ pub mod input;
 pub mod judge;
 pub mod outcome;
 pub mod plan;
+pub mod scrutiny;
 pub mod spec;
 pub mod state;
 pub mod statement;
@@ -157,6 +158,7 @@ pub enum ActionKind {
     AwaitCopy,
     AwaitLag,
     CountRows,
+    CompareRows,
     PrepareCutover,
     RaiseBarrier,
     DrainToMarker,
@@ -184,6 +186,7 @@ impl ActionKind {
             Self::AwaitCopy => "await_copy",
             Self::AwaitLag => "await_lag",
             Self::CountRows => "count_rows",
+            Self::CompareRows => "compare_rows",
             Self::PrepareCutover => "prepare_cutover",
             Self::RaiseBarrier => "raise_barrier",
             Self::DrainToMarker => "drain_to_marker",
@@ -369,6 +372,8 @@ pub const TABLE: &[StepRow] = &[
             source(Do::CountRows, Nothing),
             destination(Do::CountRows, Nothing),
             source(Do::CountRows, Nothing),
+            // Only where that was asked for: `State::due`.
+            destination(Do::CompareRows, Nothing),
         ],
         way_back: WayBack::Strict,
     },

@@ -22,7 +22,7 @@ use crate::step::inspect::{CheckServer, CheckServerResult};
 use crate::step::publication::{CreatePublication, CreatePublicationResult};
 use crate::step::schema::{RestoreSchema, RestoreSchemaResult};
 use crate::step::subscribe::{CreateSlot, CreateSlotResult, CreateSubscription, CreateSubscriptionResult};
-use crate::step::verify::{CountRows, CountRowsResult};
+use crate::step::verify::{CompareRows, CompareRowsResult, CountRows, CountRowsResult};
 use crate::step::{Context, Step, Survey};
 
 /// What to do. Each variant holds the step with its input.
@@ -54,6 +54,8 @@ pub enum Action {
     AwaitLag(AwaitLag),
     /// [`ActionKind::CountRows`].
     CountRows(CountRows),
+    /// [`ActionKind::CompareRows`].
+    CompareRows(CompareRows),
     /// [`ActionKind::PrepareCutover`].
     PrepareCutover(PrepareCutover),
     /// [`ActionKind::RaiseBarrier`].
@@ -101,6 +103,8 @@ pub enum Outcome {
     AwaitLag(AwaitLagResult),
     /// Of [`Action::CountRows`].
     CountRows(CountRowsResult),
+    /// Of [`Action::CompareRows`].
+    CompareRows(CompareRowsResult),
     /// Of [`Action::PrepareCutover`].
     PrepareCutover(PrepareCutoverResult),
     /// Of [`Action::RaiseBarrier`].
@@ -135,6 +139,7 @@ impl Action {
             Self::AwaitCopy(_) => ActionKind::AwaitCopy,
             Self::AwaitLag(_) => ActionKind::AwaitLag,
             Self::CountRows(_) => ActionKind::CountRows,
+            Self::CompareRows(_) => ActionKind::CompareRows,
             Self::PrepareCutover(_) => ActionKind::PrepareCutover,
             Self::RaiseBarrier(_) => ActionKind::RaiseBarrier,
             Self::DrainToMarker(_) => ActionKind::DrainToMarker,
@@ -183,6 +188,7 @@ impl Action {
             | Self::AwaitCopy(_)
             | Self::AwaitLag(_)
             | Self::CountRows(_)
+            | Self::CompareRows(_)
             | Self::FinishMigration(_)
             | Self::ReleaseBarrier(_) => (vec![], None),
         }
@@ -209,6 +215,7 @@ impl Action {
             Self::AwaitCopy(step) => attempt.of(step, Outcome::AwaitCopy).await,
             Self::AwaitLag(step) => attempt.of(step, Outcome::AwaitLag).await,
             Self::CountRows(step) => attempt.of(step, Outcome::CountRows).await,
+            Self::CompareRows(step) => attempt.of(step, Outcome::CompareRows).await,
             Self::PrepareCutover(step) => attempt.of(step, Outcome::PrepareCutover).await,
             Self::RaiseBarrier(step) => attempt.of(step, Outcome::RaiseBarrier).await,
             Self::DrainToMarker(step) => attempt.of(step, Outcome::DrainToMarker).await,

@@ -15,7 +15,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// Pause after a failed look.
 const PAUSE: Duration = Duration::from_secs(1);
 
-const LOOK: &str = "SELECT sequence FROM pgportage.heartbeat WHERE id = 1";
+/// The newest number that has arrived.
+pub(crate) const LOOK: &str = "SELECT sequence FROM pgportage.heartbeat WHERE id = 1";
 
 /// The numbers of the heartbeat rows that arrive here: the newest now (zero
 /// before the first), then each new one. The looking ends when the stream is

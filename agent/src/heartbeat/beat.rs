@@ -25,7 +25,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A standby that is lost must not hold the beat up.
 const SETTINGS: &str = "SET synchronous_commit = local";
 
-const BEAT: &str = "UPDATE pgportage.heartbeat SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence";
+/// Writes the next number. Whoever does, everything committed before has a lower
+/// one.
+pub(crate) const BEAT: &str = "UPDATE pgportage.heartbeat SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence";
 
 const LAG_BYTES: &str = "\
 SELECT greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint

@@ -24,6 +24,7 @@ use super::packing::{Chunk, Compression, Packer, Packing};
 use super::pump::CHUNKS_WAITING;
 use super::speed::{self, Speeds};
 use super::stream::{ArchiveStream, HeartbeatStream, RangeStream, Tunnel, TunnelStream};
+use crate::comparison::Questions;
 use crate::metrics::Traffic;
 use crate::migration::{MigrationId, Participation};
 use crate::policy::{PeerAddress, Policy};
@@ -394,6 +395,22 @@ impl PeerClient {
             consistent_point: consistent_point.to_owned(),
         };
         self.within(CALL_TIMEOUT, self.client.clone().release_snapshot(request)).await.map(|_| ())
+    }
+
+    /// On the destination: a session of the source that answers questions about
+    /// rows. `patience` is how long it may think about one.
+    ///
+    /// # Errors
+    ///
+    /// What the source reports.
+    pub async fn compare_rows(&self, patience: Duration) -> Result<Questions, Failure> {
+        use v1::compare_rows_request::Message;
+
+        let (questions, asked) = mpsc::channel::<v1::CompareRowsRequest>(1);
+        let first = v1::CompareRowsRequest { message: Some(Message::MigrationId(self.migration.to_string())) };
+        let requests = tokio_stream::iter([first]).chain(ReceiverStream::new(asked));
+        let answers = self.within(CALL_TIMEOUT, self.client.clone().compare_rows(requests)).await?;
+        Ok(Questions::new(questions, answers, &self.peer, self.clock, patience))
     }
 
     /// On the source: asks to be told which heartbeats arrive on the destination.

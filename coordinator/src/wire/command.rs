@@ -84,9 +84,15 @@ fn action(input: &Input) -> Action {
             max_lag: to_duration(*max_lag),
             stable_window: to_duration(*stable_window),
         }),
-        Input::CountRows { tables } => {
-            Action::CountRows(v1::CountRows { tables: tables.iter().map(to_relation).collect() })
-        }
+        Input::CountRows { tables, objects_only } => Action::CountRows(v1::CountRows {
+            tables: tables.iter().map(to_relation).collect(),
+            objects_only: *objects_only,
+        }),
+        Input::CompareRows { comparison_id, time_limit, repair } => Action::CompareRows(v1::CompareRows {
+            comparison_id: *comparison_id,
+            time_limit: time_limit.and_then(to_duration),
+            repair: *repair,
+        }),
         Input::PrepareCutover { cutover_epoch, max_outage } => Action::PrepareCutover(v1::PrepareCutover {
             cutover_epoch: *cutover_epoch,
             max_outage: to_duration(*max_outage),

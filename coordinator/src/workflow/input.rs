@@ -46,6 +46,13 @@ pub enum Input {
     },
     CountRows {
         tables: Vec<RelationName>,
+        #[serde(default)]
+        objects_only: bool,
+    },
+    CompareRows {
+        comparison_id: i64,
+        time_limit: Option<Duration>,
+        repair: bool,
     },
     PrepareCutover {
         cutover_epoch: i64,
@@ -96,6 +103,7 @@ impl Input {
             Self::AwaitCopy => ActionKind::AwaitCopy,
             Self::AwaitLag { .. } => ActionKind::AwaitLag,
             Self::CountRows { .. } => ActionKind::CountRows,
+            Self::CompareRows { .. } => ActionKind::CompareRows,
             Self::PrepareCutover { .. } => ActionKind::PrepareCutover,
             Self::RaiseBarrier { .. } => ActionKind::RaiseBarrier,
             Self::DrainToMarker { .. } => ActionKind::DrainToMarker,
