@@ -83,12 +83,13 @@ async fn replicate() -> World {
 /// What a writer does in one transaction. Each leaves a token.
 const WRITES: [&str; 6] = [
     "UPDATE public.hot SET n = n + 1",
-    "UPDATE public.wide SET v = md5(v), n = n + 1 WHERE id = 1 + 2 * (random() * 14999)::int",
-    "INSERT INTO public.wide (v) VALUES ('new'); UPDATE public.named SET n = n + 2 WHERE n = 1 + 2 * (random() * 1999)::int",
-    "DELETE FROM public.pairs WHERE n = 1 + 2 * (random() * 200)::int",
-    "INSERT INTO public.pairs SELECT i % 100, 'b' || i, i FROM (SELECT 1 + 2 * (random() * 200)::int) AS some (i) ON CONFLICT DO NOTHING",
+    "UPDATE public.wide SET v = md5(v), n = n + 1 WHERE id = (SELECT 1 + 2 * (random() * 14999)::int)",
+    "INSERT INTO public.wide (v) VALUES ('new'); \
+     UPDATE public.named SET n = n + 20000 WHERE name = (SELECT E'it''s \\\\ ' || md5((1 + 2 * (random() * 1999)::int)::text))",
+    "DELETE FROM public.pairs WHERE (a, b) = (SELECT i % 100, 'b' || i FROM (SELECT 1 + 2 * (random() * 200)::int) AS x (i))",
+    "INSERT INTO public.pairs SELECT i % 100, 'b' || i, i FROM (SELECT 1 + 2 * (random() * 200)::int) AS x (i) ON CONFLICT DO NOTHING",
     "INSERT INTO public.keyless VALUES ('busy', 1 + 2 * (random() * 20)::int); \
-     DELETE FROM public.keyless WHERE n = 1 + 2 * (random() * 20)::int",
+     DELETE FROM public.keyless WHERE n = (SELECT 1 + 2 * (random() * 20)::int)",
 ];
 
 /// Writers at work, and the tokens whose commit was acknowledged.
@@ -175,9 +176,9 @@ async fn plant(world: &World, count: usize) -> Vec<String> {
     wrong("INSERT INTO public.keyless VALUES ('', 60)".to_owned(), "public.keyless extra ?".to_owned());
     wrong("INSERT INTO public.keyless VALUES (NULL, 60)".to_owned(), "public.keyless extra ?".to_owned());
     wrong("INSERT INTO public.nothing DEFAULT VALUES".to_owned(), "public.nothing extra ?".to_owned());
-    for number in 0..count.saturating_sub(expected_len(&[])) {
-        let id = 2 * (number as i64 + 1);
-        let name = format!("E'it''s \\\\ ' || md5('{id}')");
+    let names = client.query("SELECT n, name FROM public.named WHERE n % 2 = 0 ORDER BY n", &[]).await.unwrap();
+    for number in 9..count {
+        let id = 2 * i64::try_from(number).unwrap();
         match number % 6 {
             0 => wrong(
                 format!("UPDATE public.wide SET f = f + 1e-9 WHERE id = {id}"),
@@ -196,8 +197,10 @@ async fn plant(world: &World, count: usize) -> Vec<String> {
                 format!("public.wide changed {{\"id\":\"{id}\"}}"),
             ),
             4 => {
-                let key = serde_json::json!({ "name": format!("it's \\ {}", md5(&client, id).await) });
-                wrong(format!("DELETE FROM public.named WHERE name = {name}"), format!("public.named missing {key}"));
+                let row = &names[number];
+                let key = serde_json::json!({ "name": row.get::<_, String>(1) });
+                let n: i32 = row.get(0);
+                wrong(format!("DELETE FROM public.named WHERE n = {n}"), format!("public.named missing {key}"));
             }
             _ => wrong(
                 format!("UPDATE public.pairs SET n = -n WHERE b = 'b{id}'"),
@@ -208,4 +211,134 @@ async fn plant(world: &World, count: usize) -> Vec<String> {
     client.batch_execute(&statements.join(";\n")).await.unwrap();
     expected.sort();
     expected
+}
+
+/// Waits until the destination has everything.
+async fn level(world: &World) {
+    perform(world, Side::Source, &LOW_LAG).await;
+    let database = &world.options.database;
+    let token = "INSERT INTO public.token VALUES (-1)";
+    world.source.execute(database, token).await.unwrap();
+    let arrived = "SELECT EXISTS (SELECT FROM public.token WHERE token = -1)";
+    world.destination.wait_until(database, arrived, Duration::from_secs(60)).await.unwrap();
+}
+
+fn counts(result: &CompareRowsResult) -> (i64, i64) {
+    let differing = |table: &pgportage_agent::step::verify::TableComparison| {
+        table.missing_count + table.extra_count + table.changed_count
+    };
+    let obstacles: Vec<_> = result.tables.iter().map(|table| table.obstacle.as_str()).collect();
+    assert_eq!(obstacles, vec![""; result.tables.len()]);
+    (result.tables.iter().map(differing).sum(), result.tables.iter().map(|table| table.unsettled_count).sum())
+}
+
+/// Everything that was planted is found, nothing else, nothing before and nothing
+/// after it was mended, all while writers write.
+async fn find(planted: usize, writers: i64, pause: Duration) {
+    let world = replicate().await;
+    let database = world.options.database.clone();
+    let writing = Writers::start(&world, writers, pause).await;
+    let begun = Clock.now();
+
+    // The time is over before the first table: nothing is claimed, and the next
+    // command goes on.
+    let whole = CompareRows { comparison_id: 1, time_limit: None, repair: true };
+    let none = CompareRows { time_limit: Some(Duration::ZERO), ..whole.clone() };
+    let cut_short = perform(&world, Side::Destination, &none).await;
+    assert!(!cut_short.complete && cut_short.tables.iter().all(|table| !table.complete));
+    let clean = perform(&world, Side::Destination, &whole).await;
+    assert_eq!((counts(&clean), told(&clean)), ((0, 0), vec![]), "{clean:?}");
+    assert!(clean.complete && clean.tables.len() == 12, "{clean:?}");
+
+    let expected = plant(&world, planted).await;
+    assert_eq!(expected.len(), planted);
+    let found = perform(&world, Side::Destination, &CompareRows { comparison_id: 2, ..whole.clone() }).await;
+    let mut seen = told(&found);
+    seen.sort();
+    let (seen_set, expected_set): (BTreeSet<_>, BTreeSet<_>) = (seen.iter().collect(), expected.iter().collect());
+    let unseen: Vec<_> = expected_set.difference(&seen_set).collect();
+    let invented: Vec<_> = seen_set.difference(&expected_set).collect();
+    assert!(unseen.is_empty() && invented.is_empty(), "unseen {unseen:?}, invented {invented:?}");
+    assert_eq!((seen.len(), counts(&found)), (planted, (planted as i64, 0)), "each once");
+    let rate = writing.committed() as f64 / Clock.now().duration_since(begun).as_secs_f64();
+    println!(
+        "{planted} planted and found in {:?}, {} parts, {} rows looked at again, {rate:.0} transactions a second",
+        found.elapsed, found.range_count, found.recheck_count
+    );
+
+    // The same number again looks at nothing: it is complete.
+    let same = perform(&world, Side::Destination, &CompareRows { comparison_id: 2, ..whole.clone() }).await;
+    assert_eq!((same.range_count, told(&same).len()), (found.range_count, planted));
+
+    let repair = std::fs::read_to_string(&found.repair_path).unwrap();
+    let client = world.destination.connect(&database).await.unwrap();
+    client.batch_execute(&repair).await.unwrap_or_else(|error| panic!("{error:?}"));
+    // What has no key is for people.
+    let by_hand = "DELETE FROM public.nothing; DELETE FROM public.keyless WHERE n = 60 AND (v IS NULL OR v = '');
+                   INSERT INTO public.keyless VALUES ('twice', 20), ('twice', 40), ('twice', 40)";
+    client.batch_execute(by_hand).await.unwrap();
+    let mended = perform(&world, Side::Destination, &CompareRows { comparison_id: 3, ..whole }).await;
+    assert_eq!((counts(&mended), told(&mended)), ((0, 0), vec![]), "{mended:?}");
+
+    let tokens = writing.stop().await;
+    level(&world).await;
+    assert_eq!(contents(&world.source, &database).await, contents(&world.destination, &database).await);
+    let missing = "SELECT count(*) FROM unnest($1::bigint[]) AS t (token) \
+                   WHERE NOT EXISTS (SELECT FROM public.token WHERE token.token = t.token)";
+    let missing: i64 = client.query_one(missing, &[&tokens]).await.unwrap().get(0);
+    assert_eq!((missing, tokens.is_empty()), (0, false), "every acknowledged write is there");
+}
+
+#[tokio::test]
+async fn what_was_planted_is_found_while_others_write() {
+    find(90, 4, Duration::from_millis(2)).await;
+}
+
+/// At the rate that the machine gives, above a thousand transactions a second.
+#[tokio::test]
+#[ignore = "make test-all"]
+async fn a_thousand_planted_differences_are_found_under_load() {
+    find(1_000, 8, Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn objects_that_differ_are_named() {
+    let world = replicate().await;
+    let database = &world.options.database;
+    let planted = "DROP INDEX public.wide_by_v;
+                   ALTER TABLE public.wide ALTER COLUMN v SET DEFAULT 'y';
+                   ALTER SEQUENCE public.wide_id_seq INCREMENT 2;
+                   ALTER TABLE public.bodies ADD CONSTRAINT small CHECK (id < 100)";
+    world.destination.execute(database, planted).await.unwrap();
+    let count = CountRows { objects_only: true, ..CountRows::default() };
+    let there = perform(&world, Side::Source, &count).await;
+    let here = perform(&world, Side::Destination, &count).await;
+    assert!(here.tables.is_empty(), "no row is read");
+    let (there, here): (BTreeSet<_>, BTreeSet<_>) =
+        (there.objects.into_iter().collect(), here.objects.into_iter().collect());
+    let differing: BTreeSet<_> =
+        there.symmetric_difference(&here).map(|object| object.identity.as_str()).collect();
+    let expected = [
+        "constraint public.small on public.bodies",
+        "index public.wide_by_v",
+        "sequence public.wide_id_seq",
+        "table public.wide",
+    ];
+    assert_eq!(differing.into_iter().collect::<Vec<_>>(), expected);
+}
+
+/// A column that only one side has: said, not passed over.
+#[tokio::test]
+async fn a_table_that_cannot_be_compared_is_no_pass() {
+    let world = replicate().await;
+    let database = &world.options.database;
+    world.destination.execute(database, "ALTER TABLE public.moods ADD COLUMN more int").await.unwrap();
+    let result = perform(&world, Side::Destination, &CompareRows { comparison_id: 1, ..CompareRows::default() }).await;
+    let obstacles: Vec<_> = result
+        .tables
+        .iter()
+        .filter(|table| !table.obstacle.is_empty())
+        .map(|table| format!("{}: {}", table.table, table.obstacle))
+        .collect();
+    assert_eq!(obstacles, ["public.moods: column more is on the destination only"]);
 }

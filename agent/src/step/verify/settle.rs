@@ -43,6 +43,9 @@ impl Worker<'_> {
             let part = self.part_of(table, suspects);
             let rows = self.ends().await?.0.rows(&part).await?;
             found.extend(look(suspects, &rows, Suspect::on_destination));
+            if suspects.is_empty() {
+                break;
+            }
             let peeking = round > 0 && suspects.len() <= PEEKED && !table.key.is_empty();
             let part = self.part_of(table, suspects);
             let rows = self.look_there(&part, suspects, peeking).await?;
