@@ -43,6 +43,8 @@ bench: setup
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --megabits 200 $(COPYING)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --megabits 50 $(COPYING)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --data tables $(if $(MINUTES),--scale 200 --runs 1,--record docs/benchmarks.md)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/verifying $(if $(MINUTES),--scale 5 --runs 1,--record docs/benchmarks.md)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/verifying --data tables $(if $(MINUTES),--scale 200 --runs 1,--record docs/benchmarks.md)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/idle-agent $(if $(MINUTES),--minutes $(MINUTES),--record README.md)
 
 setup:
