@@ -16,7 +16,8 @@ async fn differences_are_found_told_and_mended() {
     let journey = Journey::begin(site, 20_000, &WorkloadOptions::default()).await.unwrap();
     journey.until_cutover().await.unwrap();
     let (cli, database) = (&journey.site.cli, &journey.site.database);
-    let rows = |output: &str| -> Value { serde_json::from_str::<Value>(output).unwrap()["verification"]["rows"].clone() };
+    let rows =
+        |output: &str| -> Value { serde_json::from_str::<Value>(output).unwrap()["verification"]["rows"].clone() };
 
     // Row by row, and nothing differs, while the writers write.
     let clean = cli.expect(0, &["verify", MIGRATION, "--json"]).await.unwrap();

@@ -83,13 +83,12 @@ impl Source {
             Some(Question::ListRows(message)) => self.rows(decode_part(message.part)?).await,
             Some(Question::WriteHeartbeat(_)) => Ok(vec![Answer::Heartbeat(self.reader().await?.beat().await?)]),
             Some(Question::ReadRows(message)) => self.contents(decode_part(message.part)?).await,
-            Some(Question::MigrationId(_)) | None => Err(Failure::new(
-                Reason::RequestInvalid,
-                "a comparison knows no such question",
-            )
-            .hint("Run the same release on both agents.")
-            .effect(Effect::None)
-            .with("field", "message")),
+            Some(Question::MigrationId(_)) | None => {
+                Err(Failure::new(Reason::RequestInvalid, "a comparison knows no such question")
+                    .hint("Run the same release on both agents.")
+                    .effect(Effect::None)
+                    .with("field", "message"))
+            }
         }
     }
 

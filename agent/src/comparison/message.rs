@@ -224,7 +224,10 @@ mod tests {
         let whole = encode_part(&part(&["id"], Which::ALL));
         assert_eq!(field(v1::TablePart { table: None, ..whole.clone() }), "table");
         assert_eq!(field(v1::TablePart { hashing: 0, ..whole.clone() }), "hashing");
-        assert_eq!(field(v1::TablePart { first_key: vec!["1".to_owned(), "2".to_owned()], ..whole.clone() }), "first_key");
+        assert_eq!(
+            field(v1::TablePart { first_key: vec!["1".to_owned(), "2".to_owned()], ..whole.clone() }),
+            "first_key"
+        );
         assert_eq!(field(v1::TablePart { end_key: vec!["\0".to_owned()], ..whole.clone() }), "end_key");
         for count in [-1, 3, MOST_BUCKETS * 2] {
             assert_eq!(field(v1::TablePart { bucket_count: count, ..whole.clone() }), "bucket_count");

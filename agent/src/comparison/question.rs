@@ -1,9 +1,7 @@
 //! The destination's half: asks the source, one question after the other.
 
-use std::time::Duration;
-
 use pgportage_link::status::from_status;
-use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::{Reason, v1};
 use tokio::sync::mpsc;
 use tonic::Streaming;
@@ -21,8 +19,6 @@ pub struct Questions {
     questions: mpsc::Sender<v1::CompareRowsRequest>,
     answers: Streaming<v1::CompareRowsResponse>,
     peer: String,
-    clock: Clock,
-    patience: Duration,
 }
 
 impl Questions {
@@ -30,10 +26,8 @@ impl Questions {
         questions: mpsc::Sender<v1::CompareRowsRequest>,
         answers: Streaming<v1::CompareRowsResponse>,
         peer: &str,
-        clock: Clock,
-        patience: Duration,
     ) -> Self {
-        Self { questions, answers, peer: peer.to_owned(), clock, patience }
+        Self { questions, answers, peer: peer.to_owned() }
     }
 
     /// Every table that the source replicates, and what its hash function makes of
@@ -119,11 +113,10 @@ impl Questions {
         self.questions.send(request).await.map_err(|_| self.silent("It hears no more questions."))
     }
 
+    /// Without a time limit: a large table takes its time, and a peer that is gone
+    /// is noticed by the connection.
     async fn hear(&mut self) -> Result<Answer, Failure> {
-        let message = match self.clock.timeout(self.patience, self.answers.message()).await {
-            Ok(message) => message.map_err(|status| from_status(status).with("peer", &self.peer))?,
-            Err(_) => return Err(self.silent("It has not answered in time.")),
-        };
+        let message = self.answers.message().await.map_err(|status| from_status(status).with("peer", &self.peer))?;
         match message.and_then(|message| message.message) {
             Some(Answer::Failure(failure)) => Err(failure.into()),
             Some(answer) => Ok(answer),

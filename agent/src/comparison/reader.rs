@@ -193,3 +193,7 @@ fn portions(part: &Part) -> Vec<Part> {
     };
     keys.chunks(size).map(|keys| Part { which: Which::Keys(keys.to_vec()), ..part.clone() }).collect()
 }
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;

@@ -398,19 +398,19 @@ impl PeerClient {
     }
 
     /// On the destination: a session of the source that answers questions about
-    /// rows. `patience` is how long it may think about one.
+    /// rows.
     ///
     /// # Errors
     ///
     /// What the source reports.
-    pub async fn compare_rows(&self, patience: Duration) -> Result<Questions, Failure> {
+    pub async fn compare_rows(&self) -> Result<Questions, Failure> {
         use v1::compare_rows_request::Message;
 
         let (questions, asked) = mpsc::channel::<v1::CompareRowsRequest>(1);
         let first = v1::CompareRowsRequest { message: Some(Message::MigrationId(self.migration.to_string())) };
         let requests = tokio_stream::iter([first]).chain(ReceiverStream::new(asked));
         let answers = self.within(CALL_TIMEOUT, self.client.clone().compare_rows(requests)).await?;
-        Ok(Questions::new(questions, answers, &self.peer, self.clock, patience))
+        Ok(Questions::new(questions, answers, &self.peer))
     }
 
     /// On the source: asks to be told which heartbeats arrive on the destination.

@@ -256,7 +256,10 @@ impl PeerService for Service {
 
     type CompareRowsStream = StreamOf<v1::CompareRowsResponse>;
 
-    async fn compare_rows(&self, request: Request<Streaming<v1::CompareRowsRequest>>) -> Answer<Self::CompareRowsStream> {
+    async fn compare_rows(
+        &self,
+        request: Request<Streaming<v1::CompareRowsRequest>>,
+    ) -> Answer<Self::CompareRowsStream> {
         use v1::compare_rows_request::Message;
 
         let caller = request.extensions().get::<PeerIdentity>().cloned();

@@ -58,10 +58,9 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
             max_lag: duration(message.max_lag, "max_lag")?,
             stable_window: duration(message.stable_window, "stable_window")?,
         })),
-        Wire::CountRows(message) => Ok(Action::CountRows(CountRows {
-            tables: relations(message.tables),
-            objects_only: message.objects_only,
-        })),
+        Wire::CountRows(message) => {
+            Ok(Action::CountRows(CountRows { tables: relations(message.tables), objects_only: message.objects_only }))
+        }
         Wire::CompareRows(message) => Ok(Action::CompareRows(CompareRows {
             comparison_id: message.comparison_id,
             time_limit: message.time_limit.map(|limit| duration(Some(limit), "time_limit")).transpose()?,

@@ -38,7 +38,7 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
         size_bytes: 1,
     };
     answers.push(("range", peer.copy_range("0/1", &table, Blocks::ALL, Packing::Zstd).await.err()));
-    answers.push(("compare", peer.compare_rows(Duration::from_secs(10)).await.err()));
+    answers.push(("compare", peer.compare_rows().await.err()));
     answers.push(("release", peer.release_snapshot("0/1").await.err()));
     answers
 }
@@ -93,7 +93,7 @@ async fn a_method_belongs_to_one_side() {
         peer.open_tunnel(Packing::Plain, Traffic::default()).await.unwrap_err(),
         peer.open_snapshot(Duration::from_secs(10)).await.unwrap_err(),
         peer.release_snapshot("0/1").await.unwrap_err(),
-        peer.compare_rows(Duration::from_secs(10)).await.unwrap_err(),
+        peer.compare_rows().await.unwrap_err(),
     ] {
         assert_eq!(failure.reason, Reason::PeerRefused);
         assert!(failure.message.contains("destination"), "{failure}");

@@ -316,8 +316,7 @@ async fn objects_that_differ_are_named() {
     assert!(here.tables.is_empty(), "no row is read");
     let (there, here): (BTreeSet<_>, BTreeSet<_>) =
         (there.objects.into_iter().collect(), here.objects.into_iter().collect());
-    let differing: BTreeSet<_> =
-        there.symmetric_difference(&here).map(|object| object.identity.as_str()).collect();
+    let differing: BTreeSet<_> = there.symmetric_difference(&here).map(|object| object.identity.as_str()).collect();
     let expected = [
         "constraint public.small on public.bodies",
         "index public.wide_by_v",

@@ -128,9 +128,12 @@ fn look(message: &v1::VerifyMigrationRequest) -> Result<Look, Failure> {
         repair: message.repair,
     };
     if !look.rows && look != Look::default() {
-        return Err(Failure::new(Reason::RequestInvalid, "only a comparison of rows can be limited, resumed or mended")
-            .effect(Effect::None)
-            .with("field", "depth"));
+        return Err(Failure::new(
+            Reason::RequestInvalid,
+            "only a comparison of rows can be limited, resumed or mended",
+        )
+        .effect(Effect::None)
+        .with("field", "depth"));
     }
     Ok(look)
 }

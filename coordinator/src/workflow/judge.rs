@@ -197,11 +197,10 @@ fn by_hashes(there: &RowCounts, here: &RowCounts, compared: &RowComparison) -> C
     conclude(found, schema_differences(here, there), texts, |found| {
         let rows = found.rows.as_ref();
         if differing > 0 {
-            Failure::new(Reason::RowsDiffer, format!("rows of {} differ", counted(differing, "table")))
-                .hint(format!(
-                    "Read which rows in {} on the destination agent's machine; `verify --repair` writes statements.",
-                    rows.map_or("", |rows| &rows.report_path)
-                ))
+            Failure::new(Reason::RowsDiffer, format!("rows of {} differ", counted(differing, "table"))).hint(format!(
+                "Read which rows in {} on the destination agent's machine; `verify --repair` writes statements.",
+                rows.map_or("", |rows| &rows.report_path)
+            ))
         } else {
             Failure::new(Reason::VerificationIncomplete, "not every row could be compared")
                 .hint("Go on with `verify --resume`, or settle for `verify --counts`.")

@@ -55,7 +55,9 @@ fn rows_are_compared_where_that_is_asked_for() {
 
     // The time was over: that is no pass, and the next one may go on.
     play.answer(|_, _| Outcome::CompareRows(RowComparison::default()));
-    let Phase::Stopped { step: StepName::Verify, failure } = &play.state.phase else { panic!("{:?}", play.state.phase) };
+    let Phase::Stopped { step: StepName::Verify, failure } = &play.state.phase else {
+        panic!("{:?}", play.state.phase)
+    };
     assert_eq!(failure.reason, Reason::VerificationIncomplete);
     play.say(Word::Verify(Look { resume: true, ..look.clone() })).unwrap();
     play.answer_until(act);

@@ -150,17 +150,15 @@ fn median(times: &[Duration]) -> Duration {
 fn report(dumps: &[Duration], whole: &[Duration], rows: &[Duration], found: &Verification) -> Result<String> {
     let dump = median(dumps).as_secs_f64();
     let mut report = "\n| what | median | ratio to pg_dump | all runs |\n| --- | --- | --- | --- |\n".to_owned();
-    for (name, times) in
-        [("`pg_dump > /dev/null`", dumps), ("rows compared by their hashes", rows), ("`pgportage verify`, all of it", whole)]
-    {
+    for (name, times) in [
+        ("`pg_dump > /dev/null`", dumps),
+        ("rows compared by their hashes", rows),
+        ("`pgportage verify`, all of it", whole),
+    ] {
         let all: Vec<String> = times.iter().map(|time| format!("{:.1}", time.as_secs_f64())).collect();
         let median = median(times).as_secs_f64();
         writeln!(report, "| {name} | {median:.1} s | {:.2} | {} |", median / dump, all.join(", "))?;
     }
-    writeln!(
-        report,
-        "\n{} tables, {} rows, {} parts.\n",
-        found.table_count, found.row_count, found.rows.range_count
-    )?;
+    writeln!(report, "\n{} tables, {} rows, {} parts.\n", found.table_count, found.row_count, found.rows.range_count)?;
     Ok(report)
 }

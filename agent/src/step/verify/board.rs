@@ -74,14 +74,7 @@ impl<'a> Board<'a> {
         let is_done = |table: &Arc<ComparedTable>| notebook.table(&table.name).is_some_and(|note| note.complete);
         let done_bytes = tables.iter().filter(|table| is_done(table)).map(|table| table.size_bytes).sum();
         tables.retain(|table| !is_done(table));
-        let state = State {
-            work: deal(tables),
-            tables: names,
-            total_bytes,
-            done_bytes,
-            saved_at: begun,
-            notebook,
-        };
+        let state = State { work: deal(tables), tables: names, total_bytes, done_bytes, saved_at: begun, notebook };
         let deadline = time_limit.map(|limit| begun + limit);
         Self { cx, hashing, repair, begun, deadline, state: Mutex::new(state) }
     }

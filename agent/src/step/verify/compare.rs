@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use pgportage_link::Failure;
+use pgportage_link::{Effect, Failure};
 
 use super::board::Board;
 use super::notebook::{Notebook, TableComparison, TableNote};
@@ -77,9 +77,14 @@ impl Step for CompareRows {
         let mut ends = vec![Some((here, there))];
         ends.resize_with(WORKERS, || None);
         let workers = ends.into_iter().map(|ends| Box::pin(Worker::new(cx, &board, ends).run()));
-        let worked = try_join_all(workers).await;
+        let worked = tokio::select! {
+            biased;
+            // The sessions go, and with them what the servers do for them.
+            () = cx.cancel.cancelled() => cx.safe_point().map_err(|cancelled| cancelled.effect(Effect::None)),
+            worked = try_join_all(workers) => worked.map(|_| ()),
+        };
         let result = board.close()?;
-        worked.map(|_| result)
+        worked.map(|()| result)
     }
 
     async fn undo(&self, _cx: &Context) -> Result<(), Failure> {
@@ -90,7 +95,7 @@ impl Step for CompareRows {
 /// Both ends, ready to hash.
 pub(super) async fn open(cx: &Context) -> Result<(Reader, Questions), Failure> {
     let here = Reader::open(&cx.door, &cx.participation.database).await?;
-    let there = cx.agent.peers.call(&cx.participation).await?.compare_rows(cx.stall_timeout).await?;
+    let there = cx.agent.peers.call(&cx.participation).await?.compare_rows().await?;
     Ok((here, there))
 }
 

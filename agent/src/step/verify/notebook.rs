@@ -119,9 +119,8 @@ impl Notebook {
 
     /// What is known of a table.
     pub(super) fn table(&self, name: &RelationName) -> Option<&TableNote> {
-        let named = |(schema, relation, _): &&(String, String, TableNote)| {
-            *schema == name.schema && *relation == name.relation
-        };
+        let named =
+            |(schema, relation, _): &&(String, String, TableNote)| *schema == name.schema && *relation == name.relation;
         self.page.tables.iter().find(named).map(|(_, _, note)| note)
     }
 
@@ -162,11 +161,22 @@ impl Notebook {
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`].
-    pub(super) fn report(&mut self, table: &ComparedTable, difference: Difference, key: &RowKey) -> Result<(), Failure> {
+    pub(super) fn report(
+        &mut self,
+        table: &ComparedTable,
+        difference: Difference,
+        key: &RowKey,
+    ) -> Result<(), Failure> {
         let key = if table.key.is_empty() {
             json!({ "row_hash": key.0 })
         } else {
-            table.key.iter().cloned().zip(key.0.iter().cloned().map(Into::into)).collect::<serde_json::Map<_, _>>().into()
+            table
+                .key
+                .iter()
+                .cloned()
+                .zip(key.0.iter().cloned().map(Into::into))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
         };
         let line = json!({ "table": table.name.to_string(), "difference": difference, "key": key });
         let written = writeln!(self.report, "{line}");

@@ -243,7 +243,8 @@ fn size_of(side: &[PartDigest]) -> i64 {
 /// Buckets whose digests differ, or that only one side has.
 fn differing_buckets(here: &[PartDigest], there: &[PartDigest]) -> Vec<i64> {
     let missing = |ours: &[PartDigest], theirs: &[PartDigest]| -> Vec<i64> {
-        let same = |mine: &PartDigest| theirs.iter().any(|other| (other.bucket, other.digest) == (mine.bucket, mine.digest));
+        let same =
+            |mine: &PartDigest| theirs.iter().any(|other| (other.bucket, other.digest) == (mine.bucket, mine.digest));
         ours.iter().filter(|mine| !same(mine)).map(|mine| mine.bucket).collect()
     };
     let mut buckets = missing(here, there);

@@ -9,7 +9,11 @@ fn compared(rows: &RowComparison) -> String {
     let elapsed = rows.elapsed.map(|elapsed| format!(" in {}", span(elapsed))).unwrap_or_default();
     push_line(
         &mut out,
-        &format!("  {}{elapsed}, {} looked at again", count(rows.range_count, "part"), count(rows.recheck_count, "row")),
+        &format!(
+            "  {}{elapsed}, {} looked at again",
+            count(rows.range_count, "part"),
+            count(rows.recheck_count, "row")
+        ),
     );
     for (path, what) in [(&rows.report_path, "their keys"), (&rows.repair_path, "statements that mend them")] {
         if !path.is_empty() {

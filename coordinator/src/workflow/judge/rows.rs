@@ -71,9 +71,7 @@ fn differing(table: &TableComparison) -> Vec<String> {
     [(table.missing_count, "missing"), (table.extra_count, "extra"), (table.changed_count, "changed")]
         .into_iter()
         .filter(|(count, _)| *count > 0)
-        .map(|(count, word)| {
-            format!("{} {word}", super::counted(usize::try_from(count).unwrap_or(usize::MAX), "row"))
-        })
+        .map(|(count, word)| format!("{} {word}", super::counted(usize::try_from(count).unwrap_or(usize::MAX), "row")))
         .collect()
 }
 
@@ -117,10 +115,7 @@ mod tests {
         ];
         let (equal, shortfall) = judge(&RowComparison { tables, complete: false, ..RowComparison::default() });
         assert_eq!(equal, 1);
-        assert_eq!(
-            shortfall.differing,
-            ["table public.bad differs on the destination: 1 row missing, 2 rows changed"]
-        );
+        assert_eq!(shortfall.differing, ["table public.bad differs on the destination: 1 row missing, 2 rows changed"]);
         assert_eq!(
             shortfall.unknown,
             [

@@ -298,7 +298,8 @@ impl State {
 
     fn all_performed(&self, step: StepName) -> bool {
         let acts = self.step(step).acts.iter().enumerate();
-        acts.filter(|(index, _)| self.due(ActRef { step, index: *index })).all(|(_, act)| act.state == ActState::Performed)
+        acts.filter(|(index, _)| self.due(ActRef { step, index: *index }))
+            .all(|(_, act)| act.state == ActState::Performed)
     }
 
     /// Whether nothing of the step is left to take back or to wait for.
