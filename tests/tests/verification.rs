@@ -1,8 +1,6 @@
 //! Verification as an operator sees it: differences are found while writers
 //! write, told, mended, and gone.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use std::os::unix::fs::PermissionsExt;
 
 use pgportage_tests::journey::{Journey, MIGRATION};
