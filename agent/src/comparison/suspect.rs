@@ -278,22 +278,15 @@ mod tests {
         #[test]
         fn what_differs_is_found(
             writes in prop::collection::vec(prop::option::weighted(0.7, 0_i64..3), 1..10),
-            behind in 0_usize..10,
             gone in any::<bool>(),
             pauses in pauses(),
         ) {
             let last = *writes.last().unwrap();
             let plant = if gone { Plant::Gone } else { Plant::Other };
             prop_assume!(!(gone && last.is_none()));
-            let (at, source) = (writes.len(), writes.len().saturating_sub(behind));
             // What differs is what the last write ought to have left.
-            let mut pauses = pauses;
-            pauses.push((1, 1));
-            let mut world = World { writes, source, destination: source, planted: Some((plant, at)) };
-            // Rows that were equal before the last write arrived may be cleared by
-            // it: only what stands still can be told.
-            world.source = at;
-            world.destination = at;
+            let at = writes.len();
+            let mut world = World { writes, source: at, destination: at, planted: Some((plant, at)) };
             let expected = match (plant, last) {
                 (Plant::Gone, _) => Difference::Missing,
                 (Plant::Other, Some(_)) => Difference::Changed,
