@@ -46,6 +46,8 @@ bench: setup
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --data tables $(if $(MINUTES),--scale 200 --runs 1,--record docs/benchmarks.md)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/switching $(SWITCHING)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/switching --round-trip 50 $(SWITCHING)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/verifying $(if $(MINUTES),--scale 5 --runs 1,--record docs/benchmarks.md)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/verifying --data tables $(if $(MINUTES),--scale 200 --runs 1,--record docs/benchmarks.md)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/idle-agent $(if $(MINUTES),--minutes $(MINUTES),--record README.md)
 
 setup:

@@ -72,6 +72,8 @@ kinds! {
     CreateWayBack = "create_way_back",
     /// Row counts and schema objects.
     CountRows = "count_rows",
+    /// Destination: rows compared with the source by their hashes.
+    CompareRows = "compare_rows",
     /// P0.
     PrepareCutover = "prepare_cutover",
     /// On the side that is left: P1 and P2.
@@ -116,6 +118,7 @@ impl ActionKind {
             | Self::AwaitCopy
             | Self::AwaitLag
             | Self::CountRows
+            | Self::CompareRows
             | Self::PrepareCutover
             | Self::FinishMigration => false,
         }
@@ -145,7 +148,8 @@ impl ActionKind {
             | Self::RestoreSchema
             | Self::CopyTables
             | Self::CreateSubscription
-            | Self::AwaitCopy => Some(Side::Destination),
+            | Self::AwaitCopy
+            | Self::CompareRows => Some(Side::Destination),
         }
     }
 }

@@ -10,5 +10,7 @@ mod beat;
 mod state;
 
 pub use arrivals::arrivals;
+pub(crate) use arrivals::look_statement;
 pub use beat::Heartbeats;
+pub(crate) use beat::beat_statement;
 pub use state::Reading;

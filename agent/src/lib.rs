@@ -6,6 +6,7 @@
 pub mod action;
 pub mod agent;
 pub mod arguments;
+pub mod comparison;
 pub mod daemon;
 pub mod heartbeat;
 pub mod hook;

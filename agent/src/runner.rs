@@ -130,6 +130,7 @@ impl Runner {
             | ActionKind::AwaitLag
             | ActionKind::CreateWayBack
             | ActionKind::CountRows
+            | ActionKind::CompareRows
             | ActionKind::PrepareCutover
             | ActionKind::RaiseBarrier
             | ActionKind::DrainToMarker

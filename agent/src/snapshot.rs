@@ -37,7 +37,7 @@ use self::tables::Published;
 pub use self::tables::SnapshotTable;
 use self::throttle::Throttle;
 use self::touched::{Difference, Touched};
-use self::turns::Turns;
+use self::turns::{Turn, Turns};
 use crate::agent::Agent;
 use crate::journal::Journal;
 use crate::migration::{MigrationId, Participation, Side};
@@ -84,6 +84,26 @@ struct Pace {
 /// How often the changes since one earlier snapshot may be begun to be read. An
 /// attempt ends with the call that asked for it.
 const MOST_READINGS: u32 = 3;
+
+/// Leave to read rows, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Leave {
+    turn: Turn,
+    throttle: Arc<Throttle>,
+}
+
+impl Leave {
+    /// Waits until this one may read. Safe to drop.
+    pub(crate) async fn wait(&self) {
+        self.turn.wait().await;
+    }
+
+    /// Pays for bytes that were read: waits until more may be. Dropping the future
+    /// leaves them unpaid.
+    pub(crate) async fn pay(&self, bytes: usize) {
+        self.throttle.pass(bytes).await;
+    }
+}
 
 /// One snapshot, kept.
 #[derive(Debug)]
@@ -182,6 +202,17 @@ impl Snapshots {
         for place in self.lock().values() {
             place.pace.turns.allow(allowed);
         }
+    }
+
+    /// Leave to read rows of a migration outside of its snapshot, within the same
+    /// limits. Held while somebody reads.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be read.
+    pub(crate) fn leave(&self, journal: &Journal, migration: &MigrationId) -> Result<Leave, Failure> {
+        let pace = &self.place(journal, migration)?.pace;
+        Ok(Leave { turn: pace.turns.begin(), throttle: Arc::clone(&pace.throttle) })
     }
 
     /// The snapshot of a migration: the one that is kept, or a new one with a new

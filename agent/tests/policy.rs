@@ -101,6 +101,7 @@ fn actions() -> Vec<Action> {
         Action::AwaitCopy(v1::AwaitCopy {}),
         Action::AwaitLag(v1::AwaitLag { max_lag: second, stable_window: second }),
         Action::CountRows(v1::CountRows::default()),
+        Action::CompareRows(v1::CompareRows::default()),
         Action::PrepareCutover(v1::PrepareCutover { cutover_epoch, max_outage: second, ..Default::default() }),
         Action::RaiseBarrier(v1::RaiseBarrier { cutover_epoch, max_outage: second }),
         Action::DrainToMarker(v1::DrainToMarker {
@@ -127,6 +128,7 @@ fn side(action: &Action) -> v1::Side {
         | Action::CreateSubscription(_)
         | Action::CopyTables(_)
         | Action::AwaitCopy(_)
+        | Action::CompareRows(_)
         | Action::DrainToMarker(_)
         | Action::OpenDestination(_)
         | Action::KeepStream(_) => v1::Side::Destination,

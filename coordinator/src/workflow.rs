@@ -16,6 +16,7 @@ pub mod input;
 pub mod judge;
 pub mod outcome;
 pub mod plan;
+pub mod scrutiny;
 pub mod spec;
 pub mod state;
 pub mod statement;
@@ -198,6 +199,7 @@ pub enum ActionKind {
     AwaitLag,
     CreateWayBack,
     CountRows,
+    CompareRows,
     PrepareCutover,
     RaiseBarrier,
     DrainToMarker,
@@ -228,6 +230,7 @@ impl ActionKind {
             Self::AwaitLag => "await_lag",
             Self::CreateWayBack => "create_way_back",
             Self::CountRows => "count_rows",
+            Self::CompareRows => "compare_rows",
             Self::PrepareCutover => "prepare_cutover",
             Self::RaiseBarrier => "raise_barrier",
             Self::DrainToMarker => "drain_to_marker",
@@ -467,6 +470,8 @@ pub const TABLE: &[StepRow] = &[
             source(Do::CountRows, Nothing),
             destination(Do::CountRows, Nothing),
             source(Do::CountRows, Nothing),
+            // Only where that was asked for: `State::due`.
+            destination(Do::CompareRows, Nothing),
         ],
         way_back: WayBack::Strict,
     },

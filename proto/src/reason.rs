@@ -144,8 +144,10 @@ reasons! {
     ApplyFailed = "APPLY_FAILED",
     /// The source keeps more WAL for our slot than the policy allows.
     WalLimitExceeded = "WAL_LIMIT_EXCEEDED",
-    /// Row counts differ.
+    /// Rows differ, or how many there are.
     RowsDiffer = "ROWS_DIFFER",
+    /// Not everything could be compared. Never a pass.
+    VerificationIncomplete = "VERIFICATION_INCOMPLETE",
     /// Schema objects differ.
     SchemaDiffers = "SCHEMA_DIFFERS",
 

@@ -23,7 +23,7 @@ use crate::step::inspect::{CheckServer, CheckServerResult};
 use crate::step::publication::{CreatePublication, CreatePublicationResult};
 use crate::step::schema::{RestoreSchema, RestoreSchemaResult};
 use crate::step::subscribe::{CreateSlot, CreateSlotResult, CreateSubscription, CreateSubscriptionResult};
-use crate::step::verify::{CountRows, CountRowsResult};
+use crate::step::verify::{CompareRows, CompareRowsResult, CountRows, CountRowsResult};
 use crate::step::way_back::{
     CreateWayBack, CreateWayBackResult, FollowStream, FollowStreamResult, KeepStream, KeepStreamResult,
 };
@@ -60,6 +60,8 @@ pub enum Action {
     CreateWayBack(CreateWayBack),
     /// [`ActionKind::CountRows`].
     CountRows(CountRows),
+    /// [`ActionKind::CompareRows`].
+    CompareRows(CompareRows),
     /// [`ActionKind::PrepareCutover`].
     PrepareCutover(PrepareCutover),
     /// [`ActionKind::RaiseBarrier`].
@@ -113,6 +115,8 @@ pub enum Outcome {
     CreateWayBack(CreateWayBackResult),
     /// Of [`Action::CountRows`].
     CountRows(CountRowsResult),
+    /// Of [`Action::CompareRows`].
+    CompareRows(CompareRowsResult),
     /// Of [`Action::PrepareCutover`].
     PrepareCutover(PrepareCutoverResult),
     /// Of [`Action::RaiseBarrier`].
@@ -152,6 +156,7 @@ impl Action {
             Self::AwaitLag(_) => ActionKind::AwaitLag,
             Self::CreateWayBack(_) => ActionKind::CreateWayBack,
             Self::CountRows(_) => ActionKind::CountRows,
+            Self::CompareRows(_) => ActionKind::CompareRows,
             Self::PrepareCutover(_) => ActionKind::PrepareCutover,
             Self::RaiseBarrier(_) => ActionKind::RaiseBarrier,
             Self::DrainToMarker(_) => ActionKind::DrainToMarker,
@@ -214,6 +219,7 @@ impl Action {
             | Self::AwaitCopy(_)
             | Self::AwaitLag(_)
             | Self::CountRows(_)
+            | Self::CompareRows(_)
             | Self::FinishMigration(_)
             | Self::CreateWayBack(_)
             | Self::KeepStream(_)
@@ -244,6 +250,7 @@ impl Action {
             Self::AwaitLag(step) => attempt.of(step, Outcome::AwaitLag).await,
             Self::CreateWayBack(step) => attempt.of(step, Outcome::CreateWayBack).await,
             Self::CountRows(step) => attempt.of(step, Outcome::CountRows).await,
+            Self::CompareRows(step) => attempt.of(step, Outcome::CompareRows).await,
             Self::PrepareCutover(step) => attempt.of(step, Outcome::PrepareCutover).await,
             Self::RaiseBarrier(step) => attempt.of(step, Outcome::RaiseBarrier).await,
             Self::DrainToMarker(step) => attempt.of(step, Outcome::DrainToMarker).await,

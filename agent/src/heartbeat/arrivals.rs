@@ -16,9 +16,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// Pause after a failed look.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What asks for the number that arrived last.
-fn look_statement(participation: &Participation) -> String {
-    let table = own_schema::table(Stream::followed_by(participation.side).heartbeat_table());
+/// What asks for the newest number of a stream that has arrived.
+pub(crate) fn look_statement(stream: Stream) -> String {
+    let table = own_schema::table(stream.heartbeat_table());
     format!("SELECT sequence FROM {table} WHERE id = 1")
 }
 
@@ -84,7 +84,7 @@ async fn look(
         None => session.insert(agent.door.open(&participation.database, Purpose::Watch).await?),
     };
     let row = open
-        .query_opt(&look_statement(participation), &[])
+        .query_opt(&look_statement(Stream::followed_by(participation.side)), &[])
         .await
         .map_err(|error| sql_failure(error, "look for heartbeats"))?;
     Ok(row.map_or(0, |row| row.get(0)))

@@ -25,8 +25,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A standby that is lost must not hold the beat up.
 const SETTINGS: &str = "SET synchronous_commit = local";
 
-/// The statement that beats in one of our tables.
-fn beat_statement(stream: Stream) -> String {
+/// The statement that writes the next number of a stream. Whoever does, everything
+/// committed before has a lower one.
+pub(crate) fn beat_statement(stream: Stream) -> String {
     let table = own_schema::table(stream.heartbeat_table());
     format!("UPDATE {table} SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence")
 }

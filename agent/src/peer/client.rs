@@ -24,6 +24,7 @@ use super::packing::{Chunk, Compression, Packer, Packing};
 use super::pump::CHUNKS_WAITING;
 use super::speed::{self, Speeds};
 use super::stream::{ArchiveStream, HeartbeatStream, Tunnel, TunnelStream};
+use crate::comparison::Questions;
 use crate::metrics::Traffic;
 use crate::migration::{MigrationId, Participation};
 use crate::policy::{PeerAddress, Policy};
@@ -296,6 +297,22 @@ impl PeerClient {
         }
         let packing = u64::try_from(first.packed_bytes_per_second).unwrap_or(0);
         Ok(Speeds { link: speed::rate(bytes, end.duration_since(begin)), packing })
+    }
+
+    /// On the destination: a session of the source that answers questions about
+    /// rows.
+    ///
+    /// # Errors
+    ///
+    /// What the source reports.
+    pub async fn compare_rows(&self) -> Result<Questions, Failure> {
+        use v1::compare_rows_request::Message;
+
+        let (questions, asked) = mpsc::channel::<v1::CompareRowsRequest>(1);
+        let first = v1::CompareRowsRequest { message: Some(Message::MigrationId(self.migration.to_string())) };
+        let requests = tokio_stream::iter([first]).chain(ReceiverStream::new(asked));
+        let answers = self.within(CALL_TIMEOUT, self.client.clone().compare_rows(requests)).await?;
+        Ok(Questions::new(questions, answers, &self.peer))
     }
 
     /// On the source: asks to be told which heartbeats arrive on the destination.

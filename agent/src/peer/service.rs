@@ -28,6 +28,7 @@ use super::packing::{Chunk, Packer, Packing};
 use super::pump::{CHUNKS_WAITING, carry};
 use super::speed;
 use crate::agent::Agent;
+use crate::comparison;
 use crate::migration::{MigrationId, Participation, Side};
 use crate::postgres::{Lsn, LsnInvalid, RelationName};
 use crate::snapshot::{Change, Piece, Range, Selection, SnapshotTable};
@@ -281,6 +282,40 @@ impl PeerService for Service {
             .await
             .map_err(to_status)?;
         Ok(Response::new(v1::ReleaseSnapshotResponse {}))
+    }
+
+    type CompareRowsStream = StreamOf<v1::CompareRowsResponse>;
+
+    async fn compare_rows(
+        &self,
+        request: Request<Streaming<v1::CompareRowsRequest>>,
+    ) -> Answer<Self::CompareRowsStream> {
+        use v1::compare_rows_request::Message;
+
+        let caller = request.extensions().get::<PeerIdentity>().cloned();
+        let mut questions = request.into_inner();
+        let first = self
+            .agent
+            .clock
+            .timeout(FIRST_MESSAGE_TIMEOUT, questions.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("the first message did not come in time"))??;
+        let Some(v1::CompareRowsRequest { message: Some(Message::MigrationId(migration)) }) = first else {
+            return Err(to_status(
+                Failure::new(Reason::RequestInvalid, "the first message of a comparison must name its migration")
+                    .effect(Effect::None)
+                    .with("field", "migration_id"),
+            ));
+        };
+        let participation = self.authorise(caller.as_ref(), &migration, Some(Side::Source)).map_err(to_status)?;
+        let permit = self.permit(&self.readers, "readers").map_err(to_status)?;
+        let (answers, waiting) = mpsc::channel(1);
+        let agent = Arc::clone(&self.agent);
+        self.agent.tasks.spawn(async move {
+            let _permit = permit;
+            comparison::answer(agent, participation, questions, answers).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(waiting))))
     }
 
     type OpenTunnelStream = StreamOf<v1::OpenTunnelResponse>;

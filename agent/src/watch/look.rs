@@ -56,10 +56,7 @@ const OURS: &str = "
 
 /// The name of the stream's slot, those of its copy and of the former one, and the
 /// subscriber.
-fn parameters(
-    journal: &Journal,
-    participation: &Participation,
-) -> Result<(String, [String; 2], String), Failure> {
+fn parameters(journal: &Journal, participation: &Participation) -> Result<(String, [String; 2], String), Failure> {
     let migration = &participation.migration;
     let system = journal.note(migration, DESTINATION_SYSTEM)?.unwrap_or_default();
     Ok((outgoing(participation), [outgoing_copy(participation), former_slot(migration)], system))
@@ -112,7 +109,10 @@ pub(super) async fn drop_slots(
     let (name, others, system) = parameters(&agent.journal, participation)?;
     let mut last = None;
     for _try in 0..TRIES {
-        let rows = session.query(OURS, &[&name, &system, &participation.database, &others.as_slice()]).await.map_err(failed)?;
+        let rows = session
+            .query(OURS, &[&name, &system, &participation.database, &others.as_slice()])
+            .await
+            .map_err(failed)?;
         if rows.is_empty() {
             return Ok(());
         }

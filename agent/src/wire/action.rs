@@ -18,7 +18,7 @@ use crate::step::identity::SetReplicaIdentity;
 use crate::step::publication::CreatePublication;
 use crate::step::schema::RestoreSchema;
 use crate::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
-use crate::step::verify::{CountRows, TableCount};
+use crate::step::verify::{CompareRows, CountRows, TableComparison, TableCount};
 use crate::step::way_back::{CreateWayBack, FollowStream, KeepStream};
 
 use super::{count, duration, inventory, missing, span};
@@ -59,7 +59,14 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
             max_lag: duration(message.max_lag, "max_lag")?,
             stable_window: duration(message.stable_window, "stable_window")?,
         })),
-        Wire::CountRows(message) => Ok(Action::CountRows(CountRows { tables: relations(message.tables) })),
+        Wire::CountRows(message) => {
+            Ok(Action::CountRows(CountRows { tables: relations(message.tables), objects_only: message.objects_only }))
+        }
+        Wire::CompareRows(message) => Ok(Action::CompareRows(CompareRows {
+            comparison_id: message.comparison_id,
+            time_limit: message.time_limit.map(|limit| duration(Some(limit), "time_limit")).transpose()?,
+            repair: message.repair,
+        })),
         Wire::FinishMigration(message) => Ok(Action::FinishMigration(FinishMigration {
             identity_full_tables: relations(message.identity_full_tables),
         })),
@@ -163,6 +170,15 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
         Outcome::FollowStream(result) => {
             Some(Wire::FollowStream(v1::FollowStreamResult { first_arrival: Some(span(result.first_arrival)) }))
         }
+        Outcome::CompareRows(result) => Some(Wire::CompareRows(v1::CompareRowsResult {
+            tables: result.tables.into_iter().map(encode_table_comparison).collect(),
+            complete: result.complete,
+            range_count: result.range_count,
+            recheck_count: result.recheck_count,
+            elapsed: Some(span(result.elapsed)),
+            report_path: result.report_path,
+            repair_path: result.repair_path,
+        })),
         Outcome::FinishMigration(result) => {
             Some(Wire::FinishMigration(v1::FinishMigrationResult { unfence_statements: result.unfence_statements }))
         }
@@ -223,6 +239,20 @@ fn encode_table_count(count: TableCount) -> v1::TableCount {
         row_count: count.row_count,
         inserted_count: count.inserted_count,
         deleted_count: count.deleted_count,
+    }
+}
+
+fn encode_table_comparison(table: TableComparison) -> v1::TableComparison {
+    v1::TableComparison {
+        table: Some(encode_relation(table.table)),
+        row_count: table.row_count,
+        digest: table.digest,
+        missing_count: table.missing_count,
+        extra_count: table.extra_count,
+        changed_count: table.changed_count,
+        unsettled_count: table.unsettled_count,
+        obstacle: table.obstacle,
+        complete: table.complete,
     }
 }
 

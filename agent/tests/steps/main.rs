@@ -14,6 +14,7 @@ mod world;
 
 mod catalogs;
 mod cleanup;
+mod compare;
 mod copy;
 mod journey;
 mod lost_snapshot;

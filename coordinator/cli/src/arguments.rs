@@ -88,8 +88,8 @@ pub enum Verb {
     Status(Status),
     /// Ask both sides why a migration does not move; changes nothing
     Explain(Named),
-    /// Compare both sides again while writes go on
-    Verify(Watched),
+    /// Compare both sides again, row by row, while writes go on
+    Verify(Verify),
     /// Let a failed step try again
     Retry(Watched),
     /// Move the applications to the destination
@@ -154,6 +154,33 @@ pub struct Named {
 pub struct Watched {
     /// The migration
     pub name: String,
+    /// Return as soon as the coordinator has accepted it
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// How closely both sides are compared.
+#[derive(Clone, Debug, Args)]
+pub struct Verify {
+    /// The migration
+    pub name: String,
+    /// Only count the rows of each table
+    #[arg(long, conflicts_with_all = ["time_limit", "resume", "repair"])]
+    pub counts: bool,
+    /// Stop comparing rows after this, for example 30m; --resume goes on
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub time_limit: Option<Duration>,
+    /// Go on where the comparison before left off
+    #[arg(long)]
+    pub resume: bool,
+    /// Let the destination's agent write statements that mend what differs, into
+    /// a file on its machine
+    #[arg(long)]
+    pub repair: bool,
+    /// Table data that may be read in a second from now on, for example 50MB; none
+    /// for as fast as it goes
+    #[arg(long, value_name = "RATE")]
+    pub max_rate: Option<MaxRate>,
     /// Return as soon as the coordinator has accepted it
     #[arg(long)]
     pub detach: bool,

@@ -15,6 +15,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
+use crate::arguments::Verify;
 use crate::settings::Settings;
 use crate::view::{Agent, Connection, CopyMethod, Explained, Finding, MaxRate, Migration, Plan, Preflight};
 use crate::wire;
@@ -281,8 +282,17 @@ impl Coordinator {
     /// # Errors
     ///
     /// As the coordinator says.
-    pub async fn verify(&self, seen: &Migration) -> Result<Migration, Failure> {
-        let request = v1::VerifyMigrationRequest { migration_id: seen.name.clone(), etag: seen.etag.clone() };
+    pub async fn verify(&self, seen: &Migration, how: &Verify) -> Result<Migration, Failure> {
+        use v1::verify_migration_request::Depth;
+
+        let request = v1::VerifyMigrationRequest {
+            migration_id: seen.name.clone(),
+            etag: seen.etag.clone(),
+            depth: if how.counts { Depth::Counts } else { Depth::Rows }.into(),
+            time_limit: how.time_limit.map(wire::to_duration),
+            resume: how.resume,
+            repair: how.repair,
+        };
         let answer = self.call(self.migrations.clone().verify_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
     }

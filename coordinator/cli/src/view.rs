@@ -266,6 +266,31 @@ pub struct Verification {
     /// When it ended.
     #[serde(serialize_with = "rfc3339")]
     pub record_time: Option<OffsetDateTime>,
+    /// What came of comparing rows by their hashes. Absent when they were counted
+    /// only.
+    pub rows: Option<RowComparison>,
+}
+
+/// What a comparison of rows by their hashes came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RowComparison {
+    /// Parts of tables whose hashes were compared.
+    pub range_count: i64,
+    /// Rows that were looked at once more, because a hash differed.
+    pub recheck_count: i64,
+    /// Rows that differ.
+    pub difference_count: i64,
+    /// Rows that changed at every look.
+    pub unsettled_count: i64,
+    /// Whether every table was compared to its end.
+    pub complete: bool,
+    /// How long it took.
+    #[serde(rename = "elapsed_milliseconds", serialize_with = "milliseconds")]
+    pub elapsed: Option<Duration>,
+    /// File with the keys of rows that differ, on the destination agent's machine.
+    pub report_path: String,
+    /// File with statements that mend them, there too.
+    pub repair_path: String,
 }
 
 /// One result of preflight.

@@ -14,7 +14,7 @@ pub use explained::explained;
 use crate::view::{
     Agent, AgentState, Build, CUTOVER_STEP, Connection, CopyMethod, Cutover, CutoverPhase, Effect, FINISH_STEP,
     Failure, Figures, Finding, Forecast, MaxRate, Migration, MigrationState, Part, Plan, PlannedStep, Preflight,
-    Progress, Remedy, Severity, Step, StepState, Unit, Verification, WalLimit, WayBack, page,
+    Progress, Remedy, RowComparison, Severity, Step, StepState, Unit, Verification, WalLimit, WayBack, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -293,6 +293,16 @@ impl From<v1::VerificationReport> for Verification {
             differences: message.differences,
             not_replicated: message.not_replicated.into_iter().map(Finding::from).collect(),
             record_time: time(message.record_time),
+            rows: message.rows.map(|rows| RowComparison {
+                range_count: rows.range_count,
+                recheck_count: rows.recheck_count,
+                difference_count: rows.difference_count,
+                unsettled_count: rows.unsettled_count,
+                complete: rows.complete,
+                elapsed: span(rows.elapsed),
+                report_path: rows.report_path,
+                repair_path: rows.repair_path,
+            }),
         }
     }
 }

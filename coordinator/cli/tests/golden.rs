@@ -235,6 +235,7 @@ fn cases() -> Vec<(String, Render)> {
     for (name, message) in [
         ("copying", support::copying()),
         ("ready", support::ready()),
+        ("differing", support::differing()),
         ("failed", support::failed()),
         ("succeeded", support::succeeded()),
     ] {

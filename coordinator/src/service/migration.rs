@@ -19,6 +19,7 @@ use super::{caller, origin, page};
 use crate::engine::{Board, Creation, Engine, Request as Said};
 use crate::fleet::not_attached;
 use crate::wire;
+use crate::workflow::scrutiny::Look;
 use crate::workflow::spec::{MigrationId, Rate};
 use crate::workflow::state::Phase;
 use crate::workflow::verb::Word;
@@ -118,6 +119,31 @@ fn required(etag: String) -> Result<Option<String>, Status> {
     optional(etag).map(Some).ok_or_else(|| {
         to_status(wire::missing("etag").hint("Look at the migration first; its etag says on which picture you decide."))
     })
+}
+
+/// How closely an operator wants both sides to be compared.
+fn look(message: &v1::VerifyMigrationRequest) -> Result<Look, Failure> {
+    use v1::verify_migration_request::Depth;
+
+    let time_limit = message.time_limit.map(|limit| wire::duration("time_limit", limit)).transpose()?;
+    let look = Look {
+        rows: match message.depth() {
+            Depth::Unspecified | Depth::Counts => false,
+            Depth::Rows => true,
+        },
+        time_limit,
+        resume: message.resume,
+        repair: message.repair,
+    };
+    if !look.rows && look != Look::default() {
+        return Err(Failure::new(
+            Reason::RequestInvalid,
+            "only a comparison of rows can be limited, resumed or mended",
+        )
+        .effect(Effect::None)
+        .with("field", "depth"));
+    }
+    Ok(look)
 }
 
 fn id(text: &str) -> Result<MigrationId, Status> {
@@ -311,8 +337,10 @@ impl MigrationService for MigrationFront {
         request: Request<v1::VerifyMigrationRequest>,
     ) -> Answer<v1::VerifyMigrationResponse> {
         let caller = caller(&request)?;
-        let v1::VerifyMigrationRequest { migration_id, etag } = request.into_inner();
-        let migration = self.say(&caller, &migration_id, optional(etag), Word::Verify).await?;
+        let message = request.into_inner();
+        let look = look(&message).map_err(to_status)?;
+        let v1::VerifyMigrationRequest { migration_id, etag, .. } = message;
+        let migration = self.say(&caller, &migration_id, optional(etag), Word::Verify(look)).await?;
         Ok(Response::new(v1::VerifyMigrationResponse { migration }))
     }
 

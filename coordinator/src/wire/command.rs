@@ -90,9 +90,15 @@ fn action(input: &Input) -> Action {
         Input::FollowStream { cutover_epoch } => {
             Action::FollowStream(v1::FollowStream { cutover_epoch: *cutover_epoch })
         }
-        Input::CountRows { tables } => {
-            Action::CountRows(v1::CountRows { tables: tables.iter().map(to_relation).collect() })
-        }
+        Input::CountRows { tables, objects_only } => Action::CountRows(v1::CountRows {
+            tables: tables.iter().map(to_relation).collect(),
+            objects_only: *objects_only,
+        }),
+        Input::CompareRows { comparison_id, time_limit, repair } => Action::CompareRows(v1::CompareRows {
+            comparison_id: *comparison_id,
+            time_limit: time_limit.and_then(to_duration),
+            repair: *repair,
+        }),
         Input::PrepareCutover { cutover_epoch, max_outage, rollback, way_back } => {
             Action::PrepareCutover(v1::PrepareCutover {
                 cutover_epoch: *cutover_epoch,

@@ -6,6 +6,7 @@ use pgportage_proto::v1;
 
 use super::{to_consent, to_duration, to_finding, to_forecast, to_progress, to_spec, to_time};
 use crate::engine::Board;
+use crate::workflow::judge::RowSummary;
 use crate::workflow::spec::Rate;
 use crate::workflow::state::{ActState, CutoverEnd, Phase, State};
 use crate::workflow::{Side, StepName, TABLE};
@@ -48,6 +49,7 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
             differences: verified.found.differences.clone(),
             not_replicated: verified.found.not_replicated.iter().map(to_finding).collect(),
             record_time: to_time(verified.time),
+            rows: verified.found.rows.as_ref().map(to_rows),
         }),
         unfence_statements: state.unfence_statements().to_vec(),
         consents: state.consents.iter().map(to_consent).collect(),
@@ -87,6 +89,19 @@ fn way_back(state: &State) -> v1::migration::WayBack {
         v1::migration::WayBack::Proved
     } else {
         v1::migration::WayBack::Planned
+    }
+}
+
+fn to_rows(rows: &RowSummary) -> v1::RowComparison {
+    v1::RowComparison {
+        range_count: rows.range_count,
+        recheck_count: rows.recheck_count,
+        difference_count: rows.difference_count,
+        unsettled_count: rows.unsettled_count,
+        complete: rows.complete,
+        elapsed: to_duration(rows.elapsed),
+        report_path: rows.report_path.clone(),
+        repair_path: rows.repair_path.clone(),
     }
 }
 

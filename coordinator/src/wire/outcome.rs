@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::{finding, malformed, missing, relation, reported, sequence};
 use crate::workflow::fact::CommandId;
 use crate::workflow::outcome::{
-    Barrier, Copied, Digest, Extension, Fence, Inventory, Outcome, Reached, RowCounts, SchemaObject, TableCount,
+    Barrier, Copied, Digest, Extension, Fence, Inventory, Outcome, Reached, RowComparison, RowCounts, SchemaObject,
+    TableComparison, TableCount,
 };
 
 /// A durable fact that an agent reports about a command.
@@ -104,6 +105,7 @@ fn outcome(value: Produced) -> Result<Outcome, Failure> {
         Produced::KeepStream(result) => Outcome::KeepStream { begin_lsn: result.begin_lsn },
         Produced::FollowStream(result) => Outcome::FollowStream { first_arrival: reported(result.first_arrival) },
         Produced::CountRows(result) => Outcome::CountRows(counts(result)?),
+        Produced::CompareRows(result) => Outcome::CompareRows(comparison(result)?),
         Produced::PrepareCutover(result) => Outcome::PrepareCutover {
             table_set_digest: Digest(result.table_set_digest),
             catalog_digest: Digest(result.catalog_digest),
@@ -176,6 +178,31 @@ fn counts(value: v1::CountRowsResult) -> Result<RowCounts, Failure> {
             .map(|object| SchemaObject { identity: object.identity, digest: Digest(object.digest) })
             .collect(),
         not_replicated: value.not_replicated.into_iter().map(finding).collect(),
+    })
+}
+
+fn comparison(value: v1::CompareRowsResult) -> Result<RowComparison, Failure> {
+    let table = |table: v1::TableComparison| {
+        Ok(TableComparison {
+            table: relation(table.table.ok_or_else(|| missing("table"))?),
+            row_count: table.row_count,
+            digest: Digest(table.digest),
+            missing_count: table.missing_count,
+            extra_count: table.extra_count,
+            changed_count: table.changed_count,
+            unsettled_count: table.unsettled_count,
+            obstacle: table.obstacle,
+            complete: table.complete,
+        })
+    };
+    Ok(RowComparison {
+        tables: value.tables.into_iter().map(table).collect::<Result<_, Failure>>()?,
+        complete: value.complete,
+        range_count: value.range_count,
+        recheck_count: value.recheck_count,
+        elapsed: reported(value.elapsed),
+        report_path: value.report_path,
+        repair_path: value.repair_path,
     })
 }
 

@@ -12,6 +12,7 @@ use super::finding::Consent;
 use super::input::Input;
 use super::judge::Verification;
 use super::outcome::{Digest, Outcome, RelationName};
+use super::scrutiny::Scrutiny;
 use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, StepName, Verb};
 
@@ -156,6 +157,9 @@ pub enum Event {
     },
     /// An operator asked for another verification.
     VerificationRequested {
+        /// How closely to look.
+        #[serde(default)]
+        scrutiny: Scrutiny,
         /// The trace that the steps from here on belong to.
         trace: TraceContext,
     },

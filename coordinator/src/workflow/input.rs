@@ -49,6 +49,13 @@ pub enum Input {
     CreateWayBack,
     CountRows {
         tables: Vec<RelationName>,
+        #[serde(default)]
+        objects_only: bool,
+    },
+    CompareRows {
+        comparison_id: i64,
+        time_limit: Option<Duration>,
+        repair: bool,
     },
     PrepareCutover {
         cutover_epoch: i64,
@@ -110,6 +117,7 @@ impl Input {
             Self::AwaitLag { .. } => ActionKind::AwaitLag,
             Self::CreateWayBack => ActionKind::CreateWayBack,
             Self::CountRows { .. } => ActionKind::CountRows,
+            Self::CompareRows { .. } => ActionKind::CompareRows,
             Self::PrepareCutover { .. } => ActionKind::PrepareCutover,
             Self::RaiseBarrier { .. } => ActionKind::RaiseBarrier,
             Self::DrainToMarker { .. } => ActionKind::DrainToMarker,

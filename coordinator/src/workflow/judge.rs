@@ -3,6 +3,8 @@
 //! Agents report; here the two reports are held against each other. A judgement
 //! becomes a fact, so that a later release never judges an old history anew.
 
+mod rows;
+
 use std::collections::BTreeMap;
 
 use pgportage_link::{Effect, Failure};
@@ -10,7 +12,9 @@ use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 
 use super::finding::{Consent, Finding, Severity};
-use super::outcome::{Digest, RelationName, RowCounts, TableCount};
+use super::outcome::{Digest, RelationName, RowComparison, RowCounts, TableCount};
+
+pub use rows::RowSummary;
 
 /// What a verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,8 @@ pub struct Verification {
     pub not_replicated: Vec<Finding>,
     /// How often tables that differed were counted again.
     pub repeat_count: u32,
+    /// What was found of rows, if they were compared by their hashes.
+    pub rows: Option<RowSummary>,
 }
 
 /// The result of a comparison.
@@ -110,7 +116,7 @@ fn standing(reason: Reason, message: &str, findings: &[&&Finding], hint: &str) -
 }
 
 /// Compares what both sides counted: the source, the destination, the source
-/// again.
+/// again; where rows were compared by their hashes, what came of that instead.
 ///
 /// Counts may only be compared within what changed meanwhile: rows inserted or
 /// deleted between the two counts of the source widen what the destination may
@@ -121,8 +127,12 @@ pub fn verification(
     before: &RowCounts,
     there: &RowCounts,
     after: &RowCounts,
+    compared: Option<&RowComparison>,
     so_far: Option<&Verification>,
 ) -> Comparison {
+    if let Some(compared) = compared {
+        return by_hashes(there, after, compared);
+    }
     let first = by_name(&before.tables);
     let last = by_name(&after.tables);
     let destination = by_name(&there.tables);
@@ -164,17 +174,59 @@ pub fn verification(
         return Comparison::Again(different.into_iter().map(|(name, _)| name).collect(), found);
     }
     let rows_differ = different.len();
-    found.differences = schema.iter().cloned().chain(different.into_iter().map(|(_, text)| text)).collect();
+    let texts = different.into_iter().map(|(_, text)| text).collect();
+    conclude(found, schema, texts, |_| {
+        Failure::new(Reason::RowsDiffer, format!("rows of {} differ", counted(rows_differ, "table")))
+            .hint("Look whether somebody writes on the destination, or abort and start again.")
+    })
+}
+
+/// The same where every row was compared. What could not be compared is no pass.
+fn by_hashes(there: &RowCounts, here: &RowCounts, compared: &RowComparison) -> Comparison {
+    let (equal_count, shortfall) = rows::judge(compared);
+    let found = Verification {
+        table_count: i32::try_from(compared.tables.len()).unwrap_or(i32::MAX),
+        equal_count,
+        row_count: compared.tables.iter().map(|table| table.row_count).sum(),
+        not_replicated: here.not_replicated.clone(),
+        rows: Some(rows::summary(compared)),
+        ..Verification::default()
+    };
+    let (differing, unknown) = (shortfall.differing.len(), shortfall.unknown);
+    let texts = shortfall.differing.into_iter().chain(unknown).collect();
+    conclude(found, schema_differences(here, there), texts, |found| {
+        let rows = found.rows.as_ref();
+        if differing > 0 {
+            Failure::new(Reason::RowsDiffer, format!("rows of {} differ", counted(differing, "table"))).hint(format!(
+                "Read which rows in {} on the destination agent's machine; `verify --repair` writes statements.",
+                rows.map_or("", |rows| &rows.report_path)
+            ))
+        } else {
+            Failure::new(Reason::VerificationIncomplete, "not every row could be compared")
+                .hint("Go on with `verify --resume`, or settle for `verify --counts`.")
+        }
+    })
+}
+
+/// The verdict, once all differences are texts.
+fn conclude(
+    mut found: Verification,
+    schema: Vec<String>,
+    rows: Vec<String>,
+    rows_differ: impl FnOnce(&Verification) -> Failure,
+) -> Comparison {
+    let schema_differs = schema.len();
+    found.differences = schema;
+    found.differences.extend(rows);
     if found.differences.is_empty() {
         return Comparison::Equal(found);
     }
-    let failure = if schema.is_empty() {
-        Failure::new(Reason::RowsDiffer, format!("rows of {} differ", counted(rows_differ, "table")))
-            .hint("Look whether somebody writes on the destination, or abort and start again.")
+    let failure = if schema_differs == 0 {
+        rows_differ(&found)
     } else {
         Failure::new(
             Reason::SchemaDiffers,
-            format!("{} differ between the two sides", counted(schema.len(), "schema object")),
+            format!("{} differ between the two sides", counted(schema_differs, "schema object")),
         )
         .hint("Make the same change on both sides, or abort and start again; then retry the step.")
     };
@@ -236,7 +288,7 @@ fn schema_differences(source: &RowCounts, destination: &RowCounts) -> Vec<String
 
 #[cfg(test)]
 mod tests {
-    use super::super::outcome::SchemaObject;
+    use super::super::outcome::{SchemaObject, TableComparison};
     use super::*;
 
     fn table(name: &str, rows: i64, inserted: i64, deleted: i64) -> TableCount {
@@ -301,6 +353,7 @@ mod tests {
                 &counts(&[table("t", first, 100, 50)]),
                 &counts(&[table("t", copy, 0, 0)]),
                 &counts(&[table("t", last, 100 + inserted, 50 + deleted)]),
+                None,
                 Some(&Verification { table_count: 1, repeat_count: MOST_REPEATS, ..Verification::default() }),
             );
             let (Comparison::Equal(found) | Comparison::Again(_, found) | Comparison::Differs(_, found)) =
@@ -314,12 +367,32 @@ mod tests {
     fn a_difference_is_counted_again_before_it_is_told() {
         let source = counts(&[table("a", 5, 0, 0), table("b", 5, 0, 0)]);
         let copy = counts(&[table("a", 5, 0, 0), table("b", 4, 0, 0)]);
-        let Comparison::Again(tables, so_far) = verification(&source, &copy, &source, None) else { panic!() };
+        let Comparison::Again(tables, so_far) = verification(&source, &copy, &source, None, None) else { panic!() };
         assert_eq!(tables.len(), 1);
         assert_eq!(so_far.equal_count, 1);
         let source = counts(&[table("b", 5, 0, 0)]);
-        let Comparison::Equal(found) = verification(&source, &source, &source, Some(&so_far)) else { panic!() };
+        let Comparison::Equal(found) = verification(&source, &source, &source, None, Some(&so_far)) else { panic!() };
         assert_eq!((found.table_count, found.equal_count, found.row_count), (2, 2, 10));
+    }
+
+    #[test]
+    fn what_was_compared_row_by_row_passes_only_whole() {
+        let nothing = RowCounts::default();
+        let judged = |tables: Vec<TableComparison>, complete| {
+            let compared = RowComparison { tables, complete, ..RowComparison::default() };
+            match verification(&nothing, &nothing, &nothing, Some(&compared), None) {
+                Comparison::Equal(_) => None,
+                Comparison::Differs(failure, _) => Some(failure.reason),
+                Comparison::Again(..) => panic!("hashes are looked into by the agents"),
+            }
+        };
+        let good = TableComparison { complete: true, ..TableComparison::default() };
+        assert_eq!(judged(vec![good.clone()], true), None);
+        assert_eq!(judged(vec![good.clone()], false), Some(Reason::VerificationIncomplete));
+        let hot = TableComparison { unsettled_count: 1, ..good.clone() };
+        assert_eq!(judged(vec![good.clone(), hot.clone()], true), Some(Reason::VerificationIncomplete));
+        let bad = TableComparison { extra_count: 1, ..good };
+        assert_eq!(judged(vec![hot, bad], true), Some(Reason::RowsDiffer));
     }
 
     #[test]
@@ -334,7 +407,7 @@ mod tests {
             objects: vec![object("table a", 1), object("index i", 2), object("table d", 1)],
             ..RowCounts::default()
         };
-        let Comparison::Differs(failure, found) = verification(&source, &copy, &source, None) else { panic!() };
+        let Comparison::Differs(failure, found) = verification(&source, &copy, &source, None, None) else { panic!() };
         assert_eq!(failure.reason, Reason::SchemaDiffers);
         assert_eq!(
             found.differences,

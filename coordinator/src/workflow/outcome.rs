@@ -51,7 +51,7 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 /// A table, sequence or other relation, unquoted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RelationName {
     /// The schema.
     pub schema: String,
@@ -141,6 +141,50 @@ pub struct RowCounts {
     pub objects: Vec<SchemaObject>,
     /// What native replication leaves behind.
     pub not_replicated: Vec<Finding>,
+}
+
+/// The rows of one table, compared by their hashes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TableComparison {
+    /// The table.
+    pub table: RelationName,
+    /// Rows of the destination whose hashes were compared.
+    pub row_count: i64,
+    /// Sum of their hashes.
+    pub digest: Digest,
+    /// Rows that only the source has.
+    pub missing_count: i64,
+    /// Rows that only the destination has.
+    pub extra_count: i64,
+    /// Rows with one key and different contents.
+    pub changed_count: i64,
+    /// Rows that changed at every look.
+    pub unsettled_count: i64,
+    /// Why it could not be compared. Empty if it could.
+    pub obstacle: String,
+    /// Whether it was compared to its end.
+    pub complete: bool,
+}
+
+/// What a comparison of rows came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RowComparison {
+    /// One entry for each table that either side replicates.
+    pub tables: Vec<TableComparison>,
+    /// Whether every table was compared to its end.
+    pub complete: bool,
+    /// Parts of tables whose hashes were compared.
+    pub range_count: i64,
+    /// Rows that were looked at once more.
+    pub recheck_count: i64,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// File with the keys of rows that differ, on the destination agent's machine.
+    pub report_path: String,
+    /// File with statements that mend them, there too.
+    pub repair_path: String,
 }
 
 /// Where one sequence stands.
@@ -239,6 +283,7 @@ pub enum Outcome {
     AwaitLag { lag: Duration },
     CreateWayBack { subscription_name: String, table_count: i32 },
     CountRows(RowCounts),
+    CompareRows(RowComparison),
     PrepareCutover { table_set_digest: Digest, catalog_digest: Digest, table_count: i32 },
     RaiseBarrier(Barrier),
     DrainToMarker { drain_time: Duration, sequence_count: i32, flush_lsn: String },
@@ -269,6 +314,7 @@ impl Outcome {
             Self::AwaitLag { .. } => ActionKind::AwaitLag,
             Self::CreateWayBack { .. } => ActionKind::CreateWayBack,
             Self::CountRows(_) => ActionKind::CountRows,
+            Self::CompareRows(_) => ActionKind::CompareRows,
             Self::PrepareCutover { .. } => ActionKind::PrepareCutover,
             Self::RaiseBarrier(_) => ActionKind::RaiseBarrier,
             Self::DrainToMarker { .. } => ActionKind::DrainToMarker,

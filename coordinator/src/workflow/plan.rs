@@ -10,6 +10,7 @@ use super::fact::{CommandId, Event};
 use super::input::Input;
 use super::judge::{self, Comparison};
 use super::outcome::{Barrier, Fence, Outcome, RowCounts};
+use super::scrutiny::Scrutiny;
 use super::spec::{CopyMethod, Spec};
 use super::state::{Act, ActState, Phase, State};
 use super::{ActRef, ActionKind, Order, Side, StepName, TABLE, Undo, Verb, WayBack};
@@ -86,8 +87,10 @@ fn forward(state: &State, step: StepName, situation: &Situation) -> Vec<Action> 
     while first < rows.len() {
         // The acts from `first` up to `end` are carried out at the same time.
         let end = (first + 1..rows.len()).find(|&next| rows[next].order == Order::InTurn).unwrap_or(rows.len());
-        if acts[first..end].iter().any(|act| act.state != ActState::Performed) {
+        let due = |index: &usize| state.due(ActRef { step, index: *index });
+        if (first..end).filter(due).any(|index| acts[index].state != ActState::Performed) {
             return (first..end)
+                .filter(due)
                 .filter_map(|index| perform(state, ActRef { step, index }, &acts[index], situation))
                 .collect();
         }
@@ -268,7 +271,7 @@ fn conclude(state: &State, step: StepName) -> Event {
             let nothing = RowCounts::default();
             let counted = |index| state.counted(index).unwrap_or(&nothing);
             let so_far = state.verification.as_ref().map(|verified| &verified.found);
-            match judge::verification(counted(1), counted(2), counted(3), so_far) {
+            match judge::verification(counted(1), counted(2), counted(3), state.compared(), so_far) {
                 Comparison::Equal(found) => Event::StepSucceeded { step, verification: Some(Box::new(found)) },
                 Comparison::Again(tables, found) => {
                     Event::VerificationRepeated { tables, verification: Box::new(found) }
@@ -334,6 +337,13 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
         ActionKind::FollowStream => Input::FollowStream { cutover_epoch: state.cutover.as_ref()?.epoch },
         ActionKind::CountRows => Input::CountRows {
             tables: state.verification.as_ref().map(|verified| verified.again.clone()).unwrap_or_default(),
+            objects_only: state.scrutiny.is_of_rows(),
+        },
+        ActionKind::CompareRows => match &state.scrutiny {
+            Scrutiny::Rows { comparison_id, time_limit, repair } => {
+                Input::CompareRows { comparison_id: *comparison_id, time_limit: *time_limit, repair: *repair }
+            }
+            Scrutiny::Counts => return None,
         },
         ActionKind::PrepareCutover => {
             let cutover = state.cutover.as_ref()?;

@@ -5,12 +5,14 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use super::super::outcome::Outcome;
+use super::super::input::Input;
+use super::super::outcome::{Outcome, RowComparison};
 use super::super::proof::{Play, consent_finding, outcome, spec};
+use super::super::scrutiny::Look;
 use super::super::spec::{ConnectionPath, CopyMethod};
 use super::super::state::{CutoverEnd, Phase};
 use super::super::verb::Word;
-use super::super::{ActRef, ActionKind, StepName, Verb};
+use super::super::{ActRef, ActionKind, Side, StepName, Verb};
 use super::*;
 
 fn failure(remedy: Remedy, effect: Effect) -> Failure {
@@ -30,9 +32,50 @@ fn a_migration_without_trouble_succeeds() {
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Succeeded);
     let performed: Vec<_> = play.issued.iter().map(|issued| issued.act.row().unwrap().kind).collect();
-    let asked_for = TABLE.iter().filter(|row| row.name != StepName::Rollback);
-    let table: Vec<_> = asked_for.flat_map(|row| row.acts).map(|act| act.kind).collect();
-    assert_eq!(performed, table);
+    // Rows are compared, and the way back is taken, only where that is asked for.
+    let by_itself = TABLE.iter().filter(|row| row.name != StepName::Rollback);
+    let table = by_itself.flat_map(|row| row.acts).map(|act| act.kind);
+    assert_eq!(performed, table.filter(|kind| *kind != ActionKind::CompareRows).collect::<Vec<_>>());
+}
+
+#[test]
+fn rows_are_compared_where_that_is_asked_for() {
+    let mut play = Play::started();
+    play.answer_all();
+    let act = ActRef::find(StepName::Verify, Side::Destination, ActionKind::CompareRows).unwrap();
+    let look = Look { rows: true, ..Look::default() };
+    let id = |play: &Play| match play.open().next().map(|issued| issued.input.clone()) {
+        Some(Input::CompareRows { comparison_id, .. }) => comparison_id,
+        other => panic!("{other:?}"),
+    };
+    play.say(Word::Verify(look.clone())).unwrap();
+    play.answer_until(act);
+    let first = id(&play);
+    let counted = play.issued.iter().rev().find(|issued| matches!(issued.input, Input::CountRows { .. })).unwrap();
+    assert!(matches!(counted.input, Input::CountRows { objects_only: true, .. }), "rows are not counted as well");
+
+    // The time was over: that is no pass, and the next one may go on.
+    play.answer(|_, _| Outcome::CompareRows(RowComparison::default()));
+    let Phase::Stopped { step: StepName::Verify, failure } = &play.state.phase else {
+        panic!("{:?}", play.state.phase)
+    };
+    assert_eq!(failure.reason, Reason::VerificationIncomplete);
+    play.say(Word::Verify(Look { resume: true, ..look.clone() })).unwrap();
+    play.answer_until(act);
+    assert_eq!(id(&play), first);
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
+
+    // Another one begins anew; one that only counts compares no rows.
+    play.say(Word::Verify(look)).unwrap();
+    play.answer_until(act);
+    assert!(id(&play) > first);
+    play.answer_all();
+    let issued = play.issued.len();
+    play.say(Word::Verify(Look::default())).unwrap();
+    play.answer_all();
+    assert!(play.issued[issued..].iter().all(|issued| issued.act != act));
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
 }
 
 #[test]

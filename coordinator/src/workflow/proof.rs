@@ -12,9 +12,10 @@ use super::fact::{CommandId, Event, Fact, Issued, Origin, TraceContext};
 use super::finding::{Finding, Severity};
 use super::input::Input;
 use super::outcome::{
-    Barrier, Copied, Digest, Fence, Inventory, Outcome, Reached, RelationName, RowCounts, SequenceState,
+    Barrier, Copied, Digest, Fence, Inventory, Outcome, Reached, RelationName, RowComparison, RowCounts, SequenceState,
 };
 use super::plan::{Action, Situation, plan};
+use super::scrutiny::Look;
 use super::spec::{ConnectionPath, CopyMethod, MigrationId, Spec};
 use super::state::{Phase, State, fold, next};
 use super::verb::{Word, heed};
@@ -109,6 +110,7 @@ pub(crate) fn outcome(act: ActRef, _input: &Input) -> Outcome {
         ActionKind::KeepStream => Outcome::KeepStream { begin_lsn: "0/4".to_owned() },
         ActionKind::FollowStream => Outcome::FollowStream { first_arrival: Duration::from_millis(5) },
         ActionKind::CountRows => Outcome::CountRows(RowCounts::default()),
+        ActionKind::CompareRows => Outcome::CompareRows(RowComparison { complete: true, ..RowComparison::default() }),
         ActionKind::PrepareCutover => Outcome::PrepareCutover {
             table_set_digest: Digest(vec![1]),
             catalog_digest: Digest(vec![2]),
@@ -309,7 +311,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         4 => Just(Turn::Word(Word::RollBack { max_outage })),
         4 => step.prop_map(move |step| Turn::Word(Word::Release { step, max_outage })),
         2 => Just(Turn::Word(Word::Finish)),
-        1 => Just(Turn::Word(Word::Verify)),
+        2 => any::<(bool, bool)>().prop_map(|(rows, resume)| Turn::Word(Word::Verify(Look { rows, resume, ..Look::default() }))),
         1 => Just(Turn::Word(Word::Tune { max_rate: None })),
         1 => Just(Turn::Word(Word::Abort)),
         1 => Just(Turn::BudgetOver),

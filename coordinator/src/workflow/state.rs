@@ -16,7 +16,8 @@ use super::fact::{CommandId, Fact, TraceContext};
 use super::finding::{Consent, Finding};
 use super::input::Input;
 use super::judge::Verification;
-use super::outcome::{Barrier, Digest, Fence, Inventory, Outcome, RelationName, RowCounts};
+use super::outcome::{Barrier, Digest, Fence, Inventory, Outcome, RelationName, RowComparison, RowCounts};
+use super::scrutiny::Scrutiny;
 use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, ActRow, ActionKind, Belongs, Side, StepName, TABLE, Undo};
 
@@ -43,6 +44,8 @@ pub struct State {
     pub phase: Phase,
     /// One entry for each row of the table, in its order.
     pub steps: Vec<Step>,
+    /// How closely the latest verification looks, or looked.
+    pub scrutiny: Scrutiny,
     /// The latest try at a cutover or a rollback.
     pub cutover: Option<Cutover>,
     /// What the latest verification found.
@@ -448,6 +451,23 @@ impl State {
             Some(Outcome::CountRows(counts)) => Some(counts),
             _other => None,
         }
+    }
+
+    /// What the verification found of rows, if it looked at them.
+    #[must_use]
+    pub fn compared(&self) -> Option<&RowComparison> {
+        let act = ActRef::find(StepName::Verify, Side::Destination, ActionKind::CompareRows)?;
+        match self.act(act).outcome.as_deref() {
+            Some(Outcome::CompareRows(compared)) if self.due(act) => Some(compared),
+            _other => None,
+        }
+    }
+
+    /// Whether an act of a step that is carried out is carried out with it: rows
+    /// are compared only where that was asked for.
+    #[must_use]
+    pub fn due(&self, act: ActRef) -> bool {
+        act.row().is_none_or(|row| row.kind != ActionKind::CompareRows) || self.scrutiny.is_of_rows()
     }
 
     /// The statements that lift the source's fence, once finish has told them.

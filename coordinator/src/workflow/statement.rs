@@ -201,6 +201,10 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
             vec![format!("wait until the lag stays under {} ms", spec.max_lag.as_millis())]
         }
         ActionKind::CountRows => vec!["SELECT count(*) FROM …, for every published table".to_owned()],
+        ActionKind::CompareRows => vec![
+            "SELECT count(*), sum(hashtextextended(ROW(…)::text, …)) FROM …, part by part on both sides, where you ask for it"
+                .to_owned(),
+        ],
         ActionKind::PrepareCutover => vec!["check every precondition; open every connection".to_owned()],
         ActionKind::RaiseBarrier => vec![
             "LOCK TABLE … IN SHARE UPDATE EXCLUSIVE MODE".to_owned(),

@@ -7,6 +7,7 @@ use pgportage_proto::Reason;
 
 use super::fact::{Event, TraceContext};
 use super::finding::Consent;
+use super::scrutiny::Look;
 use super::spec::Rate;
 use super::state::{Phase, State};
 use super::{Hold, StepName};
@@ -29,13 +30,13 @@ pub enum Word {
     },
     /// Agree to findings.
     Consent(Vec<Consent>),
-    /// Read faster or slower while copying.
+    /// Read tables faster or slower.
     Tune {
         /// The limit. None: as fast as it goes.
         max_rate: Option<Rate>,
     },
     /// Compare again.
-    Verify,
+    Verify(Look),
     /// Switch to the destination.
     CutOver {
         /// The budget.
@@ -79,16 +80,19 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
         },
         Word::Consent(consents) => Ok(Event::ConsentGiven { consents }),
         Word::Tune { max_rate } => {
-            state.spec.can_be_limited()?;
-            if state.step(StepName::Copy).succeeded {
-                return Err(wrong(format!("every row of migration {id} is copied: there is nothing to limit"))
+            if !state.step(StepName::Copy).succeeded {
+                state.spec.can_be_limited()?;
+            } else if state.past_return() {
+                return Err(wrong(format!("migration {id} reads no tables any more: there is nothing to limit"))
                     .hint(format!("Look at it with `pgportage status {id}`.")));
             }
             Ok(Event::Tuned { max_rate })
         }
-        Word::Verify => match &state.phase {
-            Phase::Held { step: StepName::Cutover } => Ok(Event::VerificationRequested { trace }),
-            Phase::Stopped { step: StepName::Verify, .. } => retry(state, StepName::Verify, trace),
+        Word::Verify(look) => match &state.phase {
+            Phase::Held { step: StepName::Cutover } => Ok(verify(state, &look, trace)),
+            Phase::Stopped { step: StepName::Verify, .. } => {
+                retry(state, StepName::Verify, trace.clone()).map(|_| verify(state, &look, trace))
+            }
             Phase::Pending
             | Phase::Running { .. }
             | Phase::Held { .. }
@@ -148,6 +152,10 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
         },
         Word::Abort => abort(state, trace),
     }
+}
+
+fn verify(state: &State, look: &Look, trace: TraceContext) -> Event {
+    Event::VerificationRequested { scrutiny: state.scrutiny.next(look, state.sequence + 1), trace }
 }
 
 fn retry(state: &State, step: StepName, trace: TraceContext) -> Result<Event, Failure> {

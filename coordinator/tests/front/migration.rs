@@ -158,10 +158,11 @@ async fn words_need_the_right_moment_and_the_right_picture() {
     assert_eq!(reason(operator.finish().await), Reason::WrongState);
     operator.start().await.unwrap();
     assert_eq!(reason(operator.start().await), Reason::WrongState);
-    let held = operator.until_waiting().await;
+    operator.until_waiting().await;
 
-    // Every row is copied by now.
-    assert_eq!(reason(operator.tune(1 << 20).await), Reason::WrongState);
+    // Nothing is copied any more, but rows may be compared.
+    operator.tune(1 << 20).await.unwrap();
+    let held = operator.tune(0).await.unwrap();
 
     // An old picture, no picture, an impossible budget.
     let mut cut_over = async |etag: &str, max_outage| {
@@ -181,12 +182,27 @@ async fn words_need_the_right_moment_and_the_right_picture() {
     assert_eq!(cut_over(&held.etag, Duration::from_secs(86_400)).await.code(), tonic::Code::InvalidArgument);
 
     // Verification can be asked for again here.
-    let request = v1::VerifyMigrationRequest { migration_id: NAME.to_owned(), etag: held.etag.clone() };
-    operator.migrations.verify_migration(request).await.unwrap();
+    use v1::verify_migration_request::Depth;
+    let request =
+        v1::VerifyMigrationRequest { migration_id: NAME.to_owned(), etag: held.etag.clone(), ..Default::default() };
+    // Counts know no resuming.
+    let odd = v1::VerifyMigrationRequest { resume: true, ..request.clone() };
+    assert_eq!(operator.migrations.verify_migration(odd).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    operator.migrations.verify_migration(request.clone()).await.unwrap();
     let again = operator
         .until("held again", |migration| migration.etag != held.etag && migration.state() == State::Waiting)
         .await;
     assert!(step(&again, "verify").attempt_count >= 2);
+    assert_eq!(again.verification.as_ref().unwrap().rows, None);
+
+    // Row by row, when that is asked for.
+    let request = v1::VerifyMigrationRequest { etag: again.etag.clone(), depth: Depth::Rows.into(), ..request };
+    operator.migrations.verify_migration(request).await.unwrap();
+    let compared = operator
+        .until("held once more", |migration| migration.etag != again.etag && migration.state() == State::Waiting)
+        .await;
+    let rows = compared.verification.unwrap().rows.unwrap();
+    assert_eq!((rows.range_count, rows.complete), (1, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -350,6 +350,7 @@ pub(crate) fn kind(action: &Action) -> &'static str {
         Action::AwaitCopy(_) => "await_copy",
         Action::AwaitLag(_) => "await_lag",
         Action::CountRows(_) => "count_rows",
+        Action::CompareRows(_) => "compare_rows",
         Action::PrepareCutover(_) => "prepare_cutover",
         Action::RaiseBarrier(_) => "raise_barrier",
         Action::DrainToMarker(_) => "drain_to_marker",
@@ -400,6 +401,16 @@ fn produced(action: &Action) -> Produced {
             let table = Some(v1::RelationName { schema_name: "public".to_owned(), relation_name: "orders".to_owned() });
             let count = v1::TableCount { table, row_count: 7, inserted_count: 7, deleted_count: 0 };
             Produced::CountRows(v1::CountRowsResult { tables: vec![count], ..v1::CountRowsResult::default() })
+        }
+        Action::CompareRows(_) => {
+            let table = Some(v1::RelationName { schema_name: "public".to_owned(), relation_name: "orders".to_owned() });
+            let compared = v1::TableComparison { table, row_count: 7, complete: true, ..Default::default() };
+            Produced::CompareRows(v1::CompareRowsResult {
+                tables: vec![compared],
+                complete: true,
+                range_count: 1,
+                ..Default::default()
+            })
         }
         Action::PrepareCutover(_) => Produced::PrepareCutover(v1::PrepareCutoverResult {
             table_set_digest: digest.clone(),

@@ -91,6 +91,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::ApplyFailed
         | Reason::WalLimitExceeded
         | Reason::RowsDiffer
+        | Reason::VerificationIncomplete
         | Reason::SchemaDiffers
         | Reason::LagTooHigh
         | Reason::TablesNotReady

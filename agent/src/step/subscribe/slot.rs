@@ -427,11 +427,8 @@ pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
 }
 
 async fn drop_slots(cx: &Context, system: &str, role: &str) -> Result<(), Failure> {
-    let names = [
-        outgoing(&cx.participation),
-        outgoing_copy(&cx.participation),
-        former_slot(&cx.participation.migration),
-    ];
+    let names =
+        [outgoing(&cx.participation), outgoing_copy(&cx.participation), former_slot(&cx.participation.migration)];
     let names = names.as_slice();
     let failure = |error| sql_failure(error, "drop the replication slot");
     let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;

@@ -1,7 +1,27 @@
 //! What a verification found.
 
-use super::{Style, Tone, clean, count, findings, push_line};
-use crate::view::Verification;
+use super::{Style, Tone, clean, count, findings, push_line, span};
+use crate::view::{RowComparison, Verification};
+
+/// How rows were compared, and where it says which of them differ.
+fn compared(rows: &RowComparison) -> String {
+    let mut out = String::new();
+    let elapsed = rows.elapsed.map(|elapsed| format!(" in {}", span(elapsed))).unwrap_or_default();
+    push_line(
+        &mut out,
+        &format!(
+            "  {}{elapsed}, {} looked at again",
+            count(rows.range_count, "part"),
+            count(rows.recheck_count, "row")
+        ),
+    );
+    for (path, what) in [(&rows.report_path, "their keys"), (&rows.repair_path, "statements that mend them")] {
+        if !path.is_empty() {
+            push_line(&mut out, &format!("  {what}, on the destination agent's machine: {}", clean(path)));
+        }
+    }
+    out
+}
 
 /// Counts, every difference, and what replication leaves behind.
 #[must_use]
@@ -13,16 +33,21 @@ pub fn verification(report: &Verification, style: Style) -> String {
         style.paint(Tone::Bad, &format!("{} between the sides", count(report.differences.len() as i64, "difference")))
     };
     push_line(&mut out, &verdict);
+    let tables = count(report.table_count, "table");
+    let rows = count(report.row_count, "row");
     push_line(
         &mut out,
-        &format!(
-            "  {} compared, {} on the destination: {} equal, {} changing while counted and within what changed",
-            count(report.table_count, "table"),
-            count(report.row_count, "row"),
-            report.equal_count,
-            report.moving_count
-        ),
+        &match &report.rows {
+            Some(_) => format!("  {tables}, {rows} compared by their hashes: {} equal", report.equal_count),
+            None => format!(
+                "  {tables} compared, {rows} on the destination: {} equal, {} changing while counted and within what changed",
+                report.equal_count, report.moving_count
+            ),
+        },
     );
+    if let Some(rows) = &report.rows {
+        out.push_str(&compared(rows));
+    }
     for difference in &report.differences {
         push_line(&mut out, &format!("  {} {}", style.paint(Tone::Bad, "differs:"), clean(difference)));
     }

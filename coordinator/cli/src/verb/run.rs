@@ -1,7 +1,7 @@
 //! Verbs that set a migration going and show it until it rests.
 
 use super::{Hand, wrong_state};
-use crate::arguments::{Confirmed, Cutover, Rollback, Watched};
+use crate::arguments::{Confirmed, Cutover, Rollback, Verify, Watched};
 use crate::exit::{Exit, Stop};
 use crate::outcome::{Awaited, outcome, step_to_retry};
 use crate::render;
@@ -33,10 +33,13 @@ pub(super) async fn start(hand: &Hand, arguments: &Watched) -> Result<Exit, Stop
     }
 }
 
-pub(super) async fn verify(hand: &Hand, arguments: &Watched) -> Result<Exit, Stop> {
-    let seen = hand.coordinator.migration(&arguments.name).await?;
+pub(super) async fn verify(hand: &Hand, arguments: &Verify) -> Result<Exit, Stop> {
+    let mut seen = hand.coordinator.migration(&arguments.name).await?;
     let mut interrupt = Hand::interrupt()?;
-    let accepted = hand.send(&mut interrupt, &seen.name, hand.coordinator.verify(&seen)).await?;
+    if let Some(max_rate) = arguments.max_rate {
+        seen = hand.coordinator.tune(&seen.name, max_rate).await?;
+    }
+    let accepted = hand.send(&mut interrupt, &seen.name, hand.coordinator.verify(&seen, arguments)).await?;
     hand.see_through(&mut interrupt, &seen, accepted, Awaited::Verified, arguments.detach).await
 }
 

@@ -295,7 +295,13 @@ impl MigrationService for Script {
         &self,
         request: Request<v1::VerifyMigrationRequest>,
     ) -> Result<Response<v1::VerifyMigrationResponse>, Status> {
-        let migration = self.act(&request, "verify")?;
+        use v1::verify_migration_request::Depth;
+
+        let message = request.get_ref();
+        let depth = if message.depth() == Depth::Rows { "rows" } else { "counts" };
+        let limit = message.time_limit.as_ref().map_or("none".to_owned(), ToString::to_string);
+        let said = format!("verify {depth} time_limit={limit} resume={} repair={}", message.resume, message.repair);
+        let migration = self.act(&request, said)?;
         Ok(Response::new(v1::VerifyMigrationResponse { migration }))
     }
 

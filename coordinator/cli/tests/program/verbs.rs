@@ -178,6 +178,13 @@ async fn verify_exits_1_when_the_sides_differ() {
     let again = v1::Migration { etag: "again".to_owned(), ..support::ready() };
     let stage = Stage::set(Script::new(support::ready(), [running(support::ready()), again])).await;
     stage.run(&["verify", "shop"]).await.exits(0).says("both sides agree");
+    assert!(stage.script.heard().contains(&"verify rows time_limit=none resume=false repair=false".to_owned()));
+    let stage = Stage::set(Script::new(support::ready(), [])).await;
+    stage.run(&["verify", "shop", "--time-limit", "30m", "--resume", "--repair", "--detach"]).await.exits(0);
+    assert!(stage.script.heard().contains(&"verify rows time_limit=1800s resume=true repair=true".to_owned()));
+    stage.run(&["verify", "shop", "--counts", "--detach"]).await.exits(0);
+    assert!(stage.script.heard().contains(&"verify counts time_limit=none resume=false repair=false".to_owned()));
+    stage.run(&["verify", "shop", "--counts", "--resume"]).await.exits(2);
 }
 
 #[tokio::test]

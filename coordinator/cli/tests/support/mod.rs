@@ -206,6 +206,16 @@ pub(crate) fn differing() -> v1::Migration {
     let report = migration.verification.as_mut().unwrap();
     report.equal_count = 36;
     report.differences = vec!["table public.orders has 2 rows less on the destination".to_owned()];
+    report.rows = Some(v1::RowComparison {
+        range_count: 812,
+        recheck_count: 94,
+        difference_count: 2,
+        complete: true,
+        elapsed: milliseconds(61_500),
+        report_path: "/var/lib/pgportage-agent/comparison/shop/differences.jsonl".to_owned(),
+        repair_path: "/var/lib/pgportage-agent/comparison/shop/repair.sql".to_owned(),
+        ..Default::default()
+    });
     migration.etag = "differing".to_owned();
     migration.relayed = true;
     migration

@@ -9,6 +9,7 @@ use pgportage_proto::Reason;
 
 use super::super::fact::{CommandId, Event, Fact, Issued, TraceContext};
 use super::super::outcome::Outcome;
+use super::super::scrutiny::Scrutiny;
 use super::super::{ActRef, Side, StepName, TABLE, Verb};
 use super::{Act, ActState, Commanded, CutoverEnd, Phase, State, Step, Verified};
 
@@ -78,6 +79,7 @@ fn created(id: super::MigrationId, spec: super::Spec, fact: &Fact) -> State {
         plan_digest: fact.plan_digest.clone(),
         phase: Phase::Pending,
         steps: TABLE.iter().map(|row| Step { acts: vec![Act::default(); row.acts.len()], ..Step::default() }).collect(),
+        scrutiny: Scrutiny::default(),
         cutover: None,
         verification: None,
         commands: BTreeMap::new(),
@@ -193,10 +195,13 @@ impl State {
                     Some(Verified { found: (**verification).clone(), again: tables.clone(), time: fact.time });
                 Ok(())
             }
-            Event::VerificationRequested { trace } => {
+            Event::VerificationRequested { scrutiny, trace } => {
                 let held = self.phase == Phase::Held { step: StepName::Cutover };
-                self.must(held, "the migration does not wait for its cutover")?;
+                let stopped = matches!(&self.phase, Phase::Stopped { step: StepName::Verify, failure }
+                    if !self.only_abort_helps(failure));
+                self.must(held || stopped, "the migration does not wait for its cutover")?;
                 self.word(trace, fact);
+                self.scrutiny = scrutiny.clone();
                 self.verification = None;
                 self.begin(StepName::Verify);
                 Ok(())
@@ -311,7 +316,9 @@ impl State {
     }
 
     fn all_performed(&self, step: StepName) -> bool {
-        self.step(step).acts.iter().all(|act| act.state == ActState::Performed)
+        let acts = self.step(step).acts.iter().enumerate();
+        acts.filter(|(index, _)| self.due(ActRef { step, index: *index }))
+            .all(|(_, act)| act.state == ActState::Performed)
     }
 
     /// Whether nothing of the step is left to take back or to wait for.
@@ -468,6 +475,7 @@ impl State {
                 }
                 // A judgement stopped it: everything is looked at anew.
                 if self.all_performed(step) {
+                    self.scrutiny = self.scrutiny.anew(fact.sequence);
                     self.verification = None;
                     self.begin(step);
                 } else {

@@ -1,0 +1,33 @@
+//! Comparing rows by their hashes.
+//!
+//! The destination's agent asks, the source's agent answers over the link, and
+//! each server hashes its own rows: what travels is a sum for each part of a
+//! table, and for parts whose sums differ the keys and hashes of their rows.
+//!
+//! A row's hash is made from the texts of its columns, by name, in sessions whose
+//! settings are the same everywhere. The digest of a part is the sum of the hashes
+//! of its rows, so it does not depend on their order, and a row that is there
+//! twice counts twice.
+//!
+//! **Invariant:** a difference is told only when no write explains it
+//! ([`Suspect`]). Rows differ all the time while writes go on: the stream is
+//! always a little behind.
+
+mod answer;
+mod message;
+mod part;
+mod question;
+mod reader;
+mod statement;
+mod suspect;
+mod table;
+
+pub(crate) use answer::answer;
+pub(crate) use message::MOST_BUCKETS;
+pub(crate) use part::{Digest, Hashing, Part, PartDigest, RowContent, RowHash, RowKey, Which, differing};
+pub use question::Questions;
+pub(crate) use reader::Reader;
+pub(crate) use suspect::{Difference, Suspect, Verdict};
+#[cfg(test)]
+pub(crate) use table::columns;
+pub(crate) use table::{ComparedTable, replicated_tables};

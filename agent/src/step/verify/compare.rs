@@ -1,0 +1,180 @@
+//! Destination: compares the rows of every table with the source's, by their
+//! hashes.
+//!
+//! Nothing is locked and no snapshot is old: a table is read part by part, each
+//! part at both ends at the same moment and under a snapshot of its own. The
+//! boundaries of parts are looked for here, where no application waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use pgportage_link::{Effect, Failure};
+
+use super::board::Board;
+use super::notebook::{Notebook, TableComparison, TableNote};
+use super::scan::Worker;
+use crate::comparison::{ComparedTable, Hashing, Questions, Reader};
+use crate::postgres::RelationName;
+use crate::step::{Context, Progress, Step, Survey};
+
+/// Tables compared at the same time: while one side of one is read, the other
+/// side of another is. Each costs both servers a session.
+const WORKERS: usize = 2;
+
+/// Compares rows by their hashes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompareRows {
+    /// Which comparison this is. One with the number of the one before goes on
+    /// where that left off.
+    pub comparison_id: i64,
+    /// How long it may take. None: until it is done.
+    pub time_limit: Option<Duration>,
+    /// Write statements that mend what differs.
+    pub repair: bool,
+}
+
+/// What it came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompareRowsResult {
+    /// One entry for each table that either side replicates, sorted by name.
+    pub tables: Vec<TableComparison>,
+    /// Whether every table was compared to its end.
+    pub complete: bool,
+    /// Parts of tables whose hashes were compared.
+    pub range_count: i64,
+    /// Rows that were looked at once more, because a hash differed.
+    pub recheck_count: i64,
+    /// How long it took, over all attempts.
+    pub elapsed: Duration,
+    /// File with the keys of rows that differ. Empty if none does.
+    pub report_path: String,
+    /// File with statements for the destination. Empty if there are none.
+    pub repair_path: String,
+}
+
+impl Step for CompareRows {
+    type Output = CompareRowsResult;
+
+    /// Never done before: rows change.
+    async fn survey(&self, _cx: &Context) -> Result<Survey<CompareRowsResult>, Failure> {
+        Ok(Survey::Ready)
+    }
+
+    async fn perform(&self, cx: &Context) -> Result<CompareRowsResult, Failure> {
+        cx.report(Progress { subject: "listing the tables".to_owned(), ..Progress::default() });
+        let (mut here, mut there) = open(cx).await?;
+        let (plan, hashing) = Plan::make(cx, &mut here, &mut there).await?;
+        let mut notebook =
+            Notebook::open(&cx.agent.settings.state_dir, &cx.participation.migration, self.comparison_id)?;
+        let mut obstructed = Vec::new();
+        for (table, obstacle) in plan.obstacles {
+            notebook.note(&table, TableNote { obstacle, complete: true, ..TableNote::default() });
+            obstructed.push(table);
+        }
+        let board = Board::new(cx, hashing, self.repair, self.time_limit, notebook, plan.tables, obstructed);
+        let mut ends = vec![Some((here, there))];
+        ends.resize_with(WORKERS, || None);
+        let workers = ends.into_iter().map(|ends| Box::pin(Worker::new(cx, &board, ends).run()));
+        let worked = tokio::select! {
+            biased;
+            // The sessions go, and with them what the servers do for them.
+            () = cx.cancel.cancelled() => cx.safe_point().map_err(|cancelled| cancelled.effect(Effect::None)),
+            worked = try_join_all(workers) => worked.map(|_| ()),
+        };
+        let result = board.close()?;
+        worked.map(|()| result)
+    }
+
+    async fn undo(&self, _cx: &Context) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Both ends, ready to hash.
+pub(super) async fn open(cx: &Context) -> Result<(Reader, Questions), Failure> {
+    let here = Reader::open(&cx.door, &cx.participation.database).await?;
+    let there = cx.agent.peers.call(&cx.participation).await?.compare_rows().await?;
+    Ok((here, there))
+}
+
+/// What can be compared, and what cannot.
+struct Plan {
+    tables: Vec<Arc<ComparedTable>>,
+    obstacles: Vec<(RelationName, String)>,
+}
+
+impl Plan {
+    async fn make(cx: &Context, here: &mut Reader, there: &mut Questions) -> Result<(Self, Hashing), Failure> {
+        let ours = here.tables(&cx.participation).await?;
+        let (theirs, probe) = there.tables().await?;
+        let hashing = if here.probe().await? == probe { Hashing::Native } else { Hashing::Portable };
+        tracing::info!(
+            migration.id = %cx.participation.migration, tables = ours.len(), ?hashing, "comparing rows by their hashes"
+        );
+        Ok((Self::of(ours, theirs), hashing))
+    }
+
+    /// Holds what the two sides have against each other.
+    fn of(ours: Vec<ComparedTable>, theirs: Vec<ComparedTable>) -> Self {
+        let mut theirs: BTreeMap<_, _> = theirs.into_iter().map(|table| (table.name.clone(), table)).collect();
+        let (mut tables, mut obstacles) = (Vec::new(), Vec::new());
+        for table in ours {
+            let Some(other) = theirs.remove(&table.name) else {
+                obstacles.push((table.name, "is replicated on the destination only".to_owned()));
+                continue;
+            };
+            match table.comparable(&other) {
+                Ok(()) if table.key == other.key => tables.push(Arc::new(table)),
+                // Either one has no such key, or another one has more.
+                Ok(()) => tables.push(Arc::new(table.without_key())),
+                Err(obstacle) => obstacles.push((table.name, obstacle)),
+            }
+        }
+        obstacles.extend(theirs.into_keys().map(|name| (name, "is replicated on the source only".to_owned())));
+        Self { tables, obstacles }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comparison::columns;
+
+    #[test]
+    fn tables_are_matched_and_nothing_is_left_out() {
+        let table = |name: &str, own: &[&str], key: &[&str]| ComparedTable {
+            name: RelationName::new("public", name),
+            columns: columns(own, &[]),
+            key: key.iter().map(|&name| name.to_owned()).collect(),
+            size_bytes: 0,
+        };
+        let ours = vec![
+            table("both", &["a"], &["a"]),
+            table("here", &["a"], &[]),
+            table("keys", &["a", "b"], &["a"]),
+            table("wide", &["a", "b"], &[]),
+        ];
+        let theirs = vec![
+            table("both", &["a"], &["a"]),
+            table("keys", &["a", "b"], &["a", "b"]),
+            table("there", &["a"], &[]),
+            table("wide", &["a"], &[]),
+        ];
+        let plan = Plan::of(ours, theirs);
+        let compared: Vec<_> =
+            plan.tables.iter().map(|table| (table.name.relation.as_str(), table.key.is_empty())).collect();
+        assert_eq!(compared, [("both", false), ("keys", true)]);
+        let obstacles: Vec<_> =
+            plan.obstacles.iter().map(|(name, text)| format!("{}: {text}", name.relation)).collect();
+        assert_eq!(
+            obstacles,
+            [
+                "here: is replicated on the destination only",
+                "wide: column b is on the destination only",
+                "there: is replicated on the source only"
+            ]
+        );
+    }
+}
