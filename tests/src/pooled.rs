@@ -122,6 +122,21 @@ impl Told {
         self.confirmed[later..].windows(2).map(|pair| pair[1].duration_since(pair[0])).max().unwrap_or_default()
     }
 
+    /// Every acknowledged transaction is in a database. Where clients met errors, others
+    /// may be there as well.
+    ///
+    /// # Errors
+    ///
+    /// When one is not, with examples.
+    pub async fn check_kept(&self, cluster: &Cluster, database: &str) -> Result<()> {
+        let client = cluster.connect(database).await?;
+        let there: BTreeSet<i64> =
+            client.query("SELECT token FROM pooled", &[]).await?.iter().map(|row| row.get(0)).collect();
+        let lost: Vec<_> = self.acknowledged.difference(&there).take(5).collect();
+        ensure!(lost.is_empty(), "lost: {lost:?}");
+        Ok(())
+    }
+
     /// Compares with what is in a database: every acknowledged transaction is
     /// there, whole, and no other one.
     ///

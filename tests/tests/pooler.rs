@@ -208,6 +208,31 @@ async fn its_clients_see_a_pause_and_no_error() {
     assert_eq!(points[3..], ["after-open", "after-open"], "{last:?}");
 }
 
+/// A rollback leads its clients back, and the next cutover finds it as the first
+/// one did.
+#[tokio::test]
+async fn its_clients_are_led_back_by_a_rollback() {
+    let pool = Pool::begin().await;
+    let before = pool.pooler.config_text().unwrap();
+    pool.site.cli.expect(0, &CUTOVER).await.unwrap();
+    pool.clients.wait_for_commits(100, LIMIT).await.unwrap_or_else(|error| pool.give_up(&error));
+    pool.told();
+    let rollback = pool.site.cli.expect(0, &["rollback", MIGRATION, "--yes"]).await;
+    rollback.unwrap_or_else(|error| pool.give_up(&error));
+    pool.expect_return(&before).await;
+    let told = pool.await_told("after-open destination").await;
+    assert!(told.contains(&"before-barrier destination".to_owned()), "{told:?}");
+    assert!(told.contains(&"before-open source".to_owned()), "{told:?}");
+    assert!(!told.iter().any(|line| line.starts_with("after-abort")), "{told:?}");
+
+    pool.site.cli.expect(0, &CUTOVER).await.unwrap();
+    pool.clients.wait_for_commits(100, LIMIT).await.unwrap_or_else(|error| pool.give_up(&error));
+    let Pool { site, pooler: _pooler, clients } = pool;
+    let told = clients.stop().await.unwrap();
+    println!("{} transactions, {} errors around the rollback", told.acknowledged.len(), told.failures.len());
+    told.check_kept(&site.destination, &site.database).await.unwrap();
+}
+
 /// The coordinator dies behind the barrier, the agent that has paused the pooler
 /// dies before the fence, behind it, and when the destination has opened.
 #[tokio::test]

@@ -57,11 +57,12 @@ impl Step for ReleaseBarrier {
         }
         cx.agent.cutovers.drop_leaving(migration);
         cx.fail_point("release_barrier.perform.released");
-        // A pooler that cannot be led there keeps its clients waiting, and this
-        // is tried again.
-        let_go(&cx.agent, &cx.participation).await?;
+        let led = let_go(&cx.agent, &cx.participation).await;
         note_closed(cx, self.cutover_epoch).await?;
         cx.fail_point("release_barrier.perform.closed");
+        // A pooler that cannot be led there keeps its clients waiting, and this
+        // is tried again.
+        led?;
         Ok(ReleaseBarrierResult { barrier_time })
     }
 
