@@ -217,8 +217,18 @@ async fn its_clients_are_led_back_by_a_rollback() {
     pool.site.cli.expect(0, &CUTOVER).await.unwrap();
     pool.clients.wait_for_commits(100, LIMIT).await.unwrap_or_else(|error| pool.give_up(&error));
     pool.told();
-    let rollback = pool.site.cli.expect(0, &["rollback", MIGRATION, "--yes"]).await;
-    rollback.unwrap_or_else(|error| pool.give_up(&error));
+    // Refused until the first heartbeats have come the way back.
+    wait::until("the rollback", LIMIT, async || {
+        let rollback = pool.site.cli.run(&["rollback", MIGRATION, "--yes"]).await?;
+        let level = rollback.code == Some(0) || !rollback.all().contains("LAG_TOO_HIGH");
+        Ok(if level { Seen::Done(rollback) } else { Seen::NotYet(rollback.all()) })
+    })
+    .await
+    .and_then(|rollback| {
+        anyhow::ensure!(rollback.code == Some(0), "{}", rollback.all());
+        Ok(())
+    })
+    .unwrap_or_else(|error| pool.give_up(&error));
     pool.expect_return(&before).await;
     let told = pool.await_told("after-open destination").await;
     assert!(told.contains(&"before-barrier destination".to_owned()), "{told:?}");
