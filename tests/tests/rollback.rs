@@ -81,6 +81,7 @@ async fn from_an_old_version_and_back() {
 }
 
 #[tokio::test]
+#[ignore = "part of make test-all: another pair is tried in every run"]
 async fn between_equals_and_back() {
     Box::pin(there_and_back_and_there(V18, V18)).await;
 }
