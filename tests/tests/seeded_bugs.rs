@@ -78,9 +78,13 @@ impl Scene {
         Ok(Self { journey, wires, clerks })
     }
 
+    /// Without a way back: it meets what a mistake left behind, and stops there.
     async fn cut_over(&self) -> Result<()> {
         let site = &self.journey.site;
-        site.cli.expect(0, &["cutover", MIGRATION, "--yes"]).await.with_context(|| site.last_words())?;
+        site.cli
+            .expect(0, &["cutover", MIGRATION, "--yes", "--no-way-back"])
+            .await
+            .with_context(|| site.last_words())?;
         Ok(())
     }
 
