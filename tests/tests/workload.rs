@@ -34,7 +34,8 @@ async fn run_through_a_crash(cluster: &mut Cluster) -> Ledger {
 async fn nothing_is_found_after_a_crash_and_everything_that_was_planted() {
     let mut cluster = Cluster::start(PostgresVersion::V16, &ClusterOptions::new()).await.unwrap();
     let ledger = run_through_a_crash(&mut cluster).await;
-    assert!(ledger.refused.contains_key("connection"), "{:?}", ledger.refused);
+    // At work or at their login: the writers have met the crash.
+    assert!(ledger.refused.keys().any(|code| code.ends_with("connection")), "{:?}", ledger.refused);
     let client = cluster.connect("shop").await.unwrap();
     let state = final_state::read(&client).await.unwrap();
     verdict(&ledger, &state).unwrap();
