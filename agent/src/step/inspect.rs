@@ -93,9 +93,9 @@ pub struct Extension {
     pub version: String,
 }
 
-/// Further questions to the destination, which publishes for the way back.
-const PUBLISHES_BACK: &[Check] = &[
-    Check("policy of the way back", |x| Box::pin(way_back::policy(x))),
+/// Questions to a server that publishes: the source's, and for the way back the
+/// destination's.
+const PUBLISHER: &[Check] = &[
     Check("wal_level", |x| Box::pin(source::wal_level(x))),
     Check("free replication slots", |x| Box::pin(source::slots(x))),
     Check("free WAL senders", |x| Box::pin(source::senders(x))),
@@ -103,15 +103,25 @@ const PUBLISHES_BACK: &[Check] = &[
     Check("max_slot_wal_keep_size", |x| Box::pin(source::slot_size(x))),
     Check("idle_replication_slot_timeout", |x| Box::pin(source::slot_idle_timeout(x))),
     Check("output_plugin_libraries", |x| Box::pin(source::output_plugin(x))),
-    Check("privileges to publish", |x| Box::pin(privilege::publisher(x))),
 ];
 
-/// Further questions to the source, which follows on the way back.
-const FOLLOWS_BACK: &[Check] = &[
-    Check("policy of the way back", |x| Box::pin(way_back::policy(x))),
+/// Questions to a server that subscribes: the destination's, and for the way back
+/// the source's.
+const SUBSCRIBER: &[Check] = &[
     Check("replication workers", |x| Box::pin(destination::workers(x))),
     Check("replication origins", |x| Box::pin(destination::origins(x))),
+];
+
+/// What only the way back asks of the source.
+const SOURCE_WAY_BACK: &[Check] = &[
+    Check("policy of the way back", |x| Box::pin(way_back::policy(x))),
     Check("privileges to subscribe", |x| Box::pin(way_back::privileges(x))),
+];
+
+/// What only the way back asks of the destination.
+const DESTINATION_WAY_BACK: &[Check] = &[
+    Check("policy of the way back", |x| Box::pin(way_back::policy(x))),
+    Check("privileges to publish", |x| Box::pin(privilege::publisher(x))),
 ];
 
 /// Questions to the source's server.
@@ -119,13 +129,6 @@ const SOURCE_SERVER: &[Check] = &[
     Check("server version", |x| Box::pin(defect::version(x))),
     Check("known defects", |x| Box::pin(defect::known(x))),
     Check("recovery", |x| Box::pin(source::recovery(x))),
-    Check("wal_level", |x| Box::pin(source::wal_level(x))),
-    Check("free replication slots", |x| Box::pin(source::slots(x))),
-    Check("free WAL senders", |x| Box::pin(source::senders(x))),
-    Check("synchronous_standby_names", |x| Box::pin(source::synchronous_standby(x))),
-    Check("max_slot_wal_keep_size", |x| Box::pin(source::slot_size(x))),
-    Check("idle_replication_slot_timeout", |x| Box::pin(source::slot_idle_timeout(x))),
-    Check("output_plugin_libraries", |x| Box::pin(source::output_plugin(x))),
     Check("time limits", |x| Box::pin(source::time_limits(x))),
     Check("lock table", |x| Box::pin(source::locks(x))),
     Check("prepared transactions", |x| Box::pin(traffic::prepared(x))),
@@ -163,8 +166,6 @@ const DESTINATION_SERVER: &[Check] = &[
     Check("known defects", |x| Box::pin(defect::known(x))),
     Check("recovery", |x| Box::pin(source::recovery(x))),
     Check("system identifier", |x| Box::pin(destination::same_server(x))),
-    Check("replication workers", |x| Box::pin(destination::workers(x))),
-    Check("replication origins", |x| Box::pin(destination::origins(x))),
     Check("lock table", |x| Box::pin(destination::locks(x))),
     Check("roles", |x| Box::pin(destination::roles(x))),
     Check("free disk", |x| Box::pin(disk::of_data(x))),
@@ -212,21 +213,20 @@ impl Step for CheckServer {
             source: self.source.as_ref(),
             agent: &cx.agent,
         };
-        let (server_checks, database_checks) = match side {
-            Side::Source => (SOURCE_SERVER, SOURCE_DATABASE),
-            Side::Destination => (DESTINATION_SERVER, DESTINATION_DATABASE),
+        let (server_checks, role_checks, database_checks, way_back_checks) = match side {
+            Side::Source => (SOURCE_SERVER, PUBLISHER, SOURCE_DATABASE, [SOURCE_WAY_BACK, SUBSCRIBER]),
+            Side::Destination => {
+                (DESTINATION_SERVER, SUBSCRIBER, DESTINATION_DATABASE, [DESTINATION_WAY_BACK, PUBLISHER])
+            }
         };
-        let database_checks = if session.is_some() { database_checks } else { &[] };
+        let mut checks = vec![server_checks, role_checks];
+        checks.extend(session.is_some().then_some(database_checks));
+        checks.extend(way_back_checks.into_iter().filter(|_| self.way_back));
         let mut findings = Vec::new();
         if side == Side::Destination && self.source.is_none() {
             return Err(Failure::new(Reason::RequestInvalid, "field `source` is missing").effect(Effect::None));
         }
-        let way_back_checks = match side {
-            _ if !self.way_back => &[],
-            Side::Source => FOLLOWS_BACK,
-            Side::Destination => PUBLISHES_BACK,
-        };
-        for check in server_checks.iter().chain(database_checks).chain(way_back_checks) {
+        for check in checks.into_iter().flatten() {
             cx.safe_point()?;
             cx.report(Progress { subject: check.0.to_owned(), ..Progress::default() });
             findings.extend(answer(check, &examination).await?);
