@@ -93,8 +93,8 @@ pub enum Violation {
 /// # Errors
 ///
 /// When there is any violation; the error shows the first ones and the count.
-pub fn verdict(ledger: &Ledger, state: &FinalState) -> Result<()> {
-    judge(&check(ledger, state))
+pub fn verdict(switches: usize, ledger: &Ledger, state: &FinalState) -> Result<()> {
+    judge(&check(switches, ledger, state))
 }
 
 /// As [`check_both`], as a result.
@@ -102,8 +102,8 @@ pub fn verdict(ledger: &Ledger, state: &FinalState) -> Result<()> {
 /// # Errors
 ///
 /// As [`verdict`].
-pub fn verdict_on_both(ledger: &Ledger, state: &FinalState, left: &FinalState) -> Result<()> {
-    judge(&check_both(ledger, state, left))
+pub fn verdict_on_both(switches: usize, ledger: &Ledger, state: &FinalState, left: &FinalState) -> Result<()> {
+    judge(&check_both(switches, ledger, state, left))
 }
 
 fn judge(violations: &[Violation]) -> Result<()> {
@@ -112,37 +112,12 @@ fn judge(violations: &[Violation]) -> Result<()> {
     Ok(())
 }
 
-/// As [`verdict`], after so many tries to change sides: the writers never saw more
-/// changes than that.
-///
-/// # Errors
-///
-/// As [`verdict`].
-pub fn verdict_after(switches: usize, ledger: &Ledger, state: &FinalState) -> Result<()> {
-    if switches <= 1 {
-        return verdict(ledger, state);
-    }
-    let mut violations = check_content(ledger, state);
-    let seen = ledger.switches();
-    if seen > switches {
-        violations.push(Violation::BothOpen(format!("{seen} changes of side, and {switches} were asked for")));
-    }
-    judge(&violations)
-}
-
-/// Every violation in the database that the writers ended up with, sorted. Empty
-/// is what every test wants.
+/// Every violation in the database that the writers ended up with, sorted, after so
+/// many tries to change sides. Empty is what every test wants.
 #[must_use]
-pub fn check(ledger: &Ledger, state: &FinalState) -> Vec<Violation> {
-    let mut violations = check_content(ledger, state);
-    violations.extend(ends::turns(ledger));
-    violations.sort();
-    violations
-}
-
-/// Every violation but those of who wrote when.
-fn check_content(ledger: &Ledger, state: &FinalState) -> Vec<Violation> {
+pub fn check(switches: usize, ledger: &Ledger, state: &FinalState) -> Vec<Violation> {
     let mut violations = Vec::new();
+    violations.extend(ends::turns(switches, ledger));
     violations.extend(members::presence(ledger, state));
     violations.extend(members::origin(ledger, state));
     violations.extend(members::order(ledger, state));
@@ -158,8 +133,8 @@ fn check_content(ledger: &Ledger, state: &FinalState) -> Vec<Violation> {
 /// As [`check`], and everything of the database that was left arrived in the one
 /// that the writers ended up with. That settles the writes of which nobody knew.
 #[must_use]
-pub fn check_both(ledger: &Ledger, state: &FinalState, left: &FinalState) -> Vec<Violation> {
-    let mut violations = check(ledger, state);
+pub fn check_both(switches: usize, ledger: &Ledger, state: &FinalState, left: &FinalState) -> Vec<Violation> {
+    let mut violations = check(switches, ledger, state);
     violations.extend(ends::stranded(state, left));
     violations.sort();
     violations

@@ -146,10 +146,6 @@ pub struct Entry {
 pub struct Ledger {
     /// The writes.
     pub entries: Vec<Entry>,
-    /// When switches to the other end were asked for, from the start of the
-    /// workload. Between two of them the applications change sides once at most.
-    /// Empty means: one, some time.
-    pub turns: Vec<Duration>,
     /// Refused attempts by SQLSTATE, or by `connection` when there was none. Those
     /// to log in: the same behind `login `.
     pub refused: BTreeMap<String, u64>,
@@ -177,35 +173,11 @@ impl Outage {
     }
 }
 
-/// What was acknowledged around one switch.
-#[derive(Clone, Debug)]
-pub struct Epoch<'a> {
-    /// The side that the applications were on when it began.
-    pub home: End,
-    /// What was acknowledged, in the order of the answers.
-    pub entries: Vec<&'a Entry>,
-}
-
 impl Entry {
     /// Whether it changed anything. Under table locks readers go on.
     #[must_use]
     pub fn is_write(&self) -> bool {
         !self.effects.is_empty()
-    }
-}
-
-impl Epoch<'_> {
-    /// The first answer of the other side: from then on it is the one that counts.
-    #[must_use]
-    pub fn arrival(&self) -> Option<Duration> {
-        self.entries.iter().find(|entry| entry.end != self.home).map(|entry| entry.complete)
-    }
-
-    fn outage(&self) -> Option<Outage> {
-        let mut written = self.entries.iter().filter(|entry| entry.is_write());
-        let first_after = written.clone().find(|entry| entry.end != self.home)?.complete;
-        let last_before = written.rfind(|entry| entry.end == self.home)?.complete;
-        Some(Outage { left: self.home, last_before, first_after })
     }
 }
 
@@ -233,65 +205,60 @@ impl Ledger {
         self.outages().into_iter().next()
     }
 
-    /// The outage of every switch that happened. One that was taken back has none.
+    /// The outage of every change of side, in order.
     #[must_use]
     pub fn outages(&self) -> Vec<Outage> {
-        self.epochs().iter().filter_map(Epoch::outage).collect()
-    }
-
-    /// What was acknowledged, from one switch to the next.
-    #[must_use]
-    pub fn epochs(&self) -> Vec<Epoch<'_>> {
-        let mut acknowledged: Vec<&Entry> =
-            self.entries.iter().filter(|entry| entry.outcome == Outcome::Acknowledged).collect();
-        acknowledged.sort_by_key(|entry| entry.complete);
-        let mut rest = acknowledged.as_slice();
-        let mut home = End::Source;
-        let mut epochs = Vec::new();
-        for number in 1..=self.turns.len().max(1) {
-            let length = match self.turns.get(number) {
-                Some(turn) => rest.partition_point(|entry| entry.complete < *turn),
-                None => rest.len(),
-            };
-            let (within, later) = rest.split_at(length);
-            let epoch = Epoch { home, entries: within.to_vec() };
-            if epoch.arrival().is_some() {
-                home = home.other();
-            }
-            epochs.push(epoch);
-            rest = later;
-        }
-        epochs
+        let answers = self.first_answers();
+        let ends = answers.iter().skip(2).map(|entry| entry.complete).chain([Duration::MAX]);
+        let changes = answers.iter().zip(answers.iter().skip(1)).zip(ends);
+        changes
+            .filter_map(|((home, arrival), end)| {
+                let written = |on: End, from: Duration| {
+                    self.answers(on).map(|entry| entry.complete).filter(move |at| (from..end).contains(at))
+                };
+                let first_after = written(arrival.end, arrival.complete).min()?;
+                let last_before = written(home.end, home.complete).max()?;
+                Some(Outage { left: home.end, last_before, first_after })
+            })
+            .collect()
     }
 
     /// Adds what other writers were told.
     pub fn merge(&mut self, other: Self) {
         self.entries.extend(other.entries);
-        self.turns.extend(other.turns);
-        self.turns.sort_unstable();
         self.anomalies.extend(other.anomalies);
         for (code, count) in other.refused {
             *self.refused.entry(code).or_default() += count;
         }
     }
 
-    /// How often the side that took writes must have changed, beginning with the
-    /// source: the length of the longest chain of acknowledged writes, by turns on one
-    /// end and on the other, each begun after the one before was acknowledged. Two ends
-    /// that take writes at the same time make it long at once.
+    /// The first answer of each change of side, the source's very first before them:
+    /// the longest chain of acknowledged transactions, by turns on one end and on the
+    /// other, each begun after the one before was acknowledged. Two ends that take
+    /// writes at the same time make it long at once.
     #[must_use]
-    pub fn switches(&self) -> usize {
-        let mut acknowledged: Vec<_> =
+    pub fn first_answers(&self) -> Vec<&Entry> {
+        let mut acknowledged: Vec<&Entry> =
             self.entries.iter().filter(|entry| entry.outcome == Outcome::Acknowledged).collect();
-        acknowledged.sort_by_key(|entry| entry.complete);
-        let (mut end, mut since, mut links) = (End::Source, None, 0);
         // The earliest answer leaves the most room for the next.
+        acknowledged.sort_by_key(|entry| entry.complete);
+        let mut chain: Vec<&Entry> = Vec::new();
         for entry in acknowledged {
-            if entry.end == end && since.is_none_or(|since| entry.invoke > since) {
-                (end, since, links) = (end.other(), Some(entry.complete), links + 1);
+            let next = chain
+                .last()
+                .map_or(entry.end == End::Source, |last| entry.end != last.end && entry.invoke > last.complete);
+            if next {
+                chain.push(entry);
             }
         }
-        links.max(1) - 1
+        chain
+    }
+
+    /// How often the side that took writes must have changed, beginning with the
+    /// source.
+    #[must_use]
+    pub fn switches(&self) -> usize {
+        self.first_answers().len().max(1) - 1
     }
 
     /// The longest time that one end acknowledged nothing at all between two

@@ -76,7 +76,17 @@ fn figure(text: &str, name: &str) -> f64 {
 
 #[tokio::test]
 async fn who_is_in_the_way_is_named_and_what_is_typed_helps() {
-    let site = Site::start(SiteOptions::new(PostgresVersion::V16, PostgresVersion::V18)).await.unwrap();
+    Box::pin(two_obstacles(PostgresVersion::V16, PostgresVersion::V18)).await;
+}
+
+#[tokio::test]
+#[ignore = "make test-all"]
+async fn who_is_in_the_way_is_named_in_other_versions() {
+    Box::pin(two_obstacles(PostgresVersion::V14, PostgresVersion::V17)).await;
+}
+
+async fn two_obstacles(source: PostgresVersion, destination: PostgresVersion) {
+    let site = Site::start(SiteOptions::new(source, destination)).await.unwrap();
     let journey = Journey::begin(site, 1_000, &WorkloadOptions::default()).await.unwrap();
     let site = &journey.site;
     let database = site.database.as_str();

@@ -45,7 +45,7 @@ async fn level(journey: Journey, open: End) -> (Site, Ledger) {
     let rows = expect_level(&site).await.unwrap();
     let client = site.cluster(open).connect(&site.database).await.unwrap();
     let state = final_state::read(&client).await.unwrap();
-    checker::verdict_after(site.switches().await.unwrap(), &ledger, &state).unwrap();
+    checker::verdict(site.switches().await.unwrap(), &ledger, &state).unwrap();
     expect_refused(&site, open.other()).await.unwrap();
     println!("{rows} rows are the same on both sides; {} changes of side", ledger.switches());
     (site, ledger)
@@ -108,7 +108,7 @@ async fn a_rollback_and_then_an_abort() {
     let Journey { site, workload } = journey;
     let ledger = workload.stop().await.unwrap();
     let source = site.source.connect(&site.database).await.unwrap();
-    checker::verdict_after(2, &ledger, &final_state::read(&source).await.unwrap()).unwrap();
+    checker::verdict(2, &ledger, &final_state::read(&source).await.unwrap()).unwrap();
     let after = traces::catalog(&site.source, &site.database).await.unwrap();
     traces::expect_equal(&before, &after).unwrap();
     traces::expect_nothing(&site.destination, &site.database).await.unwrap();

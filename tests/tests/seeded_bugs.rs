@@ -95,7 +95,7 @@ impl Scene {
         ledger.merge(clerks.stop().await?);
         let reached = final_state::read(&site.destination.connect(&site.database).await?).await?;
         let left = final_state::read(&site.source.connect(&site.database).await?).await?;
-        Ok(check_both(&ledger, &reached, &left))
+        Ok(check_both(1, &ledger, &reached, &left))
     }
 
     /// A cutover whose barrier waits at its first table, while everybody goes on

@@ -38,12 +38,12 @@ async fn nothing_is_found_after_a_crash_and_everything_that_was_planted() {
     assert!(ledger.refused.keys().any(|code| code.ends_with("connection")), "{:?}", ledger.refused);
     let client = cluster.connect("shop").await.unwrap();
     let state = final_state::read(&client).await.unwrap();
-    verdict(&ledger, &state).unwrap();
+    verdict(1, &ledger, &state).unwrap();
     assert!(final_state::compare(&client, &client).await.unwrap() > 500);
 
     client.batch_execute("DELETE FROM events WHERE token = (SELECT max(token) FROM events)").await.unwrap();
     let state = final_state::read(&client).await.unwrap();
-    assert!(matches!(check(&ledger, &state)[..], [Violation::Lost(_)]));
+    assert!(matches!(check(1, &ledger, &state)[..], [Violation::Lost(_)]));
     client
         .batch_execute(
             "UPDATE lists SET entries = entries || entries[1] WHERE id = 3;
@@ -53,7 +53,7 @@ async fn nothing_is_found_after_a_crash_and_everything_that_was_planted() {
         .await
         .unwrap();
     let state = final_state::read(&client).await.unwrap();
-    let violations = check(&ledger, &state);
+    let violations = check(1, &ledger, &state);
     assert!(
         matches!(
             violations[..],
@@ -141,7 +141,7 @@ async fn a_careful_migration_by_hand_is_sound() {
     workload.wait_for_writes(End::Destination, 300, LIMIT).await.unwrap();
     let ledger = workload.stop().await.unwrap();
     let client = destination.connect("shop").await.unwrap();
-    verdict(&ledger, &final_state::read(&client).await.unwrap()).unwrap();
+    verdict(1, &ledger, &final_state::read(&client).await.unwrap()).unwrap();
     let rows = final_state::compare(&source.connect("shop").await.unwrap(), &client).await.unwrap();
     assert!(rows > 1_000, "{rows}");
     assert!(ledger.outage().unwrap().length() > Duration::ZERO);
@@ -167,7 +167,7 @@ async fn a_careless_migration_by_hand_is_found_out() {
     workload.wait_for_writes(End::Destination, 300, LIMIT).await.unwrap();
     let ledger = workload.stop().await.unwrap();
     let client = destination.connect("shop").await.unwrap();
-    let violations = check(&ledger, &final_state::read(&client).await.unwrap());
+    let violations = check(1, &ledger, &final_state::read(&client).await.unwrap());
     let lost = violations.iter().filter(|violation| matches!(violation, Violation::Lost(_))).count();
     assert!(lost >= 50, "{lost} losses found");
     assert!(

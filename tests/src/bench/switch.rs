@@ -136,13 +136,12 @@ impl Arena {
         self.site.source.execute(&database, &schema).await?;
         let workload = Workload::start(&self.site.ends(), &self.writers);
         workload.wait_for_writes(End::Source, 200, LIMIT).await?;
-        let (mut turns, mut parts, mut taken_back) = (Vec::new(), Vec::new(), 0);
+        let (mut parts, mut taken_back) = (Vec::new(), 0);
         let mut home = End::Source;
         for number in 1..=switches {
             self.switches += 1;
             self.prepare(way, home).await?;
             workload.wait_for_writes(home, 200, LIMIT).await?;
-            turns.push(workload.start.elapsed());
             match way {
                 Way::Pgportage => {
                     let (part, again) = self.cut_over().await.with_context(|| self.site.last_words())?;
@@ -158,14 +157,18 @@ impl Arena {
             home = home.other();
         }
         let length = workload.start.elapsed();
-        let mut ledger = workload.stop().await?;
-        ledger.turns = turns;
+        let ledger = workload.stop().await?;
         let reached = final_state::read_spread(&self.site.cluster(home).connect(&database).await?, TABLES).await?;
         let left = self.site.cluster(home.other()).connect(&database).await?;
-        checker::verdict_on_both(&ledger, &reached, &final_state::read_spread(&left, TABLES).await?)?;
+        checker::verdict_on_both(
+            switches as usize,
+            &ledger,
+            &reached,
+            &final_state::read_spread(&left, TABLES).await?,
+        )?;
         drop(left);
         self.clear(way, home.other()).await?;
-        ensure!(ledger.outages().len() == ledger.turns.len(), "a switch without an outage: {:?}", ledger.outages());
+        ensure!(ledger.outages().len() == switches as usize, "a switch without an outage: {:?}", ledger.outages());
         let written = ledger.acknowledged(End::Source) + ledger.acknowledged(End::Destination);
         let rate = written as f64 / length.as_secs_f64();
         Ok(Heat { ledger, parts, taken_back, rate })

@@ -113,7 +113,7 @@ async fn report(site: &Site, ledger: &Ledger) -> Result<()> {
     let destination = site.destination.connect(&site.database).await?;
     let source = site.source.connect(&site.database).await?;
     let state = final_state::read(&destination).await?;
-    let violations = checker::check(ledger, &state);
+    let violations = checker::check(1, ledger, &state);
     let count = |kind: fn(&checker::Violation) -> bool| violations.iter().filter(|violation| kind(violation)).count();
     let lost = count(|violation| matches!(violation, checker::Violation::Lost(_) | checker::Violation::Torn(_)));
     let doubled = count(|violation| matches!(violation, checker::Violation::Duplicated(_)));

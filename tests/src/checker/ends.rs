@@ -1,27 +1,25 @@
 //! What must hold between the two sides.
 
 use super::{FinalState, Violation};
-use crate::ledger::{Epoch, Ledger};
+use crate::ledger::Ledger;
 
-/// Nothing that began on the side that was left, after the other side's first
-/// answer, was acknowledged.
-pub(super) fn turns(ledger: &Ledger) -> Vec<Violation> {
-    ledger.epochs().iter().flat_map(overlap).collect()
-}
-
-fn overlap(epoch: &Epoch<'_>) -> Vec<Violation> {
-    let Some(arrival) = epoch.arrival() else { return Vec::new() };
-    let late = epoch.entries.iter().filter(|entry| entry.end == epoch.home && entry.invoke > arrival);
-    late.map(|entry| {
-        Violation::BothOpen(format!(
-            "writer {} began on the {} at {:?}, the {} had answered at {arrival:?}",
-            entry.writer,
-            entry.end.as_str(),
-            entry.invoke,
-            entry.end.other().as_str()
-        ))
-    })
-    .collect()
+/// The writers saw no more changes of side than were asked for: nothing that began
+/// on the side that was left, after the other side's first answer, was acknowledged.
+pub(super) fn turns(switches: usize, ledger: &Ledger) -> Vec<Violation> {
+    let answers = ledger.first_answers();
+    let changes = answers.iter().zip(answers.iter().skip(1)).skip(switches);
+    changes
+        .map(|(before, entry)| {
+            Violation::BothOpen(format!(
+                "writer {} began on the {} at {:?}, the {} had answered at {:?}; {switches} changes of side were asked for",
+                entry.writer,
+                entry.end.as_str(),
+                entry.invoke,
+                before.end.as_str(),
+                before.complete
+            ))
+        })
+        .collect()
 }
 
 /// Whatever is on the side that was left is on the other one as well. Rows of

@@ -28,7 +28,6 @@ pub(super) fn history(length: u32, seed: u64) -> History {
     for number in 0..length {
         if number == length / 2 {
             left = state.clone();
-            ledger.turns.push(at(number, 0));
         }
         let end = if number < length / 2 { End::Source } else { End::Destination };
         let writer = number % WRITERS;
