@@ -27,11 +27,13 @@ use super::dump;
 use super::packing::{Chunk, Packer, Packing};
 use super::pump::{CHUNKS_WAITING, carry};
 use super::speed;
+use super::statistics::{encode_conditions, encode_piece};
 use crate::agent::Agent;
 use crate::comparison;
 use crate::migration::{MigrationId, Participation, Side};
 use crate::postgres::{Lsn, LsnInvalid, RelationName};
 use crate::snapshot::{Change, Piece, Range, Selection, SnapshotTable};
+use crate::statistics;
 use crate::step::connect;
 use crate::step::cutover::{Resolution, resolve};
 
@@ -284,6 +286,22 @@ impl PeerService for Service {
         Ok(Response::new(v1::ReleaseSnapshotResponse {}))
     }
 
+    type ReadStatisticsStream = StreamOf<v1::ReadStatisticsResponse>;
+
+    async fn read_statistics(&self, request: Request<v1::ReadStatisticsRequest>) -> Answer<Self::ReadStatisticsStream> {
+        let message = request.get_ref();
+        let participation =
+            self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
+        let permit = self.permit(&self.readers, "readers").map_err(to_status)?;
+        let packer = Packer::new(Packing::from_wire(message.compression()), self.agent.traffic.rows());
+        let tables: Vec<_> = request.into_inner().tables.into_iter().map(decode_name).collect();
+        let reading =
+            statistics::read(&self.agent, &participation, &tables, permit, packer).await.map_err(to_status)?;
+        let first = tokio_stream::iter([Ok(encode_conditions(&reading.conditions))]);
+        let pieces = ReceiverStream::new(reading.pieces).map(|piece| piece.map(encode_piece).map_err(to_status));
+        Ok(Response::new(Box::pin(first.chain(pieces))))
+    }
+
     type CompareRowsStream = StreamOf<v1::CompareRowsResponse>;
 
     async fn compare_rows(
@@ -426,6 +444,10 @@ fn decode_held_point(text: &str) -> Result<Option<Lsn>, Failure> {
     })
 }
 
+fn decode_name(name: v1::RelationName) -> RelationName {
+    RelationName::new(name.schema_name, name.relation_name)
+}
+
 fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1::SnapshotTable {
     use v1::snapshot_table::Change as Wire;
 
@@ -472,7 +494,7 @@ fn decode_range(message: v1::CopyRangeRequest) -> Result<Range, Failure> {
         Wire::TouchedRows => Selection::TouchedRows { since: since()? },
     };
     Ok(Range {
-        table: RelationName::new(table.schema_name, table.relation_name),
+        table: decode_name(table),
         columns: message.columns,
         binary: message.binary,
         selection,
