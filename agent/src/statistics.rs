@@ -312,6 +312,7 @@ pub(crate) fn definition() -> String {
 }
 
 /// What of each row of it a server can be told, by name.
+#[cfg(test)]
 pub(crate) fn known() -> impl Iterator<Item = &'static str> {
     KNOWN.iter().map(|column| column.name)
 }
@@ -343,8 +344,7 @@ async fn pass(bytes: Bytes, packer: &mut Packer, pieces: &mpsc::Sender<Result<Pi
 mod tests {
     use super::*;
 
-    const FRESH: Facts =
-        Facts { changed_rows: 0, rows: 1_000.0, threshold: 50.0, scale_factor: 0.1, opaque: false };
+    const FRESH: Facts = Facts { changed_rows: 0, rows: 1_000.0, threshold: 50.0, scale_factor: 0.1, opaque: false };
 
     #[test]
     fn they_are_stale_when_autovacuum_would_make_others() {
@@ -378,7 +378,10 @@ mod tests {
         ];
         let old = statement(ServerVersion::from_num(150_000), &wanted).unwrap();
         let (schema, table) = (quote_literal("s'"), quote_literal("T\\"));
-        assert!(old.contains(&format!("(3, 17000::oid, {schema}::name, {table}::name, false), (3, 17001::oid, ")), "{old}");
+        assert!(
+            old.contains(&format!("(3, 17000::oid, {schema}::name, {table}::name, false), (3, 17001::oid, ")),
+            "{old}"
+        );
         assert!(old.contains(&format!("ANY (ARRAY[{table}::name, 'i'::name])")), "{old}");
         assert!(old.contains("NULL::real") && !old.contains("range_empty_frac"), "{old}");
         let new = statement(ServerVersion::from_num(170_000), &wanted).unwrap();

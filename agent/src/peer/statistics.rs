@@ -61,7 +61,7 @@ impl PeerClient {
         };
         let mut messages = self.within(CALL_TIMEOUT, self.client.clone().read_statistics(request)).await?;
         let first = messages.message().await.map_err(from_status)?.ok_or_else(|| stopped(&self.peer, "statistics"))?;
-        let conditions: Vec<_> = first.conditions().map(decode_condition).collect();
+        let conditions: Vec<_> = first.conditions.into_iter().map(decode_condition).collect();
         if conditions.len() != tables.len() {
             let (said, asked) = (conditions.len(), tables.len());
             let message = format!("agent {} speaks of {said} tables and was asked for {asked}", self.peer);
@@ -71,10 +71,10 @@ impl PeerClient {
     }
 }
 
-fn decode_condition(wire: v1::read_statistics_response::Condition) -> Condition {
+fn decode_condition(wire: i32) -> Condition {
     use v1::read_statistics_response::Condition as Wire;
 
-    match wire {
+    match Wire::try_from(wire).unwrap_or_default() {
         Wire::Sent => Condition::Sent,
         Wire::Stale => Condition::Stale,
         Wire::Opaque => Condition::Opaque,

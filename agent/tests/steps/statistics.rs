@@ -8,9 +8,12 @@ use pgportage_agent::migration::Side;
 use pgportage_agent::peer::Packing;
 use pgportage_agent::postgres::RelationName;
 use pgportage_agent::statistics::Condition;
+use pgportage_agent::step::copy::{CopyMethod, CopyTables};
+use pgportage_link::fail_point;
 use pgportage_tests::cluster::Cluster;
 use pgportage_tests::postgres_versions::{PostgresVersion, tools_for};
 
+use crate::contract::perform_with;
 use crate::way::{copy, lead_to_the_copy};
 use crate::world::{Options, World};
 
@@ -117,9 +120,10 @@ async fn analysed(cluster: &Cluster, database: &str) -> Vec<String> {
 async fn world(source: PostgresVersion, destination: PostgresVersion) -> World {
     let pg_dump = Some(tools_for(destination).unwrap().program("pg_dump"));
     let world = World::start_with(Options { source, destination, pg_dump, ..Options::default() }).await;
-    for (cluster, settings) in
-        [(&world.source, &["autovacuum = off"] as &[_]), (&world.destination, &["autovacuum = off", "log_statement = 'all'"])]
-    {
+    for (cluster, settings) in [
+        (&world.source, &["autovacuum = off"] as &[_]),
+        (&world.destination, &["autovacuum = off", "log_statement = 'all'"]),
+    ] {
         for setting in settings {
             cluster.execute("postgres", &format!("ALTER SYSTEM SET {setting}")).await.unwrap();
         }
@@ -155,13 +159,26 @@ async fn carried(source: PostgresVersion, own: &[&str]) {
     ] {
         world.source.execute(database, statement).await.unwrap();
     }
+    // Somebody looks at a table with its changes before a death, and another attempt.
+    let point = "copy_tables.perform.scripted";
+    fail_point::arm(point);
+    let cx = world.context(Side::Destination);
+    let step = CopyTables { copy_method: CopyMethod::Snapshot };
+    let act = std::panic::AssertUnwindSafe(perform_with(&cx, &step));
+    assert!(futures_util::FutureExt::catch_unwind(act).await.is_err());
+    assert!(!fail_point::disarm(point), "{point} was not passed");
+    let look = r#"ANALYZE "My ""own"" schema"."it's \ ""odd""""#;
+    for statement in [look, "SELECT pg_stat_reset()"] {
+        world.destination.execute(database, statement).await.unwrap();
+    }
     copy(&world).await;
 
     let mut own: Vec<String> = own.iter().map(|&table| table.to_owned()).collect();
     own.extend(["empty", "extended", "moody", "never", "stale"].map(str::to_owned));
     own.sort();
     assert_eq!(analysed(&world.destination, database).await, own);
-    let (there, here) = (known(&world.source, database, ranges).await, known(&world.destination, database, ranges).await);
+    let (there, here) =
+        (known(&world.source, database, ranges).await, known(&world.destination, database, ranges).await);
     let of_source = |lines: &[(String, String)]| {
         let lines = lines.iter().filter(|(table, _)| !own.contains(table));
         lines.map(|(_, line)| line.clone()).collect::<Vec<_>>()

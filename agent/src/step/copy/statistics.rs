@@ -9,7 +9,7 @@
 //! statements would keep them. **Whatever goes wrong here costs an ANALYZE, and
 //! nothing else.**
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,13 +46,49 @@ const EMPTY: &str = "TRUNCATE pg_temp.statistics";
 
 const ARRIVE: &str = "COPY pg_temp.statistics FROM STDIN (FORMAT binary)";
 
-/// Autovacuum may have looked at the table while it was half full.
-const FORGET: &str = "\
-SELECT pg_clear_attribute_stats(s.schemaname::text, s.tablename::text, s.attname::text, s.inherited)
-FROM pg_stats s
-WHERE s.schemaname = $1::text::name
-  AND s.tablename = ANY (ARRAY(SELECT t.index_name::name FROM pg_temp.statistics t WHERE t.position = $3)
-                         || $2::text::name)";
+/// The tables in question and their indexes on expressions: as the server knows
+/// them, whatever the source has sent.
+macro_rules! with_own {
+    ($statement:literal) => {
+        concat!(
+            "WITH heir AS (
+                 SELECT h.position, n.nspname, c.relname, c.oid
+                 FROM unnest($1::int[], $2::text[], $3::text[]) AS h (position, schema, relation)
+                 JOIN pg_namespace n ON n.nspname = h.schema::name
+                 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = h.relation::name),
+             own AS (
+                 SELECT h.position, h.nspname, h.relname, NULL AS index_name FROM heir h
+                 UNION ALL
+                 SELECT h.position, h.nspname, e.relname, e.relname::text
+                 FROM heir h JOIN pg_index i ON i.indrelid = h.oid JOIN pg_class e ON e.oid = i.indexrelid
+                 WHERE i.indexprs IS NOT NULL)
+             ",
+            $statement
+        )
+    };
+}
+
+/// Autovacuum may have looked at a table while it was half full.
+const FORGET: &str = with_own!(
+    "SELECT pg_clear_attribute_stats(s.schemaname::text, s.tablename::text, s.attname::text, s.inherited)
+     FROM own o JOIN pg_stats s ON s.schemaname = o.nspname AND s.tablename = o.relname
+     WHERE s.tablename = ANY (ARRAY(SELECT relname FROM own))"
+);
+
+/// Says of each table of which there is something whether all of it was taken.
+const TELL: &str = with_own!(
+    "SELECT s.position, bool_and(pg_restore_attribute_stats(
+         'schemaname', o.nspname::text, 'relname', o.relname::text,
+         'attname', s.column_name, 'attnum', s.column_number, 'inherited', s.inherited,
+         'null_frac', s.null_frac, 'avg_width', s.avg_width, 'n_distinct', s.n_distinct,
+         'most_common_vals', s.most_common_vals, 'most_common_freqs', s.most_common_freqs,
+         'histogram_bounds', s.histogram_bounds, 'correlation', s.correlation,
+         'most_common_elems', s.most_common_elems, 'most_common_elem_freqs', s.most_common_elem_freqs,
+         'elem_count_histogram', s.elem_count_histogram, 'range_length_histogram', s.range_length_histogram,
+         'range_empty_frac', s.range_empty_frac, 'range_bounds_histogram', s.range_bounds_histogram))
+     FROM own o JOIN pg_temp.statistics s ON s.position = o.position AND s.index_name IS NOT DISTINCT FROM o.index_name
+     GROUP BY s.position"
+);
 
 /// A table without an index has not been counted yet. Its file is another than the
 /// source's: pages are those that are here.
@@ -60,9 +96,11 @@ const COUNT: &str = "\
 SELECT pg_restore_relation_stats(
     'schemaname', n.nspname::text, 'relname', c.relname::text,
     'relpages', (pg_relation_size(c.oid) / current_setting('block_size')::bigint)::int,
-    'reltuples', $3::bigint::real)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = $1::text AND c.relname = $2::text AND c.relkind = 'r' AND c.reltuples < 0";
+    'reltuples', h.row_count::real)
+FROM unnest($1::text[], $2::text[], $3::bigint[]) AS h (schema, relation, row_count)
+JOIN pg_namespace n ON n.nspname = h.schema::name
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = h.relation::name
+WHERE h.row_count > 0 AND c.relkind = 'r' AND c.reltuples < 0";
 
 /// Tables whose rows are all in their partitions.
 const PARENTS: &str = "\
@@ -97,21 +135,13 @@ enum Outcome {
     Lost,
 }
 
-/// What the server took of the statistics of one table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Taken {
-    /// Columns that it was told of.
-    columns: i64,
-    /// Whether it took everything that it was told.
-    everything: bool,
-}
-
-/// What is to be made of what a server took. Only [`Outcome::Carried`] stays.
-fn judge(taken: Taken) -> Outcome {
+/// What is to be made of what a server took: everything or not, or none if there was
+/// nothing. Only [`Outcome::Carried`] stays.
+fn judge(taken: Option<bool>) -> Outcome {
     match taken {
-        Taken { columns: 0, .. } => Outcome::Absent,
-        Taken { everything: true, .. } => Outcome::Carried,
-        Taken { everything: false, .. } => Outcome::Refused,
+        None => Outcome::Absent,
+        Some(true) => Outcome::Carried,
+        Some(false) => Outcome::Refused,
     }
 }
 
@@ -242,20 +272,37 @@ async fn attempt(
         Some(open) if !open.session.is_closed() => desk.insert(open),
         Some(_) | None => desk.insert(Desk::open(cx).await?),
     };
-    // Where none are sent there is no COPY.
-    if source.conditions.contains(&Condition::Sent) {
-        desk.receive(&mut source).await?;
+    for (outcome, &condition) in outcomes.iter_mut().zip(&source.conditions) {
+        if condition != Condition::Sent {
+            *outcome = Outcome::Withheld(condition);
+        }
     }
-    for (place, (heir, outcome)) in heirs.iter().zip(outcomes).enumerate() {
-        *outcome = match source.conditions[place] {
-            Condition::Sent => desk.give(place, heir).await.unwrap_or_else(|failure| {
-                tracing::debug!(table = %heir.name, %failure, detail = failure.detail, "the server takes no statistics");
-                Outcome::Refused
-            }),
-            condition @ (Condition::Stale | Condition::Opaque | Condition::Unknown) => Outcome::Withheld(condition),
+    let sent = |&(place, _): &(usize, &Heir)| source.conditions[place] == Condition::Sent;
+    let sent: Vec<_> = heirs.iter().enumerate().filter(sent).collect();
+    // Where none are sent there is no COPY.
+    if sent.is_empty() {
+        return Ok(());
+    }
+    desk.receive(&mut source).await?;
+    // One that is refused spoils the transaction for all.
+    let together = desk.give(&sent).await.ok().filter(|taken| !taken.contains(&Outcome::Refused));
+    for (number, &one) in sent.iter().enumerate() {
+        outcomes[one.0] = match &together {
+            Some(taken) => taken[number],
+            None => give_alone(desk, one).await,
         };
     }
     Ok(())
+}
+
+async fn give_alone(desk: &mut Desk, one: (usize, &Heir)) -> Outcome {
+    match desk.give(&[one]).await {
+        Ok(taken) => taken.first().copied().unwrap_or(Outcome::Refused),
+        Err(failure) => {
+            tracing::debug!(table = %one.1.name, %failure, detail = failure.detail, "the server takes no statistics");
+            Outcome::Refused
+        }
+    }
 }
 
 /// Where statistics lie between their arrival and the server's taking them.
@@ -275,7 +322,7 @@ impl Desk {
             session.batch_execute(statements).await.map_err(failure)?;
         }
         let forget = session.prepare(FORGET).await.map_err(failure)?;
-        let tell = session.prepare(&tell()).await.map_err(failure)?;
+        let tell = session.prepare(TELL).await.map_err(failure)?;
         let count = session.prepare(COUNT).await.map_err(failure)?;
         Ok(Self { session, forget, tell, count })
     }
@@ -293,41 +340,25 @@ impl Desk {
         Ok(())
     }
 
-    /// Tells the server what there is about one table: all of it or nothing.
-    async fn give(&mut self, place: usize, heir: &Heir) -> Result<Outcome, Failure> {
-        let failure = |error| sql_failure(error, &format!("set statistics of table {}", heir.name));
-        let (schema, relation) = (&heir.name.schema, &heir.name.relation);
-        let place = i32::try_from(place).unwrap_or(i32::MAX);
+    /// Tells the server what there is about tables, each with its place among those
+    /// that the source was asked for: all of it, or nothing if any is refused.
+    async fn give(&mut self, heirs: &[(usize, &Heir)]) -> Result<Vec<Outcome>, Failure> {
+        let failure = |error| sql_failure(error, "set statistics");
+        let places: Vec<i32> = heirs.iter().map(|&(place, _)| i32::try_from(place).unwrap_or(i32::MAX)).collect();
+        let schemas: Vec<&str> = heirs.iter().map(|(_, heir)| heir.name.schema.as_str()).collect();
+        let relations: Vec<&str> = heirs.iter().map(|(_, heir)| heir.name.relation.as_str()).collect();
+        let row_counts: Vec<i64> = heirs.iter().map(|(_, heir)| heir.row_count).collect();
         let transaction = self.session.transaction().await.map_err(failure)?;
-        transaction.execute(&self.forget, &[schema, relation, &place]).await.map_err(failure)?;
-        let row = transaction.query_one(&self.tell, &[schema, relation, &place]).await.map_err(failure)?;
-        let outcome = judge(Taken { columns: row.get(0), everything: row.get(1) });
-        if outcome != Outcome::Carried {
-            return Ok(outcome);
+        transaction.execute(&self.forget, &[&places, &schemas, &relations]).await.map_err(failure)?;
+        let told = transaction.query(&self.tell, &[&places, &schemas, &relations]).await.map_err(failure)?;
+        let taken: BTreeMap<i32, bool> = told.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let outcomes: Vec<_> = places.iter().map(|place| judge(taken.get(place).copied())).collect();
+        if !outcomes.contains(&Outcome::Refused) {
+            transaction.execute(&self.count, &[&schemas, &relations, &row_counts]).await.map_err(failure)?;
+            transaction.commit().await.map_err(failure)?;
         }
-        if heir.row_count > 0 {
-            transaction.execute(&self.count, &[schema, relation, &heir.row_count]).await.map_err(failure)?;
-        }
-        transaction.commit().await.map_err(failure)?;
-        Ok(outcome)
+        Ok(outcomes)
     }
-}
-
-/// Tells the server what lies on the desk about one table and its indexes, and about
-/// no others, whatever the source has sent.
-fn tell() -> String {
-    let known: String = statistics::known().map(|name| format!(", '{name}', s.{name}")).collect();
-    format!(
-        "SELECT count(*), coalesce(bool_and(pg_restore_attribute_stats(
-             'schemaname', $1::text, 'relname', coalesce(s.index_name, $2::text),
-             'attname', s.column_name, 'attnum', s.column_number{known})), true)
-         FROM pg_temp.statistics s
-         WHERE s.position = $3 AND (s.index_name IS NULL OR s.index_name IN (
-             SELECT e.relname::text
-             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-             JOIN pg_index i ON i.indrelid = c.oid JOIN pg_class e ON e.oid = i.indexrelid
-             WHERE n.nspname = $1::text AND c.relname = $2::text AND i.indexprs IS NOT NULL))"
-    )
 }
 
 #[cfg(test)]
@@ -336,10 +367,9 @@ mod tests {
 
     #[test]
     fn only_what_was_taken_whole_stays() {
-        let judged = |columns, everything| judge(Taken { columns, everything });
-        assert_eq!(judged(3, true), Outcome::Carried);
-        assert_eq!(judged(3, false), Outcome::Refused);
-        assert_eq!(judged(0, true), Outcome::Absent);
+        assert_eq!(judge(Some(true)), Outcome::Carried);
+        assert_eq!(judge(Some(false)), Outcome::Refused);
+        assert_eq!(judge(None), Outcome::Absent);
     }
 
     #[test]
@@ -349,9 +379,9 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_told_by_the_names_that_it_knows() {
-        let statement = tell();
-        assert!(statement.contains("s.column_number, 'inherited', s.inherited, 'null_frac', s.null_frac,"), "{statement}");
-        assert!(statement.contains(", 'range_bounds_histogram', s.range_bounds_histogram)"), "{statement}");
+    fn a_server_is_told_everything_that_is_sent() {
+        for name in statistics::known() {
+            assert!(TELL.contains(&format!("'{name}', s.{name}")), "{name}");
+        }
     }
 }
