@@ -12,6 +12,7 @@ use super::plan::Piece;
 use super::yard::{Demand, Job, Statistics, Yard};
 use crate::postgres::RelationName;
 use crate::snapshot::SnapshotTable;
+use crate::step::schema::later::Build;
 use crate::step::{Progress, ProgressPart, ProgressUnit};
 
 /// Tables for which the source is asked at once: each question costs it a login.
@@ -75,7 +76,7 @@ impl Board {
         now: Instant,
     ) -> Self {
         let demand = |table: &SnapshotTable| {
-            let builds = builds.get(&table.name).map_or(&[], Vec::as_slice);
+            let builds: &[Build] = builds.get(&table.name).map_or(&[], Vec::as_slice);
             Demand::new(builds, table.size_bytes.max(0), statistics)
         };
         let mut all: Vec<Table> = tables

@@ -18,7 +18,7 @@ use futures_util::SinkExt;
 use futures_util::future::try_join_all;
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
-use tokio_postgres::{GenericClient, Statement};
+use tokio_postgres::Statement;
 
 use super::board::{Board, MOST_ASKED, Next};
 use super::index::analyse;

@@ -246,16 +246,15 @@ mod tests {
             yard.open(table, 100, Demand::new(&builds, 100, Statistics::Carried));
         }
         assert_eq!(tasks(&mut yard, 0), [(2, Task::Build(0), 0)], "nothing is analysed yet");
-        assert_eq!(yard.take_waiting(3, 9), [], "one has no index yet");
+        assert!(yard.take_waiting(3, 9).is_empty(), "one has no index yet");
         assert!(!yard.done(Job { table: 2, task: Task::Build(0), helpers: 0 }));
-        assert_eq!(yard.take_waiting(3, 2), [], "never more than the most");
         assert_eq!(yard.take_waiting(1, 2), [0, 1]);
         assert_eq!(yard.take_waiting(1, 2), [2]);
         assert_eq!((yard.take_waiting(1, 2), yard.take(0), yard.running()), (vec![], None, 3), "each once");
         assert!(yard.waited(0, true), "needs nothing more");
         assert!(!yard.waited(1, false));
         assert!(yard.waited(2, true));
-        assert_eq!(yard.take_waiting(0, 2), [], "not asked for again");
+        assert!(yard.take_waiting(0, 2).is_empty(), "not asked for again");
         assert_eq!(tasks(&mut yard, 0), [(1, Task::Analyse, 0)]);
         assert!(yard.done(Job { table: 1, task: Task::Analyse, helpers: 0 }));
         assert!(yard.is_empty());
