@@ -96,15 +96,17 @@ SELECT s.tablename::text,
                   s.elem_count_histogram RANGES)::text)
 FROM pg_stats s JOIN pg_namespace n ON n.nspname = s.schemaname
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.tablename
-WHERE n.nspname IN ('public', 'My \"own\" schema')
-ORDER BY 2 COLLATE \"C\"";
+WHERE n.nspname IN ('public', 'My \"own\" schema')";
 
 /// The lines of a side, by table.
 async fn known(cluster: &Cluster, database: &str, ranges: bool) -> Vec<(String, String)> {
     let of_ranges = ", s.range_length_histogram, s.range_empty_frac, s.range_bounds_histogram";
     let query = KNOWN.replace(" RANGES", if ranges { of_ranges } else { "" });
     let client = cluster.connect(database).await.unwrap();
-    client.query(&query, &[]).await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    let rows = client.query(&query, &[]).await.unwrap();
+    let mut lines: Vec<_> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    lines.sort();
+    lines
 }
 
 /// Tables that somebody has analysed.
