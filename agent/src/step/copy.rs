@@ -237,7 +237,8 @@ async fn complete(
         release(cx, &board, point).await
     };
     let indexes = try_join_all((0..jobs(cx)).map(|_| index::work(cx, &board, &builds)));
-    let carried = async { if told { statistics::work(cx, &board).await } else { Ok(()) } };
+    // Boxed, as what holds calls and logins.
+    let carried = async { if told { Box::pin(statistics::work(cx, &board)).await } else { Ok(()) } };
     let all = async { tokio::try_join!(rows, indexes, carried).map(|_| ()) };
     tokio::select! {
         biased;
@@ -246,7 +247,7 @@ async fn complete(
     }
     ledger::settle(&**session).await?;
     run_script(cx, &later.script).await?;
-    statistics::finish(cx, session, jobs(cx)).await?;
+    Box::pin(statistics::finish(cx, session, jobs(cx))).await?;
     foreign_key::validate(cx, later.foreign_keys, jobs(cx)).await?;
     ledger::all_is_complete(&**session).await?;
     later::forget(cx);

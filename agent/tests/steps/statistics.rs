@@ -216,12 +216,12 @@ async fn sized_and_together(world: &World) {
 
 #[tokio::test]
 async fn a_source_of_15_tells_all_but_ranges() {
-    carried(PostgresVersion::V15, &["spans"]).await;
+    Box::pin(carried(PostgresVersion::V15, &["spans"])).await;
 }
 
 #[tokio::test]
 async fn a_source_of_18_tells_everything() {
-    carried(PostgresVersion::V18, &[]).await;
+    Box::pin(carried(PostgresVersion::V18, &[])).await;
 }
 
 /// A destination that cannot be told makes all of them, and asks nobody.
