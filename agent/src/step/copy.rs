@@ -180,7 +180,8 @@ async fn copy(cx: &Context) -> Result<CopyTablesResult, Failure> {
         cx.fail_point("copy_tables.perform.begun");
         ledger = Ledger::read(&*session).await?;
     }
-    complete(cx, &session, &ledger, snapshot.as_ref()).await?;
+    // Boxed: the future holds those of every kind of worker.
+    Box::pin(complete(cx, &session, &ledger, snapshot.as_ref())).await?;
     Ledger::read(&*session).await.map(Into::into)
 }
 
@@ -237,8 +238,7 @@ async fn complete(
         release(cx, &board, point).await
     };
     let indexes = try_join_all((0..jobs(cx)).map(|_| index::work(cx, &board, &builds)));
-    // Boxed, as what holds calls and logins.
-    let carried = async { if told { Box::pin(statistics::work(cx, &board)).await } else { Ok(()) } };
+    let carried = async { if told { statistics::work(cx, &board).await } else { Ok(()) } };
     let all = async { tokio::try_join!(rows, indexes, carried).map(|_| ()) };
     tokio::select! {
         biased;
@@ -247,7 +247,7 @@ async fn complete(
     }
     ledger::settle(&**session).await?;
     run_script(cx, &later.script).await?;
-    Box::pin(statistics::finish(cx, session, jobs(cx))).await?;
+    statistics::finish(cx, session, jobs(cx)).await?;
     foreign_key::validate(cx, later.foreign_keys, jobs(cx)).await?;
     ledger::all_is_complete(&**session).await?;
     later::forget(cx);
