@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".pgportage.v1.OpenRelayResponse")
         .bytes(".pgportage.v1.OpenTunnelRequest")
         .bytes(".pgportage.v1.OpenTunnelResponse")
+        .bytes(".pgportage.v1.ReadStatisticsResponse")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -26,6 +26,7 @@ pub mod session;
 pub mod settings;
 pub mod situation;
 pub mod snapshot;
+pub mod statistics;
 pub mod step;
 pub mod stream;
 pub mod tunnel;

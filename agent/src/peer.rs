@@ -14,6 +14,7 @@ mod pump;
 mod service;
 mod snapshot;
 mod speed;
+mod statistics;
 mod stream;
 
 pub use client::{Greeting, PeerClient, Peers};
@@ -24,4 +25,5 @@ pub use packing::{Compression, Packing};
 pub(crate) use pump::{CHUNK_BYTES, CHUNKS_WAITING, carry};
 pub use service::{Service, service};
 pub use snapshot::{Blocks, SourceSnapshot, Touched};
+pub use statistics::SourceStatistics;
 pub use stream::{ArchiveStream, HeartbeatStream, RangeStream, Tunnel};

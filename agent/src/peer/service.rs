@@ -26,12 +26,14 @@ use tonic::{Request, Response, Status, Streaming};
 use super::dump;
 use super::packing::{Chunk, Packer, Packing};
 use super::pump::{CHUNKS_WAITING, carry};
+use super::snapshot::{decode_held_point, decode_name, decode_range, encode_snapshot_table};
 use super::speed;
+use super::statistics::{encode_conditions, encode_piece};
 use crate::agent::Agent;
 use crate::comparison;
 use crate::migration::{MigrationId, Participation, Side};
-use crate::postgres::{Lsn, LsnInvalid, RelationName};
-use crate::snapshot::{Change, Piece, Range, Selection, SnapshotTable};
+use crate::snapshot::Piece;
+use crate::statistics;
 use crate::step::connect;
 use crate::step::cutover::{Resolution, resolve};
 
@@ -284,6 +286,22 @@ impl PeerService for Service {
         Ok(Response::new(v1::ReleaseSnapshotResponse {}))
     }
 
+    type ReadStatisticsStream = StreamOf<v1::ReadStatisticsResponse>;
+
+    async fn read_statistics(&self, request: Request<v1::ReadStatisticsRequest>) -> Answer<Self::ReadStatisticsStream> {
+        let message = request.get_ref();
+        let participation =
+            self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
+        let permit = self.permit(&self.readers, "readers").map_err(to_status)?;
+        let packer = Packer::new(Packing::from_wire(message.compression()), self.agent.traffic.rows());
+        let tables: Vec<_> = request.into_inner().tables.into_iter().map(decode_name).collect();
+        let reading =
+            statistics::read(&self.agent, &participation, &tables, permit, packer).await.map_err(to_status)?;
+        let first = tokio_stream::iter([Ok(encode_conditions(&reading.conditions))]);
+        let pieces = ReceiverStream::new(reading.pieces).map(|piece| piece.map(encode_piece).map_err(to_status));
+        Ok(Response::new(Box::pin(first.chain(pieces))))
+    }
+
     type CompareRowsStream = StreamOf<v1::CompareRowsResponse>;
 
     async fn compare_rows(
@@ -412,71 +430,6 @@ impl PeerService for Service {
         };
         Ok(Response::new(v1::ResolveCutoverResponse { resolution: resolution.into() }))
     }
-}
-
-fn decode_held_point(text: &str) -> Result<Option<Lsn>, Failure> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(|error: LsnInvalid| {
-        Failure::new(Reason::RequestInvalid, "the snapshot that the destination holds has no name that is known here")
-            .effect(Effect::None)
-            .with("field", "held_point")
-            .because(&error)
-    })
-}
-
-fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1::SnapshotTable {
-    use v1::snapshot_table::Change as Wire;
-
-    let change = match change {
-        Change::None => Wire::None,
-        Change::SomeRows => Wire::SomeRows,
-        Change::Unknown => Wire::Unspecified,
-    };
-    v1::SnapshotTable {
-        table: Some(v1::RelationName {
-            schema_name: table.name.schema.clone(),
-            relation_name: table.name.relation.clone(),
-        }),
-        columns: table.columns.clone(),
-        binary: table.binary,
-        block_count: table.block_count,
-        size_bytes: table.size_bytes,
-        row_estimate: table.row_estimate,
-        identity: table.identity.clone(),
-        key_columns: table.key.clone(),
-        change: change.into(),
-    }
-}
-
-fn decode_range(message: v1::CopyRangeRequest) -> Result<Range, Failure> {
-    use v1::copy_range_request::Selection as Wire;
-
-    let invalid = |field: &str| {
-        Failure::new(Reason::RequestInvalid, format!("{field} of a range is missing or makes no sense"))
-            .effect(Effect::None)
-            .with("field", field)
-    };
-    // Not the whole table to somebody who asked for a few rows of it.
-    let wire = Wire::try_from(message.selection).map_err(|_| invalid("selection"))?;
-    let table = message.table.ok_or_else(|| invalid("table"))?;
-    let (first, end) = (message.first_block, (message.end_block != 0).then_some(message.end_block));
-    if first < 0 || end.is_some_and(|end| end <= first) {
-        return Err(invalid("first_block"));
-    }
-    let since = || decode_held_point(&message.held_point)?.ok_or_else(|| invalid("held_point"));
-    let selection = match wire {
-        Wire::Unspecified => Selection::Blocks { first, end },
-        Wire::TouchedKeys => Selection::TouchedKeys { since: since()? },
-        Wire::TouchedRows => Selection::TouchedRows { since: since()? },
-    };
-    Ok(Range {
-        table: RelationName::new(table.schema_name, table.relation_name),
-        columns: message.columns,
-        binary: message.binary,
-        selection,
-    })
 }
 
 type Halves = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);

@@ -1,4 +1,4 @@
-//! Reading the source's snapshot, from the destination.
+//! Reading the source's snapshot, from the destination; how it is told of.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use pgportage_proto::{Reason, v1};
 use super::client::{CALL_TIMEOUT, PeerClient};
 use super::packing::Packing;
 use super::stream::RangeStream;
-use crate::postgres::RelationName;
-use crate::snapshot::{Change, SnapshotTable};
+use crate::postgres::{Lsn, LsnInvalid, RelationName};
+use crate::snapshot::{Change, Range, Selection, SnapshotTable};
 
 /// What the copy reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,70 @@ pub enum Touched {
     Keys,
     /// What became of them.
     Rows,
+}
+
+pub(super) fn decode_held_point(text: &str) -> Result<Option<Lsn>, Failure> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|error: LsnInvalid| {
+        Failure::new(Reason::RequestInvalid, "the snapshot that the destination holds has no name that is known here")
+            .effect(Effect::None)
+            .with("field", "held_point")
+            .because(&error)
+    })
+}
+
+pub(super) fn decode_name(name: v1::RelationName) -> RelationName {
+    RelationName::new(name.schema_name, name.relation_name)
+}
+
+pub(super) fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1::SnapshotTable {
+    use v1::snapshot_table::Change as Wire;
+
+    let change = match change {
+        Change::None => Wire::None,
+        Change::SomeRows => Wire::SomeRows,
+        Change::Unknown => Wire::Unspecified,
+    };
+    v1::SnapshotTable {
+        table: Some(v1::RelationName {
+            schema_name: table.name.schema.clone(),
+            relation_name: table.name.relation.clone(),
+        }),
+        columns: table.columns.clone(),
+        binary: table.binary,
+        block_count: table.block_count,
+        size_bytes: table.size_bytes,
+        row_estimate: table.row_estimate,
+        identity: table.identity.clone(),
+        key_columns: table.key.clone(),
+        change: change.into(),
+    }
+}
+
+pub(super) fn decode_range(message: v1::CopyRangeRequest) -> Result<Range, Failure> {
+    use v1::copy_range_request::Selection as Wire;
+
+    let invalid = |field: &str| {
+        Failure::new(Reason::RequestInvalid, format!("{field} of a range is missing or makes no sense"))
+            .effect(Effect::None)
+            .with("field", field)
+    };
+    // Not the whole table to somebody who asked for a few rows of it.
+    let wire = Wire::try_from(message.selection).map_err(|_| invalid("selection"))?;
+    let table = message.table.ok_or_else(|| invalid("table"))?;
+    let (first, end) = (message.first_block, (message.end_block != 0).then_some(message.end_block));
+    if first < 0 || end.is_some_and(|end| end <= first) {
+        return Err(invalid("first_block"));
+    }
+    let since = || decode_held_point(&message.held_point)?.ok_or_else(|| invalid("held_point"));
+    let selection = match wire {
+        Wire::Unspecified => Selection::Blocks { first, end },
+        Wire::TouchedKeys => Selection::TouchedKeys { since: since()? },
+        Wire::TouchedRows => Selection::TouchedRows { since: since()? },
+    };
+    Ok(Range { table: decode_name(table), columns: message.columns, binary: message.binary, selection })
 }
 
 fn decode_snapshot_table(message: v1::SnapshotTable) -> Option<(SnapshotTable, Change)> {

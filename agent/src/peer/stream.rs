@@ -70,7 +70,8 @@ impl RangeStream {
     }
 }
 
-fn stopped(peer: &str, what: &str) -> Failure {
+/// A stream that ended in order before its last word.
+pub(super) fn stopped(peer: &str, what: &str) -> Failure {
     Failure::new(Reason::PeerUnreachable, format!("agent {peer} stopped in the middle of {what}"))
         .remedy(Remedy::Wait)
         .effect(Effect::None)

@@ -5,7 +5,8 @@
 //! copied again. Indexes and constraints are looked for before they are made.
 //! What is left of the schema is run as one script in one transaction with the
 //! word that it is there; its foreign keys are made without a look at the rows
-//! and validated then, several tables at a time.
+//! and validated then, several tables at a time. Each table gets the source's
+//! statistics where the server can be told of them, and is analysed elsewhere.
 //!
 //! The rows come through [`crate::peer::PeerClient::copy_range`]; when the
 //! source's snapshot is lost, another one is asked for. Tables that were complete
@@ -22,6 +23,7 @@ mod ledger;
 mod mend;
 mod plan;
 mod rows;
+mod statistics;
 mod yard;
 
 use std::collections::BTreeSet;
@@ -35,6 +37,7 @@ use self::board::Board;
 use self::builds::Builds;
 use self::ledger::Ledger;
 use self::plan::{pieces, remaining};
+use self::yard::Statistics;
 use super::schema::later;
 use crate::action::ActionKind;
 use crate::peer::SourceSnapshot;
@@ -177,7 +180,8 @@ async fn copy(cx: &Context) -> Result<CopyTablesResult, Failure> {
         cx.fail_point("copy_tables.perform.begun");
         ledger = Ledger::read(&*session).await?;
     }
-    complete(cx, &session, &ledger, snapshot.as_ref()).await?;
+    // Boxed: the future holds those of every kind of worker.
+    Box::pin(complete(cx, &session, &ledger, snapshot.as_ref())).await?;
     Ledger::read(&*session).await.map(Into::into)
 }
 
@@ -213,15 +217,16 @@ async fn complete(
     };
     let later = later::read(cx, session, &names).await?;
     let builds = index::by_table(later.builds);
+    let told = statistics::can_be_told(session.version);
+    let wanted = if told { Statistics::Carried } else { Statistics::Made };
     let board = match snapshot {
         Some(snapshot) => {
             let left = remaining(pieces(&snapshot.tables), &snapshot.tables, &ledger.done);
-            Board::new(&snapshot.tables, left, &builds, cx.clock.now())
-                .with_rows(&ledger.rows)
-                .with_history(history(ledger))
+            Board::new(&snapshot.tables, left, &builds, wanted, cx.clock.now()).with_history(history(ledger))
         }
-        None => Board::complete(names.into_iter().collect(), &builds, cx.clock.now()),
-    };
+        None => Board::complete(names.into_iter().collect(), &builds, wanted, cx.clock.now()),
+    }
+    .with_rows(&ledger.rows);
     let rows = async {
         if let Some(snapshot) = snapshot {
             let packing = cx.agent.peers.packing(&cx.participation).await;
@@ -233,14 +238,16 @@ async fn complete(
         release(cx, &board, point).await
     };
     let indexes = try_join_all((0..jobs(cx)).map(|_| index::work(cx, &board, &builds)));
-    let both = async { tokio::try_join!(rows, indexes).map(|_| ()) };
+    let carried = async { if told { statistics::work(cx, &board).await } else { Ok(()) } };
+    let all = async { tokio::try_join!(rows, indexes, carried).map(|_| ()) };
     tokio::select! {
         biased;
-        outcome = both => outcome?,
+        outcome = all => outcome?,
         failure = supervise(cx, &board) => return Err(failure),
     }
     ledger::settle(&**session).await?;
     run_script(cx, &later.script).await?;
+    statistics::finish(cx, session, jobs(cx)).await?;
     foreign_key::validate(cx, later.foreign_keys, jobs(cx)).await?;
     ledger::all_is_complete(&**session).await?;
     later::forget(cx);

@@ -24,5 +24,6 @@ mod privilege;
 mod protection;
 mod situation;
 mod slot_wait;
+mod statistics;
 mod way;
 mod zoo;

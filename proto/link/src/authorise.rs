@@ -49,6 +49,7 @@ pub const RULES: &[Rule] = &[
     only(Role::Agent, "/pgportage.v1.PeerService/OpenSnapshot"),
     only(Role::Agent, "/pgportage.v1.PeerService/CopyRange"),
     only(Role::Agent, "/pgportage.v1.PeerService/ReleaseSnapshot"),
+    only(Role::Agent, "/pgportage.v1.PeerService/ReadStatistics"),
     only(Role::Agent, "/pgportage.v1.PeerService/CompareRows"),
     only(Role::Agent, "/pgportage.v1.PeerService/OpenTunnel"),
     only(Role::Agent, "/pgportage.v1.PeerService/WatchHeartbeat"),

@@ -9,10 +9,14 @@ use tokio::time::Instant;
 
 use super::index::Builds;
 use super::plan::Piece;
-use super::yard::{Demand, Job, Yard};
+use super::yard::{Demand, Job, Statistics, Yard};
 use crate::postgres::RelationName;
 use crate::snapshot::SnapshotTable;
+use crate::step::schema::later::Build;
 use crate::step::{Progress, ProgressPart, ProgressUnit};
+
+/// Tables for which the source is asked at once: each question costs it a login.
+pub(super) const MOST_ASKED: usize = 64;
 
 /// The board.
 #[derive(Debug)]
@@ -64,7 +68,17 @@ pub(super) enum Next<T> {
 impl Board {
     /// Puts up what is left of a snapshot's tables. Those without a part left wait
     /// for their indexes at once.
-    pub(super) fn new(tables: &[SnapshotTable], pieces: Vec<Piece>, builds: &Builds, now: Instant) -> Self {
+    pub(super) fn new(
+        tables: &[SnapshotTable],
+        pieces: Vec<Piece>,
+        builds: &Builds,
+        statistics: Statistics,
+        now: Instant,
+    ) -> Self {
+        let demand = |table: &SnapshotTable| {
+            let builds: &[Build] = builds.get(&table.name).map_or(&[], Vec::as_slice);
+            Demand::new(builds, table.size_bytes.max(0), statistics)
+        };
         let mut all: Vec<Table> = tables
             .iter()
             .map(|table| Table {
@@ -73,7 +87,7 @@ impl Board {
                 parts_left: 0,
                 done_bytes: table.size_bytes.max(0),
                 row_count: 0,
-                demand: Demand::new(builds.get(&table.name).map_or(&[], Vec::as_slice), table.size_bytes.max(0)),
+                demand: demand(table),
                 built: false,
             })
             .collect();
@@ -109,7 +123,7 @@ impl Board {
     }
 
     /// Puts up tables whose rows are all in, their sizes unknown.
-    pub(super) fn complete(names: Vec<RelationName>, builds: &Builds, now: Instant) -> Self {
+    pub(super) fn complete(names: Vec<RelationName>, builds: &Builds, statistics: Statistics, now: Instant) -> Self {
         let unknown = |name| SnapshotTable {
             name,
             columns: Vec::new(),
@@ -121,7 +135,7 @@ impl Board {
             key: Vec::new(),
         };
         let tables: Vec<_> = names.into_iter().map(unknown).collect();
-        Self::new(&tables, Vec::new(), builds, now)
+        Self::new(&tables, Vec::new(), builds, statistics, now)
     }
 
     /// The name of a table.
@@ -190,6 +204,37 @@ impl Board {
         }
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// Tables that wait for the source's statistics: many, or all that there are when
+    /// no more rows come.
+    pub(super) fn next_waiting(&self) -> Next<Vec<usize>> {
+        let mut state = self.lock();
+        let rows_are_in = state.pieces.is_empty() && state.copying == 0;
+        let waiting = state.yard.take_waiting(if rows_are_in { 1 } else { MOST_ASKED }, MOST_ASKED);
+        if !waiting.is_empty() {
+            Next::Take(waiting)
+        } else if rows_are_in && state.yard.is_empty() {
+            Next::Never
+        } else {
+            Next::Later
+        }
+    }
+
+    /// A table that waited has the source's statistics, or needs its own.
+    pub(super) fn waited(&self, table: usize, carried: bool, now: Instant) {
+        let mut state = self.lock();
+        state.moved_at = now;
+        if state.yard.waited(table, carried) {
+            state.tables[table].built = true;
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Rows of a table that are in.
+    pub(super) fn row_count(&self, table: usize) -> i64 {
+        self.lock().tables[table].row_count
     }
 
     /// Something moves, whatever it is.
@@ -295,7 +340,7 @@ mod tests {
         let now = Clock.now();
         let tables = tables();
         let all = pieces(&tables);
-        let board = Board::new(&tables, all.clone(), &Builds::new(), now);
+        let board = Board::new(&tables, all.clone(), &Builds::new(), Statistics::Made, now);
         let analyse = |table| Job { table, task: Task::Analyse, helpers: 0 };
         assert_eq!(board.next_job(2), Next::Later);
         for piece in &all {
@@ -323,10 +368,41 @@ mod tests {
     }
 
     #[test]
+    fn the_source_is_asked_for_many_tables_or_for_the_last() {
+        let now = Clock.now();
+        let many = vec![tables()[1].clone(); MOST_ASKED + 1];
+        let all = pieces(&many);
+        let board = Board::new(&many, all.clone(), &Builds::new(), Statistics::Carried, now);
+        let (last, others) = all.split_last().unwrap();
+        for piece in others {
+            assert_eq!(board.next_waiting(), Next::Later, "too few, and more will come");
+            assert_eq!(board.next_piece(), Next::Take(piece.clone()));
+            board.copied(piece, 7, now);
+        }
+        let Next::Take(waiting) = board.next_waiting() else { panic!("there are enough") };
+        assert_eq!((waiting.len(), board.row_count(waiting[0])), (MOST_ASKED, 7));
+        assert_eq!(board.next_piece(), Next::Take(last.clone()));
+        board.copied(last, 7, now);
+        assert_eq!(board.next_waiting(), Next::Take(vec![last.table]));
+        assert_eq!(board.next_job(2), Next::Later, "one may come back");
+        for &table in &waiting {
+            board.waited(table, true, now);
+        }
+        assert_eq!(board.next_waiting(), Next::Later);
+        board.waited(last.table, false, now);
+        let analyse = Job { table: last.table, task: Task::Analyse, helpers: 0 };
+        let Next::Take(job) = board.next_job(1) else { panic!("it needs its own") };
+        assert_eq!(job, analyse);
+        board.job_done(job, now);
+        assert_eq!((board.next_waiting(), board.next_job(1)), (Next::Never, Next::Never));
+        assert!(board.is_built());
+    }
+
+    #[test]
     fn what_was_copied_before_counts_from_the_start() {
         let tables = tables();
         let left = pieces(&tables).split_off(1);
-        let board = Board::new(&tables, left, &Builds::new(), Clock.now());
+        let board = Board::new(&tables, left, &Builds::new(), Statistics::Made, Clock.now());
         let progress = board.progress();
         assert!(progress.completed > 0 && progress.completed < progress.total, "{progress:?}");
     }

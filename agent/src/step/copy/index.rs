@@ -1,6 +1,7 @@
 //! Indexes and constraints, each made when its table's rows are in.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use pgportage_link::Failure;
 use pgportage_proto::Reason;
@@ -92,7 +93,12 @@ async fn patiently(cx: &Context, session: &mut Option<Session>, build: &Build, h
     Ok(())
 }
 
-async fn analyse(cx: &Context, session: &mut Option<Session>, table: &RelationName) -> Result<(), Failure> {
+/// Makes statistics of a table, or of what stands for it in ANALYZE.
+pub(super) async fn analyse(
+    cx: &Context,
+    session: &mut Option<Session>,
+    table: &impl fmt::Display,
+) -> Result<(), Failure> {
     let open = ready(cx, session).await?;
     open.batch_execute(&format!("ANALYZE {table}"))
         .await

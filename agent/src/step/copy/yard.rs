@@ -1,4 +1,5 @@
-//! Which index is built when, and by how many processes. Pure.
+//! Which index is built when, and by how many processes; when a table gets its
+//! statistics, and from where. Pure.
 //!
 //! A core that copies rows or builds an index is busy: a second process for the
 //! same index only costs. So every build is serial while there is something to do
@@ -32,6 +33,18 @@ pub(super) enum Task {
     Analyse,
 }
 
+/// How a table gets its statistics, when every index is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Statistics {
+    /// Those of the source, if they are of use.
+    Carried,
+    /// By a look at the rows.
+    #[default]
+    Made,
+    /// It gets them at this moment, or has them.
+    Underway,
+}
+
 /// What one table needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Demand {
@@ -39,7 +52,7 @@ pub(super) struct Demand {
     alone: Vec<usize>,
     /// Builds that go side by side, with their weights, the heaviest last.
     together: Vec<(i64, usize)>,
-    analysed: bool,
+    statistics: Statistics,
     running: usize,
     /// Whether what runs has the table for itself.
     locked: bool,
@@ -47,8 +60,8 @@ pub(super) struct Demand {
 
 impl Demand {
     /// Sorts the builds of a table of that size.
-    pub(super) fn new(builds: &[Build], size_bytes: i64) -> Self {
-        let mut demand = Self::default();
+    pub(super) fn new(builds: &[Build], size_bytes: i64, statistics: Statistics) -> Self {
+        let mut demand = Self { statistics, ..Self::default() };
         for (number, build) in builds.iter().enumerate() {
             // A constraint, and what marks the table as clustered or as identified
             // by an index, is an ALTER TABLE.
@@ -70,7 +83,7 @@ impl Demand {
             _ if self.locked => None,
             (Some(&number), _) => Some((size_bytes, Task::Build(number))),
             (None, Some(&(weight, number))) => Some((weight, Task::Build(number))),
-            (None, None) if self.running == 0 && !self.analysed => Some((size_bytes, Task::Analyse)),
+            (None, None) if self.awaits(Statistics::Made) => Some((size_bytes, Task::Analyse)),
             (None, None) => None,
         }
     }
@@ -83,8 +96,14 @@ impl Demand {
                 self.locked = true;
             }
             Task::Build(_) => drop(self.together.pop()),
-            Task::Analyse => self.analysed = true,
+            Task::Analyse => self.statistics = Statistics::Underway,
         }
+    }
+
+    /// Whether every index is there and this is what comes next.
+    fn awaits(&self, statistics: Statistics) -> bool {
+        let built = self.alone.is_empty() && self.together.is_empty() && self.running == 0;
+        built && self.statistics == statistics
     }
 
     /// Jobs that could be begun at the same time as the next one.
@@ -93,7 +112,7 @@ impl Demand {
     }
 
     fn is_done(&self) -> bool {
-        self.analysed && self.running == 0
+        self.statistics == Statistics::Underway && self.running == 0
     }
 }
 
@@ -124,12 +143,42 @@ impl Yard {
 
     /// A job is done. Says whether its table needs nothing more.
     pub(super) fn done(&mut self, job: Job) -> bool {
-        let Some((_, demand)) = self.tables.get_mut(&job.table) else { return false };
+        self.leave(job.table, |demand| demand.locked = false)
+    }
+
+    /// Tables that wait for the source's statistics: as many as `most`, or none as
+    /// long as they are fewer than `least`.
+    pub(super) fn take_waiting(&mut self, least: usize, most: usize) -> Vec<usize> {
+        let waiting = self.tables.iter_mut().filter(|(_, (_, demand))| demand.awaits(Statistics::Carried));
+        let mut waiting: Vec<_> = waiting.take(most).collect();
+        if waiting.len() < least {
+            return Vec::new();
+        }
+        for (_, (_, demand)) in &mut waiting {
+            demand.statistics = Statistics::Underway;
+            demand.running += 1;
+        }
+        waiting.into_iter().map(|(&table, _)| table).collect()
+    }
+
+    /// A table that waited has the source's statistics, or needs its own. Says
+    /// whether it needs nothing more.
+    pub(super) fn waited(&mut self, table: usize, carried: bool) -> bool {
+        self.leave(table, |demand| {
+            if !carried {
+                demand.statistics = Statistics::Made;
+            }
+        })
+    }
+
+    /// Something is done to a table. Says whether it needs nothing more.
+    fn leave(&mut self, table: usize, change: impl FnOnce(&mut Demand)) -> bool {
+        let Some((_, demand)) = self.tables.get_mut(&table) else { return false };
         demand.running -= 1;
-        demand.locked = false;
+        change(demand);
         let done = demand.is_done();
         if done {
-            self.tables.remove(&job.table);
+            self.tables.remove(&table);
         }
         done
     }
@@ -174,7 +223,7 @@ mod tests {
     fn keys_come_alone_then_the_slowest_index_then_statistics() {
         let builds = [index("a", "btree (a)"), index("b", "gin (b)"), key(), index("c", "btree (c)")];
         let mut yard = Yard::default();
-        yard.open(0, 100, Demand::new(&builds, 100));
+        yard.open(0, 100, Demand::new(&builds, 100, Statistics::Made));
         assert_eq!(tasks(&mut yard, 0), [(0, Task::Build(2), 0)], "nothing beside a key");
         assert!(!yard.done(Job { table: 0, task: Task::Build(2), helpers: 0 }));
         let side_by_side = [1, 0, 3].map(|number| (0, Task::Build(number), 0));
@@ -190,11 +239,33 @@ mod tests {
     }
 
     #[test]
+    fn statistics_are_carried_in_numbers_and_made_where_they_are_of_no_use() {
+        let mut yard = Yard::default();
+        for table in 0..3 {
+            let builds = if table == 2 { vec![index("a", "btree (a)")] } else { Vec::new() };
+            yard.open(table, 100, Demand::new(&builds, 100, Statistics::Carried));
+        }
+        assert_eq!(tasks(&mut yard, 0), [(2, Task::Build(0), 0)], "nothing is analysed yet");
+        assert!(yard.take_waiting(3, 9).is_empty(), "one has no index yet");
+        assert!(!yard.done(Job { table: 2, task: Task::Build(0), helpers: 0 }));
+        assert_eq!(yard.take_waiting(1, 2), [0, 1]);
+        assert_eq!(yard.take_waiting(1, 2), [2]);
+        assert_eq!((yard.take_waiting(1, 2), yard.take(0), yard.running()), (vec![], None, 3), "each once");
+        assert!(yard.waited(0, true), "needs nothing more");
+        assert!(!yard.waited(1, false));
+        assert!(yard.waited(2, true));
+        assert!(yard.take_waiting(0, 2).is_empty(), "not asked for again");
+        assert_eq!(tasks(&mut yard, 0), [(1, Task::Analyse, 0)]);
+        assert!(yard.done(Job { table: 1, task: Task::Analyse, helpers: 0 }));
+        assert!(yard.is_empty());
+    }
+
+    #[test]
     fn an_index_that_marks_its_table_comes_alone() {
         let mut marked = index("a", "btree (a)");
         marked.statements.push_str("\nALTER TABLE public.t CLUSTER ON a;\n");
         let mut yard = Yard::default();
-        yard.open(0, 100, Demand::new(&[marked, index("b", "btree (b)")], 100));
+        yard.open(0, 100, Demand::new(&[marked, index("b", "btree (b)")], 100, Statistics::Made));
         assert_eq!(tasks(&mut yard, 0), [(0, Task::Build(0), 0)]);
     }
 
@@ -202,7 +273,7 @@ mod tests {
     fn large_tables_come_first() {
         let mut yard = Yard::default();
         for (table, size) in [(0, 10), (1, 1_000), (2, 100)] {
-            yard.open(table, size, Demand::new(&[index("a", "btree (a)")], size));
+            yard.open(table, size, Demand::new(&[index("a", "btree (a)")], size, Statistics::Made));
         }
         assert_eq!(tasks(&mut yard, 0).iter().map(|task| task.0).collect::<Vec<_>>(), [1, 2, 0]);
     }
@@ -210,14 +281,14 @@ mod tests {
     #[test]
     fn cores_that_are_left_over_help() {
         let mut yard = Yard::default();
-        yard.open(0, 100, Demand::new(&[index("a", "btree (a)"), index("b", "btree (b)")], 100));
+        yard.open(0, 100, Demand::new(&[index("a", "btree (a)"), index("b", "btree (b)")], 100, Statistics::Made));
         assert_eq!(yard.take(8).unwrap().helpers, 3, "two builds share eight cores");
         assert_eq!(yard.take(2).unwrap().helpers, 0, "two builds, two cores");
         let mut yard = Yard::default();
-        yard.open(0, 100, Demand::new(&[index("a", "btree (a)")], 100));
+        yard.open(0, 100, Demand::new(&[index("a", "btree (a)")], 100, Statistics::Made));
         assert_eq!(yard.take(0).unwrap().helpers, 0, "every core copies rows");
         let mut yard = Yard::default();
-        yard.open(0, 100, Demand::new(&[index("a", "btree (a)")], 100));
+        yard.open(0, 100, Demand::new(&[index("a", "btree (a)")], 100, Statistics::Made));
         assert_eq!(yard.take(4).unwrap().helpers, 3, "there is nothing else to do");
     }
 }
