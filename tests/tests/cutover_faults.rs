@@ -140,7 +140,7 @@ impl Scene {
         let site = &self.journey.site;
         site.cli.wait_for(MIGRATION, "ready for cutover", LIMIT, |status| status.ready_for_cutover).await?;
         let budget = format!("{}ms", BUDGET.as_millis());
-        let asked = self.journey.workload.counts.start.elapsed();
+        let asked = self.journey.workload.start.elapsed();
         self.ask_for_cutover(&budget).await?;
         self.wait_for_stop(point, &budget).await?;
 
@@ -154,7 +154,7 @@ impl Scene {
         if !in_doubt {
             let what = format!("{fault:?} at {}", point.name);
             self.writes_go_on(BUDGET + MARGIN).await.with_context(|| what.clone())?;
-            self.alone.push((what, asked, self.journey.workload.counts.start.elapsed()));
+            self.alone.push((what, asked, self.journey.workload.start.elapsed()));
         }
         let alone = begun.elapsed();
         // However soon that was: the budget must be over before anybody is helped.
