@@ -208,10 +208,8 @@ impl StepName {
     /// that may follow a cutover wait at the last step.
     #[must_use]
     pub fn held_at(self) -> Self {
-        match self.rehearsed().unwrap_or(self) {
-            Self::Rollback => Self::Finish,
-            other => other,
-        }
+        let switch = self.rehearsed().unwrap_or(self);
+        if switch == Self::Rollback { Self::Finish } else { switch }
     }
 }
 

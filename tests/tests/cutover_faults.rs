@@ -141,7 +141,6 @@ impl Scene {
         site.cli.wait_for(MIGRATION, "ready for cutover", LIMIT, |status| status.ready_for_cutover).await?;
         let budget = format!("{}ms", BUDGET.as_millis());
         let asked = self.journey.workload.start.elapsed();
-        self.ask_for_cutover(&budget).await?;
         self.wait_for_stop(point, &budget).await?;
 
         let site = &mut self.journey.site;
@@ -180,8 +179,9 @@ impl Scene {
         Ok(())
     }
 
-    /// Waits until the agent stands at its point. It has just been started, so the
-    /// stream through it may not flow yet, and the first try may be taken back.
+    /// Asks for the cutover until the agent stands at its point. It has just been
+    /// started, so the stream through it may not flow yet: the first try may be refused,
+    /// or be taken back.
     async fn wait_for_stop(&mut self, point: &Point, budget: &str) -> Result<()> {
         wait::until(&format!("a stop at {}", point.name), LIMIT, async || {
             if self.journey.site.agent(point.end).stopped()? {

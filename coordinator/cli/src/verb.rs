@@ -56,8 +56,8 @@ pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
         Verb::Start(arguments) => run::start(hand, arguments).await,
         Verb::Verify(arguments) => run::verify(hand, arguments).await,
         Verb::Retry(arguments) => run::retry(hand, arguments).await,
-        Verb::Cutover(arguments) => run::cutover(hand, arguments).await,
-        Verb::Rollback(arguments) => run::rollback(hand, arguments).await,
+        Verb::Cutover(arguments) => Box::pin(run::cutover(hand, arguments)).await,
+        Verb::Rollback(arguments) => Box::pin(run::rollback(hand, arguments)).await,
         Verb::Finish(arguments) => run::finish(hand, arguments).await,
         Verb::Abort(arguments) => run::abort(hand, arguments).await,
         Verb::Certs(_) | Verb::Completions(_) | Verb::Man(_) => {

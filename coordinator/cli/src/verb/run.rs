@@ -60,7 +60,7 @@ pub(super) async fn cutover(hand: &Hand, arguments: &Cutover) -> Result<Exit, St
         return Err(wrong_state("cutover", &seen));
     }
     let plan = Rehearsed { rollback: false, rounds: arguments.rehearsal.rounds, max_outage, yes, detach };
-    let seen = match rehearse(hand, seen, arguments.rehearsal.extent(), plan).await? {
+    let seen = match Box::pin(rehearse(hand, seen, arguments.rehearsal.extent(), plan)).await? {
         Course::Over(exit) => return Ok(exit),
         Course::On(seen) => seen,
     };
@@ -80,7 +80,7 @@ pub(super) async fn rollback(hand: &Hand, arguments: &Rollback) -> Result<Exit, 
         return Err(wrong_state("rollback", &seen));
     }
     let plan = Rehearsed { rollback: true, rounds: arguments.rehearsal.rounds, max_outage, yes, detach };
-    let seen = match rehearse(hand, seen, arguments.rehearsal.extent(), plan).await? {
+    let seen = match Box::pin(rehearse(hand, seen, arguments.rehearsal.extent(), plan)).await? {
         Course::Over(exit) => return Ok(exit),
         Course::On(seen) => seen,
     };
@@ -104,7 +104,7 @@ struct Rehearsed {
 /// Whether a verb goes on after a rehearsal.
 enum Course {
     /// It does, on this picture.
-    On(Migration),
+    On(Box<Migration>),
     /// It ends like this.
     Over(Exit),
 }
@@ -112,7 +112,7 @@ enum Course {
 /// Rehearses a switch where that was asked for, and says whether to go on with it.
 async fn rehearse(hand: &Hand, seen: Migration, extent: Extent, how: Rehearsed) -> Result<Course, Stop> {
     let goes_on = match extent {
-        Extent::Whole => return Ok(Course::On(seen)),
+        Extent::Whole => return Ok(Course::On(Box::new(seen))),
         Extent::Rehearsal => false,
         Extent::RehearsalFirst => true,
     };
@@ -132,7 +132,7 @@ async fn rehearse(hand: &Hand, seen: Migration, extent: Extent, how: Rehearsed) 
             if let Some(report) = &rehearsed.rehearsal {
                 hand.terminal.note(&render::rehearsal(report, hand.terminal.err));
             }
-            Ok(Course::On(rehearsed))
+            Ok(Course::On(Box::new(rehearsed)))
         }
         exit @ (Exit::NotMet | Exit::Usage | Exit::Waiting | Exit::OverBudget) => {
             hand.conclude(Awaited::Rehearsed, &rehearsed);
