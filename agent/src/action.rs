@@ -142,8 +142,9 @@ impl ActionKind {
             | Self::ReleaseBarrier
             | Self::KeepStream
             | Self::FollowStream
+            | Self::AwaitLag
             | Self::FinishMigration => None,
-            Self::SetReplicaIdentity | Self::AwaitLag | Self::CreateWayBack => Some(Side::Source),
+            Self::SetReplicaIdentity | Self::CreateWayBack => Some(Side::Source),
             Self::CloseDatabase
             | Self::RestoreSchema
             | Self::CopyTables

@@ -23,7 +23,7 @@ use pgportage_agent::step::cutover::{
 };
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::{Step, Survey};
-use pgportage_link::{Failure, fail_point};
+use pgportage_link::{Clock, Effect, Failure, fail_point};
 use pgportage_proto::Reason;
 use pgportage_tests::cluster::Cluster;
 use tokio_postgres::Client;
@@ -101,7 +101,13 @@ async fn access(cluster: &Cluster, database: &str) -> Access {
 }
 
 async fn prepare(world: &World, epoch: i64) {
-    let step = PrepareCutover { cutover_epoch: epoch, max_outage: BUDGET, switch: Switch::Cutover, way_back: false };
+    let step = PrepareCutover {
+        cutover_epoch: epoch,
+        max_outage: BUDGET,
+        switch: Switch::Cutover,
+        way_back: false,
+        rehearsal: false,
+    };
     let source = perform(world, Side::Source, &step).await.unwrap();
     let destination = perform(world, Side::Destination, &step).await.unwrap();
     assert_eq!(source, destination, "both sides see the same tables and the same catalog");
@@ -192,17 +198,79 @@ async fn a_barrier_goes_without_a_trace() {
 }
 
 #[tokio::test]
+async fn a_rehearsal_goes_no_further_than_the_drain() {
+    let world = caught_up().await;
+    let database = world.options.database.clone();
+    let before = access(&world.source, &database).await;
+    for epoch in 1..=2 {
+        let step = PrepareCutover {
+            cutover_epoch: epoch,
+            max_outage: BUDGET,
+            switch: Switch::Cutover,
+            way_back: false,
+            rehearsal: true,
+        };
+        perform(&world, Side::Source, &step).await.unwrap();
+        perform(&world, Side::Destination, &step).await.unwrap();
+        let barrier = raise(&world, epoch).await;
+        drain(&world, epoch, &barrier).await;
+        // A coordinator that lost its mind, or somebody who speaks for it.
+        let fence = FenceSource { cutover_epoch: epoch, marker_id: barrier.marker_id };
+        let open = OpenDestination { cutover_epoch: epoch, sequences: barrier.sequences.clone() };
+        let refusals = [
+            perform(&world, Side::Source, &fence).await.unwrap_err(),
+            perform(&world, Side::Destination, &open).await.unwrap_err(),
+        ];
+        for failure in refusals {
+            assert_eq!((failure.reason, failure.effect), (Reason::WrongState, Effect::None), "{failure:?}");
+        }
+        let raise = RaiseBarrier { cutover_epoch: epoch, max_outage: BUDGET };
+        undo(&world, Side::Source, &raise).await.unwrap();
+        undo(&world, Side::Source, &step).await.unwrap();
+        undo(&world, Side::Destination, &step).await.unwrap();
+        assert_eq!(access(&world.source, &database).await, before);
+        let writer = application(&world.source, &database).await.unwrap();
+        writer.batch_execute("INSERT INTO public.orders (note) VALUES ('on')").await.unwrap();
+        assert!(application(&world.destination, &database).await.is_err(), "the destination is closed");
+    }
+    // The real one finds everything as if nothing had been.
+    prepare(&world, 3).await;
+    let barrier = raise(&world, 3).await;
+    drain(&world, 3, &barrier).await;
+    fence(&world, 3, &barrier).await;
+}
+
+#[tokio::test]
 async fn a_spent_budget_opens_the_source_by_itself() {
     let world = caught_up().await;
     let database = world.options.database.clone();
     let budget = Duration::from_secs(1);
-    let step = PrepareCutover { cutover_epoch: 1, max_outage: budget, switch: Switch::Cutover, way_back: false };
+    let step = PrepareCutover {
+        cutover_epoch: 1,
+        max_outage: budget,
+        switch: Switch::Cutover,
+        way_back: false,
+        rehearsal: false,
+    };
     perform(&world, Side::Source, &step).await.unwrap();
-    let barrier = perform(&world, Side::Source, &RaiseBarrier { cutover_epoch: 1, max_outage: budget }).await.unwrap();
+    let mut slow = application(&world.source, &database).await.unwrap();
+    let transaction = slow.transaction().await.unwrap();
+    transaction.batch_execute("INSERT INTO public.orders (note) VALUES ('slow')").await.unwrap();
+    let begun = Clock.now();
+    let raise = RaiseBarrier { cutover_epoch: 1, max_outage: budget };
+    let (raised, committed) = tokio::join!(perform(&world, Side::Source, &raise), async {
+        // A good part of the budget is spent on the locks.
+        Clock.sleep(budget.mul_f64(0.4)).await;
+        transaction.commit().await
+    });
+    committed.unwrap();
+    let barrier = raised.unwrap();
     // Nobody says anything more: the coordinator is gone. No lock_timeout here,
     // the insert waits until the barrier has fallen.
     let writer = application(&world.source, &database).await.unwrap();
     writer.batch_execute("INSERT INTO public.orders (note) VALUES ('on')").await.unwrap();
+    let waited = begun.elapsed();
+    assert!(waited < budget + Duration::from_millis(200), "{waited:?}, {:?} of it for the locks", barrier.lock_wait);
     let fence = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
     let failure = perform(&world, Side::Source, &fence).await.unwrap_err();
     assert_eq!(failure.reason, Reason::OutageBudgetExceeded, "{failure:?}");
@@ -292,7 +360,13 @@ async fn sessions_in_a_lock_cycle_give_way_to_the_barrier() {
 async fn preconditions_name_what_is_in_the_way() {
     let world = caught_up().await;
     let database = world.options.database.clone();
-    let step = PrepareCutover { cutover_epoch: 1, max_outage: BUDGET, switch: Switch::Cutover, way_back: false };
+    let step = PrepareCutover {
+        cutover_epoch: 1,
+        max_outage: BUDGET,
+        switch: Switch::Cutover,
+        way_back: false,
+        rehearsal: false,
+    };
     let superuser = world.source.connect(&database).await.unwrap();
     assert_eq!(perform(&world, Side::Source, &step).await.unwrap_err().reason, Reason::SuperuserSession);
     superuser.batch_execute("CREATE TABLE public.later (id int PRIMARY KEY)").await.unwrap();

@@ -249,7 +249,6 @@ async fn every_command_on_the_wrong_side_has_no_effect() {
                 | Action::CopyTables(_)
                 | Action::CreateSubscription(_)
                 | Action::AwaitCopy(_)
-                | Action::AwaitLag(_)
                 | Action::CreateWayBack(_)
         );
         if !of_one_side {

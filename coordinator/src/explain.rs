@@ -102,8 +102,8 @@ impl Standing {
             Phase::Running { step } => Self { step: Some(*step), waits: by_itself() },
             Phase::Held { step } => Self { step: Some(*step), waits: Waits::Word },
             Phase::Stopped { step, failure } => Self { step: Some(*step), waits: Waits::Operator(failure.clone()) },
-            Phase::TakingBack { stop, .. } => {
-                Self { step: Some(state.switch()), waits: stop.clone().map_or_else(by_itself, Waits::Operator) }
+            Phase::TakingBack { step, stop, .. } => {
+                Self { step: Some(*step), waits: stop.clone().map_or_else(by_itself, Waits::Operator) }
             }
             Phase::Aborting { stop } => {
                 Self { step: None, waits: stop.clone().map_or_else(by_itself, Waits::Operator) }
@@ -115,7 +115,13 @@ impl Standing {
     /// Whether the subscription has to apply at this point.
     fn applies(&self) -> bool {
         match self.step {
-            Some(StepName::CatchUp | StepName::Reverse | StepName::Verify | StepName::Cutover) => true,
+            Some(
+                StepName::CatchUp
+                | StepName::Reverse
+                | StepName::Verify
+                | StepName::CutoverRehearsal
+                | StepName::Cutover,
+            ) => true,
             Some(
                 StepName::Inspect
                 | StepName::Connect
@@ -125,6 +131,7 @@ impl Standing {
                 | StepName::Schema
                 | StepName::Copy
                 | StepName::Subscribe
+                | StepName::RollbackRehearsal
                 | StepName::Rollback
                 | StepName::Finish,
             )

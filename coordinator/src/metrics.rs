@@ -34,6 +34,9 @@ struct MigrationLabel {
     migration: String,
 }
 
+/// Limits of the classes that outages are counted in, in seconds.
+const OUTAGES: [f64; 10] = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+
 /// Handles of everything measured. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Figures {
@@ -45,6 +48,7 @@ pub struct Figures {
     wal_left: Family<MigrationLabel, Metric>,
     wal_left_time: Family<MigrationLabel, Metric<f64, AtomicU64>>,
     outage: Histogram,
+    rehearsed: Histogram,
     relays: Metric,
     relayed: Counter,
 }
@@ -63,7 +67,8 @@ impl Figures {
             relayed: Counter::default(),
             wal_left: Family::default(),
             wal_left_time: Family::default(),
-            outage: Histogram::new([0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0]),
+            outage: Histogram::new(OUTAGES),
+            rehearsed: Histogram::new(OUTAGES),
         };
         metrics.register(|registry| {
             registry.register("migrations", "Migrations by where they stand", figures.migrations.clone());
@@ -78,6 +83,8 @@ impl Figures {
             let help = "Time until then, at the present growth; none while it does not grow";
             registry.register("wal_left_seconds", help, figures.wal_left_time.clone());
             registry.register("cutover_outage_seconds", "From the first lock to the decision", figures.outage.clone());
+            let help = "What writers waited in a round of a rehearsal, at most";
+            registry.register("rehearsal_pause_seconds", help, figures.rehearsed.clone());
         });
         figures
     }
@@ -148,6 +155,11 @@ impl Figures {
     /// A cutover has succeeded.
     pub fn outage(&self, outage: Duration) {
         self.outage.observe(outage.as_secs_f64());
+    }
+
+    /// A round of a rehearsal is over.
+    pub fn rehearsed(&self, pause: Duration) {
+        self.rehearsed.observe(pause.as_secs_f64());
     }
 }
 

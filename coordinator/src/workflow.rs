@@ -16,6 +16,7 @@ pub mod input;
 pub mod judge;
 pub mod outcome;
 pub mod plan;
+pub mod rehearsal;
 pub mod scrutiny;
 pub mod spec;
 pub mod state;
@@ -97,8 +98,12 @@ pub enum StepName {
     Reverse,
     /// Rows and schema compared while writes go on.
     Verify,
+    /// The cutover is tried up to where nothing durable has happened.
+    CutoverRehearsal,
     /// The applications' way is switched to the destination.
     Cutover,
+    /// The rollback is tried up to where nothing durable has happened.
+    RollbackRehearsal,
     /// The applications' way is switched back to the source.
     Rollback,
     /// Everything of ours removed.
@@ -121,7 +126,9 @@ impl StepName {
             Self::CatchUp => "catch-up",
             Self::Reverse => "reverse",
             Self::Verify => "verify",
+            Self::CutoverRehearsal => "cutover-rehearsal",
             Self::Cutover => "cutover",
+            Self::RollbackRehearsal => "rollback-rehearsal",
             Self::Rollback => "rollback",
             Self::Finish => "finish",
         }
@@ -146,12 +153,13 @@ impl StepName {
     }
 
     /// Where a migration goes when this step is done. A cutover leads past the
-    /// rollback, and a rollback to where the next cutover is waited for.
+    /// rollback, and a rollback to where the next cutover is waited for. What is
+    /// rehearsed comes next as before.
     #[must_use]
     pub fn following(self) -> Option<Self> {
         match self {
-            Self::Cutover => Some(Self::Finish),
-            Self::Rollback => Some(Self::Cutover),
+            Self::Verify | Self::CutoverRehearsal | Self::Rollback => Some(Self::Cutover),
+            Self::Cutover | Self::RollbackRehearsal => Some(Self::Finish),
             Self::Inspect
             | Self::Connect
             | Self::Identity
@@ -162,7 +170,6 @@ impl StepName {
             | Self::Subscribe
             | Self::CatchUp
             | Self::Reverse
-            | Self::Verify
             | Self::Finish => TABLE.get(self.index() + 1).map(|row| row.name),
         }
     }
@@ -172,7 +179,43 @@ impl StepName {
     pub fn is_switch(self) -> bool {
         self.row().has_point_of_no_return()
     }
+
+    /// Whether it keeps writers waiting and can only be taken back.
+    #[must_use]
+    pub fn is_rehearsal(self) -> bool {
+        self.keeps_writers_waiting() && !self.is_switch()
+    }
+
+    /// Whether it raises a barrier, in earnest or not.
+    #[must_use]
+    pub fn keeps_writers_waiting(self) -> bool {
+        self.row().acts.iter().any(|act| act.kind == ActionKind::RaiseBarrier)
+    }
+
+    /// What is rehearsed in this step, if it is a rehearsal.
+    #[must_use]
+    pub fn rehearsed(self) -> Option<Self> {
+        REHEARSALS.into_iter().find_map(|(rehearsal, switch)| (rehearsal == self).then_some(switch))
+    }
+
+    /// The step in which this switch is rehearsed, if it is one.
+    #[must_use]
+    pub fn rehearsal(self) -> Option<Self> {
+        REHEARSALS.into_iter().find_map(|(rehearsal, switch)| (switch == self).then_some(rehearsal))
+    }
+
+    /// Where a migration is held that waits for the word for this switch: both verbs
+    /// that may follow a cutover wait at the last step.
+    #[must_use]
+    pub fn held_at(self) -> Self {
+        let switch = self.rehearsed().unwrap_or(self);
+        if switch == Self::Rollback { Self::Finish } else { switch }
+    }
 }
+
+/// Each rehearsal and what is rehearsed in it.
+const REHEARSALS: [(StepName, StepName); 2] =
+    [(StepName::CutoverRehearsal, StepName::Cutover), (StepName::RollbackRehearsal, StepName::Rollback)];
 
 impl fmt::Display for StepName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -388,6 +431,14 @@ const fn switch(leave: Side) -> [ActRow; 9] {
     ]
 }
 
+/// A switch up to where nothing durable has happened: its acts before the fence, once
+/// the lag is small. **Neither fence nor decision is among them.** Between two rounds
+/// the lag is awaited for long enough for writers to get their breath.
+const fn rehearsal(leave: Side) -> [ActRow; 5] {
+    let [prepare_to_leave, prepare_to_enter, raise, drain, ..] = switch(leave);
+    [on(leave, Do::AwaitLag, Nothing), prepare_to_leave, prepare_to_enter, raise, drain]
+}
+
 /// **The table**: every step of a migration, in order.
 pub const TABLE: &[StepRow] = &[
     StepRow {
@@ -475,10 +526,23 @@ pub const TABLE: &[StepRow] = &[
         ],
         way_back: WayBack::Strict,
     },
+    // Only where that was asked for, as often as one likes.
+    StepRow {
+        name: StepName::CutoverRehearsal,
+        hold: None,
+        acts: &rehearsal(Side::Source),
+        way_back: WayBack::EachSide,
+    },
     StepRow {
         name: StepName::Cutover,
         hold: Some(Hold::Cutover),
         acts: &switch(Side::Source),
+        way_back: WayBack::EachSide,
+    },
+    StepRow {
+        name: StepName::RollbackRehearsal,
+        hold: None,
+        acts: &rehearsal(Side::Destination),
         way_back: WayBack::EachSide,
     },
     StepRow {
@@ -529,5 +593,22 @@ mod tests {
         for (there, back) in there.iter().zip(back) {
             assert_eq!((there.kind, there.side), (back.kind, back.side.other()));
         }
+    }
+
+    #[test]
+    fn a_rehearsal_is_its_switch_without_what_cannot_be_taken_back() {
+        for (rehearsal, switch) in REHEARSALS {
+            assert!(rehearsal.is_rehearsal() && !rehearsal.is_switch() && !switch.is_rehearsal());
+            assert_eq!((rehearsal.rehearsed(), switch.rehearsal()), (Some(switch), Some(rehearsal)));
+            let acts = |step: StepName| step.row().acts.iter().map(|act| (act.kind, act.side)).collect::<Vec<_>>();
+            let (tried, real) = (acts(rehearsal), acts(switch));
+            assert_eq!(tried[0].0, Do::AwaitLag);
+            assert_eq!(tried[1..], real[..4]);
+            let durable = [Do::FenceSource, Do::OpenDestination, Do::ReleaseBarrier];
+            assert!(!tried.iter().any(|(kind, _)| durable.contains(kind)));
+            assert!(rehearsal.row().acts[1..].iter().all(|act| act.undo == TakeBack));
+        }
+        let rehearsals = TABLE.iter().map(|row| row.name).filter(|name| name.is_rehearsal());
+        assert_eq!(rehearsals.collect::<Vec<_>>(), REHEARSALS.map(|(rehearsal, _)| rehearsal));
     }
 }

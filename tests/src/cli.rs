@@ -164,6 +164,8 @@ pub struct Status {
     pub way_back: String,
     /// The latest cutover.
     pub cutover: Option<CutoverStatus>,
+    /// The latest rehearsal.
+    pub rehearsal: Option<RehearsalStatus>,
     /// After finish.
     pub unfence_statements: Vec<String>,
 }
@@ -204,6 +206,34 @@ pub struct CutoverStatus {
     pub outage_milliseconds: Option<u64>,
     /// Whether it was a rollback.
     pub rollback: bool,
+}
+
+/// A rehearsal.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RehearsalStatus {
+    /// Where it stands.
+    pub phase: String,
+    /// Rounds done.
+    pub completed_count: i32,
+    /// Whether it was one of the rollback.
+    pub rollback: bool,
+    /// Whether a cutover is expected within its budget.
+    pub fits: bool,
+    /// Where the time of fence and opening is from.
+    pub rest_source: String,
+    /// What writers waited.
+    pub pause: Option<SpreadStatus>,
+    /// The outage that is expected.
+    pub prediction: Option<SpreadStatus>,
+}
+
+/// A span over the rounds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct SpreadStatus {
+    /// Half of them took at most this.
+    pub p50_milliseconds: Option<u64>,
+    /// The longest.
+    pub worst_milliseconds: Option<u64>,
 }
 
 impl Status {

@@ -374,8 +374,8 @@ impl Site {
         Ok(())
     }
 
-    /// How often the applications have changed sides in the migration that was made
-    /// last, as the coordinator numbers its cutovers and rollbacks.
+    /// How often the applications have changed sides, at most, in the migration that was
+    /// made last: the number of its last try, and a round of a rehearsal is one.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use pgportage_link::Clock;
 use pgportage_tests::cli::Status;
 use pgportage_tests::journey::{Journey, MIGRATION};
-use pgportage_tests::ledger::End;
+use pgportage_tests::ledger::{End, Ledger, Outcome};
 use pgportage_tests::site::wires::{Deaf, Pair, Wires};
 use pgportage_tests::wait::{self, Seen};
 use pgportage_tests::workload::WorkloadOptions;
@@ -115,6 +115,9 @@ impl Fault {
 struct Scene {
     journey: Journey,
     wires: Wires,
+    /// Faults that left the source to itself: what, from when until when, from the
+    /// start of the workload.
+    alone: Vec<(String, Duration, Duration)>,
 }
 
 impl Scene {
@@ -125,7 +128,7 @@ impl Scene {
         let options = WorkloadOptions { writers: 8, pause: Duration::from_millis(40), ..WorkloadOptions::default() };
         let journey = Journey::begin(site, 500, &options).await?;
         journey.until_cutover().await?;
-        Ok(Self { journey, wires })
+        Ok(Self { journey, wires, alone: Vec::new() })
     }
 
     /// One cutover that meets a fault. Says whether the destination is open.
@@ -137,7 +140,7 @@ impl Scene {
         let site = &self.journey.site;
         site.cli.wait_for(MIGRATION, "ready for cutover", LIMIT, |status| status.ready_for_cutover).await?;
         let budget = format!("{}ms", BUDGET.as_millis());
-        self.ask_for_cutover(&budget).await?;
+        let asked = self.journey.workload.start.elapsed();
         self.wait_for_stop(point, &budget).await?;
 
         let site = &mut self.journey.site;
@@ -148,7 +151,9 @@ impl Scene {
         let begun = Clock.now();
         let in_doubt = point.is_fenced() && fault.hides_the_destination() || !fault.leaves_the_source();
         if !in_doubt {
-            self.writes_go_on(BUDGET + MARGIN).await.with_context(|| format!("{fault:?} at {}", point.name))?;
+            let what = format!("{fault:?} at {}", point.name);
+            self.writes_go_on(BUDGET + MARGIN).await.with_context(|| what.clone())?;
+            self.alone.push((what, asked, self.journey.workload.start.elapsed()));
         }
         let alone = begun.elapsed();
         // However soon that was: the budget must be over before anybody is helped.
@@ -174,8 +179,9 @@ impl Scene {
         Ok(())
     }
 
-    /// Waits until the agent stands at its point. It has just been started, so the
-    /// stream through it may not flow yet, and the first try may be taken back.
+    /// Asks for the cutover until the agent stands at its point. It has just been
+    /// started, so the stream through it may not flow yet: the first try may be refused,
+    /// or be taken back.
     async fn wait_for_stop(&mut self, point: &Point, budget: &str) -> Result<()> {
         wait::until(&format!("a stop at {}", point.name), LIMIT, async || {
             if self.journey.site.agent(point.end).stopped()? {
@@ -229,6 +235,12 @@ impl Scene {
         self.journey.writes_arrive().await?;
         let (_site, arrival) = self.journey.finish().await?;
         let ledger = arrival.ledger;
+        for (what, from, until) in &self.alone {
+            let waited = longest_pause(&ledger, *from, *until);
+            println!("{what}: nobody wrote for {} ms at most", waited.as_millis());
+            // From the first writer that had to wait, not from the fault.
+            ensure!(waited <= BUDGET + MARGIN, "{what}: nobody wrote for {waited:?}");
+        }
         println!(
             "{} + {} writes, {} unknown",
             ledger.acknowledged(End::Source),
@@ -237,6 +249,20 @@ impl Scene {
         );
         Ok(())
     }
+}
+
+/// The longest time between two writes that were acknowledged one after the other,
+/// whoever wrote them.
+fn longest_pause(ledger: &Ledger, from: Duration, until: Duration) -> Duration {
+    let mut times: Vec<Duration> = ledger
+        .entries
+        .iter()
+        .filter(|entry| entry.is_write() && entry.outcome == Outcome::Acknowledged)
+        .map(|entry| entry.complete)
+        .filter(|complete| (from..=until).contains(complete))
+        .collect();
+    times.sort_unstable();
+    times.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap_or(until.saturating_sub(from))
 }
 
 /// Every fault at its point. A new migration begins whenever one has gone through.

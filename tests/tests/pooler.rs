@@ -200,6 +200,14 @@ async fn its_clients_see_a_pause_and_no_error() {
         assert!(told.iter().any(|line| line.starts_with(point)), "{told:?}");
     }
 
+    // Rehearsed: they wait a moment, twice, and no hook is told.
+    let began = Clock.now();
+    let rehearsed = cli.expect(0, &["cutover", MIGRATION, "--rehearse", "--rounds", "2", "--yes"]).await;
+    let rehearsed = rehearsed.unwrap_or_else(|error| pool.give_up(&error));
+    println!("{}in {:?}", rehearsed.stdout, began.elapsed());
+    pool.expect_return(&before).await;
+    assert_eq!(pool.told(), Vec::<String>::new());
+
     let hooks = pool.hooks();
     let _arrived = pool.arrive().await;
     let last: Vec<String> = fs::read_to_string(hooks.join("told")).unwrap().lines().map(str::to_owned).collect();

@@ -51,22 +51,38 @@ async fn level(journey: Journey, open: End) -> (Site, Ledger) {
     (site, ledger)
 }
 
+/// Rehearses what comes next: writers wait a few times and are where they were.
+async fn rehearse(journey: &Journey, switch: &str, rounds: &str) {
+    say(journey, &[switch, MIGRATION, "--rehearse", "--rounds", rounds, "--yes"]).await;
+    let rehearsal = journey.site.cli.status(MIGRATION).await.unwrap().rehearsal.unwrap();
+    println!("rehearsed: {rehearsal:?}");
+    assert_eq!((rehearsal.phase.as_str(), rehearsal.completed_count.to_string().as_str()), ("done", rounds));
+    assert_eq!((rehearsal.rollback, rehearsal.fits), (switch == "rollback", true));
+    let rest = if switch == "rollback" { "switch" } else { "estimate" };
+    assert_eq!(rehearsal.rest_source, rest);
+}
+
 async fn there_and_back_and_there(source: PostgresVersion, destination: PostgresVersion) {
     let journey = at_cutover(source, destination).await;
-    for _round in 0..2 {
+    rehearse(&journey, "cutover", "2").await;
+    journey.workload.wait_for_writes(End::Source, 100, LIMIT).await.unwrap();
+    for round in 0..2 {
         journey.cut_over().await.unwrap();
         println!("{}", told(&journey).await);
         let status = journey.site.cli.status(MIGRATION).await.unwrap();
         assert_eq!((status.way_back.as_str(), status.ready_for_finish), ("running", true));
-        if journey.site.switches().await.unwrap() > 1 {
+        if round == 1 {
             break;
         }
+        rehearse(&journey, "rollback", "1").await;
+        journey.workload.wait_for_writes(End::Destination, 100, LIMIT).await.unwrap();
         journey.roll_back().await.unwrap();
         println!("{}", told(&journey).await);
         let status = journey.site.cli.status(MIGRATION).await.unwrap();
         assert_eq!((status.way_back.as_str(), status.ready_for_cutover), ("proved", true));
     }
-    let (site, _ledger) = level(journey, End::Destination).await;
+    let (site, ledger) = level(journey, End::Destination).await;
+    assert_eq!(ledger.switches(), 3, "a rehearsal changes nobody's side");
     site.cli.expect(0, &["finish", MIGRATION, "--yes"]).await.unwrap();
     for cluster in [&site.source, &site.destination] {
         traces::expect_nothing(cluster, &site.database).await.unwrap();

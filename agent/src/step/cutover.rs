@@ -66,6 +66,8 @@ pub struct CutoverSessions {
 #[derive(Debug)]
 struct LeavingSide {
     epoch: i64,
+    /// Whether no fence may follow.
+    rehearsal: bool,
     /// Session X of the protocol: holds the locks in an open transaction.
     holder: Session,
     /// Session Y: writes the marker and the fence.
@@ -95,6 +97,8 @@ struct Barrier {
 #[derive(Debug)]
 struct EnteringSide {
     epoch: i64,
+    /// Whether no decision may follow.
+    rehearsal: bool,
     session: Session,
     catalog_digest: Vec<u8>,
     drained: Option<DrainToMarkerResult>,
@@ -176,6 +180,18 @@ fn sessions_lost(effect: Effect) -> Failure {
         .hint("The cutover is taken back by itself; try it again.")
         .remedy(Remedy::Operator)
         .effect(effect)
+}
+
+/// What cannot be taken back by itself is never done in a rehearsal, whoever asks.
+fn refuse_in_rehearsal(rehearsal: bool) -> Result<(), Failure> {
+    if !rehearsal {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::WrongState, "this cutover is only rehearsed")
+        .detail("A rehearsal ends before the fence.")
+        .hint("Let the rehearsal be taken back, then type the cutover.")
+        .remedy(Remedy::Operator)
+        .effect(Effect::None))
 }
 
 /// What is left of the budget.

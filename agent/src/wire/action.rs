@@ -75,6 +75,7 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
             max_outage: duration(message.max_outage, "max_outage")?,
             switch: if message.rollback { Switch::Rollback } else { Switch::Cutover },
             way_back: message.way_back,
+            rehearsal: message.rehearsal,
         })),
         Wire::CreateWayBack(v1::CreateWayBack {}) => Ok(Action::CreateWayBack(CreateWayBack)),
         Wire::KeepStream(message) => Ok(Action::KeepStream(KeepStream { cutover_epoch: message.cutover_epoch })),

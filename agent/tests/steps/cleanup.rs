@@ -58,7 +58,8 @@ async fn before_a_cutover_everything_goes() {
 async fn in_doubt_nothing_goes() {
     let world = replicating().await;
     let max_outage = Duration::from_secs(30);
-    let prepare = PrepareCutover { cutover_epoch: 1, max_outage, switch: Switch::Cutover, way_back: false };
+    let prepare =
+        PrepareCutover { cutover_epoch: 1, max_outage, switch: Switch::Cutover, way_back: false, rehearsal: false };
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
     let barrier = perform(&world, Side::Source, &RaiseBarrier { cutover_epoch: 1, max_outage }).await;

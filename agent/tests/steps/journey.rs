@@ -168,7 +168,8 @@ async fn finish_leaves_nothing_but_the_fence() {
     let database = world.options.database.clone();
     replicate(&world).await;
     let max_outage = Duration::from_secs(30);
-    let prepare = PrepareCutover { cutover_epoch: 1, max_outage, switch: Switch::Cutover, way_back: false };
+    let prepare =
+        PrepareCutover { cutover_epoch: 1, max_outage, switch: Switch::Cutover, way_back: false, rehearsal: false };
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
 

@@ -15,7 +15,8 @@ Exit codes:
   0  done
   1  what was asked for could not be met, or you detached before it was
   2  the command line is wrong
-  3  waiting for you: the reason and the next command are printed";
+  3  waiting for you: the reason and the next command are printed
+  4  it was rehearsed, and the outage is not expected within its budget";
 
 /// Moves a live PostgreSQL database from one server to another.
 #[derive(Clone, Debug, Parser)]
@@ -280,6 +281,9 @@ pub struct Cutover {
     /// Give the way back up, for example because it was lost: no rollback
     #[arg(long)]
     pub no_way_back: bool,
+    /// Whether it is rehearsed.
+    #[command(flatten)]
+    pub rehearsal: Rehearsal,
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
@@ -296,12 +300,53 @@ pub struct Rollback {
     /// Take everything back if the outage would exceed this, for example 1s
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub max_outage: Option<Duration>,
+    /// Whether it is rehearsed.
+    #[command(flatten)]
+    pub rehearsal: Rehearsal,
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
     /// Return as soon as the coordinator has accepted it
     #[arg(long)]
     pub detach: bool,
+}
+
+/// Whether a switch is rehearsed, and how.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Rehearsal {
+    /// Only try it, under load: writers wait a few times for a moment, then say what
+    /// outage to expect and whether it is within --max-outage
+    #[arg(long, group = "rehearsing")]
+    pub rehearse: bool,
+    /// Rehearse, and go on with it if that expects an outage within --max-outage
+    #[arg(long, group = "rehearsing", conflicts_with = "detach")]
+    pub rehearse_first: bool,
+    /// How often to rehearse, from 1 to 50 [default: 5]
+    #[arg(long, value_name = "N", requires = "rehearsing", value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub rounds: Option<u32>,
+}
+
+/// What is done of a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// It is carried out.
+    Whole,
+    /// It is rehearsed.
+    Rehearsal,
+    /// It is rehearsed, and carried out if that went well.
+    RehearsalFirst,
+}
+
+impl Rehearsal {
+    /// What is done.
+    #[must_use]
+    pub fn extent(self) -> Extent {
+        match self {
+            Self { rehearse: true, .. } => Extent::Rehearsal,
+            Self { rehearse_first: true, .. } => Extent::RehearsalFirst,
+            Self { rehearse: false, rehearse_first: false, .. } => Extent::Whole,
+        }
+    }
 }
 
 /// An act that asks first.

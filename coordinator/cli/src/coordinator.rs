@@ -333,6 +333,29 @@ impl Coordinator {
         wire::migration(answer.migration)
     }
 
+    /// Rehearses the cutover, or the rollback.
+    ///
+    /// # Errors
+    ///
+    /// As the coordinator says.
+    pub async fn rehearse(
+        &self,
+        seen: &Migration,
+        rollback: bool,
+        rounds: Option<u32>,
+        max_outage: Option<Duration>,
+    ) -> Result<Migration, Failure> {
+        let request = v1::RehearseCutoverRequest {
+            migration_id: seen.name.clone(),
+            etag: seen.etag.clone(),
+            max_outage: max_outage.map(wire::to_duration),
+            round_count: rounds.map_or(0, |rounds| i32::try_from(rounds).unwrap_or(i32::MAX)),
+            rollback,
+        };
+        let answer = self.call(self.migrations.clone().rehearse_cutover(limited(request, CALL_TIMEOUT))).await?;
+        wire::migration(answer.migration)
+    }
+
     /// Removes everything of ours.
     ///
     /// # Errors

@@ -16,6 +16,8 @@ pub enum Exit {
     Usage,
     /// The migration waits for the operator.
     Waiting,
+    /// It was rehearsed, and the budget would not be kept.
+    OverBudget,
 }
 
 impl From<Exit> for ExitCode {
@@ -25,6 +27,7 @@ impl From<Exit> for ExitCode {
             Exit::NotMet => 1,
             Exit::Usage => 2,
             Exit::Waiting => 3,
+            Exit::OverBudget => 4,
         })
     }
 }

@@ -39,6 +39,14 @@ pub fn news(before: Option<&Migration>, after: &Migration, grain: Grain) -> Vec<
             | StepState::Unrecognised => lines.extend(phase.into_iter().chain(told)),
         }
     }
+    let rounds =
+        |migration: &Migration| migration.rehearsal.as_ref().map(|report| (report.epoch, report.completed_count));
+    if let Some(report) = &after.rehearsal
+        && report.completed_count > 0
+        && before.is_some_and(|before| rounds(before) != rounds(after))
+    {
+        lines.push(format!("rehearsal: {} of {} rounds done", report.completed_count, report.round_count));
+    }
     let waiting = |migration: &Migration| match migration.state.settled() {
         true => String::new(),
         false => migration.waiting_for.clone(),

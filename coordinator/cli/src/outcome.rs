@@ -1,7 +1,7 @@
 //! What it means for a verb that a migration has come to rest. Pure.
 
 use crate::exit::Exit;
-use crate::view::{Migration, MigrationState, StepState};
+use crate::view::{Migration, MigrationState, RehearsalPhase, StepState};
 
 /// A verb that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Awaited {
     CutOver,
     /// `rollback`: until the applications are back on the source.
     RolledBack,
+    /// `--rehearse`: until writers write as before.
+    Rehearsed,
     /// `finish`: until nothing of ours is left.
     Finished,
     /// `abort`: until it is taken back.
@@ -38,6 +40,12 @@ pub fn outcome(awaited: Awaited, migration: &Migration) -> Exit {
     };
     match (awaited, rest) {
         (_, Rest::Elsewhere) => Exit::Waiting,
+        (Awaited::Rehearsed, Rest::BeforeCutover | Rest::BeforeFinish) => match &migration.rehearsal {
+            Some(report) if report.is_over_budget() => Exit::OverBudget,
+            Some(report) if report.phase == RehearsalPhase::Done => Exit::Done,
+            Some(_) | None => Exit::NotMet,
+        },
+        (Awaited::Rehearsed, Rest::Succeeded) => Exit::NotMet,
         // Only an abort or a cutover that was given up leads back, and both
         // were what the operator had asked for or been told.
         (Awaited::Resolved, Rest::BeforeCutover | Rest::BeforeFinish | Rest::Succeeded | Rest::Aborted)

@@ -11,6 +11,7 @@ mod migrations;
 mod plan;
 mod quantity;
 mod question;
+mod rehearsal;
 mod status;
 mod verification;
 
@@ -22,7 +23,8 @@ pub use findings::{findings, preflight};
 pub use migrations::migrations;
 pub use plan::plan;
 pub use quantity::{age, elapsed, kept, pace, rate, rows, size, span, whole};
-pub use question::{before_abort, before_cutover, before_finish, before_rollback};
+pub use question::{before_abort, before_cutover, before_finish, before_rehearsal, before_rollback};
+pub use rehearsal::rehearsal;
 pub use status::{SHOWN_TABLES, build, conclusion, happening, paced, progress, running_tables, status, step_word};
 pub use verification::verification;
 

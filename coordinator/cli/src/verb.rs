@@ -56,8 +56,8 @@ pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
         Verb::Start(arguments) => run::start(hand, arguments).await,
         Verb::Verify(arguments) => run::verify(hand, arguments).await,
         Verb::Retry(arguments) => run::retry(hand, arguments).await,
-        Verb::Cutover(arguments) => run::cutover(hand, arguments).await,
-        Verb::Rollback(arguments) => run::rollback(hand, arguments).await,
+        Verb::Cutover(arguments) => Box::pin(run::cutover(hand, arguments)).await,
+        Verb::Rollback(arguments) => Box::pin(run::rollback(hand, arguments)).await,
         Verb::Finish(arguments) => run::finish(hand, arguments).await,
         Verb::Abort(arguments) => run::abort(hand, arguments).await,
         Verb::Certs(_) | Verb::Completions(_) | Verb::Man(_) => {
@@ -103,24 +103,27 @@ impl Hand {
         awaited: Awaited,
         detach: bool,
     ) -> Result<Exit, Stop> {
-        let name = accepted.name.clone();
         if detach {
             let text = render::conclusion(&accepted, self.terminal.out);
             self.terminal.result(&text, &accepted);
             return Ok(Exit::Done);
         }
-        let mut display = Display::new(&self.terminal, Some(before.clone()));
-        display.update(&accepted, self.now());
-        let last = if at_rest(&accepted, &before.etag) {
-            accepted
-        } else {
-            let shown = |migration: &Migration, now| display.update(migration, now);
-            self.follow().until(&name, interrupt, shown, |migration| at_rest(migration, &before.etag)).await?
-        };
-        // Takes the bars away before the result is printed.
-        drop(display);
+        let last = self.see(interrupt, before, accepted).await?;
         self.conclude(awaited, &last);
         Ok(outcome(awaited, &last))
+    }
+
+    /// Shows a migration that was changed from `before` to `accepted` until it rests.
+    async fn see(&self, interrupt: &mut Interrupt, before: &Migration, accepted: Migration) -> Result<Migration, Stop> {
+        let name = accepted.name.clone();
+        let mut display = Display::new(&self.terminal, Some(before.clone()));
+        display.update(&accepted, self.now());
+        if at_rest(&accepted, &before.etag) {
+            return Ok(accepted);
+        }
+        let shown = |migration: &Migration, now| display.update(migration, now);
+        // The bars go away with the display, before any result is printed.
+        self.follow().until(&name, interrupt, shown, |migration| at_rest(migration, &before.etag)).await
     }
 
     fn follow(&self) -> Follow<'_> {
@@ -140,11 +143,13 @@ impl Hand {
             .cutover
             .as_ref()
             .filter(|_| matches!(awaited, Awaited::CutOver | Awaited::RolledBack | Awaited::Resolved));
+        let rehearsal = migration.rehearsal.as_ref().filter(|_| awaited == Awaited::Rehearsed);
         let unfence =
             render::unfence(&migration.unfence_statements, &migration.database, &migration.source_agent, style);
         let blocks = [
             verification.map(|report| render::verification(report, style)),
             cutover.map(|report| render::cutover(report, style)),
+            rehearsal.map(|report| render::rehearsal(report, style)),
             Some(unfence).filter(|text| !text.is_empty()),
         ];
         for block in blocks.into_iter().flatten() {

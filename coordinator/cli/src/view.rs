@@ -9,6 +9,7 @@
 mod choice;
 mod explained;
 mod progress;
+mod rehearsal;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use explained::{
     Capacity, Explained, Explanation, PreparedTransaction, Report, Session, Side, Situation, Slot, Subscription, Weight,
 };
 pub use progress::{Build, Forecast, Part, Progress, Unit, WalLimit};
+pub use rehearsal::{Rehearsal, RehearsalPhase, RestSource, Spread};
 
 /// A migration as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -67,6 +69,8 @@ pub struct Migration {
     pub figures: Option<Figures>,
     /// The latest cutover.
     pub cutover: Option<Cutover>,
+    /// The latest rehearsal of one.
+    pub rehearsal: Option<Rehearsal>,
     /// The latest verification.
     pub verification: Option<Verification>,
     /// After finish: the statements that lift the source's fence.

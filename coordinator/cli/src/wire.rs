@@ -2,6 +2,7 @@
 //! reads a generated type.
 
 mod explained;
+mod rehearsal;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,7 +15,7 @@ pub use explained::explained;
 use crate::view::{
     Agent, AgentState, Build, CUTOVER_STEP, Connection, CopyMethod, Cutover, CutoverPhase, Effect, FINISH_STEP,
     Failure, Figures, Finding, Forecast, MaxRate, Migration, MigrationState, Part, Plan, PlannedStep, Preflight,
-    Progress, Remedy, RowComparison, Severity, Step, StepState, Unit, Verification, WalLimit, WayBack, page,
+    Progress, Rehearsal, Remedy, RowComparison, Severity, Step, StepState, Unit, Verification, WalLimit, WayBack, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -152,6 +153,7 @@ impl From<v1::Migration> for Migration {
             destination_findings: findings(message.destination_findings),
             figures: message.figures.map(Figures::from),
             cutover: message.cutover.map(Cutover::from),
+            rehearsal: message.rehearsal.map(Rehearsal::from),
             verification: message.verification.map(Verification::from),
             unfence_statements: message.unfence_statements,
             create_time: time(message.create_time),

@@ -104,6 +104,9 @@ fn states() -> Vec<(&'static str, v1::Migration)> {
         ("doubtful", support::doubtful()),
         ("in-doubt", support::in_doubt()),
         ("taken-back", support::taken_back()),
+        ("rehearsing", support::rehearsing()),
+        ("rehearsed", support::rehearsed(300)),
+        ("rehearsal-given-up", support::rehearsal_given_up()),
         ("cut-over", support::cut_over()),
         ("returnable", support::returnable()),
         ("rolled-back", support::rolled_back()),
@@ -208,6 +211,20 @@ fn cases() -> Vec<(String, Render)> {
         "question-cutover-unbounded.txt".to_owned(),
         Box::new(move |style| render::before_cutover(&again, None, true, style)),
     );
+    for (name, max_outage) in [("expected", 300), ("doubtful", 100)] {
+        let rehearsed = Migration::from(support::rehearsed(300));
+        let limit = Some(Duration::from_millis(max_outage));
+        let text = move |style| render::before_cutover(&rehearsed, limit, true, style);
+        add(format!("question-cutover-{name}.txt"), Box::new(text));
+    }
+    for (name, rollback, rounds) in [("cutover", false, None), ("rollback", true, Some(20))] {
+        let migration = Migration::from(support::ready());
+        let limit = rounds.map(|_| Duration::from_millis(300));
+        let text = move |style| render::before_rehearsal(&migration, rollback, rounds, limit, style);
+        add(format!("question-{name}-rehearsal.txt"), Box::new(text));
+    }
+    let over = pgportage::view::Rehearsal::from(support::rehearsed(100).rehearsal.unwrap());
+    add("rehearsal-over-budget.txt".to_owned(), Box::new(move |style| render::rehearsal(&over, style)));
     let returnable = Migration::from(support::returnable());
     let ending = returnable.clone();
     add(
@@ -237,6 +254,7 @@ fn cases() -> Vec<(String, Render)> {
         ("ready", support::ready()),
         ("differing", support::differing()),
         ("failed", support::failed()),
+        ("rehearsed", support::rehearsed(300)),
         ("succeeded", support::succeeded()),
     ] {
         let text = serde_json::to_string_pretty(&Migration::from(message)).unwrap();
@@ -280,6 +298,8 @@ fn story(grain: Grain) -> String {
         support::failed(),
         retried,
         support::ready(),
+        support::rehearsing(),
+        support::rehearsed(300),
         support::cutting_over(),
         doubtful,
         support::cut_over(),

@@ -218,13 +218,12 @@ impl Task {
             Body::Cancelled(effect) => Event::CommandCancelled { command, agent_sequence, effect },
             Body::Failed(failure) => Event::CommandFailed { command, agent_sequence, failure },
             Body::Succeeded(outcome) => match (issued.verb, &outcome) {
-                (Verb::Undo, _) => Event::CommandSucceeded { command, agent_sequence, outcome: None, outage: None },
+                (Verb::Undo, _) => {
+                    let outage = self.outage_so_far(issued);
+                    Event::CommandSucceeded { command, agent_sequence, outcome: None, outage }
+                }
                 (Verb::Perform, Some(produced)) if produced.kind() == issued.input.kind() => {
-                    let outage = issued
-                        .act
-                        .is_decision()
-                        .then(|| self.outage_start.map(|start| self.engine.0.clock.now().duration_since(start)))
-                        .flatten();
+                    let outage = self.outage_so_far(issued);
                     Event::CommandSucceeded { command, agent_sequence, outcome, outage }
                 }
                 (Verb::Perform, _) => Event::CommandFailed {
@@ -235,6 +234,14 @@ impl Task {
                 },
             },
         }
+    }
+
+    /// How long writers have waited, if it is this command that they waited for.
+    fn outage_so_far(&self, issued: &Issued) -> Option<Duration> {
+        if !issued.act.is_waited_for(issued.verb) {
+            return None;
+        }
+        Some(self.engine.0.clock.now().duration_since(self.outage_start?))
     }
 
     /// Plans and carries out. Returns when to plan again without further news.
@@ -346,24 +353,24 @@ impl Task {
     }
 
     fn situation(&self, draft: &Draft, now: Instant) -> Situation {
-        let max_outage = draft.state.cutover.as_ref().map_or(Duration::ZERO, |cutover| cutover.max_outage);
-        let begun = draft.state.act(ActRef::raise(draft.state.switch())).state != ActState::Idle;
-        let outage_left = match (begun, draft.outage_start) {
-            (false, _) => max_outage,
-            (true, Some(start)) => (start + max_outage).saturating_duration_since(now),
-            (true, None) => Duration::ZERO,
+        let outage_left = match under_way(&draft.state) {
+            None => Duration::ZERO,
+            Some(UnderWay { begun: false, max_outage }) => max_outage,
+            Some(UnderWay { begun: true, max_outage }) => {
+                draft.outage_start.map_or(Duration::ZERO, |start| (start + max_outage).saturating_duration_since(now))
+            }
         };
         Situation { outage_left, stall_timeout: self.engine.0.settings.stall_timeout }
     }
 
-    /// When the cutover under way has to be given up.
+    /// When the cutover or the round under way has to be given up.
     fn deadline(&self, draft: &Draft) -> Option<Instant> {
-        let switch = draft.state.switch();
-        let running = draft.state.phase == Phase::Running { step: switch } && !draft.state.past_decision();
-        let cutover = draft.state.cutover.as_ref().filter(|_| running)?;
-        (draft.state.act(ActRef::raise(switch)).state != ActState::Idle)
-            .then(|| draft.outage_start.map(|start| start + cutover.max_outage))
-            .flatten()
+        let Phase::Running { step } = draft.state.phase else { return None };
+        if !step.is_rehearsal() && draft.state.past_decision() {
+            return None;
+        }
+        let under_way = under_way(&draft.state).filter(|it| it.begun)?;
+        draft.outage_start.map(|start| start + under_way.max_outage)
     }
 
     /// When an attempt may be made: at once, or after its pause, spread a little
@@ -444,8 +451,13 @@ impl Task {
         } else if let Event::CommandSucceeded { command, outage, .. } = &fact.event {
             let (step, action, attempt) = step_of(command).unwrap_or(("", "", 0));
             self.engine.0.figures.attempted(step, true);
-            if let Some(outage) = outage {
-                self.engine.0.figures.outage(*outage);
+            let issued = self.state.commands.get(command).map(|known| &known.issued);
+            if let (Some(outage), Some(issued)) = (outage, issued) {
+                if issued.act.is_decision() {
+                    self.engine.0.figures.outage(*outage);
+                } else if issued.act.step.is_rehearsal() && issued.verb == Verb::Undo {
+                    self.engine.0.figures.rehearsed(*outage);
+                }
             }
             tracing::info!(migration.id = %id, step, action, attempt, command.id = %command, "done");
         } else if let Event::CutoverGivenUp { failure } | Event::StepFailed { failure, .. } = &fact.event {
@@ -509,4 +521,28 @@ impl Task {
             self.tell_tuning();
         }
     }
+}
+
+/// A switch, or a round of a rehearsal, that is carried out or taken back.
+struct UnderWay {
+    /// Its budget.
+    max_outage: Duration,
+    /// Whether its barrier was asked for.
+    begun: bool,
+}
+
+fn under_way(state: &State) -> Option<UnderWay> {
+    let step = match state.phase {
+        Phase::Running { step } | Phase::TakingBack { step, .. } if step.keeps_writers_waiting() => step,
+        Phase::Pending
+        | Phase::Running { .. }
+        | Phase::Held { .. }
+        | Phase::Stopped { .. }
+        | Phase::TakingBack { .. }
+        | Phase::Aborting { .. }
+        | Phase::Aborted
+        | Phase::Succeeded => return None,
+    };
+    let begun = state.act(ActRef::raise(step)).state != ActState::Idle;
+    state.trial(step).map(|trial| UnderWay { max_outage: trial.max_outage, begun })
 }

@@ -19,6 +19,7 @@ use super::{caller, origin, page};
 use crate::engine::{Board, Creation, Engine, Request as Said};
 use crate::fleet::not_attached;
 use crate::wire;
+use crate::workflow::rehearsal::DEFAULT_ROUNDS;
 use crate::workflow::scrutiny::Look;
 use crate::workflow::spec::{MigrationId, Rate};
 use crate::workflow::state::Phase;
@@ -119,6 +120,17 @@ fn required(etag: String) -> Result<Option<String>, Status> {
     optional(etag).map(Some).ok_or_else(|| {
         to_status(wire::missing("etag").hint("Look at the migration first; its etag says on which picture you decide."))
     })
+}
+
+/// How often an operator wants a switch to be rehearsed.
+fn rounds(given: i32) -> Result<u32, Failure> {
+    match u32::try_from(given) {
+        Ok(0) => Ok(DEFAULT_ROUNDS),
+        Ok(rounds) => Ok(rounds),
+        Err(_negative) => Err(Failure::new(Reason::RequestInvalid, "round_count must not be negative")
+            .effect(Effect::None)
+            .with("field", "round_count")),
+    }
 }
 
 /// How closely an operator wants both sides to be compared.
@@ -252,8 +264,7 @@ impl MigrationService for MigrationFront {
         })?;
         let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
         if step.is_switch() {
-            let held = if step == StepName::Rollback { StepName::Finish } else { step };
-            self.ready_to_switch(&board, held).map_err(to_status)?;
+            self.ready_to_switch(&board, step.held_at()).map_err(to_status)?;
         }
         let word = Word::Release { step, max_outage: self.engine.default_max_outage() };
         let migration = self.say(&caller, &migration_id, etag, word).await?;
@@ -330,6 +341,23 @@ impl MigrationService for MigrationFront {
         self.ready_to_switch(&board, StepName::Finish).map_err(to_status)?;
         let migration = self.say(&caller, &migration_id, etag, Word::RollBack { max_outage }).await?;
         Ok(Response::new(v1::RollBackMigrationResponse { migration }))
+    }
+
+    async fn rehearse_cutover(
+        &self,
+        request: Request<v1::RehearseCutoverRequest>,
+    ) -> Answer<v1::RehearseCutoverResponse> {
+        let caller = caller(&request)?;
+        let v1::RehearseCutoverRequest { migration_id, etag, max_outage, round_count, rollback } = request.into_inner();
+        let etag = required(etag)?;
+        let max_outage = self.max_outage(max_outage)?;
+        let round_count = rounds(round_count).map_err(to_status)?;
+        let switch = if rollback { StepName::Rollback } else { StepName::Cutover };
+        let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
+        self.ready_to_switch(&board, switch.held_at()).map_err(to_status)?;
+        let word = Word::Rehearse { switch, max_outage, round_count };
+        let migration = self.say(&caller, &migration_id, etag, word).await?;
+        Ok(Response::new(v1::RehearseCutoverResponse { migration }))
     }
 
     async fn verify_migration(

@@ -1,12 +1,15 @@
 //! A migration as operators see it: what is happening, what it waits for, what
 //! to type next.
 
+use std::time::Duration;
+
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::v1;
 
 use super::{to_consent, to_duration, to_finding, to_forecast, to_progress, to_spec, to_time};
 use crate::engine::Board;
 use crate::workflow::judge::RowSummary;
+use crate::workflow::rehearsal::{Findings, Rehearsal, RehearsalEnd, RestSource, Spread};
 use crate::workflow::spec::Rate;
 use crate::workflow::state::{ActState, CutoverEnd, Phase, State};
 use crate::workflow::{Side, StepName, TABLE};
@@ -56,15 +59,25 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
         relayed: state.relayed(),
         max_rate_bytes: Rate::bytes(state.max_rate),
         way_back: way_back(state).into(),
+        rehearsal: state.rehearsal.as_ref().map(|rehearsal| to_rehearsal(rehearsal, state.rest_of_switch)),
     }
 }
 
-/// Whether a step is one of this migration: what it leaves out is not shown, and a
-/// rollback only when one was asked for.
+/// Whether a step is one of this migration: what it leaves out is not shown, a
+/// rollback only when one was asked for, and a rehearsal while it goes on.
 fn shown(state: &State, name: StepName) -> bool {
     match name {
         StepName::Reverse => state.way_back || state.step(name).start_time.is_some(),
         StepName::Rollback => state.switch() == StepName::Rollback,
+        StepName::CutoverRehearsal | StepName::RollbackRehearsal => match &state.phase {
+            Phase::Running { step } | Phase::TakingBack { step, .. } => *step == name,
+            Phase::Pending
+            | Phase::Held { .. }
+            | Phase::Stopped { .. }
+            | Phase::Aborting { .. }
+            | Phase::Aborted
+            | Phase::Succeeded => false,
+        },
         StepName::Inspect
         | StepName::Connect
         | StepName::Identity
@@ -89,6 +102,47 @@ fn way_back(state: &State) -> v1::migration::WayBack {
         v1::migration::WayBack::Proved
     } else {
         v1::migration::WayBack::Planned
+    }
+}
+
+fn to_rehearsal(rehearsal: &Rehearsal, rest: Option<Duration>) -> v1::RehearsalReport {
+    use v1::rehearsal_report::{Phase, RestSource as Source};
+    let found = rehearsal.findings(rest);
+    let spread = |of: fn(&Findings) -> Spread| {
+        let Spread { p50, p95, worst } = of(found.as_ref()?);
+        Some(v1::RehearsedSpan { p50: to_duration(p50), p95: to_duration(p95), worst: to_duration(worst) })
+    };
+    let (phase, failure) = match &rehearsal.end {
+        None => (Phase::Running, None),
+        Some(RehearsalEnd::Done) => (Phase::Done, None),
+        Some(RehearsalEnd::GivenUp { cause }) => (Phase::GivenUp, Some(cause.clone().into())),
+    };
+    let rest_source = match found.map(|found| found.rest_source) {
+        None => Source::Unspecified,
+        Some(RestSource::Switch) => Source::Switch,
+        Some(RestSource::Estimate) => Source::Estimate,
+    };
+    let cancelled = rehearsal.rounds.iter().chain([&rehearsal.round]).map(|round| round.cancelled_session_count);
+    v1::RehearsalReport {
+        cutover_epoch: rehearsal.epoch,
+        phase: phase.into(),
+        rollback: rehearsal.step.rehearsed() == Some(StepName::Rollback),
+        round_count: i32::try_from(rehearsal.round_count).unwrap_or(i32::MAX),
+        completed_count: i32::try_from(rehearsal.rounds.len()).unwrap_or(i32::MAX),
+        max_outage: to_duration(rehearsal.max_outage),
+        prepare: spread(|found| found.prepare),
+        lock_wait: spread(|found| found.lock_wait),
+        barrier: spread(|found| found.barrier),
+        drain: spread(|found| found.drain),
+        release: spread(|found| found.release),
+        pause: spread(|found| found.pause),
+        rest: found.and_then(|found| to_duration(found.rest)),
+        rest_source: rest_source.into(),
+        prediction: spread(|found| found.prediction),
+        fits: rehearsal.fits(rest),
+        cancelled_session_count: cancelled.sum(),
+        record_time: to_time(rehearsal.time),
+        failure,
     }
 }
 
@@ -127,6 +181,14 @@ fn waiting_for(state: &State, absent: &[&str]) -> String {
     };
     match &state.phase {
         Phase::Pending => "the operator's word to start".to_owned(),
+        Phase::Held { step } if given_up(state, *step).is_some() => {
+            let cause = given_up(state, *step).map(ToString::to_string).unwrap_or_default();
+            let word = match step {
+                StepName::Finish => "to finish or to roll back",
+                _cutover => "for the cutover",
+            };
+            format!("the operator's word {word}; the last rehearsal was given up: {cause}")
+        }
         Phase::Held { step: StepName::Cutover } => {
             match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
                 Some(CutoverEnd::TakenBack { cause }) => {
@@ -164,6 +226,17 @@ fn waiting_for(state: &State, absent: &[&str]) -> String {
     }
 }
 
+/// Why the last rehearsal of what is waited for at this step was given up, unless the
+/// switch was tried since.
+fn given_up(state: &State, held: StepName) -> Option<&Failure> {
+    let tried = state.cutover.as_ref().map_or(0, |cutover| cutover.epoch);
+    let rehearsal = state.rehearsal.as_ref().filter(|last| last.step.held_at() == held && last.epoch > tried)?;
+    match &rehearsal.end {
+        Some(RehearsalEnd::GivenUp { cause }) => Some(cause),
+        Some(RehearsalEnd::Done) | None => None,
+    }
+}
+
 /// The failure of an act that will be tried again by itself.
 fn retrying(state: &State) -> Option<&Failure> {
     state.acts().filter_map(|(_, act)| act.failure()).find(|failure| failure.remedy == Remedy::Wait)
@@ -183,7 +256,7 @@ fn next_commands(state: &State) -> Vec<String> {
         }
         Phase::Held { step: StepName::Finish } if state.way_back => typed(&["finish", "rollback"]),
         Phase::Held { step: StepName::Finish } => typed(&["finish"]),
-        Phase::Held { .. } => typed(&["cutover", "verify", "abort"]),
+        Phase::Held { .. } => typed(&["cutover", "cutover --rehearse", "verify", "abort"]),
         Phase::Stopped { step, failure } => {
             let mut verbs = Vec::new();
             if failure.reason == pgportage_proto::Reason::ConsentRequired {
@@ -215,6 +288,11 @@ fn step(board: &Board, name: StepName) -> v1::Step {
     let row = name.row();
     let entry = state.step(name);
     let (step_state, failure) = step_state(state, name);
+    let attempts = match name.is_rehearsal() {
+        // Rounds are no attempts.
+        true => 1,
+        false => entry.acts.iter().map(|act| act.attempts).max().unwrap_or(0),
+    };
     let progress =
         entry.acts.iter().filter_map(|act| act.command()).find_map(|command| {
             board.progress.get(&command).map(|progress| to_progress(command.to_string(), progress))
@@ -222,7 +300,7 @@ fn step(board: &Board, name: StepName) -> v1::Step {
     v1::Step {
         name: name.as_str().to_owned(),
         state: step_state.into(),
-        attempt_count: i32::try_from(entry.acts.iter().map(|act| act.attempts).max().unwrap_or(0)).unwrap_or(i32::MAX),
+        attempt_count: i32::try_from(attempts).unwrap_or(i32::MAX),
         progress,
         failure: failure.cloned().map(Into::into),
         start_time: entry.start_time.and_then(to_time),
@@ -242,6 +320,9 @@ fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failur
     match &state.phase {
         Phase::Stopped { step, failure } if *step == name => return (Shown::Failed, Some(failure)),
         Phase::Held { step } if *step == name => {
+            if let Some(cause) = given_up(state, name) {
+                return (Shown::Held, Some(cause));
+            }
             let cause = match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
                 Some(CutoverEnd::TakenBack { cause }) if name == state.switch() => Some(cause),
                 Some(CutoverEnd::TakenBack { .. } | CutoverEnd::Opened { .. }) | None => None,
@@ -249,10 +330,10 @@ fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failur
             return (Shown::Held, cause);
         }
         Phase::Running { step } if *step == name => return (Shown::Running, latest),
-        Phase::TakingBack { cause, stop } if name == state.switch() => {
+        Phase::TakingBack { step, cause, stop } if *step == name => {
             return match stop {
                 Some(failure) => (Shown::Failed, Some(failure)),
-                None => (Shown::Running, Some(cause)),
+                None => (Shown::Running, cause.as_ref()),
             };
         }
         Phase::Aborting { stop } => {

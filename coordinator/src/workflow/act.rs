@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ActRow, ActionKind, Side, StepName};
+use super::{ActRow, ActionKind, Side, StepName, Verb};
 
 /// One act of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,16 +27,16 @@ impl ActRef {
         Some(Self { step, index })
     }
 
-    /// The act of a switch whose start begins the outage.
+    /// The act of a switch, or of its rehearsal, whose start begins the outage.
     #[must_use]
-    pub const fn raise(switch: StepName) -> Self {
-        Self { step: switch, index: 2 }
+    pub const fn raise(step: StepName) -> Self {
+        Self { step, index: 2 + awaits_lag(step) }
     }
 
-    /// The drain of a switch.
+    /// The drain of a switch, or of its rehearsal.
     #[must_use]
-    pub const fn drain(switch: StepName) -> Self {
-        Self { step: switch, index: 3 }
+    pub const fn drain(step: StepName) -> Self {
+        Self { step, index: 3 + awaits_lag(step) }
     }
 
     /// The durable fence of a switch.
@@ -63,10 +63,43 @@ impl ActRef {
         self.step.is_switch() && self == Self::open(self.step)
     }
 
-    /// Whether the outage of a switch begins with it.
+    /// Whether the outage of a switch, or the pause of its rehearsal, begins with it.
     #[must_use]
     pub fn begins_the_outage(self) -> bool {
-        self.step.is_switch() && self == Self::raise(self.step)
+        self.step.keeps_writers_waiting() && self == Self::raise(self.step)
+    }
+
+    /// Whether writers wait for its end: from the barrier to its release.
+    #[must_use]
+    pub fn is_waited_for(self, verb: Verb) -> bool {
+        match verb {
+            Verb::Perform => {
+                let released = Self::release(self.step);
+                self.step.keeps_writers_waiting() && (Self::raise(self.step)..=released).contains(&self)
+            }
+            Verb::Undo => self.begins_the_outage(),
+        }
+    }
+}
+
+/// How many acts a rehearsal has before those of its switch.
+const fn awaits_lag(step: StepName) -> usize {
+    match step {
+        StepName::CutoverRehearsal | StepName::RollbackRehearsal => 1,
+        StepName::Inspect
+        | StepName::Connect
+        | StepName::Identity
+        | StepName::Publication
+        | StepName::Close
+        | StepName::Schema
+        | StepName::Copy
+        | StepName::Subscribe
+        | StepName::CatchUp
+        | StepName::Reverse
+        | StepName::Verify
+        | StepName::Cutover
+        | StepName::Rollback
+        | StepName::Finish => 0,
     }
 }
 
@@ -85,6 +118,13 @@ mod tests {
                 (ActRef::open(switch), Do::OpenDestination),
                 (ActRef::release(switch), Do::ReleaseBarrier),
             ] {
+                assert_eq!(act.row().map(|row| row.kind), Some(kind));
+            }
+        }
+        for rehearsal in [StepName::CutoverRehearsal, StepName::RollbackRehearsal] {
+            for (act, kind) in
+                [(ActRef::raise(rehearsal), Do::RaiseBarrier), (ActRef::drain(rehearsal), Do::DrainToMarker)]
+            {
                 assert_eq!(act.row().map(|row| row.kind), Some(kind));
             }
         }

@@ -106,8 +106,8 @@ pub enum Event {
         agent_sequence: i64,
         /// What it produced. Nothing, for an undo.
         outcome: Option<Outcome>,
-        /// For the decision only: how long nobody could write, on the
-        /// coordinator's monotonic clock. Absent when the coordinator was
+        /// For what writers wait for, from the barrier on: how long they have waited,
+        /// on the coordinator's monotonic clock. Absent when the coordinator was
         /// restarted meanwhile.
         outage: Option<Duration>,
     },
@@ -184,7 +184,25 @@ pub enum Event {
         /// The trace that the steps from here on belong to.
         trace: TraceContext,
     },
-    /// The coordinator gave the switch up before the point of no return.
+    /// An operator asked for a rehearsal.
+    RehearsalRequested {
+        /// Its step, which says what is rehearsed.
+        step: StepName,
+        /// Number of its first round: one row with those of the cutovers.
+        cutover_epoch: i64,
+        /// The budget of every round.
+        max_outage: Duration,
+        /// How many rounds.
+        round_count: u32,
+        /// The trace that the steps from here on belong to.
+        trace: TraceContext,
+    },
+    /// Every act of the round is done. It is taken back.
+    RoundRehearsed,
+    /// Every act of the round is taken back; writers write. The next one follows,
+    /// unless it was the last or did not succeed.
+    RoundTakenBack,
+    /// The coordinator gave the switch, or the round, up before the point of no return.
     CutoverGivenUp {
         /// Why.
         #[serde(with = "failure_form")]
@@ -253,6 +271,9 @@ impl Event {
             Self::VerificationRequested { .. } => "verification_requested",
             Self::CutoverRequested { .. } => "cutover_requested",
             Self::RollbackRequested { .. } => "rollback_requested",
+            Self::RehearsalRequested { .. } => "rehearsal_requested",
+            Self::RoundRehearsed => "round_rehearsed",
+            Self::RoundTakenBack => "round_taken_back",
             Self::CutoverGivenUp { .. } => "cutover_given_up",
             Self::CutoverTakenBack => "cutover_taken_back",
             Self::FinishRequested { .. } => "finish_requested",

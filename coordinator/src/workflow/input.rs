@@ -64,6 +64,8 @@ pub enum Input {
         rollback: bool,
         #[serde(default)]
         way_back: bool,
+        #[serde(default)]
+        rehearsal: bool,
     },
     RaiseBarrier {
         cutover_epoch: i64,

@@ -12,7 +12,7 @@ use super::judge::{self, Comparison};
 use super::outcome::{Barrier, Fence, Outcome, RowCounts};
 use super::scrutiny::Scrutiny;
 use super::spec::{CopyMethod, Spec};
-use super::state::{Act, ActState, Phase, State};
+use super::state::{Act, ActState, Phase, State, Trial};
 use super::{ActRef, ActionKind, Order, Side, StepName, TABLE, Undo, Verb, WayBack};
 
 /// How long the lag must stay under its limit before a migration is ready.
@@ -65,7 +65,10 @@ pub fn plan(state: &State, situation: &Situation) -> Vec<Action> {
     match &state.phase {
         Phase::Pending | Phase::Held { .. } | Phase::Stopped { .. } | Phase::Aborted | Phase::Succeeded => Vec::new(),
         Phase::Running { step } => forward(state, *step, situation),
-        Phase::TakingBack { .. } => back(state, &[state.switch()], situation, Event::CutoverTakenBack),
+        Phase::TakingBack { step, .. } => {
+            let end = if step.is_rehearsal() { Event::RoundTakenBack } else { Event::CutoverTakenBack };
+            back(state, &[*step], situation, end)
+        }
         Phase::Aborting { .. } => {
             let steps: Vec<_> = TABLE.iter().map(|row| row.name).collect();
             back(state, &steps, situation, Event::Aborted)
@@ -75,10 +78,8 @@ pub fn plan(state: &State, situation: &Situation) -> Vec<Action> {
 
 /// Carries a step out.
 fn forward(state: &State, step: StepName, situation: &Situation) -> Vec<Action> {
-    if step.is_switch()
-        && !state.past_decision()
-        && let Err(failure) = may_go_on(state, situation)
-    {
+    let may_be_given_up = step.is_rehearsal() || step.is_switch() && !state.past_decision();
+    if may_be_given_up && let Err(failure) = may_go_on(state, step, situation) {
         return vec![Action::Record(Event::CutoverGivenUp { failure })];
     }
     let rows = step.row().acts;
@@ -188,29 +189,30 @@ fn held_up(state: &State, act: ActRef) -> bool {
 /// From the barrier to the decision the budget is the limit, everywhere else
 /// the setting.
 fn stall_timeout(state: &State, act: ActRef, situation: &Situation) -> Duration {
-    match &state.cutover {
-        Some(cutover) if act.step.is_switch() && (ActRef::raise(act.step)..=ActRef::fence(act.step)).contains(&act) => {
-            cutover.max_outage.max(Duration::from_secs(1))
-        }
+    let step = act.step;
+    let last = if step.is_rehearsal() { ActRef::drain(step) } else { ActRef::fence(step) };
+    let waited_for = step.keeps_writers_waiting() && (ActRef::raise(step)..=last).contains(&act);
+    match state.trial(step) {
+        Some(trial) if waited_for => trial.max_outage.max(Duration::from_secs(1)),
         Some(_) | None => situation.stall_timeout,
     }
 }
 
-/// Whether a cutover may go on to its next act.
-fn may_go_on(state: &State, situation: &Situation) -> Result<(), Failure> {
-    let Some(cutover) = &state.cutover else { return Ok(()) };
-    let begun = state.act(ActRef::raise(state.switch())).state != ActState::Idle;
+/// Whether a cutover, or a round of a rehearsal, may go on to its next act.
+fn may_go_on(state: &State, step: StepName, situation: &Situation) -> Result<(), Failure> {
+    let Some(Trial { max_outage, .. }) = state.trial(step) else { return Ok(()) };
+    let begun = state.act(ActRef::raise(step)).state != ActState::Idle;
     if begun && situation.outage_left.is_zero() {
         return Err(Failure::new(
             Reason::OutageBudgetExceeded,
-            format!("the outage would exceed its budget of {} ms", cutover.max_outage.as_millis()),
+            format!("the outage would exceed its budget of {} ms", max_outage.as_millis()),
         )
         .hint("Try again when the source is quieter, or with a larger --max-outage.")
         .remedy(Remedy::Operator)
         .effect(Effect::None)
-        .with("max_outage_ms", cutover.max_outage.as_millis()));
+        .with("max_outage_ms", max_outage.as_millis()));
     }
-    let (source, destination) = (prepared(state, Side::Source), prepared(state, Side::Destination));
+    let (source, destination) = (prepared(state, step, Side::Source), prepared(state, step, Side::Destination));
     if let (Some((source_tables, source_catalog)), Some((tables, catalog))) = (source, destination) {
         if source_tables != tables {
             return Err(drift("the tables published and subscribed are not the same"));
@@ -218,8 +220,8 @@ fn may_go_on(state: &State, situation: &Situation) -> Result<(), Failure> {
         if source_catalog != catalog {
             return Err(drift("the schemas of the two sides are not the same"));
         }
-        if barrier(state).is_some_and(|barrier| barrier.catalog_digest != *source_catalog)
-            || fence(state).is_some_and(|fence| fence.catalog_digest != *source_catalog)
+        if barrier(state, step).is_some_and(|barrier| barrier.catalog_digest != *source_catalog)
+            || fence(state, step).is_some_and(|fence| fence.catalog_digest != *source_catalog)
         {
             return Err(drift("the schema changed during the cutover"));
         }
@@ -233,19 +235,23 @@ fn drift(message: &str) -> Failure {
         .effect(Effect::None)
 }
 
-fn prepared(state: &State, side: Side) -> Option<(&super::outcome::Digest, &super::outcome::Digest)> {
-    let act = ActRef::find(state.switch(), side, ActionKind::PrepareCutover)?;
+fn prepared(state: &State, step: StepName, side: Side) -> Option<(&super::outcome::Digest, &super::outcome::Digest)> {
+    let act = ActRef::find(step, side, ActionKind::PrepareCutover)?;
     let Outcome::PrepareCutover { table_set_digest, catalog_digest, .. } = performed(state, act)? else { return None };
     Some((table_set_digest, catalog_digest))
 }
 
-fn barrier(state: &State) -> Option<&Barrier> {
-    let Outcome::RaiseBarrier(barrier) = performed(state, ActRef::raise(state.switch()))? else { return None };
+fn barrier(state: &State, step: StepName) -> Option<&Barrier> {
+    let Outcome::RaiseBarrier(barrier) = performed(state, ActRef::raise(step))? else { return None };
     Some(barrier)
 }
 
-fn fence(state: &State) -> Option<&Fence> {
-    let Outcome::FenceSource(fence) = performed(state, ActRef::fence(state.switch()))? else { return None };
+/// A rehearsal has none.
+fn fence(state: &State, step: StepName) -> Option<&Fence> {
+    if !step.is_switch() {
+        return None;
+    }
+    let Outcome::FenceSource(fence) = performed(state, ActRef::fence(step))? else { return None };
     Some(fence)
 }
 
@@ -281,6 +287,7 @@ fn conclude(state: &State, step: StepName) -> Event {
                 }
             }
         }
+        StepName::CutoverRehearsal | StepName::RollbackRehearsal => Event::RoundRehearsed,
         StepName::Connect
         | StepName::Identity
         | StepName::Publication
@@ -346,22 +353,23 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
             Scrutiny::Counts => return None,
         },
         ActionKind::PrepareCutover => {
-            let cutover = state.cutover.as_ref()?;
+            let trial = state.trial(act.step)?;
             Input::PrepareCutover {
-                cutover_epoch: cutover.epoch,
-                max_outage: cutover.max_outage,
-                rollback: act.step == StepName::Rollback,
+                cutover_epoch: trial.epoch,
+                max_outage: trial.max_outage,
+                rollback: act.step.rehearsed().unwrap_or(act.step) == StepName::Rollback,
                 way_back: state.way_back,
+                rehearsal: act.step.is_rehearsal(),
             }
         }
         ActionKind::RaiseBarrier => {
-            let cutover = state.cutover.as_ref()?;
-            Input::RaiseBarrier { cutover_epoch: cutover.epoch, max_outage: cutover.max_outage }
+            let trial = state.trial(act.step)?;
+            Input::RaiseBarrier { cutover_epoch: trial.epoch, max_outage: trial.max_outage }
         }
         ActionKind::DrainToMarker => {
-            let barrier = barrier(state)?;
+            let barrier = barrier(state, act.step)?;
             Input::DrainToMarker {
-                cutover_epoch: state.cutover.as_ref()?.epoch,
+                cutover_epoch: state.trial(act.step)?.epoch,
                 marker_id: barrier.marker_id.clone(),
                 sequences: barrier.sequences.clone(),
                 open_timeout: situation.outage_left,
@@ -370,11 +378,11 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
         }
         ActionKind::FenceSource => Input::FenceSource {
             cutover_epoch: state.cutover.as_ref()?.epoch,
-            marker_id: barrier(state)?.marker_id.clone(),
+            marker_id: barrier(state, act.step)?.marker_id.clone(),
         },
         ActionKind::OpenDestination => Input::OpenDestination {
             cutover_epoch: state.cutover.as_ref()?.epoch,
-            sequences: fence(state)?.sequences.clone(),
+            sequences: fence(state, act.step)?.sequences.clone(),
         },
         ActionKind::ReleaseBarrier => Input::ReleaseBarrier { cutover_epoch: state.cutover.as_ref()?.epoch },
         ActionKind::FinishMigration => Input::FinishMigration {
@@ -394,3 +402,7 @@ mod tests;
 #[cfg(test)]
 #[path = "rollback_tests.rs"]
 mod rollback_tests;
+
+#[cfg(test)]
+#[path = "rehearsal_tests.rs"]
+mod rehearsal_tests;

@@ -30,6 +30,8 @@ pub(crate) struct Play {
     pub(crate) cancelled: Vec<CommandId>,
     pub(crate) outage_left: Duration,
     pub(crate) last_pause: Duration,
+    /// How long writers have waited, as the coordinator would say it.
+    pub(crate) outage: Option<Duration>,
 }
 
 fn fact(sequence: i64, event: Event) -> Fact {
@@ -148,6 +150,7 @@ impl Play {
             cancelled: Vec::new(),
             outage_left: Duration::from_secs(1),
             last_pause: Duration::ZERO,
+            outage: Some(Duration::from_millis(7)),
         }
     }
 
@@ -244,7 +247,8 @@ impl Play {
             Verb::Perform => Some(outcome),
             Verb::Undo => None,
         };
-        self.record(Event::CommandSucceeded { command: issued.command, agent_sequence, outcome, outage: None });
+        let outage = self.outage.filter(|_| issued.act.is_waited_for(issued.verb));
+        self.record(Event::CommandSucceeded { command: issued.command, agent_sequence, outcome, outage });
         self.advance();
     }
 
@@ -309,6 +313,8 @@ fn turn() -> impl Strategy<Value = Turn> {
         4 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: false })),
         1 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: true })),
         4 => Just(Turn::Word(Word::RollBack { max_outage })),
+        4 => prop_oneof![Just(StepName::Cutover), Just(StepName::Rollback)]
+            .prop_map(move |switch| Turn::Word(Word::Rehearse { switch, max_outage, round_count: 2 })),
         4 => step.prop_map(move |step| Turn::Word(Word::Release { step, max_outage })),
         2 => Just(Turn::Word(Word::Finish)),
         2 => any::<(bool, bool)>().prop_map(|(rows, resume)| Turn::Word(Word::Verify(Look { rows, resume, ..Look::default() }))),
@@ -373,13 +379,24 @@ impl Play {
         if self.state.opened() {
             assert!(matches!(
                 self.state.phase,
-                Phase::Running { step: StepName::Cutover | StepName::Rollback | StepName::Finish }
-                    | Phase::TakingBack { .. }
+                Phase::Running {
+                    step: StepName::Cutover | StepName::RollbackRehearsal | StepName::Rollback | StepName::Finish
+                } | Phase::TakingBack { .. }
                     | Phase::Held { step: StepName::Finish }
                     | Phase::Stopped { step: StepName::Cutover | StepName::Rollback | StepName::Finish, .. }
                     | Phase::Succeeded
             ));
-            assert!(self.open().all(|issued| issued.verb == Verb::Perform || issued.act.step == StepName::Rollback));
+            let back = [StepName::RollbackRehearsal, StepName::Rollback];
+            assert!(self.open().all(|issued| issued.verb == Verb::Perform || back.contains(&issued.act.step)));
+        }
+        // A rehearsal neither fences nor opens anything, and leaves who takes writes.
+        if let Phase::Running { step } | Phase::TakingBack { step, .. } = self.state.phase
+            && step.is_rehearsal()
+        {
+            let beyond = [ActionKind::FenceSource, ActionKind::OpenDestination, ActionKind::ReleaseBarrier];
+            assert!(self.open().all(|issued| issued.act.step == step && !beyond.contains(&issued.input.kind())));
+            let in_earnest = |input: &Input| matches!(input, Input::PrepareCutover { rehearsal: false, .. });
+            assert!(!self.open().any(|issued| in_earnest(&issued.input)));
         }
         // Only a switch that is under way asks a side to open, and only the side that is
         // closed: never the one that takes writes.

@@ -3,6 +3,7 @@
 //! **Invariant:** no field of [`State`] is changed anywhere but in [`next`];
 //! the live engine, a restart and the tests all go through it.
 
+mod rehearse;
 mod switch;
 mod transition;
 
@@ -17,6 +18,7 @@ use super::finding::{Consent, Finding};
 use super::input::Input;
 use super::judge::Verification;
 use super::outcome::{Barrier, Digest, Fence, Inventory, Outcome, RelationName, RowComparison, RowCounts};
+use super::rehearsal::Rehearsal;
 use super::scrutiny::Scrutiny;
 use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, ActRow, ActionKind, Belongs, Side, StepName, TABLE, Undo};
@@ -48,6 +50,10 @@ pub struct State {
     pub scrutiny: Scrutiny,
     /// The latest try at a cutover or a rollback.
     pub cutover: Option<Cutover>,
+    /// The latest rehearsal of one.
+    pub rehearsal: Option<Rehearsal>,
+    /// How long the latest switch took from the drain to its decision.
+    pub rest_of_switch: Option<Duration>,
     /// What the latest verification found.
     pub verification: Option<Verified>,
     /// Every command so far.
@@ -91,11 +97,14 @@ pub enum Phase {
         /// Why.
         failure: Failure,
     },
-    /// A cutover or a rollback failed before its point of no return and is taken back.
-    /// Left when everything of it is, or forward if the other side opened after all.
+    /// A cutover or a rollback failed before its point of no return, or a round of a
+    /// rehearsal is over, and is taken back. Left when everything of it is, or forward
+    /// if the other side opened after all.
     TakingBack {
-        /// Why it failed.
-        cause: Failure,
+        /// The step that is taken back.
+        step: StepName,
+        /// Why it failed. None for a round that did what it was to do.
+        cause: Option<Failure>,
         /// Why taking back does not go on by itself.
         stop: Option<Failure>,
     },
@@ -203,8 +212,19 @@ pub struct Cutover {
     pub barrier: Option<Barrier>,
     /// How long the marker took to arrive.
     pub drain_time: Option<Duration>,
+    /// From asking for the barrier to the news of that.
+    pub drained_after: Option<Duration>,
     /// The fence.
     pub fence: Option<Fence>,
+}
+
+/// One try at a switch or at its rehearsal: what its acts are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// Its number.
+    pub epoch: i64,
+    /// Its budget.
+    pub max_outage: Duration,
 }
 
 /// How a cutover ended.
@@ -309,10 +329,25 @@ impl State {
         self.cutover.as_ref().map_or(StepName::Cutover, |cutover| cutover.step)
     }
 
-    /// The number of the next try at a switch.
+    /// The number of the next try at a switch or a rehearsal.
     #[must_use]
     pub fn next_cutover_epoch(&self) -> i64 {
-        self.cutover.as_ref().map_or(1, |last| last.epoch + 1)
+        let switched = self.cutover.as_ref().map_or(0, |last| last.epoch);
+        let rehearsed = self.rehearsal.as_ref().map_or(0, |last| last.epoch);
+        switched.max(rehearsed) + 1
+    }
+
+    /// The latest try at a switch, or the latest round of a rehearsal: whichever the
+    /// step is.
+    #[must_use]
+    pub fn trial(&self, step: StepName) -> Option<Trial> {
+        if step.is_rehearsal() {
+            let rehearsal = self.rehearsal.as_ref().filter(|rehearsal| rehearsal.step == step)?;
+            Some(Trial { epoch: rehearsal.epoch, max_outage: rehearsal.max_outage })
+        } else {
+            let cutover = self.cutover.as_ref()?;
+            Some(Trial { epoch: cutover.epoch, max_outage: cutover.max_outage })
+        }
     }
 
     /// Whether the destination is open: the migration cannot be taken back.

@@ -7,6 +7,7 @@ use pgportage_proto::Reason;
 
 use super::fact::{Event, TraceContext};
 use super::finding::Consent;
+use super::rehearsal::MOST_ROUNDS;
 use super::scrutiny::Look;
 use super::spec::Rate;
 use super::state::{Phase, State};
@@ -48,6 +49,15 @@ pub enum Word {
     RollBack {
         /// The budget.
         max_outage: Duration,
+    },
+    /// Rehearse a switch.
+    Rehearse {
+        /// Which.
+        switch: StepName,
+        /// The budget of every round.
+        max_outage: Duration,
+        /// How many rounds.
+        round_count: u32,
     },
     /// End.
     Finish,
@@ -114,15 +124,22 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             if state.phase != (Phase::Held { step: StepName::Finish }) {
                 return Err(not_yet(state, "rolled back"));
             }
-            if !state.way_back {
-                return Err(Failure::new(Reason::WayBackLost, format!("migration {id} has no way back"))
-                    .detail("It was created or cut over without one: the source has none of what was written since.")
-                    .hint(format!("End it with `pgportage finish {id}`."))
-                    .remedy(Remedy::Operator)
-                    .effect(Effect::None));
-            }
+            must_have_way_back(state)?;
             check_outage(max_outage)?;
             Ok(Event::RollbackRequested { cutover_epoch: state.next_cutover_epoch(), max_outage, trace })
+        }
+        Word::Rehearse { switch, max_outage, round_count } => {
+            let Some(step) = switch.rehearsal() else { return Err(wrong(format!("step {switch} is not rehearsed"))) };
+            if state.phase != (Phase::Held { step: step.held_at() }) {
+                return Err(not_yet(state, "rehearsed"));
+            }
+            if switch == StepName::Rollback {
+                must_have_way_back(state)?;
+            }
+            check_outage(max_outage)?;
+            check_rounds(round_count)?;
+            let cutover_epoch = state.next_cutover_epoch();
+            Ok(Event::RehearsalRequested { step, cutover_epoch, max_outage, round_count, trace })
         }
         Word::Finish => {
             if state.may_finish() {
@@ -169,7 +186,7 @@ fn retry(state: &State, step: StepName, trace: TraceContext) -> Result<Event, Fa
             Ok(Event::RetryRequested { step, trace })
         }
         Phase::Running { step: running } if *running == step => Ok(Event::RetryRequested { step, trace }),
-        Phase::TakingBack { .. } if step == state.switch() => Ok(Event::RetryRequested { step, trace }),
+        Phase::TakingBack { step: back, .. } if step == *back => Ok(Event::RetryRequested { step, trace }),
         Phase::Aborting { .. } => Ok(Event::RetryRequested { step, trace }),
         Phase::Pending
         | Phase::Running { .. }
@@ -230,6 +247,27 @@ fn check_outage(max_outage: Duration) -> Result<(), Failure> {
     Ok(())
 }
 
+fn check_rounds(round_count: u32) -> Result<(), Failure> {
+    if (1..=MOST_ROUNDS).contains(&round_count) {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::RequestInvalid, format!("round_count must be from 1 to {MOST_ROUNDS}"))
+        .effect(Effect::None)
+        .with("field", "round_count"))
+}
+
+fn must_have_way_back(state: &State) -> Result<(), Failure> {
+    let id = &state.id;
+    if state.way_back {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::WayBackLost, format!("migration {id} has no way back"))
+        .detail("It was created or cut over without one: the source has none of what was written since.")
+        .hint(format!("End it with `pgportage finish {id}`."))
+        .remedy(Remedy::Operator)
+        .effect(Effect::None))
+}
+
 fn wrong(message: String) -> Failure {
     Failure::new(Reason::WrongState, message).effect(Effect::None)
 }
@@ -247,6 +285,7 @@ pub fn describe(phase: &Phase) -> String {
         Phase::Running { step } => format!("running step {step}"),
         Phase::Held { step } => format!("waiting for the operator's word before step {step}"),
         Phase::Stopped { step, .. } => format!("stopped in step {step}"),
+        Phase::TakingBack { step, .. } if step.is_rehearsal() => "taking a rehearsal back".to_owned(),
         Phase::TakingBack { .. } => "taking a failed switch back".to_owned(),
         Phase::Aborting { .. } => "being aborted".to_owned(),
         Phase::Aborted => "aborted".to_owned(),

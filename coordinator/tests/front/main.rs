@@ -8,6 +8,7 @@ mod house;
 mod kill;
 mod migration;
 mod preflight;
+mod rehearsal;
 mod relay;
 mod restart;
 mod scripted;

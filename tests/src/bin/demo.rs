@@ -91,7 +91,8 @@ async fn operate(site: &Site, workload: &Workload) -> Result<()> {
     type_in(site, &["start", MIGRATION]).await?;
     type_in(site, &["status", MIGRATION]).await?;
     type_in(site, &["verify", MIGRATION]).await?;
-    heading("the cutover, while the writers write")?;
+    heading("the cutover rehearsed, then carried out, while the writers write")?;
+    type_in(site, &["cutover", MIGRATION, "--rehearse", "--rounds", "3", "--yes"]).await?;
     type_in(site, &["cutover", MIGRATION, "--yes"]).await?;
     workload.wait_for_writes(End::Destination, 1000, PATIENCE).await?;
     type_in(site, &["finish", MIGRATION, "--yes"]).await?;

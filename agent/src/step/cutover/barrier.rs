@@ -246,20 +246,11 @@ async fn lock_against_writers(
     max_outage: Duration,
     patience: Duration,
 ) -> Result<u32, Failure> {
-    let begun = cx.clock.now();
-    // The session dies by itself if this agent is frozen while it stands. The
-    // limit for the statement counts for all tables together; `lock_timeout`
-    // would count for each.
-    let statements = format!(
-        "SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL statement_timeout = {}",
-        max_outage.as_millis(),
-        patience.as_millis().max(1)
-    );
-    cutover.holder.batch_execute(&statements).await.map_err(|error| sql_failure(error, "limit the barrier"))?;
-    let Some(lock) = lock_statement(tables, "SHARE") else { return Ok(0) };
+    let lock = lock_statement(tables, "SHARE").unwrap_or_default();
+    let statements = bounded(&lock, max_outage, patience);
     let mut cancelled = BTreeSet::new();
     let granted = {
-        let locking = std::pin::pin!(cutover.holder.batch_execute(&lock));
+        let locking = std::pin::pin!(cutover.holder.batch_execute(&statements));
         let breaking = std::pin::pin!(break_cycles(cx, cutover, tables, &mut cancelled));
         match select(locking, breaking).await {
             Either::Left((granted, _)) => granted,
@@ -274,16 +265,22 @@ async fn lock_against_writers(
             sql_failure(error, "lock the tables against writers").effect(Effect::None)
         });
     }
-    // From here on its session is idle, for what is left of the budget.
-    let left = max_outage.saturating_sub(cx.clock.now().duration_since(begun)).as_millis().max(1);
-    cutover
-        .holder
-        .batch_execute(&format!(
-            "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = {left}"
-        ))
-        .await
-        .map_err(|error| sql_failure(error, "keep the barrier"))?;
     Ok(u32::try_from(cancelled.len()).unwrap_or(u32::MAX))
+}
+
+/// The locks and their limits in one message: at no instant does the barrier stand
+/// without a limit, should this agent be frozen or lost then. The limit for the
+/// statement counts for all tables together; `lock_timeout` would count for each.
+/// From the grant on the session is idle, and dies by itself when the rest of the
+/// budget is over: the server counts it from the arrival of this message.
+fn bounded(lock: &str, max_outage: Duration, patience: Duration) -> String {
+    let (budget, patience) = (max_outage.as_millis().max(1), patience.as_millis().max(1));
+    format!(
+        "SET LOCAL idle_in_transaction_session_timeout = {budget}; SET LOCAL statement_timeout = {patience}; {lock}; \
+         SET LOCAL statement_timeout = 0; \
+         SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', greatest(1, {budget} - \
+         (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000)::int8)::text, true)"
+    )
 }
 
 async fn barrier_timeout(cutover: &LeavingSide, patience: Duration) -> Failure {

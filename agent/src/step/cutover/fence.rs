@@ -18,7 +18,7 @@ use super::canary::Canary;
 use super::resolve::give_up_fence;
 use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, positions};
-use super::{LeavingSide, current_lsn, remaining, sessions_lost};
+use super::{LeavingSide, current_lsn, refuse_in_rehearsal, remaining, sessions_lost};
 use crate::action::{ActionKind, Verb};
 use crate::hook;
 use crate::policy::HookPoint;
@@ -107,6 +107,7 @@ impl Step for FenceSource {
 }
 
 async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> Result<FenceSourceResult, Failure> {
+    refuse_in_rehearsal(cutover.rehearsal)?;
     let participation = &cx.participation;
     let deadline = match &cutover.barrier {
         Some(barrier) => barrier.deadline,

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use super::let_go::lead_back;
 use super::resolve::fence_table_exists;
 use super::sequence::{SequencePosition, set_all};
-use super::{await_disk, current_lsn, sessions_lost};
+use super::{await_disk, current_lsn, refuse_in_rehearsal, sessions_lost};
 use crate::action::{ActionKind, Verb};
 use crate::hook;
 use crate::policy::HookPoint;
@@ -59,6 +59,7 @@ impl Step for OpenDestination {
             Some(deadline) if cutover.epoch == self.cutover_epoch => deadline,
             Some(_) | None => return Err(sessions_lost(Effect::None)),
         };
+        refuse_in_rehearsal(cutover.rehearsal)?;
         hook::owe_on_entry(&cx.agent, &cx.participation, self.cutover_epoch)?;
         let left = deadline.saturating_duration_since(cx.clock.now());
         hook::ask(&cx.agent, &cx.participation, HookPoint::BeforeOpen, Some(left)).await?;

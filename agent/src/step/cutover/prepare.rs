@@ -93,6 +93,8 @@ pub struct PrepareCutover {
     pub switch: Switch,
     /// Whether what is written after it has to be able to flow back.
     pub way_back: bool,
+    /// Whether it goes no further than the drain.
+    pub rehearsal: bool,
 }
 
 /// Which way applications go.
@@ -194,6 +196,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
         migration,
         LeavingSide {
             epoch: step.cutover_epoch,
+            rehearsal: step.rehearsal,
             holder,
             writer,
             canary,
@@ -203,6 +206,9 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             fenced: None,
         },
     );
+    if step.rehearsal {
+        return Ok(result);
+    }
     // Last of all: whatever is told here believes that the outage is near.
     hook::owe(&cx.agent, &cx.participation, step.cutover_epoch)?;
     hook::ask(&cx.agent, &cx.participation, HookPoint::BeforeBarrier, None).await.map_err(|failure| {
@@ -258,6 +264,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
         migration,
         EnteringSide {
             epoch: step.cutover_epoch,
+            rehearsal: step.rehearsal,
             session,
             catalog_digest,
             drained: None,

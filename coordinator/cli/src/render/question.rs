@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::rehearsal::name;
 use super::{Style, Tone, clean, labelled, push_line, span};
 use crate::view::{CutoverPhase, Migration, WayBack};
 
@@ -32,6 +33,62 @@ pub fn before_cutover(
         after_cutover(migration, keeps_way_back).to_owned(),
     ];
     for act in acts {
+        push_line(&mut out, &format!("  {act}"));
+    }
+    out.push_str(&rehearsed(migration, false, max_outage, style));
+    out.push_str(&lag_now(migration, style));
+    out
+}
+
+/// What the latest rehearsal says about a switch with this budget, where it was one of
+/// this switch and nothing was switched since.
+fn rehearsed(migration: &Migration, rollback: bool, max_outage: Option<Duration>, style: Style) -> String {
+    let mut out = String::new();
+    let tried = migration.cutover.as_ref().map_or(0, |cutover| cutover.epoch);
+    let Some(report) = migration.rehearsal.as_ref().filter(|it| it.rollback == rollback && it.epoch > tried) else {
+        return out;
+    };
+    let Some(p95) = report.prediction.and_then(|prediction| prediction.p95) else { return out };
+    let what = name(report);
+    let told = format!("  The latest rehearsal expects an outage of up to {}.", span(p95));
+    match max_outage.or(report.max_outage) {
+        Some(limit) if p95 > limit => {
+            let doubt = format!("{told} This {what} is likely to be taken back.");
+            push_line(&mut out, &style.paint(Tone::Careful, &doubt));
+        }
+        Some(_) | None => push_line(&mut out, &told),
+    }
+    out
+}
+
+/// Before a rehearsal.
+#[must_use]
+pub fn before_rehearsal(
+    migration: &Migration,
+    rollback: bool,
+    rounds: Option<u32>,
+    max_outage: Option<Duration>,
+    style: Style,
+) -> String {
+    let mut out = String::new();
+    let (what, left) =
+        if rollback { ("rollback", &migration.destination_agent) } else { ("cutover", &migration.source_agent) };
+    push_line(
+        &mut out,
+        &format!(
+            "{} tries the {what} of database {} {}, and moves nobody:",
+            style.paint(Tone::Strong, "rehearsal"),
+            clean(&migration.database),
+            rounds.map_or_else(|| "a few times".to_owned(), |rounds| format!("{rounds} times")),
+        ),
+    );
+    let limit = max_outage.map_or("the coordinator's limit".to_owned(), span);
+    for act in [
+        format!("1. Writers on {} wait until the last change has arrived; never longer than {limit}.", clean(left)),
+        "2. Statements that stand in a lock cycle with the barrier are cancelled, as they will be on the day."
+            .to_owned(),
+        "3. Everything is taken back. No session is ended, nobody is kept out, no hook runs.".to_owned(),
+    ] {
         push_line(&mut out, &format!("  {act}"));
     }
     out.push_str(&lag_now(migration, style));
@@ -87,6 +144,7 @@ pub fn before_rollback(migration: &Migration, max_outage: Option<Duration>, styl
     ] {
         push_line(&mut out, &format!("  {act}"));
     }
+    out.push_str(&rehearsed(migration, true, max_outage, style));
     out.push_str(&lag_now(migration, style));
     out
 }

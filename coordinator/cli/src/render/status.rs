@@ -3,8 +3,8 @@
 use time::OffsetDateTime;
 
 use super::{
-    Style, Tone, clean, count, cutover, failure, findings, kept, labelled, pace, push_line, rate, rows, size, span,
-    table, unfence, verification, whole,
+    Style, Tone, clean, count, cutover, failure, findings, kept, labelled, pace, push_line, rate, rehearsal, rows,
+    size, span, table, unfence, verification, whole,
 };
 use crate::pace::{Pace, Speed};
 use crate::view::{
@@ -70,6 +70,10 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
     if let Some(report) = &migration.cutover {
         out.push('\n');
         out.push_str(&cutover(report, style));
+    }
+    if let Some(report) = migration.rehearsal.as_ref().filter(|_| !over(migration)) {
+        out.push('\n');
+        out.push_str(&rehearsal(report, style));
     }
     if !migration.unfence_statements.is_empty() {
         out.push('\n');

@@ -1,7 +1,9 @@
 //! Verbs that set a migration going and show it until it rests.
 
+use std::time::Duration;
+
 use super::{Hand, wrong_state};
-use crate::arguments::{Confirmed, Cutover, Rollback, Verify, Watched};
+use crate::arguments::{Confirmed, Cutover, Extent, Rollback, Verify, Watched};
 use crate::exit::{Exit, Stop};
 use crate::outcome::{Awaited, outcome, step_to_retry};
 use crate::render;
@@ -52,30 +54,91 @@ pub(super) async fn retry(hand: &Hand, arguments: &Watched) -> Result<Exit, Stop
 }
 
 pub(super) async fn cutover(hand: &Hand, arguments: &Cutover) -> Result<Exit, Stop> {
+    let Cutover { max_outage, yes, detach, .. } = *arguments;
     let seen = hand.coordinator.migration(&arguments.name).await?;
     if !seen.ready_for_cutover {
         return Err(wrong_state("cutover", &seen));
     }
+    let plan = Rehearsed { rollback: false, rounds: arguments.rehearsal.rounds, max_outage, yes, detach };
+    let seen = match Box::pin(rehearse(hand, seen, arguments.rehearsal.extent(), plan)).await? {
+        Course::Over(exit) => return Ok(exit),
+        Course::On(seen) => seen,
+    };
     let keeps_way_back = !arguments.no_way_back;
-    let what = render::before_cutover(&seen, arguments.max_outage, keeps_way_back, hand.terminal.err);
-    hand.terminal.confirm(&what, "cutover", arguments.yes)?;
+    let what = render::before_cutover(&seen, max_outage, keeps_way_back, hand.terminal.err);
+    hand.terminal.confirm(&what, "cutover", yes)?;
     let mut interrupt = Hand::interrupt()?;
-    let call = hand.coordinator.cut_over(&seen, arguments.max_outage, keeps_way_back);
+    let call = hand.coordinator.cut_over(&seen, max_outage, keeps_way_back);
     let accepted = hand.send(&mut interrupt, &seen.name, call).await?;
-    hand.see_through(&mut interrupt, &seen, accepted, Awaited::CutOver, arguments.detach).await
+    hand.see_through(&mut interrupt, &seen, accepted, Awaited::CutOver, detach).await
 }
 
 pub(super) async fn rollback(hand: &Hand, arguments: &Rollback) -> Result<Exit, Stop> {
+    let Rollback { max_outage, yes, detach, .. } = *arguments;
     let seen = hand.coordinator.migration(&arguments.name).await?;
     if !seen.ready_for_finish {
         return Err(wrong_state("rollback", &seen));
     }
-    let what = render::before_rollback(&seen, arguments.max_outage, hand.terminal.err);
-    hand.terminal.confirm(&what, "rollback", arguments.yes)?;
+    let plan = Rehearsed { rollback: true, rounds: arguments.rehearsal.rounds, max_outage, yes, detach };
+    let seen = match Box::pin(rehearse(hand, seen, arguments.rehearsal.extent(), plan)).await? {
+        Course::Over(exit) => return Ok(exit),
+        Course::On(seen) => seen,
+    };
+    let what = render::before_rollback(&seen, max_outage, hand.terminal.err);
+    hand.terminal.confirm(&what, "rollback", yes)?;
     let mut interrupt = Hand::interrupt()?;
-    let call = hand.coordinator.roll_back(&seen, arguments.max_outage);
+    let call = hand.coordinator.roll_back(&seen, max_outage);
     let accepted = hand.send(&mut interrupt, &seen.name, call).await?;
-    hand.see_through(&mut interrupt, &seen, accepted, Awaited::RolledBack, arguments.detach).await
+    hand.see_through(&mut interrupt, &seen, accepted, Awaited::RolledBack, detach).await
+}
+
+/// What is rehearsed, and how.
+struct Rehearsed {
+    rollback: bool,
+    rounds: Option<u32>,
+    max_outage: Option<Duration>,
+    yes: bool,
+    detach: bool,
+}
+
+/// Whether a verb goes on after a rehearsal.
+enum Course {
+    /// It does, on this picture.
+    On(Box<Migration>),
+    /// It ends like this.
+    Over(Exit),
+}
+
+/// Rehearses a switch where that was asked for, and says whether to go on with it.
+async fn rehearse(hand: &Hand, seen: Migration, extent: Extent, how: Rehearsed) -> Result<Course, Stop> {
+    let goes_on = match extent {
+        Extent::Whole => return Ok(Course::On(Box::new(seen))),
+        Extent::Rehearsal => false,
+        Extent::RehearsalFirst => true,
+    };
+    let Rehearsed { rollback, rounds, max_outage, yes, detach } = how;
+    let what = render::before_rehearsal(&seen, rollback, rounds, max_outage, hand.terminal.err);
+    hand.terminal.confirm(&what, "a rehearsal", yes)?;
+    let mut interrupt = Hand::interrupt()?;
+    let call = hand.coordinator.rehearse(&seen, rollback, rounds, max_outage);
+    let accepted = hand.send(&mut interrupt, &seen.name, call).await?;
+    if !goes_on {
+        let exit = hand.see_through(&mut interrupt, &seen, accepted, Awaited::Rehearsed, detach).await?;
+        return Ok(Course::Over(exit));
+    }
+    let rehearsed = hand.see(&mut interrupt, &seen, accepted).await?;
+    match outcome(Awaited::Rehearsed, &rehearsed) {
+        Exit::Done => {
+            if let Some(report) = &rehearsed.rehearsal {
+                hand.terminal.note(&render::rehearsal(report, hand.terminal.err));
+            }
+            Ok(Course::On(Box::new(rehearsed)))
+        }
+        exit @ (Exit::NotMet | Exit::Usage | Exit::Waiting | Exit::OverBudget) => {
+            hand.conclude(Awaited::Rehearsed, &rehearsed);
+            Ok(Course::Over(exit))
+        }
+    }
 }
 
 pub(super) async fn finish(hand: &Hand, arguments: &Confirmed) -> Result<Exit, Stop> {

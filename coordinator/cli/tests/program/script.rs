@@ -291,6 +291,18 @@ impl MigrationService for Script {
         Ok(Response::new(v1::RollBackMigrationResponse { migration }))
     }
 
+    async fn rehearse_cutover(
+        &self,
+        request: Request<v1::RehearseCutoverRequest>,
+    ) -> Result<Response<v1::RehearseCutoverResponse>, Status> {
+        let message = request.get_ref();
+        let limit = message.max_outage.as_ref().map_or("none".to_owned(), ToString::to_string);
+        let (etag, rounds, rollback) = (&message.etag, message.round_count, message.rollback);
+        let said = format!("rehearse etag={etag} max_outage={limit} rounds={rounds} rollback={rollback}");
+        let migration = self.act(&request, said)?;
+        Ok(Response::new(v1::RehearseCutoverResponse { migration }))
+    }
+
     async fn verify_migration(
         &self,
         request: Request<v1::VerifyMigrationRequest>,

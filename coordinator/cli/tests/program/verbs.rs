@@ -114,6 +114,65 @@ async fn a_rollback_that_was_taken_back_exits_1() {
 }
 
 #[tokio::test]
+async fn a_rehearsal_says_whether_the_budget_would_be_kept_and_exits_4_if_not() {
+    let rehearse = ["cutover", "shop", "--rehearse", "--max-outage", "300ms", "--rounds", "7", "--yes"];
+    let stage = Stage::set(Script::new(support::ready(), [support::rehearsing(), support::rehearsed(300)])).await;
+    let ran = stage.run(&rehearse).await.exits(0).says("expected within the budget of 300 ms");
+    ran.says("predicted outage").notes("rehearsal: 2 of 5 rounds done");
+    let heard = stage.script.heard();
+    assert!(heard.contains(&"rehearse etag=3-10 max_outage=0.300s rounds=7 rollback=false".to_owned()), "{heard:?}");
+    assert!(!heard.iter().any(|call| call.starts_with("cutover")), "{heard:?}");
+
+    let stage = Stage::set(Script::new(support::ready(), [support::rehearsing(), support::rehearsed(100)])).await;
+    let ran = stage.run(&["cutover", "shop", "--rehearse", "--yes", "--json"]).await.exits(4);
+    let told = &ran.json()[0]["rehearsal"];
+    assert_eq!((&told["fits"], &told["prediction"]["p95_milliseconds"]), (&false.into(), &106.into()));
+
+    // Nothing was measured: that is neither.
+    let stage = Stage::set(Script::new(support::ready(), [support::rehearsing(), support::rehearsal_given_up()])).await;
+    stage.run(&["cutover", "shop", "--rehearse", "--yes"]).await.exits(1).says("BARRIER_TIMEOUT");
+
+    // A round that was over the budget says enough.
+    let mut over = support::rehearsal_given_up();
+    over.rehearsal.as_mut().unwrap().failure.as_mut().unwrap().reason = "OUTAGE_BUDGET_EXCEEDED".to_owned();
+    let stage = Stage::set(Script::new(support::ready(), [support::rehearsing(), over])).await;
+    stage.run(&["cutover", "shop", "--rehearse", "--yes"]).await.exits(4);
+}
+
+#[tokio::test]
+async fn a_cutover_after_a_rehearsal_goes_on_only_when_that_went_well() {
+    let first = ["cutover", "shop", "--rehearse-first", "--yes"];
+    let going = [support::rehearsing(), support::rehearsed(100)];
+    let stage = Stage::set(Script::new(support::ready(), going)).await;
+    stage.run(&first).await.exits(4).says("not expected within the budget");
+    assert!(!stage.script.heard().iter().any(|call| call.starts_with("cutover")));
+    let going = [support::rehearsing(), support::rehearsal_given_up()];
+    let stage = Stage::set(Script::new(support::ready(), going)).await;
+    stage.run(&first).await.exits(1);
+    assert!(!stage.script.heard().iter().any(|call| call.starts_with("cutover")));
+
+    let stage = Stage::set(Script::new(support::ready(), [support::rehearsed(300), support::cut_over()])).await;
+    let ran = stage.run(&first).await.exits(0).notes("expected within the budget").says("the destination is open");
+    assert!(!ran.out.contains("rehearsal of"), "{ran:#?}");
+    let heard = stage.script.heard();
+    let place = |verb: &str| heard.iter().position(|call| call.starts_with(verb));
+    assert!(place("rehearse").is_some() && place("rehearse") < place("cutover etag=rehearsed"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_rollback_can_be_rehearsed() {
+    let mut rehearsed = v1::Migration { etag: "rehearsed".to_owned(), ..support::returnable() };
+    rehearsed.rehearsal =
+        support::rehearsed(300).rehearsal.map(|report| v1::RehearsalReport { rollback: true, ..report });
+    let stage = Stage::set(Script::new(support::returnable(), [rehearsed])).await;
+    stage.run(&["rollback", "shop", "--rehearse", "--yes"]).await.exits(0).says("a rollback is expected");
+    let heard = stage.script.heard();
+    assert!(heard.contains(&"rehearse etag=3-11 max_outage=none rounds=0 rollback=true".to_owned()), "{heard:?}");
+    let stage = Stage::set(Script::new(support::returnable(), [])).await;
+    stage.run(&["cutover", "shop", "--rehearse", "--yes"]).await.exits(1).notes("WRONG_STATE");
+}
+
+#[tokio::test]
 async fn a_cutover_may_give_the_way_back_up() {
     let stage = Stage::set(Script::new(support::ready(), [support::cutting_over(), support::cut_over()])).await;
     stage.run(&["cutover", "shop", "--yes", "--no-way-back"]).await.exits(0);
@@ -349,6 +408,10 @@ async fn a_wrong_command_line_exits_2() {
         &["--json"],
         &["cutover"],
         &["cutover", "a", "--max-outage", "x"],
+        &["cutover", "a", "--rounds", "3"],
+        &["cutover", "a", "--rehearse", "--rounds", "0"],
+        &["cutover", "a", "--rehearse", "--rehearse-first"],
+        &["cutover", "a", "--rehearse-first", "--detach"],
         &create,
     ] {
         let child = program(home.path(), arguments).spawn().unwrap();

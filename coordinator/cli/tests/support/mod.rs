@@ -517,3 +517,74 @@ pub(crate) fn agents() -> Vec<v1::Agent> {
         },
     ]
 }
+
+fn spread(p50: i64, p95: i64, worst: i64) -> Option<v1::RehearsedSpan> {
+    Some(v1::RehearsedSpan { p50: milliseconds(p50), p95: milliseconds(p95), worst: milliseconds(worst) })
+}
+
+/// Rehearsed, and expected to be over within `max_outage` milliseconds or not.
+pub(crate) fn rehearsed(max_outage: i64) -> v1::Migration {
+    let mut migration = ready();
+    migration.etag = "rehearsed".to_owned();
+    migration.rehearsal = Some(v1::RehearsalReport {
+        cutover_epoch: 5,
+        phase: v1::rehearsal_report::Phase::Done.into(),
+        round_count: 5,
+        completed_count: 5,
+        max_outage: milliseconds(max_outage),
+        prepare: spread(180, 240, 240),
+        lock_wait: spread(11, 24, 24),
+        barrier: spread(31, 48, 48),
+        drain: spread(12, 19, 19),
+        release: spread(9, 14, 14),
+        pause: spread(52, 78, 78),
+        rest: milliseconds(31),
+        rest_source: v1::rehearsal_report::RestSource::Estimate.into(),
+        prediction: spread(74, 106, 106),
+        fits: max_outage >= 106,
+        cancelled_session_count: 3,
+        record_time: at(30),
+        ..Default::default()
+    });
+    migration
+}
+
+/// The third round goes on.
+pub(crate) fn rehearsing() -> v1::Migration {
+    let mut migration = rehearsed(300);
+    migration.state = v1::migration::State::Running.into();
+    migration.etag = "rehearsing".to_owned();
+    migration.waiting_for.clear();
+    migration.next_commands = vec!["pgportage status shop".to_owned(), "pgportage abort shop".to_owned()];
+    let report = migration.rehearsal.as_mut().unwrap();
+    report.phase = v1::rehearsal_report::Phase::Running.into();
+    (report.cutover_epoch, report.completed_count, report.fits) = (3, 2, false);
+    step(&mut migration, "cutover").state = v1::step::State::Pending.into();
+    let running = v1::Step {
+        name: "cutover-rehearsal".to_owned(),
+        state: v1::step::State::Running.into(),
+        attempt_count: 1,
+        start_time: at(5),
+        ..Default::default()
+    };
+    migration.steps.insert(10, running);
+    migration
+}
+
+/// A round was not granted its locks.
+pub(crate) fn rehearsal_given_up() -> v1::Migration {
+    let mut migration = rehearsing();
+    migration.state = v1::migration::State::Waiting.into();
+    migration.etag = "given-up".to_owned();
+    migration.steps.remove(10);
+    let failure = step(&mut taken_back(), "cutover").failure.clone();
+    migration.waiting_for = "the operator's word for the cutover; the last rehearsal was given up".to_owned();
+    migration.next_commands = ready().next_commands;
+    let cutover = step(&mut migration, "cutover");
+    cutover.state = v1::step::State::Held.into();
+    cutover.failure = failure.clone();
+    let report = migration.rehearsal.as_mut().unwrap();
+    report.phase = v1::rehearsal_report::Phase::GivenUp.into();
+    report.failure = failure;
+    migration
+}

@@ -13,7 +13,7 @@ use super::{ActState, Cutover, CutoverEnd, Phase, State};
 
 impl State {
     pub(super) fn switch_requested(&mut self, step: StepName, epoch: i64, max_outage: Duration) -> Applied {
-        self.must(self.cutover.as_ref().is_none_or(|last| last.epoch < epoch), "its number is not new")?;
+        self.must(epoch >= self.next_cutover_epoch(), "its number is not new")?;
         self.cutover = Some(Cutover {
             step,
             epoch,
@@ -22,6 +22,7 @@ impl State {
             outage_start_time: None,
             barrier: None,
             drain_time: None,
+            drained_after: None,
             fence: None,
         });
         self.begin(step);
@@ -41,12 +42,11 @@ impl State {
         self.steps[StepName::Cutover.index()].succeeded = false;
     }
 
-    pub(super) fn take_cutover_back(&mut self, cause: &Failure) {
-        let step = self.switch();
+    pub(super) fn take_back(&mut self, step: StepName, cause: &Failure) {
         for act in &mut self.steps[step.index()].acts {
             act.streak = 0;
         }
-        self.phase = Phase::TakingBack { cause: cause.clone(), stop: None };
+        self.phase = Phase::TakingBack { step, cause: Some(cause.clone()), stop: None };
     }
 
     /// The fence cannot be lifted because the other side opened: whatever its
@@ -68,12 +68,21 @@ impl State {
 }
 
 impl Cutover {
+    /// From the drain to the decision. None when either is not known.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        match self.end {
+            Some(CutoverEnd::Opened { outage, .. }) => Some(outage?.saturating_sub(self.drained_after?)),
+            Some(CutoverEnd::TakenBack { .. }) | None => None,
+        }
+    }
+
     /// Keeps what the report needs.
     pub(super) fn learn(&mut self, outcome: &Outcome, outage: Option<Duration>) {
         if let Outcome::RaiseBarrier(barrier) = outcome {
             self.barrier = Some(barrier.clone());
         } else if let Outcome::DrainToMarker { drain_time, .. } = outcome {
             self.drain_time = Some(*drain_time);
+            self.drained_after = outage;
         } else if let Outcome::FenceSource(fence) = outcome {
             self.fence = Some(fence.clone());
         } else if let Outcome::OpenDestination { open_lsn } = outcome {

@@ -81,6 +81,8 @@ fn created(id: super::MigrationId, spec: super::Spec, fact: &Fact) -> State {
         steps: TABLE.iter().map(|row| Step { acts: vec![Act::default(); row.acts.len()], ..Step::default() }).collect(),
         scrutiny: Scrutiny::default(),
         cutover: None,
+        rehearsal: None,
+        rest_of_switch: None,
         verification: None,
         commands: BTreeMap::new(),
         trace: TraceContext::new(),
@@ -139,7 +141,10 @@ impl State {
                         )?;
                         self.performed(act, Arc::new(outcome.clone()), *outage);
                     }
-                    Verb::Undo => self.undone(act, fact),
+                    Verb::Undo => {
+                        self.learn_of_round(act, None, *outage);
+                        self.undone(act, fact);
+                    }
                 }
                 Ok(())
             }
@@ -164,6 +169,7 @@ impl State {
             }
             Event::StepSucceeded { step, verification } => {
                 self.must(self.phase == Phase::Running { step: *step }, "the step is not running")?;
+                self.must(!step.is_rehearsal(), "a rehearsal can only be taken back")?;
                 self.must(self.all_performed(*step), "an act of the step is not done")?;
                 self.verified(verification.as_deref(), fact);
                 let entry = &mut self.steps[step.index()];
@@ -223,26 +229,33 @@ impl State {
                 Ok(())
             }
             Event::CutoverGivenUp { failure } => {
-                let running = self.phase == Phase::Running { step: self.switch() };
-                self.must(running, "no cutover is under way")?;
-                self.must(!self.past_decision(), "the other side was asked to open")?;
-                self.take_cutover_back(failure);
+                let Phase::Running { step } = self.phase else { return Err("no cutover is under way") };
+                self.must(step.keeps_writers_waiting(), "no cutover is under way")?;
+                self.must(step.is_rehearsal() || !self.past_decision(), "the other side was asked to open")?;
+                self.take_back(step, failure);
                 Ok(())
             }
             Event::CutoverTakenBack => {
-                let Phase::TakingBack { cause, .. } = &self.phase else { return Err("no cutover is being taken back") };
-                let cause = cause.clone();
-                let step = self.switch();
+                let Phase::TakingBack { step, cause: Some(cause), .. } = &self.phase else {
+                    return Err("no cutover is being taken back");
+                };
+                let (step, cause) = (*step, cause.clone());
+                self.must(step.is_switch(), "no cutover is being taken back")?;
                 self.must(self.settled(step), "something is left of the cutover")?;
                 if let Some(cutover) = &mut self.cutover {
                     cutover.end = Some(CutoverEnd::TakenBack { cause });
                 }
                 self.steps[step.index()].end_time = Some(fact.time);
-                // Where the other verb of that place can be typed as well.
-                let held = if step == StepName::Rollback { StepName::Finish } else { step };
-                self.phase = Phase::Held { step: held };
+                self.phase = Phase::Held { step: step.held_at() };
                 Ok(())
             }
+            Event::RehearsalRequested { step, cutover_epoch, max_outage, round_count, trace } => {
+                self.rehearsal_requested(*step, *cutover_epoch, *max_outage, *round_count, fact)?;
+                self.word(trace, fact);
+                Ok(())
+            }
+            Event::RoundRehearsed => self.round_rehearsed(),
+            Event::RoundTakenBack => self.round_taken_back(fact),
             Event::FinishRequested { trace } => {
                 self.must(self.may_finish(), "the migration does not wait for finish")?;
                 self.word(trace, fact);
@@ -257,6 +270,7 @@ impl State {
                 if self.released() {
                     self.forget_switches();
                 }
+                self.end_rehearsal();
                 self.word(trace, fact);
                 self.relent();
                 self.phase = Phase::Aborting { stop: None };
@@ -315,14 +329,14 @@ impl State {
         }
     }
 
-    fn all_performed(&self, step: StepName) -> bool {
+    pub(super) fn all_performed(&self, step: StepName) -> bool {
         let acts = self.step(step).acts.iter().enumerate();
         acts.filter(|(index, _)| self.due(ActRef { step, index: *index }))
             .all(|(_, act)| act.state == ActState::Performed)
     }
 
     /// Whether nothing of the step is left to take back or to wait for.
-    fn settled(&self, step: StepName) -> bool {
+    pub(super) fn settled(&self, step: StepName) -> bool {
         step.row().acts.iter().zip(&self.step(step).acts).all(|(row, act)| !act.unsettled(row.undo))
     }
 
@@ -347,7 +361,9 @@ impl State {
             Verb::Undo => {
                 let back = match &self.phase {
                     Phase::Aborting { .. } => !self.past_return(),
-                    Phase::TakingBack { .. } => issued.act.step == self.switch() && !self.past_decision(),
+                    Phase::TakingBack { step, .. } => {
+                        issued.act.step == *step && (step.is_rehearsal() || !self.past_decision())
+                    }
                     Phase::Pending
                     | Phase::Running { .. }
                     | Phase::Held { .. }
@@ -368,10 +384,14 @@ impl State {
             }
             Verb::Undo => act.state = ActState::Undoing { command: issued.command },
         }
-        if issued.act.begins_the_outage()
-            && let (Verb::Perform, Some(cutover)) = (issued.verb, &mut self.cutover)
-        {
-            cutover.outage_start_time = Some(fact.time);
+        if issued.verb == Verb::Perform {
+            if issued.act.step.is_rehearsal() {
+                self.note_round(issued.act, fact);
+            } else if issued.act.begins_the_outage()
+                && let Some(cutover) = &mut self.cutover
+            {
+                cutover.outage_start_time = Some(fact.time);
+            }
         }
         self.steps[issued.act.step.index()].start_time.get_or_insert(fact.time);
         self.commands
@@ -399,8 +419,11 @@ impl State {
         {
             self.writable = row.side;
         }
-        if let Some(cutover) = &mut self.cutover {
+        if act.step.is_rehearsal() {
+            self.learn_of_round(act, Some(&outcome), outage);
+        } else if let Some(cutover) = &mut self.cutover {
             cutover.learn(&outcome, outage);
+            self.rest_of_switch = cutover.rest().or(self.rest_of_switch);
         }
         let entry = self.act_mut(act);
         entry.state = ActState::Performed;
@@ -428,8 +451,8 @@ impl State {
         entry.streak += 1;
         entry.state = ActState::Failed { failure: failure.clone() };
         let Phase::Running { step } = self.phase else { return };
-        if step.is_switch() && !self.decided() {
-            self.take_cutover_back(failure);
+        if step.is_rehearsal() || step.is_switch() && !self.decided() {
+            self.take_back(step, failure);
         } else if failure.remedy != Remedy::Wait {
             self.phase = Phase::Stopped { step, failure: failure.clone() };
         }
@@ -464,7 +487,6 @@ impl State {
 
     fn retried(&mut self, step: StepName, trace: &TraceContext, fact: &Fact) -> Applied {
         let lost = matches!(&self.phase, Phase::Stopped { failure, .. } if self.only_abort_helps(failure));
-        let switch = self.switch();
         match &mut self.phase {
             Phase::Stopped { step: stopped, .. } => {
                 if *stopped != step {
@@ -483,7 +505,7 @@ impl State {
                 }
             }
             Phase::Running { step: running } if *running == step => {}
-            Phase::TakingBack { stop, .. } if step == switch => *stop = None,
+            Phase::TakingBack { step: back, stop, .. } if step == *back => *stop = None,
             Phase::Aborting { stop } => *stop = None,
             Phase::Pending
             | Phase::Running { .. }

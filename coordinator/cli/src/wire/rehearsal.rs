@@ -1,0 +1,49 @@
+//! A rehearsal, out of the contract's message.
+
+use pgportage_proto::v1;
+use pgportage_proto::v1::rehearsal_report::{Phase, RestSource as Source};
+
+use super::{span, time};
+use crate::view::{Failure, Rehearsal, RehearsalPhase, RestSource, Spread};
+
+impl From<v1::RehearsalReport> for Rehearsal {
+    fn from(message: v1::RehearsalReport) -> Self {
+        Self {
+            phase: match message.phase() {
+                Phase::Running => RehearsalPhase::Running,
+                Phase::Done => RehearsalPhase::Done,
+                Phase::GivenUp => RehearsalPhase::GivenUp,
+                Phase::Unspecified => RehearsalPhase::Unrecognised,
+            },
+            rest_source: match Source::try_from(message.rest_source) {
+                Ok(Source::Unspecified) => RestSource::None,
+                Ok(Source::Switch) => RestSource::Switch,
+                Ok(Source::Estimate) => RestSource::Estimate,
+                Err(_) => RestSource::Unrecognised,
+            },
+            epoch: message.cutover_epoch,
+            rollback: message.rollback,
+            round_count: message.round_count,
+            completed_count: message.completed_count,
+            max_outage: span(message.max_outage),
+            prepare: message.prepare.map(Spread::from),
+            lock_wait: message.lock_wait.map(Spread::from),
+            barrier: message.barrier.map(Spread::from),
+            drain: message.drain.map(Spread::from),
+            release: message.release.map(Spread::from),
+            pause: message.pause.map(Spread::from),
+            rest: span(message.rest),
+            prediction: message.prediction.map(Spread::from),
+            fits: message.fits,
+            cancelled_session_count: message.cancelled_session_count,
+            record_time: time(message.record_time),
+            failure: message.failure.map(Failure::from),
+        }
+    }
+}
+
+impl From<v1::RehearsedSpan> for Spread {
+    fn from(message: v1::RehearsedSpan) -> Self {
+        Self { p50: span(message.p50), p95: span(message.p95), worst: span(message.worst) }
+    }
+}
