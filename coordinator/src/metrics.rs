@@ -44,6 +44,7 @@ pub struct Figures {
     retained: Family<MigrationLabel, Metric>,
     wal_left: Family<MigrationLabel, Metric>,
     wal_left_time: Family<MigrationLabel, Metric<f64, AtomicU64>>,
+    drift: Family<MigrationLabel, Metric>,
     outage: Histogram,
     relays: Metric,
     relayed: Counter,
@@ -63,6 +64,7 @@ impl Figures {
             relayed: Counter::default(),
             wal_left: Family::default(),
             wal_left_time: Family::default(),
+            drift: Family::default(),
             outage: Histogram::new([0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0]),
         };
         metrics.register(|registry| {
@@ -77,6 +79,8 @@ impl Figures {
             registry.register("wal_left_bytes", help, figures.wal_left.clone());
             let help = "Time until then, at the present growth; none while it does not grow";
             registry.register("wal_left_seconds", help, figures.wal_left_time.clone());
+            let help = "Schema objects that differ between the two sides; none while that is not known";
+            registry.register("schema_drift_objects", help, figures.drift.clone());
             registry.register("cutover_outage_seconds", "From the first lock to the decision", figures.outage.clone());
         });
         figures
@@ -95,6 +99,16 @@ impl Figures {
             self.retained.remove(&migration);
             self.wal_left.remove(&migration);
             self.wal_left_time.remove(&migration);
+            self.drift.remove(&migration);
+        }
+    }
+
+    /// How the schemas of a migration compare. None: that is not known.
+    pub fn drifted(&self, migration: &str, object_count: Option<i32>) {
+        let label = MigrationLabel { migration: migration.to_owned() };
+        match object_count {
+            Some(count) => drop(self.drift.get_or_create(&label).set(count.into())),
+            None => drop(self.drift.remove(&label)),
         }
     }
 
@@ -187,6 +201,7 @@ mod tests {
                 warning: String::new(),
                 reader_limit: 0,
                 held_back_by: String::new(),
+                drift: None,
                 time: SystemTime::UNIX_EPOCH,
             };
             figures.measured("shop", true, &gauge);

@@ -42,6 +42,12 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
     };
     answers.push(("range", peer.copy_range("0/1", &table, Blocks::ALL, Packing::Zstd).await.err()));
     answers.push(("compare", peer.compare_rows().await.err()));
+    let listing = match peer.watch_schema().await {
+        Ok(mut stream) => stream.next().await.err(),
+        Err(failure) => Some(failure),
+    };
+    answers.push(("watch schema", listing));
+    answers.push(("define objects", peer.define_objects(&["table".to_owned()]).await.err()));
     answers.push(("release", peer.release_snapshot("0/1").await.err()));
     answers
 }
@@ -78,7 +84,7 @@ async fn only_the_other_agent_of_the_migration_is_served() {
     for (_, failure) in call_everything(&world.destination_agent.peers, &unknown).await {
         refusals.push(failure.unwrap());
     }
-    assert_eq!(refusals.len(), 20);
+    assert_eq!(refusals.len(), 24);
     let texts =
         |failure: &Failure| (failure.reason, failure.message.clone(), failure.detail.clone(), failure.hint.clone());
     assert!(refusals.iter().all(|failure| texts(failure) == texts(&refusals[0])), "{refusals:?}");
@@ -97,6 +103,9 @@ async fn a_method_belongs_to_one_side() {
         peer.open_snapshot("", Duration::from_secs(10)).await.unwrap_err(),
         peer.release_snapshot("0/1").await.unwrap_err(),
         peer.compare_rows().await.unwrap_err(),
+        // Nobody allowed a way back, so nobody follows the destination.
+        peer.watch_schema().await.unwrap_err(),
+        peer.define_objects(&["table".to_owned()]).await.unwrap_err(),
     ] {
         assert_eq!(failure.reason, Reason::PeerRefused);
         assert!(failure.message.contains("destination"), "{failure}");
