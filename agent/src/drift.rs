@@ -27,6 +27,7 @@ use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation, Side};
 use crate::postgres::catalog::{self, ObjectDefinition, SchemaObject};
 use crate::postgres::{Purpose, Session, sql_failure};
+use crate::step::cutover;
 use crate::stream::incoming;
 
 use pace::{INTERVAL, Pace};
@@ -142,6 +143,12 @@ impl Watch {
     /// switch, which cannot know whose it was.
     async fn follow(&mut self) -> Result<(), Failure> {
         let clock = self.agent.clock;
+        // No session for a source that nobody has left: it follows nobody.
+        while self.participation.side == Side::Source
+            && !cutover::was_left(&self.agent.journal, &self.participation.migration)?
+        {
+            clock.sleep(INTERVAL).await;
+        }
         let session = self.agent.door.open(&self.participation.database, Purpose::Control).await?;
         while !follows(&session, &self.participation).await? {
             self.tell_nothing();

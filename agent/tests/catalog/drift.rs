@@ -125,20 +125,20 @@ async fn definitions(
 }
 
 /// Runs what is written, as often as there is something new to write.
-async fn level(published: &Session, followed: &Session, what: &str) {
+async fn level(published: &Session, followed: &Session, what: &str, first: (Differences, Mending)) {
+    let (mut differences, mut mending) = first;
     for _round in 0..3 {
-        let (differences, mending) = drift(published, followed).await;
-        if differences.is_empty() {
-            return;
-        }
         let statements: Vec<_> = mending.before.iter().chain(&mending.together).chain(&mending.after).collect();
         assert!(!statements.is_empty(), "{what}: nothing is written about {differences:?}: {:?}", mending.remarks);
         for statement in &statements {
             let ran = followed.batch_execute(statement).await;
             ran.unwrap_or_else(|error| panic!("{what}: {error:?}\nin {statements:#?}"));
         }
+        (differences, mending) = drift(published, followed).await;
+        if differences.is_empty() {
+            return;
+        }
     }
-    let (differences, mending) = drift(published, followed).await;
     panic!("{what}: the sides are not level: {differences:?} {mending:#?}");
 }
 
@@ -170,7 +170,7 @@ async fn there_and_level(source: PostgresVersion, destination: PostgresVersion) 
             Some(*named),
             "{statement}: {mending:#?}"
         );
-        level(here, there, statement).await;
+        level(here, there, statement, (differences, mending)).await;
     }
     // Run on the side that follows, it is taken back there.
     for statement in [
@@ -183,8 +183,9 @@ async fn there_and_level(source: PostgresVersion, destination: PostgresVersion) 
         "ALTER TABLE sales.customer ALTER COLUMN place SET DEFAULT 9",
     ] {
         there.batch_execute(statement).await.unwrap();
-        assert!(!drift(here, there).await.0.is_empty(), "{statement}");
-        level(here, there, statement).await;
+        let (differences, mending) = drift(here, there).await;
+        assert!(!differences.is_empty(), "{statement}");
+        level(here, there, statement, (differences, mending)).await;
     }
     // What no statement should do: rows of a new table do not travel.
     here.batch_execute("CREATE TABLE sales.late (id int PRIMARY KEY)").await.unwrap();
@@ -204,6 +205,7 @@ async fn from_15_to_18() {
 }
 
 #[tokio::test]
+#[ignore = "long; part of make test-all"]
 async fn from_18_to_15() {
     Box::pin(there_and_level(PostgresVersion::V18, PostgresVersion::V15)).await;
 }

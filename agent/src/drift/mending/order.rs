@@ -76,12 +76,12 @@ impl Place {
     }
 }
 
-/// What comes first for people: tables, whose stream may stop; then what keeps
-/// rows right.
-pub(super) fn urgency(kind: &str) -> u8 {
-    match kind {
-        "table" => 0,
-        "type" | "constraint" | "index" | "sequence" => 1,
-        _ => 2,
+/// What comes first for people: tables, whose stream may stop; then in the order in
+/// which the others would be made.
+pub(super) fn urgency(kind: &str) -> usize {
+    match KINDS.iter().position(|(known, _)| *known == kind) {
+        Some(_) if kind == "table" => 0,
+        Some(place) => place + 1,
+        None => KINDS.len() + 1,
     }
 }

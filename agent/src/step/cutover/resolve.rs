@@ -14,6 +14,7 @@ use tokio_postgres::{Client, GenericClient};
 use super::fence::FENCE_NOTE;
 use super::let_go::{let_go, let_go_what_is_left};
 use crate::agent::{Agent, SharedAgent};
+use crate::journal::Journal;
 use crate::migration::{MigrationId, Participation, Side};
 use crate::postgres::access::Access;
 use crate::postgres::{Purpose, sql_failure};
@@ -29,6 +30,15 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// does not open any more by then, and applications wait: just long enough for an
 /// undo that is on its way to come first.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Whether a switch that left this side was ever decided.
+///
+/// # Errors
+///
+/// [`Reason::StoreUnwritable`] when the journal cannot be read.
+pub(crate) fn was_left(journal: &Journal, migration: &MigrationId) -> Result<bool, Failure> {
+    Ok(journal.note(migration, SETTLED_NOTE)?.is_some())
+}
 
 /// What the destination decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
