@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use pgportage_link::Clock;
+use pgportage_tests::cluster::{Cluster, SUPERUSER};
 use pgportage_tests::journey::{Journey, MIGRATION, expect_level, expect_refused};
 use pgportage_tests::ledger::{End, Ledger};
 use pgportage_tests::service::Service;
@@ -62,6 +63,18 @@ async fn status_as(site: &Site, what: &str, wanted: impl Fn(&Value) -> bool) -> 
     .unwrap()
 }
 
+/// Runs a file as the file itself says.
+async fn run_file(cluster: &Cluster, database: &str, file: &str) {
+    let output = tokio::process::Command::new(cluster.installation.tools.program("psql"))
+        .env("PGPASSWORD", &cluster.superuser_password)
+        .args(["-X", "--host", "127.0.0.1", "--port", &cluster.port.to_string(), "--username", SUPERUSER])
+        .args(["--set", "ON_ERROR_STOP=1", "--dbname", database, "--file", file])
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// DDL on the side that takes writes, which stops the stream: within seconds it holds
 /// the next switch, by name, and what the agent wrote on the other side's machine
 /// mends it.
@@ -91,8 +104,8 @@ async fn drift_and_mend(journey: &Journey, open: End, switch: &str, column: &str
     let causes = explained["explanations"].as_array().unwrap();
     assert!(causes.iter().any(|cause| cause["code"] == "SCHEMA_DIFFERS"), "{explained:#}");
 
-    let statements = std::fs::read_to_string(held["schema_drift"]["statement_path"].as_str().unwrap()).unwrap();
-    site.cluster(open.other()).execute(&site.database, &statements).await.unwrap();
+    run_file(site.cluster(open.other()), &site.database, held["schema_drift"]["statement_path"].as_str().unwrap())
+        .await;
     status_as(site, "both sides to be level again", level).await;
     let flows = |told: &Value| told["figures"]["lag_milliseconds"].as_u64().is_some_and(|lag| lag < 1_000);
     status_as(site, "the stream to flow again", flows).await;

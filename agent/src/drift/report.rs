@@ -65,7 +65,7 @@ fn text(participation: &Participation, mending: &Mending, path: &Path) -> String
     };
     put(&mending.before);
     if !mending.together.is_empty() {
-        put(&["\nBEGIN".to_owned()]);
+        put(&["\nBEGIN READ WRITE".to_owned()]);
         put(&mending.together);
         put(&["COMMIT".to_owned()]);
     }
@@ -120,7 +120,7 @@ mod tests {
             .collect();
         assert_eq!(
             statements,
-            ["ALTER TYPE e ADD VALUE 'x';", "BEGIN;", "ALTER TABLE t ADD COLUMN c text;", "COMMIT;"]
+            ["ALTER TYPE e ADD VALUE 'x';", "BEGIN READ WRITE;", "ALTER TABLE t ADD COLUMN c text;", "COMMIT;"]
         );
         remove(home.path(), &participation);
         remove(home.path(), &participation);

@@ -214,7 +214,6 @@ async fn from_18_to_15() {
 /// seconds on a production server.
 #[tokio::test]
 #[ignore = "a measurement; part of make test-all"]
-#[expect(clippy::print_stdout, reason = "it says what it measured")]
 async fn a_look_at_two_thousand_tables() {
     let cluster = Cluster::start(PostgresVersion::V18, &ClusterOptions::new()).await.unwrap();
     let make = "DO $$ BEGIN FOR i IN 1..2000 LOOP EXECUTE format('CREATE TABLE t%s (id int PRIMARY KEY, a text \

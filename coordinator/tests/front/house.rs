@@ -186,7 +186,6 @@ impl Operator {
             migration_id: NAME.to_owned(),
             etag: self.get().await.etag,
             max_outage: prost_types::Duration::try_from(max_outage).ok(),
-            ..Default::default()
         };
         self.migrations
             .roll_back_migration(request)
