@@ -185,8 +185,8 @@ fn a_column_changes_in_steps_that_the_server_takes() {
     assert!(mending.remarks[0].contains("compare them"), "{mending:?}");
     assert_eq!(mended(&[plain()], &[typed("6")]).together, [alter("DROP DEFAULT")]);
     let strict = column(&|column| column.not_null = true);
-    assert_eq!(mended(&[strict.clone()], &[plain()]).together, [alter("SET NOT NULL")]);
-    assert_eq!(mended(&[plain()], &[strict.clone()]).together, [alter("DROP NOT NULL")]);
+    assert_eq!(mended(std::slice::from_ref(&strict), &[plain()]).together, [alter("SET NOT NULL")]);
+    assert_eq!(mended(&[plain()], std::slice::from_ref(&strict)).together, [alter("DROP NOT NULL")]);
     // From a parent it comes with the parent.
     let inherited = |not_null| {
         column(&move |column| {
@@ -260,7 +260,7 @@ fn owners_and_privileges_follow() {
         "REVOKE EXECUTE ON ROUTINE f() FROM PUBLIC",
         "GRANT EXECUTE ON ROUTINE f() TO reader WITH GRANT OPTION",
     ];
-    assert_eq!(mended(&[theirs.clone()], &[ours]).together, settled);
+    assert_eq!(mended(std::slice::from_ref(&theirs), &[ours]).together, settled);
     let made = mended(&[theirs], &[]).together;
     assert_eq!(made[0], "CREATE function f()");
     assert_eq!(made[1..], settled, "one that is made begins with what the server gives");
