@@ -43,18 +43,22 @@ pub enum Verb {
     Run,
     /// Read the configuration and the policy, name every problem, and exit.
     CheckConfig,
-    /// Let applications back in on a fenced source. Needs no coordinator.
+    /// Let applications back in on the side that a cutover or a rollback has
+    /// fenced. Needs no coordinator.
     ///
-    /// Asks the other agent to promise that the destination never opens, and
-    /// does nothing without that promise. May be typed while the agent runs.
+    /// Asks the other agent to promise that its side never opens, and does nothing
+    /// without that promise. May be typed while the agent runs.
     Unfence {
         /// The migration's name.
         migration: String,
-        /// State that the destination is destroyed and can never accept a
-        /// write, when its agent cannot be asked any more. Recorded on the
-        /// server.
+        /// In a cutover: state that the destination is destroyed and can never
+        /// accept a write, when its agent cannot be asked any more. Recorded in
+        /// the log.
         #[arg(long)]
         destination_destroyed: bool,
+        /// In a rollback: the same of the source.
+        #[arg(long, conflicts_with = "destination_destroyed")]
+        source_destroyed: bool,
     },
     /// Remove everything of a migration from this server. Needs no coordinator.
     ///

@@ -128,6 +128,7 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     agent.heartbeats.resume(&agent)?;
     agent.tasks.spawn(crate::watch::run(Arc::clone(&agent)));
     agent.tasks.spawn(crate::protection::run(Arc::clone(&agent)));
+    agent.tasks.spawn(crate::drift::run(Arc::clone(&agent)));
     agent.tasks.spawn(cutover::settle_by_itself(Arc::clone(&agent)));
     agent.tasks.spawn(way_back::keep_idle_slots_moving(Arc::clone(&agent)));
     let resumed = runner.resume()?;

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod arguments;
 pub mod comparison;
 pub mod daemon;
+pub mod drift;
 pub mod heartbeat;
 pub mod hook;
 pub mod journal;

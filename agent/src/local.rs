@@ -12,21 +12,22 @@ use pgportage_link::{Failure, telemetry};
 use crate::agent::Agent;
 use crate::daemon;
 use crate::journal::Journal;
-use crate::migration::MigrationId;
+use crate::migration::{MigrationId, Side};
 use crate::settings::Settings;
 use crate::step::{cutover, finish};
 
-/// Lets applications back in on a fenced source.
+/// Lets applications back in on a fenced side: a source in a cutover, a destination
+/// in a rollback.
 ///
 /// # Errors
 ///
-/// [`pgportage_proto::Reason::DestinationOpened`] when the destination took
+/// [`pgportage_proto::Reason::DestinationOpened`] when the other side took
 /// over, [`pgportage_proto::Reason::CutoverInDoubt`] when it cannot be asked and
-/// nobody states that it is destroyed.
-pub async fn unfence(settings: Settings, migration: &str, destination_destroyed: bool) -> Result<String, Failure> {
+/// nobody states that it is `destroyed`.
+pub async fn unfence(settings: Settings, migration: &str, destroyed: Option<Side>) -> Result<String, Failure> {
     let migration = MigrationId::new(migration)?;
     beside(settings, async |agent| {
-        cutover::unfence_locally(&agent, &migration, destination_destroyed).await?;
+        cutover::unfence_locally(&agent, &migration, destroyed).await?;
         Ok(format!("migration {migration}: the fence is lifted, applications can log in\n"))
     })
     .await

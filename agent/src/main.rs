@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pgportage_agent::arguments::{Arguments, Verb};
+use pgportage_agent::migration::Side;
 use pgportage_agent::{daemon, local};
 use pgportage_link::{Failure, settings};
 
@@ -29,8 +30,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             daemon::check(&loaded)?;
             say("the configuration and the policy are in order\n")
         }
-        Some(Verb::Unfence { migration, destination_destroyed }) => {
-            say(&daemon::block_on(local::unfence(loaded, migration, *destination_destroyed))?)
+        Some(Verb::Unfence { migration, destination_destroyed, source_destroyed }) => {
+            let destroyed = match (destination_destroyed, source_destroyed) {
+                (true, _) => Some(Side::Destination),
+                (false, true) => Some(Side::Source),
+                (false, false) => None,
+            };
+            say(&daemon::block_on(local::unfence(loaded, migration, destroyed))?)
         }
         Some(Verb::Cleanup { migration }) => say(&daemon::block_on(local::clean_up(loaded, migration))?),
     }

@@ -15,6 +15,7 @@ use prometheus_client::registry::Unit;
 
 use crate::action::{ActionKind, Fact, Verb};
 use crate::agent::Agent;
+use crate::drift::SchemaDrift;
 use crate::migration::MigrationId;
 use crate::runner::Runner;
 use crate::step::ProgressPart;
@@ -40,6 +41,8 @@ pub struct Gauge {
     pub warning: String,
     /// Source: while not all readers of the copy may read.
     pub held_back: Option<HeldBack>,
+    /// On the side that follows: how its schema compares with the other one.
+    pub schema_drift: Option<SchemaDrift>,
 }
 
 /// Readers of a copy that wait for the source to recover.
@@ -60,6 +63,13 @@ impl Gauges {
     /// Changes the gauge of one migration.
     pub fn update(&self, migration: &MigrationId, change: impl FnOnce(&mut Gauge)) {
         change(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(migration.clone()).or_default());
+    }
+
+    /// The schemas are not compared any more.
+    pub(crate) fn forget_drift(&self, migration: &MigrationId) {
+        if let Some(gauge) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(migration) {
+            gauge.schema_drift = None;
+        }
     }
 
     /// The migration is over.
@@ -203,7 +213,7 @@ impl Collector for Now {
         let number = |number: u64| number as f64;
         type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&Gauge) -> Option<f64>);
         let room = |gauge: &Gauge| gauge.wal_forecast.and_then(|forecast| forecast.room);
-        let figures: [Figure<'_>; 10] = [
+        let figures: [Figure<'_>; 11] = [
             ("lag_seconds", "From a heartbeat's commit to the news of its arrival", &|g| g.lag.map(seconds)),
             ("lag_bytes", "Bytes the destination has not confirmed", &|g| g.lag_bytes.map(number)),
             ("retained_wal_bytes", "WAL kept on disk for our slot", &|g| g.retained_wal_bytes.map(number)),
@@ -221,6 +231,11 @@ impl Collector for Now {
             ("reader_limit", "Readers of the copy that may read while the source is spared", &|g| {
                 g.held_back.as_ref().map(|held_back| f64::from(held_back.reader_limit))
             }),
+            (
+                "schema_drift_objects",
+                "Objects that are not the same on both sides; none while that is not known",
+                &|g| g.schema_drift.as_ref().map(|drift| number(drift.object_count as u64)),
+            ),
             ("warning", "1 while something is about to go wrong", &|g| Some(f64::from(!g.warning.is_empty()))),
         ];
         for (name, help, figure) in figures {

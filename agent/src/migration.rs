@@ -51,6 +51,15 @@ pub enum Side {
 }
 
 impl Side {
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+
     /// The word used in the policy file, in logs and in our tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -187,8 +187,8 @@ impl Watch {
             let stays = watched.iter().any(|participation| participation.migration == *migration);
             if !stays && gauges.snapshot().contains_key(migration) {
                 gauges.update(migration, |gauge| {
-                    let Gauge { lag, lag_bytes, held_back, .. } = gauge.clone();
-                    *gauge = Gauge { lag, lag_bytes, held_back, ..Gauge::default() };
+                    let Gauge { lag, lag_bytes, held_back, schema_drift, .. } = gauge.clone();
+                    *gauge = Gauge { lag, lag_bytes, held_back, schema_drift, ..Gauge::default() };
                 });
             }
             stays

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::action::{Command, Fact, Verb};
+use crate::drift::{Change, DriftedObject, SchemaDrift};
 use crate::journal::FactEntry;
 use crate::metrics::Gauge;
 use crate::migration::{MigrationId, Participation, Side};
@@ -216,6 +217,7 @@ pub fn heartbeat(sequence: i64, gauges: BTreeMap<MigrationId, Gauge>) -> v1::Hea
     let gauges = gauges
         .into_iter()
         .map(|(migration, gauge)| v1::MigrationGauge {
+            schema_drift: gauge.schema_drift.map(schema_drift),
             migration_id: migration.to_string(),
             lag: gauge.lag.map(span),
             lag_bytes: figure(gauge.lag_bytes),
@@ -229,6 +231,31 @@ pub fn heartbeat(sequence: i64, gauges: BTreeMap<MigrationId, Gauge>) -> v1::Hea
         })
         .collect();
     v1::Heartbeat { sequence, gauges }
+}
+
+fn schema_drift(drift: SchemaDrift) -> v1::SchemaDrift {
+    use v1::drifted_object::Change as Wire;
+    let object = |object: DriftedObject| v1::DriftedObject {
+        identity: object.identity,
+        change: match object.change {
+            Change::Missing => Wire::Missing,
+            Change::Extra => Wire::Extra,
+            Change::Different => Wire::Different,
+            Change::NotReplicated => Wire::NotReplicated,
+        }
+        .into(),
+        details: object.details,
+    };
+    v1::SchemaDrift {
+        follower: match drift.follower {
+            Side::Source => v1::Side::Source,
+            Side::Destination => v1::Side::Destination,
+        }
+        .into(),
+        object_count: i32::try_from(drift.object_count).unwrap_or(i32::MAX),
+        objects: drift.objects.into_iter().map(object).collect(),
+        statement_path: drift.statement_path,
+    }
 }
 
 fn forecast(forecast: Forecast) -> v1::WalForecast {

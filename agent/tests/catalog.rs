@@ -10,6 +10,9 @@ use pgportage_link::Clock;
 use pgportage_tests::cluster::{Cluster, ClusterOptions, SUPERUSER};
 use pgportage_tests::postgres_versions::{PostgresVersion, tools_for};
 
+#[path = "catalog/drift.rs"]
+mod drift;
+
 const SCHEMA: &str = include_str!("catalog/schema.sql");
 
 async fn open(cluster: &Cluster, database: &str) -> Session {

@@ -32,6 +32,7 @@ use crate::metrics::Figures;
 use crate::store::{Store, StoreError};
 use crate::wire::{AgentFact, etag};
 use crate::workflow::Side;
+use crate::workflow::drift::{self, Drift};
 use crate::workflow::fact::{CommandId, Event, Fact, Origin, TraceContext};
 use crate::workflow::spec::{MigrationId, Spec};
 use crate::workflow::state::{State, fold, next};
@@ -65,6 +66,17 @@ pub struct Board {
     pub progress: BTreeMap<CommandId, Progress>,
     /// What the agents measure.
     pub gauges: BTreeMap<Side, Gauge>,
+}
+
+impl Board {
+    /// How the schemas of both sides compare while rows flow between them, as far as
+    /// the agent of the side that follows has said.
+    #[must_use]
+    pub fn drift(&self) -> Option<&Drift> {
+        let follower = self.state.writable.other();
+        let said = self.gauges.get(&follower)?.drift.as_ref()?;
+        (said.follower == follower && drift::concerns(&self.state)).then_some(said)
+    }
 }
 
 /// The engine. Cloning is cheap.

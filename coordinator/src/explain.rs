@@ -64,6 +64,8 @@ pub struct Facts {
     pub source: Report,
     /// The same of the destination.
     pub destination: Report,
+    /// What the schemas of both sides differ in, if that holds the migration.
+    pub drift: Option<(Side, Failure)>,
 }
 
 /// Where a migration stands, as far as it explains anything.
@@ -73,6 +75,10 @@ pub struct Standing {
     pub step: Option<StepName>,
     /// What the workflow itself waits for.
     pub waits: Waits,
+    /// The side that applications write on: the other one follows it.
+    pub publisher: Side,
+    /// Whether there is a way back, on which the source follows after the cutover.
+    pub way_back: bool,
 }
 
 /// What the workflow itself waits for.
@@ -97,31 +103,28 @@ impl Standing {
             failed.into_iter().find(|failure| failure.remedy == Remedy::Wait).cloned()
         };
         let by_itself = || retried().map_or(Waits::Nobody, Waits::Attempt);
-        match &state.phase {
-            Phase::Pending => Self { step: None, waits: Waits::Word },
-            Phase::Running { step } => Self { step: Some(*step), waits: by_itself() },
-            Phase::Held { step } => Self { step: Some(*step), waits: Waits::Word },
-            Phase::Stopped { step, failure } => Self { step: Some(*step), waits: Waits::Operator(failure.clone()) },
+        let (step, waits) = match &state.phase {
+            Phase::Pending => (None, Waits::Word),
+            Phase::Running { step } => (Some(*step), by_itself()),
+            Phase::Held { step } => (Some(*step), Waits::Word),
+            Phase::Stopped { step, failure } => (Some(*step), Waits::Operator(failure.clone())),
             Phase::TakingBack { step, stop, .. } => {
-                Self { step: Some(*step), waits: stop.clone().map_or_else(by_itself, Waits::Operator) }
+                (Some(*step), stop.clone().map_or_else(by_itself, Waits::Operator))
             }
-            Phase::Aborting { stop } => {
-                Self { step: None, waits: stop.clone().map_or_else(by_itself, Waits::Operator) }
-            }
-            Phase::Aborted | Phase::Succeeded => Self { step: None, waits: Waits::Nobody },
-        }
+            Phase::Aborting { stop } => (None, stop.clone().map_or_else(by_itself, Waits::Operator)),
+            Phase::Aborted | Phase::Succeeded => (None, Waits::Nobody),
+        };
+        Self { step, waits, publisher: state.writable, way_back: state.way_back }
     }
 
     /// Whether the subscription has to apply at this point.
     fn applies(&self) -> bool {
         match self.step {
-            Some(
-                StepName::CatchUp
-                | StepName::Reverse
-                | StepName::Verify
-                | StepName::CutoverRehearsal
-                | StepName::Cutover,
-            ) => true,
+            Some(StepName::CatchUp | StepName::Reverse | StepName::Verify) => true,
+            // Behind the decision the stream the other way has yet to begin.
+            Some(StepName::CutoverRehearsal | StepName::Cutover) => self.publisher == Side::Source,
+            Some(StepName::RollbackRehearsal | StepName::Rollback) => self.publisher == Side::Destination,
+            Some(StepName::Finish) if self.publisher == Side::Destination && self.waits == Waits::Word => self.way_back,
             Some(
                 StepName::Inspect
                 | StepName::Connect
@@ -131,11 +134,19 @@ impl Standing {
                 | StepName::Schema
                 | StepName::Copy
                 | StepName::Subscribe
-                | StepName::RollbackRehearsal
-                | StepName::Rollback
                 | StepName::Finish,
             )
             | None => false,
+        }
+    }
+
+    /// The switch that may be near.
+    fn next_switch(&self) -> Option<StepName> {
+        match (self.step, self.publisher) {
+            (Some(StepName::Cutover), Side::Source) => Some(StepName::Cutover),
+            (Some(StepName::Rollback), Side::Destination) => Some(StepName::Rollback),
+            (Some(StepName::Finish), Side::Destination) if self.way_back => Some(StepName::Rollback),
+            (Some(_) | None, Side::Source | Side::Destination) => None,
         }
     }
 }
@@ -146,6 +157,11 @@ impl Standing {
 pub fn explain(facts: &Facts) -> Vec<Explanation> {
     let mut found = Vec::new();
     found.extend(workflow(&facts.standing));
+    found.extend(facts.drift.as_ref().map(|(side, failure)| {
+        Explanation::cause(Some(failure.reason), Some(*side), format!("schema drift: {failure}"))
+            .detail(&failure.detail)
+            .hint(&failure.hint)
+    }));
     let sides = [(Side::Source, &facts.source), (Side::Destination, &facts.destination)];
     for (side, report) in sides {
         match report {

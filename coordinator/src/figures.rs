@@ -3,6 +3,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::workflow::drift::Drift;
+
 /// How far a running command is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -82,6 +84,9 @@ pub struct Gauge {
     pub reader_limit: i32,
     /// Why not all may read. Empty while all may.
     pub held_back_by: String,
+    /// On the side that follows: how its schema compares with the other one. None
+    /// while that is not known.
+    pub drift: Option<Drift>,
     /// When the coordinator heard it.
     pub time: SystemTime,
 }

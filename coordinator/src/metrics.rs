@@ -47,6 +47,7 @@ pub struct Figures {
     retained: Family<MigrationLabel, Metric>,
     wal_left: Family<MigrationLabel, Metric>,
     wal_left_time: Family<MigrationLabel, Metric<f64, AtomicU64>>,
+    drift: Family<MigrationLabel, Metric>,
     outage: Histogram,
     rehearsed: Histogram,
     relays: Metric,
@@ -69,6 +70,7 @@ impl Figures {
             wal_left_time: Family::default(),
             outage: Histogram::new(OUTAGES),
             rehearsed: Histogram::new(OUTAGES),
+            drift: Family::default(),
         };
         metrics.register(|registry| {
             registry.register("migrations", "Migrations by where they stand", figures.migrations.clone());
@@ -82,6 +84,8 @@ impl Figures {
             registry.register("wal_left_bytes", help, figures.wal_left.clone());
             let help = "Time until then, at the present growth; none while it does not grow";
             registry.register("wal_left_seconds", help, figures.wal_left_time.clone());
+            let help = "Schema objects that differ between the two sides; none while that is not known";
+            registry.register("schema_drift_objects", help, figures.drift.clone());
             registry.register("cutover_outage_seconds", "From the first lock to the decision", figures.outage.clone());
             let help = "What writers waited in a round of a rehearsal, at most";
             registry.register("rehearsal_pause_seconds", help, figures.rehearsed.clone());
@@ -102,6 +106,16 @@ impl Figures {
             self.retained.remove(&migration);
             self.wal_left.remove(&migration);
             self.wal_left_time.remove(&migration);
+            self.drift.remove(&migration);
+        }
+    }
+
+    /// How the schemas of a migration compare. None: that is not known.
+    pub fn drifted(&self, migration: &str, object_count: Option<i32>) {
+        let label = MigrationLabel { migration: migration.to_owned() };
+        match object_count {
+            Some(count) => drop(self.drift.get_or_create(&label).set(count.into())),
+            None => drop(self.drift.remove(&label)),
         }
     }
 
@@ -199,6 +213,7 @@ mod tests {
                 warning: String::new(),
                 reader_limit: 0,
                 held_back_by: String::new(),
+                drift: None,
                 time: SystemTime::UNIX_EPOCH,
             };
             figures.measured("shop", true, &gauge);

@@ -2,6 +2,7 @@
 //! this crate but the services sees generated types.
 
 mod command;
+mod drift;
 mod migration;
 mod outcome;
 mod situation;
@@ -273,6 +274,7 @@ pub fn gauge(value: v1::MigrationGauge, time: SystemTime) -> Gauge {
         warning: value.warning,
         reader_limit: value.reader_limit,
         held_back_by: value.held_back_by,
+        drift: value.schema_drift.and_then(drift::drift),
         time,
     }
 }

@@ -10,6 +10,7 @@
 
 mod act;
 pub mod backoff;
+pub mod drift;
 pub mod fact;
 pub mod finding;
 pub mod input;

@@ -6,12 +6,15 @@
 
 use std::time::Duration;
 
+use pgportage_link::Clock;
+use pgportage_tests::cluster::{Cluster, SUPERUSER};
 use pgportage_tests::journey::{Journey, MIGRATION, expect_level, expect_refused};
 use pgportage_tests::ledger::{End, Ledger};
 use pgportage_tests::service::Service;
 use pgportage_tests::wait::{self, Seen};
 use pgportage_tests::workload::WorkloadOptions;
 use pgportage_tests::{PostgresVersion, Site, SiteOptions, checker, fail_points, final_state, traces};
+use serde_json::Value;
 
 use PostgresVersion::{V15, V16, V17, V18};
 
@@ -62,13 +65,74 @@ async fn rehearse(journey: &Journey, switch: &str, rounds: &str) {
     assert_eq!(rehearsal.rest_source, rest);
 }
 
+async fn status_as(site: &Site, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    wait::until(what, LIMIT, async || {
+        let told: Value = site.cli.json(&["status", MIGRATION]).await?;
+        Ok(if wanted(&told) { Seen::Done(told) } else { Seen::NotYet(format!("{:#}", told["schema_drift"])) })
+    })
+    .await
+    .unwrap()
+}
+
+/// Runs a file as the file itself says.
+async fn run_file(cluster: &Cluster, database: &str, file: &str) {
+    let output = tokio::process::Command::new(cluster.installation.tools.program("psql"))
+        .env("PGPASSWORD", &cluster.superuser_password)
+        .args(["-X", "--host", "127.0.0.1", "--port", &cluster.port.to_string(), "--username", SUPERUSER])
+        .args(["--set", "ON_ERROR_STOP=1", "--dbname", database, "--file", file])
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// DDL on the side that takes writes, which stops the stream: within seconds it holds
+/// the next switch, by name, and what the agent wrote on the other side's machine
+/// mends it.
+async fn drift_and_mend(journey: &Journey, open: End, switch: &str, column: &str) {
+    let site = &journey.site;
+    let level = |told: &Value| told["held_by"].is_null() && told["schema_drift"]["object_count"] == 0;
+    status_as(site, "both sides to be compared", level).await;
+    let ddl = format!(
+        "ALTER TABLE public.accounts ADD COLUMN {column} text NOT NULL DEFAULT 'it''s';
+         CREATE INDEX ON public.accounts ({column})"
+    );
+    site.cluster(open).execute(&site.database, &ddl).await.unwrap();
+    let begun = Clock.now();
+    let held = status_as(site, "the drift to be told", |told| told["schema_drift"]["object_count"] == 2).await;
+    let took = Clock.now().duration_since(begun);
+    println!("the drift was told after {took:?}");
+    // 10 s, and what a busy machine adds.
+    assert!(took < Duration::from_secs(30), "told after {took:?}");
+    let table = &held["schema_drift"]["objects"][0];
+    assert_eq!(table["identity"], "table public.accounts", "{held:#}");
+    assert_eq!(table["details"], serde_json::json!([format!("column {column} is missing")]), "{held:#}");
+    assert_eq!((&held["held_by"]["reason"], &held["ready_for_cutover"]), (&"SCHEMA_DIFFERS".into(), &false.into()));
+    let refused = site.cli.run(&[switch, MIGRATION, "--yes"]).await.unwrap();
+    assert_eq!(refused.code, Some(1), "{}", refused.all());
+    assert!(refused.all().contains(held["held_by"]["detail"].as_str().unwrap()), "{}", refused.all());
+    let explained: Value = site.cli.json(&["explain", MIGRATION]).await.unwrap();
+    let causes = explained["explanations"].as_array().unwrap();
+    assert!(causes.iter().any(|cause| cause["code"] == "SCHEMA_DIFFERS"), "{explained:#}");
+
+    run_file(site.cluster(open.other()), &site.database, held["schema_drift"]["statement_path"].as_str().unwrap())
+        .await;
+    status_as(site, "both sides to be level again", level).await;
+    let flows = |told: &Value| told["figures"]["lag_milliseconds"].as_u64().is_some_and(|lag| lag < 1_000);
+    status_as(site, "the stream to flow again", flows).await;
+}
+
 async fn there_and_back_and_there(source: PostgresVersion, destination: PostgresVersion) {
     let journey = at_cutover(source, destination).await;
     rehearse(&journey, "cutover", "2").await;
     journey.workload.wait_for_writes(End::Source, 100, LIMIT).await.unwrap();
+    drift_and_mend(&journey, End::Source, "cutover", "came_first").await;
     for round in 0..2 {
         journey.cut_over().await.unwrap();
         println!("{}", told(&journey).await);
+        if round == 0 {
+            drift_and_mend(&journey, End::Destination, "rollback", "came_later").await;
+        }
         let status = journey.site.cli.status(MIGRATION).await.unwrap();
         assert_eq!((status.way_back.as_str(), status.ready_for_finish), ("running", true));
         if round == 1 {
@@ -84,6 +148,11 @@ async fn there_and_back_and_there(source: PostgresVersion, destination: Postgres
     let (site, ledger) = level(journey, End::Destination).await;
     assert_eq!(ledger.switches(), 3, "a rehearsal changes nobody's side");
     site.cli.expect(0, &["finish", MIGRATION, "--yes"]).await.unwrap();
+    // Nothing but what was made to drift: no step of ours is taken for one.
+    for service in [&site.source_agent, &site.destination_agent] {
+        let log = service.log_text().unwrap();
+        assert_eq!(log.matches("schema drift: the two sides are not level").count(), 1, "{log}");
+    }
     for cluster in [&site.source, &site.destination] {
         traces::expect_nothing(cluster, &site.database).await.unwrap();
     }

@@ -27,11 +27,13 @@ use super::dump;
 use super::packing::{Chunk, Packer, Packing};
 use super::pump::{CHUNKS_WAITING, carry};
 use super::snapshot::{decode_held_point, decode_name, decode_range, encode_snapshot_table};
-use super::speed;
 use super::statistics::{encode_conditions, encode_piece};
+use super::{schema, speed};
 use crate::agent::Agent;
 use crate::comparison;
+use crate::drift;
 use crate::migration::{MigrationId, Participation, Side};
+use crate::postgres::{Purpose, catalog};
 use crate::snapshot::Piece;
 use crate::statistics;
 use crate::step::connect;
@@ -414,6 +416,28 @@ impl PeerService for Service {
             self.authorise_publisher(request.extensions().get(), &request.get_ref().migration_id).map_err(to_status)?;
         let numbers = crate::heartbeat::arrivals(&self.agent, &participation);
         let stream = numbers.map(|sequence| Ok(v1::WatchHeartbeatResponse { sequence }));
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type WatchSchemaStream = StreamOf<v1::WatchSchemaResponse>;
+
+    async fn watch_schema(&self, request: Request<v1::WatchSchemaRequest>) -> Answer<Self::WatchSchemaStream> {
+        let participation =
+            self.authorise_follower(request.extensions().get(), &request.get_ref().migration_id).map_err(to_status)?;
+        let listings = drift::published(&self.agent, &participation);
+        let stream = listings.flat_map(|listing| tokio_stream::iter(schema::encode_listing(listing)));
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type DefineObjectsStream = StreamOf<v1::DefineObjectsResponse>;
+
+    async fn define_objects(&self, request: Request<v1::DefineObjectsRequest>) -> Answer<Self::DefineObjectsStream> {
+        let message = request.get_ref();
+        let participation =
+            self.authorise_follower(request.extensions().get(), &message.migration_id).map_err(to_status)?;
+        let session = self.agent.door.open(&participation.database, Purpose::Control).await.map_err(to_status)?;
+        let definitions = catalog::definitions(&session, &message.kinds).await.map_err(to_status)?;
+        let stream = tokio_stream::iter(definitions).map(|definition| Ok(schema::encode_definition(definition)));
         Ok(Response::new(Box::pin(stream)))
     }
 

@@ -12,9 +12,10 @@ use super::{
 };
 use crate::agent::Agent;
 use crate::migration::{Participation, Side};
-use crate::names::{APPLICATION_PREFIX, replication_name};
+use crate::names::APPLICATION_PREFIX;
 use crate::postgres::{Purpose, Session, free_disk_bytes, sql_failure};
 use crate::step::connect::replication_role;
+use crate::stream::{incoming, outgoing};
 
 /// Ours are: the sessions that the agent opened (`$1`), its programs and keepers
 /// (role `$2`, applications like `$3`), everything of the replication role
@@ -82,7 +83,7 @@ SELECT p.gid, p.owner::text, p.database::text, extract(epoch FROM clock_timestam
  ORDER BY awaited DESC, p.prepared
  LIMIT 5";
 
-const SOURCE_CAPACITIES: &str = "\
+const PUBLISHER_CAPACITIES: &str = "\
 SELECT s.name, CASE s.name WHEN 'max_replication_slots' THEN (SELECT count(*) FROM pg_replication_slots)
                            WHEN 'max_wal_senders' THEN (SELECT count(*) FROM pg_stat_activity
                                                          WHERE backend_type = 'walsender') END,
@@ -93,7 +94,7 @@ SELECT s.name, CASE s.name WHEN 'max_replication_slots' THEN (SELECT count(*) FR
 
 /// Origins are limited by `max_replication_slots` before 18. Whatever is not a
 /// process of the server itself is a background worker.
-const DESTINATION_CAPACITIES: &str = "\
+const FOLLOWER_CAPACITIES: &str = "\
 WITH worker AS (
     SELECT backend_type LIKE 'logical replication % worker' OR backend_type = 'logical replication worker' AS logical
       FROM pg_stat_activity
@@ -121,6 +122,10 @@ SELECT s.confirmed_flush_lsn IS NOT NULL, s.active_pid,
        coalesce(to_jsonb(s) ->> 'invalidation_reason', CASE WHEN s.wal_status = 'lost' THEN 'wal_removed' END, '')
   FROM pg_replication_slots s
  WHERE s.slot_name = $1 AND s.database = current_database()";
+
+/// `None` where there is no row: nobody has closed or opened this side yet.
+const DECISION_TABLE: &str = "SELECT to_regclass('pgportage.decision') IS NOT NULL";
+const STATE: &str = "SELECT state FROM pgportage.decision WHERE id = 1";
 
 const SUBSCRIPTION: &str = "\
 SELECT s.oid, s.subenabled, w.apply_workers, w.apply_age, w.sync_workers, r.waiting, r.copying, r.ready
@@ -171,19 +176,25 @@ pub(super) async fn look(agent: &Agent, participation: &Participation, limit: Li
         Ok(prepared) => situation.prepared_transactions = prepared,
         Err(failure) => note("prepared transactions", failure),
     }
-    match look.capacities().await {
-        Ok(capacities) => situation.capacities = capacities,
-        Err(failure) => note("slots and workers", failure),
-    }
-    match participation.side {
-        Side::Source => match look.slot().await {
-            Ok(slot) => situation.slot = slot,
-            Err(failure) => note("the replication slot", failure),
-        },
-        Side::Destination => match look.subscription().await {
-            Ok(subscription) => situation.subscription = subscription,
-            Err(failure) => note("the subscription", failure),
-        },
+    match look.follows().await {
+        Ok(follows) => {
+            match look.capacities(follows).await {
+                Ok(capacities) => situation.capacities = capacities,
+                Err(failure) => note("slots and workers", failure),
+            }
+            if follows {
+                match look.subscription().await {
+                    Ok(subscription) => situation.subscription = subscription,
+                    Err(failure) => note("the subscription", failure),
+                }
+            } else {
+                match look.slot().await {
+                    Ok(slot) => situation.slot = slot,
+                    Err(failure) => note("the replication slot", failure),
+                }
+            }
+        }
+        Err(failure) => note("which side follows the other", failure),
     }
     match limit.within(free_disk_bytes(&session)).await {
         Ok(free) => {
@@ -229,15 +240,24 @@ impl Look<'_> {
         self.limit.within(self.session.query(statement, parameters)).await?.map_err(|error| sql_failure(error, doing))
     }
 
-    fn name(&self) -> String {
-        replication_name(&self.participation.migration)
+    /// Whether this side follows the other one, or will: a closed side does, an open
+    /// one does not, and before either the destination is to.
+    async fn follows(&self) -> Result<bool, Failure> {
+        let doing = "look whether this side is closed";
+        let known = self.rows(DECISION_TABLE, &[], doing).await?.first().is_some_and(|row| row.get(0));
+        let rows = if known { self.rows(STATE, &[], doing).await? } else { Vec::new() };
+        Ok(match rows.first().map(|row| row.get::<_, &str>(0)) {
+            Some(state) => state == "closed",
+            None => self.participation.side == Side::Destination,
+        })
     }
 
     async fn sessions(&self) -> Result<Sessions, Failure> {
         let own: Vec<i32> = self.agent.door.own_sessions().into_iter().map(|session| session.pid).collect();
         let role = replication_role(&self.agent.policy, self.participation);
         let programs = format!("{APPLICATION_PREFIX} %");
-        let parameters: &Parameters<'_> = &[&own, &self.agent.door.user(), &programs, &role, &self.name()];
+        let parameters: &Parameters<'_> =
+            &[&own, &self.agent.door.user(), &programs, &role, &incoming(self.participation)];
         let rows = self.rows(SESSIONS, parameters, "look at the sessions").await?;
         let session = |row: &Row| ServerSession {
             pid: row.get(1),
@@ -277,18 +297,19 @@ impl Look<'_> {
         Ok(rows.iter().map(prepared).collect())
     }
 
-    async fn capacities(&self) -> Result<Vec<Capacity>, Failure> {
+    async fn capacities(&self, follows: bool) -> Result<Vec<Capacity>, Failure> {
         let doing = "count slots and workers";
-        let rows = match self.participation.side {
-            Side::Source => self.rows(SOURCE_CAPACITIES, &[], doing).await?,
-            Side::Destination => self.rows(DESTINATION_CAPACITIES, &[&self.name()], doing).await?,
+        let rows = if follows {
+            self.rows(FOLLOWER_CAPACITIES, &[&incoming(self.participation)], doing).await?
+        } else {
+            self.rows(PUBLISHER_CAPACITIES, &[], doing).await?
         };
         let capacity = |row: &Row| Capacity { setting: row.get(0), used: row.get(1), limit: row.get(2) };
         Ok(rows.iter().map(capacity).collect())
     }
 
     async fn slot(&self) -> Result<Option<SlotSituation>, Failure> {
-        let rows = self.rows(SLOT, &[&self.name()], "look at the replication slot").await?;
+        let rows = self.rows(SLOT, &[&outgoing(self.participation)], "look at the replication slot").await?;
         Ok(rows.first().map(|row| SlotSituation {
             complete: row.get(0),
             active_pid: row.get(1),
@@ -299,7 +320,7 @@ impl Look<'_> {
 
     async fn subscription(&self) -> Result<Option<SubscriptionSituation>, Failure> {
         let doing = "look at the subscription";
-        let rows = self.rows(SUBSCRIPTION, &[&self.name()], doing).await?;
+        let rows = self.rows(SUBSCRIPTION, &[&incoming(self.participation)], doing).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let oid: u32 = row.get(0);
         let errors = if self.session.version.major() >= 15 {

@@ -49,6 +49,7 @@ pub use fence::{FenceSource, FenceSourceResult};
 pub use open::{OpenDestination, OpenDestinationResult};
 pub use prepare::{PrepareCutover, PrepareCutoverResult, Switch};
 pub use release::{ReleaseBarrier, ReleaseBarrierResult};
+pub(crate) use resolve::was_left;
 pub use resolve::{Resolution, resolve, settle_by_itself, unfence_locally};
 pub use sequence::SequencePosition;
 

@@ -44,6 +44,12 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
     let statistics = peer.read_statistics(&[table.name], Packing::Zstd).await.err();
     answers.push(("statistics", statistics));
     answers.push(("compare", peer.compare_rows().await.err()));
+    let listing = match peer.watch_schema().await {
+        Ok(mut stream) => stream.next().await.err(),
+        Err(failure) => Some(failure),
+    };
+    answers.push(("watch schema", listing));
+    answers.push(("define objects", peer.define_objects(&["table".to_owned()]).await.err()));
     answers.push(("release", peer.release_snapshot("0/1").await.err()));
     answers
 }
@@ -80,7 +86,7 @@ async fn only_the_other_agent_of_the_migration_is_served() {
     for (_, failure) in call_everything(&world.destination_agent.peers, &unknown).await {
         refusals.push(failure.unwrap());
     }
-    assert_eq!(refusals.len(), 22);
+    assert_eq!(refusals.len(), 26);
     let texts =
         |failure: &Failure| (failure.reason, failure.message.clone(), failure.detail.clone(), failure.hint.clone());
     assert!(refusals.iter().all(|failure| texts(failure) == texts(&refusals[0])), "{refusals:?}");
@@ -100,6 +106,9 @@ async fn a_method_belongs_to_one_side() {
         peer.release_snapshot("0/1").await.unwrap_err(),
         peer.compare_rows().await.unwrap_err(),
         peer.read_statistics(&[], Packing::Plain).await.unwrap_err(),
+        // Nobody allowed a way back, so nobody follows the destination.
+        peer.watch_schema().await.unwrap_err(),
+        peer.define_objects(&["table".to_owned()]).await.unwrap_err(),
     ] {
         assert_eq!(failure.reason, Reason::PeerRefused);
         assert!(failure.message.contains("destination"), "{failure}");

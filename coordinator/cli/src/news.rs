@@ -55,6 +55,14 @@ pub fn news(before: Option<&Migration>, after: &Migration, grain: Grain) -> Vec<
     if !waits.is_empty() && before.map(waiting).as_ref() != Some(&waits) {
         lines.push(format!("waiting for {}", clean(&waits)));
     }
+    let drift = |migration: &Migration| migration.held_by.as_ref().map(|failure| failure.detail.clone());
+    let (earlier, now) = (before.and_then(drift), drift(after));
+    if earlier != now {
+        match now {
+            Some(detail) => lines.push(format!("schema drift: {}", clean(&detail))),
+            None => lines.push("the schemas of both sides are level again".to_owned()),
+        }
+    }
     let warning =
         |migration: &Migration| migration.figures.as_ref().map(|figures| figures.warning.clone()).unwrap_or_default();
     let told = before.map(warning).unwrap_or_default();

@@ -4,6 +4,7 @@
 
 mod agents;
 mod cutover;
+mod doubt;
 mod explained;
 mod failure;
 mod findings;
@@ -17,6 +18,7 @@ mod verification;
 
 pub use agents::agents;
 pub use cutover::{cutover, unfence};
+pub use doubt::doubt;
 pub use explained::explained;
 pub use failure::failure;
 pub use findings::{findings, preflight};

@@ -7,6 +7,7 @@
 //! milliseconds, sizes are bytes.
 
 mod choice;
+mod drift;
 mod explained;
 mod progress;
 mod rehearsal;
@@ -19,6 +20,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 pub use choice::{Connection, CopyMethod, MaxRate};
+pub use drift::{Change, DriftedObject, SchemaDrift};
 pub use explained::{
     Capacity, Explained, Explanation, PreparedTransaction, Report, Session, Side, Situation, Slot, Subscription, Weight,
 };
@@ -61,6 +63,11 @@ pub struct Migration {
     pub waiting_for: String,
     /// What to type next, most useful first.
     pub next_commands: Vec<String>,
+    /// Why no cutover and no rollback begins at the moment. Goes by itself when its
+    /// cause does.
+    pub held_by: Option<Failure>,
+    /// How the schemas of both sides compare while rows flow between them.
+    pub schema_drift: Option<SchemaDrift>,
     /// What was found on the source.
     pub source_findings: Vec<Finding>,
     /// What was found on the destination.

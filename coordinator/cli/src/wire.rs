@@ -1,6 +1,7 @@
 //! The contract's messages become what is shown. Nothing else in this program
 //! reads a generated type.
 
+mod drift;
 mod explained;
 mod rehearsal;
 
@@ -15,7 +16,8 @@ pub use explained::explained;
 use crate::view::{
     Agent, AgentState, Build, CUTOVER_STEP, Connection, CopyMethod, Cutover, CutoverPhase, Effect, FINISH_STEP,
     Failure, Figures, Finding, Forecast, MaxRate, Migration, MigrationState, Part, Plan, PlannedStep, Preflight,
-    Progress, Rehearsal, Remedy, RowComparison, Severity, Step, StepState, Unit, Verification, WalLimit, WayBack, page,
+    Progress, Rehearsal, Remedy, RowComparison, SchemaDrift, Severity, Step, StepState, Unit, Verification, WalLimit,
+    WayBack, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -144,11 +146,13 @@ impl From<v1::Migration> for Migration {
             source_agent: spec.source_agent_id,
             destination_agent: spec.destination_agent_id,
             state,
-            ready_for_cutover: held(CUTOVER_STEP),
+            ready_for_cutover: held(CUTOVER_STEP) && message.held_by.is_none(),
             ready_for_finish: held(FINISH_STEP),
             steps,
             waiting_for: message.waiting_for,
             next_commands: message.next_commands,
+            held_by: message.held_by.map(Failure::from),
+            schema_drift: message.schema_drift.map(SchemaDrift::from),
             source_findings: findings(message.source_findings),
             destination_findings: findings(message.destination_findings),
             figures: message.figures.map(Figures::from),

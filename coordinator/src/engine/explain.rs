@@ -80,7 +80,8 @@ impl Engine {
         let unasked = || Report::Answered(Box::default());
         let (source, destination) = reports.clone().unwrap_or_else(|| (unasked(), unasked()));
         let standing = Standing::of(&board.state);
-        let explanations = explain(&Facts { migration: id.clone(), standing, source, destination });
+        let drift = board.drift().filter(|drift| !drift.level()).map(|drift| (drift.follower, drift.failure()));
+        let explanations = explain(&Facts { migration: id.clone(), standing, source, destination, drift });
         Ok(Explained { board, explanations, reports })
     }
 

@@ -9,6 +9,7 @@ use crate::figures::{Gauge, Progress};
 use crate::fleet::Down;
 use crate::wire::AgentFact;
 use crate::workflow::Side;
+use crate::workflow::drift::Drift;
 use crate::workflow::fact::{CommandId, Origin};
 use crate::workflow::spec::{MigrationId, Spec};
 
@@ -120,9 +121,31 @@ impl Engine {
         handle.board.send_if_modified(|board| {
             let Some(side) = side_of(&board.state.spec, agent) else { return false };
             self.0.figures.measured(migration, side == board.state.writable, &gauge);
+            let told = board.drift().cloned();
             board.gauges.insert(side, gauge);
+            self.drifted(migration, told.as_ref(), board.drift());
             !board.state.terminal()
         });
+    }
+}
+
+impl Engine {
+    /// Tells those who read metrics and logs how the schemas compare.
+    fn drifted(&self, migration: &str, before: Option<&Drift>, after: Option<&Drift>) {
+        self.0.figures.drifted(migration, after.map(|drift| drift.object_count));
+        if before == after {
+            return;
+        }
+        match after {
+            Some(drift) if !drift.level() => {
+                let failure = drift.failure();
+                tracing::warn!(migration.id = migration, reason = %failure.reason, detail = failure.detail, "schema drift: {failure}");
+            }
+            Some(_) if before.is_some_and(|before| !before.level()) => {
+                tracing::info!(migration.id = migration, "the schemas of both sides are level again");
+            }
+            Some(_) | None => {}
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::{Board, Engine, Request, check_etag, defect, refused};
 use crate::fleet::Down;
 use crate::store::StoreError;
 use crate::wire::{self, AgentFact, Body};
+use crate::workflow::drift;
 use crate::workflow::fact::{CommandId, Event, Fact, Issued, Origin, TraceContext};
 use crate::workflow::plan::{Action, Issue, Situation, plan};
 use crate::workflow::spec::Rate;
@@ -162,6 +163,9 @@ impl Task {
         let Request { origin, etag, trace, word } = request;
         check_etag(&self.state, etag.as_deref())?;
         let event = heed(&self.state, word, trace)?;
+        if let Event::CutoverRequested { .. } | Event::RollbackRequested { .. } = &event {
+            drift::may_switch(self.board.borrow().drift())?;
+        }
         tracing::info!(migration.id = %self.state.id, actor = origin.actor, event = event.kind(), "the operator said");
         self.store(vec![(origin, event)]).await.map(drop)
     }

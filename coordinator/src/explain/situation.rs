@@ -26,9 +26,9 @@ pub struct Situation {
     pub prepared_transactions: Vec<PreparedTransaction>,
     /// What the server has a fixed number of.
     pub capacities: Vec<Capacity>,
-    /// Source: our slot.
+    /// On the side that publishes: the slot of what it publishes.
     pub slot: Option<Slot>,
-    /// Destination: our subscription.
+    /// On the side that follows: the subscription it follows with.
     pub subscription: Option<Subscription>,
     /// The disk of the server's WAL, where it can be seen.
     pub disk: Option<Disk>,

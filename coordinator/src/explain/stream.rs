@@ -18,9 +18,10 @@ const LONG: Duration = Duration::from_secs(60);
 /// What one side lacks.
 pub(super) fn explain(facts: &Facts, side: Side, situation: &Situation) -> Vec<Explanation> {
     let mut found = Vec::new();
-    match side {
-        Side::Source => source(facts, situation, &mut found),
-        Side::Destination => destination(facts, situation, &mut found),
+    if side == facts.standing.publisher {
+        publisher(facts, side, situation, &mut found);
+    } else {
+        follower(facts, side, situation, &mut found);
     }
     if let Some(disk) = situation.disk
         && disk.free_bytes < disk.warn_bytes
@@ -35,36 +36,39 @@ pub(super) fn explain(facts: &Facts, side: Side, situation: &Situation) -> Vec<E
     found
 }
 
-fn source(facts: &Facts, situation: &Situation, found: &mut Vec<Explanation>) {
-    let side = Side::Source;
+fn publisher(facts: &Facts, side: Side, situation: &Situation, found: &mut Vec<Explanation>) {
+    let place = side.as_str();
     if let Some(slot) = situation.slot.as_ref().filter(|slot| !slot.invalidation.is_empty()) {
-        let message = format!("the source gave the replication slot up: {}", slot.invalidation);
-        found.push(
-            Explanation::cause(Some(Reason::SlotLost), Some(side), message)
-                .hint("Abort the migration and begin again: without the slot changes are missing."),
-        );
+        let message = format!("the {place} gave the replication slot up: {}", slot.invalidation);
+        let hint = match side {
+            Side::Source => "Abort the migration and begin again: without the slot changes are missing.",
+            Side::Destination => "The way back is lost. Finish the migration: what is written now stays here alone.",
+        };
+        found.push(Explanation::cause(Some(Reason::SlotLost), Some(side), message).hint(hint));
     }
     if situation.full("max_replication_slots") {
         let message = used_up(situation, "max_replication_slots", "replication slots");
         let needed = situation.slot.is_none() && facts.standing.step == Some(StepName::Copy);
-        let hint = "Drop replication slots that nobody needs, or raise max_replication_slots and restart the source.";
-        found.push(exhausted(needed, Reason::SlotsExhausted, side, message).hint(hint));
+        let hint = format!(
+            "Drop replication slots that nobody needs, or raise max_replication_slots and restart the {place}."
+        );
+        found.push(exhausted(needed, Reason::SlotsExhausted, side, message).hint(&hint));
     }
     if situation.full("max_wal_senders") {
         let message = used_up(situation, "max_wal_senders", "WAL senders");
         let streams = situation.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
         let needed = facts.standing.applies() && !streams;
-        let hint = "End WAL senders that nobody needs, or raise max_wal_senders and restart the source.";
-        found.push(exhausted(needed, Reason::SendersExhausted, side, message).hint(hint));
+        let hint = format!("End WAL senders that nobody needs, or raise max_wal_senders and restart the {place}.");
+        found.push(exhausted(needed, Reason::SendersExhausted, side, message).hint(&hint));
     }
-    if facts.standing.step == Some(StepName::Cutover) {
+    if let Some(switch) = facts.standing.next_switch() {
         let writers = situation.oldest_transactions.iter().filter(|transaction| transaction.writes);
         for writer in writers.filter(|writer| writer.transaction_age.is_some_and(|age| age >= LONG)).take(3) {
             found.push(
                 Explanation::suspicion(
                     Reason::LongTransaction,
                     side,
-                    format!("the cutover's locks would wait for {}", session(writer)),
+                    format!("the {switch}'s locks would wait for {}", session(writer)),
                 )
                 .hint("Wait until it commits, or end it; what it had not committed is then lost.")
                 .statement(format!("SELECT pg_terminate_backend({});", writer.pid)),
@@ -73,7 +77,7 @@ fn source(facts: &Facts, situation: &Situation, found: &mut Vec<Explanation>) {
         let prepared = situation.prepared_transactions.len();
         if prepared > 0 {
             let number = count(i64::try_from(prepared).unwrap_or(i64::MAX), "prepared transaction");
-            let message = format!("the cutover is refused while there are prepared transactions: {number}");
+            let message = format!("the {switch} is refused while there are prepared transactions: {number}");
             found.push(
                 Explanation::suspicion(Reason::PreparedTransactions, side, message)
                     .hint("Find them in pg_prepared_xacts, then commit them or roll them back."),
@@ -82,23 +86,23 @@ fn source(facts: &Facts, situation: &Situation, found: &mut Vec<Explanation>) {
     }
 }
 
-fn destination(facts: &Facts, situation: &Situation, found: &mut Vec<Explanation>) {
-    let side = Side::Destination;
+fn follower(facts: &Facts, side: Side, situation: &Situation, found: &mut Vec<Explanation>) {
+    let place = side.as_str();
     let full =
         ["max_logical_replication_workers", "max_worker_processes"].into_iter().find(|setting| situation.full(setting));
     let mut needed = false;
     if let Some(subscription) = situation.subscription.as_ref().filter(|_| facts.standing.applies()) {
         needed = subscription.enabled && needs_worker(subscription);
-        found.extend(failing(facts, subscription, full.is_some()));
+        found.extend(failing(facts, side, subscription, full.is_some()));
     }
     if let Some(setting) = full {
-        let hint = format!("Raise {setting} (max_worker_processes stays above it), and restart the destination.");
+        let hint = format!("Raise {setting} (max_worker_processes stays above it), and restart the {place}.");
         let message = used_up(situation, setting, "workers");
         found.push(exhausted(needed, Reason::WorkersExhausted, side, message).hint(&hint));
     }
     for setting in ["max_active_replication_origins", "max_replication_slots"] {
         if situation.full(setting) {
-            let hint = format!("Drop subscriptions that nobody needs, or raise {setting} and restart the destination.");
+            let hint = format!("Drop subscriptions that nobody needs, or raise {setting} and restart the {place}.");
             let message = used_up(situation, setting, "replication origins");
             let needed = situation.subscription.is_none() && facts.standing.step == Some(StepName::Subscribe);
             found.push(exhausted(needed, Reason::OriginsExhausted, side, message).hint(&hint));
@@ -111,11 +115,11 @@ fn needs_worker(subscription: &Subscription) -> bool {
 }
 
 /// What is wrong with the subscription itself.
-fn failing(facts: &Facts, subscription: &Subscription, no_worker_free: bool) -> Option<Explanation> {
-    let side = Side::Destination;
+fn failing(facts: &Facts, side: Side, subscription: &Subscription, no_worker_free: bool) -> Option<Explanation> {
+    let (place, other) = (side.as_str(), side.other().as_str());
     let cause = |message| Explanation::cause(Some(Reason::ApplyFailed), Some(side), message);
     if !subscription.enabled {
-        let name = facts.migration.replication_name();
+        let name = facts.migration.stream_name(side.other());
         return Some(
             cause("the subscription is disabled".to_owned())
                 .hint("Find out who disabled it and why; then enable it.")
@@ -123,8 +127,9 @@ fn failing(facts: &Facts, subscription: &Subscription, no_worker_free: bool) -> 
         );
     }
     let restarting = subscription.apply_workers == 0 || subscription.apply_worker_age.is_some_and(|age| age < SETTLED);
-    let log = "The log of the destination server says why. Remove the cause; nothing is lost while the source keeps \
-               its WAL.";
+    let log = &format!(
+        "The log of the {place} server says why. Remove the cause; nothing is lost while the {other} keeps its WAL."
+    );
     let apply_errors = subscription.apply_errors.unwrap_or(0);
     if restarting && apply_errors > 0 {
         return Some(
@@ -142,7 +147,7 @@ fn failing(facts: &Facts, subscription: &Subscription, no_worker_free: bool) -> 
     (subscription.apply_workers == 0 && !no_worker_free).then(|| {
         Explanation::suspicion(Reason::ApplyFailed, side, "no worker applies the stream at this moment".to_owned())
             .detail("One that ended is started again after five seconds.")
-            .hint("Ask again; if none comes, the log of the destination server says why.")
+            .hint(&format!("Ask again; if none comes, the log of the {place} server says why."))
     })
 }
 
@@ -168,12 +173,18 @@ pub(super) fn between(facts: &Facts) -> Option<Explanation> {
     let (Report::Answered(source), Report::Answered(destination)) = (&facts.source, &facts.destination) else {
         return None;
     };
-    let slot = source.slot.as_ref().filter(|slot| slot.complete && slot.invalidation.is_empty())?;
-    let subscription = destination.subscription.as_ref().filter(|subscription| subscription.enabled)?;
+    let side = facts.standing.publisher;
+    let (publisher, follower) = match side {
+        Side::Source => (source, destination),
+        Side::Destination => (destination, source),
+    };
+    let slot = publisher.slot.as_ref().filter(|slot| slot.complete && slot.invalidation.is_empty())?;
+    let subscription = follower.subscription.as_ref().filter(|subscription| subscription.enabled)?;
     let idle = facts.standing.applies() && slot.active_pid.is_none() && subscription.apply_workers > 0;
     idle.then(|| {
-        let message = "a worker applies on the destination, and nobody streams from the slot on the source".to_owned();
-        Explanation::suspicion(Reason::PeerUnreachable, Side::Source, message)
+        let (place, other) = (side.other().as_str(), side.as_str());
+        let message = format!("a worker applies on the {place}, and nobody streams from the slot on the {other}");
+        Explanation::suspicion(Reason::PeerUnreachable, side, message)
             .detail("The connection between them broke and one end has not noticed yet, or is being made.")
             .hint("Ask again in a minute; if it stays so, look at the logs of both agents.")
     })

@@ -31,7 +31,7 @@ fn well(step: StepName) -> Facts {
     };
     Facts {
         migration: MigrationId::new("shop-move").unwrap(),
-        standing: Standing { step: Some(step), waits: Waits::Nobody },
+        standing: Standing { step: Some(step), waits: Waits::Nobody, publisher: Side::Source, way_back: true },
         source: Report::Answered(Box::new(Situation {
             slot: Some(slot),
             capacities: capacities(["max_replication_slots", "max_wal_senders"]),
@@ -42,7 +42,15 @@ fn well(step: StepName) -> Facts {
             capacities: capacities(["max_logical_replication_workers", "max_worker_processes"]),
             ..situation
         })),
+        drift: None,
     }
+}
+
+/// The same after a cutover: the source follows.
+fn well_on_the_way_back(step: StepName) -> Facts {
+    let facts = well(step);
+    let standing = Standing { publisher: Side::Destination, waits: Waits::Word, ..facts.standing };
+    Facts { standing, source: facts.destination, destination: facts.source, ..facts }
 }
 
 /// The facts of a side, to be changed.
@@ -233,7 +241,7 @@ fn the_workflow_says_what_it_knows() {
         let found = only(&facts);
         assert_eq!((found.weight, found.code, found.message.as_str()), (Weight::Cause, code, message));
     }
-    facts.standing = Standing { step: None, waits: Waits::Word };
+    facts.standing = Standing { step: None, waits: Waits::Word, ..facts.standing };
     assert_eq!(only(&facts).message, "it was not started");
 }
 
@@ -350,4 +358,65 @@ fn long_transactions_matter_where_locks_are_near() {
     assert_eq!(found[1].statements, ["SELECT pg_terminate_backend(1);"]);
     facts.standing.step = Some(StepName::CatchUp);
     assert_eq!(explain(&facts), []);
+}
+
+/// What is found besides the word that it waits for.
+fn besides(facts: &Facts) -> Vec<Explanation> {
+    explain(facts).into_iter().filter(|found| found.code.is_some()).collect()
+}
+
+#[test]
+fn the_stream_of_the_way_back_is_explained_with_its_sides_exchanged() {
+    assert_eq!(besides(&well_on_the_way_back(StepName::Finish)), []);
+    let case = |change: &dyn Fn(&mut Facts)| {
+        let mut facts = well_on_the_way_back(StepName::Finish);
+        change(&mut facts);
+        let found = besides(&facts);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found[0].clone()
+    };
+    let found = case(&|facts| of(&mut facts.source).subscription.as_mut().unwrap().enabled = false);
+    assert_eq!((found.code, found.side), (Some(Reason::ApplyFailed), Some(Side::Source)));
+    assert_eq!(found.statements, ["ALTER SUBSCRIPTION pgportageback_shop_move ENABLE;"]);
+    let found = case(&|facts| {
+        let subscription = of(&mut facts.source).subscription.as_mut().unwrap();
+        subscription.apply_errors = Some(3);
+        subscription.apply_worker_age = None;
+        subscription.apply_workers = 0;
+    });
+    assert_eq!((found.weight, found.side), (Weight::Cause, Some(Side::Source)));
+    assert!(
+        found.hint.contains("log of the source server") && found.hint.contains("the destination keeps"),
+        "{found:?}"
+    );
+    let found =
+        case(&|facts| "wal_removed".clone_into(&mut of(&mut facts.destination).slot.as_mut().unwrap().invalidation));
+    assert_eq!((found.code, found.side), (Some(Reason::SlotLost), Some(Side::Destination)));
+    assert!(found.message.starts_with("the destination gave") && found.hint.contains("way back is lost"), "{found:?}");
+    let found = case(&|facts| of(&mut facts.destination).slot.as_mut().unwrap().active_pid = None);
+    assert_eq!((found.code, found.side), (Some(Reason::PeerUnreachable), Some(Side::Destination)));
+    assert!(found.message.starts_with("a worker applies on the source"), "{found:?}");
+    let found = case(&|facts| of(&mut facts.destination).oldest_transactions = vec![idle(1)]);
+    assert!(found.message.starts_with("the rollback's locks would wait"), "{found:?}");
+
+    // Without a way back nothing has to flow, and right behind the decision not yet.
+    let mut facts = well_on_the_way_back(StepName::Finish);
+    of(&mut facts.source).subscription.as_mut().unwrap().enabled = false;
+    facts.standing.way_back = false;
+    assert_eq!(besides(&facts), []);
+    facts.standing = Standing { step: Some(StepName::Cutover), waits: Waits::Nobody, way_back: true, ..facts.standing };
+    assert_eq!(besides(&facts), []);
+}
+
+#[test]
+fn a_drift_is_a_cause_on_the_side_that_follows() {
+    let mut facts = well(StepName::CatchUp);
+    facts.drift =
+        Some((Side::Destination, Failure::new(Reason::SchemaDiffers, "1 object differs").detail("It.").hint("Do.")));
+    let found = only(&facts);
+    assert_eq!(
+        (found.weight, found.code, found.side),
+        (Weight::Cause, Some(Reason::SchemaDiffers), Some(Side::Destination))
+    );
+    assert_eq!((found.message.as_str(), found.detail.as_str()), ("schema drift: 1 object differs", "It."));
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::v1;
 
+use super::drift::to_drift;
 use super::{to_consent, to_duration, to_finding, to_forecast, to_progress, to_spec, to_time};
 use crate::engine::Board;
+use crate::workflow::drift::may_switch;
 use crate::workflow::judge::RowSummary;
 use crate::workflow::rehearsal::{Findings, Rehearsal, RehearsalEnd, RestSource, Spread};
 use crate::workflow::spec::Rate;
@@ -38,8 +40,8 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
         etag: etag(state),
         create_time: to_time(state.create_time),
         update_time: to_time(state.update_time),
-        waiting_for: waiting_for(state, &absent),
-        next_commands: next_commands(state),
+        waiting_for: waiting_for(state, &absent, held_by(board).as_ref()),
+        next_commands: next_commands(state, held_by(board).is_some()),
         source_findings: state.findings(Side::Source).iter().map(to_finding).collect(),
         destination_findings: state.findings(Side::Destination).iter().map(to_finding).collect(),
         figures: figures(board),
@@ -60,7 +62,14 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
         max_rate_bytes: Rate::bytes(state.max_rate),
         way_back: way_back(state).into(),
         rehearsal: state.rehearsal.as_ref().map(|rehearsal| to_rehearsal(rehearsal, state.rest_of_switch)),
+        schema_drift: board.drift().map(to_drift),
+        held_by: held_by(board).map(Into::into),
     }
+}
+
+/// The drift that keeps the next switch from beginning.
+fn held_by(board: &Board) -> Option<Failure> {
+    may_switch(board.drift()).err()
 }
 
 /// Whether a step is one of this migration: what it leaves out is not shown, a
@@ -173,7 +182,7 @@ fn phase(state: &State) -> v1::migration::State {
     }
 }
 
-fn waiting_for(state: &State, absent: &[&str]) -> String {
+fn waiting_for(state: &State, absent: &[&str], held_by: Option<&Failure>) -> String {
     let gone = match absent {
         [] => None,
         [agent] => Some(format!("agent {agent} to come back")),
@@ -181,7 +190,10 @@ fn waiting_for(state: &State, absent: &[&str]) -> String {
     };
     match &state.phase {
         Phase::Pending => "the operator's word to start".to_owned(),
-        Phase::Held { step } if given_up(state, *step).is_some() => {
+        Phase::Held { step: StepName::Cutover } if let Some(drift) = held_by => {
+            format!("the schemas of both sides to be level: {drift}")
+        }
+        Phase::Held { step } if held_by.is_none() && given_up(state, *step).is_some() => {
             let cause = given_up(state, *step).map(ToString::to_string).unwrap_or_default();
             let word = match step {
                 StepName::Finish => "to finish or to roll back",
@@ -197,6 +209,11 @@ fn waiting_for(state: &State, absent: &[&str]) -> String {
                 Some(CutoverEnd::Opened { .. }) => "the operator's word for the next cutover".to_owned(),
                 None => "the operator's word for the cutover".to_owned(),
             }
+        }
+        Phase::Held { step: StepName::Finish } if let Some(drift) = held_by => {
+            format!(
+                "the operator's word to finish; a rollback waits for the schemas of both sides to be level: {drift}"
+            )
         }
         Phase::Held { step: StepName::Finish } if state.way_back => {
             match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
@@ -242,7 +259,7 @@ fn retrying(state: &State) -> Option<&Failure> {
     state.acts().filter_map(|(_, act)| act.failure()).find(|failure| failure.remedy == Remedy::Wait)
 }
 
-fn next_commands(state: &State) -> Vec<String> {
+fn next_commands(state: &State, held: bool) -> Vec<String> {
     let id = &state.id;
     let typed = |verbs: &[&str]| verbs.iter().map(|verb| format!("pgportage {verb} {id}")).collect();
     match &state.phase {
@@ -254,8 +271,9 @@ fn next_commands(state: &State) -> Vec<String> {
                 typed(&["status", "abort"])
             }
         }
-        Phase::Held { step: StepName::Finish } if state.way_back => typed(&["finish", "rollback"]),
+        Phase::Held { step: StepName::Finish } if state.way_back && !held => typed(&["finish", "rollback"]),
         Phase::Held { step: StepName::Finish } => typed(&["finish"]),
+        Phase::Held { .. } if held => typed(&["explain", "verify", "abort"]),
         Phase::Held { .. } => typed(&["cutover", "cutover --rehearse", "verify", "abort"]),
         Phase::Stopped { step, failure } => {
             let mut verbs = Vec::new();

@@ -181,6 +181,19 @@ impl Operator {
         Ok(self.migrations.cut_over(request).await.map_err(from_status)?.into_inner().migration.unwrap())
     }
 
+    pub(crate) async fn roll_back(&mut self, max_outage: Duration) -> Result<v1::Migration, Failure> {
+        let request = v1::RollBackMigrationRequest {
+            migration_id: NAME.to_owned(),
+            etag: self.get().await.etag,
+            max_outage: prost_types::Duration::try_from(max_outage).ok(),
+        };
+        self.migrations
+            .roll_back_migration(request)
+            .await
+            .map(|response| response.into_inner().migration.unwrap())
+            .map_err(from_status)
+    }
+
     pub(crate) async fn finish(&mut self) -> Result<v1::Migration, Failure> {
         let request = v1::FinishMigrationRequest { migration_id: NAME.to_owned(), etag: self.get().await.etag };
         Ok(self.migrations.finish_migration(request).await.map_err(from_status)?.into_inner().migration.unwrap())

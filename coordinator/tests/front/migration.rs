@@ -14,7 +14,7 @@ use crate::simulated::{Answer, World, passing};
 
 const BUDGET: Duration = Duration::from_secs(20);
 
-async fn attached(house: &House, world: &std::sync::Arc<World>) -> (Run, Operator) {
+pub(crate) async fn attached(house: &House, world: &std::sync::Arc<World>) -> (Run, Operator) {
     let run = house.start().await;
     world.move_to(run.address);
     world.populate(house);

@@ -57,6 +57,8 @@ pub(crate) struct World {
     journals: Mutex<BTreeMap<String, Journal>>,
     script: Box<Script>,
     address: watch::Sender<Option<SocketAddr>>,
+    /// What each agent says of the two schemas.
+    drifts: Mutex<BTreeMap<&'static str, v1::SchemaDrift>>,
 }
 
 #[derive(Default)]
@@ -73,6 +75,7 @@ impl World {
             journals: Mutex::default(),
             script: Box::new(script),
             address: watch::Sender::new(None),
+            drifts: Mutex::default(),
         })
     }
 
@@ -96,6 +99,11 @@ impl World {
     /// What was made and neither taken back nor removed.
     pub(crate) fn left_behind(&self) -> Vec<&'static str> {
         self.look(|servers| servers.things.iter().map(|(_, action)| *action).collect())
+    }
+
+    /// What an agent says of the two schemas from now on.
+    pub(crate) fn drifts(&self, agent: &'static str, drift: v1::SchemaDrift) {
+        self.drifts.lock().unwrap_or_else(PoisonError::into_inner).insert(agent, drift);
     }
 
     /// Where the coordinator is from now on. Agents come by themselves.
@@ -186,7 +194,9 @@ impl World {
                 () = Clock.sleep_until(beat_at) => {
                     beat_at = Clock.now() + Duration::from_millis(100);
                     sequence += 1;
+                    let schema_drift = self.drifts.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
                     let gauge = v1::MigrationGauge {
+                        schema_drift,
                         migration_id: crate::house::NAME.to_owned(),
                         lag: prost_types::Duration::try_from(Duration::from_millis(3)).ok(),
                         ..v1::MigrationGauge::default()

@@ -53,6 +53,8 @@ pub const RULES: &[Rule] = &[
     only(Role::Agent, "/pgportage.v1.PeerService/CompareRows"),
     only(Role::Agent, "/pgportage.v1.PeerService/OpenTunnel"),
     only(Role::Agent, "/pgportage.v1.PeerService/WatchHeartbeat"),
+    only(Role::Agent, "/pgportage.v1.PeerService/WatchSchema"),
+    only(Role::Agent, "/pgportage.v1.PeerService/DefineObjects"),
     only(Role::Agent, "/pgportage.v1.PeerService/ResolveCutover"),
     only(Role::Operator, "/pgportage.v1.AgentService/GetAgent"),
     only(Role::Operator, "/pgportage.v1.AgentService/ListAgents"),

@@ -65,14 +65,18 @@ pub fn digest_of(objects: &[SchemaObject]) -> [u8; 32] {
 
 fn object(query: &ObjectQuery, row: &Row) -> SchemaObject {
     let text = |index| row.get::<_, Option<String>>(index).unwrap_or_default();
-    let (schema, name, suffix, exact, printed) = (row.get::<_, Option<String>>(0), text(1), text(2), text(3), text(4));
-    let name = match schema {
-        Some(schema) => RelationName::new(schema, name).to_string(),
-        None => quote_ident(&name),
-    };
+    let (name, suffix, exact, printed) = (text(1), text(2), text(3), text(4));
     let mut hash = Sha256::new();
     hash.update(exact.as_bytes());
     hash.update([0]);
     hash.update(normalise(&printed).as_bytes());
-    SchemaObject { identity: format!("{} {name}{suffix}", query.kind), digest: hash.finalize().into() }
+    SchemaObject { identity: identity(query.kind, row.get(0), &name, &suffix), digest: hash.finalize().into() }
+}
+
+/// What an object is and its name. `schema` is none for what is in no schema.
+pub(super) fn identity(kind: &str, schema: Option<&str>, name: &str, suffix: &str) -> String {
+    match schema {
+        Some(schema) => format!("{kind} {}{suffix}", RelationName::new(schema, name)),
+        None => format!("{kind} {}{suffix}", quote_ident(name)),
+    }
 }

@@ -14,7 +14,8 @@ use tokio_postgres::{Client, GenericClient};
 use super::fence::FENCE_NOTE;
 use super::let_go::{let_go, let_go_what_is_left};
 use crate::agent::{Agent, SharedAgent};
-use crate::migration::{MigrationId, Participation};
+use crate::journal::Journal;
+use crate::migration::{MigrationId, Participation, Side};
 use crate::postgres::access::Access;
 use crate::postgres::{Purpose, sql_failure};
 
@@ -29,6 +30,15 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// does not open any more by then, and applications wait: just long enough for an
 /// undo that is on its way to come first.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Whether a switch that left this side was ever decided.
+///
+/// # Errors
+///
+/// [`Reason::StoreUnwritable`] when the journal cannot be read.
+pub(crate) fn was_left(journal: &Journal, migration: &MigrationId) -> Result<bool, Failure> {
+    Ok(journal.note(migration, SETTLED_NOTE)?.is_some())
+}
 
 /// What the destination decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,10 +111,13 @@ pub(super) async fn give_up_fence(
             if let Err(failure) = let_go(agent, participation).await {
                 tracing::error!(detail = failure.detail, "the poolers' clients still wait: {failure}");
             }
-            Err(Failure::new(Reason::DestinationOpened, "the destination has opened")
-                .hint("The cutover is done; go on with `pgportage finish`.")
-                .remedy(Remedy::Operator)
-                .effect(Effect::None))
+            let opened =
+                Failure::new(Reason::DestinationOpened, format!("the {} has opened", participation.side.other()));
+            let hint = match participation.side {
+                Side::Source => "The cutover is done; go on with `pgportage finish` or `pgportage rollback`.",
+                Side::Destination => "The rollback is done: applications belong on the source.",
+            };
+            Err(opened.hint(hint).remedy(Remedy::Operator).effect(Effect::None))
         }
         Resolution::WillNotOpen => {
             lift(&mut client, &participation.database).await?;
@@ -117,12 +130,13 @@ pub(super) async fn give_up_fence(
 }
 
 async fn ask(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
+    let (left, entered) = (participation.side, participation.side.other());
     let in_doubt = |failure: Failure| {
-        Failure::new(Reason::CutoverInDoubt, "nobody knows whether the destination has opened")
-            .detail(format!("The destination's agent gave no answer: {}. {}", failure.message, failure.detail))
-            .hint(
-                "The source stays fenced. Bring the destination's agent and server back; it is asked again by itself.",
-            )
+        Failure::new(Reason::CutoverInDoubt, format!("nobody knows whether the {entered} has opened"))
+            .detail(format!("The {entered}'s agent gave no answer: {}. {}", failure.message, failure.detail))
+            .hint(format!(
+                "The {left} stays fenced. Bring the {entered}'s agent and server back; it is asked again by itself."
+            ))
             .because(&failure)
             .remedy(Remedy::Wait)
             .effect(Effect::Unknown)
@@ -236,29 +250,37 @@ async fn settle(agent: &SharedAgent, participation: &Participation) -> Result<()
 }
 
 /// `pgportage-agent unfence`: lifts the fence on this machine, without the
-/// coordinator. Refuses unless the destination promises not to open, or the
-/// operator states that it is destroyed. Audited in the log.
+/// coordinator. Refuses unless the side that is entered promises not to open, or the
+/// operator states that it is `destroyed`. Audited in the log.
 ///
 /// # Errors
 ///
-/// [`Reason::DestinationOpened`], [`Reason::CutoverInDoubt`], or what the
-/// server reports.
+/// [`Reason::DestinationOpened`], [`Reason::CutoverInDoubt`],
+/// [`Reason::RequestInvalid`] when this side itself is said to be destroyed, or what
+/// the server reports.
 pub async fn unfence_locally(
     agent: &SharedAgent,
     migration: &MigrationId,
-    destination_destroyed: bool,
+    destroyed: Option<Side>,
 ) -> Result<(), Failure> {
     let Some(participation) = agent.journal.participation(migration)? else {
         return Err(Failure::new(Reason::MigrationMissing, format!("this agent has no part in migration {migration}"))
             .effect(Effect::None));
     };
+    let side = participation.side;
+    if destroyed == Some(side) {
+        let message = format!("this agent is beside the {side} of migration {migration}, which is to be opened");
+        return Err(Failure::new(Reason::RequestInvalid, message)
+            .hint(format!("If the {0} is destroyed, say --{0}-destroyed.", side.other()))
+            .effect(Effect::None));
+    }
     let mut client = agent.door.open(&participation.database, Purpose::Cutover).await?;
     let Some(epoch) = fenced_epoch(&client).await? else { return Ok(()) };
-    if destination_destroyed {
+    if let Some(destroyed) = destroyed {
         tracing::warn!(
             migration.id = %migration,
             cutover_epoch = epoch,
-            "lifting the fence on the operator's statement that the destination is destroyed"
+            "lifting the fence on the operator's statement that the {destroyed} is destroyed"
         );
         lift(&mut client, &participation.database).await?;
         agent.journal.clear_note(migration, FENCE_NOTE)?;

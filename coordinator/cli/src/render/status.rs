@@ -3,8 +3,8 @@
 use time::OffsetDateTime;
 
 use super::{
-    Style, Tone, clean, count, cutover, failure, findings, kept, labelled, pace, push_line, rate, rehearsal, rows,
-    size, span, table, unfence, verification, whole,
+    Style, Tone, clean, count, cutover, doubt, failure, findings, kept, labelled, pace, push_line, rate, rehearsal,
+    rows, size, span, table, unfence, verification, whole,
 };
 use crate::pace::{Pace, Speed};
 use crate::view::{
@@ -75,6 +75,11 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
         out.push('\n');
         out.push_str(&rehearsal(report, style));
     }
+    let doubt = doubt(migration, style);
+    if !doubt.is_empty() {
+        out.push('\n');
+        out.push_str(&doubt);
+    }
     if !migration.unfence_statements.is_empty() {
         out.push('\n');
         out.push_str(&unfence(&migration.unfence_statements, &migration.database, &migration.source_agent, style));
@@ -122,6 +127,7 @@ fn over(migration: &Migration) -> bool {
 fn obstacles(migration: &Migration, style: Style) -> String {
     let mut blocks: Vec<String> =
         failures(migration).filter_map(|step| step.failure.as_ref()).map(|it| failure(it, style)).collect();
+    blocks.extend(migration.held_by.as_ref().map(|it| failure(it, style)));
     let shown: Vec<Finding> = migration.findings().filter(|finding| in_the_way(finding, migration)).cloned().collect();
     if !shown.is_empty() {
         blocks.push(format!("{}\n{}", style.paint(Tone::Strong, "findings"), findings(&shown, style)));
@@ -186,6 +192,9 @@ pub fn happening(migration: &Migration) -> String {
         }
         (MigrationState::Waiting, _) if migration.ready_for_finish => {
             "cut over: applications belong on the destination".to_owned()
+        }
+        (MigrationState::Waiting, Some(step)) if step.state == StepState::Held && migration.held_by.is_some() => {
+            format!("nothing: step {} is held until both sides are level", named(step))
         }
         (MigrationState::Waiting, Some(step)) if step.state == StepState::Failed => {
             let attempts = count(step.attempt_count, "attempt");

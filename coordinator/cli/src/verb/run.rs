@@ -1,6 +1,8 @@
 //! Verbs that set a migration going and show it until it rests.
 
 use std::time::Duration;
+use pgportage_link::{Effect, Failure};
+use pgportage_proto::Reason;
 
 use super::{Hand, wrong_state};
 use crate::arguments::{Confirmed, Cutover, Extent, Rollback, Verify, Watched};
@@ -53,9 +55,22 @@ pub(super) async fn retry(hand: &Hand, arguments: &Watched) -> Result<Exit, Stop
     hand.see_through(&mut interrupt, &seen, accepted, Awaited::Resolved, arguments.detach).await
 }
 
+/// Before the operator is asked: the coordinator would refuse in the same words.
+fn not_held(seen: &Migration) -> Result<(), Stop> {
+    match &seen.held_by {
+        Some(held_by) => Err(Failure::new(held_by.reason.parse().unwrap_or(Reason::WrongState), &held_by.message)
+            .detail(&held_by.detail)
+            .hint(&held_by.hint)
+            .effect(Effect::None)
+            .into()),
+        None => Ok(()),
+    }
+}
+
 pub(super) async fn cutover(hand: &Hand, arguments: &Cutover) -> Result<Exit, Stop> {
     let Cutover { max_outage, yes, detach, .. } = *arguments;
     let seen = hand.coordinator.migration(&arguments.name).await?;
+    not_held(&seen)?;
     if !seen.ready_for_cutover {
         return Err(wrong_state("cutover", &seen));
     }
@@ -76,6 +91,7 @@ pub(super) async fn cutover(hand: &Hand, arguments: &Cutover) -> Result<Exit, St
 pub(super) async fn rollback(hand: &Hand, arguments: &Rollback) -> Result<Exit, Stop> {
     let Rollback { max_outage, yes, detach, .. } = *arguments;
     let seen = hand.coordinator.migration(&arguments.name).await?;
+    not_held(&seen)?;
     if !seen.ready_for_finish {
         return Err(wrong_state("rollback", &seen));
     }

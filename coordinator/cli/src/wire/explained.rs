@@ -27,7 +27,7 @@ pub fn explained(message: v1::ExplainMigrationResponse) -> Result<Explained, pgp
     })
 }
 
-fn side(side: v1::Side) -> Side {
+pub(super) fn side(side: v1::Side) -> Side {
     match side {
         v1::Side::Source => Side::Source,
         v1::Side::Destination => Side::Destination,

@@ -431,3 +431,22 @@ async fn explain_names_who_is_in_the_way_and_what_to_type() {
     assert_eq!(told["reports"][0]["situation"]["blockers"][0]["pid"], 4711);
     stage.run(&["explain", "nobody"]).await.exits(1);
 }
+
+#[tokio::test]
+async fn a_drift_refuses_a_cutover_before_anybody_is_asked() {
+    let stage = Stage::set(Script::new(support::drifted(), [])).await;
+    stage
+        .run(&["cutover", "shop", "--yes"])
+        .await
+        .exits(1)
+        .notes("2 schema objects differ between the two sides (SCHEMA_DIFFERS)")
+        .notes("column note is missing")
+        .notes("/var/lib/pgportage-agent/drift/shop.sql");
+    assert!(!stage.script.heard().iter().any(|call| call.starts_with("cutover")), "{:?}", stage.script.heard());
+}
+
+#[tokio::test]
+async fn a_rollback_in_doubt_is_shown_with_what_may_be_done() {
+    let stage = Stage::set(Script::new(support::doubtful_rollback(), [])).await;
+    stage.run(&["status", "shop"]).await.exits(0).says("pgportage-agent unfence shop --source-destroyed");
+}

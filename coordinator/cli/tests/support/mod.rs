@@ -201,6 +201,45 @@ pub(crate) fn ready() -> v1::Migration {
     migration
 }
 
+/// Ready, but for a column that somebody added on the source.
+pub(crate) fn drifted() -> v1::Migration {
+    let mut migration = ready();
+    migration.etag = "drifted".to_owned();
+    let object = |identity: &str, change: v1::drifted_object::Change, details: &[&str]| v1::DriftedObject {
+        identity: identity.to_owned(),
+        change: change.into(),
+        details: details.iter().map(|&clause| clause.to_owned()).collect(),
+    };
+    migration.schema_drift = Some(v1::SchemaDrift {
+        follower: v1::Side::Destination.into(),
+        object_count: 2,
+        objects: vec![
+            object("table public.orders", v1::drifted_object::Change::Different, &["column note is missing"]),
+            object("index public.orders_note", v1::drifted_object::Change::Missing, &[]),
+        ],
+        statement_path: "/var/lib/pgportage-agent/drift/shop.sql".to_owned(),
+    });
+    migration.held_by = Some(v1::Failure {
+        reason: "SCHEMA_DIFFERS".to_owned(),
+        message: "2 schema objects differ between the two sides".to_owned(),
+        detail: "table public.orders is defined otherwise on the destination (column note is missing); index \
+                 public.orders_note is missing on the destination."
+            .to_owned(),
+        hint:
+            "Read /var/lib/pgportage-agent/drift/shop.sql on the machine of the destination's agent and run it on the \
+               destination, or take the change back; the hold ends by itself."
+                .to_owned(),
+        remedy: v1::failure::Remedy::Operator.into(),
+        effect: v1::failure::Effect::None.into(),
+        ..Default::default()
+    });
+    migration.waiting_for =
+        "the schemas of both sides to be level: 2 schema objects differ between the two sides".to_owned();
+    migration.next_commands =
+        ["explain", "verify", "abort"].into_iter().map(|verb| format!("pgportage {verb} shop")).collect();
+    migration
+}
+
 pub(crate) fn differing() -> v1::Migration {
     let mut migration = ready();
     let report = migration.verification.as_mut().unwrap();
@@ -340,6 +379,15 @@ pub(crate) fn doubtful() -> v1::Migration {
     migration.cutover.as_mut().unwrap().phase = v1::cutover_report::Phase::InDoubt.into();
     migration.waiting_for = "agent beta to come back: whether the destination has opened is not known".to_owned();
     migration.next_commands = vec!["pgportage status shop".to_owned()];
+    migration
+}
+
+/// The same of a rollback.
+pub(crate) fn doubtful_rollback() -> v1::Migration {
+    let mut migration = doubtful();
+    migration.etag = "doubtful-rollback".to_owned();
+    migration.cutover.as_mut().unwrap().rollback = true;
+    migration.waiting_for = "agent alpha to come back: whether the source has opened is not known".to_owned();
     migration
 }
 

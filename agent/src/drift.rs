@@ -1,0 +1,266 @@
+//! Schema drift: DDL that was run on one side only, noticed within seconds.
+//!
+//! Replication carries rows, not DDL. While a side follows the other one, its agent
+//! compares the schemas of both, by the hashes that the verification compares; what
+//! differs is told to the coordinator by name, and the statements that mend it are
+//! written into a file on this machine.
+//!
+//! A side follows when it is closed and has its subscription, which is made when the
+//! schema is whole: what the copy has not built yet is no drift. **Invariant:** only
+//! what differed for [`pace::INTERVAL`] is told, so that a change that is being made
+//! on both sides is none either; what could not be compared is never told as level.
+
+mod difference;
+mod mending;
+mod pace;
+mod published;
+mod report;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use pgportage_link::Failure;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::Agent;
+use crate::migration::{MigrationId, Participation, Side};
+use crate::postgres::catalog::{self, ObjectDefinition, SchemaObject};
+use crate::postgres::{Purpose, Session, sql_failure};
+use crate::step::cutover;
+use crate::stream::incoming;
+
+use pace::{INTERVAL, Pace};
+
+pub use difference::{Change, Differences, Published, compare};
+pub use mending::{Definitions, DriftedObject, Mending, kinds, mend};
+pub use published::published;
+
+/// Most objects that are named to the coordinator; the rest is a number.
+const NAMED: usize = 20;
+
+/// How the schemas of both sides compare, as the coordinator hears it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaDrift {
+    /// The side that follows: this one.
+    pub follower: Side,
+    /// How many objects differ. Zero: both sides are level.
+    pub object_count: usize,
+    /// Some of them, the most urgent first.
+    pub objects: Vec<DriftedObject>,
+    /// File with statements, on this machine. Empty if it could not be written.
+    pub statement_path: String,
+}
+
+/// A side that follows: closed, with its subscription. Our tables are missing on a
+/// source that was never left.
+const CANDIDATE: &str = "SELECT to_regclass('pgportage.decision') IS NOT NULL";
+
+const FOLLOWS: &str = "\
+SELECT EXISTS (SELECT FROM pgportage.decision WHERE id = 1 AND state = 'closed')
+   AND EXISTS (SELECT FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
+                WHERE s.subname = $1 AND d.datname = current_database())";
+
+/// Whether this side follows the other one at this moment.
+async fn follows(session: &Session, participation: &Participation) -> Result<bool, Failure> {
+    let failure = |error| sql_failure(error, "look whether this side follows the other one");
+    if !session.query_one(CANDIDATE, &[]).await.map_err(failure)?.get::<_, bool>(0) {
+        return Ok(false);
+    }
+    Ok(session.query_one(FOLLOWS, &[&incoming(participation)]).await.map_err(failure)?.get(0))
+}
+
+/// Watches every migration of this agent, until the agent stops.
+pub async fn run(agent: Arc<Agent>) {
+    let mut watched: HashMap<MigrationId, CancellationToken> = HashMap::new();
+    loop {
+        let participations = agent.journal.participations().unwrap_or_default();
+        watched.retain(|migration, stop| {
+            let stays = participations.iter().any(|known| known.migration == *migration);
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        for participation in participations {
+            watched.entry(participation.migration.clone()).or_insert_with(|| {
+                let stop = agent.stop.child_token();
+                let watch = Watch { agent: Arc::clone(&agent), participation, told: None };
+                agent.tasks.spawn(watch.run(stop.clone()));
+                stop
+            });
+        }
+        tokio::select! {
+            biased;
+            () = agent.stop.cancelled() => return,
+            () = agent.clock.sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// One migration's watch.
+#[derive(Debug)]
+struct Watch {
+    agent: Arc<Agent>,
+    participation: Participation,
+    /// What was told last, to say it once.
+    told: Option<Differences>,
+}
+
+/// What was seen of both schemas, and since when they differ.
+#[derive(Debug, Default)]
+struct Sight {
+    theirs: Option<Published>,
+    ours: Vec<SchemaObject>,
+    differing: Option<(Differences, Instant)>,
+}
+
+impl Watch {
+    async fn run(mut self, stop: CancellationToken) {
+        stop.run_until_cancelled(async {
+            loop {
+                if let Err(failure) = self.follow().await {
+                    tracing::debug!(
+                        migration.id = %self.participation.migration, %failure, detail = failure.detail,
+                        "the schemas could not be compared"
+                    );
+                }
+                // A drift stays until it is seen to be gone; nothing stays level unseen.
+                if self.told.as_ref().is_some_and(Differences::is_empty) {
+                    self.tell_nothing();
+                }
+                self.agent.clock.sleep(INTERVAL).await;
+            }
+        })
+        .await;
+        if !self.agent.stop.is_cancelled() {
+            self.tell_nothing();
+        }
+    }
+
+    /// Compares for as long as this side follows. The session stays open while it
+    /// does not: one that came and went would be met by the preconditions of a
+    /// switch, which cannot know whose it was.
+    async fn follow(&mut self) -> Result<(), Failure> {
+        let clock = self.agent.clock;
+        // No session for a source that nobody has left: it follows nobody.
+        while self.participation.side == Side::Source
+            && !cutover::was_left(&self.agent.journal, &self.participation.migration)?
+        {
+            clock.sleep(INTERVAL).await;
+        }
+        let session = self.agent.door.open(&self.participation.database, Purpose::Control).await?;
+        while !follows(&session, &self.participation).await? {
+            self.tell_nothing();
+            clock.sleep(INTERVAL).await;
+        }
+        let mut theirs = self.agent.peers.call(&self.participation).await?.watch_schema().await?;
+        let (mut sight, mut known, mut pace) = (Sight::default(), None, Pace::default());
+        let mut due = clock.now();
+        loop {
+            tokio::select! {
+                listing = theirs.next() => match listing? {
+                    Some(listing) => sight.theirs = Some(listing),
+                    None => return Ok(()),
+                },
+                () = clock.sleep_until(due) => {}
+            }
+            let begun = clock.now();
+            if !follows(&session, &self.participation).await? {
+                self.tell_nothing();
+                return Ok(());
+            }
+            if published::changed(&session, &mut known, begun).await? {
+                sight.ours = catalog::schema_objects(&session).await?;
+            }
+            self.judge(&session, &mut sight).await?;
+            due = begun + pace.after(clock.now().duration_since(begun));
+        }
+    }
+
+    /// Tells what is certain.
+    async fn judge(&mut self, session: &Session, sight: &mut Sight) -> Result<(), Failure> {
+        let Some(theirs) = &sight.theirs else { return Ok(()) };
+        let differences = compare(theirs, &sight.ours);
+        if differences.is_empty() {
+            sight.differing = None;
+            self.tell_level();
+            return Ok(());
+        }
+        let now = self.agent.clock.now();
+        let since = match &sight.differing {
+            Some((before, since)) if *before == differences => *since,
+            Some(_) | None => now,
+        };
+        sight.differing = Some((differences.clone(), since));
+        if now.duration_since(since) < INTERVAL || self.told.as_ref() == Some(&differences) {
+            return Ok(());
+        }
+        let mending = self.mend(session, &differences).await?;
+        self.tell(differences, &mending);
+        Ok(())
+    }
+
+    async fn mend(&self, session: &Session, differences: &Differences) -> Result<Mending, Failure> {
+        let kinds = kinds(differences);
+        let peer = self.agent.peers.call(&self.participation).await?;
+        let theirs = peer.define_objects(&kinds).await?;
+        let ours = catalog::definitions(session, &kinds).await?;
+        Ok(mend(differences, &indexed(theirs), &indexed(ours), self.participation.side))
+    }
+
+    fn tell(&mut self, differences: Differences, mending: &Mending) {
+        let Participation { migration, side, .. } = &self.participation;
+        let written = report::write(&self.agent.settings.state_dir, &self.participation, mending);
+        let statement_path = match &written {
+            Ok(path) => path.display().to_string(),
+            Err(error) => {
+                tracing::error!(migration.id = %migration, %error, "the statements could not be written");
+                String::new()
+            }
+        };
+        tracing::warn!(
+            migration.id = %migration, %side, objects = mending.objects.len(), statements = statement_path,
+            "schema drift: the two sides are not level"
+        );
+        let drift = SchemaDrift {
+            follower: *side,
+            object_count: mending.objects.len(),
+            objects: mending.objects.iter().take(NAMED).cloned().collect(),
+            statement_path,
+        };
+        self.agent.gauges.update(migration, |gauge| gauge.schema_drift = Some(drift));
+        self.told = Some(differences);
+    }
+
+    fn tell_level(&mut self) {
+        let migration = &self.participation.migration;
+        if self.told.as_ref().is_some_and(Differences::is_empty) {
+            return;
+        }
+        if self.told.is_some() {
+            tracing::info!(migration.id = %migration, "the schemas of both sides are level again");
+        }
+        report::remove(&self.agent.settings.state_dir, &self.participation);
+        let level = SchemaDrift {
+            follower: self.participation.side,
+            object_count: 0,
+            objects: Vec::new(),
+            statement_path: String::new(),
+        };
+        self.agent.gauges.update(migration, |gauge| gauge.schema_drift = Some(level));
+        self.told = Some(Differences::new());
+    }
+
+    /// Nothing is known any more.
+    fn tell_nothing(&mut self) {
+        if self.told.take().is_some() {
+            report::remove(&self.agent.settings.state_dir, &self.participation);
+            self.agent.gauges.forget_drift(&self.participation.migration);
+        }
+    }
+}
+
+fn indexed(definitions: Vec<ObjectDefinition>) -> Definitions {
+    definitions.into_iter().map(|definition| (definition.identity.clone(), definition)).collect()
+}

@@ -1,0 +1,85 @@
+//! The publisher's half: what its schema is made of, told while somebody follows.
+
+use std::time::Duration;
+
+use pgportage_link::Failure;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::difference::Published;
+use super::pace::Pace;
+use crate::agent::SharedAgent;
+use crate::migration::Participation;
+use crate::postgres::catalog::{self, published_tables, user_tables};
+use crate::postgres::{Purpose, Session};
+use crate::stream::outgoing;
+
+/// A whole look from time to time, for what no fingerprint shows.
+pub(super) const WHOLE_LOOK: Duration = Duration::from_secs(300);
+
+/// The schema of this side now and after every change, for whoever follows it. Ends
+/// with the stream, with the agent, and with a failure: whoever follows asks again.
+#[must_use]
+pub fn published(agent: &SharedAgent, participation: &Participation) -> ReceiverStream<Result<Published, Failure>> {
+    let (sender, receiver) = mpsc::channel(1);
+    let (agent, participation) = (SharedAgent::clone(agent), participation.clone());
+    let tasks = agent.tasks.clone();
+    tasks.spawn(async move {
+        let watching = async {
+            tokio::select! {
+                () = sender.closed() => {}
+                Err(failure) = watch(&agent, &participation, &sender) => drop(sender.send(Err(failure)).await),
+            }
+        };
+        agent.stop.run_until_cancelled(watching).await;
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn watch(
+    agent: &SharedAgent,
+    participation: &Participation,
+    sender: &mpsc::Sender<Result<Published, Failure>>,
+) -> Result<(), Failure> {
+    let clock = agent.clock;
+    let session = agent.door.open(&participation.database, Purpose::Control).await?;
+    let (mut known, mut told, mut pace) = (None, None, Pace::default());
+    loop {
+        let begun = clock.now();
+        if changed(&session, &mut known, begun).await? {
+            let published = look(&session, participation).await?;
+            if told.as_ref() != Some(&published) {
+                if sender.send(Ok(published.clone())).await.is_err() {
+                    return Ok(());
+                }
+                told = Some(published);
+            }
+        }
+        clock.sleep(pace.after(clock.now().duration_since(begun))).await;
+    }
+}
+
+/// Whether a whole look is due: something changed, or it is long ago.
+pub(super) async fn changed(
+    session: &Session,
+    known: &mut Option<(String, Instant)>,
+    now: Instant,
+) -> Result<bool, Failure> {
+    // Before the look: what changes during it is seen again.
+    let fingerprint = catalog::fingerprint(session).await?;
+    if known.as_ref().is_some_and(|(seen, at)| *seen == fingerprint && now.duration_since(*at) < WHOLE_LOOK) {
+        return Ok(false);
+    }
+    *known = Some((fingerprint, now));
+    Ok(true)
+}
+
+/// Everything, whole.
+pub(super) async fn look(session: &Session, participation: &Participation) -> Result<Published, Failure> {
+    let objects = catalog::schema_objects(session).await?;
+    let published = published_tables(session, &outgoing(participation)).await?;
+    let tables = user_tables(session).await?;
+    let unpublished = tables.iter().filter(|table| !published.contains(table)).map(|table| format!("table {table}"));
+    Ok(Published { objects, unpublished: unpublished.collect() })
+}

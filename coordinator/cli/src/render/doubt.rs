@@ -1,0 +1,36 @@
+//! A switch in doubt: what is known, what is being asked, and what a person may do.
+
+use super::{Style, Tone, clean, labelled, push_line};
+use crate::view::{CutoverPhase, Migration};
+
+/// Empty unless it is in doubt.
+#[must_use]
+pub fn doubt(migration: &Migration, style: Style) -> String {
+    let Some(cutover) = migration.cutover.as_ref().filter(|cutover| cutover.phase == CutoverPhase::InDoubt) else {
+        return String::new();
+    };
+    let (left, entered, left_agent, entered_agent) = if cutover.rollback {
+        ("destination", "source", &migration.destination_agent, &migration.source_agent)
+    } else {
+        ("source", "destination", &migration.source_agent, &migration.destination_agent)
+    };
+    let (left_agent, entered_agent) = (clean(left_agent), clean(entered_agent));
+    let name = clean(&migration.name);
+    let known = format!(
+        "the {left} is closed to applications, and everything acknowledged there had arrived before the {entered} was \
+         asked; at most one side is open"
+    );
+    let asked = format!(
+        "agent {left_agent} asks agent {entered_agent} whether it has opened, again and again and without the \
+         coordinator: it says so, or promises that it never will, and the {left} is opened again"
+    );
+    let may = format!(
+        "bring agent {entered_agent}, its server and the network between the agents back; the rest goes by itself. \
+         Only if the {entered} is destroyed for good, on the machine of agent {left_agent}:"
+    );
+    let mut out = String::new();
+    push_line(&mut out, &style.paint(Tone::Strong, "in doubt"));
+    let command = style.paint(Tone::Strong, &format!("pgportage-agent unfence {name} --{entered}-destroyed"));
+    out.push_str(&labelled(style, 2, &[("known", known), ("asked", asked), ("you may", format!("{may}\n{command}"))]));
+    out
+}

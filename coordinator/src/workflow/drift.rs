@@ -1,0 +1,208 @@
+//! Schema drift: what the agent of the side that follows says about the two schemas,
+//! and what that holds.
+//!
+//! Agents compare, because definitions stay with them; what holds a migration is
+//! decided here. What they say is lossy: it keeps a switch from beginning, with the
+//! objects named, and lets nothing through. Whether the schemas are equal the
+//! switch's own preconditions prove.
+
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+
+use super::state::{Phase, State};
+use super::{Side, StepName};
+
+/// How the schemas of both sides compare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drift {
+    /// The side that follows, and whose agent compared.
+    pub follower: Side,
+    /// How many objects differ. Zero: both sides are level.
+    pub object_count: i32,
+    /// Some of them, the most urgent first.
+    pub objects: Vec<DriftedObject>,
+    /// File with statements, on the machine of the follower's agent. Empty if there
+    /// is none.
+    pub statement_path: String,
+}
+
+/// One object that is not the same on both sides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriftedObject {
+    /// What it is and its name.
+    pub identity: String,
+    /// How it differs.
+    pub change: Change,
+    /// What of it differs, one lowercase clause each.
+    pub details: Vec<String>,
+}
+
+/// How an object differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The side that follows does not have it.
+    Missing,
+    /// Only the side that follows has it.
+    Extra,
+    /// Both have it, defined otherwise.
+    Different,
+    /// A table whose rows do not travel.
+    NotReplicated,
+    /// Said by a newer agent.
+    Unrecognised,
+}
+
+/// Objects that a failure's text names.
+const NAMED: usize = 5;
+
+impl Drift {
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn level(&self) -> bool {
+        self.object_count == 0
+    }
+
+    /// What differs, one clause for each object that is named.
+    pub fn clauses(&self) -> impl Iterator<Item = String> {
+        self.objects.iter().map(|object| object.clause(self.follower))
+    }
+
+    /// Why a migration with this drift is held, in the words that every place uses.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let count = self.object_count;
+        let objects =
+            if count == 1 { "1 schema object differs".to_owned() } else { format!("{count} schema objects differ") };
+        let named: Vec<_> = self.clauses().take(NAMED).collect();
+        let more = usize::try_from(count).unwrap_or(0).saturating_sub(named.len());
+        let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+        let hint = match self.statement_path.as_str() {
+            "" => "Make the same change on both sides, or take it back; the hold ends by itself.".to_owned(),
+            path => format!(
+                "Read {path} on the machine of the {0}'s agent and run it on the {0}, or take the change back; \
+                 the hold ends by itself.",
+                self.follower.as_str()
+            ),
+        };
+        Failure::new(Reason::SchemaDiffers, format!("{objects} between the two sides"))
+            .detail(format!("{}{rest}.", named.join("; ")))
+            .hint(hint)
+            .remedy(Remedy::Operator)
+            .effect(Effect::None)
+    }
+}
+
+impl DriftedObject {
+    fn clause(&self, follower: Side) -> String {
+        let (identity, follower, other) = (&self.identity, follower.as_str(), follower.other().as_str());
+        let what = match self.change {
+            Change::Missing => format!("is missing on the {follower}"),
+            Change::Extra => format!("is on the {follower} only"),
+            Change::Different | Change::Unrecognised => format!("is defined otherwise on the {follower}"),
+            Change::NotReplicated => format!("was created on the {other} and is not replicated"),
+        };
+        if self.details.is_empty() {
+            return format!("{identity} {what}");
+        }
+        format!("{identity} {what} ({})", self.details.join(", "))
+    }
+}
+
+/// Whether rows flow from one side to the other as they should, so that a drift
+/// between the two means something.
+#[must_use]
+pub fn concerns(state: &State) -> bool {
+    match &state.phase {
+        Phase::Running { step } | Phase::Stopped { step, .. } => match step {
+            StepName::CatchUp | StepName::Reverse | StepName::Verify => true,
+            StepName::Inspect
+            | StepName::Connect
+            | StepName::Identity
+            | StepName::Publication
+            | StepName::Close
+            | StepName::Schema
+            | StepName::Copy
+            | StepName::Subscribe
+            | StepName::Cutover
+            | StepName::Rollback
+            | StepName::Finish => false,
+        },
+        Phase::Held { step: StepName::Cutover } => true,
+        // Without a way back nothing follows.
+        Phase::Held { step: StepName::Finish } => state.way_back,
+        Phase::Held { .. }
+        | Phase::Pending
+        | Phase::TakingBack { .. }
+        | Phase::Aborting { .. }
+        | Phase::Aborted
+        | Phase::Succeeded => false,
+    }
+}
+
+/// What keeps a switch from beginning: a drift that was told.
+///
+/// # Errors
+///
+/// [`Reason::SchemaDiffers`], naming the objects.
+pub fn may_switch(drift: Option<&Drift>) -> Result<(), Failure> {
+    match drift {
+        Some(drift) if !drift.level() => Err(drift.failure()),
+        Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drift(count: i32) -> Drift {
+        let object = |identity: &str, change, details: &[&str]| DriftedObject {
+            identity: identity.to_owned(),
+            change,
+            details: details.iter().map(|&clause| clause.to_owned()).collect(),
+        };
+        Drift {
+            follower: Side::Destination,
+            object_count: count,
+            objects: vec![
+                object("table public.orders", Change::Different, &["column note is missing", "column paid is extra"]),
+                object("table public.late", Change::NotReplicated, &[]),
+                object("index public.i", Change::Missing, &[]),
+                object("view public.v", Change::Extra, &[]),
+                object("type public.t", Change::Unrecognised, &[]),
+                object("function public.f()", Change::Missing, &[]),
+            ],
+            statement_path: "/state/drift/shop.sql".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_drift_is_told_in_the_same_words_everywhere_and_holds() {
+        let failure = may_switch(Some(&drift(8))).unwrap_err();
+        assert_eq!(failure.reason, Reason::SchemaDiffers);
+        assert_eq!(failure.message, "8 schema objects differ between the two sides");
+        assert_eq!(
+            failure.detail,
+            "table public.orders is defined otherwise on the destination (column note is missing, column paid is extra); \
+             table public.late was created on the source and is not replicated; index public.i is missing on the \
+             destination; view public.v is on the destination only; type public.t is defined otherwise on the \
+             destination; and 3 more."
+        );
+        assert!(
+            failure.hint.contains("/state/drift/shop.sql on the machine of the destination's agent"),
+            "{}",
+            failure.hint
+        );
+        // After the cutover the source follows.
+        let back = Drift { follower: Side::Source, statement_path: String::new(), ..drift(1) };
+        let failure = may_switch(Some(&back)).unwrap_err();
+        assert_eq!(failure.message, "1 schema object differs between the two sides");
+        assert!(failure.detail.contains("table public.late was created on the destination"), "{}", failure.detail);
+    }
+
+    #[test]
+    fn level_schemas_and_unknown_ones_hold_nothing() {
+        assert!(may_switch(None).is_ok());
+        assert!(may_switch(Some(&Drift { objects: Vec::new(), ..drift(0) })).is_ok());
+    }
+}
