@@ -8,7 +8,7 @@ use pgportage_proto::Reason;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::{Journal, broken, insert_participation};
-use crate::migration::Participation;
+use crate::migration::{MigrationId, Participation};
 
 /// A command as it was accepted or refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,6 +179,21 @@ impl Journal {
             FROM fact JOIN command ON command.id = fact.command_id
             WHERE NOT fact.acknowledged AND command.state <> 'abandoned' ORDER BY command.rowid, fact.sequence";
         self.rows(SQL, fact_entry)
+    }
+
+    /// What this agent did in a migration: every command that was not abandoned with
+    /// each of its facts, in order. A command is repeated for each fact.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn history(&self, migration: &MigrationId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
+        const SQL: &str = "SELECT command.message, fact.message FROM command JOIN fact ON fact.command_id = command.id
+            WHERE command.migration = ?1 AND command.state <> 'abandoned' ORDER BY command.rowid, fact.sequence";
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(SQL).map_err(broken)?;
+        let rows = statement.query_map([migration.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).map_err(broken)?;
+        rows.collect::<Result<_, _>>().map_err(broken)
     }
 
     /// Every fact of one command, acknowledged or not: the answer to a

@@ -3,6 +3,7 @@
 //! golden files under `tests/golden/` hold what an operator sees in each state.
 
 mod agents;
+mod certificate;
 mod cutover;
 mod explained;
 mod failure;
@@ -15,6 +16,7 @@ mod status;
 mod verification;
 
 pub use agents::agents;
+pub use certificate::certificate;
 pub use cutover::{cutover, unfence};
 pub use explained::explained;
 pub use failure::failure;

@@ -166,7 +166,8 @@ fn waiting_for(state: &State, absent: &[&str]) -> String {
 
 /// The failure of an act that will be tried again by itself.
 fn retrying(state: &State) -> Option<&Failure> {
-    state.acts().filter_map(|(_, act)| act.failure()).find(|failure| failure.remedy == Remedy::Wait)
+    let acts = state.acts().filter(|(act, _)| !state.over(*act));
+    acts.filter_map(|(_, act)| act.failure()).find(|failure| failure.remedy == Remedy::Wait)
 }
 
 fn next_commands(state: &State) -> Vec<String> {

@@ -108,7 +108,7 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             }
             check_outage(max_outage)?;
             let cutover_epoch = state.next_cutover_epoch();
-            Ok(Event::CutoverRequested { cutover_epoch, max_outage, without_way_back, trace })
+            Ok(Event::CutoverRequested { cutover_epoch, max_outage, without_way_back, certified: true, trace })
         }
         Word::RollBack { max_outage } => {
             if state.phase != (Phase::Held { step: StepName::Finish }) {
@@ -122,7 +122,8 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
                     .effect(Effect::None));
             }
             check_outage(max_outage)?;
-            Ok(Event::RollbackRequested { cutover_epoch: state.next_cutover_epoch(), max_outage, trace })
+            let cutover_epoch = state.next_cutover_epoch();
+            Ok(Event::RollbackRequested { cutover_epoch, max_outage, certified: true, trace })
         }
         Word::Finish => {
             if state.may_finish() {
