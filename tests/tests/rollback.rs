@@ -143,7 +143,8 @@ impl Marks {
 /// anybody can check, the last one says what the servers say, and one that was
 /// changed, or put together of two, is refused.
 async fn certified(site: &mut Site, marks: &Marks) {
-    let file = |switch: i64| site.directory().join(format!("switch-{switch}.json"));
+    let directory = site.directory().to_owned();
+    let file = |switch: i64| directory.join(format!("switch-{switch}.json"));
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut statements = Vec::new();
     for (switch, direction) in [(1, Direction::Cutover), (2, Direction::Rollback), (3, Direction::Cutover)] {
@@ -158,7 +159,10 @@ async fn certified(site: &mut Site, marks: &Marks) {
     let (last, told) = &statements[2];
     let [left, entered] = told.as_slice() else { panic!("{told:?}") };
     assert_eq!([&left.marker_id, &entered.marker_id], [&marks.markers[0], &marks.markers[1]]);
-    assert_eq!([&left.server.system_identifier, &entered.server.system_identifier], [&marks.systems[0], &marks.systems[1]]);
+    assert_eq!(
+        [&left.server.system_identifier, &entered.server.system_identifier],
+        [&marks.systems[0], &marks.systems[1]]
+    );
     let mut stated: Vec<_> = left.sequences.entries.iter().flatten().collect();
     stated.sort_by_key(|sequence| (&sequence.schema, &sequence.name));
     let stated: Vec<_> = stated
@@ -169,7 +173,7 @@ async fn certified(site: &mut Site, marks: &Marks) {
 
     site.coordinator.stop().await.unwrap();
     let offline = Cli { config: "/nonexistent".into(), ..site.cli.clone() };
-    let authority = text(&site.directory().join("certificates/ca.pem"));
+    let authority = text(&directory.join("certificates/ca.pem"));
     for switch in 1..=3 {
         let verified = ["certificate", "verify", &text(&file(switch)), "--authority", &authority];
         offline.expect(0, &verified).await.unwrap();
@@ -188,9 +192,10 @@ async fn certified(site: &mut Site, marks: &Marks) {
         SwitchCertificate::new(last.statements()[..1].to_vec()).text(),
     ];
     for (number, text_of_it) in forged.into_iter().enumerate() {
-        let path = site.directory().join(format!("forged-{number}.json"));
+        let path = directory.join(format!("forged-{number}.json"));
         fs::write(&path, text_of_it).unwrap();
-        let refused = offline.expect(1, &["certificate", "verify", &text(&path), "--authority", &authority]).await.unwrap();
+        let refused =
+            offline.expect(1, &["certificate", "verify", &text(&path), "--authority", &authority]).await.unwrap();
         assert!(refused.stderr.contains("CERTIFICATE_NOT_PROVED"), "{}", refused.all());
     }
 }

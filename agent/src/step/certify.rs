@@ -148,13 +148,7 @@ impl Step for CertifySwitch {
 }
 
 impl CertifySwitch {
-    fn statement(
-        &self,
-        cx: &Context,
-        server: Server,
-        told: Told,
-        record: &SwitchRecord,
-    ) -> Result<Statement, Failure> {
+    fn statement(&self, cx: &Context, server: Server, told: Told, record: &SwitchRecord) -> Result<Statement, Failure> {
         let participation = &cx.participation;
         let identity = &cx.agent.identity;
         Ok(Statement {

@@ -138,8 +138,11 @@ fn the_last_look_at_rows_is_told_and_the_one_that_looked_closer() {
     assert_eq!((found.row_count, found.comparison.unwrap().unsettled_count), (10, 1));
     assert_eq!(found.tables.entries.unwrap()[0].hash, "ab");
     assert_eq!(verification(&closer, Side::Source).unwrap().comparison, None, "the destination's agent compares");
-    let counted_since =
-        SwitchRecord { counted: Some(Counted { time: second(1), tables: Vec::new() }), compared: Some(compared(0)), ..known() };
+    let counted_since = SwitchRecord {
+        counted: Some(Counted { time: second(1), tables: Vec::new() }),
+        compared: Some(compared(0)),
+        ..known()
+    };
     assert_eq!(verification(&counted_since, Side::Destination).unwrap().comparison, None);
     assert_eq!(verification(&SwitchRecord { counted: None, ..known() }, Side::Source), None);
 }

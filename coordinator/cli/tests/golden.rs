@@ -19,7 +19,7 @@ use pgportage::pace::Pace;
 use pgportage::render::{self, Style};
 use pgportage::view::{Agent, Failure, Migration, Plan, Preflight, Proof, WayBack};
 use pgportage::wire;
-use pgportage_link::switch_certificate::Report;
+use pgportage_link::switch_certificate::{Check, Direction, Report};
 use pgportage_proto::{Reason, v1};
 use time::OffsetDateTime;
 
@@ -120,28 +120,40 @@ fn preflight(source: Vec<v1::Finding>, destination: Vec<v1::Finding>) -> Preflig
     Preflight::from(v1::RunPreflightResponse { source_findings: source, destination_findings: destination })
 }
 
+/// A certificate that was checked.
+fn checked(checks: &[(&str, bool, &str)]) -> Report {
+    let check = |(subject, proved, text): &(&str, bool, &str)| Check {
+        subject: (*subject).to_owned(),
+        proved: *proved,
+        text: (*text).to_owned(),
+    };
+    Report {
+        migration: "shop".to_owned(),
+        cutover_epoch: 1,
+        direction: Some(Direction::Cutover),
+        database: "shop".to_owned(),
+        checks: checks.iter().map(check).collect(),
+        statements: support::certificate::statements(now().into()).into(),
+    }
+}
+
 /// Certificates that were checked: a good one, one that is not, one of somebody who
 /// would like to own the terminal.
 fn certificates() -> Vec<(&'static str, Report)> {
     let good = [
         ("signature", true, "agent \"alpha\" signed what it states about the side that was left"),
-        ("sequences", true, "1 sequences were set to where they stood when nobody was left"),
+        ("sequences", true, "each of 1 sequences was set to where it stood when nobody was left"),
     ];
     let bad = [good[0], ("signature", false, "the statement about the side that was entered has expired")];
-    let mut hostile = support::certificate::report(&bad);
+    let mut hostile = checked(&bad);
     hostile.migration.push_str("\u{1b}[2J");
     hostile.checks[0].text.push_str("\u{202e}x\n");
     for statement in &mut hostile.statements {
         let texts = [&mut statement.agent, &mut statement.marker_id, &mut statement.server.system_identifier];
         texts.into_iter().chain([&mut statement.phases[0].name]).for_each(|text| text.push_str("\u{1b}]0;x\u{7}"));
     }
-    let nothing = Report { direction: None, statements: Vec::new(), ..support::certificate::report(&bad[1..]) };
-    vec![
-        ("proved", support::certificate::report(&good)),
-        ("not-proved", support::certificate::report(&bad)),
-        ("unreadable", nothing),
-        ("hostile", hostile),
-    ]
+    let nothing = Report { direction: None, statements: Vec::new(), ..checked(&bad[1..]) };
+    vec![("proved", checked(&good)), ("not-proved", checked(&bad)), ("unreadable", nothing), ("hostile", hostile)]
 }
 
 fn failures() -> Vec<(&'static str, Failure)> {

@@ -87,7 +87,10 @@ fn a_statement_that_does_not_come_holds_nothing_up() {
                 play.answer_all();
                 assert_eq!(play.state.phase, held_after(switch), "{switch} {side:?}");
                 let epoch = play.state.cutover.as_ref().unwrap().epoch;
-                assert_eq!(stated(&play, epoch), [(Side::Source, side != Side::Source), (Side::Destination, side == Side::Source)]);
+                assert_eq!(
+                    stated(&play, epoch),
+                    [(Side::Source, side != Side::Source), (Side::Destination, side == Side::Source)]
+                );
             }
         }
     }

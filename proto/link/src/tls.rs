@@ -299,9 +299,7 @@ pub(crate) fn authorities(path: &Path) -> Result<Arc<RootCertStore>, Failure> {
 fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, Failure> {
     let mut roots = RootCertStore::empty();
     for root in certificates(path, pem)? {
-        roots
-            .add(root)
-            .map_err(|error| invalid(path, "holds a certificate that is no authority").because(&error))?;
+        roots.add(root).map_err(|error| invalid(path, "holds a certificate that is no authority").because(&error))?;
     }
     Ok(roots)
 }

@@ -17,7 +17,10 @@ pub fn certificate(report: &Report, style: Style) -> String {
         style.paint(Tone::Bad, "not proved: nothing below is to be relied on")
     };
     let (epoch, migration) = (report.cutover_epoch, clean(&report.migration));
-    push_line(&mut out, &format!("{what} {epoch} of migration {migration}, database {}: {verdict}", clean(&report.database)));
+    push_line(
+        &mut out,
+        &format!("{what} {epoch} of migration {migration}, database {}: {verdict}", clean(&report.database)),
+    );
     for statement in &report.statements {
         out.push_str(&stated(statement, style));
     }
@@ -97,7 +100,12 @@ fn tables(tables: &TableSet) -> String {
 
 fn looked_at(found: &Verification) -> String {
     let how = if found.comparison.is_some() { "compared" } else { "counted" };
-    format!("{} in {} {how} at {}", count(found.row_count, "row"), count(counted(found.tables.count), "table"), found.time)
+    format!(
+        "{} in {} {how} at {}",
+        count(found.row_count, "row"),
+        count(counted(found.tables.count), "table"),
+        found.time
+    )
 }
 
 fn phases(statement: &Statement) -> String {

@@ -113,7 +113,8 @@ async fn a_file_that_was_changed_is_not_believed() {
         value["statements"].as_array_mut().unwrap().pop();
         value.to_string()
     };
-    for (changed, why) in [(changed, "does not bear the signature"), (half, "no good statement about the side that was entered")]
+    for (changed, why) in
+        [(changed, "does not bear the signature"), (half, "no good statement about the side that was entered")]
     {
         std::fs::write(&file, changed).unwrap();
         let ran = elsewhere(&["certificate", "verify", &file, "--ca", &ca]).await.exits(1);

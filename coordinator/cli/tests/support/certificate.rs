@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use pgportage_link::switch_certificate::{
-    Account, Check, Comparison, Direction, Entered, FORMAT, Left, Listing, Moment, Phase, Report, Rows, Sequence,
-    Server, Statement, TableSet, Verification,
+    Account, Comparison, Direction, Entered, FORMAT, Left, Listing, Moment, Phase, Rows, Sequence, Server, Statement,
+    TableSet, Verification,
 };
 
 /// What they state, all of it within a minute before `now`.
@@ -12,7 +12,8 @@ pub(crate) fn statements(now: SystemTime) -> [Statement; 2] {
     let at = |milliseconds: u64| Moment::from(now - Duration::from_secs(60) + Duration::from_millis(milliseconds));
     let phase = |name: &str, begin: u64, end: u64| Phase { name: name.to_owned(), begin: at(begin), end: at(end) };
     let uri = |name: &str| format!("spiffe://test.example/pgportage/agent/{name}");
-    let sequence = Sequence { schema: "public".to_owned(), name: "orders_id_seq".to_owned(), last_value: 41, called: true };
+    let sequence =
+        Sequence { schema: "public".to_owned(), name: "orders_id_seq".to_owned(), last_value: 41, called: true };
     let rows = |hash: &str| {
         Listing::of(vec![Rows {
             schema: "public".to_owned(),
@@ -77,19 +78,4 @@ pub(crate) fn statements(now: SystemTime) -> [Statement; 2] {
         ..left.clone()
     };
     [left, entered]
-}
-
-/// A certificate that was checked.
-pub(crate) fn report(checks: &[(&str, bool, &str)]) -> Report {
-    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(super::NOW.unsigned_abs());
-    let check =
-        |(subject, proved, text): &(&str, bool, &str)| Check { subject: (*subject).to_owned(), proved: *proved, text: (*text).to_owned() };
-    Report {
-        migration: "shop".to_owned(),
-        cutover_epoch: 1,
-        direction: Some(Direction::Cutover),
-        database: "shop".to_owned(),
-        checks: checks.iter().map(check).collect(),
-        statements: statements(now).into(),
-    }
 }

@@ -153,10 +153,7 @@ fn parties(one: &Statement, leaver: &PeerIdentity, other: &Statement, enterer: &
     check("agents", fits, || {
         (
             format!("{leaver} was the {left}'s, {enterer} the {entered}'s, and each names the other"),
-            format!(
-                "{} names {} as the other agent, and {} names {}",
-                one.agent, one.peer, other.agent, other.peer
-            ),
+            format!("{} names {} as the other agent, and {} names {}", one.agent, one.peer, other.agent, other.peer),
         )
     })
 }
@@ -190,7 +187,7 @@ fn sequences(one: &Statement, other: &Statement) -> Check {
             (Some(_) | None, _) => String::new(),
         };
         (
-            format!("{} sequences were set to where they stood when nobody was left", read.count),
+            format!("each of {} sequences was set to where it stood when nobody was left", read.count),
             format!("sequences were not set to where they stood when nobody was left{differing}"),
         )
     })
@@ -199,10 +196,9 @@ fn sequences(one: &Statement, other: &Statement) -> Check {
 fn first_difference(read: &[Sequence], set: &[Sequence]) -> String {
     let told = |sequence: &Sequence| format!("{}.{}", sequence.schema, sequence.name);
     let differing = read.iter().find(|sequence| !set.contains(sequence)).map(told);
-    differing.or_else(|| set.iter().find(|sequence| !read.contains(sequence)).map(told)).map_or_else(
-        || ": they are in another order".to_owned(),
-        |name| format!(": {name}"),
-    )
+    differing
+        .or_else(|| set.iter().find(|sequence| !read.contains(sequence)).map(told))
+        .map_or_else(|| ": they are in another order".to_owned(), |name| format!(": {name}"))
 }
 
 /// The fence was proved before the decision. Two clocks say so; what differs by no

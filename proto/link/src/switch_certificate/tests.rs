@@ -73,7 +73,8 @@ fn story(now: SystemTime) -> (Statement, Statement) {
         verification: None,
         statement_time: at(4),
     };
-    let rows = vec![Rows { schema: "public".to_owned(), name: "orders".to_owned(), row_count: 9, hash: "ee".to_owned() }];
+    let rows =
+        vec![Rows { schema: "public".to_owned(), name: "orders".to_owned(), row_count: 9, hash: "ee".to_owned() }];
     let entered = Statement {
         agent: uri("oslo"),
         peer: uri("berlin"),
@@ -330,7 +331,8 @@ fn a_signature_of_something_else_is_none() {
 
 #[test]
 fn long_lists_are_told_by_their_hash() {
-    let sequences = |moved: i64| Listing::of((0..2_000).map(|n| sequence(&format!("s{n}"), n / 1_999 * moved)).collect());
+    let sequences =
+        |moved: i64| Listing::of((0..2_000).map(|n| sequence(&format!("s{n}"), n / 1_999 * moved)).collect());
     assert_eq!(sequences(1).entries, None);
     let pair = Pair::new();
     let list = |set: i64| {
