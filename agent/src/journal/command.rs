@@ -49,6 +49,15 @@ pub struct FactEntry {
     pub message: Vec<u8>,
 }
 
+/// One fact of what this agent did, with the command it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastFact {
+    /// The encoded command.
+    pub command: Vec<u8>,
+    /// The encoded fact.
+    pub fact: Vec<u8>,
+}
+
 /// Whether a fact ends its command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FactKind {
@@ -181,18 +190,19 @@ impl Journal {
         self.rows(SQL, fact_entry)
     }
 
-    /// What this agent did in a migration: every command that was not abandoned with
-    /// each of its facts, in order. A command is repeated for each fact.
+    /// What this agent did in a migration: every fact, acknowledged or not, of every
+    /// command that was not abandoned, in order.
     ///
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`].
-    pub fn history(&self, migration: &MigrationId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
+    pub fn history(&self, migration: &MigrationId) -> Result<Vec<PastFact>, Failure> {
         const SQL: &str = "SELECT command.message, fact.message FROM command JOIN fact ON fact.command_id = command.id
             WHERE command.migration = ?1 AND command.state <> 'abandoned' ORDER BY command.rowid, fact.sequence";
         let connection = self.connection();
         let mut statement = connection.prepare_cached(SQL).map_err(broken)?;
-        let rows = statement.query_map([migration.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).map_err(broken)?;
+        let past = |row: &Row<'_>| Ok(PastFact { command: row.get(0)?, fact: row.get(1)? });
+        let rows = statement.query_map([migration.as_str()], past).map_err(broken)?;
         rows.collect::<Result<_, _>>().map_err(broken)
     }
 

@@ -15,6 +15,7 @@ use v1::command_result::Result as Produced;
 use super::action::{marker, positions, relation};
 use super::{reported, stored, uncount};
 use crate::action::{Action, Verb};
+use crate::journal::PastFact;
 use crate::postgres::RelationName;
 use crate::step::certify::{Compared, Counted, Done, SwitchRecord};
 use crate::step::cutover::{
@@ -28,14 +29,10 @@ use crate::step::cutover::{
 /// # Errors
 ///
 /// [`Reason::StoreUnwritable`] when the journal holds something else.
-pub fn switch_record(
-    history: Vec<(Vec<u8>, Vec<u8>)>,
-    plan_digest: &[u8],
-    epoch: i64,
-) -> Result<SwitchRecord, Failure> {
+pub fn switch_record(history: Vec<PastFact>, plan_digest: &[u8], epoch: i64) -> Result<SwitchRecord, Failure> {
     let mut record = SwitchRecord::default();
     let mut begin = SystemTime::UNIX_EPOCH;
-    for (command, fact) in history {
+    for PastFact { command, fact } in history {
         // What another release has written and this one does not take is none of
         // this switch's.
         let Ok(command) = stored(&command)?.command else { continue };
@@ -156,7 +153,7 @@ mod tests {
     /// A journal's history, one command after the other, a second for each fact.
     #[derive(Default)]
     struct History {
-        rows: Vec<(Vec<u8>, Vec<u8>)>,
+        rows: Vec<PastFact>,
         seconds: i64,
         plan: u8,
     }
@@ -180,7 +177,7 @@ mod tests {
                 self.seconds += 1;
                 let record_time = Some(prost_types::Timestamp { seconds: self.seconds, nanos: 0 });
                 let fact = v1::CommandFact { record_time, fact: Some(fact), ..v1::CommandFact::default() };
-                self.rows.push((command.encode_to_vec(), fact.encode_to_vec()));
+                self.rows.push(PastFact { command: command.encode_to_vec(), fact: fact.encode_to_vec() });
             }
         }
 
