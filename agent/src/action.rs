@@ -90,6 +90,8 @@ kinds! {
     KeepStream = "keep_stream",
     /// On the side that was left: P8, it follows the other one.
     FollowStream = "follow_stream",
+    /// On both sides, after the decision: what was seen of the switch, signed.
+    CertifySwitch = "certify_switch",
     /// Everything of ours is removed.
     FinishMigration = "finish_migration",
 }
@@ -120,6 +122,7 @@ impl ActionKind {
             | Self::CountRows
             | Self::CompareRows
             | Self::PrepareCutover
+            | Self::CertifySwitch
             | Self::FinishMigration => false,
         }
     }
@@ -143,6 +146,7 @@ impl ActionKind {
             | Self::KeepStream
             | Self::FollowStream
             | Self::AwaitLag
+            | Self::CertifySwitch
             | Self::FinishMigration => None,
             Self::SetReplicaIdentity | Self::CreateWayBack => Some(Side::Source),
             Self::CloseDatabase

@@ -36,6 +36,8 @@ pub struct Agent {
     pub settings: Settings,
     /// What may be done here.
     pub policy: Policy,
+    /// Who this agent is, and the key that proves it.
+    pub identity: Identity,
     /// What survives a crash.
     pub journal: Journal,
     /// Opens database sessions.
@@ -85,7 +87,7 @@ impl Agent {
             door,
             server_version: AtomicI32::new(0),
             attached: AtomicBool::new(false),
-            peers: Peers::new(identity, policy.clone(), relay.clone(), clock)
+            peers: Peers::new(identity.clone(), policy.clone(), relay.clone(), clock)
                 .with_compression(settings.link.compression),
             relay,
             tunnels: Tunnels::new(),
@@ -100,6 +102,7 @@ impl Agent {
             stop: CancellationToken::new(),
             settings,
             policy,
+            identity,
             journal,
         }
     }

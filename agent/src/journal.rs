@@ -32,7 +32,7 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior};
 
-pub use self::command::{CommandEntry, FactEntry, FactKind, Known};
+pub use self::command::{CommandEntry, FactEntry, FactKind, Known, PastFact};
 use crate::migration::{MigrationId, Participation, Side};
 
 /// The journal. See the module for what it holds.

@@ -139,6 +139,7 @@ impl Runner {
             | ActionKind::ReleaseBarrier
             | ActionKind::KeepStream
             | ActionKind::FollowStream
+            | ActionKind::CertifySwitch
             | ActionKind::FinishMigration => false,
         };
         self.running()

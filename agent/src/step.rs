@@ -6,6 +6,7 @@
 //! killed at every fail point and resumed, undone, undone twice.
 
 pub mod catch_up;
+pub mod certify;
 pub mod close;
 pub mod connect;
 mod context;

@@ -98,6 +98,7 @@ pub(crate) fn before(kind: ActionKind, cx: &Context) -> Result<(), Failure> {
         | ActionKind::CreateWayBack
         | ActionKind::KeepStream
         | ActionKind::FollowStream
+        | ActionKind::CertifySwitch
         | ActionKind::FinishMigration => Ok(()),
     }
 }

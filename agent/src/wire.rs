@@ -5,6 +5,7 @@
 
 mod action;
 mod inventory;
+mod record;
 mod situation;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use crate::migration::{MigrationId, Participation, Side};
 use crate::step::{IndexBuild, Progress, ProgressPart, ProgressUnit};
 use crate::watch::{Forecast, WalLimit};
 
+pub use record::switch_record;
 pub use situation::{Question, answer, question};
 
 /// A fact that would not fit into one message is not sent as it is.
@@ -283,6 +285,11 @@ fn duration(message: Option<prost_types::Duration>, field: &str) -> Result<Durat
         .ok_or_else(|| missing(field))
 }
 
+/// A duration of our own, read back. Nonsense reads as none.
+fn reported(message: Option<prost_types::Duration>) -> Duration {
+    message.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default()
+}
+
 /// A duration as the contract has it.
 fn span(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
@@ -308,4 +315,9 @@ fn big(number: u64) -> i64 {
 
 fn count(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// A count of our own, read back.
+fn uncount(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
 }

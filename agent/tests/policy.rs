@@ -116,6 +116,7 @@ fn actions() -> Vec<Action> {
         Action::CreateWayBack(v1::CreateWayBack {}),
         Action::KeepStream(v1::KeepStream { cutover_epoch }),
         Action::FollowStream(v1::FollowStream { cutover_epoch }),
+        Action::CertifySwitch(v1::CertifySwitch { cutover_epoch, rollback: false }),
         Action::FinishMigration(v1::FinishMigration::default()),
     ]
 }
@@ -146,6 +147,7 @@ fn side(action: &Action) -> v1::Side {
         | Action::ReleaseBarrier(_)
         | Action::CreateWayBack(_)
         | Action::FollowStream(_)
+        | Action::CertifySwitch(_)
         | Action::FinishMigration(_) => v1::Side::Source,
     }
 }

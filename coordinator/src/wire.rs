@@ -1,6 +1,7 @@
 //! Where the contract's messages become domain types and back. Nothing else in
 //! this crate but the services sees generated types.
 
+mod certificate;
 mod command;
 mod drift;
 mod migration;
@@ -17,6 +18,7 @@ use crate::workflow::finding::{Consent, Finding, Severity};
 use crate::workflow::outcome::{Digest, RelationName, SequenceState};
 use crate::workflow::spec::{ConnectionPath, CopyMethod, Rate, Spec};
 
+pub use certificate::certificate;
 pub use command::command;
 pub use migration::{etag, view};
 pub use outcome::{AgentFact, Body, fact};

@@ -252,6 +252,7 @@ pub enum ActionKind {
     ReleaseBarrier,
     KeepStream,
     FollowStream,
+    CertifySwitch,
     FinishMigration,
 }
 
@@ -283,6 +284,7 @@ impl ActionKind {
             Self::ReleaseBarrier => "release_barrier",
             Self::KeepStream => "keep_stream",
             Self::FollowStream => "follow_stream",
+            Self::CertifySwitch => "certify_switch",
             Self::FinishMigration => "finish_migration",
         }
     }
@@ -295,6 +297,9 @@ pub enum Order {
     InTurn,
     /// Together with the act before it.
     WithPrevious,
+    /// As soon as the barrier of a switch is gone, whatever becomes of the acts
+    /// between.
+    Aside,
 }
 
 /// How an act is taken back.
@@ -335,6 +340,9 @@ pub enum Belongs {
     Always,
     /// To those that have a way back; others leave it out.
     ToTheWayBack,
+    /// To every switch since there are certificates. What fails of it is told and
+    /// **holds nothing up**: the applications are where they belong.
+    ToTheCertificate,
 }
 
 /// In which order the acts of a step are taken back.
@@ -361,6 +369,17 @@ pub struct ActRow {
     pub undo: Undo,
     /// Which migrations it belongs to.
     pub belongs: Belongs,
+}
+
+impl ActRow {
+    /// Whether nothing goes on without it.
+    #[must_use]
+    pub fn holds_up(&self) -> bool {
+        match self.belongs {
+            Belongs::Always | Belongs::ToTheWayBack => true,
+            Belongs::ToTheCertificate => false,
+        }
+    }
 }
 
 /// One step.
@@ -406,6 +425,10 @@ const fn of_the_way_back(act: ActRow) -> ActRow {
     ActRow { belongs: Belongs::ToTheWayBack, ..act }
 }
 
+const fn of_the_certificate(act: ActRow) -> ActRow {
+    ActRow { belongs: Belongs::ToTheCertificate, order: Order::Aside, ..act }
+}
+
 const fn at_the_same_time(act: ActRow) -> ActRow {
     ActRow { order: Order::WithPrevious, ..act }
 }
@@ -415,7 +438,7 @@ use Undo::{Never, Nothing, TakeBack, TakeBackAndForget, TakeBackFirst};
 
 /// A switch of the applications' way: one side is left, the other is entered. A
 /// cutover and a rollback are the same acts with the sides exchanged.
-const fn switch(leave: Side) -> [ActRow; 9] {
+const fn switch(leave: Side) -> [ActRow; 11] {
     let enter = leave.other();
     [
         on(leave, Do::PrepareCutover, TakeBack),
@@ -429,6 +452,9 @@ const fn switch(leave: Side) -> [ActRow; 9] {
         // What is written from here on flows to the side that was left.
         of_the_way_back(on(enter, Do::KeepStream, Nothing)),
         of_the_way_back(on(leave, Do::FollowStream, Nothing)),
+        // Last in the table, because histories name acts by their place.
+        of_the_certificate(on(leave, Do::CertifySwitch, Nothing)),
+        of_the_certificate(on(enter, Do::CertifySwitch, Nothing)),
     ]
 }
 
@@ -585,6 +611,17 @@ mod tests {
             let decisions = step.row().acts.iter().filter(|act| act.undo == Never);
             assert_eq!(decisions.map(|act| act.kind).collect::<Vec<_>>(), [Do::OpenDestination]);
         }
+    }
+
+    /// Facts of older releases name acts by their place.
+    #[test]
+    fn acts_keep_their_places() {
+        let kinds: Vec<_> = StepName::Cutover.row().acts.iter().map(|act| act.kind.as_str()).collect();
+        let places = [
+            "prepare_cutover prepare_cutover raise_barrier drain_to_marker fence_source open_destination",
+            "release_barrier keep_stream follow_stream certify_switch certify_switch",
+        ];
+        assert_eq!(kinds.join(" "), places.join(" "));
     }
 
     #[test]

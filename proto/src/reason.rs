@@ -188,6 +188,8 @@ reasons! {
     DestinationOpened = "DESTINATION_OPENED",
     /// Nobody knows yet whether the destination has opened.
     CutoverInDoubt = "CUTOVER_IN_DOUBT",
+    /// The certificate of a switch is incomplete, forged, or tells two stories.
+    CertificateNotProved = "CERTIFICATE_NOT_PROVED",
 
     // ---- Findings of preflight: the server as it is set up.
     /// The server's version is not supported, or older than the source's.

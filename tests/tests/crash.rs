@@ -148,7 +148,9 @@ async fn kill_agent_at_every_point(end: End, company: Company) {
     service.start().unwrap();
     push_to_the_end(&journey).await.unwrap();
     journey.writes_arrive().await.unwrap();
-    let (_site, arrival) = journey.check_arrival().await.unwrap();
+    let (site, arrival) = journey.check_arrival().await.unwrap();
+    // What was answered before a death is stated behind it.
+    site.cli.expect(0, &["certificate", "show", MIGRATION]).await.unwrap();
     println!(
         "survived {} kills of {victim:?}: {} + {} writes acknowledged, {} unknown",
         points.len(),
@@ -186,7 +188,9 @@ async fn destination_agent_killed_behind_the_decision() {
         journey.site.destination_agent.start().unwrap();
         journey.writes_arrive().await.unwrap();
         push_to_the_end(&journey).await.unwrap();
-        journey.check_arrival().await.unwrap();
+        let (site, _arrival) = journey.check_arrival().await.unwrap();
+        // It decided, died, and still states what it had seen.
+        site.cli.expect(0, &["certificate", "show", MIGRATION]).await.unwrap();
         println!("killed at {point}");
     }
 }

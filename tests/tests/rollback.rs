@@ -4,9 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "they print what they measured")]
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use pgportage_link::Clock;
+use pgportage_link::switch_certificate::{Direction, Statement, SwitchCertificate};
+use pgportage_tests::cli::Cli;
 use pgportage_tests::cluster::{Cluster, SUPERUSER};
 use pgportage_tests::journey::{Journey, MIGRATION, expect_level, expect_refused};
 use pgportage_tests::ledger::{End, Ledger};
@@ -15,6 +19,7 @@ use pgportage_tests::wait::{self, Seen};
 use pgportage_tests::workload::WorkloadOptions;
 use pgportage_tests::{PostgresVersion, Site, SiteOptions, checker, fail_points, final_state, traces};
 use serde_json::Value;
+use tokio_postgres::Client;
 
 use PostgresVersion::{V15, V16, V17, V18};
 
@@ -123,12 +128,16 @@ async fn drift_and_mend(journey: &Journey, open: End, switch: &str, column: &str
 }
 
 async fn there_and_back_and_there(source: PostgresVersion, destination: PostgresVersion) {
-    let journey = at_cutover(source, destination).await;
+    let mut journey = at_cutover(source, destination).await;
     rehearse(&journey, "cutover", "2").await;
     journey.workload.wait_for_writes(End::Source, 100, LIMIT).await.unwrap();
     drift_and_mend(&journey, End::Source, "cutover", "came_first").await;
     for round in 0..2 {
-        journey.cut_over().await.unwrap();
+        if round == 0 {
+            journey.cut_over().await.unwrap();
+        } else {
+            cut_over_with_a_death_before_the_statement(&mut journey).await;
+        }
         println!("{}", told(&journey).await);
         if round == 0 {
             drift_and_mend(&journey, End::Destination, "rollback", "came_later").await;
@@ -145,8 +154,9 @@ async fn there_and_back_and_there(source: PostgresVersion, destination: Postgres
         let status = journey.site.cli.status(MIGRATION).await.unwrap();
         assert_eq!((status.way_back.as_str(), status.ready_for_cutover), ("proved", true));
     }
-    let (site, ledger) = level(journey, End::Destination).await;
+    let (mut site, ledger) = level(journey, End::Destination).await;
     assert_eq!(ledger.switches(), 3, "a rehearsal changes nobody's side");
+    let marks = Marks::read(&site).await;
     site.cli.expect(0, &["finish", MIGRATION, "--yes"]).await.unwrap();
     // Nothing but what was made to drift: no step of ours is taken for one.
     for service in [&site.source_agent, &site.destination_agent] {
@@ -157,6 +167,122 @@ async fn there_and_back_and_there(source: PostgresVersion, destination: Postgres
         traces::expect_nothing(cluster, &site.database).await.unwrap();
     }
     expect_refused(&site, End::Source).await.unwrap();
+    certified(&mut site, &marks).await;
+}
+
+/// The source's agent dies when it has made its statement and not told it.
+async fn cut_over_with_a_death_before_the_statement(journey: &mut Journey) {
+    journey.site.source_agent.stop().await.unwrap();
+    journey.site.source_agent.start_to_fail_at("certify_switch.perform.stated").unwrap();
+    journey.site.wait_for_agents().await.unwrap();
+    say(journey, &["cutover", MIGRATION, "--yes", "--detach"]).await;
+    wait::until("death before the statement", LIMIT, async || {
+        let alive = journey.site.source_agent.running()?;
+        Ok(if alive { Seen::NotYet("alive".to_owned()) } else { Seen::Done(()) })
+    })
+    .await
+    .unwrap();
+    journey.site.source_agent.start().unwrap();
+    journey.writes_arrive().await.unwrap();
+    let cli = &journey.site.cli;
+    cli.wait_for(MIGRATION, "the cutover to be over", LIMIT, |status| status.ready_for_finish).await.unwrap();
+}
+
+/// What the servers themselves say about the last cutover, once nobody writes.
+struct Marks {
+    /// The marker, on each side.
+    markers: [String; 2],
+    /// The sequences of the source, which nobody has moved since it was left.
+    sequences: Vec<(String, String, i64, bool)>,
+    /// Which servers these are.
+    systems: [String; 2],
+}
+
+impl Marks {
+    async fn read(site: &Site) -> Self {
+        let source = site.source.connect(&site.database).await.unwrap();
+        let destination = site.destination.connect(&site.database).await.unwrap();
+        let one = async |client: &Client, sql: &str| -> String { client.query_one(sql, &[]).await.unwrap().get(0) };
+        let marker = "SELECT marker_id::text FROM pgportage.marker";
+        let system = "SELECT system_identifier::text FROM pg_control_system()";
+        let names = source
+            .query("SELECT schemaname::text, sequencename::text FROM pg_sequences ORDER BY 1, 2", &[])
+            .await
+            .unwrap();
+        let mut sequences = Vec::new();
+        for row in names {
+            let (schema, name): (String, String) = (row.get(0), row.get(1));
+            let state = format!("SELECT last_value, is_called FROM \"{schema}\".\"{name}\"");
+            let state = source.query_one(&state, &[]).await.unwrap();
+            sequences.push((schema, name, state.get(0), state.get(1)));
+        }
+        Self {
+            markers: [one(&source, marker).await, one(&destination, marker).await],
+            sequences,
+            systems: [one(&source, system).await, one(&destination, system).await],
+        }
+    }
+}
+
+/// After the end, and with the coordinator gone: every switch has a certificate that
+/// anybody can check, the last one says what the servers say, and one that was
+/// changed, or put together of two, is refused.
+async fn certified(site: &mut Site, marks: &Marks) {
+    let directory = site.directory().to_owned();
+    let file = |switch: i64| directory.join(format!("switch-{switch}.json"));
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut statements = Vec::new();
+    for (switch, direction) in [(1, Direction::Cutover), (2, Direction::Rollback), (3, Direction::Cutover)] {
+        let (number, output) = (switch.to_string(), text(&file(switch)));
+        let save = ["certificate", "save", MIGRATION, "--switch", &number, "--output", &output];
+        site.cli.expect(0, &save).await.unwrap();
+        let certificate = SwitchCertificate::parse(&fs::read_to_string(file(switch)).unwrap()).unwrap();
+        let told: Vec<Statement> = certificate.statements().iter().map(|signed| signed.read().unwrap()).collect();
+        assert!(told.iter().all(|statement| (statement.cutover_epoch, statement.direction) == (switch, direction)));
+        statements.push((certificate, told));
+    }
+    let (last, told) = &statements[2];
+    let [left, entered] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!([&left.marker_id, &entered.marker_id], [&marks.markers[0], &marks.markers[1]]);
+    assert_eq!(
+        [&left.server.system_identifier, &entered.server.system_identifier],
+        [&marks.systems[0], &marks.systems[1]]
+    );
+    let mut stated: Vec<_> = left.sequences.entries.iter().flatten().collect();
+    stated.sort_by_key(|sequence| (&sequence.schema, &sequence.name));
+    let stated: Vec<_> = stated
+        .into_iter()
+        .map(|sequence| (sequence.schema.clone(), sequence.name.clone(), sequence.last_value, sequence.called))
+        .collect();
+    assert!(!stated.is_empty() && stated == marks.sequences, "{stated:?} {:?}", marks.sequences);
+
+    site.coordinator.stop().await.unwrap();
+    let offline = Cli { config: "/nonexistent".into(), ..site.cli.clone() };
+    let authority = text(&directory.join("certificates/ca.pem"));
+    for switch in 1..=3 {
+        let verified = ["certificate", "verify", &text(&file(switch)), "--authority", &authority];
+        offline.expect(0, &verified).await.unwrap();
+    }
+    let good = fs::read_to_string(file(3)).unwrap();
+    let value = format!("\\\"last_value\\\":{}", stated[0].2);
+    assert!(good.contains(&value), "{value}");
+    let halves = |one: usize, other: usize| {
+        let half = |which: usize, side: usize| statements[which].0.statements()[side].clone();
+        SwitchCertificate::new(vec![half(one, 0), half(other, 1)]).text()
+    };
+    let forged = [
+        good.replacen(&value, &format!("\\\"last_value\\\":{}", stated[0].2 + 1), 1),
+        halves(0, 2),
+        halves(2, 1),
+        SwitchCertificate::new(last.statements()[..1].to_vec()).text(),
+    ];
+    for (number, text_of_it) in forged.into_iter().enumerate() {
+        let path = directory.join(format!("forged-{number}.json"));
+        fs::write(&path, text_of_it).unwrap();
+        let refused =
+            offline.expect(1, &["certificate", "verify", &text(&path), "--authority", &authority]).await.unwrap();
+        assert!(refused.stderr.contains("CERTIFICATE_NOT_PROVED"), "{}", refused.all());
+    }
 }
 
 /// Versions that know nothing of `origin`, and ones that do.

@@ -9,6 +9,7 @@ use crate::migration::Side;
 use crate::policy::DestructiveAct;
 use crate::runner::fail_points::{Moment, pass};
 use crate::step::catch_up::{AwaitCopy, AwaitCopyResult, AwaitLag, AwaitLagResult};
+use crate::step::certify::{CertifySwitch, CertifySwitchResult};
 use crate::step::close::{CloseDatabase, CloseDatabaseResult};
 use crate::step::connect::{CreateReplicationRole, CreateReplicationRoleResult, ReachPeer, ReachPeerResult};
 use crate::step::copy::{CopyTables, CopyTablesResult};
@@ -78,6 +79,8 @@ pub enum Action {
     KeepStream(KeepStream),
     /// [`ActionKind::FollowStream`].
     FollowStream(FollowStream),
+    /// [`ActionKind::CertifySwitch`].
+    CertifySwitch(CertifySwitch),
     /// [`ActionKind::FinishMigration`].
     FinishMigration(FinishMigration),
 }
@@ -133,6 +136,8 @@ pub enum Outcome {
     KeepStream(KeepStreamResult),
     /// Of [`Action::FollowStream`].
     FollowStream(FollowStreamResult),
+    /// Of [`Action::CertifySwitch`].
+    CertifySwitch(CertifySwitchResult),
     /// Of [`Action::FinishMigration`].
     FinishMigration(FinishMigrationResult),
 }
@@ -165,6 +170,7 @@ impl Action {
             Self::ReleaseBarrier(_) => ActionKind::ReleaseBarrier,
             Self::KeepStream(_) => ActionKind::KeepStream,
             Self::FollowStream(_) => ActionKind::FollowStream,
+            Self::CertifySwitch(_) => ActionKind::CertifySwitch,
             Self::FinishMigration(_) => ActionKind::FinishMigration,
         }
     }
@@ -220,6 +226,7 @@ impl Action {
             | Self::AwaitLag(_)
             | Self::CountRows(_)
             | Self::CompareRows(_)
+            | Self::CertifySwitch(_)
             | Self::FinishMigration(_)
             | Self::CreateWayBack(_)
             | Self::KeepStream(_)
@@ -259,6 +266,7 @@ impl Action {
             Self::ReleaseBarrier(step) => attempt.of(step, Outcome::ReleaseBarrier).await,
             Self::KeepStream(step) => attempt.of(step, Outcome::KeepStream).await,
             Self::FollowStream(step) => attempt.of(step, Outcome::FollowStream).await,
+            Self::CertifySwitch(step) => attempt.of(step, Outcome::CertifySwitch).await,
             Self::FinishMigration(step) => attempt.of(step, Outcome::FinishMigration).await,
         }
     }

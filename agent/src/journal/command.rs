@@ -8,7 +8,7 @@ use pgportage_proto::Reason;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::{Journal, broken, insert_participation};
-use crate::migration::Participation;
+use crate::migration::{MigrationId, Participation};
 
 /// A command as it was accepted or refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,15 @@ pub struct FactEntry {
     pub sequence: i64,
     /// The encoded fact.
     pub message: Vec<u8>,
+}
+
+/// One fact of what this agent did, with the command it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastFact {
+    /// The encoded command.
+    pub command: Vec<u8>,
+    /// The encoded fact.
+    pub fact: Vec<u8>,
 }
 
 /// Whether a fact ends its command.
@@ -179,6 +188,22 @@ impl Journal {
             FROM fact JOIN command ON command.id = fact.command_id
             WHERE NOT fact.acknowledged AND command.state <> 'abandoned' ORDER BY command.rowid, fact.sequence";
         self.rows(SQL, fact_entry)
+    }
+
+    /// What this agent did in a migration: every fact, acknowledged or not, of every
+    /// command that was not abandoned, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn history(&self, migration: &MigrationId) -> Result<Vec<PastFact>, Failure> {
+        const SQL: &str = "SELECT command.message, fact.message FROM command JOIN fact ON fact.command_id = command.id
+            WHERE command.migration = ?1 AND command.state <> 'abandoned' ORDER BY command.rowid, fact.sequence";
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(SQL).map_err(broken)?;
+        let past = |row: &Row<'_>| Ok(PastFact { command: row.get(0)?, fact: row.get(1)? });
+        let rows = statement.query_map([migration.as_str()], past).map_err(broken)?;
+        rows.collect::<Result<_, _>>().map_err(broken)
     }
 
     /// Every fact of one command, acknowledged or not: the answer to a

@@ -146,3 +146,20 @@ fn a_newer_format_is_refused() {
     connection.pragma_update(None, "user_version", format::VERSION + 1).unwrap();
     assert_eq!(Journal::open(&path).unwrap_err().reason, Reason::StoreTooNew);
 }
+
+#[test]
+fn what_was_done_stays_known_when_it_was_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&dir.path().join("journal.db")).unwrap();
+    let other = CommandEntry { migration: "other".to_owned(), ..entry("o", 9) };
+    for (command, participation) in [(entry("a", 1), Some(participation())), (other, None), (entry("b", 2), None)] {
+        journal.accept(&command, participation.as_ref(), b"accepted", NOW).unwrap();
+        journal.record(&command.id, FactKind::Final, &[command.digest[0]], NOW).unwrap();
+    }
+    journal.accept(&entry("c", 3), None, b"accepted", NOW).unwrap();
+    journal.acknowledge("a", 2).unwrap();
+    journal.abandon("c").unwrap();
+    let past = |command: u8, fact: &[u8]| PastFact { command: vec![command], fact: fact.to_vec() };
+    let expected = [past(1, b"accepted"), past(1, &[1]), past(2, b"accepted"), past(2, &[2])];
+    assert_eq!(journal.history(&MigrationId::new("m").unwrap()).unwrap(), expected);
+}

@@ -19,6 +19,7 @@ pub(crate) use create::remove_way_back;
 pub use create::{CreateWayBack, CreateWayBackResult};
 pub use follow::{FollowStream, FollowStreamResult};
 pub use idle::keep_idle_slots_moving;
+pub(crate) use keep::beginning;
 pub use keep::{KeepStream, KeepStreamResult};
 
 /// What flows back, or would, does so no more: the migration can be finished and,

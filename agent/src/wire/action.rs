@@ -1,5 +1,6 @@
 //! Actions and their results, between the contract and the steps.
 
+use pgportage_link::switch_certificate::SignedStatement;
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::{Reason, v1};
 use uuid::Uuid;
@@ -7,6 +8,7 @@ use uuid::Uuid;
 use crate::action::{Action, Outcome};
 use crate::postgres::RelationName;
 use crate::step::catch_up::{AwaitCopy, AwaitLag};
+use crate::step::certify::CertifySwitch;
 use crate::step::close::CloseDatabase;
 use crate::step::connect::{CreateReplicationRole, ReachPeer};
 use crate::step::copy::{CopyMethod, CopyTables};
@@ -80,6 +82,10 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
         Wire::CreateWayBack(v1::CreateWayBack {}) => Ok(Action::CreateWayBack(CreateWayBack)),
         Wire::KeepStream(message) => Ok(Action::KeepStream(KeepStream { cutover_epoch: message.cutover_epoch })),
         Wire::FollowStream(message) => Ok(Action::FollowStream(FollowStream { cutover_epoch: message.cutover_epoch })),
+        Wire::CertifySwitch(message) => Ok(Action::CertifySwitch(CertifySwitch {
+            cutover_epoch: message.cutover_epoch,
+            switch: if message.rollback { Switch::Rollback } else { Switch::Cutover },
+        })),
         Wire::RaiseBarrier(message) => Ok(Action::RaiseBarrier(RaiseBarrier {
             cutover_epoch: message.cutover_epoch,
             max_outage: duration(message.max_outage, "max_outage")?,
@@ -180,6 +186,9 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
             report_path: result.report_path,
             repair_path: result.repair_path,
         })),
+        Outcome::CertifySwitch(result) => {
+            Some(Wire::CertifySwitch(v1::CertifySwitchResult { signed: Some(encode_signed(result.signed)) }))
+        }
         Outcome::FinishMigration(result) => {
             Some(Wire::FinishMigration(v1::FinishMigrationResult { unfence_statements: result.unfence_statements }))
         }
@@ -257,19 +266,32 @@ fn encode_table_comparison(table: TableComparison) -> v1::TableComparison {
     }
 }
 
+fn encode_signed(signed: SignedStatement) -> v1::SignedStatement {
+    v1::SignedStatement {
+        statement: signed.statement,
+        scheme: u32::from(signed.scheme),
+        signature: signed.signature,
+        chain: signed.chain.into_iter().map(|certificate| certificate.0).collect(),
+    }
+}
+
 fn relations(names: Vec<v1::RelationName>) -> Vec<RelationName> {
-    names.into_iter().map(|name| RelationName::new(name.schema_name, name.relation_name)).collect()
+    names.into_iter().map(relation).collect()
+}
+
+pub(super) fn relation(name: v1::RelationName) -> RelationName {
+    RelationName::new(name.schema_name, name.relation_name)
 }
 
 fn encode_relation(name: RelationName) -> v1::RelationName {
     v1::RelationName { schema_name: name.schema, relation_name: name.relation }
 }
 
-fn marker(text: &str) -> Result<Uuid, Failure> {
+pub(super) fn marker(text: &str) -> Result<Uuid, Failure> {
     text.parse().map_err(|_| missing("marker_id"))
 }
 
-fn positions(sequences: Vec<v1::SequenceState>) -> Result<Vec<SequencePosition>, Failure> {
+pub(super) fn positions(sequences: Vec<v1::SequenceState>) -> Result<Vec<SequencePosition>, Failure> {
     sequences
         .into_iter()
         .map(|state| {

@@ -59,7 +59,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub key: Option<PathBuf>,
     /// The authority that signed the certificates
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    #[arg(long, alias = "ca", global = true, value_name = "FILE", help_heading = "Global options")]
     pub authority: Option<PathBuf>,
     /// Print the result as JSON on standard output
     #[arg(long, global = true, help_heading = "Global options")]
@@ -102,6 +102,8 @@ pub enum Verb {
     Finish(Confirmed),
     /// Take the migration back
     Abort(Confirmed),
+    /// Show, keep or check what both agents have signed about a cutover or rollback
+    Certificate(Certificate),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Write the manual pages into a directory
@@ -129,6 +131,7 @@ impl Verb {
             Self::Rollback(_) => "rollback",
             Self::Finish(_) => "finish",
             Self::Abort(_) => "abort",
+            Self::Certificate(_) => "certificate",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
         }
@@ -360,6 +363,55 @@ pub struct Confirmed {
     /// Return as soon as the coordinator has accepted it
     #[arg(long)]
     pub detach: bool,
+}
+
+/// What both agents have signed.
+#[derive(Clone, Debug, Args)]
+pub struct Certificate {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub act: CertificateAct,
+}
+
+/// What to do with a certificate of a switch.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CertificateAct {
+    /// Fetch a certificate, check it and show it
+    Show(CertificateShow),
+    /// Fetch a certificate and write it to a file, to be checked by anybody
+    Save(CertificateSave),
+    /// Check a certificate in a file; asks nobody, needs only --authority
+    Verify(CertificateVerify),
+}
+
+/// Which certificate to show.
+#[derive(Clone, Debug, Args)]
+pub struct CertificateShow {
+    /// The migration
+    pub name: String,
+    /// Number of the cutover or rollback [default: the latest]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    pub switch: Option<i64>,
+}
+
+/// Which certificate to keep, and where.
+#[derive(Clone, Debug, Args)]
+pub struct CertificateSave {
+    /// The migration
+    pub name: String,
+    /// Number of the cutover or rollback [default: the latest]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    pub switch: Option<i64>,
+    /// The file; must not exist yet
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// Which file to check.
+#[derive(Clone, Debug, Args)]
+pub struct CertificateVerify {
+    /// The file
+    pub file: PathBuf,
 }
 
 /// A shell.

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::arguments::Verify;
 use crate::settings::Settings;
-use crate::view::{Agent, Connection, CopyMethod, Explained, Finding, MaxRate, Migration, Plan, Preflight};
+use crate::view::{Agent, Certified, Connection, CopyMethod, Explained, Finding, MaxRate, Migration, Plan, Preflight};
 use crate::wire;
 
 /// Verbs answer at once: the work goes on after the answer.
@@ -354,6 +354,20 @@ impl Coordinator {
         };
         let answer = self.call(self.migrations.clone().rehearse_cutover(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
+    }
+
+    /// What both agents have signed about a switch: the latest, if none is named.
+    ///
+    /// # Errors
+    ///
+    /// As the coordinator says.
+    pub async fn certificate(&self, name: &str, switch: Option<i64>) -> Result<Certified, Failure> {
+        let request = v1::GetSwitchCertificateRequest {
+            migration_id: name.to_owned(),
+            cutover_epoch: switch.unwrap_or_default(),
+        };
+        let answer = self.call(self.migrations.clone().get_switch_certificate(limited(request, CALL_TIMEOUT))).await?;
+        wire::certified(answer)
     }
 
     /// Removes everything of ours.

@@ -23,7 +23,7 @@ pub mod wire;
 use pgportage_link::{Clock, Failure, telemetry};
 use tracing::Instrument;
 
-use crate::arguments::{Arguments, Global, Verb};
+use crate::arguments::{Arguments, CertificateAct, Global, Verb};
 use crate::coordinator::Coordinator;
 use crate::exit::{Exit, Stop};
 use crate::terminal::Terminal;
@@ -53,6 +53,14 @@ async fn carry_out(terminal: &Terminal, arguments: &Arguments) -> Result<Exit, S
         Verb::Certs(certs) => verb::certs(terminal, certs).map_err(Stop::from),
         Verb::Completions(completions) => Ok(verb::completions(terminal, completions.shell)),
         Verb::Man(man) => verb::man(terminal, &man.directory).map_err(Stop::from),
+        Verb::Certificate(certificate) => match &certificate.act {
+            CertificateAct::Verify(verify) => {
+                verb::verify_certificate(terminal, &verify.file, arguments.global.authority.as_deref(), Clock)
+            }
+            CertificateAct::Show(_) | CertificateAct::Save(_) => {
+                with_coordinator(terminal, &arguments.global, verb).await
+            }
+        },
         Verb::Agents
         | Verb::Preflight(_)
         | Verb::Create(_)

@@ -3,6 +3,7 @@
 //! golden files under `tests/golden/` hold what an operator sees in each state.
 
 mod agents;
+mod certificate;
 mod cutover;
 mod doubt;
 mod explained;
@@ -17,6 +18,7 @@ mod status;
 mod verification;
 
 pub use agents::agents;
+pub use certificate::certificate;
 pub use cutover::{cutover, unfence};
 pub use doubt::doubt;
 pub use explained::explained;

@@ -2,11 +2,13 @@
 //! and returns how the program ends.
 
 mod ask;
+mod certificate;
 mod certs;
 mod local;
 mod look;
 mod run;
 
+pub use certificate::verify as verify_certificate;
 pub use certs::certs;
 pub use local::{completions, man};
 
@@ -60,6 +62,7 @@ pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
         Verb::Rollback(arguments) => Box::pin(run::rollback(hand, arguments)).await,
         Verb::Finish(arguments) => run::finish(hand, arguments).await,
         Verb::Abort(arguments) => run::abort(hand, arguments).await,
+        Verb::Certificate(arguments) => certificate::run(hand, &arguments.act).await,
         Verb::Certs(_) | Verb::Completions(_) | Verb::Man(_) => {
             Err(Failure::new(Reason::Internal, "this verb does not speak to the coordinator").into())
         }

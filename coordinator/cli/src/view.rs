@@ -6,6 +6,7 @@
 //! `docs/operating.md`. Times are RFC 3339 in UTC, spans are whole
 //! milliseconds, sizes are bytes.
 
+mod certified;
 mod choice;
 mod drift;
 mod explained;
@@ -19,6 +20,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+pub use certified::{Certified, Proof, Saved};
 pub use choice::{Connection, CopyMethod, MaxRate};
 pub use drift::{Change, DriftedObject, SchemaDrift};
 pub use explained::{

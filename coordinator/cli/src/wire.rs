@@ -1,6 +1,7 @@
 //! The contract's messages become what is shown. Nothing else in this program
 //! reads a generated type.
 
+mod certified;
 mod drift;
 mod explained;
 mod rehearsal;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use pgportage_proto::{Reason, v1};
 use time::OffsetDateTime;
 
+pub use certified::certified;
 pub use explained::explained;
 
 use crate::view::{

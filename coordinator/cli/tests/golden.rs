@@ -17,8 +17,9 @@ use pgportage::arguments::Arguments;
 use pgportage::news::{Grain, news};
 use pgportage::pace::Pace;
 use pgportage::render::{self, Style};
-use pgportage::view::{Agent, Failure, Migration, Plan, Preflight, WayBack};
+use pgportage::view::{Agent, Failure, Migration, Plan, Preflight, Proof, WayBack};
 use pgportage::wire;
+use pgportage_link::switch_certificate::{Check, Direction, Report};
 use pgportage_proto::{Reason, v1};
 use time::OffsetDateTime;
 
@@ -124,6 +125,42 @@ fn preflight(source: Vec<v1::Finding>, destination: Vec<v1::Finding>) -> Preflig
     Preflight::from(v1::RunPreflightResponse { source_findings: source, destination_findings: destination })
 }
 
+/// A certificate that was checked.
+fn checked(checks: &[(&str, bool, &str)]) -> Report {
+    let check = |(subject, proved, text): &(&str, bool, &str)| Check {
+        subject: (*subject).to_owned(),
+        proved: *proved,
+        text: (*text).to_owned(),
+    };
+    Report {
+        migration: "shop".to_owned(),
+        cutover_epoch: 1,
+        direction: Some(Direction::Cutover),
+        database: "shop".to_owned(),
+        checks: checks.iter().map(check).collect(),
+        statements: support::certificate::statements(now().into()).into(),
+    }
+}
+
+/// Certificates that were checked: a good one, one that is not, one of somebody who
+/// would like to own the terminal.
+fn certificates() -> Vec<(&'static str, Report)> {
+    let good = [
+        ("signature", true, "agent \"alpha\" signed what it states about the side that was left"),
+        ("sequences", true, "each of 1 sequences was set to where it stood when nobody was left"),
+    ];
+    let bad = [good[0], ("signature", false, "the statement about the side that was entered has expired")];
+    let mut hostile = checked(&bad);
+    hostile.migration.push_str("\u{1b}[2J");
+    hostile.checks[0].text.push_str("\u{202e}x\n");
+    for statement in &mut hostile.statements {
+        let texts = [&mut statement.agent, &mut statement.marker_id, &mut statement.server.system_identifier];
+        texts.into_iter().chain([&mut statement.phases[0].name]).for_each(|text| text.push_str("\u{1b}]0;x\u{7}"));
+    }
+    let nothing = Report { direction: None, statements: Vec::new(), ..checked(&bad[1..]) };
+    vec![("proved", checked(&good)), ("not-proved", checked(&bad)), ("unreadable", nothing), ("hostile", hostile)]
+}
+
 fn failures() -> Vec<(&'static str, Failure)> {
     let bare = v1::Failure { message: "the call failed".to_owned(), ..Default::default() };
     let hopeless = v1::Failure {
@@ -203,6 +240,10 @@ fn cases() -> Vec<(String, Render)> {
     add("agents.txt".to_owned(), Box::new(move |style| render::agents(&agents, now(), style)));
     add("agents-none.txt".to_owned(), Box::new(|style| render::agents(&[], now(), style)));
 
+    for (name, report) in certificates() {
+        add(format!("certificate-{name}.txt"), Box::new(move |style| render::certificate(&report, style)));
+    }
+
     let ready = Migration::from(support::ready());
     let again = ready.clone();
     add(
@@ -271,6 +312,10 @@ fn cases() -> Vec<(String, Render)> {
             serde_json::to_string_pretty(&support::agents().into_iter().map(Agent::from).collect::<Vec<_>>()),
         ),
         ("json-explained.json", serde_json::to_string_pretty(&wire::explained(support::explained()).unwrap())),
+        (
+            "json-certificate.json",
+            serde_json::to_string_pretty(&Proof { proved: true, report: &certificates().remove(0).1 }),
+        ),
         ("json-failure.json", serde_json::to_string_pretty(&Failure::from(support::failure()))),
     ];
     for (name, text) in json {

@@ -372,6 +372,15 @@ impl MigrationService for MigrationFront {
         Ok(Response::new(v1::VerifyMigrationResponse { migration }))
     }
 
+    async fn get_switch_certificate(
+        &self,
+        request: Request<v1::GetSwitchCertificateRequest>,
+    ) -> Answer<v1::GetSwitchCertificateResponse> {
+        let v1::GetSwitchCertificateRequest { migration_id, cutover_epoch } = request.into_inner();
+        let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
+        Ok(Response::new(wire::certificate(&board.state, cutover_epoch).map_err(to_status)?))
+    }
+
     async fn finish_migration(
         &self,
         request: Request<v1::FinishMigrationRequest>,

@@ -131,6 +131,9 @@ fn action(input: &Input) -> Action {
         Input::ReleaseBarrier { cutover_epoch } => {
             Action::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch: *cutover_epoch })
         }
+        Input::CertifySwitch { cutover_epoch, rollback } => {
+            Action::CertifySwitch(v1::CertifySwitch { cutover_epoch: *cutover_epoch, rollback: *rollback })
+        }
         Input::FinishMigration { identity_full_tables } => Action::FinishMigration(v1::FinishMigration {
             identity_full_tables: identity_full_tables.iter().map(to_relation).collect(),
         }),

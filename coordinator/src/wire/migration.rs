@@ -256,7 +256,8 @@ fn given_up(state: &State, held: StepName) -> Option<&Failure> {
 
 /// The failure of an act that will be tried again by itself.
 fn retrying(state: &State) -> Option<&Failure> {
-    state.acts().filter_map(|(_, act)| act.failure()).find(|failure| failure.remedy == Remedy::Wait)
+    let acts = state.acts().filter(|(act, _)| !state.over(*act));
+    acts.filter_map(|(_, act)| act.failure()).find(|failure| failure.remedy == Remedy::Wait)
 }
 
 fn next_commands(state: &State, held: bool) -> Vec<String> {

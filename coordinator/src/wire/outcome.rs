@@ -5,7 +5,7 @@ use pgportage_proto::v1;
 use pgportage_proto::v1::command_result::Result as Produced;
 use uuid::Uuid;
 
-use super::{finding, malformed, missing, relation, reported, sequence};
+use super::{certificate, finding, malformed, missing, relation, reported, sequence};
 use crate::workflow::fact::CommandId;
 use crate::workflow::outcome::{
     Barrier, Copied, Digest, Extension, Fence, Inventory, Outcome, Reached, RowComparison, RowCounts, SchemaObject,
@@ -132,6 +132,9 @@ fn outcome(value: Produced) -> Result<Outcome, Failure> {
         }),
         Produced::OpenDestination(result) => Outcome::OpenDestination { open_lsn: result.open_lsn },
         Produced::ReleaseBarrier(result) => Outcome::ReleaseBarrier { barrier_time: reported(result.barrier_time) },
+        Produced::CertifySwitch(result) => {
+            Outcome::CertifySwitch(certificate::signed(result.signed.ok_or_else(|| missing("signed"))?))
+        }
         Produced::FinishMigration(result) => Outcome::FinishMigration { unfence_statements: result.unfence_statements },
     })
 }

@@ -172,6 +172,9 @@ pub enum Event {
         /// Whether the way back is given up with it.
         #[serde(default)]
         without_way_back: bool,
+        /// Whether both agents state and sign what they see of it.
+        #[serde(default)]
+        certified: bool,
         /// The trace that the steps from here on belong to.
         trace: TraceContext,
     },
@@ -181,6 +184,9 @@ pub enum Event {
         cutover_epoch: i64,
         /// The budget.
         max_outage: Duration,
+        /// Whether both agents state and sign what they see of it.
+        #[serde(default)]
+        certified: bool,
         /// The trace that the steps from here on belong to.
         trace: TraceContext,
     },

@@ -95,6 +95,10 @@ pub enum Input {
     FollowStream {
         cutover_epoch: i64,
     },
+    CertifySwitch {
+        cutover_epoch: i64,
+        rollback: bool,
+    },
     FinishMigration {
         identity_full_tables: Vec<RelationName>,
     },
@@ -128,6 +132,7 @@ impl Input {
             Self::ReleaseBarrier { .. } => ActionKind::ReleaseBarrier,
             Self::KeepStream { .. } => ActionKind::KeepStream,
             Self::FollowStream { .. } => ActionKind::FollowStream,
+            Self::CertifySwitch { .. } => ActionKind::CertifySwitch,
             Self::FinishMigration { .. } => ActionKind::FinishMigration,
         }
     }

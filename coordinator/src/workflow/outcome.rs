@@ -264,6 +264,20 @@ pub struct Reached {
     pub relayed: bool,
 }
 
+/// What one agent states about a switch, as it was signed. Kept and handed out;
+/// nothing here reads it, and nobody has to believe that nothing here changed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedStatement {
+    /// The statement.
+    pub statement: String,
+    /// Number of the signature scheme.
+    pub scheme: u32,
+    /// The signature.
+    pub signature: Digest,
+    /// The signer's certificate, then those up to the authority.
+    pub chain: Vec<Digest>,
+}
+
 /// What an act produced. One variant for each [`ActionKind`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -292,6 +306,7 @@ pub enum Outcome {
     ReleaseBarrier { barrier_time: Duration },
     KeepStream { begin_lsn: String },
     FollowStream { first_arrival: Duration },
+    CertifySwitch(SignedStatement),
     FinishMigration { unfence_statements: Vec<String> },
 }
 
@@ -323,6 +338,7 @@ impl Outcome {
             Self::ReleaseBarrier { .. } => ActionKind::ReleaseBarrier,
             Self::KeepStream { .. } => ActionKind::KeepStream,
             Self::FollowStream { .. } => ActionKind::FollowStream,
+            Self::CertifySwitch(_) => ActionKind::CertifySwitch,
             Self::FinishMigration { .. } => ActionKind::FinishMigration,
         }
     }

@@ -83,19 +83,29 @@ fn forward(state: &State, step: StepName, situation: &Situation) -> Vec<Action> 
         return vec![Action::Record(Event::CutoverGivenUp { failure })];
     }
     let rows = step.row().acts;
-    let acts = &state.step(step).acts;
+    let left = |index: &usize| {
+        let act = ActRef { step, index: *index };
+        state.due(act) && !state.over(act)
+    };
+    let carry_out = |index: usize| {
+        let act = ActRef { step, index };
+        perform(state, act, state.act(act), situation)
+    };
+    let is_aside = |index: &usize| rows[*index].order == Order::Aside;
+    let aside = (0..rows.len()).filter(|index| is_aside(index) && state.released()).filter(left);
     let mut first = 0;
     while first < rows.len() {
         // The acts from `first` up to `end` are carried out at the same time.
-        let end = (first + 1..rows.len()).find(|&next| rows[next].order == Order::InTurn).unwrap_or(rows.len());
-        let due = |index: &usize| state.due(ActRef { step, index: *index });
-        if (first..end).filter(due).any(|index| acts[index].state != ActState::Performed) {
-            return (first..end)
-                .filter(due)
-                .filter_map(|index| perform(state, ActRef { step, index }, &acts[index], situation))
-                .collect();
+        let end = (first + 1..rows.len()).find(|&next| rows[next].order != Order::WithPrevious).unwrap_or(rows.len());
+        let mut group = (first..end).filter(|index| !is_aside(index)).filter(left).peekable();
+        if group.peek().is_some() {
+            return group.chain(aside).filter_map(carry_out).collect();
         }
         first = end;
+    }
+    let mut aside = aside.peekable();
+    if aside.peek().is_some() {
+        return aside.filter_map(carry_out).collect();
     }
     vec![Action::Record(conclude(state, step))]
 }
@@ -385,6 +395,10 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
             sequences: fence(state, act.step)?.sequences.clone(),
         },
         ActionKind::ReleaseBarrier => Input::ReleaseBarrier { cutover_epoch: state.cutover.as_ref()?.epoch },
+        ActionKind::CertifySwitch => Input::CertifySwitch {
+            cutover_epoch: state.cutover.as_ref()?.epoch,
+            rollback: act.step == StepName::Rollback,
+        },
         ActionKind::FinishMigration => Input::FinishMigration {
             identity_full_tables: match row.side {
                 // It noted what each table had.
@@ -398,6 +412,10 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "certificate_tests.rs"]
+mod certificate_tests;
 
 #[cfg(test)]
 #[path = "rollback_tests.rs"]

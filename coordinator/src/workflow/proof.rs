@@ -13,6 +13,7 @@ use super::finding::{Finding, Severity};
 use super::input::Input;
 use super::outcome::{
     Barrier, Copied, Digest, Fence, Inventory, Outcome, Reached, RelationName, RowComparison, RowCounts, SequenceState,
+    SignedStatement,
 };
 use super::plan::{Action, Situation, plan};
 use super::scrutiny::Look;
@@ -136,6 +137,7 @@ pub(crate) fn outcome(act: ActRef, _input: &Input) -> Outcome {
         }),
         ActionKind::OpenDestination => Outcome::OpenDestination { open_lsn: "0/3".to_owned() },
         ActionKind::ReleaseBarrier => Outcome::ReleaseBarrier { barrier_time: Duration::from_millis(9) },
+        ActionKind::CertifySwitch => Outcome::CertifySwitch(SignedStatement::default()),
         ActionKind::FinishMigration => Outcome::FinishMigration { unfence_statements: vec!["GRANT …".to_owned()] },
     }
 }

@@ -125,8 +125,9 @@ fn a_stream_that_cannot_be_kept_stops_neither_finish_nor_abort() {
     for (switch, way_out) in [(StepName::Cutover, Word::Finish), (StepName::Rollback, Word::Abort)] {
         for index in 7..=8 {
             let mut play = at(switch);
-            play.answer_until(ActRef { step: switch, index });
-            play.fail(failure(Remedy::Operator, Effect::None));
+            let act = ActRef { step: switch, index };
+            play.answer_until(act);
+            play.fail_act(act, failure(Remedy::Operator, Effect::None));
             assert!(matches!(play.state.phase, Phase::Stopped { .. }), "{switch} {index}");
             play.say(way_out.clone()).unwrap();
             play.answer_all();

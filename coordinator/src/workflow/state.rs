@@ -3,6 +3,7 @@
 //! **Invariant:** no field of [`State`] is changed anywhere but in [`next`];
 //! the live engine, a restart and the tests all go through it.
 
+mod certificate;
 mod rehearse;
 mod switch;
 mod transition;
@@ -23,6 +24,7 @@ use super::scrutiny::Scrutiny;
 use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, ActRow, ActionKind, Belongs, Side, StepName, TABLE, Undo};
 
+pub use certificate::Certificate;
 pub use transition::{IllegalTransition, fold, next};
 
 /// Where one migration stands after its facts so far.
@@ -54,6 +56,8 @@ pub struct State {
     pub rehearsal: Option<Rehearsal>,
     /// How long the latest switch took from the drain to its decision.
     pub rest_of_switch: Option<Duration>,
+    /// What both agents stated about each switch, by its number. Kept for ever.
+    pub certificates: BTreeMap<i64, Certificate>,
     /// What the latest verification found.
     pub verification: Option<Verified>,
     /// Every command so far.
@@ -204,6 +208,8 @@ pub struct Cutover {
     pub epoch: i64,
     /// The budget.
     pub max_outage: Duration,
+    /// Whether both agents state and sign what they see of it.
+    pub certified: bool,
     /// How it ended.
     pub end: Option<CutoverEnd>,
     /// When the barrier was asked for.
@@ -417,7 +423,10 @@ impl State {
     pub fn beginning(&self, row: &ActRow) -> ActState {
         match row.belongs {
             Belongs::ToTheWayBack if !self.way_back => ActState::Performed,
-            Belongs::Always | Belongs::ToTheWayBack => ActState::Idle,
+            Belongs::ToTheCertificate if !self.cutover.as_ref().is_some_and(|cutover| cutover.certified) => {
+                ActState::Performed
+            }
+            Belongs::Always | Belongs::ToTheWayBack | Belongs::ToTheCertificate => ActState::Idle,
         }
     }
 

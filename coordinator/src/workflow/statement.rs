@@ -52,6 +52,7 @@ fn acts(spec: &Spec, row: &'static StepRow) -> impl Iterator<Item = &'static Act
         // A rehearsal shows nothing that its switch does not.
         Belongs::Always => !row.name.is_rehearsal() && (row.name != StepName::Rollback || way_back),
         Belongs::ToTheWayBack => way_back,
+        Belongs::ToTheCertificate => row.name != StepName::Rollback || way_back,
     })
 }
 
@@ -91,6 +92,7 @@ pub fn digest(id: &MigrationId, spec: &Spec) -> Digest {
         add(match act.order {
             Order::InTurn => "in turn",
             Order::WithPrevious => "with previous",
+            Order::Aside => "aside",
         });
         for statement in &planned.statements {
             add(statement);
@@ -231,6 +233,9 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
             format!("SELECT pg_replication_slot_advance({name}, …), to the position of the decision"),
             format!("SELECT pg_copy_logical_replication_slot({name}, …), and back, so that it is on disk"),
         ],
+        ActionKind::CertifySwitch => {
+            vec!["state what was seen of the switch, signed with the key of the agent's certificate".to_owned()]
+        }
         ActionKind::FollowStream => {
             vec![format!("ALTER SUBSCRIPTION {followed} ENABLE"), "wait for the first heartbeat".to_owned()]
         }

@@ -118,7 +118,7 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             }
             check_outage(max_outage)?;
             let cutover_epoch = state.next_cutover_epoch();
-            Ok(Event::CutoverRequested { cutover_epoch, max_outage, without_way_back, trace })
+            Ok(Event::CutoverRequested { cutover_epoch, max_outage, without_way_back, certified: true, trace })
         }
         Word::RollBack { max_outage } => {
             if state.phase != (Phase::Held { step: StepName::Finish }) {
@@ -126,7 +126,8 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             }
             must_have_way_back(state)?;
             check_outage(max_outage)?;
-            Ok(Event::RollbackRequested { cutover_epoch: state.next_cutover_epoch(), max_outage, trace })
+            let cutover_epoch = state.next_cutover_epoch();
+            Ok(Event::RollbackRequested { cutover_epoch, max_outage, certified: true, trace })
         }
         Word::Rehearse { switch, max_outage, round_count } => {
             let Some(step) = switch.rehearsal() else { return Err(wrong(format!("step {switch} is not rehearsed"))) };

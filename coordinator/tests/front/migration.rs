@@ -54,14 +54,26 @@ async fn a_database_moves() {
     assert_eq!(operator.abort().await.unwrap_err().reason, Reason::DestinationOpened);
 
     operator.finish().await.unwrap();
+    // What both agents have signed is there when everything else is gone, as it came.
+    let asked = v1::GetSwitchCertificateRequest { migration_id: NAME.to_owned(), cutover_epoch: 0 };
     let over = operator.until("over", |migration| migration.state() == State::Succeeded).await;
     assert_eq!(over.unfence_statements, ["GRANT CONNECT …"]);
+    let answer = operator.migrations.get_switch_certificate(asked.clone()).await.unwrap().into_inner();
+    assert_eq!(answer.cutover_epochs, [1]);
+    let certificate = answer.certificate.unwrap();
+    for signed in [certificate.left.unwrap(), certificate.entered.unwrap()] {
+        assert_eq!((signed.statement.as_str(), signed.scheme), ("{\"epoch\": 1}", 1027));
+        assert_eq!((signed.signature, signed.chain), (vec![0, 255], vec![vec![1], vec![2]]));
+    }
+    let of_another = v1::GetSwitchCertificateRequest { cutover_epoch: 2, ..asked };
+    let refused = operator.migrations.get_switch_certificate(of_another).await.unwrap_err();
+    assert_eq!(from_status(refused).reason, Reason::WrongState);
     assert!(over.next_commands.is_empty());
     assert!(world.left_behind().is_empty());
     assert!(!world.source_takes_writes(), "the source stays fenced");
     // Each act happened once.
     world.look(|servers| {
-        assert_eq!(servers.done.len(), 33, "{:?}", servers.done);
+        assert_eq!(servers.done.len(), 35, "{:?}", servers.done);
         assert!(servers.done.iter().all(|(_, _, verb)| *verb == v1::Verb::Perform));
     });
 }

@@ -76,7 +76,7 @@ async fn a_migration_goes_on_after_every_restart() {
     assert!(restarts > 5, "{restarts} restarts");
     assert!(world.left_behind().is_empty());
     // Not one act was done twice.
-    world.look(|servers| assert_eq!(servers.done.len(), 33, "{:?}", servers.done));
+    world.look(|servers| assert_eq!(servers.done.len(), 35, "{:?}", servers.done));
     let (run, mut operator) = start(&house, &world).await;
     assert_eq!(operator.get().await.state(), State::Succeeded);
     run.stop().await;

@@ -376,6 +376,7 @@ pub(crate) fn kind(action: &Action) -> &'static str {
         Action::CreateWayBack(_) => "create_way_back",
         Action::KeepStream(_) => "keep_stream",
         Action::FollowStream(_) => "follow_stream",
+        Action::CertifySwitch(_) => "certify_switch",
         Action::FinishMigration(_) => "finish_migration",
     }
 }
@@ -457,6 +458,14 @@ fn produced(action: &Action) -> Produced {
         Action::CreateWayBack(_) => Produced::CreateWayBack(v1::CreateWayBackResult::default()),
         Action::KeepStream(_) => Produced::KeepStream(v1::KeepStreamResult::default()),
         Action::FollowStream(_) => Produced::FollowStream(v1::FollowStreamResult::default()),
+        Action::CertifySwitch(certify) => Produced::CertifySwitch(v1::CertifySwitchResult {
+            signed: Some(v1::SignedStatement {
+                statement: format!("{{\"epoch\": {}}}", certify.cutover_epoch),
+                scheme: 1027,
+                signature: vec![0, 255],
+                chain: vec![vec![1], vec![2]],
+            }),
+        }),
         Action::FinishMigration(_) => Produced::FinishMigration(v1::FinishMigrationResult {
             unfence_statements: vec!["GRANT CONNECT …".to_owned()],
         }),

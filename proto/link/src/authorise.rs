@@ -73,6 +73,7 @@ pub const RULES: &[Rule] = &[
     only(Role::Operator, "/pgportage.v1.MigrationService/RollBackMigration"),
     only(Role::Operator, "/pgportage.v1.MigrationService/RehearseCutover"),
     only(Role::Operator, "/pgportage.v1.MigrationService/VerifyMigration"),
+    only(Role::Operator, "/pgportage.v1.MigrationService/GetSwitchCertificate"),
     only(Role::Operator, "/pgportage.v1.MigrationService/FinishMigration"),
     only(Role::Operator, "/pgportage.v1.MigrationService/AbortMigration"),
     Rule { method: "/grpc.health.v1.Health/Check", allowed: Allowed::Anybody },

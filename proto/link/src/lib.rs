@@ -20,6 +20,7 @@ pub mod relay;
 pub mod serve;
 pub mod settings;
 pub mod status;
+pub mod switch_certificate;
 pub mod telemetry;
 pub mod tls;
 pub mod trace;

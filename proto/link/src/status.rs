@@ -111,6 +111,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::OpenRefused
         | Reason::DestinationOpened
         | Reason::CutoverInDoubt
+        | Reason::CertificateNotProved
         | Reason::VersionUnsupported
         | Reason::ServerDefect
         | Reason::WalLevelTooLow

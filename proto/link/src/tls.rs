@@ -9,6 +9,7 @@
 //! next handshake; a bad one is reported and the old one stays in use.
 
 mod explain;
+mod sign;
 mod verify;
 
 use std::fs::File;
@@ -34,6 +35,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use explain::{explain, tls_error};
+pub(crate) use sign::{Signature, holder, is_signed_by};
 
 use crate::identity::{PeerIdentity, Role, SpiffeId};
 use crate::settings::IdentitySettings;
@@ -224,13 +226,7 @@ impl Files {
         let chain = certificates(&paths.certificate, &self.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|error| invalid(&paths.key, "holds no private key").because(&error))?;
-        let mut roots = RootCertStore::empty();
-        for root in certificates(&paths.authority, &self.authority)? {
-            roots.add(root).map_err(|error| {
-                invalid(&paths.authority, "holds a certificate that is no authority").because(&error)
-            })?;
-        }
-        let roots = Arc::new(roots);
+        let roots = Arc::new(roots(&paths.authority, &self.authority)?);
         let provider = provider();
 
         let leaf = &chain[0];
@@ -289,6 +285,23 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// The authorities in a file, for whoever has no identity of their own.
+///
+/// # Errors
+///
+/// [`Reason::ConfigurationInvalid`], naming the file.
+pub(crate) fn authorities(path: &Path) -> Result<Arc<RootCertStore>, Failure> {
+    roots(path, &read(path, false)?).map(Arc::new)
+}
+
+fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, Failure> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(path, pem)? {
+        roots.add(root).map_err(|error| invalid(path, "holds a certificate that is no authority").because(&error))?;
+    }
+    Ok(roots)
 }
 
 /// Passed everywhere, so that nothing depends on a default of the process.

@@ -108,7 +108,7 @@ pub enum Switch {
 
 impl Switch {
     /// The side that is left.
-    fn leaves(self) -> Side {
+    pub(crate) fn leaves(self) -> Side {
         match self {
             Self::Cutover => Side::Source,
             Self::Rollback => Side::Destination,

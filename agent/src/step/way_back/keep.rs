@@ -94,7 +94,7 @@ impl Step for KeepStream {
 }
 
 /// The position that was noted in the transaction of the decision.
-async fn beginning(client: &Client) -> Result<Lsn, Failure> {
+pub(crate) async fn beginning(client: &Client) -> Result<Lsn, Failure> {
     let noted = own_schema::results(client, ActionKind::OpenDestination).await?;
     noted
         .last()

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+mod certificate;
 mod certs;
 mod script;
 #[path = "../support/mod.rs"]

@@ -44,6 +44,8 @@ struct Inner {
     refusal: Mutex<Option<Failure>>,
     heard: watch::Sender<Vec<String>>,
     traced: Mutex<Vec<String>>,
+    /// What both agents have signed.
+    certified: Mutex<v1::GetSwitchCertificateResponse>,
     /// Ended watches end without an error and have to be asked for again.
     ends: Mutex<CancellationToken>,
 }
@@ -59,6 +61,7 @@ impl Script {
             refusal: Mutex::default(),
             heard: watch::Sender::default(),
             traced: Mutex::default(),
+            certified: Mutex::default(),
             ends: Mutex::default(),
         }))
     }
@@ -66,6 +69,11 @@ impl Script {
     /// Makes the next verb fail.
     pub(crate) fn refuse(&self, failure: Failure) {
         *self.0.refusal.lock().unwrap() = Some(failure);
+    }
+
+    /// What is handed out from now on.
+    pub(crate) fn certifies(&self, certified: v1::GetSwitchCertificateResponse) {
+        *self.0.certified.lock().unwrap() = certified;
     }
 
     /// The calls so far, with what matters of their requests.
@@ -271,6 +279,15 @@ impl MigrationService for Script {
     ) -> Result<Response<v1::ExplainMigrationResponse>, Status> {
         self.find(&request.get_ref().migration_id)?;
         Ok(Response::new(crate::support::explained()))
+    }
+
+    async fn get_switch_certificate(
+        &self,
+        request: Request<v1::GetSwitchCertificateRequest>,
+    ) -> Result<Response<v1::GetSwitchCertificateResponse>, Status> {
+        self.find(&request.get_ref().migration_id)?;
+        self.hear(&request, format!("certificate {}", request.get_ref().cutover_epoch))?;
+        Ok(Response::new(self.0.certified.lock().unwrap().clone()))
     }
 
     async fn cut_over(&self, request: Request<v1::CutOverRequest>) -> Result<Response<v1::CutOverResponse>, Status> {

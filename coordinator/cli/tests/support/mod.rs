@@ -1,5 +1,6 @@
 //! Migrations in every state, as a coordinator would send them.
 
+pub(crate) mod certificate;
 mod explained;
 
 use pgportage_proto::v1;

@@ -12,12 +12,19 @@ use super::transition::Applied;
 use super::{ActState, Cutover, CutoverEnd, Phase, State};
 
 impl State {
-    pub(super) fn switch_requested(&mut self, step: StepName, epoch: i64, max_outage: Duration) -> Applied {
+    pub(super) fn switch_requested(
+        &mut self,
+        step: StepName,
+        epoch: i64,
+        max_outage: Duration,
+        certified: bool,
+    ) -> Applied {
         self.must(epoch >= self.next_cutover_epoch(), "its number is not new")?;
         self.cutover = Some(Cutover {
             step,
             epoch,
             max_outage,
+            certified,
             end: None,
             outage_start_time: None,
             barrier: None,

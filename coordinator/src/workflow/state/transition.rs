@@ -83,6 +83,7 @@ fn created(id: super::MigrationId, spec: super::Spec, fact: &Fact) -> State {
         cutover: None,
         rehearsal: None,
         rest_of_switch: None,
+        certificates: BTreeMap::new(),
         verification: None,
         commands: BTreeMap::new(),
         trace: TraceContext::new(),
@@ -212,19 +213,19 @@ impl State {
                 self.begin(StepName::Verify);
                 Ok(())
             }
-            Event::CutoverRequested { cutover_epoch, max_outage, without_way_back, trace } => {
+            Event::CutoverRequested { cutover_epoch, max_outage, without_way_back, certified, trace } => {
                 let held = self.phase == Phase::Held { step: StepName::Cutover };
                 self.must(held, "the migration does not wait for its cutover")?;
                 self.way_back &= !without_way_back;
-                self.switch_requested(StepName::Cutover, *cutover_epoch, *max_outage)?;
+                self.switch_requested(StepName::Cutover, *cutover_epoch, *max_outage, *certified)?;
                 self.word(trace, fact);
                 Ok(())
             }
-            Event::RollbackRequested { cutover_epoch, max_outage, trace } => {
+            Event::RollbackRequested { cutover_epoch, max_outage, certified, trace } => {
                 let held = self.phase == Phase::Held { step: StepName::Finish };
                 self.must(held, "the migration does not wait for finish or rollback")?;
                 self.must(self.way_back, "it has no way back")?;
-                self.switch_requested(StepName::Rollback, *cutover_epoch, *max_outage)?;
+                self.switch_requested(StepName::Rollback, *cutover_epoch, *max_outage, *certified)?;
                 self.word(trace, fact);
                 Ok(())
             }
@@ -330,9 +331,8 @@ impl State {
     }
 
     pub(super) fn all_performed(&self, step: StepName) -> bool {
-        let acts = self.step(step).acts.iter().enumerate();
-        acts.filter(|(index, _)| self.due(ActRef { step, index: *index }))
-            .all(|(_, act)| act.state == ActState::Performed)
+        let acts = (0..step.row().acts.len()).map(|index| ActRef { step, index });
+        acts.filter(|act| self.due(*act)).all(|act| self.over(act))
     }
 
     /// Whether nothing of the step is left to take back or to wait for.
@@ -418,12 +418,16 @@ impl State {
             && let Some(row) = act.row()
         {
             self.writable = row.side;
+            self.begin_certificate();
         }
         if act.step.is_rehearsal() {
             self.learn_of_round(act, Some(&outcome), outage);
         } else if let Some(cutover) = &mut self.cutover {
             cutover.learn(&outcome, outage);
             self.rest_of_switch = cutover.rest().or(self.rest_of_switch);
+        }
+        if let (Outcome::CertifySwitch(signed), Some(row)) = (&*outcome, act.row()) {
+            self.certify(row.side, Ok(signed));
         }
         let entry = self.act_mut(act);
         entry.state = ActState::Performed;
@@ -450,6 +454,10 @@ impl State {
         entry.touched |= failure.effect == Effect::Unknown;
         entry.streak += 1;
         entry.state = ActState::Failed { failure: failure.clone() };
+        if let Some(row) = act.row().filter(|row| !row.holds_up()) {
+            self.certify(row.side, Err(failure));
+            return;
+        }
         let Phase::Running { step } = self.phase else { return };
         if step.is_rehearsal() || step.is_switch() && !self.decided() {
             self.take_back(step, failure);
