@@ -53,6 +53,7 @@ pub const RULES: &[Rule] = &[
     only(Role::Agent, "/pgportage.v1.PeerService/OpenTunnel"),
     only(Role::Agent, "/pgportage.v1.PeerService/WatchHeartbeat"),
     only(Role::Agent, "/pgportage.v1.PeerService/ResolveCutover"),
+    only(Role::Agent, "/pgportage.v1.PeerService/AnnounceCutover"),
     only(Role::Operator, "/pgportage.v1.AgentService/GetAgent"),
     only(Role::Operator, "/pgportage.v1.AgentService/ListAgents"),
     only(Role::Operator, "/pgportage.v1.MigrationService/CreateMigration"),
