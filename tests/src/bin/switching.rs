@@ -144,9 +144,12 @@ fn row(way: Way, heats: &[Heat]) -> String {
     )
 }
 
+/// One of the phases of a switch.
+type Phase = fn(&Phases) -> Duration;
+
 /// What the outages of ours consist of.
 fn made_of(phases: &[Phases]) -> String {
-    let rows: [(&str, fn(&Phases) -> Duration); 7] = [
+    let rows: [(&str, Phase); 7] = [
         ("barrier: locks, marker, sequences, catalog", |phases| phases.raise),
         ("of that, until every lock was granted", |phases| phases.locks),
         ("drain: the marker applied and flushed", |phases| phases.drain),
