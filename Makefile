@@ -4,7 +4,7 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COPYING = $(if $(MINUTES),--scale 5 --runs 1,--record docs/benchmarks.md)
-SWITCHING = $(if $(MINUTES),--switches 4 --by-hand 2,--record docs/benchmarks.md)
+SWITCHING = $(if $(MINUTES),--switches 4 --by-hand 2 --pooled 4,--record docs/benchmarks.md)
 
 .PHONY: demo test test-all lint bench setup
 

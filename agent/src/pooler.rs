@@ -2,11 +2,13 @@
 //!
 //! Its clients are made to wait before the barrier is raised, and let on when it
 //! is known where to: to the source when the cutover was given up, to the
-//! destination once that has opened. They see a pause and no error.
+//! destination once that has opened; before a rollback, the other way round. They see
+//! a pause and no error.
 //!
-//! **Invariant:** where a paused pooler leads follows from the journal alone
-//! ([`Onward`]): from the note written before it is paused and from the notes of
-//! the fence. In doubt it stays paused. The pooler is no fence: what keeps
+//! **Invariant:** where a paused pooler leads follows from what is durable alone: on
+//! the side that is left from the note written before it is paused and from the notes
+//! of the fence ([`Onward`]), on the side that is entered from its own decision. In
+//! doubt it stays paused. The pooler is no fence: what keeps
 //! writes off a server are the barrier and the fence, and whatever happens to
 //! the pooler costs waiting and no row.
 
@@ -17,6 +19,7 @@ mod ini;
 mod lead;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -31,16 +34,58 @@ use crate::migration::{MigrationId, Participation};
 use crate::policy::PoolerRule;
 use console::{Console, command};
 
-pub(crate) use check::check;
+pub(crate) use check::{check, check_back};
 
-/// Journal note: the cutover for which poolers may be paused. Written before
-/// they are, cleared when their clients were let on.
+/// Journal note: the [`Pause`] that poolers may be in. Written before they are
+/// paused, cleared when their clients were let on.
 const PAUSED_NOTE: &str = "pooler.paused";
 
 /// A login that the pooler makes when it is paused is broken off, and its pool
 /// tries no other for as long as `server_login_retry` says. So none should be
 /// under way; for this long that is waited for.
 const CALM: Duration = Duration::from_millis(200);
+
+/// Why clients of a pooler wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// The number of the switch.
+    pub cutover_epoch: i64,
+    /// What it does with this side.
+    pub occasion: Occasion,
+}
+
+/// What a switch does with this side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// A cutover: the pooler leads here, and away when the other side has opened.
+    Leaving,
+    /// A rollback: the pooler leads to the other side, and back here when this one has
+    /// opened.
+    Entering,
+}
+
+impl fmt::Display for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.occasion {
+            Occasion::Leaving => write!(f, "{}", self.cutover_epoch),
+            Occasion::Entering => write!(f, "{} {ENTERING}", self.cutover_epoch),
+        }
+    }
+}
+
+/// How [`Occasion::Entering`] is noted.
+const ENTERING: &str = "entering";
+
+impl Pause {
+    fn from_note(text: &str) -> Option<Self> {
+        let (epoch, occasion) = match text.split_once(' ') {
+            None => (text, Occasion::Leaving),
+            Some((epoch, ENTERING)) => (epoch, Occasion::Entering),
+            Some(_) => return None,
+        };
+        Some(Self { cutover_epoch: epoch.parse().ok()?, occasion })
+    }
+}
 
 /// Where the clients of a pooler are let on to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +186,7 @@ impl Poolers {
         &self,
         agent: &Agent,
         participation: &Participation,
-        epoch: i64,
+        pause: Pause,
         mut approached: Vec<Approached>,
         deadline: Instant,
     ) -> Result<(), Failure> {
@@ -149,7 +194,7 @@ impl Poolers {
             return Ok(());
         }
         let mut paused = self.paused.lock().await;
-        agent.journal.set_note(&participation.migration, PAUSED_NOTE, &epoch.to_string())?;
+        agent.journal.set_note(&participation.migration, PAUSED_NOTE, &pause.to_string())?;
         let began = agent.clock.now();
         try_join_all(approached.iter_mut().map(|pooler| pooler.pause(agent.clock, deadline))).await?;
         let pause_ms = u64::try_from(agent.clock.now().duration_since(began).as_millis()).unwrap_or(u64::MAX);
@@ -168,33 +213,27 @@ impl Poolers {
     pub async fn let_on(&self, agent: &Agent, participation: &Participation, towards: Towards) -> Result<(), Failure> {
         let migration = &participation.migration;
         let mut paused = self.paused.lock().await;
-        if paused_epoch(&agent.journal, migration)?.is_none() {
+        if pause_of(&agent.journal, migration)?.is_none() {
             return Ok(());
         }
-        // Sessions from before are used once: after a failure they may be in any
-        // state.
-        let mut approached = paused.remove(migration).unwrap_or_default();
-        for rule in agent.policy.poolers(&participation.database) {
-            let known = approached.iter().position(|pooler| pooler.rule == *rule);
-            let console = known.and_then(|index| approached.swap_remove(index).consoles.pop());
-            Box::pin(lead::lead(agent, participation, rule, towards, console)).await?;
-        }
+        lead_all(agent, participation, towards, paused.remove(migration).unwrap_or_default()).await?;
         agent.journal.clear_note(migration, PAUSED_NOTE)?;
         tracing::info!(migration.id = %migration, towards = towards.as_str(), "the poolers' clients go on");
         Ok(())
     }
 
-    /// Leads poolers back to the source, their clients with them. Succeeds when they
-    /// lead there already. Dropped on its way, it can be called again.
+    /// Leads poolers back to the source, their clients with them, whether or not they
+    /// wait. Succeeds when they lead there already. Dropped on its way, it can be
+    /// called again.
     ///
     /// # Errors
     ///
     /// Those of [`Poolers::let_on`].
     pub(crate) async fn lead_back(&self, agent: &Agent, participation: &Participation) -> Result<(), Failure> {
-        let _turn = self.paused.lock().await;
-        for rule in agent.policy.poolers(&participation.database) {
-            Box::pin(lead::lead(agent, participation, rule, Towards::Source, None)).await?;
-        }
+        let mut paused = self.paused.lock().await;
+        let approached = paused.remove(&participation.migration).unwrap_or_default();
+        lead_all(agent, participation, Towards::Source, approached).await?;
+        agent.journal.clear_note(&participation.migration, PAUSED_NOTE)?;
         tracing::info!(migration.id = %participation.migration, "the poolers lead to the source again");
         Ok(())
     }
@@ -209,9 +248,24 @@ impl Poolers {
     }
 }
 
-/// The cutover for which poolers may be paused.
-pub(crate) fn paused_epoch(journal: &Journal, migration: &MigrationId) -> Result<Option<i64>, Failure> {
-    Ok(journal.note(migration, PAUSED_NOTE)?.and_then(|text| text.parse().ok()))
+/// Sessions from before are used once: after a failure they may be in any state.
+async fn lead_all(
+    agent: &Agent,
+    participation: &Participation,
+    towards: Towards,
+    mut approached: Vec<Approached>,
+) -> Result<(), Failure> {
+    for rule in agent.policy.poolers(&participation.database) {
+        let known = approached.iter().position(|pooler| pooler.rule == *rule);
+        let console = known.and_then(|index| approached.swap_remove(index).consoles.pop());
+        Box::pin(lead::lead(agent, participation, rule, towards, console)).await?;
+    }
+    Ok(())
+}
+
+/// The pause that poolers may be in.
+pub(crate) fn pause_of(journal: &Journal, migration: &MigrationId) -> Result<Option<Pause>, Failure> {
+    Ok(journal.note(migration, PAUSED_NOTE)?.as_deref().and_then(Pause::from_note))
 }
 
 impl Approached {
@@ -275,6 +329,17 @@ fn refused(entry: &str, told: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pause_is_read_as_it_was_noted() {
+        for occasion in [Occasion::Leaving, Occasion::Entering] {
+            let pause = Pause { cutover_epoch: 7, occasion };
+            assert_eq!(Pause::from_note(&pause.to_string()), Some(pause));
+        }
+        // As releases before there was an occasion noted it.
+        assert_eq!(Pause::from_note("7"), Some(Pause { cutover_epoch: 7, occasion: Occasion::Leaving }));
+        assert_eq!(Pause::from_note("7 sailing"), None);
+    }
 
     #[test]
     fn where_clients_go_on_follows_from_the_notes() {

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use pgportage_agent::migration::Side;
-use pgportage_agent::pooler::Towards;
+use pgportage_agent::pooler::{Occasion, Pause, Towards};
 use pgportage_link::{Clock, Failure};
 use pgportage_proto::Reason;
 use pgportage_tests::PostgresVersion;
@@ -40,10 +40,11 @@ fn agent_beside(source: &Cluster, policy: &str) -> Lone {
     Lone::beside(source, &options)
 }
 
-async fn pause(lone: &Lone, epoch: i64) -> Result<(), Failure> {
+async fn pause(lone: &Lone, cutover_epoch: i64) -> Result<(), Failure> {
     let Lone { agent, participation, .. } = lone;
     let approached = agent.poolers.approach(agent, participation).await?;
-    agent.poolers.pause(agent, participation, epoch, approached, Clock.now() + BUDGET).await
+    let pause = Pause { cutover_epoch, occasion: Occasion::Leaving };
+    agent.poolers.pause(agent, participation, pause, approached, Clock.now() + BUDGET).await
 }
 
 async fn let_on(lone: &Lone, towards: Towards) {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pgportage_link::Clock;
+use rand::seq::SliceRandom;
+use rand::{SeedableRng, rngs::StdRng};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::{Client, Config};
@@ -65,6 +67,13 @@ impl Pooled {
     /// each transaction.
     #[must_use]
     pub fn start(config: &Config, lasting: u32, brief: u32) -> Self {
+        Self::start_spread(config, lasting, brief, 0)
+    }
+
+    /// As [`Self::start`]; every transaction also writes a row into each of a few of
+    /// so many tables of [`crate::workload::spread_schema`], in any order.
+    #[must_use]
+    pub fn start_spread(config: &Config, lasting: u32, brief: u32, tables: u32) -> Self {
         let committed = Arc::new(AtomicU64::new(0));
         let stop = CancellationToken::new();
         let mut clients = JoinSet::new();
@@ -73,6 +82,8 @@ impl Pooled {
                 number,
                 brief: number >= lasting,
                 config: config.clone(),
+                tables: (0..tables).collect(),
+                random: StdRng::seed_from_u64(u64::from(number)),
                 told: Told::default(),
                 committed: Arc::clone(&committed),
             };
@@ -119,7 +130,15 @@ impl Told {
     #[must_use]
     pub fn longest_pause(&self, since: Instant) -> Duration {
         let later = self.confirmed.partition_point(|confirmed| *confirmed < since);
-        self.confirmed[later..].windows(2).map(|pair| pair[1].duration_since(pair[0])).max().unwrap_or_default()
+        longest_pause(&self.confirmed[later..])
+    }
+
+    /// The longest pause from each of these moments until the next one.
+    #[must_use]
+    pub fn pauses(&self, turns: &[Instant]) -> Vec<Duration> {
+        let before = |turn: &Instant| self.confirmed.partition_point(|confirmed| confirmed < turn);
+        let ends = turns.iter().skip(1).map(before).chain([self.confirmed.len()]);
+        turns.iter().map(before).zip(ends).map(|(begin, end)| longest_pause(&self.confirmed[begin..end])).collect()
     }
 
     /// Every acknowledged transaction is in a database. Where clients met errors, others
@@ -156,6 +175,10 @@ impl Told {
     }
 }
 
+fn longest_pause(confirmed: &[Instant]) -> Duration {
+    confirmed.windows(2).map(|pair| pair[1].duration_since(pair[0])).max().unwrap_or_default()
+}
+
 /// The tokens that were written on a server, as a database has them: equal on
 /// both sides after a cutover.
 ///
@@ -173,6 +196,9 @@ struct PooledClient {
     number: u32,
     brief: bool,
     config: Config,
+    /// Tables to write into beside ours.
+    tables: Vec<u32>,
+    random: StdRng,
     told: Told,
     committed: Arc<AtomicU64>,
 }
@@ -183,8 +209,9 @@ impl PooledClient {
         let mut token = i64::from(self.number + 1) << 40;
         while !stop.is_cancelled() {
             token += 1;
+            let statements = self.statements(token);
             let done = match self.client(&mut connected).await {
-                Ok(client) => transact(client, self.number, token).await,
+                Ok(client) => transact(client, &statements).await,
                 Err(error) => Err(error),
             };
             match done {
@@ -212,17 +239,47 @@ impl PooledClient {
             None => Ok(connected.insert(connect(&self.config).await.context("login")?)),
         }
     }
+
+    /// What belongs together in one transaction.
+    fn statements(&mut self, token: i64) -> Vec<String> {
+        const CHOSEN: usize = 3;
+        let number = self.number;
+        let (chosen, _) = self.tables.partial_shuffle(&mut self.random, CHOSEN);
+        let spread = chosen
+            .iter()
+            .map(|table| format!("INSERT INTO spread_{table} (token, written_on) VALUES ({token}, 'pooled')"));
+        let own = [
+            format!("INSERT INTO pooled (token) VALUES ({token})"),
+            format!("UPDATE pooled_sums SET transactions = transactions + 1 WHERE client = {number}"),
+        ];
+        own.into_iter().chain(spread).collect()
+    }
 }
 
-/// Two statements that belong together, in messages of their own, so that the
+/// Statements that belong together, in messages of their own, so that the
 /// pooler could come between them. The simple protocol: prepared statements do
 /// not go with transaction pooling everywhere.
-async fn transact(client: &Client, number: u32, token: i64) -> Result<()> {
+async fn transact(client: &Client, statements: &[String]) -> Result<()> {
     client.batch_execute("BEGIN").await.context("BEGIN")?;
-    client.batch_execute(&format!("INSERT INTO pooled (token) VALUES ({token})")).await.context("INSERT")?;
-    client
-        .batch_execute(&format!("UPDATE pooled_sums SET transactions = transactions + 1 WHERE client = {number}"))
-        .await
-        .context("UPDATE")?;
+    for statement in statements {
+        client.batch_execute(statement).await.with_context(|| statement.clone())?;
+    }
     client.batch_execute("COMMIT").await.context("COMMIT")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_belongs_to_the_turn_it_is_in() {
+        let start = Clock.now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let confirmed = [0, 5, 100, 105, 110, 400, 405].map(at).to_vec();
+        let told = Told { confirmed, ..Told::default() };
+        let pauses = [95, 290].map(Duration::from_millis);
+        assert_eq!(told.pauses(&[at(2), at(110)]), pauses);
+        assert_eq!(told.longest_pause(at(2)), pauses[1]);
+        assert!(told.pauses(&[]).is_empty());
+    }
 }

@@ -30,7 +30,7 @@ use crate::migration::{MigrationId, Participation};
 use crate::policy::{PeerAddress, Policy};
 use crate::postgres::{Secret, ServerVersion};
 use crate::step::connect::ReplicationAccess;
-use crate::step::cutover::Resolution;
+use crate::step::cutover::{Announcement, Resolution};
 
 /// How long a call that answers once may take.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -346,6 +346,30 @@ impl PeerClient {
                     .effect(Effect::None))
             }
         }
+    }
+
+    /// Tells the other side of a switch what happens on ours. Returns whether clients
+    /// of its poolers wait. Telling it again does no harm.
+    ///
+    /// # Errors
+    ///
+    /// What the other agent reports, or [`Reason::PeerUnreachable`]: then it may
+    /// have heard it or not.
+    pub async fn announce_cutover(&self, cutover_epoch: i64, announcement: Announcement) -> Result<bool, Failure> {
+        use v1::announce_cutover_request::Announcement as Wire;
+
+        let (wire, time_left) = match announcement {
+            Announcement::LocksNext { time_left } => (Wire::LocksNext, prost_types::Duration::try_from(time_left).ok()),
+            Announcement::GivenUp => (Wire::GivenUp, None),
+            Announcement::Opened => (Wire::Opened, None),
+        };
+        let request = v1::AnnounceCutoverRequest {
+            migration_id: self.migration.to_string(),
+            cutover_epoch,
+            announcement: wire.into(),
+            time_left,
+        };
+        Ok(self.within(CALL_TIMEOUT, self.client.clone().announce_cutover(request)).await?.clients_wait)
     }
 
     /// On the destination: opens one connection to the source's server. Returns

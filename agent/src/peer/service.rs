@@ -37,7 +37,7 @@ use crate::postgres::{Purpose, catalog};
 use crate::snapshot::Piece;
 use crate::statistics;
 use crate::step::connect;
-use crate::step::cutover::{Resolution, resolve};
+use crate::step::cutover::{Announcement, Resolution, heed, resolve};
 
 /// How long the first message of a tunnel may take.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -453,6 +453,39 @@ impl PeerService for Service {
             Resolution::WillNotOpen => Wire::WillNotOpen,
         };
         Ok(Response::new(v1::ResolveCutoverResponse { resolution: resolution.into() }))
+    }
+
+    async fn announce_cutover(
+        &self,
+        request: Request<v1::AnnounceCutoverRequest>,
+    ) -> Answer<v1::AnnounceCutoverResponse> {
+        let message = request.get_ref();
+        let participation =
+            self.authorise(request.extensions().get(), &message.migration_id, None).map_err(to_status)?;
+        let announcement = decode_announcement(message).map_err(to_status)?;
+        let clients_wait =
+            heed(&self.agent, &participation, message.cutover_epoch, announcement).await.map_err(to_status)?;
+        Ok(Response::new(v1::AnnounceCutoverResponse { clients_wait }))
+    }
+}
+
+fn decode_announcement(message: &v1::AnnounceCutoverRequest) -> Result<Announcement, Failure> {
+    use v1::announce_cutover_request::Announcement as Wire;
+
+    let invalid = |field| {
+        Failure::new(Reason::RequestInvalid, "the other agent announces something that is not known here")
+            .hint("Run the same release on both agents.")
+            .effect(Effect::None)
+            .with("field", field)
+    };
+    match message.announcement() {
+        Wire::LocksNext => {
+            let left = message.time_left.and_then(|left| Duration::try_from(left).ok());
+            Ok(Announcement::LocksNext { time_left: left.ok_or_else(|| invalid("time_left"))? })
+        }
+        Wire::GivenUp => Ok(Announcement::GivenUp),
+        Wire::Opened => Ok(Announcement::Opened),
+        Wire::Unspecified => Err(invalid("announcement")),
     }
 }
 

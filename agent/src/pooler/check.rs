@@ -1,5 +1,6 @@
 //! What has to hold before a cutover may rely on a pooler.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::console::{Console, Shown};
+use super::console::{Console, EntryState, Shown};
 use super::{file, ini};
 use crate::agent::Agent;
 use crate::migration::Participation;
@@ -34,27 +35,28 @@ pub(crate) async fn check(agent: &Agent, participation: &Participation) -> Resul
     Ok(())
 }
 
+/// As [`check`], before a rollback: the poolers lead to the destination, or to
+/// wherever their owner led them since.
+///
+/// # Errors
+///
+/// As [`check`].
+pub(crate) async fn check_back(agent: &Agent, participation: &Participation) -> Result<(), Failure> {
+    for rule in agent.policy.poolers(&participation.database) {
+        let mut console = Console::open(rule, agent.clock).await?;
+        let states = console.entries().await?;
+        for entry in &rule.entries {
+            check_entry(rule, &states, entry)?;
+        }
+        check_sessions(rule, &mut console).await?;
+    }
+    Ok(())
+}
+
 async fn check_entries(rule: &PoolerRule, console: &mut Console) -> Result<(), Failure> {
     let states = console.entries().await?;
     for entry in &rule.entries {
-        let Some(state) = states.get(entry) else {
-            return Err(unfit(
-                format!("the pooler has no entry {entry:?}"),
-                "Name the pooler's own entries in `entries` under [[pooler]].",
-            ));
-        };
-        if state.database != rule.database {
-            return Err(unfit(
-                format!("the pooler's entry {entry:?} leads to database {:?}", state.database),
-                "Name only entries that lead to the database that moves.",
-            ));
-        }
-        if state.paused || state.disabled {
-            return Err(unfit(
-                format!("the pooler's entry {entry:?} is paused or disabled already"),
-                "Somebody else has done that; RESUME or ENABLE it on the pooler's console.",
-            ));
-        }
+        let state = check_entry(rule, &states, entry)?;
         if destination(rule).is_some_and(|destination| *destination == state.address) {
             return Err(unfit(
                 format!("the pooler's entry {entry:?} leads to the destination already"),
@@ -66,6 +68,33 @@ async fn check_entries(rule: &PoolerRule, console: &mut Console) -> Result<(), F
         }
     }
     Ok(())
+}
+
+/// The entry is there, leads to the database that moves, and its clients do not wait.
+fn check_entry<'a>(
+    rule: &PoolerRule,
+    states: &'a BTreeMap<String, EntryState>,
+    entry: &str,
+) -> Result<&'a EntryState, Failure> {
+    let Some(state) = states.get(entry) else {
+        return Err(unfit(
+            format!("the pooler has no entry {entry:?}"),
+            "Name the pooler's own entries in `entries` under [[pooler]].",
+        ));
+    };
+    if state.database != rule.database {
+        return Err(unfit(
+            format!("the pooler's entry {entry:?} leads to database {:?}", state.database),
+            "Name only entries that lead to the database that moves.",
+        ));
+    }
+    if state.paused || state.disabled {
+        return Err(unfit(
+            format!("the pooler's entry {entry:?} is paused or disabled already"),
+            "Somebody else has done that; RESUME or ENABLE it on the pooler's console.",
+        ));
+    }
+    Ok(state)
 }
 
 /// The file is the one that the pooler reads, and can be replaced.

@@ -8,6 +8,7 @@
 
 use pgportage_link::Failure;
 use serde::{Deserialize, Serialize};
+use tokio::try_join;
 use tokio_postgres::GenericClient;
 
 use super::{quote_ident, quote_literal, sql_failure};
@@ -90,20 +91,13 @@ impl Access {
     ///
     /// What the server reports.
     pub async fn read(client: &impl GenericClient) -> Result<Self, Failure> {
-        let doing = "read who may log in to the database";
-        let grants = client
-            .query(CONNECT_GRANTS, &[])
-            .await
-            .map_err(|error| sql_failure(error, doing))?
-            .iter()
-            .map(|row| ConnectGrant { grantee: row.get(0), grantable: row.get(1) })
-            .collect();
-        let read_only_default = client
-            .query_opt(READ_ONLY_DEFAULT, &[])
-            .await
-            .map_err(|error| sql_failure(error, doing))?
-            .map(|row| row.get(0));
-        Ok(Self { grants, read_only_default })
+        let (grants, read_only_default) =
+            try_join!(client.query_typed(CONNECT_GRANTS, &[]), client.query_typed_opt(READ_ONLY_DEFAULT, &[]))
+                .map_err(|error| sql_failure(error, "read who may log in to the database"))?;
+        Ok(Self {
+            grants: grants.iter().map(|row| ConnectGrant { grantee: row.get(0), grantable: row.get(1) }).collect(),
+            read_only_default: read_only_default.map(|row| row.get(0)),
+        })
     }
 
     /// The statements after which only `ours` hold CONNECT.

@@ -12,7 +12,9 @@ use std::time::Duration;
 use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::time::Instant;
+use tokio::try_join;
 use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::{SessionIdentity, sql_failure};
 
@@ -75,16 +77,14 @@ pub async fn expel(
         let own = own_sessions();
         let pids: Vec<i32> = own.iter().map(|session| session.pid).collect();
         let starts: Vec<&str> = own.iter().map(|session| session.backend_start.as_str()).collect();
-        // In flight first: a login that finishes between the two queries is
-        // then seen by the second one.
-        let in_flight = client
-            .query(LOGINS_IN_FLIGHT, &[&pids, &replication_role])
-            .await
-            .map_err(|error| sql_failure(error, doing))?;
-        let foreign = client
-            .query(TERMINATE_FOREIGN, &[&pids, &starts, &replication_role])
-            .await
-            .map_err(|error| sql_failure(error, doing))?;
+        // In flight first, in one round trip: a login that finishes between the two
+        // queries is then seen by the second one.
+        let who: [(&(dyn ToSql + Sync), Type); 2] = [(&pids, Type::INT4_ARRAY), (&replication_role, Type::NAME)];
+        let whom: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&pids, Type::INT4_ARRAY), (&starts, Type::TEXT_ARRAY), (&replication_role, Type::NAME)];
+        let (in_flight, foreign) =
+            try_join!(client.query_typed(LOGINS_IN_FLIGHT, &who), client.query_typed(TERMINATE_FOREIGN, &whom))
+                .map_err(|error| sql_failure(error, doing))?;
         if in_flight.is_empty() && foreign.is_empty() {
             return Ok(u32::try_from(ended.len()).unwrap_or(u32::MAX));
         }

@@ -6,6 +6,8 @@
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
+use tokio::try_join;
+use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Transaction};
 
 use super::access::{DECISION_TABLE_DDL, FENCE_TABLE_DDL};
@@ -247,9 +249,16 @@ pub async fn record_with(
 ) -> Result<(), Failure> {
     check_epoch(transaction, cx).await?;
     transaction
-        .execute(
+        .query_typed(
             RECORD,
-            &[&cx.command_id, &action.as_str(), &verb.as_str(), &cx.leader_epoch, &cx.plan_digest, &result],
+            &[
+                (&cx.command_id, Type::TEXT),
+                (&action.as_str(), Type::TEXT),
+                (&verb.as_str(), Type::TEXT),
+                (&cx.leader_epoch, Type::INT8),
+                (&cx.plan_digest, Type::BYTEA),
+                (&result, Type::BYTEA),
+            ],
         )
         .await
         .map_err(|error| sql_failure(error, "write the ledger"))?;
@@ -300,8 +309,11 @@ pub async fn highest_epoch(client: &impl GenericClient) -> Result<i64, Failure> 
 /// Refuses a coordinator that somebody has succeeded.
 async fn check_epoch(transaction: &Transaction<'_>, cx: &Context) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "read the ledger");
-    transaction.batch_execute(LOCK_LEDGER).await.map_err(failure)?;
-    let highest: i64 = transaction.query_one(HIGHEST_EPOCH, &[]).await.map_err(failure)?.get(0);
+    // In one round trip: the server locks before it looks.
+    let ((), highest) =
+        try_join!(transaction.batch_execute(LOCK_LEDGER), transaction.query_typed_one(HIGHEST_EPOCH, &[]))
+            .map_err(failure)?;
+    let highest: i64 = highest.get(0);
     if highest > cx.leader_epoch {
         return Err(Failure::new(Reason::StaleEpoch, "a later coordinator has worked on this database")
             .detail(format!("The command carries epoch {}; the ledger knows {highest}.", cx.leader_epoch))

@@ -17,6 +17,7 @@
 //! lost it by dying finds in the server's own tables what is durable, and lets
 //! go of the rest.
 
+mod announce;
 mod barrier;
 mod canary;
 mod cycle;
@@ -41,8 +42,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::migration::MigrationId;
+use crate::postgres::catalog::Sequences;
 use crate::postgres::{Lsn, Session, sql_failure};
+use fingerprint::Fingerprint;
 
+pub use announce::{Announcement, heed};
 pub use barrier::{RaiseBarrier, RaiseBarrierResult};
 pub use drain::{DrainToMarker, DrainToMarkerResult};
 pub use fence::{FenceSource, FenceSourceResult};
@@ -77,8 +81,13 @@ struct LeavingSide {
     canary: canary::Canary,
     /// Catalog of this database at P0, as both sides can compute it.
     catalog_digest: Vec<u8>,
-    /// The same for changes only: cheap enough to read under the barrier.
-    fingerprint: String,
+    /// The same for changes only: cheap enough to read under the barrier. Prepared on
+    /// `writer`, as is everything else that applications would have to wait for.
+    fingerprint: Fingerprint,
+    /// Reads the sequences.
+    sequences: Sequences,
+    /// The roles of ours that the fence lets in.
+    ours: Vec<String>,
     barrier: Option<Barrier>,
     fenced: Option<FenceSourceResult>,
 }
@@ -107,6 +116,8 @@ struct EnteringSide {
     sequences: HashSet<SequencePosition>,
     /// When the time for opening ends. Set at P3.
     open_deadline: Option<Instant>,
+    /// Until when clients of poolers may wait here for the end of a rollback.
+    clients_wait_until: Option<Instant>,
 }
 
 impl CutoverSessions {
@@ -155,7 +166,7 @@ impl CutoverSessions {
 /// The server's position, for the record.
 async fn current_lsn(client: &tokio_postgres::Client) -> Result<Lsn, Failure> {
     let row = client
-        .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+        .query_typed_one("SELECT pg_current_wal_insert_lsn()::text", &[])
         .await
         .map_err(|error| sql_failure(error, "read the server's position"))?;
     row.get::<_, &str>(0)

@@ -7,6 +7,7 @@ use pgportage_agent::migration::{MigrationId, Participation, Side};
 use pgportage_agent::peer::{Blocks, Packing, Peers};
 use pgportage_agent::postgres::{RelationName, ServerVersion};
 use pgportage_agent::snapshot::SnapshotTable;
+use pgportage_agent::step::cutover::Announcement;
 use pgportage_link::identity::Role;
 use pgportage_link::relay::Relay;
 use pgportage_link::{Clock, Failure, Remedy};
@@ -51,6 +52,8 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
     answers.push(("watch schema", listing));
     answers.push(("define objects", peer.define_objects(&["table".to_owned()]).await.err()));
     answers.push(("release", peer.release_snapshot("0/1").await.err()));
+    let locks_next = Announcement::LocksNext { time_left: Duration::from_secs(1) };
+    answers.push(("announce", peer.announce_cutover(1, locks_next).await.err()));
     answers
 }
 
@@ -86,7 +89,7 @@ async fn only_the_other_agent_of_the_migration_is_served() {
     for (_, failure) in call_everything(&world.destination_agent.peers, &unknown).await {
         refusals.push(failure.unwrap());
     }
-    assert_eq!(refusals.len(), 26);
+    assert_eq!(refusals.len(), 28);
     let texts =
         |failure: &Failure| (failure.reason, failure.message.clone(), failure.detail.clone(), failure.hint.clone());
     assert!(refusals.iter().all(|failure| texts(failure) == texts(&refusals[0])), "{refusals:?}");
@@ -119,6 +122,27 @@ async fn a_method_belongs_to_one_side() {
     // The source asked for what only a destination does.
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
     assert_eq!(peer.watch_heartbeat().await.unwrap_err().reason, Reason::PeerRefused);
+}
+
+/// Nobody is made to wait for a switch that is not under way, and word of one changes
+/// nothing.
+#[tokio::test]
+async fn an_announcement_of_no_switch_changes_nothing() {
+    let world = World::start().await;
+    let sides = [(&world.source_agent, Side::Source), (&world.destination_agent, Side::Destination)];
+    for (caller, side) in sides {
+        let peer = caller.peers.call(&world.on(side)).await.unwrap();
+        let locks_next = Announcement::LocksNext { time_left: Duration::from_secs(1) };
+        assert_eq!(peer.announce_cutover(1, locks_next).await.unwrap_err().reason, Reason::WrongState);
+        for word in [Announcement::GivenUp, Announcement::Opened] {
+            assert!(!peer.announce_cutover(1, word).await.unwrap());
+        }
+    }
+    for (agent, _) in sides {
+        for note in ["cutover.settled", "pooler.paused", "announcement.awaited"] {
+            assert_eq!(agent.journal.note(&migration(), note).unwrap(), None, "{note}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -56,6 +56,7 @@ pub const RULES: &[Rule] = &[
     only(Role::Agent, "/pgportage.v1.PeerService/WatchSchema"),
     only(Role::Agent, "/pgportage.v1.PeerService/DefineObjects"),
     only(Role::Agent, "/pgportage.v1.PeerService/ResolveCutover"),
+    only(Role::Agent, "/pgportage.v1.PeerService/AnnounceCutover"),
     only(Role::Operator, "/pgportage.v1.AgentService/GetAgent"),
     only(Role::Operator, "/pgportage.v1.AgentService/ListAgents"),
     only(Role::Operator, "/pgportage.v1.MigrationService/CreateMigration"),

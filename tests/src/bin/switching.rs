@@ -1,30 +1,33 @@
 //! How long applications cannot write while they change sides, as they see it:
-//! our cutover beside the one that people make by hand, on the same servers.
+//! our cutover and rollback beside the switch that people make by hand, on the same
+//! servers; and ours again for the clients of a pooler.
 //!
 //! Honest only with release builds and a quiet machine: `make bench` sees to the
 //! first.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use pgportage_tests::bench::switch::{Arena, Heat, Parts, Way};
+use pgportage_tests::bench::switch::{Arena, Clients, Heat, Phases, Queue, Way};
 use pgportage_tests::figures;
 
-/// Measures the outage of many cutovers, there and back.
+/// Measures the outage of many cutovers and rollbacks.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many cutovers of ours
+    /// How many switches of ours
     #[arg(long, default_value_t = 100)]
     switches: u32,
     /// How many switches by hand
     #[arg(long, default_value_t = 10)]
     by_hand: u32,
+    /// How many switches of ours under clients of a pooler
+    #[arg(long, default_value_t = 100)]
+    pooled: u32,
     /// So many switches in a row before everything is checked and begins anew
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 50)]
     heat: u32,
     /// Milliseconds there and back between the programs
     #[arg(long, default_value_t = 0)]
@@ -34,88 +37,145 @@ struct Arguments {
     record: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// So many switches in heats.
+    fn heats(&self, switches: u32) -> impl Iterator<Item = u32> {
+        let length = self.heat.max(1);
+        let rest = switches % length;
+        (0..switches / length).map(move |_| length).chain((rest > 0).then_some(rest))
+    }
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let mut arena = Arena::start(Duration::from_millis(arguments.round_trip)).await?;
-    let mut report =
-        "\n| way | switches | median | second worst | worst | writes a second | taken back | cancelled | cut off | unknown |\n\
-        | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-            .to_owned();
-    let mut parts = Vec::new();
-    for (way, switches) in [(Way::Recipe, arguments.by_hand), (Way::Pgportage, arguments.switches)] {
-        let mut heats = Vec::new();
-        let mut left = switches;
-        while left > 0 {
-            let length = left.min(arguments.heat);
-            left -= length;
-            let heat = Box::pin(arena.heat(way, length)).await.with_context(|| way.name())?;
-            writeln!(io::stdout(), "{}: {:?}", way.name(), outages(std::slice::from_ref(&heat)))?;
-            heats.push(heat);
-        }
-        if !heats.is_empty() {
-            report.push_str(&row(way, &heats));
-        }
-        parts.extend(heats.into_iter().flat_map(|heat| heat.parts));
+    let mut report = "\n".to_owned();
+    if arguments.by_hand + arguments.switches > 0 {
+        report.push_str(&under_writers(&arguments).await?);
     }
-    report.push_str(&parts_of(&parts));
+    if arguments.pooled > 0 {
+        report.push_str(&under_a_pooler(&arguments).await?);
+    }
     writeln!(io::stdout(), "{report}")?;
     if let Some(document) = &arguments.record {
         let name = match arguments.round_trip {
             0 => "switching-local".to_owned(),
             milliseconds => format!("switching-{milliseconds}"),
         };
-        figures::record(document, &name, &format!("\n{report}\n"))?;
+        figures::record(document, &name, &report)?;
     }
     Ok(())
 }
 
-/// In milliseconds, the shortest first.
-fn outages(heats: &[Heat]) -> Vec<u128> {
-    let outages = heats.iter().flat_map(|heat| heat.ledger.outages());
-    let mut lengths: Vec<_> = outages.map(|outage| outage.length().as_millis()).collect();
+async fn under_writers(arguments: &Arguments) -> Result<String> {
+    let mut arena = Arena::start(Clients::OfBothServers, Duration::from_millis(arguments.round_trip)).await?;
+    let mut report =
+        "| way | switches | median | second worst | worst | writes a second | taken back | cancelled | cut off | unknown |\n\
+        | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+            .to_owned();
+    let mut phases = Vec::new();
+    for (way, switches) in [(Way::Recipe, arguments.by_hand), (Way::Pgportage, arguments.switches)] {
+        let mut heats = Vec::new();
+        for length in arguments.heats(switches) {
+            let heat = Box::pin(arena.heat(way, length)).await.with_context(|| way.name())?;
+            writeln!(io::stdout(), "{}: {}", way.name(), listed(outages(std::slice::from_ref(&heat))))?;
+            heats.push(heat);
+        }
+        if !heats.is_empty() {
+            report.push_str(&row(way, &heats));
+        }
+        phases.extend(heats.into_iter().flat_map(|heat| heat.phases));
+    }
+    if !phases.is_empty() {
+        report.push_str(&made_of(&phases));
+    }
+    Ok(report)
+}
+
+async fn under_a_pooler(arguments: &Arguments) -> Result<String> {
+    let mut arena = Arena::start(Clients::OfAPooler, Duration::from_millis(arguments.round_trip)).await?;
+    let mut queues = Vec::new();
+    for length in arguments.heats(arguments.pooled) {
+        let queue = Box::pin(arena.queue(length)).await.context("through the pooler")?;
+        writeln!(io::stdout(), "through the pooler: {}", listed(queue.pauses.clone()))?;
+        for failure in queue.failures.iter().take(5) {
+            writeln!(io::stdout(), "failed: {failure}")?;
+        }
+        queues.push(queue);
+    }
+    Ok(pooled(&queues))
+}
+
+/// Lengths in milliseconds, the shortest first.
+fn listed(mut lengths: Vec<Duration>) -> String {
     lengths.sort_unstable();
-    lengths
+    let milliseconds: Vec<String> = lengths.iter().map(|length| length.as_millis().to_string()).collect();
+    format!("{} ms", milliseconds.join(", "))
+}
+
+fn outages(heats: &[Heat]) -> Vec<Duration> {
+    heats.iter().flat_map(|heat| heat.ledger.outages()).map(|outage| outage.length()).collect()
+}
+
+/// Median, second worst and worst of some lengths, as cells of a table.
+fn spread(mut lengths: Vec<Duration>) -> String {
+    lengths.sort_unstable();
+    let count = lengths.len();
+    let at = |place: usize| lengths.get(place).copied().unwrap_or_default().as_millis();
+    format!("{} ms | {} ms | {} ms", at(count / 2), at(count.saturating_sub(2)), at(count.saturating_sub(1)))
 }
 
 /// A row of the table.
 fn row(way: Way, heats: &[Heat]) -> String {
     let lengths = outages(heats);
-    let count = lengths.len();
-    let at = |place: usize| lengths.get(place).copied().unwrap_or_default();
     let refused = |codes: &[&str]| -> u64 {
         heats.iter().flat_map(|heat| codes.iter().filter_map(|code| heat.ledger.refused.get(*code))).sum()
     };
     let unknown: usize = heats.iter().map(|heat| heat.ledger.unknown()).sum();
     let rate = heats.iter().map(|heat| heat.rate).sum::<f64>() / heats.len() as f64;
     format!(
-        "| {} | {count} | {} ms | {} ms | {} ms | {rate:.0} | {} | {} | {} | {unknown} |\n",
+        "| {} | {} | {} | {rate:.0} | {} | {} | {} | {unknown} |\n",
         way.name(),
-        at(count / 2),
-        at(count.saturating_sub(2)),
-        at(count.saturating_sub(1)),
+        lengths.len(),
+        spread(lengths),
         heats.iter().map(|heat| heat.taken_back).sum::<usize>(),
         refused(&["57014", "40P01"]),
         refused(&["57P01", "connection"]),
     )
 }
 
-/// What the coordinator says about our own.
-fn parts_of(parts: &[Parts]) -> String {
-    let median = |part: fn(&Parts) -> Option<u64>| {
-        let mut values: Vec<_> = parts.iter().filter_map(part).collect();
-        values.sort_unstable();
-        values.get(values.len() / 2).copied().unwrap_or_default()
-    };
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _written = writeln!(
-        text,
-        "\nOf ours, as the coordinator saw it, in the median: {} ms from the first lock request to the decision, of which \
-         {} ms until the locks were granted and {} ms until the marker had arrived.",
-        median(|parts| parts.outage),
-        median(|parts| parts.lock_wait),
-        median(|parts| parts.drain)
-    );
+/// One of the phases of a switch.
+type Phase = fn(&Phases) -> Duration;
+
+/// What the outages of ours consist of.
+fn made_of(phases: &[Phases]) -> String {
+    let rows: [(&str, Phase); 7] = [
+        ("barrier: locks, marker, sequences, catalog", |phases| phases.raise),
+        ("of that, until every lock was granted", |phases| phases.locks),
+        ("drain: the marker applied and flushed", |phases| phases.drain),
+        ("fence: committed, and nobody is left", |phases| phases.fence),
+        ("decision", |phases| phases.open),
+        ("between these: coordinator, journals, network", |phases| phases.between),
+        ("from the request for the barrier to the news of the decision", |phases| phases.whole),
+    ];
+    let mut text = "\n| of ours | median | second worst | worst |\n| --- | --- | --- | --- |\n".to_owned();
+    for (name, phase) in rows {
+        text.push_str(&format!("| {name} | {} |\n", spread(phases.iter().map(phase).collect())));
+    }
     text
+}
+
+/// What the clients of the pooler saw.
+fn pooled(queues: &[Queue]) -> String {
+    let pauses: Vec<Duration> = queues.iter().flat_map(|queue| queue.pauses.iter().copied()).collect();
+    format!(
+        "\n| through PgBouncer | switches | median | second worst | worst | transactions a second | taken back | failed |\n\
+        | --- | --- | --- | --- | --- | --- | --- | --- |\n\
+        | pgportage | {} | {} | {:.0} | {} | {} |\n",
+        pauses.len(),
+        spread(pauses),
+        queues.iter().map(|queue| queue.rate).sum::<f64>() / queues.len().max(1) as f64,
+        queues.iter().map(|queue| queue.taken_back).sum::<usize>(),
+        queues.iter().map(|queue| queue.failures.len()).sum::<usize>(),
+    )
 }

@@ -12,12 +12,13 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, error::SqlState};
 use uuid::Uuid;
 
+use super::announce::announce_locks;
 use super::cycle::{WaitsFor, victims};
-use super::fingerprint::fingerprint;
 use super::let_go::{let_go, let_go_in_time};
 use super::seeded::Bug;
 use super::sequence::{SequencePosition, positions};
 use super::{Barrier, LeavingSide, current_lsn, remaining, sessions_lost};
+use crate::pooler::{Occasion, Pause};
 use crate::postgres::{RelationName, sql_failure};
 use crate::step::{Context, Step, Survey};
 
@@ -146,12 +147,17 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
     cx.fail_point("raise_barrier.perform.evicted");
     let poolers = cx.agent.poolers.approach(&cx.agent, &cx.participation).await?;
 
-    // The outage begins: for the clients of a pooler here, for others with the
-    // locks, which then find no transaction of a pooler in their way.
-    let raised_at = cx.clock.now();
+    // The outage begins: for the clients of a pooler here or beside the other agent,
+    // for others with the locks, which then find no transaction of a pooler in their way.
+    let announced_at = cx.clock.now();
+    let raised_at = match announce_locks(cx, step.cutover_epoch, step.max_outage).await? {
+        true => announced_at,
+        false => cx.clock.now(),
+    };
     let deadline = raised_at + step.max_outage;
-    let_go_in_time(cx, step.cutover_epoch, deadline);
-    cx.agent.poolers.pause(&cx.agent, &cx.participation, step.cutover_epoch, poolers, deadline).await?;
+    let pause = Pause { cutover_epoch: step.cutover_epoch, occasion: Occasion::Leaving };
+    let_go_in_time(&cx.agent, &cx.participation, pause, deadline);
+    cx.agent.poolers.pause(&cx.agent, &cx.participation, pause, poolers, deadline).await?;
     cx.fail_point("raise_barrier.perform.paused");
     let too_early = match Bug::MarkerBeforeBarrier.is_seeded() {
         true => Some(write_marker(&cutover.writer, step.cutover_epoch).await?),
@@ -177,14 +183,17 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
     cx.fail_point("raise_barrier.perform.marked");
     // Read after the barrier and the marker, never before: what was committed
     // until here is what the destination must have.
-    let marker_lsn = current_lsn(&cutover.writer).await?.to_string();
-    let sequences = positions(&cutover.writer).await?;
-    prove_catalog_unchanged(&cutover.writer, &cutover.fingerprint).await?;
+    let writer = &cutover.writer;
+    let (marker_lsn, sequences, ()) = try_join!(
+        current_lsn(writer),
+        positions(writer, &cutover.sequences),
+        cutover.fingerprint.prove_unchanged(writer)
+    )?;
     remaining(deadline, cx.clock.now())?;
 
     let result = RaiseBarrierResult {
         marker_id,
-        marker_lsn,
+        marker_lsn: marker_lsn.to_string(),
         sequences,
         catalog_digest: cutover.catalog_digest.clone(),
         lock_wait,
@@ -353,17 +362,4 @@ async fn write_marker(writer: &Client, cutover_epoch: i64) -> Result<Uuid, Failu
         .await
         .map_err(|error| sql_failure(error, "write the marker"))?;
     Ok(marker_id)
-}
-
-/// # Errors
-///
-/// [`Reason::SchemaDiffers`] when somebody changed the schema since P0.
-pub(super) async fn prove_catalog_unchanged(client: &Client, before: &str) -> Result<(), Failure> {
-    if fingerprint(client).await? == before {
-        return Ok(());
-    }
-    Err(Failure::new(Reason::SchemaDiffers, "the schema was changed during the cutover")
-        .hint("Stop schema changes, run `pgportage verify`, and try the cutover again.")
-        .remedy(Remedy::Operator)
-        .effect(Effect::None))
 }

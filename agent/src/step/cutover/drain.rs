@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
+use tokio::try_join;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::seeded::{self, Bug};
@@ -84,10 +86,9 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut EnteringSide) -
     }
     cx.report(Progress { subject: "waiting for the marker".to_owned(), ..Progress::default() });
     let marker = if Bug::DrainByCounters.is_seeded() { seeded::LEVEL_BY_COUNTERS } else { MARKER };
-    let seen = cutover.session.prepare(marker).await.map_err(|error| sql_failure(error, "look for the marker"))?;
     while cutover
         .session
-        .query_opt(&seen, &[&step.marker_id])
+        .query_typed_opt(marker, &[(&step.marker_id, Type::UUID)])
         .await
         .map_err(|error| sql_failure(error, "look for the marker"))?
         .is_none()
@@ -105,12 +106,14 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut EnteringSide) -
     let drain_time = cx.clock.now().duration_since(begin);
     cx.fail_point("drain_to_marker.perform.seen");
 
-    set_all(&cutover.session, &step.sequences).await?;
     // The apply worker may commit without waiting for the disk. WAL is flushed
     // in order, so a commit of ours that does wait flushes the marker too.
     let transaction = cutover.session.transaction().await.map_err(|error| sql_failure(error, "flush the marker"))?;
-    await_disk(&transaction).await?;
-    own_schema::record(&transaction, cx, ActionKind::DrainToMarker, Verb::Perform).await?;
+    try_join!(
+        await_disk(&transaction),
+        set_all(transaction.client(), &step.sequences),
+        own_schema::record(&transaction, cx, ActionKind::DrainToMarker, Verb::Perform)
+    )?;
     transaction.commit().await.map_err(|error| sql_failure(error, "flush the marker"))?;
     cx.fail_point("drain_to_marker.perform.flushed");
 

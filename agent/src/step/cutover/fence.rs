@@ -11,10 +11,9 @@ use pgportage_proto::Reason;
 use tokio::time::Instant;
 use tokio::try_join;
 use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use super::barrier::prove_catalog_unchanged;
-use super::canary::Canary;
 use super::resolve::give_up_fence;
 use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, positions};
@@ -22,7 +21,7 @@ use super::{LeavingSide, current_lsn, refuse_in_rehearsal, remaining, sessions_l
 use crate::action::{ActionKind, Verb};
 use crate::hook;
 use crate::policy::HookPoint;
-use crate::postgres::access::{Access, own_role};
+use crate::postgres::access::Access;
 use crate::postgres::expel::expel;
 use crate::postgres::{own_schema, sql_failure};
 use crate::step::connect;
@@ -48,6 +47,8 @@ LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
 WHERE coalesce(s.slot_type, 'physical') = 'physical' AND r.state = 'streaming'
   AND r.usename <> $2
   AND r.replay_lsn IS NOT NULL AND r.flush_lsn < $1::text::pg_lsn";
+
+const FENCE: &str = "INSERT INTO pgportage.fence (id, cutover_epoch, saved_access) VALUES (1, $1, $2)";
 
 /// P4 on the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,29 +116,44 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     };
     remaining(deadline, cx.clock.now())?;
     let replication_role = connect::role_names(&cx.agent.policy, participation).replication;
-    let ours = vec![own_role(&*cutover.writer).await?, replication_role.clone()];
-
     cx.agent.journal.set_note(&participation.migration, FENCE_NOTE, &step.cutover_epoch.to_string())?;
     cx.fail_point("fence_source.perform.noted");
     if Bug::FenceOfOneRole.is_seeded() {
         return seeded::fence_owner(step.cutover_epoch, &participation.database, cutover).await;
     }
-    commit_fence(cx, step.cutover_epoch, &mut cutover.writer, &ours).await?;
+    let begun = cx.clock.now();
+    commit_fence(cx, step.cutover_epoch, cutover).await?;
+    let committed = cx.clock.now();
     cx.fail_point("fence_source.perform.committed");
     let fence_lsn = current_lsn(&cutover.writer).await?.to_string();
-    await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline).await?;
+    // While applications still wait for locks: once their sessions are ended they try
+    // to log in again and again.
+    try_join!(
+        await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline),
+        cutover.canary.prove_refused(cx)
+    )?;
 
+    let refused = cx.clock.now();
     cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
     let terminated_session_count =
         expel(&cutover.writer, || cx.door.own_sessions(), &replication_role, cx.clock, deadline).await?;
+    let expelled = cx.clock.now();
     cx.fail_point("fence_source.perform.expelled");
 
     // SHARE locks stop neither nextval nor CREATE INDEX; only now is nobody left.
     let writer = &cutover.writer;
-    let unchanged =
-        prove_catalog_unchanged(writer, &cutover.fingerprint).map_err(|failure| failure.effect(Effect::Unknown));
-    let nobody = prove_nobody_can_log_in(cx, writer, &cutover.canary, &ours);
-    let (sequences, (), ()) = try_join!(positions(writer), unchanged, nobody)?;
+    let unchanged = cutover.fingerprint.prove_unchanged(writer).map_err(|failure| failure.effect(Effect::Unknown));
+    let nobody = prove_nobody_can_log_in(writer, &cutover.ours);
+    let (sequences, (), ()) = try_join!(positions(writer, &cutover.sequences), unchanged, nobody)?;
+    let ms = |from: Instant, to: Instant| u64::try_from(to.duration_since(from).as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(
+        commit_ms = ms(begun, committed),
+        refusal_ms = ms(committed, refused),
+        expulsion_ms = ms(refused, expelled),
+        proof_ms = ms(expelled, cx.clock.now()),
+        terminated_session_count,
+        "nobody is left behind the fence"
+    );
     cx.fail_point("fence_source.perform.proved");
     let left = remaining(deadline, cx.clock.now()).map_err(|failure| failure.effect(Effect::Unknown))?;
     hook::ask(&cx.agent, participation, HookPoint::AfterFence, Some(left)).await?;
@@ -153,25 +169,24 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
 }
 
 /// One transaction: the row that says so, and what it says.
-async fn commit_fence(cx: &Context, epoch: i64, writer: &mut Client, ours: &[String]) -> Result<(), Failure> {
+async fn commit_fence(cx: &Context, epoch: i64, cutover: &mut LeavingSide) -> Result<(), Failure> {
     let doing = "fence the database";
     let database = &cx.participation.database;
-    let transaction = writer.transaction().await.map_err(|error| sql_failure(error, doing))?;
-    let access = Access::read(&transaction).await?;
-    own_schema::record(&transaction, cx, ActionKind::FenceSource, Verb::Perform).await?;
-    transaction
-        .execute(
-            "INSERT INTO pgportage.fence (id, cutover_epoch, saved_access) VALUES (1, $1, $2)",
-            &[&epoch, &access.to_json()?],
-        )
-        .await
-        .map_err(|error| sql_failure(error, doing))?;
-    let mut statements = access.deny_statements(database, ours);
+    let transaction = cutover.writer.transaction().await.map_err(|error| sql_failure(error, doing))?;
+    let (access, ()) = try_join!(
+        Access::read(&transaction),
+        own_schema::record(&transaction, cx, ActionKind::FenceSource, Verb::Perform)
+    )?;
+    let saved = access.to_json()?;
+    let row: [(&(dyn ToSql + Sync), Type); 2] = [(&epoch, Type::INT8), (&saved, Type::TEXT)];
+    let mut statements = access.deny_statements(database, &cutover.ours);
     statements.push(format!(
         "ALTER DATABASE {} SET default_transaction_read_only = on",
         crate::postgres::quote_ident(database)
     ));
-    transaction.batch_execute(&statements.join("; ")).await.map_err(|error| sql_failure(error, doing))?;
+    let statements = statements.join("; ");
+    try_join!(transaction.query_typed(FENCE, &row), transaction.batch_execute(&statements))
+        .map_err(|error| sql_failure(error, doing))?;
     transaction.commit().await.map_err(|error| sql_failure(error, doing))
 }
 
@@ -185,7 +200,7 @@ async fn await_standbys(
 ) -> Result<(), Failure> {
     loop {
         let behind: i64 = writer
-            .query_one(STANDBYS_BEHIND, &[&fence_lsn, &replication_role])
+            .query_typed_one(STANDBYS_BEHIND, &[(&fence_lsn, Type::TEXT), (&replication_role, Type::NAME)])
             .await
             .map_err(|error| sql_failure(error, "wait for the standbys"))?
             .get(0);
@@ -202,27 +217,24 @@ async fn await_standbys(
     }
 }
 
-async fn prove_nobody_can_log_in(
-    cx: &Context,
-    writer: &Client,
-    canary: &Canary,
-    ours: &[String],
-) -> Result<(), Failure> {
+/// The canary has proved that the server refuses whom it should; this is the rest of
+/// them, seen when nobody is left who could grant anything.
+async fn prove_nobody_can_log_in(writer: &Client, ours: &[String]) -> Result<(), Failure> {
     let could: Vec<String> = writer
-        .query(COULD_LOG_IN, &[&ours])
+        .query_typed(COULD_LOG_IN, &[(&ours, Type::TEXT_ARRAY)])
         .await
         .map_err(|error| sql_failure(error, "prove that nobody can log in"))?
         .iter()
         .map(|row| row.get(0))
         .collect();
-    if !could.is_empty() {
-        return Err(Failure::new(Reason::FenceIncomplete, "roles could still log in to the fenced source")
-            .detail(format!("They hold CONNECT through another role or grantor: {}.", could.join(", ")))
-            .hint("Revoke CONNECT from them, or take them out of the roles that hold it, and try again.")
-            .remedy(Remedy::Operator)
-            .effect(Effect::Unknown));
+    if could.is_empty() {
+        return Ok(());
     }
-    canary.prove_refused(cx).await
+    Err(Failure::new(Reason::FenceIncomplete, "roles could still log in to the fenced source")
+        .detail(format!("They hold CONNECT through another role or grantor: {}.", could.join(", ")))
+        .hint("Revoke CONNECT from them, or take them out of the roles that hold it, and try again.")
+        .remedy(Remedy::Operator)
+        .effect(Effect::Unknown))
 }
 
 async fn prove_barrier_stands(holder: &Client) -> Result<(), Failure> {

@@ -5,8 +5,9 @@
 //! one server, within minutes: hashes of the columns that a definition consists
 //! of, and row versions where the rows hold nothing else.
 
-use pgportage_link::Failure;
-use tokio_postgres::GenericClient;
+use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_proto::Reason;
+use tokio_postgres::{Client, Statement};
 
 use crate::postgres::sql_failure;
 
@@ -46,11 +47,38 @@ SELECT concat_ws(' ',
      FROM pg_namespace WHERE oid IN (SELECT oid FROM n))
 )";
 
-/// A text that differs when a definition of the database was changed.
-pub(super) async fn fingerprint(client: &impl GenericClient) -> Result<String, Failure> {
-    let row = client
-        .query_one(FINGERPRINT, &[])
-        .await
-        .map_err(|error| sql_failure(error, "read the catalog's fingerprint"))?;
+/// What the definitions of a database were, to be compared on the same session.
+#[derive(Debug)]
+pub(super) struct Fingerprint {
+    statement: Statement,
+    /// Differs when a definition was changed.
+    text: String,
+}
+
+impl Fingerprint {
+    pub(super) async fn take(client: &Client) -> Result<Self, Failure> {
+        let failure = |error| sql_failure(error, "read the catalog's fingerprint");
+        let statement = client.prepare(FINGERPRINT).await.map_err(failure)?;
+        let text = read(client, &statement).await?;
+        Ok(Self { statement, text })
+    }
+
+    /// # Errors
+    ///
+    /// [`Reason::SchemaDiffers`] when somebody changed the schema since it was taken.
+    pub(super) async fn prove_unchanged(&self, client: &Client) -> Result<(), Failure> {
+        if read(client, &self.statement).await? == self.text {
+            return Ok(());
+        }
+        Err(Failure::new(Reason::SchemaDiffers, "the schema was changed during the cutover")
+            .hint("Stop schema changes, run `pgportage verify`, and try the cutover again.")
+            .remedy(Remedy::Operator)
+            .effect(Effect::None))
+    }
+}
+
+async fn read(client: &Client, statement: &Statement) -> Result<String, Failure> {
+    let row =
+        client.query_one(statement, &[]).await.map_err(|error| sql_failure(error, "read the catalog's fingerprint"))?;
     Ok(row.get(0))
 }

@@ -1,7 +1,7 @@
-//! What waits for the end of a cutover is let go: the clients of poolers, and
-//! hooks that are to be told.
+//! What waits for the end of a cutover is let go: the clients of poolers, those of the
+//! other agent's as well, and hooks that are to be told.
 //!
-//! Which way follows from the journal alone, so everybody who learns how a
+//! Which way follows from what is durable alone, so everybody who learns how a
 //! cutover ended may call this, in any order and any number of times: the act
 //! that failed, its undo, P7, P6a, the watch over what is left behind, and a
 //! timer for the case that nobody does.
@@ -9,22 +9,22 @@
 use pgportage_link::Failure;
 use tokio::time::Instant;
 
+use super::announce::tell_the_end;
 use super::fence::FENCE_NOTE;
-use super::resolve::SETTLED_NOTE;
+use super::resolve::{Resolution, SETTLED_NOTE, resolve};
 use crate::agent::{Agent, SharedAgent};
 use crate::hook;
 use crate::migration::{Participation, Side};
 use crate::policy::HookPoint;
-use crate::pooler::{self, Onward, Towards};
+use crate::pooler::{self, Occasion, Onward, Pause, Towards};
 use crate::step::Context;
 
 /// Journal note: this side has opened after a rollback, and poolers may lead to the
 /// other one.
 const LEAD_BACK_NOTE: &str = "pooler.lead_back";
 
-/// Leads the poolers back to this side, which a rollback has opened. Their clients
-/// were not made to wait: they meet the fence of the side that was left, as clients
-/// without a pooler do. What fails is tried again by itself.
+/// Leads the poolers back to this side, which a rollback has opened. What fails is
+/// tried again by itself.
 pub(super) fn lead_back(cx: &Context) -> Result<(), Failure> {
     if cx.participation.side != Side::Source || cx.agent.policy.poolers(&cx.participation.database).next().is_none() {
         return Ok(());
@@ -57,12 +57,9 @@ pub(super) async fn let_go(agent: &SharedAgent, participation: &Participation) -
     {
         hook::tell(agent, participation, HookPoint::AfterOpen);
     }
-    if let Some(epoch) = pooler::paused_epoch(&agent.journal, migration)? {
-        let towards = match onward(agent, participation, epoch)? {
-            Onward::InDoubt => return Ok(()),
-            Onward::Back => Towards::Same,
-            Onward::Forth => Towards::Destination,
-        };
+    tell_the_end(agent, participation)?;
+    if let Some(pause) = pooler::pause_of(&agent.journal, migration)? {
+        let Some(towards) = towards(agent, participation, pause).await? else { return Ok(()) };
         agent.poolers.let_on(agent, participation, towards).await?;
     }
     // Told last: only now can applications go on.
@@ -74,7 +71,24 @@ pub(super) async fn let_go(agent: &SharedAgent, participation: &Participation) -
     Ok(())
 }
 
-fn onward(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Onward, Failure> {
+/// Where paused clients go on, if that is known.
+async fn towards(agent: &Agent, participation: &Participation, pause: Pause) -> Result<Option<Towards>, Failure> {
+    Ok(match pause.occasion {
+        Occasion::Leaving => match onward(agent, participation, pause.cutover_epoch)? {
+            Onward::InDoubt => None,
+            Onward::Back => Some(Towards::Same),
+            Onward::Forth => Some(Towards::Destination),
+        },
+        // Whoever asks has heard of no opening: without one there will be none.
+        Occasion::Entering => match resolve(agent, participation, pause.cutover_epoch).await? {
+            Resolution::Opened => Some(Towards::Source),
+            Resolution::WillNotOpen => Some(Towards::Same),
+        },
+    })
+}
+
+/// How a switch that was to leave this side ended, as far as it is known.
+pub(super) fn onward(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Onward, Failure> {
     let noted = |key| -> Result<Option<i64>, Failure> {
         Ok(agent.journal.note(&participation.migration, key)?.and_then(|text| text.parse().ok()))
     };
@@ -92,40 +106,50 @@ pub(super) async fn let_go_what_is_left(agent: &SharedAgent, participation: &Par
             Some(_) | None => return Ok(()),
         }
     }
+    if let Some(cutover) = agent.cutovers.entering(&participation.migration) {
+        let Ok(cutover) = cutover.try_lock() else { return Ok(()) };
+        if cutover.clients_wait_until.is_some_and(|end| agent.clock.now() < end) {
+            return Ok(());
+        }
+    }
     let_go(agent, participation).await
 }
 
 /// Sees to it that a pause ends with the budget for the outage, as the barrier
 /// does, also when no command comes any more; and when the agent stops. A fence
 /// that may stand is left to P6a.
-pub(super) fn let_go_in_time(cx: &Context, epoch: i64, deadline: Instant) {
-    if cx.agent.policy.poolers(&cx.participation.database).next().is_none() {
+pub(super) fn let_go_in_time(agent: &SharedAgent, participation: &Participation, pause: Pause, deadline: Instant) {
+    if agent.policy.poolers(&participation.database).next().is_none() {
         return;
     }
-    let (agent, participation) = (SharedAgent::clone(&cx.agent), cx.participation.clone());
-    cx.agent.tasks.spawn(async move {
+    let (shared, participation) = (SharedAgent::clone(agent), participation.clone());
+    agent.tasks.spawn(async move {
         tokio::select! {
             biased;
-            () = agent.stop.cancelled() => {}
-            () = agent.clock.sleep_until(deadline) => {}
+            () = shared.stop.cancelled() => {}
+            () = shared.clock.sleep_until(deadline) => {}
         }
         let migration = &participation.migration;
-        if let Err(failure) = let_go_of(&agent, &participation, epoch).await {
+        if let Err(failure) = let_go_of(&shared, &participation, pause).await {
             tracing::error!(migration.id = %migration, detail = failure.detail, "the poolers' clients still wait: {failure}");
         }
     });
 }
 
-async fn let_go_of(agent: &SharedAgent, participation: &Participation, epoch: i64) -> Result<(), Failure> {
+async fn let_go_of(agent: &SharedAgent, participation: &Participation, pause: Pause) -> Result<(), Failure> {
     let migration = &participation.migration;
     // Another cutover has a timer of its own.
-    if pooler::paused_epoch(&agent.journal, migration)? != Some(epoch) {
+    if pooler::pause_of(&agent.journal, migration)? != Some(pause) {
         return Ok(());
     }
-    let cutover = agent.cutovers.leaving(migration);
     // Held by the act at work, which ends with the budget or the agent; no fence
-    // begins after the budget.
-    let _turn = match &cutover {
+    // begins and nothing opens after the budget.
+    let (leaving, entering) = (agent.cutovers.leaving(migration), agent.cutovers.entering(migration));
+    let _left = match &leaving {
+        Some(cutover) => Some(cutover.lock().await),
+        None => None,
+    };
+    let _entered = match &entering {
         Some(cutover) => Some(cutover.lock().await),
         None => None,
     };

@@ -1,10 +1,14 @@
 //! P6: the decision. One row in the destination, in the transaction that opens
 //! it; nobody else's memory counts. Cannot be undone.
 
+use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
+use tokio::try_join;
 use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
+use super::announce::announce_opening;
 use super::let_go::lead_back;
 use super::resolve::fence_table_exists;
 use super::sequence::{SequencePosition, set_all};
@@ -16,6 +20,13 @@ use crate::postgres::access::Access;
 use crate::postgres::{Purpose, own_schema, quote_ident, sql_failure};
 use crate::step::{Context, Step, Survey, connect};
 use crate::stream::incoming;
+
+const DECISION: &str = "SELECT state, floor_epoch, saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE";
+
+const DECIDE: &str = "\
+UPDATE pgportage.decision SET state = 'opened', opened_epoch = $1, floor_epoch = $1,
+    record_time = pg_catalog.clock_timestamp()
+WHERE id = 1";
 
 /// P6 on the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,11 +83,8 @@ impl Step for OpenDestination {
         let doing = "open the destination";
         let database = &cx.participation.database;
         let transaction = cutover.session.transaction().await.map_err(|error| sql_failure(error, doing))?;
-        await_disk(&transaction).await?;
-        let row = transaction
-            .query_one("SELECT state, floor_epoch, saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE", &[])
-            .await
-            .map_err(|error| sql_failure(error, doing))?;
+        let decision = transaction.query_typed_one(DECISION, &[]).map_err(|error| sql_failure(error, doing));
+        let ((), row) = try_join!(await_disk(&transaction), decision)?;
         let (state, floor, saved): (String, i64, String) = (row.get(0), row.get(1), row.get(2));
         if state != "closed" {
             return Err(refused(&format!("the {} is open already", cx.participation.side)));
@@ -90,26 +98,26 @@ impl Step for OpenDestination {
         }
         // What was applied until here came from the side that was left, and what is
         // committed after here did not: the way back begins at this position.
-        let begin = current_lsn(transaction.client()).await?.to_string();
-        let kind = ActionKind::OpenDestination;
+        // In one round trip, as is what is decided: applications wait.
+        let (begin, current, own_grants, fenceable) = try_join!(
+            current_lsn(transaction.client()),
+            Access::read(&transaction),
+            keep_own_grants(cx, &transaction),
+            fence_table_exists(&transaction)
+        )?;
+        let (kind, begin) = (ActionKind::OpenDestination, begin.to_string());
         own_schema::record_with(&transaction, cx, kind, Verb::Perform, Some(begin.as_bytes())).await?;
-        let current = Access::read(&transaction).await?;
         let mut statements = Access::from_json(&saved)?.restore_statements(database, &current);
         // Roles of ours keep what they need until `finish`.
-        statements.extend(keep_own_grants(cx, &transaction).await?);
+        statements.extend(own_grants);
         statements.push(format!("ALTER SUBSCRIPTION {} DISABLE", quote_ident(&incoming(&cx.participation))));
-        transaction.batch_execute(&statements.join("; ")).await.map_err(|error| sql_failure(error, doing))?;
         // A destination of before there was a way back has no such table.
-        if fence_table_exists(&transaction).await? {
-            transaction.execute("DELETE FROM pgportage.fence", &[]).await.map_err(|error| sql_failure(error, doing))?;
+        if fenceable {
+            statements.push("DELETE FROM pgportage.fence".to_owned());
         }
-        transaction
-            .execute(
-                "UPDATE pgportage.decision SET state = 'opened', opened_epoch = $1, floor_epoch = $1, \
-                 record_time = pg_catalog.clock_timestamp() WHERE id = 1",
-                &[&self.cutover_epoch],
-            )
-            .await
+        let statements = statements.join("; ");
+        let epoch: [(&(dyn ToSql + Sync), Type); 1] = [(&self.cutover_epoch, Type::INT8)];
+        try_join!(transaction.batch_execute(&statements), transaction.query_typed(DECIDE, &epoch))
             .map_err(|error| sql_failure(error, doing))?;
         cx.fail_point("open_destination.perform.decided");
         transaction.commit().await.map_err(|error| {
@@ -120,10 +128,12 @@ impl Step for OpenDestination {
         })?;
         cx.fail_point("open_destination.perform.committed");
         tracing::info!(cutover_epoch = self.cutover_epoch, side = %cx.participation.side, "open to applications");
+        // Clients of poolers go on, wherever these are.
+        lead_back(cx)?;
+        announce_opening(cx, self.cutover_epoch);
         let open_lsn = current_lsn(&cutover.session).await?.to_string();
         drop(cutover);
         cx.agent.cutovers.drop_entering(migration);
-        lead_back(cx)?;
         hook::tell(&cx.agent, &cx.participation, HookPoint::AfterOpen);
         Ok(OpenDestinationResult { open_lsn })
     }
@@ -154,7 +164,7 @@ impl OpenDestination {
 /// The cutover at which the destination has opened.
 pub(super) async fn opened_epoch(client: &Client) -> Result<Option<i64>, Failure> {
     Ok(client
-        .query_opt("SELECT opened_epoch FROM pgportage.decision WHERE state = 'opened'", &[])
+        .query_typed_opt("SELECT opened_epoch FROM pgportage.decision WHERE state = 'opened'", &[])
         .await
         .map_err(|error| sql_failure(error, "read the decision"))?
         .and_then(|row| row.get(0)))
@@ -167,7 +177,10 @@ async fn keep_own_grants(cx: &Context, client: &impl tokio_postgres::GenericClie
 SELECT rolname::text FROM pg_roles WHERE (rolname = current_user AND NOT rolsuper) OR rolname = $1 ORDER BY 1";
     let follower = connect::replication_role(&cx.agent.policy, &cx.participation);
     let database = quote_ident(&cx.participation.database);
-    let rows = client.query(OURS, &[&follower]).await.map_err(|error| sql_failure(error, "read our own roles"))?;
+    let rows = client
+        .query_typed(OURS, &[(&follower, Type::NAME)])
+        .await
+        .map_err(|error| sql_failure(error, "read our own roles"))?;
     let grant = |role: &str| format!("GRANT CONNECT ON DATABASE {database} TO {}", quote_ident(role));
     Ok(rows.iter().map(|row| grant(row.get(0))).collect())
 }

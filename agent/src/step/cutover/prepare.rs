@@ -7,10 +7,11 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
+use tokio::try_join;
 use tokio_postgres::Client;
 
 use super::canary::Canary;
-use super::fingerprint::fingerprint;
+use super::fingerprint::Fingerprint;
 use super::let_go::let_go;
 use super::seeded::{self, Bug};
 use super::{EnteringSide, LeavingSide};
@@ -19,8 +20,10 @@ use crate::migration::Side;
 use crate::names;
 use crate::policy::HookPoint;
 use crate::pooler;
+use crate::postgres::access::{Access, own_role};
+use crate::postgres::catalog::Sequences;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
-use crate::step::{Context, Step, Survey, way_back};
+use crate::step::{Context, Step, Survey, connect, way_back};
 use crate::stream::{incoming, outgoing};
 use crate::watch;
 
@@ -150,7 +153,7 @@ impl Step for PrepareCutover {
             let_go(&cx.agent, &cx.participation).await
         } else {
             cx.agent.cutovers.drop_entering(migration);
-            Ok(())
+            let_go(&cx.agent, &cx.participation).await
         }
     }
 }
@@ -191,7 +194,12 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
         catalog_digest: catalog_digest.clone(),
         table_count: u32::try_from(published.len()).unwrap_or(u32::MAX),
     };
-    let fingerprint = fingerprint(&*writer).await?;
+    let fingerprint = Fingerprint::take(&writer).await?;
+    let sequences = Sequences::prepare(&writer).await?;
+    // Once for nothing: what a session has not read before takes it several times as
+    // long, and behind the barrier applications wait for it.
+    try_join!(sequences.read(&writer), Access::read(&*writer))?;
+    let ours = vec![own_role(&*writer).await?, connect::role_names(&cx.agent.policy, &cx.participation).replication];
     cx.agent.cutovers.hold_leaving(
         migration,
         LeavingSide {
@@ -202,6 +210,8 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             canary,
             catalog_digest,
             fingerprint,
+            sequences,
+            ours,
             barrier: None,
             fenced: None,
         },
@@ -223,6 +233,9 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     cx.agent.cutovers.drop_entering(migration);
     if step.way_back {
         outgoing_slot_stands(cx)?;
+    }
+    if step.switch == Switch::Rollback {
+        pooler::check_back(&cx.agent, &cx.participation).await?;
     }
     let session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
     prove_closed(cx, &session).await?;
@@ -254,6 +267,8 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             .effect(Effect::None));
     }
     let subscribed = without_ours(subscribed);
+    // Once for nothing, as on the other side.
+    Access::read(&*session).await?;
     let catalog_digest = catalog::catalog_digest(&session).await?.to_vec();
     let result = PrepareCutoverResult {
         table_set_digest: table_set_digest(&subscribed),
@@ -270,6 +285,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             drained: None,
             sequences: HashSet::new(),
             open_deadline: None,
+            clients_wait_until: None,
         },
     );
     Ok(result)

@@ -148,7 +148,7 @@ async fn ask(agent: &Agent, participation: &Participation, epoch: i64) -> Result
 /// Whether this side has a place to note a fence in.
 pub(super) async fn fence_table_exists(client: &impl GenericClient) -> Result<bool, Failure> {
     let row = client
-        .query_one("SELECT to_regclass('pgportage.fence') IS NOT NULL", &[])
+        .query_typed_one("SELECT to_regclass('pgportage.fence') IS NOT NULL", &[])
         .await
         .map_err(|error| sql_failure(error, "look for a fence"))?;
     Ok(row.get(0))

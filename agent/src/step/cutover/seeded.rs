@@ -91,7 +91,7 @@ pub(super) async fn fence_owner(
     let expelled = writer.query(expel, &[&owner]).await.map_err(|error| sql_failure(error, doing))?;
     Ok(FenceSourceResult {
         fence_lsn: super::current_lsn(writer).await?.to_string(),
-        sequences: positions(writer).await?,
+        sequences: positions(writer, &cutover.sequences).await?,
         terminated_session_count: u32::try_from(expelled.len()).unwrap_or(u32::MAX),
         catalog_digest: cutover.catalog_digest.clone(),
     })

@@ -2,9 +2,11 @@
 
 use pgportage_link::Failure;
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use super::seeded::{self, Bug};
-use crate::postgres::{RelationName, catalog, sql_failure};
+use crate::postgres::catalog::{SequenceState, Sequences};
+use crate::postgres::{RelationName, sql_failure};
 
 /// Where one sequence stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,12 +20,12 @@ pub struct SequencePosition {
 }
 
 /// Where every sequence of the database stands.
-pub(super) async fn positions(client: &Client) -> Result<Vec<SequencePosition>, Failure> {
-    Ok(catalog::sequences(client)
-        .await?
-        .into_iter()
-        .map(|state| SequencePosition { name: state.name, last_value: state.last_value, called: state.called })
-        .collect())
+pub(super) async fn positions(client: &Client, sequences: &Sequences) -> Result<Vec<SequencePosition>, Failure> {
+    let position = |state: SequenceState| {
+        let SequenceState { name, last_value, called, .. } = state;
+        SequencePosition { name, last_value, called }
+    };
+    Ok(sequences.read(client).await?.into_iter().map(position).collect())
 }
 
 /// One call for all sequences: `setval` takes absolute values, so doing it
@@ -42,12 +44,23 @@ pub(super) async fn set_all(client: &Client, sequences: &[SequencePosition]) -> 
     if Bug::SequencesByMax.is_seeded() {
         return seeded::set_by_max(client).await;
     }
+    if sequences.is_empty() {
+        return Ok(());
+    }
     let schemas: Vec<&str> = sequences.iter().map(|state| state.name.schema.as_str()).collect();
     let names: Vec<&str> = sequences.iter().map(|state| state.name.relation.as_str()).collect();
     let values: Vec<i64> = sequences.iter().map(|state| state.last_value).collect();
     let called: Vec<bool> = sequences.iter().map(|state| state.called).collect();
     client
-        .query_one(SET_ALL, &[&schemas, &names, &values, &called])
+        .query_typed(
+            SET_ALL,
+            &[
+                (&schemas, Type::TEXT_ARRAY),
+                (&names, Type::TEXT_ARRAY),
+                (&values, Type::INT8_ARRAY),
+                (&called, Type::BOOL_ARRAY),
+            ],
+        )
         .await
         .map_err(|error| sql_failure(error, "set the sequences"))?;
     Ok(())

@@ -112,7 +112,7 @@ async fn check_source(cx: &Context, session: &Session) -> Result<(), Failure> {
 
 /// With the participation goes the note that clients of a pooler wait.
 fn check_poolers(cx: &Context) -> Result<(), Failure> {
-    if pooler::paused_epoch(&cx.agent.journal, &cx.participation.migration)?.is_none() {
+    if pooler::pause_of(&cx.agent.journal, &cx.participation.migration)?.is_none() {
         return Ok(());
     }
     Err(Failure::new(Reason::WrongState, "clients of a pooler still wait for the end of a cutover")
