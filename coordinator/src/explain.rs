@@ -108,9 +108,7 @@ impl Standing {
             Phase::Running { step } => (Some(*step), by_itself()),
             Phase::Held { step } => (Some(*step), Waits::Word),
             Phase::Stopped { step, failure } => (Some(*step), Waits::Operator(failure.clone())),
-            Phase::TakingBack { step, stop, .. } => {
-                (Some(*step), stop.clone().map_or_else(by_itself, Waits::Operator))
-            }
+            Phase::TakingBack { step, stop, .. } => (Some(*step), stop.clone().map_or_else(by_itself, Waits::Operator)),
             Phase::Aborting { stop } => (None, stop.clone().map_or_else(by_itself, Waits::Operator)),
             Phase::Aborted | Phase::Succeeded => (None, Waits::Nobody),
         };

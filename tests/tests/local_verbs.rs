@@ -113,7 +113,7 @@ async fn unfence_opens_the_destination_of_a_rollback_once_the_source_promises_to
     let Journey { site, workload } = journey;
     let ledger = workload.stop().await.unwrap();
     let destination = site.destination.connect(&site.database).await.unwrap();
-    checker::verdict_after(1, &ledger, &final_state::read(&destination).await.unwrap()).unwrap();
+    checker::verdict(1, &ledger, &final_state::read(&destination).await.unwrap()).unwrap();
 }
 
 #[tokio::test]

@@ -55,13 +55,13 @@ pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
         Verb::Create(arguments) => ask::create(hand, arguments).await,
         Verb::Tune(arguments) => ask::tune(hand, arguments).await,
         Verb::Consent(arguments) => ask::consent(hand, arguments).await,
-        Verb::Start(arguments) => run::start(hand, arguments).await,
-        Verb::Verify(arguments) => run::verify(hand, arguments).await,
-        Verb::Retry(arguments) => run::retry(hand, arguments).await,
+        Verb::Start(arguments) => Box::pin(run::start(hand, arguments)).await,
+        Verb::Verify(arguments) => Box::pin(run::verify(hand, arguments)).await,
+        Verb::Retry(arguments) => Box::pin(run::retry(hand, arguments)).await,
         Verb::Cutover(arguments) => Box::pin(run::cutover(hand, arguments)).await,
         Verb::Rollback(arguments) => Box::pin(run::rollback(hand, arguments)).await,
-        Verb::Finish(arguments) => run::finish(hand, arguments).await,
-        Verb::Abort(arguments) => run::abort(hand, arguments).await,
+        Verb::Finish(arguments) => Box::pin(run::finish(hand, arguments)).await,
+        Verb::Abort(arguments) => Box::pin(run::abort(hand, arguments)).await,
         Verb::Certificate(arguments) => certificate::run(hand, &arguments.act).await,
         Verb::Certs(_) | Verb::Completions(_) | Verb::Man(_) => {
             Err(Failure::new(Reason::Internal, "this verb does not speak to the coordinator").into())

@@ -114,7 +114,11 @@ impl DriftedObject {
 pub fn concerns(state: &State) -> bool {
     match &state.phase {
         Phase::Running { step } | Phase::Stopped { step, .. } => match step {
-            StepName::CatchUp | StepName::Reverse | StepName::Verify => true,
+            StepName::CatchUp
+            | StepName::Reverse
+            | StepName::Verify
+            | StepName::CutoverRehearsal
+            | StepName::RollbackRehearsal => true,
             StepName::Inspect
             | StepName::Connect
             | StepName::Identity
@@ -130,12 +134,8 @@ pub fn concerns(state: &State) -> bool {
         Phase::Held { step: StepName::Cutover } => true,
         // Without a way back nothing follows.
         Phase::Held { step: StepName::Finish } => state.way_back,
-        Phase::Held { .. }
-        | Phase::Pending
-        | Phase::TakingBack { .. }
-        | Phase::Aborting { .. }
-        | Phase::Aborted
-        | Phase::Succeeded => false,
+        Phase::TakingBack { step, .. } => step.is_rehearsal(),
+        Phase::Held { .. } | Phase::Pending | Phase::Aborting { .. } | Phase::Aborted | Phase::Succeeded => false,
     }
 }
 

@@ -1,5 +1,6 @@
-//! Moves a busy database from PostgreSQL 15 to 18 as an operator would, with the
-//! real programs, and tells what the writers saw.
+//! Moves a busy database from PostgreSQL 15 to 18 as an operator would, back, and
+//! there again, with the real programs, and tells what its applications saw: some
+//! write to either server, some through a pooler.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -9,12 +10,16 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use pgportage_tests::cluster::Cluster;
 use pgportage_tests::ledger::{End, Ledger};
+use pgportage_tests::pgbouncer::PgBouncer;
+use pgportage_tests::pooled::{self, Pooled, Told};
 use pgportage_tests::site::{APPLICATION, APPLICATION_PASSWORD};
 use pgportage_tests::workload::{self, Workload, WorkloadOptions};
 use pgportage_tests::{PostgresVersion, Site, SiteOptions, checker, final_state, journey, traces};
 
 /// The migration's name.
 const MIGRATION: &str = "shop";
+/// How often it changes sides.
+const SWITCHES: usize = 3;
 /// How long the writers may take for the writes that the demo waits for.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -59,31 +64,43 @@ async fn run(arguments: Arguments) -> Result<()> {
     say("(the first time, PostgreSQL is fetched and unpacked)")?;
     let mut options = SiteOptions::new(from, to);
     options.directory = Some(directory.clone());
-    let site = Site::start(options).await?;
+    let mut site = Site::prepare(options).await?;
+    let pooler = PgBouncer::start(&site.database, site.source.port).await?;
+    site.source_config.policy.more = pooler.policy(&site.database, site.destination.port);
+    site.write_agent_files()?;
+    site.start_programs().await?;
 
     heading(&format!("{} writers at work on the source, each write in a ledger", arguments.writers))?;
     workload::prepare(&site.source, &site.database, APPLICATION, arguments.rows).await?;
+    pooled::prepare(&site.source, &site.database, APPLICATION).await?;
     let options = WorkloadOptions { writers: arguments.writers, ..WorkloadOptions::default() };
     let workload = Workload::start(&site.ends(), &options);
     workload.wait_for_writes(End::Source, 500, PATIENCE).await?;
+    let clients = Pooled::start(&pooler.config(&site.database), 8, 2);
+    clients.wait_for_commits(100, PATIENCE).await?;
     say(&format!("{} writes acknowledged so far", workload.counts.of(End::Source)))?;
+    say("10 clients behind a PgBouncer, which know nothing of two servers and try nothing twice")?;
 
-    operate(&site, &workload).await?;
+    operate(&site, &workload, &clients).await?;
 
-    let ledger = workload.stop().await?;
+    let (ledger, told) = (workload.stop().await?, clients.stop().await?);
     let ledger_path = directory.join("ledger.jsonl");
     ledger.save(&ledger_path)?;
-    report(&site, &ledger).await?;
+    report(&site, &ledger, &told).await?;
     say(&format!("  ledger                {}", ledger_path.display()))?;
     say(&format!("  logs                  {}/*.log, {0}/*/server.log", directory.display()))?;
     if arguments.keep { keep(site).await } else { clear_up(site) }
 }
 
 /// What an operator types, from the first look to the end.
-async fn operate(site: &Site, workload: &Workload) -> Result<()> {
+async fn operate(site: &Site, workload: &Workload, clients: &Pooled) -> Result<()> {
     let route = ["--from", "berlin", "--to", "oslo", "--database", site.database.as_str()];
     let with_route =
         |verb: &[&'static str]| -> Vec<String> { verb.iter().copied().chain(route).map(str::to_owned).collect() };
+    let written = async |on: End| {
+        workload.wait_for_writes(on, 1000, PATIENCE).await?;
+        clients.wait_for_commits(200, PATIENCE).await
+    };
     type_in(site, &["agents"]).await?;
     type_in(site, &with_route(&["preflight"])).await?;
     type_in(site, &with_route(&["create", MIGRATION])).await?;
@@ -91,12 +108,31 @@ async fn operate(site: &Site, workload: &Workload) -> Result<()> {
     type_in(site, &["start", MIGRATION]).await?;
     type_in(site, &["status", MIGRATION]).await?;
     type_in(site, &["verify", MIGRATION]).await?;
-    heading("the cutover rehearsed, then carried out, while the writers write")?;
-    type_in(site, &["cutover", MIGRATION, "--rehearse", "--rounds", "3", "--yes"]).await?;
+    heading("a rehearsal: locks, marker and drain, and nothing switched")?;
+    type_in(site, &["cutover", MIGRATION, "--rehearse"]).await?;
+    heading("the cutover, while the writers write")?;
     type_in(site, &["cutover", MIGRATION, "--yes"]).await?;
-    workload.wait_for_writes(End::Destination, 1000, PATIENCE).await?;
+    written(End::Destination).await?;
+    certificate(site).await?;
+    heading("the way back, with everything that was written meanwhile")?;
+    type_in(site, &["status", MIGRATION]).await?;
+    type_in(site, &["rollback", MIGRATION, "--yes"]).await?;
+    written(End::Source).await?;
+    heading("and there again, for good")?;
+    type_in(site, &["cutover", MIGRATION, "--yes"]).await?;
+    written(End::Destination).await?;
     type_in(site, &["finish", MIGRATION, "--yes"]).await?;
     type_in(site, &["status", MIGRATION]).await
+}
+
+/// What both agents say of the cutover, signed, checked with nothing but the CA.
+async fn certificate(site: &Site) -> Result<()> {
+    heading("what both agents certify of it")?;
+    let (file, authority) = (site.directory().join("certificate.json"), site.directory().join("certificates/ca.pem"));
+    let (file, authority) = (file.to_string_lossy(), authority.to_string_lossy());
+    type_in(site, &["certificate", "show", MIGRATION]).await?;
+    type_in(site, &["certificate", "save", MIGRATION, "--output", &file]).await?;
+    type_in(site, &["certificate", "verify", &file, "--authority", &authority]).await
 }
 
 /// Shows a command, runs it on this terminal, and stops unless it is done.
@@ -108,28 +144,34 @@ async fn type_in(site: &Site, arguments: &[impl AsRef<str>]) -> Result<()> {
     Ok(())
 }
 
-/// Compares what the writers were told with what is there.
-async fn report(site: &Site, ledger: &Ledger) -> Result<()> {
-    heading("what the writers saw")?;
+/// Compares what the applications were told with what is there.
+async fn report(site: &Site, ledger: &Ledger, told: &Told) -> Result<()> {
+    heading("what the applications saw")?;
     let destination = site.destination.connect(&site.database).await?;
     let source = site.source.connect(&site.database).await?;
     let state = final_state::read(&destination).await?;
-    let violations = checker::check(1, ledger, &state);
+    let violations = checker::check(SWITCHES, ledger, &state);
     let count = |kind: fn(&checker::Violation) -> bool| violations.iter().filter(|violation| kind(violation)).count();
     let lost = count(|violation| matches!(violation, checker::Violation::Lost(_) | checker::Violation::Torn(_)));
     let doubled = count(|violation| matches!(violation, checker::Violation::Duplicated(_)));
     let compared = final_state::compare(&source, &destination).await;
-    let outage = ledger.outage().context("nobody wrote on both sides")?.length();
+    say("  outage                from the last write that one side acknowledged to the first of the other:")?;
+    for (outage, switch) in ledger.outages().iter().zip(["cutover", "rollback", "cutover"]) {
+        say(&format!("                        {} ms, {switch}", outage.length().as_millis()))?;
+    }
     let (before, after) = (ledger.acknowledged(End::Source), ledger.acknowledged(End::Destination));
-    say(&format!("  outage                {} ms, from the last write the source acknowledged", outage.as_millis()))?;
-    say("                        to the first that the destination acknowledged")?;
     say(&format!("  writes acknowledged   {} ({before} on the source, {after} on the destination)", before + after))?;
     say(&format!("  writes lost           {lost}"))?;
     say(&format!("  writes doubled        {doubled}"))?;
     say(&format!("  outcome unknown       {} (connection ended before the answer)", ledger.unknown()))?;
+    let (transactions, errors) = (told.acknowledged.len(), told.failures.len());
+    say(&format!("  through the pooler    {transactions} transactions, {errors} errors"))?;
     let rows = compared.context("rows differ between the two sides")?;
     say(&format!("  rows compared         {rows}, all equal"))?;
     ensure!(violations.is_empty(), "{violations:#?}");
+    ensure!(ledger.outages().len() == SWITCHES, "the writers saw {} changes of side", ledger.outages().len());
+    told.check(&site.destination, &site.database).await?;
+    ensure!(told.failures.is_empty(), "{:#?}", told.failures);
     traces::expect_nothing(&site.source, &site.database).await?;
     traces::expect_nothing(&site.destination, &site.database).await?;
     journey::expect_refused(site, End::Source).await?;

@@ -1,8 +1,8 @@
 //! Verbs that set a migration going and show it until it rests.
 
-use std::time::Duration;
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
+use std::time::Duration;
 
 use super::{Hand, wrong_state};
 use crate::arguments::{Confirmed, Cutover, Extent, Rollback, Verify, Watched};
