@@ -24,6 +24,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// What the outage may last where nobody is there to end it.
 const BUDGET: Duration = Duration::from_secs(4);
 const CUTOVER: [&str; 3] = ["cutover", MIGRATION, "--yes"];
+const ROLLBACK: [&str; 3] = ["rollback", MIGRATION, "--yes"];
 
 /// A site with clients at work behind its pooler, ready for the cutover.
 struct Pool {
@@ -218,12 +219,12 @@ async fn its_clients_see_a_pause_and_no_error() {
 }
 
 impl Pool {
-    /// A rollback, once the first heartbeats have come the way back.
-    async fn roll_back(&self) -> CliOutput {
-        wait::until("the rollback", LIMIT, async || {
-            let rollback = self.site.cli.run(&["rollback", MIGRATION, "--yes"]).await?;
-            let level = !rollback.all().contains("LAG_TOO_HIGH");
-            Ok(if level { Seen::Done(rollback) } else { Seen::NotYet(rollback.all()) })
+    /// A switch that follows another one, once the first heartbeats have come the new way.
+    async fn switch_again(&self, switch: &[&str]) -> CliOutput {
+        wait::until(&format!("{switch:?}"), LIMIT, async || {
+            let said = self.site.cli.run(switch).await?;
+            let level = !said.all().contains("LAG_TOO_HIGH");
+            Ok(if level { Seen::Done(said) } else { Seen::NotYet(said.all()) })
         })
         .await
         .unwrap_or_else(|error| self.give_up(&error))
@@ -245,7 +246,7 @@ async fn its_clients_are_led_back_by_a_rollback() {
     let there = pool.pooler.config_text().unwrap();
     for point in ["before-barrier", "after-fence"] {
         fs::write(pool.hooks().join("fail"), format!("{point}\n")).unwrap();
-        let refused = pool.roll_back().await;
+        let refused = pool.switch_again(&ROLLBACK).await;
         assert!(refused.all().contains(&format!("at {point} failed")), "{point}: {}", refused.all());
         fs::remove_file(pool.hooks().join("fail")).unwrap();
         pool.clients.wait_for_commits(100, LIMIT).await.unwrap_or_else(|error| pool.give_up(&error));
@@ -253,7 +254,7 @@ async fn its_clients_are_led_back_by_a_rollback() {
         pool.await_told("after-abort destination").await;
     }
 
-    let rollback = pool.roll_back().await;
+    let rollback = pool.switch_again(&ROLLBACK).await;
     assert_eq!(rollback.code, Some(0), "{}\n{}", rollback.all(), pool.site.last_words());
     pool.expect_return(&before).await;
     let told = pool.await_told("after-open destination").await;
@@ -261,7 +262,8 @@ async fn its_clients_are_led_back_by_a_rollback() {
     assert!(told.contains(&"before-open source".to_owned()), "{told:?}");
     assert!(!told.iter().any(|line| line.starts_with("after-abort")), "{told:?}");
 
-    pool.site.cli.expect(0, &CUTOVER).await.unwrap();
+    let cutover = pool.switch_again(&CUTOVER).await;
+    assert_eq!(cutover.code, Some(0), "{}\n{}", cutover.all(), pool.site.last_words());
     pool.clients.wait_for_commits(100, LIMIT).await.unwrap_or_else(|error| pool.give_up(&error));
     let Pool { site, pooler, clients } = pool;
     let told = clients.stop().await.unwrap();

@@ -224,6 +224,9 @@ impl Marks {
     }
 }
 
+/// Numbers of the switches: those of three rounds of rehearsals are in between.
+const SWITCHES: [(i64, Direction); 3] = [(3, Direction::Cutover), (5, Direction::Rollback), (6, Direction::Cutover)];
+
 /// After the end, and with the coordinator gone: every switch has a certificate that
 /// anybody can check, the last one says what the servers say, and one that was
 /// changed, or put together of two, is refused.
@@ -232,7 +235,7 @@ async fn certified(site: &mut Site, marks: &Marks) {
     let file = |switch: i64| directory.join(format!("switch-{switch}.json"));
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut statements = Vec::new();
-    for (switch, direction) in [(1, Direction::Cutover), (2, Direction::Rollback), (3, Direction::Cutover)] {
+    for (switch, direction) in SWITCHES {
         let (number, output) = (switch.to_string(), text(&file(switch)));
         let save = ["certificate", "save", MIGRATION, "--switch", &number, "--output", &output];
         site.cli.expect(0, &save).await.unwrap();
@@ -259,11 +262,11 @@ async fn certified(site: &mut Site, marks: &Marks) {
     site.coordinator.stop().await.unwrap();
     let offline = Cli { config: "/nonexistent".into(), ..site.cli.clone() };
     let authority = text(&directory.join("certificates/ca.pem"));
-    for switch in 1..=3 {
+    for (switch, _) in SWITCHES {
         let verified = ["certificate", "verify", &text(&file(switch)), "--authority", &authority];
         offline.expect(0, &verified).await.unwrap();
     }
-    let good = fs::read_to_string(file(3)).unwrap();
+    let good = fs::read_to_string(file(SWITCHES[2].0)).unwrap();
     let value = format!("\\\"last_value\\\":{}", stated[0].2);
     assert!(good.contains(&value), "{value}");
     let halves = |one: usize, other: usize| {

@@ -109,7 +109,7 @@ async fn operate(site: &Site, workload: &Workload, clients: &Pooled) -> Result<(
     type_in(site, &["status", MIGRATION]).await?;
     type_in(site, &["verify", MIGRATION]).await?;
     heading("a rehearsal: locks, marker and drain, and nothing switched")?;
-    type_in(site, &["cutover", MIGRATION, "--rehearse"]).await?;
+    type_in(site, &["cutover", MIGRATION, "--rehearse", "--yes"]).await?;
     heading("the cutover, while the writers write")?;
     type_in(site, &["cutover", MIGRATION, "--yes"]).await?;
     written(End::Destination).await?;
