@@ -9,8 +9,8 @@ use prost_types::{Duration, Timestamp};
 
 pub(crate) use explained::explained;
 pub(crate) use switch::{
-    cut_over, cutting_over, doubtful, doubtful_rollback, in_doubt, rehearsal_given_up, rehearsed, rehearsing, returnable,
-    rolled_back, taken_back,
+    cut_over, cutting_over, doubtful, doubtful_rollback, in_doubt, rehearsal_given_up, rehearsed, rehearsing,
+    returnable, rolled_back, taken_back,
 };
 
 /// The present moment of all fixtures: 2026-11-22 09:00:00 UTC.
