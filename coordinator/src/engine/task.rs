@@ -536,17 +536,7 @@ struct UnderWay {
 }
 
 fn under_way(state: &State) -> Option<UnderWay> {
-    let step = match state.phase {
-        Phase::Running { step } | Phase::TakingBack { step, .. } if step.keeps_writers_waiting() => step,
-        Phase::Pending
-        | Phase::Running { .. }
-        | Phase::Held { .. }
-        | Phase::Stopped { .. }
-        | Phase::TakingBack { .. }
-        | Phase::Aborting { .. }
-        | Phase::Aborted
-        | Phase::Succeeded => return None,
-    };
+    let step = state.phase.under_way().filter(|step| step.keeps_writers_waiting())?;
     let begun = state.act(ActRef::raise(step)).state != ActState::Idle;
     state.trial(step).map(|trial| UnderWay { max_outage: trial.max_outage, begun })
 }

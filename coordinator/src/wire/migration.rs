@@ -78,15 +78,7 @@ fn shown(state: &State, name: StepName) -> bool {
     match name {
         StepName::Reverse => state.way_back || state.step(name).start_time.is_some(),
         StepName::Rollback => state.switch() == StepName::Rollback,
-        StepName::CutoverRehearsal | StepName::RollbackRehearsal => match &state.phase {
-            Phase::Running { step } | Phase::TakingBack { step, .. } => *step == name,
-            Phase::Pending
-            | Phase::Held { .. }
-            | Phase::Stopped { .. }
-            | Phase::Aborting { .. }
-            | Phase::Aborted
-            | Phase::Succeeded => false,
-        },
+        StepName::CutoverRehearsal | StepName::RollbackRehearsal => state.phase.under_way() == Some(name),
         StepName::Inspect
         | StepName::Connect
         | StepName::Identity

@@ -29,14 +29,15 @@ impl ActRef {
 
     /// The act of a switch, or of its rehearsal, whose start begins the outage.
     #[must_use]
-    pub const fn raise(step: StepName) -> Self {
-        Self { step, index: 2 + awaits_lag(step) }
+    pub fn raise(step: StepName) -> Self {
+        // A rehearsal first awaits the lag.
+        Self { step, index: 2 + usize::from(step.is_rehearsal()) }
     }
 
     /// The drain of a switch, or of its rehearsal.
     #[must_use]
-    pub const fn drain(step: StepName) -> Self {
-        Self { step, index: 3 + awaits_lag(step) }
+    pub fn drain(step: StepName) -> Self {
+        Self { step, index: Self::raise(step).index + 1 }
     }
 
     /// The durable fence of a switch.
@@ -79,27 +80,6 @@ impl ActRef {
             }
             Verb::Undo => self.begins_the_outage(),
         }
-    }
-}
-
-/// How many acts a rehearsal has before those of its switch.
-const fn awaits_lag(step: StepName) -> usize {
-    match step {
-        StepName::CutoverRehearsal | StepName::RollbackRehearsal => 1,
-        StepName::Inspect
-        | StepName::Connect
-        | StepName::Identity
-        | StepName::Publication
-        | StepName::Close
-        | StepName::Schema
-        | StepName::Copy
-        | StepName::Subscribe
-        | StepName::CatchUp
-        | StepName::Reverse
-        | StepName::Verify
-        | StepName::Cutover
-        | StepName::Rollback
-        | StepName::Finish => 0,
     }
 }
 

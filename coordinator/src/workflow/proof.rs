@@ -392,9 +392,7 @@ impl Play {
             assert!(self.open().all(|issued| issued.verb == Verb::Perform || back.contains(&issued.act.step)));
         }
         // A rehearsal neither fences nor opens anything, and leaves who takes writes.
-        if let Phase::Running { step } | Phase::TakingBack { step, .. } = self.state.phase
-            && step.is_rehearsal()
-        {
+        if let Some(step) = self.state.phase.under_way().filter(|step| step.is_rehearsal()) {
             let beyond = [ActionKind::FenceSource, ActionKind::OpenDestination, ActionKind::ReleaseBarrier];
             assert!(self.open().all(|issued| issued.act.step == step && !beyond.contains(&issued.input.kind())));
             let in_earnest = |input: &Input| matches!(input, Input::PrepareCutover { rehearsal: false, .. });

@@ -4,6 +4,7 @@
 //! the live engine, a restart and the tests all go through it.
 
 mod certificate;
+mod phase;
 mod rehearse;
 mod switch;
 mod transition;
@@ -25,6 +26,7 @@ use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, ActRow, ActionKind, Belongs, Side, StepName, TABLE, Undo};
 
 pub use certificate::Certificate;
+pub use phase::Phase;
 pub use transition::{IllegalTransition, fold, next};
 
 /// Where one migration stands after its facts so far.
@@ -74,53 +76,6 @@ pub struct State {
     pub create_time: SystemTime,
     /// Time of the newest fact.
     pub update_time: SystemTime,
-}
-
-/// Where a migration stands. Every variant is durable: it is what the facts say.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Phase {
-    /// Created. Left by the operator's start or abort.
-    Pending,
-    /// The acts of a step are carried out, and tried again by themselves while
-    /// waiting helps. Left when the step is over.
-    Running {
-        /// The step.
-        step: StepName,
-    },
-    /// Waits for the operator's word before a step. Left by that word, by a
-    /// verification, or by abort.
-    Held {
-        /// The step that would come next.
-        step: StepName,
-    },
-    /// A step failed in a way that waiting does not mend. Left by retry or
-    /// abort.
-    Stopped {
-        /// The step.
-        step: StepName,
-        /// Why.
-        failure: Failure,
-    },
-    /// A cutover or a rollback failed before its point of no return, or a round of a
-    /// rehearsal is over, and is taken back. Left when everything of it is, or forward
-    /// if the other side opened after all.
-    TakingBack {
-        /// The step that is taken back.
-        step: StepName,
-        /// Why it failed. None for a round that did what it was to do.
-        cause: Option<Failure>,
-        /// Why taking back does not go on by itself.
-        stop: Option<Failure>,
-    },
-    /// Everything is taken back at the operator's word. Left when it is.
-    Aborting {
-        /// Why it does not go on by itself.
-        stop: Option<Failure>,
-    },
-    /// Everything is taken back. Terminal.
-    Aborted,
-    /// The database has moved, and nothing of ours is left. Terminal.
-    Succeeded,
 }
 
 /// One step.
