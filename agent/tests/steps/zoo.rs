@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use pgportage_agent::migration::Side;
 use pgportage_tests::cluster::Cluster;
-use pgportage_tests::postgres_versions::PostgresVersion;
+use pgportage_tests::postgres_versions::{PostgresVersion, tools_for};
 use tokio_postgres::Client;
 
 use self::specimens::{BARREN, Specimen};
@@ -175,7 +175,8 @@ async fn expect_both_ways(world: &World) {
 
 #[expect(clippy::print_stdout, reason = "it says what it saw")]
 async fn tour(source: PostgresVersion, destination: PostgresVersion) {
-    let world = World::start_with(Options { source, destination, ..Options::default() }).await;
+    let pg_dump = Some(tools_for(destination).unwrap().program("pg_dump"));
+    let world = World::start_with(Options { source, destination, pg_dump, ..Options::default() }).await;
     let database = world.options.database.clone();
     let mut all = specimens::all(source.major());
     for cluster in [&world.source, &world.destination] {
