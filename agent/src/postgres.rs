@@ -7,6 +7,7 @@ mod disk;
 mod door;
 mod error;
 pub mod expel;
+mod gather;
 mod lsn;
 pub mod own_schema;
 mod passfile;
@@ -15,6 +16,7 @@ pub mod replication;
 mod scram;
 mod secret;
 mod session;
+mod socket;
 mod version;
 
 pub use disk::free_disk_bytes;

@@ -21,7 +21,9 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{Config, NoTls};
 
 use super::error::login_failure;
+use super::gather::Gathering;
 use super::session::{OpenSessions, Session, SessionIdentity};
+use super::socket::Address;
 use super::{Secret, passfile};
 use crate::names::APPLICATION_PREFIX;
 
@@ -96,29 +98,6 @@ pub struct DoorSettings {
     pub max_sessions: usize,
 }
 
-/// Where a server listens.
-pub(super) struct Address {
-    pub(super) host: String,
-    pub(super) port: u16,
-}
-
-impl Address {
-    /// `host:port`, `[address]:port` or `/directory:port`; without a port the
-    /// usual one.
-    pub(super) fn parse(text: &str, usual_port: u16) -> Self {
-        match text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) {
-            Some((host, port)) => Self { host: host.trim_matches(['[', ']']).to_owned(), port },
-            None => Self { host: text.to_owned(), port: usual_port },
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
 /// Opens database sessions of the agent's own server.
 #[derive(Clone)]
 pub struct Door(Arc<Inner>);
@@ -147,8 +126,7 @@ impl Door {
     /// The server's address, for people.
     #[must_use]
     pub fn address(&self) -> String {
-        let DoorSettings { host, port, .. } = &self.0.settings;
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        self.own_address().to_string()
     }
 
     /// The role that the agent logs in as.
@@ -175,10 +153,8 @@ impl Door {
     /// [`Reason::DatabaseMissing`], [`Reason::ConfigurationInvalid`] for a
     /// password file, or [`Reason::Stalled`] when the budget stays used up.
     pub async fn open(&self, database: &str, purpose: Purpose) -> Result<Session, Failure> {
-        let settings = &self.0.settings;
         let password = self.password(database)?;
-        let address = Address { host: settings.host.clone(), port: settings.port };
-        self.log_in(&address, database, &settings.user, password.as_ref(), purpose).await
+        self.log_in(self.own_address(), database, self.user(), password.as_ref(), purpose).await
     }
 
     /// As [`Self::open`], as another role and at an address (`host:port`, where
@@ -196,12 +172,12 @@ impl Door {
         password: &Secret,
         purpose: Purpose,
     ) -> Result<Session, Failure> {
-        self.log_in(&Address::parse(address, self.0.settings.port), database, user, Some(password), purpose).await
+        self.log_in(Address::parse(address, self.port()), database, user, Some(password), purpose).await
     }
 
     async fn log_in(
         &self,
-        address: &Address,
+        address: Address,
         database: &str,
         user: &str,
         password: Option<&Secret>,
@@ -214,18 +190,18 @@ impl Door {
         };
         let settings = &self.0.settings;
         let mut config = configure(database, user, password, &options(purpose, settings.lock_timeout));
-        config.port(address.port).application_name(format!("{APPLICATION_PREFIX} {}", purpose.as_str()));
-        if address.host.starts_with('/') {
-            config.host_path(&address.host);
-        } else {
-            config.host(&address.host);
-        }
+        config.application_name(format!("{APPLICATION_PREFIX} {}", purpose.as_str()));
+        let place = address.to_string();
         let login = async {
+            let mut socket = address.connect().await?;
+            if purpose == Purpose::Scan {
+                socket = Box::new(Gathering::new(socket));
+            }
             let (client, connection) = config
-                .connect(NoTls)
+                .connect_raw(socket, NoTls)
                 .await
-                .map_err(|error| login_failure(&error, user, database, &address.to_string()))?;
-            let mut session = Session::begin(client, connection, clock);
+                .map_err(|error| login_failure(&error, user, database, &place))?;
+            let mut session = Session::begin(client, connection, address, clock);
             session.permit = Some(permit);
             session.introduce().await?;
             session.listing = Some(self.0.open.enter(session.identity()));
@@ -234,7 +210,7 @@ impl Door {
         // Boxed: the future of a login is large, and there are many callers.
         match clock.timeout(LOGIN_TIMEOUT, Box::pin(login)).await {
             Ok(result) => result,
-            Err(_) => Err(login_timeout(&address.to_string())),
+            Err(_) => Err(login_timeout(&place)),
         }
     }
 
@@ -250,6 +226,10 @@ impl Door {
 
     pub(super) fn port(&self) -> u16 {
         self.0.settings.port
+    }
+
+    pub(super) fn own_address(&self) -> Address {
+        Address { host: self.0.settings.host.clone(), port: self.port() }
     }
 
     fn budget_spent(&self) -> Failure {
@@ -281,17 +261,7 @@ pub(super) const fn login_limit() -> Duration {
 /// What every login has in common.
 pub(super) fn configure(database: &str, user: &str, password: Option<&Secret>, options: &str) -> Config {
     let mut config = Config::new();
-    config
-        .dbname(database)
-        .user(user)
-        .options(options)
-        .ssl_mode(SslMode::Disable)
-        .connect_timeout(LOGIN_TIMEOUT)
-        .tcp_user_timeout(Duration::from_secs(30))
-        .keepalives(true)
-        .keepalives_idle(Duration::from_secs(10))
-        .keepalives_interval(Duration::from_secs(5))
-        .keepalives_retries(3);
+    config.dbname(database).user(user).options(options).ssl_mode(SslMode::Disable);
     if let Some(password) = password {
         config.password(password.expose());
     }
@@ -327,21 +297,3 @@ const PINNED: &[(&str, &str)] = &[
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
 ];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_may_be_a_name_a_number_or_a_directory() {
-        for (text, host, port) in [
-            ("db.internal:6432", "db.internal", 6432),
-            ("[::1]:6432", "::1", 6432),
-            ("/run/postgresql:6432", "/run/postgresql", 6432),
-            ("/run/postgresql", "/run/postgresql", 5432),
-        ] {
-            let address = Address::parse(text, 5432);
-            assert_eq!((address.host.as_str(), address.port), (host, port), "{text}");
-        }
-    }
-}

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll, ready};
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use super::door::{Address, configure, login_limit, login_timeout};
+use super::door::{configure, login_limit, login_timeout};
 use super::error::{login_failure, sql_failure};
+use super::socket::{Address, Socket};
 use super::{Door, Lsn, Secret, ServerVersion, Session};
 use crate::names::APPLICATION_PREFIX;
 
@@ -74,7 +74,7 @@ impl Door {
     /// As [`Door::open`].
     pub async fn open_replication(&self, database: &str, purpose: Walsender) -> Result<Session, Failure> {
         let password = self.password(database)?;
-        self.walsender_at(&self.address(), database, self.user(), password.as_ref(), purpose).await
+        self.walsender_at(self.own_address(), database, self.user(), password.as_ref(), purpose).await
     }
 
     /// Logs in as walsender of a database at an address: `host:port`, where the
@@ -96,54 +96,47 @@ impl Door {
         password: &Secret,
         purpose: Walsender,
     ) -> Result<Session, Failure> {
-        self.walsender_at(address, database, user, Some(password), purpose).await
+        self.walsender_at(Address::parse(address, self.port()), database, user, Some(password), purpose).await
     }
 
     async fn walsender_at(
         &self,
-        address: &str,
+        address: Address,
         database: &str,
         user: &str,
         password: Option<&Secret>,
         purpose: Walsender,
     ) -> Result<Session, Failure> {
+        let place = address.to_string();
         let login = async {
-            let place = Address::parse(address, self.port());
-            if place.host.starts_with('/') {
-                let path = format!("{}/.s.PGSQL.{}", place.host, place.port);
-                let socket = UnixStream::connect(path).await.map_err(|error| unreachable(&error, address))?;
-                self.walsender(socket, address, database, user, password, purpose).await
-            } else {
-                let socket = TcpStream::connect(address).await.map_err(|error| unreachable(&error, address))?;
-                self.walsender(socket, address, database, user, password, purpose).await
-            }
+            let socket = address.connect().await?;
+            self.walsender(socket, address, database, user, password, purpose).await
         };
         match self.clock().timeout(login_limit(), Box::pin(login)).await {
             Ok(result) => result,
-            Err(_) => Err(login_timeout(address)),
+            Err(_) => Err(login_timeout(&place)),
         }
     }
 
-    async fn walsender<S>(
+    async fn walsender(
         &self,
-        socket: S,
-        address: &str,
+        socket: Socket,
+        address: Address,
         database: &str,
         user: &str,
         password: Option<&Secret>,
         purpose: Walsender,
-    ) -> Result<Session, Failure>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    ) -> Result<Session, Failure> {
         let stream = ReplicationStream::new(socket);
         let authentication = Arc::clone(&stream.authentication);
         let mut config = configure(database, user, password, purpose.options());
         config.application_name(format!("{APPLICATION_PREFIX} {}", purpose.as_str()));
-        let (client, connection) =
-            config.connect_raw(stream, NoTls).await.map_err(|error| login_failure(&error, user, database, address))?;
+        let (client, connection) = config
+            .connect_raw(stream, NoTls)
+            .await
+            .map_err(|error| login_failure(&error, user, database, &address.to_string()))?;
         let version = connection.parameter("server_version").and_then(parse_version);
-        let mut session = Session::begin(client, connection, self.clock());
+        let mut session = Session::begin(client, connection, address, self.clock());
         session.password_asked = Some(authentication.load(Ordering::Acquire) != AUTHENTICATION_OK);
         if let Some(version) = version {
             session.version = version;
@@ -174,13 +167,6 @@ impl Session {
             })
             .ok_or_else(|| Failure::new(Reason::ServerError, "the server did not identify itself").effect(Effect::None))
     }
-}
-
-fn unreachable(error: &io::Error, address: &str) -> Failure {
-    Failure::new(Reason::ServerUnreachable, format!("could not connect to {address}"))
-        .remedy(Remedy::Wait)
-        .effect(Effect::None)
-        .because(error)
 }
 
 /// `18.6 (Debian …)`, `15.20` or `19beta1`.

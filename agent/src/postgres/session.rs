@@ -11,11 +11,12 @@ use pgportage_link::{Clock, Failure};
 use pgportage_proto::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_postgres::{CancelToken, Client, Connection, NoTls};
+use tokio_postgres::{Client, Connection};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::ServerVersion;
 use super::error::sql_failure;
+use super::socket::{Address, Canceller};
 
 /// How long a dropped session may take to say goodbye before its running
 /// statement is cancelled, and then before the socket is closed under it.
@@ -74,6 +75,7 @@ pub struct Session {
     /// Whether the server asked for a password. Known for replication logins
     /// only.
     pub password_asked: Option<bool>,
+    canceller: Canceller,
     ended: CancellationToken,
     _leave: DropGuard,
     pub(super) listing: Option<Listing>,
@@ -82,21 +84,22 @@ pub struct Session {
 
 impl Session {
     /// Gives the connection a task of its own, which ends with the session.
-    pub(super) fn begin<S, T>(client: Client, connection: Connection<S, T>, clock: Clock) -> Self
+    pub(super) fn begin<S, T>(client: Client, connection: Connection<S, T>, address: Address, clock: Clock) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let leave = CancellationToken::new();
         let ended = CancellationToken::new();
-        let cancel = client.cancel_token();
-        tokio::spawn(drive(connection, cancel, leave.clone(), ended.clone(), clock));
+        let canceller = Canceller { address, token: client.cancel_token() };
+        tokio::spawn(drive(connection, canceller.clone(), leave.clone(), ended.clone(), clock));
         Self {
             client,
             pid: 0,
             backend_start: String::new(),
             version: ServerVersion::from_num(0),
             password_asked: None,
+            canceller,
             ended,
             _leave: leave.drop_guard(),
             listing: None,
@@ -119,7 +122,7 @@ impl Session {
     /// Cancels the statement that runs in a session, from outside it.
     #[must_use]
     pub fn cancel_handle(&self) -> CancelHandle {
-        CancelHandle(self.client.cancel_token())
+        CancelHandle(self.canceller.clone())
     }
 
     /// Learns who the session is and pins what older releases do not know.
@@ -152,7 +155,7 @@ fn newer_settings(version: ServerVersion) -> &'static str {
 
 async fn drive<S, T>(
     mut connection: Connection<S, T>,
-    cancel: CancelToken,
+    canceller: Canceller,
     leave: CancellationToken,
     ended: CancellationToken,
     clock: Clock,
@@ -172,7 +175,7 @@ async fn drive<S, T>(
     }
     // The client is gone. An idle session ends at once; a busy one is cancelled.
     if clock.timeout(FAREWELL, &mut connection).await.is_err() {
-        let cancelled = clock.timeout(FAREWELL, cancel.cancel_query(NoTls)).await;
+        let cancelled = clock.timeout(FAREWELL, canceller.cancel()).await;
         tracing::debug!(
             sent = matches!(cancelled, Ok(Ok(()))),
             "cancelled the statement of a session that was given up"
@@ -203,8 +206,8 @@ impl fmt::Debug for Session {
 }
 
 /// Cancels what a session is doing.
-#[derive(Clone)]
-pub struct CancelHandle(CancelToken);
+#[derive(Clone, Debug)]
+pub struct CancelHandle(Canceller);
 
 impl CancelHandle {
     /// Asks the server to cancel the session's running statement. Success means
@@ -214,12 +217,6 @@ impl CancelHandle {
     ///
     /// [`Reason::ServerUnreachable`].
     pub async fn cancel(&self) -> Result<(), Failure> {
-        self.0.cancel_query(NoTls).await.map_err(|error| sql_failure(error, "cancel a statement"))
-    }
-}
-
-impl fmt::Debug for CancelHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CancelHandle")
+        self.0.cancel().await
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use pgportage_link::Failure;
 use tokio::sync::mpsc;
@@ -301,27 +301,17 @@ impl Pieces {
     }
 }
 
-/// Gathers rows into pieces, and cuts rows that are larger than one.
+/// Sends what comes, which a session of this purpose gathers from many rows, in
+/// pieces.
 async fn carry(rows: CopyOutStream, pieces: &mut Pieces) -> Result<Carried, tokio_postgres::Error> {
     tokio::pin!(rows);
-    let mut gathered = BytesMut::with_capacity(CHUNK_BYTES);
-    while let Some(row) = rows.next().await {
-        let mut row = row?;
-        if gathered.len() + row.len() > CHUNK_BYTES && !gathered.is_empty() {
-            if !pieces.send(gathered.split().freeze()).await {
-                return Ok(Carried::Unheard);
-            }
-            gathered.reserve(CHUNK_BYTES);
-        }
-        while row.len() > CHUNK_BYTES {
-            if !pieces.send(row.split_to(CHUNK_BYTES)).await {
+    while let Some(data) = rows.next().await {
+        let mut data = data?;
+        while !data.is_empty() {
+            if !pieces.send(data.split_to(data.len().min(CHUNK_BYTES))).await {
                 return Ok(Carried::Unheard);
             }
         }
-        gathered.extend_from_slice(&row);
-    }
-    if !gathered.is_empty() && !pieces.send(gathered.freeze()).await {
-        return Ok(Carried::Unheard);
     }
     Ok(Carried::Everything)
 }
