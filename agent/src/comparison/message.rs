@@ -26,6 +26,9 @@ pub(super) fn encode_table(table: &ComparedTable) -> v1::ComparedTable {
             Form::Bytes => v1::compared_column::Form::Bytes,
             Form::Code => v1::compared_column::Form::Code,
             Form::Generated => v1::compared_column::Form::Generated,
+            Form::Value => v1::compared_column::Form::Value,
+            Form::Characters => v1::compared_column::Form::Characters,
+            Form::Printed => v1::compared_column::Form::Printed,
         }
         .into(),
     };
@@ -47,6 +50,9 @@ pub(super) fn decode_table(table: v1::ComparedTable) -> Result<ComparedTable, Fa
             v1::compared_column::Form::Bytes => Form::Bytes,
             v1::compared_column::Form::Code => Form::Code,
             v1::compared_column::Form::Generated => Form::Generated,
+            v1::compared_column::Form::Value => Form::Value,
+            v1::compared_column::Form::Characters => Form::Characters,
+            v1::compared_column::Form::Printed => Form::Printed,
             v1::compared_column::Form::Unspecified => return Err(invalid("form")),
         };
         Ok(Column { name: column.name, form })
@@ -182,7 +188,9 @@ mod tests {
     use super::*;
 
     fn part(key: &[&str], which: Which) -> Part {
-        let columns = [("id", Form::Text), ("photo", Form::Bytes), ("kind", Form::Code), ("sum", Form::Generated)];
+        let forms =
+            [Form::Text, Form::Bytes, Form::Code, Form::Generated, Form::Value, Form::Characters, Form::Printed];
+        let columns = forms.map(|form| ("c", form));
         Part { table: Arc::new(table(&columns, key)), hashing: Hashing::Portable, which }
     }
 

@@ -12,10 +12,10 @@ use super::table::ComparedTable;
 /// How rows are hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hashing {
-    /// By the server's own function of texts: fast, and the same on servers that
-    /// give the same answers to the probe.
+    /// By the server's own functions: fast, and the same on servers that give the
+    /// same answers to the probe.
     Native,
-    /// By SHA-256 of UTF-8, which is the same everywhere.
+    /// By SHA-256 of a row's text in UTF-8, which is the same everywhere.
     Portable,
 }
 

@@ -2,19 +2,24 @@
 //! quoted here; a value has no type, so it takes that of the column beside it.
 
 use super::part::{Hashing, Part, RowKey, Which};
-use super::table::{ComparedTable, Form};
+use super::table::{Column, ComparedTable, Form};
 use crate::postgres::{quote_ident, quote_literal};
 
 /// Two numbers, so that the two halves of a hash have nothing in common.
 const SEEDS: [i64; 2] = [0x5851_F42D_4C95_7F2D, 0x1405_7B7E_F767_814F];
 
-/// Hashes of some texts: equal on two servers whose own hash functions are the
-/// same, whose texts have the same bytes, and which print numbers alike.
+/// Hashes of a record of every type that is hashed as a value, and of some texts:
+/// equal on two servers whose own hash functions are the same, whose texts have the
+/// same bytes, and which print numbers alike.
 pub(super) fn probe() -> String {
-    let native = |seed: &i64| format!("hashtextextended(t COLLATE \"C\", {seed})");
+    let native = |seed: &i64| format!("hash_record_extended(r, {seed})");
     format!(
-        "SELECT string_agg({} || ' ' || {}, ' ' ORDER BY length(t)) FROM (VALUES (''), ('a'), (chr(233)), \
-         (repeat('0123456789', 10)), ((0.1::float8 / 3)::text || repeat('x', 200))) AS texts (t)",
+        "SELECT string_agg({} || ' ' || {}, ' ' ORDER BY place) FROM (\
+         SELECT 0 AS place, ROW(true, -1::int2, 2::int4, -3::int8, 4::oid, 'b2e1c5c2-58a1-4f0b-9d0a-3f4d6c7e8f90'::uuid, \
+         '2026-01-02'::date, '2026-01-02 03:04:05.678901'::timestamp, '2026-01-02 03:04:05.678901+00'::timestamptz, \
+         'a'::text COLLATE \"C\", chr(233)::varchar COLLATE \"C\", '\\x00ff'::bytea, NULL::int4) AS r \
+         UNION ALL SELECT length(t), ROW(t COLLATE \"C\") FROM (VALUES (''), ('a'), (chr(233) || 'b'), \
+         (repeat('0123456789', 10)), ((0.1::float8 / 3)::text || repeat('x', 200))) AS texts (t)) AS records",
         native(&SEEDS[0]),
         native(&SEEDS[1]),
     )
@@ -35,7 +40,7 @@ fn digest((place, part): (usize, &Part)) -> String {
         "SELECT {place}::int4, {bucket}, count(*), coalesce(sum(h1), 0)::text, coalesce(sum(h2), 0)::text, \
          coalesce(sum(size), 0)::int8, {disordered} FROM ({hashed}) AS hashed{condition}{grouping}",
         disordered = disordered(part),
-        hashed = hashed(part, "octet_length(r) AS size", ""),
+        hashed = hashed(part, "pg_column_size(r) AS size", ""),
         condition = outer_condition(part),
     )
 }
@@ -85,41 +90,59 @@ pub(super) fn key_behind(table: &ComparedTable, first: Option<&RowKey>, rows: u3
 }
 
 /// Rows with both halves of their hashes and `outer`. `OFFSET 0` keeps the
-/// server from making the text of a row once for each half.
+/// server from making a row once for each half.
 fn hashed(part: &Part, outer: &str, inner: &str) -> String {
     let half = |index: usize| match part.hashing {
-        Hashing::Native => format!("hashtextextended(r, {})", SEEDS[index]),
+        Hashing::Native => format!("hash_record_extended(r, {})", SEEDS[index]),
         Hashing::Portable => format!(
             "('x' || encode(substr(sha256(convert_to(r, 'UTF8')), {}, 8), 'hex'))::bit(64)::int8",
             index * 8 + 1
         ),
     };
+    let row = match part.hashing {
+        Hashing::Native => record(&part.table),
+        Hashing::Portable => text(part.table.columns.iter()),
+    };
     let inner = if inner.is_empty() { String::new() } else { format!(", {inner}") };
     format!(
-        "SELECT {} AS h1, {} AS h2, {outer} FROM (SELECT {}::text COLLATE \"C\" AS r{inner} FROM ONLY {}{} OFFSET 0) \
-         AS texts",
+        "SELECT {} AS h1, {} AS h2, {outer} FROM (SELECT {row} AS r{inner} FROM ONLY {}{} OFFSET 0) AS rows",
         half(0),
         half(1),
-        row(&part.table),
         part.table.name,
         inner_condition(part)
     )
 }
 
-fn row(table: &ComparedTable) -> String {
-    let columns: Vec<_> = table
-        .columns
-        .iter()
-        .map(|column| {
-            let name = quote_ident(&column.name);
-            match column.form {
-                Form::Text | Form::Generated => name,
-                Form::Bytes => format!("sha256({name})"),
-                Form::Code => format!("{name}::int4"),
-            }
-        })
-        .collect();
-    format!("ROW({})", columns.join(", "))
+/// The row of a table, made of what the server's own functions hash. Columns whose
+/// text has to be a record's come as one text.
+fn record(table: &ComparedTable) -> String {
+    let of_a_record = |column: &&Column| matches!(column.form, Form::Text | Form::Generated);
+    let columns = table.columns.iter().filter(|column| !of_a_record(column)).map(|column| {
+        let name = quote_ident(&column.name);
+        match column.form {
+            Form::Characters => format!("{name} COLLATE \"C\""),
+            Form::Printed => format!("{name}::text COLLATE \"C\""),
+            Form::Value | Form::Text | Form::Bytes | Form::Code | Form::Generated => content(column),
+        }
+    });
+    let mut others = table.columns.iter().filter(of_a_record).peekable();
+    let others = others.peek().is_some().then(|| text(others));
+    format!("ROW({})", columns.chain(others).collect::<Vec<_>>().join(", "))
+}
+
+/// The text of columns as a record has it.
+fn text<'a>(columns: impl Iterator<Item = &'a Column>) -> String {
+    format!("ROW({})::text COLLATE \"C\"", columns.map(content).collect::<Vec<_>>().join(", "))
+}
+
+/// What of a column is hashed.
+fn content(column: &Column) -> String {
+    let name = quote_ident(&column.name);
+    match column.form {
+        Form::Value | Form::Characters | Form::Printed | Form::Text | Form::Generated => name,
+        Form::Bytes => format!("sha256({name})"),
+        Form::Code => format!("{name}::int4"),
+    }
 }
 
 /// What is known before a row is hashed.
@@ -222,13 +245,31 @@ mod tests {
         let all = digests(&[part(&["id"], Which::ALL)]);
         assert!(
             all.contains(
-                "SELECT ROW(id, sha256(\"it's \"\"odd\"\"\"), kind::int4)::text COLLATE \"C\" AS r \
+                "SELECT ROW(sha256(\"it's \"\"odd\"\"\"), kind::int4, ROW(id)::text COLLATE \"C\") AS r \
                  FROM ONLY shop.\"order\" OFFSET 0"
             ),
             "{all}"
         );
         assert!(!all.contains("WHERE"), "{all}");
         assert_eq!(digests(&[part(&[], Which::ALL), part(&[], Which::ALL)]).matches("UNION ALL").count(), 1);
+    }
+
+    #[test]
+    fn only_what_needs_it_becomes_text() {
+        let columns = [
+            ("id", Form::Value),
+            ("name", Form::Characters),
+            ("body", Form::Printed),
+            ("shape", Form::Text),
+            ("sum", Form::Generated),
+        ];
+        let mut part = Part { table: Arc::new(table(&columns, &["id"])), hashing: Hashing::Native, which: Which::ALL };
+        let native = digests(&[part.clone()]);
+        let row = "ROW(id, name COLLATE \"C\", body::text COLLATE \"C\", ROW(shape, sum)::text COLLATE \"C\") AS r";
+        assert!(native.contains(row), "{native}");
+        part.hashing = Hashing::Portable;
+        let portable = digests(&[part]);
+        assert!(portable.contains("ROW(id, name, body, shape, sum)::text COLLATE \"C\" AS r"), "{portable}");
     }
 
     #[test]

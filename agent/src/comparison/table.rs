@@ -33,7 +33,15 @@ pub(crate) struct Column {
 /// What of a column is hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Its text.
+    /// Its value, by the hash function of its type, where equal values have equal
+    /// bytes: half the work of making a text.
+    Value,
+    /// Its characters, whatever its collation says of them.
+    Characters,
+    /// Its text by a cast, which prints all of it.
+    Printed,
+    /// Its text as a record has it: the cast to text of any other type may be
+    /// anybody's.
     Text,
     /// The SHA-256 of its bytes: as text they would be twice as long, and half a
     /// gigabyte would be too much.
@@ -136,6 +144,10 @@ LEFT JOIN LATERAL (
            array_agg(CASE WHEN a.attgenerated <> '' THEN 'generated'
                           WHEN a.atttypid = 'bytea'::regtype THEN 'bytes'
                           WHEN a.atttypid = '\"char\"'::regtype THEN 'code'
+                          WHEN a.atttypid = ANY ('{bool,int2,int4,int8,oid,uuid,date,timestamp,timestamptz}'::regtype[])
+                          THEN 'value'
+                          WHEN a.atttypid = ANY ('{text,varchar}'::regtype[]) THEN 'characters'
+                          WHEN a.atttypid = ANY ('{numeric,float4,float8,json,jsonb}'::regtype[]) THEN 'printed'
                           ELSE 'text' END ORDER BY a.attname COLLATE \"C\") AS forms
     FROM pg_attribute a
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v') a ON true
@@ -187,6 +199,9 @@ pub(super) async fn describe(session: &Session, names: &[RelationName]) -> Resul
 impl Form {
     fn parse(text: &str) -> Option<Self> {
         match text {
+            "value" => Some(Self::Value),
+            "characters" => Some(Self::Characters),
+            "printed" => Some(Self::Printed),
             "text" => Some(Self::Text),
             "bytes" => Some(Self::Bytes),
             "code" => Some(Self::Code),
