@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pgportage_link::Failure;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::state::{Beats, Reading};
@@ -47,6 +48,7 @@ pub struct Heartbeats(Mutex<HashMap<MigrationId, Running>>);
 #[derive(Debug)]
 struct Running {
     beats: SharedBeats,
+    hurry: Arc<Notify>,
     stop: CancellationToken,
     stopped: CancellationToken,
 }
@@ -92,6 +94,7 @@ impl Heartbeats {
         }
         let running = Running {
             beats: SharedBeats::default(),
+            hurry: Arc::default(),
             stop: agent.stop.child_token(),
             stopped: CancellationToken::new(),
         };
@@ -99,6 +102,7 @@ impl Heartbeats {
             agent: Arc::clone(agent),
             participation: participation.clone(),
             beats: Arc::clone(&running.beats),
+            hurry: Arc::clone(&running.hurry),
             stop: running.stop.clone(),
         };
         let stopped = running.stopped.clone();
@@ -107,6 +111,13 @@ impl Heartbeats {
             task.run().await;
         });
         all.insert(participation.migration.clone(), running);
+    }
+
+    /// Lets the next beat of a migration come now: somebody waits for what it says.
+    pub(crate) fn hurry(&self, migration: &MigrationId) {
+        if let Some(running) = self.lock().get(migration) {
+            running.hurry.notify_one();
+        }
     }
 
     /// Stops the heartbeat of a migration and waits until its session is closed.
@@ -135,6 +146,7 @@ struct Task {
     agent: SharedAgent,
     participation: Participation,
     beats: SharedBeats,
+    hurry: Arc<Notify>,
     stop: CancellationToken,
 }
 
@@ -148,7 +160,7 @@ impl Task {
         self.stop.run_until_cancelled(async { tokio::join!(self.write(), self.listen()) }).await;
     }
 
-    /// Writes the next number every second, until the migration is no longer
+    /// Writes the next number every second, or when somebody waits for it, until the migration is no longer
     /// meant to beat: `pgportage-agent cleanup` may have removed it beside us.
     async fn write(&self) {
         let mut session = None;
@@ -166,7 +178,10 @@ impl Task {
                 }
             }
             self.publish();
-            self.agent.clock.sleep(INTERVAL).await;
+            tokio::select! {
+                () = self.agent.clock.sleep(INTERVAL) => {}
+                () = self.hurry.notified() => {}
+            }
         }
     }
 

@@ -15,10 +15,12 @@ use super::spec::{CopyMethod, Spec};
 use super::state::{Act, ActState, Phase, State, Trial};
 use super::{ActRef, ActionKind, Order, Side, StepName, TABLE, Undo, Verb, WayBack};
 
-/// How long the lag must stay under its limit before a migration is ready.
-const STABLE_WINDOW: Duration = Duration::from_secs(1);
-/// The same before rows are counted: two heartbeats, so that a break is noticed.
-const LEVEL_WINDOW: Duration = Duration::from_secs(2);
+/// How long the lag must stay under its limit before a migration is ready: for a
+/// beat or two. Whatever needs a low lag later looks at it again.
+const STABLE_WINDOW: Duration = Duration::from_millis(250);
+/// The same before rows are counted: for two beats at least, so that a break is
+/// noticed.
+const LEVEL_WINDOW: Duration = Duration::from_millis(500);
 
 /// What the engine knows from its clock and its settings.
 #[derive(Clone, Copy, Debug)]

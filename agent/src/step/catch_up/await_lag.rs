@@ -10,7 +10,7 @@ use crate::heartbeat::Reading;
 use crate::step::patience::{Patience, stalled};
 use crate::step::{Context, Progress, ProgressUnit, Step, Survey};
 
-/// Time between two looks at the gauge.
+/// Time between two looks at the gauge, and between two beats meanwhile.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Waits until the lag, by heartbeat, stays under a limit.
@@ -100,6 +100,7 @@ impl Step for AwaitLag {
                 });
             }
             arrived = arrived.or(reading.map(|reading| reading.arrived));
+            cx.agent.heartbeats.hurry(&cx.participation.migration);
             cx.pause(LOOK).await?;
         }
     }
