@@ -210,6 +210,7 @@ impl State {
                 self.word(trace, fact);
                 self.scrutiny = scrutiny.clone();
                 self.verification = None;
+                self.count_anew(StepName::Verify);
                 self.begin(StepName::Verify);
                 Ok(())
             }
