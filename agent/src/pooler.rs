@@ -179,7 +179,8 @@ impl Poolers {
     ///
     /// # Errors
     ///
-    /// [`Reason::PoolerBusy`] when a transaction does not end in time,
+    /// [`Reason::PoolerBusy`] when a transaction does not end in time, and
+    /// [`Reason::OutageBudgetExceeded`] when that time was what is left of the budget;
     /// [`Reason::PoolerUnreachable`]; [`Reason::StoreUnwritable`]. Some may be
     /// paused then: the caller lets them on.
     pub async fn pause(
@@ -306,9 +307,13 @@ impl Approached {
 /// Says who is in the way of a pause.
 async fn busy(rule: &PoolerRule, clock: Clock, limit: Duration) -> Failure {
     let holders = check::at_work(rule, clock).await.unwrap_or_default();
+    let (reason, which) = match limit < rule.pause_timeout {
+        true => (Reason::OutageBudgetExceeded, " that were left of the budget"),
+        false => (Reason::PoolerBusy, ""),
+    };
     let failure = Failure::new(
-        Reason::PoolerBusy,
-        format!("the pooler's clients did not come to rest within {} ms", limit.as_millis()),
+        reason,
+        format!("the pooler's clients did not come to rest within {} ms{which}", limit.as_millis()),
     )
     .hint(
         "Wait until these transactions end, or end them, and try the cutover again. A pool in session mode \

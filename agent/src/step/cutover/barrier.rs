@@ -269,7 +269,7 @@ async fn lock_against_writers(
     };
     if let Err(error) = granted {
         return Err(if error.code() == Some(&SqlState::QUERY_CANCELED) {
-            barrier_timeout(cutover, patience).await
+            not_granted(cutover, max_outage, patience).await
         } else {
             sql_failure(error, "lock the tables against writers").effect(Effect::None)
         });
@@ -292,7 +292,8 @@ fn bounded(lock: &str, max_outage: Duration, patience: Duration) -> String {
     )
 }
 
-async fn barrier_timeout(cutover: &LeavingSide, patience: Duration) -> Failure {
+/// Says who was in the way, and which of the two limits it was.
+async fn not_granted(cutover: &LeavingSide, max_outage: Duration, patience: Duration) -> Failure {
     let blockers = match cutover.writer.query(BLOCKERS, &[&cutover.holder.pid]).await {
         Ok(rows) => rows
             .iter()
@@ -309,11 +310,17 @@ async fn barrier_timeout(cutover: &LeavingSide, patience: Duration) -> Failure {
             .collect::<Vec<_>>(),
         Err(_) => Vec::new(),
     };
+    let (reason, limit, or) = match patience < max_outage {
+        true => (Reason::BarrierTimeout, "", ""),
+        false => (Reason::OutageBudgetExceeded, " that were left of the budget", ", or allow more with --max-outage"),
+    };
     let failure = Failure::new(
-        Reason::BarrierTimeout,
-        format!("the table locks were not granted within {} ms", patience.as_millis()),
+        reason,
+        format!("the table locks were not granted within {} ms{limit}", patience.as_millis()),
     )
-    .hint("A transaction holds a table for longer. Wait until it ends or end it, then try the cutover again.")
+    .hint(format!(
+        "A transaction holds a table for longer. Wait until it ends or end it{or}, then try the cutover again."
+    ))
     .remedy(Remedy::Operator)
     .effect(Effect::None);
     if blockers.is_empty() { failure } else { failure.detail(format!("In the way: {}.", blockers.join("; "))) }

@@ -133,10 +133,12 @@ async fn a_rehearsal_says_whether_the_budget_would_be_kept_and_exits_4_if_not() 
     stage.run(&["cutover", "shop", "--rehearse", "--yes"]).await.exits(1).says("BARRIER_TIMEOUT");
 
     // A round that was over the budget says enough.
-    let mut over = support::rehearsal_given_up();
-    over.rehearsal.as_mut().unwrap().failure.as_mut().unwrap().reason = "OUTAGE_BUDGET_EXCEEDED".to_owned();
-    let stage = Stage::set(Script::new(support::ready(), [support::rehearsing(), over])).await;
-    stage.run(&["cutover", "shop", "--rehearse", "--yes"]).await.exits(4);
+    for reason in ["OUTAGE_BUDGET_EXCEEDED", "DRAIN_TIMEOUT"] {
+        let mut over = support::rehearsal_given_up();
+        over.rehearsal.as_mut().unwrap().failure.as_mut().unwrap().reason = reason.to_owned();
+        let stage = Stage::set(Script::new(support::ready(), [support::rehearsing(), over])).await;
+        stage.run(&["cutover", "shop", "--rehearse", "--yes"]).await.exits(4);
+    }
 }
 
 #[tokio::test]
