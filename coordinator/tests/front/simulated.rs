@@ -275,6 +275,7 @@ impl World {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let thing = (command.side, kind);
         servers.done.push((name.to_owned(), kind, command.verb()));
+        let drift = self.drifts.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned().unwrap_or_default();
         servers.copy_methods.extend(copy_method(action).map(|method| (kind, method)));
         if command.verb() == v1::Verb::Undo {
             match action {
@@ -345,7 +346,12 @@ impl World {
         if makes_something {
             servers.things.insert(thing);
         }
-        Ok(Some(produced(action)))
+        let mut produced = produced(action);
+        if let Produced::CountRows(counted) = &mut produced {
+            let object = |object: v1::DriftedObject| v1::SchemaObject { identity: object.identity, digest: vec![1] };
+            counted.objects = drift.objects.into_iter().map(object).collect();
+        }
+        Ok(Some(produced))
     }
 }
 
