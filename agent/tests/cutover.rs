@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use pgportage_agent::migration::Side;
 use pgportage_agent::names;
+use pgportage_agent::pooler::Unreachable;
 use pgportage_agent::postgres::access::Access;
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
@@ -107,6 +108,7 @@ async fn prepare(world: &World, epoch: i64) {
         switch: Switch::Cutover,
         way_back: false,
         rehearsal: false,
+        unreachable: Unreachable::Refuse,
     };
     let source = perform(world, Side::Source, &step).await.unwrap();
     let destination = perform(world, Side::Destination, &step).await.unwrap();
@@ -209,6 +211,7 @@ async fn a_rehearsal_goes_no_further_than_the_drain() {
             switch: Switch::Cutover,
             way_back: false,
             rehearsal: true,
+            unreachable: Unreachable::Refuse,
         };
         perform(&world, Side::Source, &step).await.unwrap();
         perform(&world, Side::Destination, &step).await.unwrap();
@@ -250,6 +253,7 @@ async fn a_spent_budget_opens_the_source_by_itself() {
         switch: Switch::Cutover,
         way_back: false,
         rehearsal: false,
+        unreachable: Unreachable::Refuse,
     };
     let mut slow = application(&world.source, &database).await.unwrap();
     let transaction = slow.transaction().await.unwrap();
@@ -374,6 +378,7 @@ async fn preconditions_name_what_is_in_the_way() {
         switch: Switch::Cutover,
         way_back: false,
         rehearsal: false,
+        unreachable: Unreachable::Refuse,
     };
     let superuser = world.source.connect(&database).await.unwrap();
     assert_eq!(perform(&world, Side::Source, &step).await.unwrap_err().reason, Reason::SuperuserSession);

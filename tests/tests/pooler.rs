@@ -250,11 +250,30 @@ async fn its_clients_are_led_back_by_a_rollback() {
     // Right behind it: the coordinator waits until the heartbeats have come the new way.
     pool.site.cli.expect(0, &CUTOVER).await.unwrap_or_else(|error| pool.give_up(&error));
     pool.clients.wait_for_commits(100, LIMIT).await.unwrap_or_else(|error| pool.give_up(&error));
-    let Pool { site, pooler, clients } = pool;
+    let Pool { site, mut pooler, clients } = pool;
     let told = clients.stop().await.unwrap();
     println!("{} transactions, longest pause {:?}", told.acknowledged.len(), told.longest_pause(began));
     assert_eq!(told.failures, Vec::<String>::new(), "\n--- pooler\n{}", pooler.log_text());
     told.check(&site.destination, &site.database).await.unwrap();
+
+    // A pooler that is dead keeps nobody from going back who wants to without it. It is
+    // led back when it is there again.
+    pooler.kill9().unwrap();
+    let refused = site.cli.expect(1, &ROLLBACK).await.unwrap();
+    for word in ["POOLER_UNREACHABLE", &format!("127.0.0.1:{}", pooler.port), "--without-pooler"] {
+        assert!(refused.all().contains(word), "{word}: {}", refused.all());
+    }
+    let without = [&ROLLBACK[..], &["--without-pooler"]].concat();
+    site.cli.expect(0, &without).await.unwrap_or_else(|error| panic!("{error:#}\n{}", site.last_words()));
+    told.check(&site.source, &site.database).await.unwrap();
+    pooler.start_again().await.unwrap();
+    let port = site.source.port.to_string();
+    wait::until("the pooler to lead back", LIMIT, async || {
+        let leads = pooler.entry(&site.database, "port").await?;
+        Ok(if leads == port { Seen::Done(()) } else { Seen::NotYet(leads) })
+    })
+    .await
+    .unwrap();
 }
 
 /// The coordinator dies behind the barrier, the agent that has paused the pooler

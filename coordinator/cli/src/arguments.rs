@@ -303,6 +303,10 @@ pub struct Rollback {
     /// Take everything back if the outage would exceed this, for example 1s
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub max_outage: Option<Duration>,
+    /// Go on although a pooler does not answer: its clients see errors until it answers
+    /// and was led back
+    #[arg(long, conflicts_with = "rehearsing")]
+    pub without_pooler: bool,
     /// Whether it is rehearsed.
     #[command(flatten)]
     pub rehearsal: Rehearsal,

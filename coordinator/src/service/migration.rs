@@ -294,11 +294,12 @@ impl MigrationService for MigrationFront {
         request: Request<v1::RollBackMigrationRequest>,
     ) -> Answer<v1::RollBackMigrationResponse> {
         let caller = caller(&request)?;
-        let v1::RollBackMigrationRequest { migration_id, etag, max_outage } = request.into_inner();
+        let v1::RollBackMigrationRequest { migration_id, etag, max_outage, without_poolers } = request.into_inner();
         let etag = required(etag)?;
         let max_outage = self.max_outage(max_outage)?;
         self.engine.ready_to_switch(&id(&migration_id)?, StepName::Finish).await.map_err(to_status)?;
-        let migration = self.say(&caller, &migration_id, etag, Word::RollBack { max_outage }).await?;
+        let word = Word::RollBack { max_outage, without_poolers };
+        let migration = self.say(&caller, &migration_id, etag, word).await?;
         Ok(Response::new(v1::RollBackMigrationResponse { migration }))
     }
 

@@ -168,6 +168,8 @@ pub struct Cutover {
     pub max_outage: Duration,
     /// Whether both agents state and sign what they see of it.
     pub certified: bool,
+    /// Whether poolers that do not answer are left out.
+    pub without_poolers: bool,
     /// How it ended.
     pub end: Option<CutoverEnd>,
     /// When the barrier was asked for.

@@ -18,7 +18,7 @@ use super::let_go::{let_go, let_go_in_time};
 use super::seeded::Bug;
 use super::sequence::{SequencePosition, positions};
 use super::{Barrier, LeavingSide, current_lsn, remaining, sessions_lost};
-use crate::pooler::{Occasion, Pause};
+use crate::pooler::{Occasion, Pause, Unreachable};
 use crate::postgres::{RelationName, sql_failure};
 use crate::step::{Context, Step, Survey};
 
@@ -145,7 +145,7 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
     let tables = lockable(&cutover.writer).await?;
     begin_and_evict_maintenance(&cutover.holder, &tables).await?;
     cx.fail_point("raise_barrier.perform.evicted");
-    let poolers = cx.agent.poolers.approach(&cx.agent, &cx.participation).await?;
+    let poolers = cx.agent.poolers.approach(&cx.agent, &cx.participation, Unreachable::Refuse).await?;
 
     // The outage begins: for the clients of a pooler here or beside the other agent,
     // for others with the locks, which then find no transaction of a pooler in their way.
@@ -314,15 +314,13 @@ async fn not_granted(cutover: &LeavingSide, max_outage: Duration, patience: Dura
         true => (Reason::BarrierTimeout, "", ""),
         false => (Reason::OutageBudgetExceeded, " that were left of the budget", ", or allow more with --max-outage"),
     };
-    let failure = Failure::new(
-        reason,
-        format!("the table locks were not granted within {} ms{limit}", patience.as_millis()),
-    )
-    .hint(format!(
-        "A transaction holds a table for longer. Wait until it ends or end it{or}, then try the cutover again."
-    ))
-    .remedy(Remedy::Operator)
-    .effect(Effect::None);
+    let failure =
+        Failure::new(reason, format!("the table locks were not granted within {} ms{limit}", patience.as_millis()))
+            .hint(format!(
+                "A transaction holds a table for longer. Wait until it ends or end it{or}, then try the cutover again."
+            ))
+            .remedy(Remedy::Operator)
+            .effect(Effect::None);
     if blockers.is_empty() { failure } else { failure.detail(format!("In the way: {}.", blockers.join("; "))) }
 }
 

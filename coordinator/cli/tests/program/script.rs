@@ -313,7 +313,8 @@ impl MigrationService for Script {
     ) -> Result<Response<v1::RollBackMigrationResponse>, Status> {
         let message = request.get_ref();
         let limit = message.max_outage.as_ref().map_or("none".to_owned(), ToString::to_string);
-        let migration = self.act(&request, format!("rollback etag={} max_outage={limit}", message.etag))?;
+        let without = if message.without_poolers { " without_poolers" } else { "" };
+        let migration = self.act(&request, format!("rollback etag={} max_outage={limit}{without}", message.etag))?;
         Ok(Response::new(v1::RollBackMigrationResponse { migration }))
     }
 

@@ -175,6 +175,16 @@ async fn a_rollback_can_be_rehearsed() {
 }
 
 #[tokio::test]
+async fn a_rollback_may_leave_a_pooler_out() {
+    let going = [running(support::returnable()), support::rolled_back()];
+    let stage = Stage::set(Script::new(support::returnable(), going)).await;
+    stage.run(&["rollback", "shop", "--yes", "--without-pooler"]).await.exits(0);
+    let heard = stage.script.heard();
+    assert!(heard.contains(&"rollback etag=3-11 max_outage=none without_poolers".to_owned()), "{heard:?}");
+    stage.run(&["rollback", "shop", "--yes", "--without-pooler", "--rehearse"]).await.exits(2);
+}
+
+#[tokio::test]
 async fn a_cutover_may_give_the_way_back_up() {
     let stage = Stage::set(Script::new(support::ready(), [support::cutting_over(), support::cut_over()])).await;
     stage.run(&["cutover", "shop", "--yes", "--no-way-back"]).await.exits(0);

@@ -18,6 +18,7 @@ impl State {
         epoch: i64,
         max_outage: Duration,
         certified: bool,
+        without_poolers: bool,
     ) -> Applied {
         self.must(epoch >= self.next_cutover_epoch(), "its number is not new")?;
         self.cutover = Some(Cutover {
@@ -25,6 +26,7 @@ impl State {
             epoch,
             max_outage,
             certified,
+            without_poolers,
             end: None,
             outage_start_time: None,
             barrier: None,
