@@ -304,6 +304,23 @@ async fn create_says_what_to_type_next() {
 }
 
 #[tokio::test]
+async fn create_reads_a_file_that_says_everything() {
+    let stage = Stage::set(Script::new(support::pending(), [])).await;
+    let file = stage.directory.path().join("shop.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "from = \"alpha\"\nto = \"beta\"\ndatabase = \"shop\"\ncopy_method = \"native\"\n").unwrap();
+    stage.run(&["create", "shop", "--file", path]).await.exits(0).says("created migration shop");
+    assert_eq!(stage.script.heard(), ["create shop alpha>beta shop Tunnel Native validate_only=false"]);
+    // Not half here and half there.
+    stage.run(&["create", "shop", "-f", path, "--max-lag", "1s"]).await.exits(2).notes("--max-lag");
+    stage.run(&["create", "shop", "--from", "alpha"]).await.exits(2).notes("--database");
+    std::fs::write(&file, "from = \"alpha\"\nto = \"\"\ncopy_methd = \"native\"\n").unwrap();
+    let ran = stage.run(&["create", "shop", "-f", path]).await.exits(1);
+    ran.notes("CONFIGURATION_INVALID").notes("copy_methd").notes("database").notes("must not be empty");
+    assert_eq!(stage.script.heard().len(), 1);
+}
+
+#[tokio::test]
 async fn tune_says_how_fast_it_goes_from_now_on() {
     let stage = Stage::set(Script::new(support::copying(), [])).await;
     stage.run(&["tune", "shop", "--max-rate", "50MB"]).await.exits(0).says("migration shop copies 50.0 MB/s at most");
