@@ -17,12 +17,14 @@ mod console;
 mod file;
 mod ini;
 mod lead;
+mod turn;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::sync::Mutex;
@@ -33,6 +35,7 @@ use crate::journal::Journal;
 use crate::migration::{MigrationId, Participation};
 use crate::policy::PoolerRule;
 use console::{Console, command};
+use turn::Turns;
 
 pub(crate) use check::{check, check_back};
 
@@ -135,13 +138,44 @@ impl Onward {
     }
 }
 
-/// The poolers of this agent's policy, and its sessions with those that are
-/// paused.
+/// What becomes of a switch when the console of a pooler does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// It does not begin.
+    Refuse,
+    /// It goes on without that pooler, as the operator wished.
+    LeaveOut,
+}
+
+impl Unreachable {
+    /// What there is to do with a pooler: nothing, if it is left out.
+    pub(crate) fn judge<T>(self, rule: &PoolerRule, reached: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        match (self, reached) {
+            (_, Ok(reached)) => Ok(Some(reached)),
+            (Self::LeaveOut, Err(failure)) if failure.reason == Reason::PoolerUnreachable => {
+                tracing::warn!(console = rule.console, detail = failure.detail, "a pooler is left out: {failure}");
+                Ok(None)
+            }
+            (Self::Refuse | Self::LeaveOut, Err(failure)) => Err(failure),
+        }
+    }
+}
+
+/// The poolers of this agent's policy, as far as they are paused.
 #[derive(Debug, Default)]
 pub struct Poolers {
-    /// Held by whoever commands poolers of any migration, so that nobody lets
-    /// clients on while somebody else makes them wait.
-    paused: Mutex<HashMap<MigrationId, Vec<Approached>>>,
+    turns: Turns,
+    /// One lock for each migration, held while its poolers are commanded.
+    waiting: std::sync::Mutex<HashMap<MigrationId, Arc<Mutex<Waiting>>>>,
+}
+
+/// What this process knows of the poolers of one migration.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Sessions with those that are paused.
+    approached: Vec<Approached>,
+    /// Which of them were led where the others could not be led yet.
+    led: Option<(Towards, Vec<PoolerRule>)>,
 }
 
 /// A pooler that can be paused at once: logged in, and no login of its own under
@@ -160,17 +194,15 @@ impl Poolers {
     /// # Errors
     ///
     /// [`Reason::PoolerUnreachable`]. Nothing has changed then.
-    pub async fn approach(&self, agent: &Agent, participation: &Participation) -> Result<Vec<Approached>, Failure> {
-        let approach = |rule: &PoolerRule| {
-            let rule = rule.clone();
-            async move {
-                let consoles = try_join_all(rule.entries.iter().map(|_| Console::open(&rule, agent.clock))).await?;
-                let mut approached = Approached { rule, consoles };
-                approached.await_calm(agent.clock).await?;
-                Ok(approached)
-            }
-        };
-        try_join_all(agent.policy.poolers(&participation.database).map(approach)).await
+    pub async fn approach(
+        &self,
+        agent: &Agent,
+        participation: &Participation,
+        unreachable: Unreachable,
+    ) -> Result<Vec<Approached>, Failure> {
+        let approach = async |rule: &PoolerRule| unreachable.judge(rule, Approached::approach(rule, agent.clock).await);
+        let approached = try_join_all(agent.policy.poolers(&participation.database).map(approach)).await?;
+        Ok(approached.into_iter().flatten().collect())
     }
 
     /// Makes the clients of all poolers wait, once the transactions at work have
@@ -179,7 +211,8 @@ impl Poolers {
     ///
     /// # Errors
     ///
-    /// [`Reason::PoolerBusy`] when a transaction does not end in time,
+    /// [`Reason::PoolerBusy`] when a transaction does not end in time, and
+    /// [`Reason::OutageBudgetExceeded`] when that time was what is left of the budget;
     /// [`Reason::PoolerUnreachable`]; [`Reason::StoreUnwritable`]. Some may be
     /// paused then: the caller lets them on.
     pub async fn pause(
@@ -193,13 +226,17 @@ impl Poolers {
         if approached.is_empty() {
             return Ok(());
         }
-        let mut paused = self.paused.lock().await;
+        let waiting = self.waiting(&participation.migration);
+        let mut waiting = waiting.lock().await;
+        let rules: Vec<_> = approached.iter().map(|pooler| pooler.rule.clone()).collect();
+        let _turn = self.turns.take(&rules).await;
         agent.journal.set_note(&participation.migration, PAUSED_NOTE, &pause.to_string())?;
+        waiting.led = None;
         let began = agent.clock.now();
         try_join_all(approached.iter_mut().map(|pooler| pooler.pause(agent.clock, deadline))).await?;
         let pause_ms = u64::try_from(agent.clock.now().duration_since(began).as_millis()).unwrap_or(u64::MAX);
         tracing::info!(migration.id = %participation.migration, pause_ms, "the poolers' clients wait");
-        paused.insert(participation.migration.clone(), approached);
+        waiting.approached = approached;
         Ok(())
     }
 
@@ -212,11 +249,12 @@ impl Poolers {
     /// and this can be tried again.
     pub async fn let_on(&self, agent: &Agent, participation: &Participation, towards: Towards) -> Result<(), Failure> {
         let migration = &participation.migration;
-        let mut paused = self.paused.lock().await;
+        let waiting = self.waiting(migration);
+        let mut waiting = waiting.lock().await;
         if pause_of(&agent.journal, migration)?.is_none() {
             return Ok(());
         }
-        lead_all(agent, participation, towards, paused.remove(migration).unwrap_or_default()).await?;
+        self.lead_all(agent, participation, towards, &mut waiting).await?;
         agent.journal.clear_note(migration, PAUSED_NOTE)?;
         tracing::info!(migration.id = %migration, towards = towards.as_str(), "the poolers' clients go on");
         Ok(())
@@ -230,9 +268,9 @@ impl Poolers {
     ///
     /// Those of [`Poolers::let_on`].
     pub(crate) async fn lead_back(&self, agent: &Agent, participation: &Participation) -> Result<(), Failure> {
-        let mut paused = self.paused.lock().await;
-        let approached = paused.remove(&participation.migration).unwrap_or_default();
-        lead_all(agent, participation, Towards::Source, approached).await?;
+        let waiting = self.waiting(&participation.migration);
+        let mut waiting = waiting.lock().await;
+        self.lead_all(agent, participation, Towards::Source, &mut waiting).await?;
         agent.journal.clear_note(&participation.migration, PAUSED_NOTE)?;
         tracing::info!(migration.id = %participation.migration, "the poolers lead to the source again");
         Ok(())
@@ -246,21 +284,50 @@ impl Poolers {
     pub(crate) fn forget(agent: &Agent, participation: &Participation) -> Result<(), Failure> {
         agent.policy.poolers(&participation.database).try_for_each(|rule| lead::forget(agent, participation, rule))
     }
-}
 
-/// Sessions from before are used once: after a failure they may be in any state.
-async fn lead_all(
-    agent: &Agent,
-    participation: &Participation,
-    towards: Towards,
-    mut approached: Vec<Approached>,
-) -> Result<(), Failure> {
-    for rule in agent.policy.poolers(&participation.database) {
-        let known = approached.iter().position(|pooler| pooler.rule == *rule);
-        let console = known.and_then(|index| approached.swap_remove(index).consoles.pop());
-        Box::pin(lead::lead(agent, participation, rule, towards, console)).await?;
+    /// Leads every pooler that can be, whatever becomes of the others; then fails with
+    /// the first that cannot. Called again, it leads those that are left.
+    async fn lead_all(
+        &self,
+        agent: &Agent,
+        participation: &Participation,
+        towards: Towards,
+        waiting: &mut Waiting,
+    ) -> Result<(), Failure> {
+        let mut led = match waiting.led.take() {
+            Some((before, led)) if before == towards => led,
+            Some(_) | None => Vec::new(),
+        };
+        // Sessions from before are used once: after a failure they may be in any state.
+        let mut approached = std::mem::take(&mut waiting.approached);
+        let left = agent.policy.poolers(&participation.database).filter(|rule| !led.contains(rule));
+        let leading: Vec<_> = left
+            .map(|rule| {
+                let known = approached.iter().position(|pooler| pooler.rule == *rule);
+                let console = known.and_then(|index| approached.swap_remove(index).consoles.pop());
+                Box::pin(async move {
+                    let _turn = self.turns.take(std::slice::from_ref(rule)).await;
+                    (rule, lead::lead(agent, participation, rule, towards, console).await)
+                })
+            })
+            .collect();
+        let mut outcome = Ok(());
+        for (rule, told) in join_all(leading).await {
+            match told {
+                Ok(()) => led.push(rule.clone()),
+                Err(failure) => outcome = outcome.and(Err(failure)),
+            }
+        }
+        if outcome.is_err() {
+            waiting.led = Some((towards, led));
+        }
+        outcome
     }
-    Ok(())
+
+    fn waiting(&self, migration: &MigrationId) -> Arc<Mutex<Waiting>> {
+        let mut all = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(migration.clone()).or_default())
+    }
 }
 
 /// The pause that poolers may be in.
@@ -269,6 +336,13 @@ pub(crate) fn pause_of(journal: &Journal, migration: &MigrationId) -> Result<Opt
 }
 
 impl Approached {
+    async fn approach(rule: &PoolerRule, clock: Clock) -> Result<Self, Failure> {
+        let consoles = try_join_all(rule.entries.iter().map(|_| Console::open(rule, clock))).await?;
+        let mut approached = Self { rule: rule.clone(), consoles };
+        approached.await_calm(clock).await?;
+        Ok(approached)
+    }
+
     /// Waits, not for long, until the pooler is not logging in anywhere.
     async fn await_calm(&mut self, clock: Clock) -> Result<(), Failure> {
         let deadline = clock.now() + CALM;
@@ -306,9 +380,13 @@ impl Approached {
 /// Says who is in the way of a pause.
 async fn busy(rule: &PoolerRule, clock: Clock, limit: Duration) -> Failure {
     let holders = check::at_work(rule, clock).await.unwrap_or_default();
+    let (reason, which) = match limit < rule.pause_timeout {
+        true => (Reason::OutageBudgetExceeded, " that were left of the budget"),
+        false => (Reason::PoolerBusy, ""),
+    };
     let failure = Failure::new(
-        Reason::PoolerBusy,
-        format!("the pooler's clients did not come to rest within {} ms", limit.as_millis()),
+        reason,
+        format!("the pooler's clients did not come to rest within {} ms{which}", limit.as_millis()),
     )
     .hint(
         "Wait until these transactions end, or end them, and try the cutover again. A pool in session mode \

@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use pgportage_agent::migration::Side;
 use pgportage_agent::names;
+use pgportage_agent::pooler::Unreachable;
 use pgportage_agent::postgres::access::Access;
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
@@ -107,6 +108,7 @@ async fn prepare(world: &World, epoch: i64) {
         switch: Switch::Cutover,
         way_back: false,
         rehearsal: false,
+        unreachable: Unreachable::Refuse,
     };
     let source = perform(world, Side::Source, &step).await.unwrap();
     let destination = perform(world, Side::Destination, &step).await.unwrap();
@@ -209,6 +211,7 @@ async fn a_rehearsal_goes_no_further_than_the_drain() {
             switch: Switch::Cutover,
             way_back: false,
             rehearsal: true,
+            unreachable: Unreachable::Refuse,
         };
         perform(&world, Side::Source, &step).await.unwrap();
         perform(&world, Side::Destination, &step).await.unwrap();
@@ -244,20 +247,29 @@ async fn a_rehearsal_goes_no_further_than_the_drain() {
 async fn a_spent_budget_opens_the_source_by_itself() {
     let world = caught_up().await;
     let database = world.options.database.clone();
-    let budget = Duration::from_secs(1);
-    let step = PrepareCutover {
-        cutover_epoch: 1,
-        max_outage: budget,
+    let prepare = |cutover_epoch, max_outage| PrepareCutover {
+        cutover_epoch,
+        max_outage,
         switch: Switch::Cutover,
         way_back: false,
         rehearsal: false,
+        unreachable: Unreachable::Refuse,
     };
-    perform(&world, Side::Source, &step).await.unwrap();
     let mut slow = application(&world.source, &database).await.unwrap();
     let transaction = slow.transaction().await.unwrap();
     transaction.batch_execute("INSERT INTO public.orders (note) VALUES ('slow')").await.unwrap();
+    // Not enough for the locks: that is told as what it is, with who was in the way.
+    let too_little = Duration::from_millis(200);
+    perform(&world, Side::Source, &prepare(1, too_little)).await.unwrap();
+    let raise = RaiseBarrier { cutover_epoch: 1, max_outage: too_little };
+    let failure = perform(&world, Side::Source, &raise).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::OutageBudgetExceeded, "{failure:?}");
+    assert!(failure.detail.contains("In the way: pid"), "{failure:?}");
+
+    let budget = Duration::from_secs(1);
+    perform(&world, Side::Source, &prepare(2, budget)).await.unwrap();
     let begun = Clock.now();
-    let raise = RaiseBarrier { cutover_epoch: 1, max_outage: budget };
+    let raise = RaiseBarrier { cutover_epoch: 2, max_outage: budget };
     let (raised, committed) = tokio::join!(perform(&world, Side::Source, &raise), async {
         // A good part of the budget is spent on the locks.
         Clock.sleep(budget.mul_f64(0.4)).await;
@@ -271,7 +283,7 @@ async fn a_spent_budget_opens_the_source_by_itself() {
     writer.batch_execute("INSERT INTO public.orders (note) VALUES ('on')").await.unwrap();
     let waited = begun.elapsed();
     assert!(waited < budget + Duration::from_millis(200), "{waited:?}, {:?} of it for the locks", barrier.lock_wait);
-    let fence = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
+    let fence = FenceSource { cutover_epoch: 2, marker_id: barrier.marker_id };
     let failure = perform(&world, Side::Source, &fence).await.unwrap_err();
     assert_eq!(failure.reason, Reason::OutageBudgetExceeded, "{failure:?}");
     application(&world.source, &database).await.unwrap();
@@ -366,6 +378,7 @@ async fn preconditions_name_what_is_in_the_way() {
         switch: Switch::Cutover,
         way_back: false,
         rehearsal: false,
+        unreachable: Unreachable::Refuse,
     };
     let superuser = world.source.connect(&database).await.unwrap();
     assert_eq!(perform(&world, Side::Source, &step).await.unwrap_err().reason, Reason::SuperuserSession);

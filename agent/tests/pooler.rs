@@ -8,12 +8,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use pgportage_agent::migration::Side;
-use pgportage_agent::pooler::{Occasion, Pause, Towards};
+use pgportage_agent::pooler::{Occasion, Pause, Towards, Unreachable};
 use pgportage_link::{Clock, Failure};
 use pgportage_proto::Reason;
 use pgportage_tests::PostgresVersion;
-use pgportage_tests::cluster::{Cluster, ClusterOptions};
-use pgportage_tests::pgbouncer::PgBouncer;
+use pgportage_tests::cluster::{Cluster, ClusterOptions, free_port};
+use pgportage_tests::pgbouncer::{KEEPER, PgBouncer};
 use pgportage_tests::pooled::{self, Pooled};
 use pgportage_tests::site::{APPLICATION, APPLICATION_PASSWORD};
 
@@ -42,14 +42,19 @@ fn agent_beside(source: &Cluster, policy: &str) -> Lone {
 
 async fn pause(lone: &Lone, cutover_epoch: i64) -> Result<(), Failure> {
     let Lone { agent, participation, .. } = lone;
-    let approached = agent.poolers.approach(agent, participation).await?;
+    let approached = agent.poolers.approach(agent, participation, Unreachable::Refuse).await?;
     let pause = Pause { cutover_epoch, occasion: Occasion::Leaving };
     agent.poolers.pause(agent, participation, pause, approached, Clock.now() + BUDGET).await
 }
 
+async fn try_to_let_on(lone: &Lone, towards: Towards) -> Result<(), Failure> {
+    lone.agent.poolers.let_on(&lone.agent, &lone.participation, towards).await
+}
+
 async fn let_on(lone: &Lone, towards: Towards) {
-    let led = lone.agent.poolers.let_on(&lone.agent, &lone.participation, towards).await;
-    led.unwrap_or_else(|failure| panic!("{failure}: {} {:?}", failure.detail, failure.causes));
+    try_to_let_on(lone, towards)
+        .await
+        .unwrap_or_else(|failure| panic!("{failure}: {} {:?}", failure.detail, failure.causes));
 }
 
 #[tokio::test]
@@ -130,7 +135,7 @@ async fn led_by_a_command() {
     pause(&lone, 1).await.unwrap();
     for does_not_lead in ["exit 3", "true"] {
         write(does_not_lead);
-        let led = lone.agent.poolers.let_on(&lone.agent, &lone.participation, Towards::Destination).await;
+        let led = try_to_let_on(&lone, Towards::Destination).await;
         assert_eq!(led.unwrap_err().reason, Reason::PoolerUnfit, "{does_not_lead}");
         assert_eq!(pooler.entry(DATABASE, "paused").await.unwrap(), "1", "{does_not_lead}");
     }
@@ -148,4 +153,50 @@ async fn led_by_a_command() {
     let_on(&lone, Towards::Source).await;
     assert_eq!(pooler.config_text().unwrap(), before);
     assert_eq!(pooler.entry(DATABASE, "port").await.unwrap(), from.to_string());
+}
+
+/// Of two poolers one is dead, and later takes connections and says nothing.
+#[tokio::test]
+async fn one_that_does_not_answer_keeps_no_other_from_being_led() {
+    let (source, destination) = tokio::join!(server(), server());
+    let pooler = PgBouncer::start(DATABASE, source.port).await.unwrap();
+    let dead = free_port().unwrap();
+    // The dead one first.
+    let policy = format!(
+        "\n[[pooler]]\ndatabase = \"{DATABASE}\"\nconsole = \"127.0.0.1:{dead}\"\nuser = \"{KEEPER}\"\n\
+         entries = [\"{DATABASE}\"]\nrepoint_command = [\"/bin/true\"]\n{}",
+        pooler.policy(DATABASE, destination.port)
+    );
+    let lone = agent_beside(&source, &policy);
+    let Lone { agent, participation, .. } = &lone;
+    let clients = Pooled::start(&pooler.config(DATABASE), 4, 3);
+    clients.wait_for_commits(20, LIMIT).await.unwrap();
+
+    let refused = agent.poolers.approach(agent, participation, Unreachable::Refuse).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::PoolerUnreachable);
+    assert!(refused.detail.contains(&dead.to_string()), "{refused:?}");
+    let approached = agent.poolers.approach(agent, participation, Unreachable::LeaveOut).await.unwrap();
+    let pause = Pause { cutover_epoch: 1, occasion: Occasion::Leaving };
+    agent.poolers.pause(agent, participation, pause, approached, Clock.now() + BUDGET).await.unwrap();
+    assert_eq!(pooler.entry(DATABASE, "paused").await.unwrap(), "1");
+
+    let silent = std::net::TcpListener::bind(("127.0.0.1", dead)).unwrap();
+    let go_on = async {
+        clients.wait_for_commits(20, LIMIT).await.unwrap();
+        pooler.entry(DATABASE, "port").await.unwrap()
+    };
+    tokio::select! {
+        biased;
+        port = go_on => assert_eq!(port, destination.port.to_string()),
+        led = try_to_let_on(&lone, Towards::Destination) => panic!("the clients of the other one still wait: {led:?}"),
+    }
+    // Again, because that was dropped; and once more, for the one that is left.
+    let unreachable = async || try_to_let_on(&lone, Towards::Destination).await.unwrap_err().reason;
+    drop(silent);
+    assert_eq!(unreachable().await, Reason::PoolerUnreachable);
+    let reloads = pooler.log_text().matches("RELOAD").count();
+    assert_eq!(unreachable().await, Reason::PoolerUnreachable);
+    assert_eq!(pooler.log_text().matches("RELOAD").count(), reloads, "it was led already");
+    assert!(reloads > 0);
+    assert_eq!(clients.stop().await.unwrap().failures, Vec::<String>::new());
 }

@@ -71,6 +71,7 @@ impl Coordinator {
             EngineSettings {
                 stall_timeout: settings.migration.stall_timeout,
                 max_outage: settings.migration.max_outage,
+                lag_patience: settings.migration.lag_patience,
             },
             figures.clone(),
         )

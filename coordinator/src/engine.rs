@@ -12,6 +12,7 @@
 mod explain;
 mod hear;
 mod preflight;
+mod ready;
 mod task;
 
 use std::collections::{BTreeMap, HashMap};
@@ -55,6 +56,8 @@ pub struct EngineSettings {
     pub stall_timeout: Duration,
     /// The budget of a cutover when the operator names none.
     pub max_outage: Duration,
+    /// How long a switch that is asked for waits for the lag to fall under its limit.
+    pub lag_patience: Duration,
 }
 
 /// Everything known about a migration at one moment.

@@ -78,11 +78,23 @@ pub struct MigrationSettings {
     /// The budget of a cutover when the operator names none.
     #[serde(with = "settings::duration")]
     pub max_outage: Duration,
+    /// How long a switch that is asked for waits for the lag to fall under its limit.
+    /// Right behind another switch that takes a second or two; what takes much longer is
+    /// for the operator to know. Well below the time a caller waits for an answer.
+    #[serde(with = "settings::duration")]
+    pub lag_patience: Duration,
 }
+
+/// Longest that a switch may wait for the lag: callers give up after thirty seconds.
+const LONGEST_LAG_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Default for MigrationSettings {
     fn default() -> Self {
-        Self { stall_timeout: Duration::from_secs(600), max_outage: Duration::from_secs(10) }
+        Self {
+            stall_timeout: Duration::from_secs(600),
+            max_outage: Duration::from_secs(10),
+            lag_patience: Duration::from_secs(10),
+        }
     }
 }
 
@@ -148,6 +160,9 @@ impl Validate for MigrationSettings {
         if self.max_outage.is_zero() || self.max_outage > LONGEST_OUTAGE {
             problems.add("max_outage", format!("must be above 0 and at most {}s", LONGEST_OUTAGE.as_secs()));
         }
+        if self.lag_patience > LONGEST_LAG_PATIENCE {
+            problems.add("lag_patience", format!("must be at most {}s", LONGEST_LAG_PATIENCE.as_secs()));
+        }
     }
 }
 
@@ -174,13 +189,14 @@ mod tests {
 
     #[test]
     fn five_mistakes_are_all_named() {
-        let text = "listen = \"nowhere\"\nstate_dir = \"\"\ncolour = 1\n[identity]\ncertificate = \"c\"\nkey = \"k\"\nauthority = \"\"\n[session]\nheartbeat_interval = \"1h\"\n[migration]\nmax_outage = \"0s\"\n";
+        let text = "listen = \"nowhere\"\nstate_dir = \"\"\ncolour = 1\n[identity]\ncertificate = \"c\"\nkey = \"k\"\nauthority = \"\"\n[session]\nheartbeat_interval = \"1h\"\n[migration]\nmax_outage = \"0s\"\nlag_patience = \"1h\"\n";
         let mut keys = read(text).unwrap_err();
         keys.sort();
         for key in [
             "colour",
             "identity.authority",
             "listen",
+            "migration.lag_patience",
             "migration.max_outage",
             "session.heartbeat_interval",
             "state_dir",

@@ -1,5 +1,5 @@
-//! A large table, so that a copy takes its time: many parts, and no byte that
-//! could be packed, so that what crosses the link can be counted from outside.
+//! A large table, so that a copy takes its time: many parts, and values that cannot be
+//! packed.
 //!
 //! Its rows are changed all the while: each change moves the row to another
 //! block, which another part of the copy reads.

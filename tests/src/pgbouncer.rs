@@ -101,7 +101,25 @@ max_client_conn = 500
     ///
     /// When it does not start.
     pub async fn kill9_and_start(&mut self) -> Result<()> {
-        self.process.kill9()?;
+        self.kill9()?;
+        self.start_again().await
+    }
+
+    /// Kills it with SIGKILL.
+    ///
+    /// # Errors
+    ///
+    /// When the signal cannot be sent.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.kill9()
+    }
+
+    /// Starts it after it was killed.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub async fn start_again(&mut self) -> Result<()> {
         self.process = Self::spawn(self.home.path())?;
         self.await_answer().await
     }

@@ -215,6 +215,7 @@ impl Site {
                 tools: tools.bin_dir.clone(),
                 place: place.clone(),
                 link_port: free_port()?,
+                compression: "auto",
                 tunnel_port: free_port()?,
                 metrics_port: free_port()?,
                 policy: PolicyConfig {

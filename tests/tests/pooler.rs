@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgportage_link::Clock;
-use pgportage_tests::cli::CliOutput;
 use pgportage_tests::cluster::connect;
 use pgportage_tests::journey::MIGRATION;
 use pgportage_tests::pgbouncer::PgBouncer;
@@ -218,19 +217,6 @@ async fn its_clients_see_a_pause_and_no_error() {
     assert_eq!(points[3..], ["after-open", "after-open"], "{last:?}");
 }
 
-impl Pool {
-    /// A switch that follows another one, once the first heartbeats have come the new way.
-    async fn switch_again(&self, switch: &[&str]) -> CliOutput {
-        wait::until(&format!("{switch:?}"), LIMIT, async || {
-            let said = self.site.cli.run(switch).await?;
-            let level = !said.all().contains("LAG_TOO_HIGH");
-            Ok(if level { Seen::Done(said) } else { Seen::NotYet(said.all()) })
-        })
-        .await
-        .unwrap_or_else(|error| self.give_up(&error))
-    }
-}
-
 /// A rollback leads its clients back, whether at the first try or not, and the next
 /// cutover finds it as the first one did. Nobody sees more than a pause.
 #[tokio::test]
@@ -246,7 +232,7 @@ async fn its_clients_are_led_back_by_a_rollback() {
     let there = pool.pooler.config_text().unwrap();
     for point in ["before-barrier", "after-fence"] {
         fs::write(pool.hooks().join("fail"), format!("{point}\n")).unwrap();
-        let refused = pool.switch_again(&ROLLBACK).await;
+        let refused = pool.site.cli.expect(1, &ROLLBACK).await.unwrap_or_else(|error| pool.give_up(&error));
         assert!(refused.all().contains(&format!("at {point} failed")), "{point}: {}", refused.all());
         fs::remove_file(pool.hooks().join("fail")).unwrap();
         pool.clients.wait_for_commits(100, LIMIT).await.unwrap_or_else(|error| pool.give_up(&error));
@@ -254,22 +240,40 @@ async fn its_clients_are_led_back_by_a_rollback() {
         pool.await_told("after-abort destination").await;
     }
 
-    let rollback = pool.switch_again(&ROLLBACK).await;
-    assert_eq!(rollback.code, Some(0), "{}\n{}", rollback.all(), pool.site.last_words());
+    pool.site.cli.expect(0, &ROLLBACK).await.unwrap_or_else(|error| pool.give_up(&error));
     pool.expect_return(&before).await;
     let told = pool.await_told("after-open destination").await;
     assert!(told.contains(&"before-barrier destination".to_owned()), "{told:?}");
     assert!(told.contains(&"before-open source".to_owned()), "{told:?}");
     assert!(!told.iter().any(|line| line.starts_with("after-abort")), "{told:?}");
 
-    let cutover = pool.switch_again(&CUTOVER).await;
-    assert_eq!(cutover.code, Some(0), "{}\n{}", cutover.all(), pool.site.last_words());
+    // Right behind it: the coordinator waits until the heartbeats have come the new way.
+    pool.site.cli.expect(0, &CUTOVER).await.unwrap_or_else(|error| pool.give_up(&error));
     pool.clients.wait_for_commits(100, LIMIT).await.unwrap_or_else(|error| pool.give_up(&error));
-    let Pool { site, pooler, clients } = pool;
+    let Pool { site, mut pooler, clients } = pool;
     let told = clients.stop().await.unwrap();
     println!("{} transactions, longest pause {:?}", told.acknowledged.len(), told.longest_pause(began));
     assert_eq!(told.failures, Vec::<String>::new(), "\n--- pooler\n{}", pooler.log_text());
     told.check(&site.destination, &site.database).await.unwrap();
+
+    // A pooler that is dead keeps nobody from going back who wants to without it. It is
+    // led back when it is there again.
+    pooler.kill9().unwrap();
+    let refused = site.cli.expect(1, &ROLLBACK).await.unwrap();
+    for word in ["POOLER_UNREACHABLE", &format!("127.0.0.1:{}", pooler.port), "--without-pooler"] {
+        assert!(refused.all().contains(word), "{word}: {}", refused.all());
+    }
+    let without = [&ROLLBACK[..], &["--without-pooler"]].concat();
+    site.cli.expect(0, &without).await.unwrap_or_else(|error| panic!("{error:#}\n{}", site.last_words()));
+    told.check(&site.source, &site.database).await.unwrap();
+    pooler.start_again().await.unwrap();
+    let port = site.source.port.to_string();
+    wait::until("the pooler to lead back", LIMIT, async || {
+        let leads = pooler.entry(&site.database, "port").await?;
+        Ok(if leads == port { Seen::Done(()) } else { Seen::NotYet(leads) })
+    })
+    .await
+    .unwrap();
 }
 
 /// The coordinator dies behind the barrier, the agent that has paused the pooler

@@ -9,13 +9,19 @@ use pgportage_proto::Reason;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::console::{Console, EntryState, Shown};
-use super::{file, ini};
+use super::{Unreachable, file, ini};
 use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::policy::{PoolerRule, Repoint, ServerAddress};
 
 /// How long the destination may take to answer at the pooler's address.
 const REACH: Duration = Duration::from_secs(5);
+
+/// What to do about a pooler that does not answer before a rollback.
+const WITHOUT: &str = "\
+Start the pooler, or mend `console`, `user` and `password_file` under [[pooler]] in the policy of the source's agent; then roll \
+back again. If the applications reach the servers without it, `pgportage rollback NAME --without-pooler` goes on: clients of \
+this pooler see errors until it answers and was led back.";
 
 /// Looks at every pooler of a database: it answers, its entries lead to this
 /// database and nowhere else yet, it will come to rest when it is paused, and it
@@ -41,9 +47,17 @@ pub(crate) async fn check(agent: &Agent, participation: &Participation) -> Resul
 /// # Errors
 ///
 /// As [`check`].
-pub(crate) async fn check_back(agent: &Agent, participation: &Participation) -> Result<(), Failure> {
+pub(crate) async fn check_back(
+    agent: &Agent,
+    participation: &Participation,
+    unreachable: Unreachable,
+) -> Result<(), Failure> {
     for rule in agent.policy.poolers(&participation.database) {
-        let mut console = Console::open(rule, agent.clock).await?;
+        let reached = Console::open(rule, agent.clock).await.map_err(|failure| match failure.reason {
+            Reason::PoolerUnreachable => failure.hint(WITHOUT),
+            _other => failure,
+        });
+        let Some(mut console) = unreachable.judge(rule, reached)? else { continue };
         let states = console.entries().await?;
         for entry in &rule.entries {
             check_entry(rule, &states, entry)?;

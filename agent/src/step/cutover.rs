@@ -42,6 +42,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::migration::MigrationId;
+use crate::pooler::Unreachable;
 use crate::postgres::catalog::Sequences;
 use crate::postgres::{Lsn, Session, sql_failure};
 use fingerprint::Fingerprint;
@@ -116,6 +117,8 @@ struct EnteringSide {
     sequences: HashSet<SequencePosition>,
     /// When the time for opening ends. Set at P3.
     open_deadline: Option<Instant>,
+    /// What becomes of a pooler that does not answer.
+    unreachable: Unreachable,
     /// Until when clients of poolers may wait here for the end of a rollback.
     clients_wait_until: Option<Instant>,
 }

@@ -6,6 +6,7 @@ use pgportage_proto::{Reason, v1};
 use uuid::Uuid;
 
 use crate::action::{Action, Outcome};
+use crate::pooler::Unreachable;
 use crate::postgres::RelationName;
 use crate::step::catch_up::{AwaitCopy, AwaitLag};
 use crate::step::certify::CertifySwitch;
@@ -78,6 +79,7 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
             switch: if message.rollback { Switch::Rollback } else { Switch::Cutover },
             way_back: message.way_back,
             rehearsal: message.rehearsal,
+            unreachable: if message.without_poolers { Unreachable::LeaveOut } else { Unreachable::Refuse },
         })),
         Wire::CreateWayBack(v1::CreateWayBack {}) => Ok(Action::CreateWayBack(CreateWayBack)),
         Wire::KeepStream(message) => Ok(Action::KeepStream(KeepStream { cutover_epoch: message.cutover_epoch })),

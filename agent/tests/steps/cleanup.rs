@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use pgportage_agent::migration::Side;
+use pgportage_agent::pooler::Unreachable;
 use pgportage_agent::step::catch_up::AwaitCopy;
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
@@ -58,8 +59,14 @@ async fn before_a_cutover_everything_goes() {
 async fn in_doubt_nothing_goes() {
     let world = replicating().await;
     let max_outage = Duration::from_secs(30);
-    let prepare =
-        PrepareCutover { cutover_epoch: 1, max_outage, switch: Switch::Cutover, way_back: false, rehearsal: false };
+    let prepare = PrepareCutover {
+        cutover_epoch: 1,
+        max_outage,
+        switch: Switch::Cutover,
+        way_back: false,
+        rehearsal: false,
+        unreachable: Unreachable::Refuse,
+    };
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
     let barrier = perform(&world, Side::Source, &RaiseBarrier { cutover_epoch: 1, max_outage }).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pgportage_agent::migration::Side;
 use pgportage_agent::names;
+use pgportage_agent::pooler::Unreachable;
 use pgportage_agent::postgres::RelationName;
 use pgportage_agent::step::Step;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
@@ -168,8 +169,14 @@ async fn finish_leaves_nothing_but_the_fence() {
     let database = world.options.database.clone();
     replicate(&world).await;
     let max_outage = Duration::from_secs(30);
-    let prepare =
-        PrepareCutover { cutover_epoch: 1, max_outage, switch: Switch::Cutover, way_back: false, rehearsal: false };
+    let prepare = PrepareCutover {
+        cutover_epoch: 1,
+        max_outage,
+        switch: Switch::Cutover,
+        way_back: false,
+        rehearsal: false,
+        unreachable: Unreachable::Refuse,
+    };
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
 

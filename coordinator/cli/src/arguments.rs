@@ -217,24 +217,64 @@ pub struct Preflight {
 pub struct Create {
     /// Its name: 1 to 40 characters of a-z, 0-9 and -
     pub name: String,
+    /// A TOML file that describes the migration, instead of the options from --from to
+    /// --max-rate; its keys are their names
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
     /// What to move.
     #[command(flatten)]
-    pub route: Preflight,
+    pub options: CreateOptions,
+    /// Check everything, create nothing
+    #[arg(long)]
+    pub validate_only: bool,
+}
+
+/// A new migration, as described on the command line.
+#[derive(Clone, Debug, Args)]
+pub struct CreateOptions {
+    /// The agent beside the server to move from
+    #[arg(long, value_name = "AGENT", required_unless_present = "file", conflicts_with = "file")]
+    pub from: Option<String>,
+    /// The agent beside the server to move to
+    #[arg(long, value_name = "AGENT", required_unless_present = "file", conflicts_with = "file")]
+    pub to: Option<String>,
+    /// The database to move
+    #[arg(long, value_name = "DB", required_unless_present = "file", conflicts_with = "file")]
+    pub database: Option<String>,
+    /// How the destination server reaches the source server: tunnel (through the
+    /// agents' link) or direct (at the address in the destination agent's policy)
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        default_value = "tunnel",
+        hide_possible_values = true,
+        conflicts_with = "file"
+    )]
+    pub connection: Connection,
+    /// Once the applications are on the destination, the source is left behind:
+    /// no rollback
+    #[arg(long, conflicts_with = "file")]
+    pub no_way_back: bool,
     /// Lag under which it is ready, for example 500ms [default: 1s]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "file")]
     pub max_lag: Option<Duration>,
     /// How the rows that are there already are copied: snapshot (by the agents,
     /// several tables at a time, indexes afterwards) or native (by the
     /// subscription, one worker a table)
-    #[arg(long, value_enum, value_name = "METHOD", default_value = "snapshot", hide_possible_values = true)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "METHOD",
+        default_value = "snapshot",
+        hide_possible_values = true,
+        conflicts_with = "file"
+    )]
     pub copy_method: CopyMethod,
     /// Table data that the copy may read in a second, for example 50MB [default:
     /// as fast as it goes]
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", conflicts_with = "file")]
     pub max_rate: Option<MaxRate>,
-    /// Check everything, create nothing
-    #[arg(long)]
-    pub validate_only: bool,
 }
 
 /// What is changed about a migration.
@@ -303,6 +343,10 @@ pub struct Rollback {
     /// Take everything back if the outage would exceed this, for example 1s
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub max_outage: Option<Duration>,
+    /// Go on although a pooler does not answer: its clients see errors until it answers
+    /// and was led back
+    #[arg(long, conflicts_with = "rehearsing")]
+    pub without_pooler: bool,
     /// Whether it is rehearsed.
     #[command(flatten)]
     pub rehearsal: Rehearsal,

@@ -323,11 +323,17 @@ impl Coordinator {
     /// # Errors
     ///
     /// As the coordinator says.
-    pub async fn roll_back(&self, seen: &Migration, max_outage: Option<Duration>) -> Result<Migration, Failure> {
+    pub async fn roll_back(
+        &self,
+        seen: &Migration,
+        max_outage: Option<Duration>,
+        without_poolers: bool,
+    ) -> Result<Migration, Failure> {
         let request = v1::RollBackMigrationRequest {
             migration_id: seen.name.clone(),
             etag: seen.etag.clone(),
             max_outage: max_outage.map(wire::to_duration),
+            without_poolers,
         };
         let answer = self.call(self.migrations.clone().roll_back_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)

@@ -7,6 +7,7 @@
 pub mod arguments;
 pub mod certs;
 pub mod coordinator;
+pub mod description;
 pub mod exit;
 pub mod follow;
 pub mod news;

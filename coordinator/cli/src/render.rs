@@ -29,7 +29,9 @@ pub use plan::plan;
 pub use quantity::{age, elapsed, kept, pace, rate, rows, size, span, whole};
 pub use question::{before_abort, before_cutover, before_finish, before_rehearsal, before_rollback};
 pub use rehearsal::rehearsal;
-pub use status::{SHOWN_TABLES, build, conclusion, happening, paced, progress, running_tables, status, step_word};
+pub use status::{
+    SHOWN_TABLES, behind, build, conclusion, happening, paced, progress, running_tables, status, step_word,
+};
 pub use verification::verification;
 
 use std::borrow::Cow;

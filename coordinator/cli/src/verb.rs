@@ -12,6 +12,8 @@ pub use certificate::verify as verify_certificate;
 pub use certs::certs;
 pub use local::{completions, man};
 
+use std::time::Duration;
+
 use pgportage_link::{Clock, Failure};
 use pgportage_proto::Reason;
 use time::OffsetDateTime;
@@ -26,6 +28,10 @@ use crate::render;
 use crate::settings::Settings;
 use crate::terminal::Terminal;
 use crate::view::Migration;
+
+/// How long the word for a switch may go unanswered before the operator is told what
+/// it waits for.
+const UNTOLD: Duration = Duration::from_millis(500);
 
 /// What every verb that speaks to the coordinator has at hand.
 #[derive(Debug)]
@@ -94,6 +100,32 @@ impl Hand {
             )
         };
         Ok(interrupt.unless(request, words).await??)
+    }
+
+    /// Sends the word for a switch. The coordinator takes it once the lag is small, and
+    /// the operator is told where that takes time.
+    async fn send_switch(
+        &self,
+        interrupt: &mut Interrupt,
+        name: &str,
+        word: impl Future<Output = Result<Migration, Failure>>,
+    ) -> Result<Migration, Stop> {
+        let told = async {
+            self.clock.sleep(UNTOLD).await;
+            let behind = self.coordinator.migration(name).await.ok().and_then(|migration| migration.behind());
+            if let Some((lag, limit)) = behind {
+                self.terminal.note(&render::behind(lag, limit));
+            }
+            std::future::pending().await
+        };
+        let answer = async {
+            tokio::select! {
+                biased;
+                answer = word => answer,
+                never = told => never,
+            }
+        };
+        self.send(interrupt, name, answer).await
     }
 
     /// Shows a migration that was changed from `before` to `accepted` until it

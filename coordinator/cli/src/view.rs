@@ -49,6 +49,9 @@ pub struct Migration {
     /// Bytes of table data that the copy may read in a second. None: as fast as
     /// it goes.
     pub max_rate_bytes: Option<i64>,
+    /// The lag under which it is ready, and under which a switch begins.
+    #[serde(rename = "max_lag_milliseconds", serialize_with = "milliseconds")]
+    pub max_lag: Option<Duration>,
     /// Whether the applications could return to the source after the cutover.
     pub way_back: WayBack,
     /// Where it stands.
@@ -474,6 +477,13 @@ impl Migration {
     pub fn current_step(&self) -> Option<&Step> {
         let in_state = |state| self.steps.iter().find(move |step| step.state == state);
         in_state(StepState::Running).or_else(|| in_state(StepState::Failed)).or_else(|| in_state(StepState::Held))
+    }
+
+    /// The lag, and its limit where it is above that.
+    #[must_use]
+    pub fn behind(&self) -> Option<(Duration, Duration)> {
+        let lag = self.figures.as_ref()?.lag?;
+        self.max_lag.filter(|limit| lag > *limit).map(|limit| (lag, limit))
     }
 
     /// The step of this name.

@@ -143,6 +143,7 @@ impl From<v1::Migration> for Migration {
                 v1::CopyMethod::Snapshot | v1::CopyMethod::Unspecified => CopyMethod::Snapshot,
             },
             max_rate_bytes: Some(message.max_rate_bytes).filter(|rate| *rate > 0),
+            max_lag: span(spec.max_lag),
             way_back,
             database: spec.database,
             source_agent: spec.source_agent_id,

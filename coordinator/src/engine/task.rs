@@ -16,13 +16,13 @@ use super::{Board, Engine, Request, check_etag, defect, refused};
 use crate::fleet::Down;
 use crate::store::StoreError;
 use crate::wire::{self, AgentFact, Body};
-use crate::workflow::drift;
+use crate::workflow::drift::{self, Relief};
 use crate::workflow::fact::{CommandId, Event, Fact, Issued, Origin, TraceContext};
 use crate::workflow::plan::{Action, Issue, Situation, plan};
 use crate::workflow::spec::Rate;
 use crate::workflow::state::{ActState, Phase, State};
 use crate::workflow::verb::heed;
-use crate::workflow::{ActRef, Side, Verb};
+use crate::workflow::{ActRef, Side, StepName, Verb};
 
 /// How long to wait before a full store is tried again.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -71,6 +71,8 @@ pub(super) struct Task {
     spans: HashMap<CommandId, Span>,
     /// Cancels that were said in the agent's present session.
     cancelled: HashSet<CommandId>,
+    /// Whether a drift that stopped a verification is gone.
+    relief: Relief,
 }
 
 /// What was decided and is not stored yet.
@@ -100,6 +102,7 @@ impl Task {
             outage_start: None,
             spans: HashMap::new(),
             cancelled: HashSet::new(),
+            relief: Relief::new(state),
         }
     }
 
@@ -109,8 +112,12 @@ impl Task {
         let clock = self.engine.0.clock;
         let stop = self.engine.0.stop.clone();
         let mut wake = self.go_on().await;
+        let mut news = self.board.subscribe();
         let mut letters = Vec::with_capacity(BATCH);
         while !self.state.terminal() {
+            if self.relief.has_come(&self.state, news.borrow_and_update().drift()) {
+                wake = self.verify_again().await;
+            }
             let pause = async {
                 match wake {
                     Some(wake) => clock.sleep_until(wake).await,
@@ -129,6 +136,8 @@ impl Task {
                     }
                 }
                 () = pause => wake = self.go_on().await,
+                // Never fails: the board is ours.
+                _changed = news.changed(), if drift::holds_verification(&self.state) => {}
             }
         }
         let ended: Vec<_> = self.state.commands.keys().copied().collect();
@@ -168,6 +177,19 @@ impl Task {
         }
         tracing::info!(migration.id = %self.state.id, actor = origin.actor, event = event.kind(), "the operator said");
         self.store(vec![(origin, event)]).await.map(drop)
+    }
+
+    /// The schemas that a verification has found different are level.
+    async fn verify_again(&mut self) -> Option<Instant> {
+        tracing::info!(migration.id = %self.state.id, "the schemas of both sides are level: verifying again");
+        let again = Event::RetryRequested { step: StepName::Verify, trace: self.state.trace.clone() };
+        let origin = self.engine.0.origin(&self.state.request_id);
+        if let Err(failure) = self.store(vec![(origin, again)]).await {
+            tracing::error!(migration.id = %self.state.id, causes = ?failure.causes, "the migration cannot go on: {failure}");
+            // With the next news.
+            self.relief = Relief::new(&self.state);
+        }
+        self.go_on().await
     }
 
     /// Takes a fact in and acknowledges what is stored.

@@ -17,14 +17,12 @@ use uuid::Uuid;
 
 use super::{caller, origin, page};
 use crate::engine::{Board, Creation, Engine, Request as Said};
-use crate::fleet::not_attached;
 use crate::wire;
 use crate::workflow::rehearsal::DEFAULT_ROUNDS;
 use crate::workflow::scrutiny::Look;
 use crate::workflow::spec::{MigrationId, Rate};
-use crate::workflow::state::Phase;
 use crate::workflow::verb::Word;
-use crate::workflow::{Side, StepName, statement};
+use crate::workflow::{StepName, statement};
 
 /// Changes waiting for a watcher that reads slowly. One: it gets the newest
 /// state anyway, not each of them.
@@ -71,42 +69,6 @@ impl MigrationFront {
         given.map_or(Ok(self.engine.default_max_outage()), |given| {
             wire::duration("max_outage", given).map_err(to_status)
         })
-    }
-
-    /// What must hold before a switch is even asked for, where the migration waits for
-    /// its word: everything that does not, at once.
-    fn ready_to_switch(&self, board: &Board, held: StepName) -> Result<(), Failure> {
-        let state = &board.state;
-        if state.phase != (Phase::Held { step: held }) {
-            // The workflow says it better.
-            return Ok(());
-        }
-        let mut unmet: Vec<Failure> = [Side::Source, Side::Destination]
-            .into_iter()
-            .map(|side| state.spec.agent(side))
-            .filter(|agent| !self.engine.fleet().attached(agent))
-            .map(not_attached)
-            .collect();
-        if let Some(lag) = board.gauges.get(&state.writable).and_then(|gauge| gauge.lag)
-            && lag > state.spec.max_lag
-        {
-            unmet.push(
-                Failure::new(
-                    Reason::LagTooHigh,
-                    format!(
-                        "the lag is {} ms, above its limit of {} ms",
-                        lag.as_millis(),
-                        state.spec.max_lag.as_millis()
-                    ),
-                )
-                .hint("Wait until the other side has caught up, then try again.")
-                .effect(Effect::None),
-            );
-        }
-        let mut unmet = unmet.into_iter();
-        let Some(first) = unmet.next() else { return Ok(()) };
-        let others: Vec<_> = unmet.map(|failure| failure.message).collect();
-        Err(if others.is_empty() { first } else { first.detail(format!("Also, {}.", others.join("; "))) })
     }
 }
 
@@ -262,9 +224,8 @@ impl MigrationService for MigrationFront {
                     .with("field", "step_name"),
             )
         })?;
-        let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
         if step.is_switch() {
-            self.ready_to_switch(&board, step.held_at()).map_err(to_status)?;
+            self.engine.ready_to_switch(&id(&migration_id)?, step.held_at()).await.map_err(to_status)?;
         }
         let word = Word::Release { step, max_outage: self.engine.default_max_outage() };
         let migration = self.say(&caller, &migration_id, etag, word).await?;
@@ -323,8 +284,7 @@ impl MigrationService for MigrationFront {
         let v1::CutOverRequest { migration_id, etag, max_outage, without_way_back } = request.into_inner();
         let etag = required(etag)?;
         let max_outage = self.max_outage(max_outage)?;
-        let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
-        self.ready_to_switch(&board, StepName::Cutover).map_err(to_status)?;
+        self.engine.ready_to_switch(&id(&migration_id)?, StepName::Cutover).await.map_err(to_status)?;
         let migration = self.say(&caller, &migration_id, etag, Word::CutOver { max_outage, without_way_back }).await?;
         Ok(Response::new(v1::CutOverResponse { migration }))
     }
@@ -334,12 +294,12 @@ impl MigrationService for MigrationFront {
         request: Request<v1::RollBackMigrationRequest>,
     ) -> Answer<v1::RollBackMigrationResponse> {
         let caller = caller(&request)?;
-        let v1::RollBackMigrationRequest { migration_id, etag, max_outage } = request.into_inner();
+        let v1::RollBackMigrationRequest { migration_id, etag, max_outage, without_poolers } = request.into_inner();
         let etag = required(etag)?;
         let max_outage = self.max_outage(max_outage)?;
-        let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
-        self.ready_to_switch(&board, StepName::Finish).map_err(to_status)?;
-        let migration = self.say(&caller, &migration_id, etag, Word::RollBack { max_outage }).await?;
+        self.engine.ready_to_switch(&id(&migration_id)?, StepName::Finish).await.map_err(to_status)?;
+        let word = Word::RollBack { max_outage, without_poolers };
+        let migration = self.say(&caller, &migration_id, etag, word).await?;
         Ok(Response::new(v1::RollBackMigrationResponse { migration }))
     }
 
@@ -353,8 +313,7 @@ impl MigrationService for MigrationFront {
         let max_outage = self.max_outage(max_outage)?;
         let round_count = rounds(round_count).map_err(to_status)?;
         let switch = if rollback { StepName::Rollback } else { StepName::Cutover };
-        let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
-        self.ready_to_switch(&board, switch.held_at()).map_err(to_status)?;
+        self.engine.ready_to_switch(&id(&migration_id)?, switch.held_at()).await.map_err(to_status)?;
         let word = Word::Rehearse { switch, max_outage, round_count };
         let migration = self.say(&caller, &migration_id, etag, word).await?;
         Ok(Response::new(v1::RehearseCutoverResponse { migration }))

@@ -99,13 +99,14 @@ fn action(input: &Input) -> Action {
             time_limit: time_limit.and_then(to_duration),
             repair: *repair,
         }),
-        Input::PrepareCutover { cutover_epoch, max_outage, rollback, way_back, rehearsal } => {
+        Input::PrepareCutover { cutover_epoch, max_outage, rollback, way_back, rehearsal, without_poolers } => {
             Action::PrepareCutover(v1::PrepareCutover {
                 cutover_epoch: *cutover_epoch,
                 max_outage: to_duration(*max_outage),
                 rollback: *rollback,
                 way_back: *way_back,
                 rehearsal: *rehearsal,
+                without_poolers: *without_poolers,
             })
         }
         Input::RaiseBarrier { cutover_epoch, max_outage } => Action::RaiseBarrier(v1::RaiseBarrier {

@@ -13,7 +13,7 @@ use crate::workflow::drift::may_switch;
 use crate::workflow::judge::RowSummary;
 use crate::workflow::rehearsal::{Findings, Rehearsal, RehearsalEnd, RestSource, Spread};
 use crate::workflow::spec::Rate;
-use crate::workflow::state::{ActState, CutoverEnd, Phase, State};
+use crate::workflow::state::{Act, ActState, CutoverEnd, Phase, State};
 use crate::workflow::{Side, StepName, TABLE};
 
 /// Changes with every stored fact, and with nothing else.
@@ -302,7 +302,7 @@ fn step(board: &Board, name: StepName) -> v1::Step {
     let attempts = match name.is_rehearsal() {
         // Rounds are no attempts.
         true => 1,
-        false => entry.acts.iter().map(|act| act.attempts).max().unwrap_or(0),
+        false => entry.acts.iter().map(Act::attempts_since_asked).max().unwrap_or(0),
     };
     let progress =
         entry.acts.iter().filter_map(|act| act.command()).find_map(|command| {
@@ -439,4 +439,57 @@ fn cutover(state: &State) -> Option<v1::CutoverReport> {
         open_lsn,
         rollback: cutover.step == StepName::Rollback,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::workflow::ActRef;
+    use crate::workflow::proof::Play;
+    use crate::workflow::scrutiny::Look;
+    use crate::workflow::verb::Word;
+
+    /// A step's attempts, and the seconds it has taken.
+    fn told(play: &Play, name: StepName) -> (i32, Option<i64>) {
+        let state = Arc::new(play.state.clone());
+        let shown = step(&Board { state, progress: BTreeMap::new(), gauges: BTreeMap::new() }, name);
+        let took = shown.start_time.zip(shown.end_time).map(|(start, end)| end.seconds - start.seconds);
+        (shown.attempt_count, took)
+    }
+
+    #[test]
+    fn what_is_asked_for_again_tells_of_this_time_only() {
+        let mut play = Play::at_rollback();
+        let first = told(&play, StepName::Cutover);
+        assert!(first.0 == 1 && first.1.is_some(), "{first:?}");
+        play.answer_all();
+        let rollback = told(&play, StepName::Rollback);
+        assert_eq!(told(&play, StepName::Cutover), (0, None), "the next one has not begun");
+
+        play.cut_over().unwrap();
+        play.answer_all();
+        assert_eq!(told(&play, StepName::Cutover), first);
+        play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false }).unwrap();
+        play.answer_all();
+        assert_eq!(told(&play, StepName::Rollback), rollback);
+
+        let verified = told(&play, StepName::Verify);
+        play.say(Word::Verify(Look::default())).unwrap();
+        play.answer_all();
+        assert_eq!(told(&play, StepName::Verify), verified);
+    }
+
+    #[test]
+    fn attempts_of_one_switch_are_counted_together() {
+        let mut play = Play::at_cutover();
+        let release = ActRef::release(StepName::Cutover);
+        play.answer_until(release);
+        let passing = Failure::new(pgportage_proto::Reason::ServerUnreachable, "no answer").remedy(Remedy::Wait);
+        play.fail_act(release, passing);
+        play.answer_all();
+        assert_eq!(told(&play, StepName::Cutover).0, 2);
+    }
 }

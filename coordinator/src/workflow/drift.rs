@@ -151,8 +151,54 @@ pub fn may_switch(drift: Option<&Drift>) -> Result<(), Failure> {
     }
 }
 
+/// Whether a migration waits for the schemas of both sides to be level, and for nothing
+/// else: a verification has found them different.
+#[must_use]
+pub fn holds_verification(state: &State) -> bool {
+    matches!(&state.phase, Phase::Stopped { step: StepName::Verify, failure } if failure.reason == Reason::SchemaDiffers)
+}
+
+/// Notices that the drift which a verification has found is gone, so that it goes on
+/// without the operator's word.
+///
+/// What agents say may be some seconds older than what the verification saw: that both
+/// sides are level counts once a drift was told while the verification was stopped. Of
+/// one that stopped before this process began, the first word counts.
+#[derive(Debug)]
+pub struct Relief {
+    drifted: bool,
+}
+
+impl Relief {
+    /// Begins with a migration as its facts say it stands.
+    #[must_use]
+    pub fn new(state: &State) -> Self {
+        Self { drifted: holds_verification(state) }
+    }
+
+    /// Takes in how the migration stands and what is told of the schemas. Returns
+    /// whether to verify again.
+    pub fn has_come(&mut self, state: &State, told: Option<&Drift>) -> bool {
+        if !holds_verification(state) {
+            self.drifted = false;
+            return false;
+        }
+        match told {
+            Some(drift) if drift.level() => std::mem::take(&mut self.drifted),
+            Some(_) => {
+                self.drifted = true;
+                false
+            }
+            None => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::outcome::{Digest, Outcome, RowCounts, SchemaObject};
+    use super::super::proof::{Play, outcome};
+    use super::super::{ActRef, ActionKind};
     use super::*;
 
     fn drift(count: i32) -> Drift {
@@ -198,6 +244,41 @@ mod tests {
         let failure = may_switch(Some(&back)).unwrap_err();
         assert_eq!(failure.message, "1 schema object differs between the two sides");
         assert!(failure.detail.contains("table public.late was created on the destination"), "{}", failure.detail);
+    }
+
+    /// A verification that found an object on one side only.
+    fn stopped() -> State {
+        let mut play = Play::started();
+        let counting = ActRef::find(StepName::Verify, Side::Destination, ActionKind::CountRows).unwrap();
+        play.answer_until(counting);
+        let object = SchemaObject { identity: "table public.t".to_owned(), digest: Digest(vec![1]) };
+        play.answer(|_, _| Outcome::CountRows(RowCounts { objects: vec![object.clone()], ..RowCounts::default() }));
+        while play.open().next().is_some() {
+            play.answer(outcome);
+        }
+        play.state
+    }
+
+    #[test]
+    fn a_verification_goes_on_when_the_drift_that_stopped_it_is_gone() {
+        let (level, drifted) = (Drift { objects: Vec::new(), ..drift(0) }, drift(1));
+        let running = Play::started().state;
+        let stopped = stopped();
+        assert!(holds_verification(&stopped), "{:?}", stopped.phase);
+
+        let mut relief = Relief::new(&running);
+        assert!(!relief.has_come(&running, Some(&drifted)));
+        // Told before the agents have seen what the verification saw.
+        assert!(!relief.has_come(&stopped, Some(&level)));
+        assert!(!relief.has_come(&stopped, None));
+        assert!(!relief.has_come(&stopped, Some(&drifted)));
+        assert!(relief.has_come(&stopped, Some(&level)));
+        assert!(!relief.has_come(&stopped, Some(&level)), "once is enough");
+
+        // A coordinator that was restarted meanwhile.
+        let mut relief = Relief::new(&stopped);
+        assert!(!relief.has_come(&stopped, None));
+        assert!(relief.has_come(&stopped, Some(&level)));
     }
 
     #[test]

@@ -184,6 +184,9 @@ pub enum Event {
         cutover_epoch: i64,
         /// The budget.
         max_outage: Duration,
+        /// Whether poolers that do not answer are left out.
+        #[serde(default)]
+        without_poolers: bool,
         /// Whether both agents state and sign what they see of it.
         #[serde(default)]
         certified: bool,

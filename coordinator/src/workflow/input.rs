@@ -66,6 +66,8 @@ pub enum Input {
         way_back: bool,
         #[serde(default)]
         rehearsal: bool,
+        #[serde(default)]
+        without_poolers: bool,
     },
     RaiseBarrier {
         cutover_epoch: i64,

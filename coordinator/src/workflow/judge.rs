@@ -228,7 +228,7 @@ fn conclude(
             Reason::SchemaDiffers,
             format!("{} differ between the two sides", counted(schema_differs, "schema object")),
         )
-        .hint("Make the same change on both sides, or abort and start again; then retry the step.")
+        .hint("Make the same change on both sides, or take it back; it is verified again by itself.")
     };
     let mut named = found.differences.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
     if found.differences.len() > NAMED {

@@ -178,7 +178,7 @@ impl Play {
     pub(crate) fn at_rollback() -> Self {
         let mut play = Self::at_cutover();
         play.answer_all();
-        play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap();
+        play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false }).unwrap();
         play
     }
 
@@ -314,7 +314,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => (0..3_usize, effect).prop_map(|(which, effect)| Turn::Cancelled(which, effect)),
         4 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: false })),
         1 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: true })),
-        4 => Just(Turn::Word(Word::RollBack { max_outage })),
+        4 => Just(Turn::Word(Word::RollBack { max_outage, without_poolers: false })),
         4 => prop_oneof![Just(StepName::Cutover), Just(StepName::Rollback)]
             .prop_map(move |switch| Turn::Word(Word::Rehearse { switch, max_outage, round_count: 2 })),
         4 => step.prop_map(move |step| Turn::Word(Word::Release { step, max_outage })),

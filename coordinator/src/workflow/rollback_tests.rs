@@ -36,7 +36,7 @@ fn cutover_and_rollback_follow_each_other_for_as_long_as_one_likes() {
         play.answer_all();
         assert_eq!((&play.state.phase, play.state.writable), (&held_before(StepName::Rollback), Side::Destination));
         assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
-        play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap();
+        play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false }).unwrap();
         play.answer_all();
     }
     assert!(!play.state.past_return());
@@ -67,6 +67,28 @@ fn what_a_rollback_asks_for_is_a_cutover_the_other_way_round() {
         .collect();
     let expected = |step, rollback| [(step, rollback, true), (step, rollback, true)];
     assert_eq!(rollbacks, [expected(StepName::Cutover, false), expected(StepName::Rollback, true)].concat());
+}
+
+#[test]
+fn poolers_that_do_not_answer_are_left_out_of_the_rollback_that_was_asked_for_so() {
+    let told = |play: &Play| {
+        let inputs = play.issued.iter().rev().map(|issued| &issued.input);
+        let prepared = inputs.filter_map(|input| match input {
+            Input::PrepareCutover { without_poolers, .. } => Some(*without_poolers),
+            _other => None,
+        });
+        prepared.take(2).collect::<Vec<_>>()
+    };
+    let mut play = Play::at_cutover();
+    play.answer_all();
+    play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: true }).unwrap();
+    assert_eq!(told(&play), [true, true]);
+    play.answer_all();
+    play.cut_over().unwrap();
+    assert_eq!(told(&play), [false, false]);
+    play.answer_all();
+    play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false }).unwrap();
+    assert_eq!(told(&play), [false, false]);
 }
 
 #[test]
@@ -148,7 +170,7 @@ fn without_a_way_back_nothing_of_it_is_asked_for() {
     play.answer_all();
     play.cut_over().unwrap();
     play.answer_all();
-    let refused = play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap_err();
+    let refused = play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false }).unwrap_err();
     assert_eq!(refused.reason, Reason::WayBackLost);
     play.say(Word::Finish).unwrap();
     play.answer_all();
@@ -162,7 +184,7 @@ fn without_a_way_back_nothing_of_it_is_asked_for() {
     play.answer_all();
     assert!(!play.issued.iter().any(|issued| issued.input.kind() == ActionKind::FollowStream));
     assert_eq!(
-        play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap_err().reason,
+        play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false }).unwrap_err().reason,
         Reason::WayBackLost
     );
 }

@@ -83,7 +83,7 @@ pub struct State {
 pub struct Step {
     /// Its acts, as in the table.
     pub acts: Vec<Act>,
-    /// When the first attempt began.
+    /// When the first attempt began since the step was last asked for.
     pub start_time: Option<SystemTime>,
     /// When it last ended, one way or another.
     pub end_time: Option<SystemTime>,
@@ -98,6 +98,9 @@ pub struct Act {
     pub state: ActState,
     /// Attempts so far, both ways.
     pub attempts: u32,
+    /// How many of these were made before the step was last asked for: switches,
+    /// rehearsals and verifications can be, as often as one likes.
+    pub earlier_attempts: u32,
     /// Failed attempts since the last success or the operator's last word.
     pub streak: u32,
     /// Whether a finished attempt may have left something on the server.
@@ -165,6 +168,8 @@ pub struct Cutover {
     pub max_outage: Duration,
     /// Whether both agents state and sign what they see of it.
     pub certified: bool,
+    /// Whether poolers that do not answer are left out.
+    pub without_poolers: bool,
     /// How it ended.
     pub end: Option<CutoverEnd>,
     /// When the barrier was asked for.
@@ -228,6 +233,12 @@ impl Act {
             | ActState::UndoFailed { .. }
             | ActState::Undone => None,
         }
+    }
+
+    /// Attempts since the step was last asked for, both ways.
+    #[must_use]
+    pub fn attempts_since_asked(&self) -> u32 {
+        self.attempts - self.earlier_attempts
     }
 
     /// Whether there is, or may be, something to take back or to wait for.

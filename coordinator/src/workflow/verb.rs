@@ -49,6 +49,8 @@ pub enum Word {
     RollBack {
         /// The budget.
         max_outage: Duration,
+        /// Leave out poolers that do not answer.
+        without_poolers: bool,
     },
     /// Rehearse a switch.
     Rehearse {
@@ -120,14 +122,14 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             let cutover_epoch = state.next_cutover_epoch();
             Ok(Event::CutoverRequested { cutover_epoch, max_outage, without_way_back, certified: true, trace })
         }
-        Word::RollBack { max_outage } => {
+        Word::RollBack { max_outage, without_poolers } => {
             if state.phase != (Phase::Held { step: StepName::Finish }) {
                 return Err(not_yet(state, "rolled back"));
             }
             must_have_way_back(state)?;
             check_outage(max_outage)?;
             let cutover_epoch = state.next_cutover_epoch();
-            Ok(Event::RollbackRequested { cutover_epoch, max_outage, certified: true, trace })
+            Ok(Event::RollbackRequested { cutover_epoch, max_outage, without_poolers, certified: true, trace })
         }
         Word::Rehearse { switch, max_outage, round_count } => {
             let Some(step) = switch.rehearsal() else { return Err(wrong(format!("step {switch} is not rehearsed"))) };
@@ -157,7 +159,7 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             },
             // Both may follow a cutover; the migration is held before the last one.
             Phase::Held { step: StepName::Finish } if step == StepName::Rollback => {
-                heed(state, Word::RollBack { max_outage }, trace)
+                heed(state, Word::RollBack { max_outage, without_poolers: false }, trace)
             }
             Phase::Pending
             | Phase::Running { .. }

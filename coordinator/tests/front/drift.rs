@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgportage_proto::{Reason, v1};
 
-use crate::house::{House, Operator, step};
+use crate::house::{House, NAME, Operator, step};
 use crate::migration::attached;
 use crate::simulated::World;
 
@@ -80,4 +80,36 @@ async fn a_drift_holds_every_switch_until_both_sides_are_level() {
     world.drifts("berlin", drift(v1::Side::Source, &[]));
     level(&mut operator).await;
     operator.roll_back(BUDGET).await.unwrap();
+}
+
+/// The operator mends the schema, and types nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_that_a_drift_has_stopped_goes_on_when_both_sides_are_level() {
+    let house = House::new();
+    let world = World::quiet();
+    let (run, mut operator) = attached(&house, &world).await;
+    world.drifts("oslo", drift(v1::Side::Destination, &["table public.orders"]));
+    operator.create().await.unwrap();
+    operator.start().await.unwrap();
+    let stopped = operator.until_waiting().await;
+    let failure = step(&stopped, "verify").failure.clone().unwrap();
+    assert_eq!(failure.reason, Reason::SchemaDiffers.as_str());
+    assert!(failure.hint.contains("by itself"), "{failure:?}");
+    held(&mut operator).await;
+    world.drifts("oslo", drift(v1::Side::Destination, &[]));
+    let ready = |migration: &v1::Migration| step(migration, "cutover").state() == v1::step::State::Held;
+    operator.until("ready for cutover", ready).await;
+
+    // Asked for anew and stopped again; mended while no coordinator was there.
+    world.drifts("oslo", drift(v1::Side::Destination, &["table public.orders"]));
+    held(&mut operator).await;
+    let etag = operator.get().await.etag;
+    let again = v1::VerifyMigrationRequest { migration_id: NAME.to_owned(), etag, ..Default::default() };
+    operator.migrations.verify_migration(again).await.unwrap();
+    operator.until("stopped again", |migration| step(migration, "verify").state() == v1::step::State::Failed).await;
+    run.stop().await;
+    world.drifts("oslo", drift(v1::Side::Destination, &[]));
+    let run = house.start().await;
+    world.move_to(run.address);
+    house.operator(run.address).await.until("ready for cutover", ready).await;
 }

@@ -186,6 +186,7 @@ impl Operator {
             migration_id: NAME.to_owned(),
             etag: self.get().await.etag,
             max_outage: prost_types::Duration::try_from(max_outage).ok(),
+            without_poolers: false,
         };
         self.migrations
             .roll_back_migration(request)

@@ -7,6 +7,7 @@ mod drift;
 mod explain;
 mod house;
 mod kill;
+mod lag;
 mod migration;
 mod preflight;
 mod rehearsal;

@@ -59,6 +59,8 @@ pub(crate) struct World {
     address: watch::Sender<Option<SocketAddr>>,
     /// What each agent says of the two schemas.
     drifts: Mutex<BTreeMap<&'static str, v1::SchemaDrift>>,
+    /// The lag that both agents measure.
+    lag: Mutex<Duration>,
 }
 
 #[derive(Default)]
@@ -76,6 +78,7 @@ impl World {
             script: Box::new(script),
             address: watch::Sender::new(None),
             drifts: Mutex::default(),
+            lag: Mutex::new(Duration::from_millis(3)),
         })
     }
 
@@ -104,6 +107,11 @@ impl World {
     /// What an agent says of the two schemas from now on.
     pub(crate) fn drifts(&self, agent: &'static str, drift: v1::SchemaDrift) {
         self.drifts.lock().unwrap_or_else(PoisonError::into_inner).insert(agent, drift);
+    }
+
+    /// How far one side is behind the other from now on.
+    pub(crate) fn lags(&self, lag: Duration) {
+        *self.lag.lock().unwrap_or_else(PoisonError::into_inner) = lag;
     }
 
     /// Where the coordinator is from now on. Agents come by themselves.
@@ -195,10 +203,11 @@ impl World {
                     beat_at = Clock.now() + Duration::from_millis(100);
                     sequence += 1;
                     let schema_drift = self.drifts.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+                    let lag = *self.lag.lock().unwrap_or_else(PoisonError::into_inner);
                     let gauge = v1::MigrationGauge {
                         schema_drift,
                         migration_id: crate::house::NAME.to_owned(),
-                        lag: prost_types::Duration::try_from(Duration::from_millis(3)).ok(),
+                        lag: prost_types::Duration::try_from(lag).ok(),
                         ..v1::MigrationGauge::default()
                     };
                     say(&up, Up::Heartbeat(v1::Heartbeat { sequence, gauges: vec![gauge] })).await?;
@@ -266,6 +275,7 @@ impl World {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let thing = (command.side, kind);
         servers.done.push((name.to_owned(), kind, command.verb()));
+        let drift = self.drifts.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned().unwrap_or_default();
         servers.copy_methods.extend(copy_method(action).map(|method| (kind, method)));
         if command.verb() == v1::Verb::Undo {
             match action {
@@ -336,7 +346,12 @@ impl World {
         if makes_something {
             servers.things.insert(thing);
         }
-        Ok(Some(produced(action)))
+        let mut produced = produced(action);
+        if let Produced::CountRows(counted) = &mut produced {
+            let object = |object: v1::DriftedObject| v1::SchemaObject { identity: object.identity, digest: vec![1] };
+            counted.objects = drift.objects.into_iter().map(object).collect();
+        }
+        Ok(Some(produced))
     }
 }
 

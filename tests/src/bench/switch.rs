@@ -210,8 +210,7 @@ impl Arena {
     }
 
     /// Leaves one side by a cutover or a rollback, again if it was taken back. Also
-    /// returns how often it was. What the coordinator refuses because of the lag costs
-    /// nobody anything.
+    /// returns how often it was.
     async fn switch(&self, home: End) -> Result<(Option<Phases>, usize)> {
         let verb = match home {
             End::Source => "cutover",
@@ -224,7 +223,7 @@ impl Arena {
             if said.code == Some(0) {
                 return Ok(Seen::Done(()));
             }
-            taken_back += usize::from(!said.all().contains("LAG_TOO_HIGH"));
+            taken_back += 1;
             before = phases::acts(&self.site, home).await?;
             Ok(Seen::NotYet(said.all()))
         })

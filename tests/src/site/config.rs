@@ -33,6 +33,8 @@ pub struct AgentConfig {
     pub place: Place,
     /// Where the other agent calls.
     pub link_port: u16,
+    /// Whether the link packs what it carries: `auto`, `zstd` or `off`.
+    pub compression: &'static str,
     /// Where the server's subscription enters the link.
     pub tunnel_port: u16,
     /// Where figures can be read.
@@ -100,7 +102,7 @@ impl AgentConfig {
 {identity}
 [postgres]\nhost = {host}\nport = {port}\nuser = {user}\n{password}replication_address = \"127.0.0.1:{port}\"\n
 [programs]\npg_dump = {dump}\npg_restore = {restore}\n
-[link]\nlisten = \"{link}\"\n
+[link]\nlisten = \"{link}\"\ncompression = \"{compression}\"\n
 [tunnel]\naddress = \"127.0.0.1\"\nfirst_port = {tunnel}\nlast_port = {tunnel_end}\n
 [telemetry]\nmetrics_listen = \"{metrics}\"\n",
             name = text(&self.name),
@@ -114,6 +116,7 @@ impl AgentConfig {
             dump = path(&self.tools.join("pg_dump")),
             restore = path(&self.tools.join("pg_restore")),
             link = self.place.at(self.link_port),
+            compression = self.compression,
             tunnel = self.tunnel_port,
             tunnel_end = self.tunnel_port + 3,
             metrics = self.place.at(self.metrics_port),

@@ -97,17 +97,21 @@ async fn make_clients_wait(
     };
     let deadline = agent.clock.now() + time_left;
     let entering = agent.cutovers.entering(&participation.migration).ok_or_else(not_entered)?;
-    {
+    let unreachable = {
         let mut entering = entering.lock().await;
         if entering.epoch != epoch {
             return Err(not_entered());
         }
         entering.clients_wait_until = Some(deadline + PATIENCE);
-    }
+        entering.unreachable
+    };
     if agent.policy.poolers(&participation.database).next().is_none() {
         return Ok(false);
     }
-    let approached = agent.poolers.approach(agent, participation).await?;
+    let approached = agent.poolers.approach(agent, participation, unreachable).await?;
+    if approached.is_empty() {
+        return Ok(false);
+    }
     let pause = Pause { cutover_epoch: epoch, occasion: Occasion::Entering };
     let_go_in_time(agent, participation, pause, deadline + PATIENCE);
     let paused = agent.poolers.pause(agent, participation, pause, approached, deadline).await;

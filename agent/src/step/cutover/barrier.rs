@@ -18,7 +18,7 @@ use super::let_go::{let_go, let_go_in_time};
 use super::seeded::Bug;
 use super::sequence::{SequencePosition, positions};
 use super::{Barrier, LeavingSide, current_lsn, remaining, sessions_lost};
-use crate::pooler::{Occasion, Pause};
+use crate::pooler::{Occasion, Pause, Unreachable};
 use crate::postgres::{RelationName, sql_failure};
 use crate::step::{Context, Step, Survey};
 
@@ -63,11 +63,13 @@ WHERE held.granted AND held.locktype = 'relation'
                   WHERE ours.pid = $1 AND ours.granted AND ours.locktype = 'relation' AND ours.mode = 'ShareLock'
                     AND ours.database = held.database AND ours.relation = held.relation)";
 
-/// What blocks a session, for people.
+/// Who was in the way, for people, the longest first. `$1`: their pids when that was
+/// last looked at. Once the barrier has given up, it waits for nobody.
 const BLOCKERS: &str = "\
 SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')::text, coalesce(a.state, '')::text,
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8
-FROM pg_stat_activity a WHERE a.pid = ANY (pg_blocking_pids($1))";
+FROM pg_stat_activity a WHERE a.pid = ANY ($1) AND a.xact_start IS NOT NULL
+ORDER BY a.xact_start LIMIT 5";
 
 /// P1 and P2 on the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,7 +147,7 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
     let tables = lockable(&cutover.writer).await?;
     begin_and_evict_maintenance(&cutover.holder, &tables).await?;
     cx.fail_point("raise_barrier.perform.evicted");
-    let poolers = cx.agent.poolers.approach(&cx.agent, &cx.participation).await?;
+    let poolers = cx.agent.poolers.approach(&cx.agent, &cx.participation, Unreachable::Refuse).await?;
 
     // The outage begins: for the clients of a pooler here or beside the other agent,
     // for others with the locks, which then find no transaction of a pooler in their way.
@@ -257,10 +259,10 @@ async fn lock_against_writers(
 ) -> Result<u32, Failure> {
     let lock = lock_statement(tables, "SHARE").unwrap_or_default();
     let statements = bounded(&lock, max_outage, patience);
-    let mut cancelled = BTreeSet::new();
+    let (mut cancelled, mut in_the_way) = (BTreeSet::new(), Vec::new());
     let granted = {
         let locking = std::pin::pin!(cutover.holder.batch_execute(&statements));
-        let breaking = std::pin::pin!(break_cycles(cx, cutover, tables, &mut cancelled));
+        let breaking = std::pin::pin!(break_cycles(cx, cutover, tables, &mut cancelled, &mut in_the_way));
         match select(locking, breaking).await {
             Either::Left((granted, _)) => granted,
             Either::Right((Err(failure), _)) => return Err(failure),
@@ -269,7 +271,7 @@ async fn lock_against_writers(
     };
     if let Err(error) = granted {
         return Err(if error.code() == Some(&SqlState::QUERY_CANCELED) {
-            barrier_timeout(cutover, patience).await
+            not_granted(cutover, &in_the_way, max_outage, patience).await
         } else {
             sql_failure(error, "lock the tables against writers").effect(Effect::None)
         });
@@ -292,8 +294,9 @@ fn bounded(lock: &str, max_outage: Duration, patience: Duration) -> String {
     )
 }
 
-async fn barrier_timeout(cutover: &LeavingSide, patience: Duration) -> Failure {
-    let blockers = match cutover.writer.query(BLOCKERS, &[&cutover.holder.pid]).await {
+/// Says who was in the way, and which of the two limits it was.
+async fn not_granted(cutover: &LeavingSide, in_the_way: &[i32], max_outage: Duration, patience: Duration) -> Failure {
+    let blockers = match cutover.writer.query(BLOCKERS, &[&in_the_way]).await {
         Ok(rows) => rows
             .iter()
             .map(|row| {
@@ -309,23 +312,28 @@ async fn barrier_timeout(cutover: &LeavingSide, patience: Duration) -> Failure {
             .collect::<Vec<_>>(),
         Err(_) => Vec::new(),
     };
-    let failure = Failure::new(
-        Reason::BarrierTimeout,
-        format!("the table locks were not granted within {} ms", patience.as_millis()),
-    )
-    .hint("A transaction holds a table for longer. Wait until it ends or end it, then try the cutover again.")
-    .remedy(Remedy::Operator)
-    .effect(Effect::None);
+    let (reason, limit, or) = match patience < max_outage {
+        true => (Reason::BarrierTimeout, "", ""),
+        false => (Reason::OutageBudgetExceeded, " that were left of the budget", ", or allow more with --max-outage"),
+    };
+    let failure =
+        Failure::new(reason, format!("the table locks were not granted within {} ms{limit}", patience.as_millis()))
+            .hint(format!(
+                "A transaction holds a table for longer. Wait until it ends or end it{or}, then try the cutover again."
+            ))
+            .remedy(Remedy::Operator)
+            .effect(Effect::None);
     if blockers.is_empty() { failure } else { failure.detail(format!("In the way: {}.", blockers.join("; "))) }
 }
 
 /// Cancels the statements of sessions in a cycle with the barrier, until
-/// dropped.
+/// dropped. Keeps who is in its way.
 async fn break_cycles(
     cx: &Context,
     cutover: &LeavingSide,
     tables: &[Lockable],
     cancelled: &mut BTreeSet<i32>,
+    in_the_way: &mut Vec<i32>,
 ) -> Result<Infallible, Failure> {
     let (writer, holder) = (&cutover.writer, cutover.holder.pid);
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
@@ -338,7 +346,8 @@ async fn break_cycles(
         let (waiting, needed) =
             try_join!(writer.query(&waits, by_holder), writer.query(&needs, by_holder_and_tables)).map_err(failure)?;
         let mut waits_for: WaitsFor = waiting.iter().map(|row| (row.get(0), row.get(1))).collect();
-        waits_for.insert(holder, needed.iter().map(|row| row.get(0)).collect());
+        *in_the_way = needed.iter().map(|row| row.get(0)).collect();
+        waits_for.insert(holder, in_the_way.clone());
         for pid in victims(holder, &waits_for) {
             // Before the answer: the barrier may be granted sooner than it comes.
             cancelled.insert(pid);

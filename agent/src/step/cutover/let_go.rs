@@ -39,6 +39,11 @@ pub(super) fn lead_back(cx: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Notes that no pooler has to be led back to this side: each was seen to lead here.
+pub(super) fn poolers_lead_here(agent: &Agent, participation: &Participation) -> Result<(), Failure> {
+    agent.journal.clear_note(&participation.migration, LEAD_BACK_NOTE)
+}
+
 /// Lets clients and hooks go where the journal says. In doubt nobody goes
 /// anywhere. The sessions of the cutover must be gone, or past its decision.
 ///
@@ -48,16 +53,18 @@ pub(super) fn lead_back(cx: &Context) -> Result<(), Failure> {
 /// called again.
 pub(super) async fn let_go(agent: &SharedAgent, participation: &Participation) -> Result<(), Failure> {
     let migration = &participation.migration;
-    if agent.journal.note(migration, LEAD_BACK_NOTE)?.is_some() {
-        agent.poolers.lead_back(agent, participation).await?;
-        agent.journal.clear_note(migration, LEAD_BACK_NOTE)?;
-    }
+    // Nobody else waits for a pooler that does not answer.
+    let led_back = match agent.journal.note(migration, LEAD_BACK_NOTE)? {
+        Some(_yes) => lead_back_now(agent, participation).await,
+        None => Ok(()),
+    };
     if let Some(epoch) = hook::owed(&agent.journal, migration)?
         && onward(agent, participation, epoch)? == Onward::Forth
     {
         hook::tell(agent, participation, HookPoint::AfterOpen);
     }
     tell_the_end(agent, participation)?;
+    led_back?;
     if let Some(pause) = pooler::pause_of(&agent.journal, migration)? {
         let Some(towards) = towards(agent, participation, pause).await? else { return Ok(()) };
         agent.poolers.let_on(agent, participation, towards).await?;
@@ -69,6 +76,11 @@ pub(super) async fn let_go(agent: &SharedAgent, participation: &Participation) -
         hook::tell(agent, participation, HookPoint::AfterAbort);
     }
     Ok(())
+}
+
+async fn lead_back_now(agent: &Agent, participation: &Participation) -> Result<(), Failure> {
+    agent.poolers.lead_back(agent, participation).await?;
+    agent.journal.clear_note(&participation.migration, LEAD_BACK_NOTE)
 }
 
 /// Where paused clients go on, if that is known.

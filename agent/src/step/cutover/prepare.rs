@@ -12,14 +12,14 @@ use tokio_postgres::Client;
 
 use super::canary::Canary;
 use super::fingerprint::Fingerprint;
-use super::let_go::let_go;
+use super::let_go::{let_go, poolers_lead_here};
 use super::seeded::{self, Bug};
 use super::{EnteringSide, LeavingSide};
 use crate::hook;
 use crate::migration::Side;
 use crate::names;
 use crate::policy::HookPoint;
-use crate::pooler;
+use crate::pooler::{self, Unreachable};
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::catalog::Sequences;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
@@ -98,6 +98,8 @@ pub struct PrepareCutover {
     pub way_back: bool,
     /// Whether it goes no further than the drain.
     pub rehearsal: bool,
+    /// What becomes of a rollback when a pooler does not answer.
+    pub unreachable: Unreachable,
 }
 
 /// Which way applications go.
@@ -173,6 +175,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     refuse_superusers(cx, &writer).await?;
     refuse_long_writers(cx, &writer).await?;
     pooler::check(&cx.agent, &cx.participation).await?;
+    poolers_lead_here(&cx.agent, &cx.participation)?;
     let canary = Canary::wake(cx).await?;
 
     let published = without_ours(catalog::published_tables(&writer, &outgoing(&cx.participation)).await?);
@@ -235,7 +238,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
         outgoing_slot_stands(cx)?;
     }
     if step.switch == Switch::Rollback {
-        pooler::check_back(&cx.agent, &cx.participation).await?;
+        pooler::check_back(&cx.agent, &cx.participation, step.unreachable).await?;
     }
     let session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
     prove_closed(cx, &session).await?;
@@ -285,6 +288,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             drained: None,
             sequences: HashSet::new(),
             open_deadline: None,
+            unreachable: step.unreachable,
             clients_wait_until: None,
         },
     );

@@ -5,10 +5,12 @@
 //! still open and so promises that this one never will. Only that promise lifts
 //! the fence on the source; while it cannot be had, the source stays fenced.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
+use tokio::task::JoinHandle;
 use tokio_postgres::{Client, GenericClient};
 
 use super::fence::FENCE_NOTE;
@@ -193,6 +195,7 @@ async fn lift(client: &mut Client, database: &str) -> Result<(), Failure> {
 /// budget and a little patience are over; after a restart of the agent at once,
 /// because the barrier is gone then.
 pub async fn settle_by_itself(agent: SharedAgent) {
+    let mut under_way = HashMap::new();
     loop {
         let pause = async {
             let now = agent.clock.now();
@@ -213,15 +216,25 @@ pub async fn settle_by_itself(agent: SharedAgent) {
                 continue;
             }
         };
-        for participation in &participations {
-            if let Err(failure) = settle(&agent, participation).await {
-                tracing::warn!(migration.id = %participation.migration, %failure, "the cutover is in doubt");
-            }
-            if let Err(failure) = let_go_what_is_left(&agent, participation).await {
-                let migration = &participation.migration;
-                tracing::error!(migration.id = %migration, detail = failure.detail, "the poolers' clients still wait: {failure}");
-            }
+        under_way.retain(|_, settling: &mut JoinHandle<()>| !settling.is_finished());
+        for participation in participations {
+            // A pooler that does not answer holds up what is left of its own migration.
+            let migration = participation.migration.clone();
+            under_way.entry(migration).or_insert_with(|| {
+                let agent = SharedAgent::clone(&agent);
+                agent.tasks.clone().spawn(async move { settle_and_let_go(&agent, &participation).await })
+            });
         }
+    }
+}
+
+async fn settle_and_let_go(agent: &SharedAgent, participation: &Participation) {
+    let migration = &participation.migration;
+    if let Err(failure) = settle(agent, participation).await {
+        tracing::warn!(migration.id = %migration, %failure, "the cutover is in doubt");
+    }
+    if let Err(failure) = let_go_what_is_left(agent, participation).await {
+        tracing::error!(migration.id = %migration, detail = failure.detail, "the poolers' clients still wait: {failure}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! One migration: what is happening, what it waits for, what to type next.
 
+use std::time::Duration;
+
 use time::OffsetDateTime;
 
 use super::{
@@ -260,7 +262,7 @@ fn took(step: &Step, now: OffsetDateTime) -> String {
         | StepState::Unrecognised => step.end_time,
     };
     match (step.start_time, end) {
-        (Some(start), Some(end)) => std::time::Duration::try_from(end - start).map(span).unwrap_or_default(),
+        (Some(start), Some(end)) => Duration::try_from(end - start).map(span).unwrap_or_default(),
         (None, _) | (_, None) => String::new(),
     }
 }
@@ -299,7 +301,7 @@ pub fn progress(progress: &Progress) -> String {
         (Unit::Rows, None) => count(completed, "row"),
         (Unit::Tables, Some(total)) => format!("{completed} of {}{share}", count(total, "table")),
         (Unit::Tables, None) => count(completed, "table"),
-        (Unit::Milliseconds, _) => span(std::time::Duration::from_millis(u64::try_from(completed).unwrap_or(0))),
+        (Unit::Milliseconds, _) => span(Duration::from_millis(u64::try_from(completed).unwrap_or(0))),
         (Unit::Unrecognised, _) => String::new(),
     };
     match (clean(&progress.subject), figure.is_empty()) {
@@ -368,6 +370,12 @@ fn table_bar(part: &Part, speed: Option<Speed>) -> String {
         }
         None => format!("{}{}{pace}", size(part.size_bytes), rows(part.row_count, part.total_rows)),
     }
+}
+
+/// What the word for a switch waits for before it is taken.
+#[must_use]
+pub fn behind(lag: Duration, limit: Duration) -> String {
+    format!("waiting for the lag to fall under {}: it is {}\n", span(limit), span(lag))
 }
 
 fn figures(figures: &Figures, way_back: WayBack, style: Style) -> String {

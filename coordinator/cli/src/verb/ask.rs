@@ -4,8 +4,9 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 
 use super::Hand;
-use crate::arguments::{Consent, Create, Preflight, Tune};
+use crate::arguments::{Consent, Create, CreateOptions, Preflight, Tune};
 use crate::coordinator::Route;
+use crate::description;
 use crate::exit::{Exit, Stop};
 use crate::render;
 use crate::view::{CopyMethod, Finding, MaxRate, Migration, Severity};
@@ -18,11 +19,9 @@ pub(super) async fn preflight(hand: &Hand, arguments: &Preflight) -> Result<Exit
 }
 
 pub(super) async fn create(hand: &Hand, arguments: &Create) -> Result<Exit, Stop> {
-    let route = Route {
-        max_lag: arguments.max_lag,
-        copy_method: arguments.copy_method,
-        max_rate: arguments.max_rate.unwrap_or_default(),
-        ..route(&arguments.route)
+    let route = match &arguments.file {
+        Some(file) => description::read(file)?,
+        None => described(&arguments.options),
     };
     let migration = hand.coordinator.create(&arguments.name, route, arguments.validate_only).await?;
     let text = if arguments.validate_only {
@@ -93,6 +92,21 @@ fn route(arguments: &Preflight) -> Route {
         copy_method: CopyMethod::default(),
         max_rate: MaxRate::default(),
         way_back: !arguments.no_way_back,
+    }
+}
+
+/// What the command line describes. It holds all three names where no file is named.
+fn described(options: &CreateOptions) -> Route {
+    let name = |name: &Option<String>| name.clone().unwrap_or_default();
+    Route {
+        source_agent: name(&options.from),
+        destination_agent: name(&options.to),
+        database: name(&options.database),
+        max_lag: options.max_lag,
+        connection: options.connection,
+        copy_method: options.copy_method,
+        max_rate: options.max_rate.unwrap_or_default(),
+        way_back: !options.no_way_back,
     }
 }
 

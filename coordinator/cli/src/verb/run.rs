@@ -84,7 +84,7 @@ pub(super) async fn cutover(hand: &Hand, arguments: &Cutover) -> Result<Exit, St
     hand.terminal.confirm(&what, "cutover", yes)?;
     let mut interrupt = Hand::interrupt()?;
     let call = hand.coordinator.cut_over(&seen, max_outage, keeps_way_back);
-    let accepted = hand.send(&mut interrupt, &seen.name, call).await?;
+    let accepted = hand.send_switch(&mut interrupt, &seen.name, call).await?;
     hand.see_through(&mut interrupt, &seen, accepted, Awaited::CutOver, detach).await
 }
 
@@ -103,8 +103,8 @@ pub(super) async fn rollback(hand: &Hand, arguments: &Rollback) -> Result<Exit, 
     let what = render::before_rollback(&seen, max_outage, hand.terminal.err);
     hand.terminal.confirm(&what, "rollback", yes)?;
     let mut interrupt = Hand::interrupt()?;
-    let call = hand.coordinator.roll_back(&seen, max_outage);
-    let accepted = hand.send(&mut interrupt, &seen.name, call).await?;
+    let call = hand.coordinator.roll_back(&seen, max_outage, arguments.without_pooler);
+    let accepted = hand.send_switch(&mut interrupt, &seen.name, call).await?;
     hand.see_through(&mut interrupt, &seen, accepted, Awaited::RolledBack, detach).await
 }
 
@@ -137,7 +137,7 @@ async fn rehearse(hand: &Hand, seen: Migration, extent: Extent, how: Rehearsed) 
     hand.terminal.confirm(&what, "a rehearsal", yes)?;
     let mut interrupt = Hand::interrupt()?;
     let call = hand.coordinator.rehearse(&seen, rollback, rounds, max_outage);
-    let accepted = hand.send(&mut interrupt, &seen.name, call).await?;
+    let accepted = hand.send_switch(&mut interrupt, &seen.name, call).await?;
     if !goes_on {
         let exit = hand.see_through(&mut interrupt, &seen, accepted, Awaited::Rehearsed, detach).await?;
         return Ok(Course::Over(exit));

@@ -4,10 +4,10 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use pgportage_link::settings::ByteSize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How the destination server reaches the source server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Connection {
     /// Through the agents' link: no database port has to be reachable
@@ -18,7 +18,7 @@ pub enum Connection {
 }
 
 /// How the rows that are there already get to the destination.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CopyMethod {
     /// By the agents: several tables at a time, indexes afterwards
@@ -29,7 +29,8 @@ pub enum CopyMethod {
 }
 
 /// How fast a copy may read: table data in a second, or as fast as it goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct MaxRate(pub Option<ByteSize>);
 
 impl FromStr for MaxRate {
@@ -43,6 +44,14 @@ impl FromStr for MaxRate {
             Ok(rate) => Ok(Self(Some(rate).filter(|rate| rate.as_bytes() > 0))),
             Err(_) => Err("write a whole number and one of kB, MB and GB, as in \"50MB\", or \"none\"".to_owned()),
         }
+    }
+}
+
+impl TryFrom<String> for MaxRate {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

@@ -100,7 +100,8 @@ impl Rehearsal {
     /// or because a round was not.
     #[must_use]
     pub fn is_over_budget(&self) -> bool {
-        let over = |failure: &Failure| failure.reason == "OUTAGE_BUDGET_EXCEEDED";
+        // The marker is awaited for as long as the budget lasts.
+        let over = |failure: &Failure| ["OUTAGE_BUDGET_EXCEEDED", "DRAIN_TIMEOUT"].contains(&failure.reason.as_str());
         match self.phase {
             RehearsalPhase::Done => !self.fits,
             RehearsalPhase::GivenUp => self.failure.as_ref().is_some_and(over),

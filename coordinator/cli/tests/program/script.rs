@@ -40,6 +40,8 @@ struct Inner {
     next: Mutex<VecDeque<v1::Migration>>,
     /// Whether a verb has set the script going.
     begun: AtomicBool,
+    /// Whether the word for a switch is answered.
+    level: watch::Sender<bool>,
     /// What verbs answer instead, once.
     refusal: Mutex<Option<Failure>>,
     heard: watch::Sender<Vec<String>>,
@@ -58,6 +60,7 @@ impl Script {
             now: watch::Sender::new(now),
             next: Mutex::new(next.into_iter().collect()),
             begun: AtomicBool::default(),
+            level: watch::Sender::new(true),
             refusal: Mutex::default(),
             heard: watch::Sender::default(),
             traced: Mutex::default(),
@@ -69,6 +72,11 @@ impl Script {
     /// Makes the next verb fail.
     pub(crate) fn refuse(&self, failure: Failure) {
         *self.0.refusal.lock().unwrap() = Some(failure);
+    }
+
+    /// Whether the word for a switch is answered, as it is once the lag is small.
+    pub(crate) fn answers_switches(&self, level: bool) {
+        self.0.level.send_replace(level);
     }
 
     /// What is handed out from now on.
@@ -294,6 +302,7 @@ impl MigrationService for Script {
         let message = request.get_ref();
         let limit = message.max_outage.as_ref().map_or("none".to_owned(), ToString::to_string);
         let without = if message.without_way_back { " without_way_back" } else { "" };
+        self.0.level.subscribe().wait_for(|level| *level).await.unwrap();
         let migration = self.act(&request, format!("cutover etag={} max_outage={limit}{without}", message.etag))?;
         Ok(Response::new(v1::CutOverResponse { migration }))
     }
@@ -304,7 +313,8 @@ impl MigrationService for Script {
     ) -> Result<Response<v1::RollBackMigrationResponse>, Status> {
         let message = request.get_ref();
         let limit = message.max_outage.as_ref().map_or("none".to_owned(), ToString::to_string);
-        let migration = self.act(&request, format!("rollback etag={} max_outage={limit}", message.etag))?;
+        let without = if message.without_poolers { " without_poolers" } else { "" };
+        let migration = self.act(&request, format!("rollback etag={} max_outage={limit}{without}", message.etag))?;
         Ok(Response::new(v1::RollBackMigrationResponse { migration }))
     }
 

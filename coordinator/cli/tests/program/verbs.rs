@@ -133,10 +133,12 @@ async fn a_rehearsal_says_whether_the_budget_would_be_kept_and_exits_4_if_not() 
     stage.run(&["cutover", "shop", "--rehearse", "--yes"]).await.exits(1).says("BARRIER_TIMEOUT");
 
     // A round that was over the budget says enough.
-    let mut over = support::rehearsal_given_up();
-    over.rehearsal.as_mut().unwrap().failure.as_mut().unwrap().reason = "OUTAGE_BUDGET_EXCEEDED".to_owned();
-    let stage = Stage::set(Script::new(support::ready(), [support::rehearsing(), over])).await;
-    stage.run(&["cutover", "shop", "--rehearse", "--yes"]).await.exits(4);
+    for reason in ["OUTAGE_BUDGET_EXCEEDED", "DRAIN_TIMEOUT"] {
+        let mut over = support::rehearsal_given_up();
+        over.rehearsal.as_mut().unwrap().failure.as_mut().unwrap().reason = reason.to_owned();
+        let stage = Stage::set(Script::new(support::ready(), [support::rehearsing(), over])).await;
+        stage.run(&["cutover", "shop", "--rehearse", "--yes"]).await.exits(4);
+    }
 }
 
 #[tokio::test]
@@ -170,6 +172,16 @@ async fn a_rollback_can_be_rehearsed() {
     assert!(heard.contains(&"rehearse etag=3-11 max_outage=none rounds=0 rollback=true".to_owned()), "{heard:?}");
     let stage = Stage::set(Script::new(support::returnable(), [])).await;
     stage.run(&["cutover", "shop", "--rehearse", "--yes"]).await.exits(1).notes("WRONG_STATE");
+}
+
+#[tokio::test]
+async fn a_rollback_may_leave_a_pooler_out() {
+    let going = [running(support::returnable()), support::rolled_back()];
+    let stage = Stage::set(Script::new(support::returnable(), going)).await;
+    stage.run(&["rollback", "shop", "--yes", "--without-pooler"]).await.exits(0);
+    let heard = stage.script.heard();
+    assert!(heard.contains(&"rollback etag=3-11 max_outage=none without_poolers".to_owned()), "{heard:?}");
+    stage.run(&["rollback", "shop", "--yes", "--without-pooler", "--rehearse"]).await.exits(2);
 }
 
 #[tokio::test]
@@ -289,6 +301,23 @@ async fn create_says_what_to_type_next() {
         "create shop alpha>beta shop Direct Native validate_only=true",
     ];
     assert_eq!(stage.script.heard(), heard);
+}
+
+#[tokio::test]
+async fn create_reads_a_file_that_says_everything() {
+    let stage = Stage::set(Script::new(support::pending(), [])).await;
+    let file = stage.directory.path().join("shop.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "from = \"alpha\"\nto = \"beta\"\ndatabase = \"shop\"\ncopy_method = \"native\"\n").unwrap();
+    stage.run(&["create", "shop", "--file", path]).await.exits(0).says("created migration shop");
+    assert_eq!(stage.script.heard(), ["create shop alpha>beta shop Tunnel Native validate_only=false"]);
+    // Not half here and half there.
+    stage.run(&["create", "shop", "-f", path, "--max-lag", "1s"]).await.exits(2).notes("--max-lag");
+    stage.run(&["create", "shop", "--from", "alpha"]).await.exits(2).notes("--database");
+    std::fs::write(&file, "from = \"alpha\"\nto = \"\"\ncopy_methd = \"native\"\n").unwrap();
+    let ran = stage.run(&["create", "shop", "-f", path]).await.exits(1);
+    ran.notes("CONFIGURATION_INVALID").notes("copy_methd").notes("database").notes("must not be empty");
+    assert_eq!(stage.script.heard().len(), 1);
 }
 
 #[tokio::test]

@@ -54,6 +54,21 @@ async fn a_coordinator_that_comes_back_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_switch_that_waits_for_the_lag_says_so() {
+    let mut behind = support::ready();
+    behind.spec.as_mut().unwrap().max_lag = support::milliseconds(1000);
+    behind.figures.as_mut().unwrap().lag = support::milliseconds(2400);
+    let stage = Stage::set(Script::new(behind, [support::cutting_over(), support::cut_over()])).await;
+    stage.script.answers_switches(false);
+    let mut child = stage.command(&["cutover", "shop", "--yes"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = Clock.timeout(LIMIT, lines.next_line()).await.unwrap().unwrap();
+    assert_eq!(first.as_deref(), Some("waiting for the lag to fall under 1.0 s: it is 2.4 s"));
+    stage.script.answers_switches(true);
+    Ran::end(child).await.exits(0).says("the destination is open");
+}
+
+#[tokio::test]
 async fn a_coordinator_that_stays_away_is_given_up() {
     let mut stage = Stage::set(Script::new(support::pending(), [support::copying()])).await;
     let child = stage.command(&["start", "shop"]).spawn().unwrap();

@@ -38,6 +38,7 @@ impl State {
             end: None,
             time: fact.time,
         });
+        self.count_anew(step);
         self.begin(step);
         Ok(())
     }

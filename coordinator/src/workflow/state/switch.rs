@@ -18,6 +18,7 @@ impl State {
         epoch: i64,
         max_outage: Duration,
         certified: bool,
+        without_poolers: bool,
     ) -> Applied {
         self.must(epoch >= self.next_cutover_epoch(), "its number is not new")?;
         self.cutover = Some(Cutover {
@@ -25,6 +26,7 @@ impl State {
             epoch,
             max_outage,
             certified,
+            without_poolers,
             end: None,
             outage_start_time: None,
             barrier: None,
@@ -32,8 +34,18 @@ impl State {
             drained_after: None,
             fence: None,
         });
+        self.count_anew(step);
         self.begin(step);
         Ok(())
+    }
+
+    /// Attempts and time of the step are from here on those of a new try at it.
+    pub(super) fn count_anew(&mut self, step: StepName) {
+        let entry = &mut self.steps[step.index()];
+        (entry.start_time, entry.end_time) = (None, None);
+        for act in &mut entry.acts {
+            act.earlier_attempts = act.attempts;
+        }
     }
 
     /// Applications are where they were before the first cutover: nothing of the
@@ -47,6 +59,7 @@ impl State {
             }
         }
         self.steps[StepName::Cutover.index()].succeeded = false;
+        self.count_anew(StepName::Cutover);
     }
 
     pub(super) fn take_back(&mut self, step: StepName, cause: &Failure) {

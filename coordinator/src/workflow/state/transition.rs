@@ -210,6 +210,7 @@ impl State {
                 self.word(trace, fact);
                 self.scrutiny = scrutiny.clone();
                 self.verification = None;
+                self.count_anew(StepName::Verify);
                 self.begin(StepName::Verify);
                 Ok(())
             }
@@ -217,15 +218,15 @@ impl State {
                 let held = self.phase == Phase::Held { step: StepName::Cutover };
                 self.must(held, "the migration does not wait for its cutover")?;
                 self.way_back &= !without_way_back;
-                self.switch_requested(StepName::Cutover, *cutover_epoch, *max_outage, *certified)?;
+                self.switch_requested(StepName::Cutover, *cutover_epoch, *max_outage, *certified, false)?;
                 self.word(trace, fact);
                 Ok(())
             }
-            Event::RollbackRequested { cutover_epoch, max_outage, certified, trace } => {
+            Event::RollbackRequested { cutover_epoch, max_outage, without_poolers, certified, trace } => {
                 let held = self.phase == Phase::Held { step: StepName::Finish };
                 self.must(held, "the migration does not wait for finish or rollback")?;
                 self.must(self.way_back, "it has no way back")?;
-                self.switch_requested(StepName::Rollback, *cutover_epoch, *max_outage, *certified)?;
+                self.switch_requested(StepName::Rollback, *cutover_epoch, *max_outage, *certified, *without_poolers)?;
                 self.word(trace, fact);
                 Ok(())
             }
