@@ -107,6 +107,7 @@ async fn prepare(world: &World, epoch: i64) {
         switch: Switch::Cutover,
         way_back: false,
         rehearsal: false,
+        compare_written: false,
     };
     let source = perform(world, Side::Source, &step).await.unwrap();
     let destination = perform(world, Side::Destination, &step).await.unwrap();
@@ -124,6 +125,7 @@ async fn drain(world: &World, epoch: i64, barrier: &RaiseBarrierResult) {
         sequences: barrier.sequences.clone(),
         open_timeout: BUDGET,
         catalog_digest: barrier.catalog_digest.clone(),
+        compare_limit: None,
     };
     let first = perform(world, Side::Destination, &step).await.unwrap();
     assert_eq!(perform(world, Side::Destination, &step).await.unwrap(), first, "asked twice, done once");
@@ -209,6 +211,7 @@ async fn a_rehearsal_goes_no_further_than_the_drain() {
             switch: Switch::Cutover,
             way_back: false,
             rehearsal: true,
+            compare_written: false,
         };
         perform(&world, Side::Source, &step).await.unwrap();
         perform(&world, Side::Destination, &step).await.unwrap();
@@ -251,6 +254,7 @@ async fn a_spent_budget_opens_the_source_by_itself() {
         switch: Switch::Cutover,
         way_back: false,
         rehearsal: false,
+        compare_written: false,
     };
     perform(&world, Side::Source, &step).await.unwrap();
     let mut slow = application(&world.source, &database).await.unwrap();
@@ -366,6 +370,7 @@ async fn preconditions_name_what_is_in_the_way() {
         switch: Switch::Cutover,
         way_back: false,
         rehearsal: false,
+        compare_written: false,
     };
     let superuser = world.source.connect(&database).await.unwrap();
     assert_eq!(perform(&world, Side::Source, &step).await.unwrap_err().reason, Reason::SuperuserSession);
