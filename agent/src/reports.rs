@@ -91,7 +91,7 @@ mod tests {
     fn left(state: &Path) -> Vec<String> {
         let mut left: Vec<_> = [COMPARISON, DRIFT]
             .into_iter()
-            .flat_map(|directory| entries(&state.join(directory)))
+            .flat_map(|directory| entries(&state.join(directory)).collect::<Vec<_>>())
             .map(|entry| entry.file_name().into_string().unwrap())
             .collect();
         left.sort();

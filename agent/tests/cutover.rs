@@ -287,16 +287,15 @@ async fn what_is_written_in_a_switch_is_compared_before_the_fence() {
     // Large enough for its rows to be named, one by one.
     let many = "INSERT INTO public.events (id) SELECT i FROM generate_series(1, 30000) i";
     world.source.execute(&database, many).await.unwrap();
-    let arrived = |what: &'static str| async {
+    let arrived = async |what: &str| {
         world.destination.wait_until(&database, &format!("SELECT {what}"), MAX_LAG).await.unwrap();
     };
     arrived("EXISTS (SELECT FROM events WHERE id = 30000)").await;
     let writer = application(&world.source, &database).await.unwrap();
     let write = async |statements: &str| writer.batch_execute(statements).await.unwrap();
-    let behind_our_back = |statement: &'static str| {
+    let behind_our_back = async |statement: &str| {
         let statement = format!("SET session_replication_role = replica; {statement}");
-        let (world, database) = (&world, &database);
-        async move { world.destination.execute(database, &statement).await.unwrap() }
+        world.destination.execute(&database, &statement).await.unwrap();
     };
 
     let changes = "INSERT INTO public.events (id) VALUES (30001), (30002); DELETE FROM public.events WHERE id = 5;
