@@ -135,7 +135,7 @@ async fn position_beyond(site: &Site, known: i64) -> i64 {
 #[tokio::test]
 #[ignore = "make test-all"]
 async fn a_comparison_outlives_either_agent() {
-    let mut site = Site::start(SiteOptions::new(PostgresVersion::V16, PostgresVersion::V17)).await.unwrap();
+    let site = Site::start(SiteOptions::new(PostgresVersion::V16, PostgresVersion::V17)).await.unwrap();
     site.source.execute(&site.database, BALLAST).await.unwrap();
     let mut journey = Journey::begin(site, 1_000, &WorkloadOptions::default()).await.unwrap();
     journey.until_cutover().await.unwrap();
