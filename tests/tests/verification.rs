@@ -18,7 +18,7 @@ async fn differences_are_found_told_and_mended() {
     let site = Site::start(SiteOptions::new(PostgresVersion::V15, PostgresVersion::V18)).await.unwrap();
     let journey = Journey::begin(site, 20_000, &WorkloadOptions::default()).await.unwrap();
     // Nobody uses it but this test.
-    let sequence = "CREATE SEQUENCE public.tickets; SELECT nextval('public.tickets') FROM generate_series(1, 10)";
+    let sequence = "CREATE SEQUENCE public.coupons; SELECT nextval('public.coupons') FROM generate_series(1, 10)";
     journey.site.source.execute(&journey.site.database, sequence).await.unwrap();
     journey.until_cutover().await.unwrap();
     let (cli, database) = (&journey.site.cli, &journey.site.database);
@@ -85,10 +85,10 @@ async fn behind_the_cutover(journey: &Journey) {
     assert_eq!((&clean["follower"], &clean["rows"]["complete"]), (&"source".into(), &Value::Bool(true)), "{clean}");
 
     // Handed out before, and handed out again if nobody sees it.
-    let set = |value: i64| format!("SELECT setval('public.tickets', {value})");
+    let set = |value: i64| format!("SELECT setval('public.coupons', {value})");
     site.destination.execute(&site.database, &set(3)).await.unwrap();
     let behind = verified(&cli.expect(3, &["verify", MIGRATION, "--counts", "--json"]).await.unwrap().stdout);
-    let expected = "sequence public.tickets stands at 3 on the destination, behind 10 on the source";
+    let expected = "sequence public.coupons stands at 3 on the destination, behind 10 on the source";
     assert_eq!(behind["differences"], serde_json::json!([expected]));
     assert_eq!(cli.status(MIGRATION).await.unwrap().failure().unwrap().reason, "SEQUENCES_BEHIND");
     site.destination.execute(&site.database, &set(11)).await.unwrap();
