@@ -129,10 +129,7 @@ pub(crate) fn outcome(act: ActRef, input: &Input) -> Outcome {
             drain_time: Duration::from_millis(3),
             sequence_count: 1,
             flush_lsn: "0/2".to_owned(),
-            compared: match input {
-                Input::DrainToMarker { compare_limit, .. } => compare_limit.map(|_| WrittenRows::default()),
-                _other => None,
-            },
+            compared: matches!(input, Input::DrainToMarker { compare_limit: Some(_), .. }).then(WrittenRows::default),
         },
         ActionKind::FenceSource => Outcome::FenceSource(Fence {
             sequences: vec![sequence(20)],

@@ -1,4 +1,4 @@
-//! Table tests of verifications behind a cutover.
+//! Table tests of verifications behind a cutover, and in a switch.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::super::fact::Issued;
 use super::super::outcome::{Outcome, RelationName, RowCounts, SequencePlace, SequenceState};
 use super::super::proof::{Play, spec};
 use super::super::scrutiny::Look;
-use super::super::state::{ActState, Phase};
+use super::super::state::{ActState, CutoverEnd, Phase};
 use super::super::verb::Word;
 use super::super::{ActRef, ActionKind, Side, StepName, Verb};
 use super::*;
@@ -67,15 +67,15 @@ fn a_sequence_that_is_behind_is_told_and_takes_no_word_away() {
         let mut play = behind_the_cutover();
         play.say(Word::Verify(Look::default())).unwrap();
         while play.open().next().is_some() {
-            play.answer(|act, input| match input {
-                Input::CountRows { .. } => {
-                    let last_value = if act.row().unwrap().side == Side::Source { 20 } else { 3 };
-                    let sequence = RelationName { schema: "public".to_owned(), relation: "ids".to_owned() };
-                    let state = SequenceState { sequence, last_value, called: true };
-                    let sequences = vec![SequencePlace { state, descending: false }];
-                    Outcome::CountRows(RowCounts { sequences, ..RowCounts::default() })
+            play.answer(|act, input| {
+                if input.kind() != ActionKind::CountRows {
+                    return super::super::proof::outcome(act, input);
                 }
-                _other => super::super::proof::outcome(act, input),
+                let last_value = if act.row().unwrap().side == Side::Source { 20 } else { 3 };
+                let sequence = RelationName { schema: "public".to_owned(), relation: "ids".to_owned() };
+                let state = SequenceState { sequence, last_value, called: true };
+                let sequences = vec![SequencePlace { state, descending: false }];
+                Outcome::CountRows(RowCounts { sequences, ..RowCounts::default() })
             });
         }
         let Phase::Stopped { step: StepName::VerifyBack, failure } = &play.state.phase else {
@@ -127,4 +127,37 @@ fn where_nothing_flows_back_there_is_nothing_to_compare() {
     play.answer_all();
     assert_eq!(play.say(Word::Verify(ROWS)).unwrap_err().reason, Reason::WayBackLost);
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
+}
+
+#[test]
+fn a_switch_that_was_to_compare_and_did_not_is_given_up() {
+    let asked = |compare_limit| Word::CutOver { max_outage: BUDGET, without_way_back: false, compare_limit };
+    let mut play = Play::started();
+    play.answer_all();
+    for wrong in [Duration::ZERO, BUDGET * 2] {
+        assert_eq!(play.say(asked(Some(wrong))).unwrap_err().reason, Reason::RequestInvalid);
+    }
+    play.say(asked(Some(BUDGET / 2))).unwrap();
+    play.answer_until(ActRef::drain(StepName::Cutover));
+    let compares = |it: &&Issued| match &it.input {
+        Input::PrepareCutover { compare_written, .. } => *compare_written,
+        other => matches!(other, Input::DrainToMarker { compare_limit: Some(_), .. }),
+    };
+    assert_eq!(play.issued.iter().filter(compares).count(), 3, "both sides prepare for it");
+    // An agent of a release that does not know how.
+    let nothing = super::super::input::Input::AwaitCopy;
+    play.answer(|act, _| super::super::proof::outcome(act, &nothing));
+    play.answer_all();
+    assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
+    let Some(CutoverEnd::TakenBack { cause }) = &play.state.cutover.as_ref().unwrap().end else { panic!() };
+    assert_eq!(cause.reason, Reason::CouldNotCheck);
+    // One that does, and one that nobody asks.
+    for limit in [Some(BUDGET), None] {
+        let mut play = Play::started();
+        play.answer_all();
+        play.say(asked(limit)).unwrap();
+        play.answer_all();
+        assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
+        assert_eq!(play.state.cutover.as_ref().unwrap().compared.is_some(), limit.is_some());
+    }
 }
