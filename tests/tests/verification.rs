@@ -2,7 +2,6 @@
 //! write, told, mended, and gone.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![expect(clippy::print_stdout, reason = "they print what they measured")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;

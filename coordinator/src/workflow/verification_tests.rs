@@ -139,13 +139,13 @@ fn a_switch_that_was_to_compare_and_did_not_is_given_up() {
     }
     play.say(asked(Some(BUDGET / 2))).unwrap();
     play.answer_until(ActRef::drain(StepName::Cutover));
-    let compares = |it: &&Issued| match &it.input {
-        Input::PrepareCutover { compare_written, .. } => *compare_written,
-        other => matches!(other, Input::DrainToMarker { compare_limit: Some(_), .. }),
+    let compares = |it: &&Issued| {
+        let prepares = matches!(it.input, Input::PrepareCutover { compare_written: true, .. });
+        prepares || matches!(it.input, Input::DrainToMarker { compare_limit: Some(_), .. })
     };
     assert_eq!(play.issued.iter().filter(compares).count(), 3, "both sides prepare for it");
     // An agent of a release that does not know how.
-    let nothing = super::super::input::Input::AwaitCopy;
+    let nothing = Input::AwaitCopy;
     play.answer(|act, _| super::super::proof::outcome(act, &nothing));
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
