@@ -66,6 +66,7 @@ async fn in_doubt_nothing_goes() {
         way_back: false,
         rehearsal: false,
         unreachable: Unreachable::Refuse,
+        compare_written: false,
     };
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
@@ -76,6 +77,7 @@ async fn in_doubt_nothing_goes() {
         sequences: barrier.sequences.clone(),
         open_timeout: max_outage,
         catalog_digest: barrier.catalog_digest.clone(),
+        compare_limit: None,
     };
     perform(&world, Side::Destination, &drain).await;
     perform(&world, Side::Source, &FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id }).await;

@@ -176,6 +176,7 @@ async fn finish_leaves_nothing_but_the_fence() {
         way_back: false,
         rehearsal: false,
         unreachable: Unreachable::Refuse,
+        compare_written: false,
     };
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
@@ -191,6 +192,7 @@ async fn finish_leaves_nothing_but_the_fence() {
         sequences: barrier.sequences.clone(),
         open_timeout: max_outage,
         catalog_digest: barrier.catalog_digest.clone(),
+        compare_limit: None,
     };
     perform(&world, Side::Destination, &drain).await;
     let fence = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };

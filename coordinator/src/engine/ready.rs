@@ -65,7 +65,8 @@ impl Engine {
 
     fn readiness(&self, board: &Board, held: StepName) -> Readiness {
         let state = &board.state;
-        if state.phase != (Phase::Held { step: held }) {
+        let overtakes = held == StepName::Finish && state.awaits_last_word();
+        if state.phase != (Phase::Held { step: held }) && !overtakes {
             return Readiness::Ready;
         }
         let lag = board.gauges.get(&state.writable).and_then(|gauge| gauge.lag).filter(|lag| *lag > state.spec.max_lag);

@@ -84,6 +84,11 @@ fn required(etag: String) -> Result<Option<String>, Status> {
     })
 }
 
+/// How long comparing what is written in a switch may take.
+fn compare_limit_of(given: Option<prost_types::Duration>) -> Result<Option<Duration>, Status> {
+    given.map(|limit| wire::duration("compare_limit", limit)).transpose().map_err(to_status)
+}
+
 /// How often an operator wants a switch to be rehearsed.
 fn rounds(given: i32) -> Result<u32, Failure> {
     match u32::try_from(given) {
@@ -281,11 +286,14 @@ impl MigrationService for MigrationFront {
 
     async fn cut_over(&self, request: Request<v1::CutOverRequest>) -> Answer<v1::CutOverResponse> {
         let caller = caller(&request)?;
-        let v1::CutOverRequest { migration_id, etag, max_outage, without_way_back } = request.into_inner();
+        let v1::CutOverRequest { migration_id, etag, max_outage, without_way_back, compare_limit } =
+            request.into_inner();
         let etag = required(etag)?;
         let max_outage = self.max_outage(max_outage)?;
+        let compare_limit = compare_limit_of(compare_limit)?;
         self.engine.ready_to_switch(&id(&migration_id)?, StepName::Cutover).await.map_err(to_status)?;
-        let migration = self.say(&caller, &migration_id, etag, Word::CutOver { max_outage, without_way_back }).await?;
+        let word = Word::CutOver { max_outage, without_way_back, compare_limit };
+        let migration = self.say(&caller, &migration_id, etag, word).await?;
         Ok(Response::new(v1::CutOverResponse { migration }))
     }
 
@@ -294,11 +302,13 @@ impl MigrationService for MigrationFront {
         request: Request<v1::RollBackMigrationRequest>,
     ) -> Answer<v1::RollBackMigrationResponse> {
         let caller = caller(&request)?;
-        let v1::RollBackMigrationRequest { migration_id, etag, max_outage, without_poolers } = request.into_inner();
+        let v1::RollBackMigrationRequest { migration_id, etag, max_outage, without_poolers, compare_limit } =
+            request.into_inner();
         let etag = required(etag)?;
         let max_outage = self.max_outage(max_outage)?;
+        let compare_limit = compare_limit_of(compare_limit)?;
         self.engine.ready_to_switch(&id(&migration_id)?, StepName::Finish).await.map_err(to_status)?;
-        let word = Word::RollBack { max_outage, without_poolers };
+        let word = Word::RollBack { max_outage, without_poolers, compare_limit };
         let migration = self.say(&caller, &migration_id, etag, word).await?;
         Ok(Response::new(v1::RollBackMigrationResponse { migration }))
     }

@@ -51,6 +51,8 @@ pub enum Input {
         tables: Vec<RelationName>,
         #[serde(default)]
         objects_only: bool,
+        #[serde(default)]
+        sequences: bool,
     },
     CompareRows {
         comparison_id: i64,
@@ -68,6 +70,8 @@ pub enum Input {
         rehearsal: bool,
         #[serde(default)]
         without_poolers: bool,
+        #[serde(default)]
+        compare_written: bool,
     },
     RaiseBarrier {
         cutover_epoch: i64,
@@ -79,6 +83,8 @@ pub enum Input {
         sequences: Vec<SequenceState>,
         open_timeout: Duration,
         catalog_digest: Digest,
+        #[serde(default)]
+        compare_limit: Option<Duration>,
     },
     FenceSource {
         cutover_epoch: i64,
