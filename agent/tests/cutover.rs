@@ -260,6 +260,7 @@ async fn compare_in_a_switch(
         switch: Switch::Cutover,
         way_back: false,
         rehearsal: false,
+        unreachable: Unreachable::Refuse,
         compare_written: true,
     };
     perform(world, Side::Source, &prepare).await.unwrap();

@@ -52,7 +52,7 @@ fn the_source_compares_what_it_follows() {
     // As often as one likes, and the way back is as it was.
     play.say(Word::Verify(Look::default())).unwrap();
     play.answer_all();
-    play.say(Word::RollBack { max_outage: BUDGET, compare_limit: None }).unwrap();
+    play.say(Word::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None }).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
     play.say(Word::Verify(Look::default())).unwrap();
@@ -62,7 +62,7 @@ fn the_source_compares_what_it_follows() {
 #[test]
 fn a_sequence_that_is_behind_is_told_and_takes_no_word_away() {
     for word in
-        [Word::Finish, Word::RollBack { max_outage: BUDGET, compare_limit: None }, Word::Verify(Look::default())]
+        [Word::Finish, Word::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None }, Word::Verify(Look::default())]
     {
         let mut play = behind_the_cutover();
         play.say(Word::Verify(Look::default())).unwrap();
@@ -91,7 +91,7 @@ fn a_sequence_that_is_behind_is_told_and_takes_no_word_away() {
 
 #[test]
 fn a_word_overtakes_a_verification_once_that_has_stopped() {
-    for word in [Word::Finish, Word::RollBack { max_outage: BUDGET, compare_limit: None }] {
+    for word in [Word::Finish, Word::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None }] {
         let mut play = behind_the_cutover();
         play.say(Word::Verify(ROWS)).unwrap();
         play.answer_until(compares());
@@ -114,7 +114,7 @@ fn one_that_was_done_before_it_could_be_stopped_changes_nothing() {
     let mut play = behind_the_cutover();
     play.say(Word::Verify(ROWS)).unwrap();
     play.answer_until(compares());
-    play.say(Word::RollBack { max_outage: BUDGET, compare_limit: None }).unwrap();
+    play.say(Word::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None }).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
 }

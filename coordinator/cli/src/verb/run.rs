@@ -104,7 +104,7 @@ pub(super) async fn rollback(hand: &Hand, arguments: &Rollback) -> Result<Exit, 
     let what = render::before_rollback(&seen, max_outage, hand.terminal.err);
     hand.terminal.confirm(&what, "rollback", yes)?;
     let mut interrupt = Hand::interrupt()?;
-    let call = hand.coordinator.roll_back(&seen, max_outage, compare, arguments.without_pooler);
+    let call = hand.coordinator.roll_back(&seen, max_outage, arguments.without_pooler, compare);
     let accepted = hand.send_switch(&mut interrupt, &seen.name, call).await?;
     hand.see_through(&mut interrupt, &seen, accepted, Awaited::RolledBack, detach).await
 }
