@@ -106,8 +106,8 @@ async fn behind_the_cutover(journey: &Journey) {
     cli.expect(0, &["verify", MIGRATION]).await.unwrap();
 }
 
-/// Comparisons of ten million small hashes would take as long; this one may read only
-/// so many bytes a second, and is killed at both ends.
+/// Table data read from the source in a second: so little that there is time to kill
+/// both agents before the comparison is over.
 const RATE: &str = "4MB";
 
 const BALLAST: &str = "\
