@@ -19,6 +19,7 @@ use crate::journal::Journal;
 use crate::peer;
 use crate::policy::Policy;
 use crate::postgres::Purpose;
+use crate::reports;
 use crate::runner::Runner;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -96,6 +97,8 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     let mut interrupt = on_signal(SignalKind::interrupt())?;
 
     let agent = Arc::new(Agent::new(settings, policy, journal, identity.clone()));
+    let known: Vec<_> = agent.journal.participations()?.into_iter().map(|known| known.migration).collect();
+    reports::sweep(&agent.settings.state_dir, &known);
     let runner = Runner::new(Arc::clone(&agent));
     let metrics = crate::metrics::register(&agent, &runner);
     let (reporter, health) = health::service().await;

@@ -22,6 +22,7 @@ pub mod pooler;
 pub mod postgres;
 mod program;
 pub mod protection;
+mod reports;
 pub mod runner;
 pub mod session;
 pub mod settings;

@@ -13,6 +13,7 @@ use crate::agent::Agent;
 use crate::daemon;
 use crate::journal::Journal;
 use crate::migration::{MigrationId, Side};
+use crate::reports;
 use crate::settings::Settings;
 use crate::step::{cutover, finish};
 
@@ -45,6 +46,7 @@ pub async fn clean_up(settings: Settings, migration: &str) -> Result<String, Fai
     let migration = MigrationId::new(migration)?;
     beside(settings, async |agent| {
         let cleaned = finish::clean_up_locally(&agent, &migration).await?;
+        reports::remove(&agent.settings.state_dir, &migration);
         agent.journal.forget(&migration)?;
         let mut answer = format!("migration {migration}: nothing of ours is left on this server\n");
         if !cleaned.unfence_statements.is_empty() {

@@ -28,6 +28,7 @@ use crate::agent::Agent;
 use crate::journal::{CommandEntry, FactKind, Known};
 use crate::metrics::Attempts;
 use crate::migration::MigrationId;
+use crate::reports;
 use crate::step::{Context, Progress};
 use crate::wire::{self, Received};
 
@@ -379,6 +380,10 @@ impl Runner {
                 causes = ?failure.causes,
                 "{verb} of {kind} failed: {failure}"
             ),
+        }
+        // First the files: an agent that is killed in between looks again.
+        if kind_of_fact == FactKind::FinalOfMigration {
+            reports::remove(&self.agent.settings.state_dir, &command.participation.migration);
         }
         match self.record(&command.id, fact, kind_of_fact) {
             Ok(()) => pass(kind, verb, Moment::Recorded),

@@ -8,11 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::mending::Mending;
 use crate::migration::Participation;
-
-/// Where the statements of a migration are.
-fn path(state: &Path, participation: &Participation) -> PathBuf {
-    state.join("drift").join(format!("{}.sql", participation.migration))
-}
+use crate::reports;
 
 /// Writes the statements, in the place of those before. Returns where.
 ///
@@ -20,10 +16,11 @@ fn path(state: &Path, participation: &Participation) -> PathBuf {
 ///
 /// What the file system says.
 pub(super) fn write(state: &Path, participation: &Participation, mending: &Mending) -> io::Result<PathBuf> {
-    let path = path(state, participation);
-    let directory = state.join("drift");
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-    let next = path.with_extension("sql.next");
+    let path = reports::drift(state, &participation.migration);
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    let next = reports::drift_in_the_making(state, &participation.migration);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
     file.write_all(text(participation, mending, &path).as_bytes())?;
     file.sync_all()?;
@@ -33,7 +30,7 @@ pub(super) fn write(state: &Path, participation: &Participation, mending: &Mendi
 
 /// Takes the statements away once they are not needed.
 pub(super) fn remove(state: &Path, participation: &Participation) {
-    if let Err(error) = fs::remove_file(path(state, participation))
+    if let Err(error) = fs::remove_file(reports::drift(state, &participation.migration))
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(migration.id = %participation.migration, %error, "statements of yesterday could not be removed");

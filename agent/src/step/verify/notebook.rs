@@ -20,6 +20,7 @@ use serde_json::json;
 use crate::comparison::{ComparedTable, Difference, Digest, RowKey};
 use crate::migration::MigrationId;
 use crate::postgres::RelationName;
+use crate::reports;
 
 /// Form of the file. Another one is not read: the comparison begins anew.
 const FORMAT: u32 = 1;
@@ -102,7 +103,7 @@ impl Notebook {
     ///
     /// [`Reason::StoreUnwritable`].
     pub(super) fn open(state: &Path, migration: &MigrationId, comparison_id: i64) -> Result<Self, Failure> {
-        let directory = state.join("comparison").join(migration.as_str());
+        let directory = reports::comparison(state, migration);
         let unwritable = |error: io::Error| unwritable(&directory, &error);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(unwritable)?;
         let stored = fs::read(directory.join("progress.json")).unwrap_or_default();
