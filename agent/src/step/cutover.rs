@@ -43,6 +43,7 @@ use tokio::time::Instant;
 
 use crate::migration::MigrationId;
 use crate::postgres::catalog::Sequences;
+use crate::postgres::expel::Expulsion;
 use crate::postgres::{Lsn, Session, sql_failure};
 use fingerprint::Fingerprint;
 
@@ -86,6 +87,8 @@ struct LeavingSide {
     fingerprint: Fingerprint,
     /// Reads the sequences.
     sequences: Sequences,
+    /// Ends the sessions of applications.
+    expulsion: Expulsion,
     /// The roles of ours that the fence lets in.
     ours: Vec<String>,
     barrier: Option<Barrier>,

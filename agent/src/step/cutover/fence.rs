@@ -22,7 +22,6 @@ use crate::action::{ActionKind, Verb};
 use crate::hook;
 use crate::policy::HookPoint;
 use crate::postgres::access::Access;
-use crate::postgres::expel::expel;
 use crate::postgres::{own_schema, sql_failure};
 use crate::step::connect;
 use crate::step::{Context, Progress, Step, Survey};
@@ -122,34 +121,37 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
         return seeded::fence_owner(step.cutover_epoch, &participation.database, cutover).await;
     }
     let begun = cx.clock.now();
-    commit_fence(cx, step.cutover_epoch, cutover).await?;
+    let access_version = commit_fence(cx, step.cutover_epoch, cutover).await?;
     let committed = cx.clock.now();
     cx.fail_point("fence_source.perform.committed");
-    let fence_lsn = current_lsn(&cutover.writer).await?.to_string();
-    // While applications still wait for locks: once their sessions are ended they try
-    // to log in again and again.
-    try_join!(
-        await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline),
-        cutover.canary.prove_refused(cx)
-    )?;
-
-    let refused = cx.clock.now();
     cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
-    let terminated_session_count =
-        expel(&cutover.writer, || cx.door.own_sessions(), &replication_role, cx.clock, deadline).await?;
+    let writer = &cutover.writer;
+    let standbys = async {
+        let fence_lsn = current_lsn(writer).await?.to_string();
+        await_standbys(cx, writer, &fence_lsn, &replication_role, deadline).await?;
+        Ok(fence_lsn)
+    };
+    let refusal = async {
+        cutover.canary.prove_refused(cx).await?;
+        Ok(cx.clock.now())
+    };
+    let (terminated_session_count, fence_lsn, refused) = try_join!(
+        cutover.expulsion.carry_out(writer, || cx.door.own_sessions(), &replication_role, cx.clock, deadline),
+        standbys,
+        refusal
+    )?;
     let expelled = cx.clock.now();
     cx.fail_point("fence_source.perform.expelled");
 
     // SHARE locks stop neither nextval nor CREATE INDEX; only now is nobody left.
-    let writer = &cutover.writer;
     let unchanged = cutover.fingerprint.prove_unchanged(writer).map_err(|failure| failure.effect(Effect::Unknown));
-    let nobody = prove_nobody_can_log_in(writer, &cutover.ours);
+    let nobody = prove_nobody_can_log_in(writer, &cutover.ours, &access_version);
     let (sequences, (), ()) = try_join!(positions(writer, &cutover.sequences), unchanged, nobody)?;
     let ms = |from: Instant, to: Instant| u64::try_from(to.duration_since(from).as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
         commit_ms = ms(begun, committed),
         refusal_ms = ms(committed, refused),
-        expulsion_ms = ms(refused, expelled),
+        expulsion_ms = ms(committed, expelled),
         proof_ms = ms(expelled, cx.clock.now()),
         terminated_session_count,
         "nobody is left behind the fence"
@@ -168,8 +170,9 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     })
 }
 
-/// One transaction: the row that says so, and what it says.
-async fn commit_fence(cx: &Context, epoch: i64, cutover: &mut LeavingSide) -> Result<(), Failure> {
+/// One transaction: the row that says so, and what it says. Returns the version of the
+/// database's row that holds it ([`Access::version`]).
+async fn commit_fence(cx: &Context, epoch: i64, cutover: &mut LeavingSide) -> Result<String, Failure> {
     let doing = "fence the database";
     let database = &cx.participation.database;
     let transaction = cutover.writer.transaction().await.map_err(|error| sql_failure(error, doing))?;
@@ -185,9 +188,13 @@ async fn commit_fence(cx: &Context, epoch: i64, cutover: &mut LeavingSide) -> Re
         crate::postgres::quote_ident(database)
     ));
     let statements = statements.join("; ");
-    try_join!(transaction.query_typed(FENCE, &row), transaction.batch_execute(&statements))
-        .map_err(|error| sql_failure(error, doing))?;
-    transaction.commit().await.map_err(|error| sql_failure(error, doing))
+    let fenced = async {
+        try_join!(transaction.query_typed(FENCE, &row), transaction.batch_execute(&statements))
+            .map_err(|error| sql_failure(error, doing))
+    };
+    let (_, version) = try_join!(biased; fenced, Access::version(&transaction))?;
+    transaction.commit().await.map_err(|error| sql_failure(error, doing))?;
+    Ok(version)
 }
 
 /// A fence that a promoted standby does not know would be none.
@@ -218,23 +225,30 @@ async fn await_standbys(
 }
 
 /// The canary has proved that the server refuses whom it should; this is the rest of
-/// them, seen when nobody is left who could grant anything.
-async fn prove_nobody_can_log_in(writer: &Client, ours: &[String]) -> Result<(), Failure> {
-    let could: Vec<String> = writer
-        .query_typed(COULD_LOG_IN, &[(&ours, Type::TEXT_ARRAY)])
-        .await
-        .map_err(|error| sql_failure(error, "prove that nobody can log in"))?
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
-    if could.is_empty() {
-        return Ok(());
+/// them, seen when nobody is left who could grant anything. That the fence's version of
+/// the database's row is in force says that nobody has in between: every login that
+/// began behind the fence was judged by it.
+async fn prove_nobody_can_log_in(writer: &Client, ours: &[String], fenced_version: &str) -> Result<(), Failure> {
+    let incomplete =
+        |message: &str| Failure::new(Reason::FenceIncomplete, message).remedy(Remedy::Operator).effect(Effect::Unknown);
+    let could = async {
+        let ours: [(&(dyn ToSql + Sync), Type); 1] = [(&ours, Type::TEXT_ARRAY)];
+        let rows = writer.query_typed(COULD_LOG_IN, &ours).await;
+        rows.map_err(|error| sql_failure(error, "prove that nobody can log in"))
+    };
+    let (could, version) = try_join!(could, Access::version(writer))?;
+    let could: Vec<String> = could.iter().map(|row| row.get(0)).collect();
+    if !could.is_empty() {
+        return Err(incomplete("roles could still log in to the fenced source")
+            .detail(format!("They hold CONNECT through another role or grantor: {}.", could.join(", ")))
+            .hint("Revoke CONNECT from them, or take them out of the roles that hold it, and try again."));
     }
-    Err(Failure::new(Reason::FenceIncomplete, "roles could still log in to the fenced source")
-        .detail(format!("They hold CONNECT through another role or grantor: {}.", could.join(", ")))
-        .hint("Revoke CONNECT from them, or take them out of the roles that hold it, and try again.")
-        .remedy(Remedy::Operator)
-        .effect(Effect::Unknown))
+    if version != fenced_version {
+        return Err(incomplete("who may connect to the fenced source was changed behind the fence")
+            .detail("Somebody granted or revoked on the database, or altered it, while its sessions were being ended.")
+            .hint("Let nobody alter the database during a cutover, and try it again."));
+    }
+    Ok(())
 }
 
 async fn prove_barrier_stands(holder: &Client) -> Result<(), Failure> {

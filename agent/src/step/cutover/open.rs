@@ -77,14 +77,23 @@ impl Step for OpenDestination {
         // Most stand where they stood when the marker came.
         let moved: Vec<_> =
             self.sequences.iter().filter(|sequence| !cutover.sequences.contains(sequence)).cloned().collect();
-        set_all(&cutover.session, &moved).await?;
-        cx.fail_point("open_destination.perform.sequences");
-
         let doing = "open the destination";
         let database = &cx.participation.database;
         let transaction = cutover.session.transaction().await.map_err(|error| sql_failure(error, doing))?;
-        let decision = transaction.query_typed_one(DECISION, &[]).map_err(|error| sql_failure(error, doing));
-        let ((), row) = try_join!(await_disk(&transaction), decision)?;
+        // In one round trip, applications wait: the server locks the decision before it
+        // does the rest. What was applied until here came from the side that was left, and
+        // what is committed after here did not: the way back begins at this position.
+        let (row, begin, current, own_grants, fenceable, (), ()) = try_join!(
+            biased;
+            transaction.query_typed_one(DECISION, &[]).map_err(|error| sql_failure(error, doing)),
+            current_lsn(transaction.client()),
+            Access::read(&transaction),
+            keep_own_grants(cx, &transaction),
+            fence_table_exists(&transaction),
+            set_all(transaction.client(), &moved),
+            await_disk(&transaction)
+        )?;
+        cx.fail_point("open_destination.perform.sequences");
         let (state, floor, saved): (String, i64, String) = (row.get(0), row.get(1), row.get(2));
         if state != "closed" {
             return Err(refused(&format!("the {} is open already", cx.participation.side)));
@@ -96,17 +105,6 @@ impl Step for OpenDestination {
         if cx.clock.now() >= deadline {
             return Err(refused("the time for opening is over"));
         }
-        // What was applied until here came from the side that was left, and what is
-        // committed after here did not: the way back begins at this position.
-        // In one round trip, as is what is decided: applications wait.
-        let (begin, current, own_grants, fenceable) = try_join!(
-            current_lsn(transaction.client()),
-            Access::read(&transaction),
-            keep_own_grants(cx, &transaction),
-            fence_table_exists(&transaction)
-        )?;
-        let (kind, begin) = (ActionKind::OpenDestination, begin.to_string());
-        own_schema::record_with(&transaction, cx, kind, Verb::Perform, Some(begin.as_bytes())).await?;
         let mut statements = Access::from_json(&saved)?.restore_statements(database, &current);
         // Roles of ours keep what they need until `finish`.
         statements.extend(own_grants);
@@ -117,8 +115,13 @@ impl Step for OpenDestination {
         }
         let statements = statements.join("; ");
         let epoch: [(&(dyn ToSql + Sync), Type); 1] = [(&self.cutover_epoch, Type::INT8)];
-        try_join!(transaction.batch_execute(&statements), transaction.query_typed(DECIDE, &epoch))
-            .map_err(|error| sql_failure(error, doing))?;
+        let decided = async {
+            try_join!(transaction.batch_execute(&statements), transaction.query_typed(DECIDE, &epoch))
+                .map_err(|error| sql_failure(error, doing))
+        };
+        let (kind, begin) = (ActionKind::OpenDestination, begin.to_string());
+        let recorded = own_schema::record_with(&transaction, cx, kind, Verb::Perform, Some(begin.as_bytes()));
+        try_join!(recorded, decided)?;
         cx.fail_point("open_destination.perform.decided");
         transaction.commit().await.map_err(|error| {
             sql_failure(error, doing)

@@ -22,6 +22,7 @@ use crate::policy::HookPoint;
 use crate::pooler;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::catalog::Sequences;
+use crate::postgres::expel::Expulsion;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
 use crate::step::{Context, Step, Survey, connect, way_back};
 use crate::stream::{incoming, outgoing};
@@ -196,6 +197,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     };
     let fingerprint = Fingerprint::take(&writer).await?;
     let sequences = Sequences::prepare(&writer).await?;
+    let expulsion = Expulsion::prepare(&writer).await?;
     // Once for nothing: what a session has not read before takes it several times as
     // long, and behind the barrier applications wait for it.
     try_join!(sequences.read(&writer), Access::read(&*writer))?;
@@ -211,6 +213,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             catalog_digest,
             fingerprint,
             sequences,
+            expulsion,
             ours,
             barrier: None,
             fenced: None,
