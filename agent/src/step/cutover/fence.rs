@@ -10,8 +10,8 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::time::Instant;
 use tokio::try_join;
-use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
 use super::resolve::give_up_fence;
@@ -22,7 +22,7 @@ use crate::action::{ActionKind, Verb};
 use crate::hook;
 use crate::policy::HookPoint;
 use crate::postgres::access::Access;
-use crate::postgres::{own_schema, sql_failure};
+use crate::postgres::{own_schema, quote_ident, sql_failure};
 use crate::step::connect;
 use crate::step::{Context, Progress, Step, Survey};
 
@@ -46,6 +46,8 @@ LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
 WHERE coalesce(s.slot_type, 'physical') = 'physical' AND r.state = 'streaming'
   AND r.usename <> $2
   AND r.replay_lsn IS NOT NULL AND r.flush_lsn < $1::text::pg_lsn";
+
+const DOING: &str = "fence the database";
 
 const FENCE: &str = "INSERT INTO pgportage.fence (id, cutover_epoch, saved_access) VALUES (1, $1, $2)";
 
@@ -173,28 +175,52 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
 /// One transaction: the row that says so, and what it says. Returns the version of the
 /// database's row that holds it ([`Access::version`]).
 async fn commit_fence(cx: &Context, epoch: i64, cutover: &mut LeavingSide) -> Result<String, Failure> {
-    let doing = "fence the database";
+    let transaction = cutover.writer.transaction().await.map_err(|error| sql_failure(error, DOING))?;
+    let version = put_up_fence(cx, &transaction, epoch, &cutover.ours).await?;
+    transaction.commit().await.map_err(|error| sql_failure(error, DOING))?;
+    Ok(version)
+}
+
+async fn put_up_fence(
+    cx: &Context,
+    transaction: &Transaction<'_>,
+    epoch: i64,
+    ours: &[String],
+) -> Result<String, Failure> {
     let database = &cx.participation.database;
-    let transaction = cutover.writer.transaction().await.map_err(|error| sql_failure(error, doing))?;
     let (access, ()) = try_join!(
-        Access::read(&transaction),
-        own_schema::record(&transaction, cx, ActionKind::FenceSource, Verb::Perform)
+        Access::read(transaction),
+        own_schema::record(transaction, cx, ActionKind::FenceSource, Verb::Perform)
     )?;
     let saved = access.to_json()?;
     let row: [(&(dyn ToSql + Sync), Type); 2] = [(&epoch, Type::INT8), (&saved, Type::TEXT)];
-    let mut statements = access.deny_statements(database, &cutover.ours);
-    statements.push(format!(
-        "ALTER DATABASE {} SET default_transaction_read_only = on",
-        crate::postgres::quote_ident(database)
-    ));
+    let mut statements = access.deny_statements(database, ours);
+    statements.push(format!("ALTER DATABASE {} SET default_transaction_read_only = on", quote_ident(database)));
     let statements = statements.join("; ");
     let fenced = async {
         try_join!(transaction.query_typed(FENCE, &row), transaction.batch_execute(&statements))
-            .map_err(|error| sql_failure(error, doing))
+            .map_err(|error| sql_failure(error, DOING))
     };
-    let (_, version) = try_join!(biased; fenced, Access::version(&transaction))?;
-    transaction.commit().await.map_err(|error| sql_failure(error, doing))?;
+    let (_, version) = try_join!(biased; fenced, Access::version(transaction))?;
     Ok(version)
+}
+
+/// Puts the fence up and takes it down before anybody sees it: whether the agent may do
+/// that is known before anybody waits, and when it is done in earnest, the session
+/// knows the way.
+///
+/// # Errors
+///
+/// What the fence itself would meet.
+pub(super) async fn try_to_fence(
+    cx: &Context,
+    writer: &mut Client,
+    epoch: i64,
+    ours: &[String],
+) -> Result<(), Failure> {
+    let transaction = writer.transaction().await.map_err(|error| sql_failure(error, DOING))?;
+    put_up_fence(cx, &transaction, epoch, ours).await.map_err(|failure| failure.effect(Effect::None))?;
+    transaction.rollback().await.map_err(|error| sql_failure(error, DOING))
 }
 
 /// A fence that a promoted standby does not know would be none.

@@ -7,12 +7,13 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
-use tokio::try_join;
 use tokio_postgres::Client;
 
 use super::canary::Canary;
+use super::fence::try_to_fence;
 use super::fingerprint::Fingerprint;
 use super::let_go::let_go;
+use super::open::try_to_decide;
 use super::seeded::{self, Bug};
 use super::{EnteringSide, LeavingSide};
 use crate::hook;
@@ -20,7 +21,7 @@ use crate::migration::Side;
 use crate::names;
 use crate::policy::HookPoint;
 use crate::pooler;
-use crate::postgres::access::{Access, own_role};
+use crate::postgres::access::own_role;
 use crate::postgres::catalog::Sequences;
 use crate::postgres::expel::Expulsion;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
@@ -165,7 +166,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     cx.agent.cutovers.drop_leaving(migration);
     outgoing_slot_stands(cx)?;
     let holder = cx.door.open(database, Purpose::Cutover).await?;
-    let writer = cx.door.open(database, Purpose::Cutover).await?;
+    let mut writer = cx.door.open(database, Purpose::Cutover).await?;
     refuse_prepared_transactions(&writer).await?;
     refuse_other_subscriptions(&writer).await?;
     if step.way_back {
@@ -200,8 +201,9 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     let expulsion = Expulsion::prepare(&writer).await?;
     // Once for nothing: what a session has not read before takes it several times as
     // long, and behind the barrier applications wait for it.
-    try_join!(sequences.read(&writer), Access::read(&*writer))?;
+    sequences.read(&writer).await?;
     let ours = vec![own_role(&*writer).await?, connect::role_names(&cx.agent.policy, &cx.participation).replication];
+    try_to_fence(cx, &mut writer, step.cutover_epoch, &ours).await?;
     cx.agent.cutovers.hold_leaving(
         migration,
         LeavingSide {
@@ -240,7 +242,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     if step.switch == Switch::Rollback {
         pooler::check_back(&cx.agent, &cx.participation).await?;
     }
-    let session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
+    let mut session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
     prove_closed(cx, &session).await?;
     if Bug::NoFlush.is_seeded() {
         seeded::forget_the_disk(&*session).await?;
@@ -270,8 +272,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             .effect(Effect::None));
     }
     let subscribed = without_ours(subscribed);
-    // Once for nothing, as on the other side.
-    Access::read(&*session).await?;
+    try_to_decide(cx, &mut session, step.cutover_epoch).await?;
     let catalog_digest = catalog::catalog_digest(&session).await?.to_vec();
     let result = PrepareCutoverResult {
         table_set_digest: table_set_digest(&subscribed),
