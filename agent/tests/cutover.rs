@@ -347,14 +347,15 @@ async fn a_login_that_was_let_in_before_the_fence_is_ended_and_no_later_one_is_w
     let early = unseen_login(&world, APPLICATION, PASSWORD, 3);
     unseen_logins(&world, 1).await;
     let step = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
-    let (fenced, late) = tokio::join!(perform(&world, Side::Source, &step), async {
+    let mut late = None;
+    let (fenced, ()) = tokio::join!(perform(&world, Side::Source, &step), async {
         ended(&idle).await;
         // Nobody but a superuser is let in any more.
-        let late = unseen_login(&world, SUPERUSER, &world.source.superuser_password, 15);
+        late = Some(unseen_login(&world, SUPERUSER, &world.source.superuser_password, 15));
         unseen_logins(&world, 2).await;
-        late
     });
     fenced.unwrap();
+    let late = late.unwrap();
     assert!(!late.is_finished(), "the fence waited for it");
     late.abort();
     if let Ok(early) = early.await.unwrap() {

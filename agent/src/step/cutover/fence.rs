@@ -127,35 +127,24 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     let committed = cx.clock.now();
     cx.fail_point("fence_source.perform.committed");
     cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
-    let writer = &cutover.writer;
     let standbys = async {
-        let fence_lsn = current_lsn(writer).await?.to_string();
-        await_standbys(cx, writer, &fence_lsn, &replication_role, deadline).await?;
+        let fence_lsn = current_lsn(&cutover.writer).await?.to_string();
+        await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline).await?;
         Ok(fence_lsn)
     };
     let refusal = async {
         cutover.canary.prove_refused(cx).await?;
         Ok(cx.clock.now())
     };
-    let (terminated_session_count, fence_lsn, refused) = try_join!(
-        cutover.expulsion.carry_out(writer, || cx.door.own_sessions(), &replication_role, cx.clock, deadline),
-        standbys,
-        refusal
-    )?;
-    let expelled = cx.clock.now();
-    cx.fail_point("fence_source.perform.expelled");
-
-    // SHARE locks stop neither nextval nor CREATE INDEX; only now is nobody left.
-    let unchanged = cutover.fingerprint.prove_unchanged(writer).map_err(|failure| failure.effect(Effect::Unknown));
-    let nobody = prove_nobody_can_log_in(writer, &cutover.ours, &access_version);
-    let (sequences, (), ()) = try_join!(positions(writer, &cutover.sequences), unchanged, nobody)?;
+    let (emptied, fence_lsn, refused) =
+        try_join!(empty(cx, cutover, &replication_role, &access_version, deadline), standbys, refusal)?;
     let ms = |from: Instant, to: Instant| u64::try_from(to.duration_since(from).as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
         commit_ms = ms(begun, committed),
         refusal_ms = ms(committed, refused),
-        expulsion_ms = ms(committed, expelled),
-        proof_ms = ms(expelled, cx.clock.now()),
-        terminated_session_count,
+        expulsion_ms = ms(committed, emptied.nobody_left_at),
+        proof_ms = ms(emptied.nobody_left_at, emptied.proved_at),
+        terminated_session_count = emptied.terminated_session_count,
         "nobody is left behind the fence"
     );
     cx.fail_point("fence_source.perform.proved");
@@ -166,10 +155,42 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     prove_barrier_stands(&cutover.holder).await?;
     Ok(FenceSourceResult {
         fence_lsn,
-        sequences,
-        terminated_session_count,
+        sequences: emptied.sequences,
+        terminated_session_count: emptied.terminated_session_count,
         catalog_digest: cutover.catalog_digest.clone(),
     })
+}
+
+/// Nobody is left, and this was seen then.
+struct Emptied {
+    terminated_session_count: u32,
+    sequences: Vec<SequencePosition>,
+    nobody_left_at: Instant,
+    proved_at: Instant,
+}
+
+/// Ends the sessions of applications behind the fence, and sees what can only be seen
+/// when nobody is left.
+async fn empty(
+    cx: &Context,
+    cutover: &LeavingSide,
+    replication_role: &str,
+    access_version: &str,
+    deadline: Instant,
+) -> Result<Emptied, Failure> {
+    let LeavingSide { writer, expulsion, fingerprint, ours, .. } = cutover;
+    let own_sessions = || cx.door.own_sessions();
+    let terminated_session_count =
+        expulsion.carry_out(writer, own_sessions, replication_role, cx.clock, deadline).await?;
+    let nobody_left_at = cx.clock.now();
+    cx.fail_point("fence_source.perform.expelled");
+    // SHARE locks stop neither nextval nor CREATE INDEX.
+    let (sequences, (), ()) = try_join!(
+        positions(writer, &cutover.sequences),
+        fingerprint.prove_unchanged(writer).map_err(|failure| failure.effect(Effect::Unknown)),
+        prove_nobody_can_log_in(writer, ours, access_version)
+    )?;
+    Ok(Emptied { terminated_session_count, sequences, nobody_left_at, proved_at: cx.clock.now() })
 }
 
 /// One transaction: the row that says so, and what it says. Returns the version of the
