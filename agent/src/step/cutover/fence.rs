@@ -126,23 +126,21 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     let access_version = commit_fence(cx, step.cutover_epoch, cutover).await?;
     let committed = cx.clock.now();
     cx.fail_point("fence_source.perform.committed");
+    let fence_lsn = current_lsn(&cutover.writer).await?.to_string();
+    // While applications still wait for locks: once their sessions are ended they try
+    // to log in again and again.
+    try_join!(
+        await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline),
+        cutover.canary.prove_refused(cx)
+    )?;
+    let refused = cx.clock.now();
     cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
-    let standbys = async {
-        let fence_lsn = current_lsn(&cutover.writer).await?.to_string();
-        await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline).await?;
-        Ok(fence_lsn)
-    };
-    let refusal = async {
-        cutover.canary.prove_refused(cx).await?;
-        Ok(cx.clock.now())
-    };
-    let (emptied, fence_lsn, refused) =
-        try_join!(empty(cx, cutover, &replication_role, &access_version, deadline), standbys, refusal)?;
+    let emptied = empty(cx, cutover, &replication_role, &access_version, deadline).await?;
     let ms = |from: Instant, to: Instant| u64::try_from(to.duration_since(from).as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
         commit_ms = ms(begun, committed),
         refusal_ms = ms(committed, refused),
-        expulsion_ms = ms(committed, emptied.nobody_left_at),
+        expulsion_ms = ms(refused, emptied.nobody_left_at),
         proof_ms = ms(emptied.nobody_left_at, emptied.proved_at),
         terminated_session_count = emptied.terminated_session_count,
         "nobody is left behind the fence"
