@@ -38,7 +38,7 @@ lint: setup
 # docs/benchmarks.md and the README; takes two and a half hours. MINUTES=1 for a quick look that writes nothing.
 bench: setup
 	.ci/contestants
-	$(CARGO) build --release --package pgportage-agent --package pgportage-coordinator --package pgportage
+	LIBSQLITE3_FLAGS=-DHAVE_FDATASYNC=1 $(CARGO) build --release --package pgportage-agent --package pgportage-coordinator --package pgportage
 	$(CARGO) build --package pgportage-tests --bins
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying $(COPYING)
 	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --megabits 200 $(COPYING)

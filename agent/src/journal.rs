@@ -10,7 +10,7 @@
 //! recorded on that server (the ledger), not here.
 //!
 //! SQLite in WAL mode with `synchronous=FULL`: every call that writes has
-//! reached the disk when it returns. Calls block for one small transaction (a
+//! reached the disk when it returns, but [`Journal::acknowledge`]. Calls block for one small transaction (a
 //! quarter of a millisecond on a virtual disk, a seek on a slow one); they are
 //! made from async code directly, because moving each to another thread would
 //! cost more than it saves and would let two of them overtake each other.

@@ -26,7 +26,9 @@ use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::{Step, Survey};
 use pgportage_link::{Clock, Effect, Failure, fail_point};
 use pgportage_proto::Reason;
-use pgportage_tests::cluster::Cluster;
+use pgportage_tests::cluster::{Cluster, SUPERUSER, connect};
+use pgportage_tests::wait::{self, Seen};
+use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use world::{World, migration};
@@ -426,6 +428,83 @@ async fn a_death_at_any_point_of_the_fence_is_taken_back_by_the_destinations_pro
         }
         assert!(application(&world.destination, &database).await.is_err(), "the destination is closed");
     }
+}
+
+/// A login that the server has let in and that nobody sees for so many seconds.
+fn unseen_login(world: &World, user: &str, password: &str, seconds: u32) -> JoinHandle<anyhow::Result<Client>> {
+    let mut config = world.source.tcp_config(&world.options.database, user, password);
+    config.options(format!("-c post_auth_delay={seconds}")).connect_timeout(MAX_LAG);
+    tokio::spawn(async move { connect(&config).await })
+}
+
+/// Waits until so many logins are let in and unseen.
+async fn unseen_logins(world: &World, count: usize) {
+    let query = format!(
+        "SELECT count(*) >= {count} FROM pg_locks
+         WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND mode = 'RowExclusiveLock'
+           AND objid = (SELECT oid FROM pg_database WHERE datname = '{}')",
+        world.options.database
+    );
+    world.source.wait_until("postgres", &query, MAX_LAG).await.unwrap();
+}
+
+/// Waits until the server has ended a session: the first look behind the fence.
+async fn ended(client: &Client) {
+    let look = async || Ok(if client.is_closed() { Seen::Done(()) } else { Seen::NotYet("it is open".to_owned()) });
+    wait::until("the end of a session", MAX_LAG, look).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_login_that_was_let_in_before_the_fence_is_ended_and_no_later_one_is_waited_for() {
+    let world = caught_up().await;
+    let database = world.options.database.clone();
+    let idle = application(&world.source, &database).await.unwrap();
+    prepare(&world, 1).await;
+    let barrier = raise(&world, 1).await;
+    drain(&world, 1, &barrier).await;
+    let early = unseen_login(&world, APPLICATION, PASSWORD, 3);
+    unseen_logins(&world, 1).await;
+    let step = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
+    let mut late = None;
+    let (fenced, ()) = tokio::join!(perform(&world, Side::Source, &step), async {
+        ended(&idle).await;
+        // Nobody but a superuser is let in any more.
+        late = Some(unseen_login(&world, SUPERUSER, &world.source.superuser_password, 15));
+        unseen_logins(&world, 2).await;
+    });
+    fenced.unwrap();
+    let late = late.unwrap();
+    assert!(!late.is_finished(), "the fence waited for it");
+    late.abort();
+    if let Ok(early) = early.await.unwrap() {
+        early.batch_execute("SELECT 1").await.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn a_grant_behind_the_fence_is_noticed_although_it_was_taken_back() {
+    let world = caught_up().await;
+    let database = world.options.database.clone();
+    let before = access(&world.source, &database).await;
+    let idle = application(&world.source, &database).await.unwrap();
+    prepare(&world, 1).await;
+    let barrier = raise(&world, 1).await;
+    drain(&world, 1, &barrier).await;
+    let early = unseen_login(&world, APPLICATION, PASSWORD, 3);
+    unseen_logins(&world, 1).await;
+    let step = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
+    let (fenced, ()) = tokio::join!(perform(&world, Side::Source, &step), async {
+        ended(&idle).await;
+        let connect = format!("CONNECT ON DATABASE {database}");
+        let there_and_back = format!("GRANT {connect} TO {APPLICATION}; REVOKE {connect} FROM {APPLICATION}");
+        world.source.execute("postgres", &there_and_back).await.unwrap();
+    });
+    let failure = fenced.unwrap_err();
+    assert_eq!(failure.reason, Reason::FenceIncomplete, "{failure:?}");
+    assert!(failure.message.contains("changed behind the fence"), "{failure:?}");
+    drop(early);
+    undo(&world, Side::Source, &step).await.unwrap();
+    assert_eq!(access(&world.source, &database).await, before);
 }
 
 #[tokio::test]

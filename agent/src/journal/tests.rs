@@ -148,6 +148,27 @@ fn a_newer_format_is_refused() {
 }
 
 #[test]
+fn a_journal_of_the_first_format_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    Journal::open(&path).unwrap().accept(&entry("a", 1), None, b"accepted", NOW).unwrap();
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch("DROP INDEX fact_to_send; PRAGMA user_version = 1").unwrap();
+    drop(connection);
+    assert_eq!(Journal::open(&path).unwrap().facts_to_send().unwrap().len(), 1);
+}
+
+#[test]
+fn only_acknowledging_does_not_wait_for_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&dir.path().join("journal.db")).unwrap();
+    journal.accept(&entry("a", 1), None, b"accepted", NOW).unwrap();
+    journal.acknowledge("a", 1).unwrap();
+    let level: i64 = journal.connection().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+    assert_eq!(level, 2, "FULL");
+}
+
+#[test]
 fn what_was_done_stays_known_when_it_was_told() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(&dir.path().join("journal.db")).unwrap();

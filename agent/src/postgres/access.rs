@@ -57,6 +57,9 @@ WHERE s.setrole = 0
   AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND setting LIKE 'default\\_transaction\\_read\\_only=%'";
 
+/// Every change of the database's ACL writes its row anew.
+const ROW_VERSION: &str = "SELECT xmin::text FROM pg_database WHERE datname = current_database()";
+
 /// Who may log in to a database.
 ///
 /// Kept in our own tables as JSON while the database is closed or fenced: that
@@ -98,6 +101,21 @@ impl Access {
             grants: grants.iter().map(|row| ConnectGrant { grantee: row.get(0), grantable: row.get(1) }).collect(),
             read_only_default: read_only_default.map(|row| row.get(0)),
         })
+    }
+
+    /// Which version of the database's row is in force, and with it of who holds
+    /// CONNECT. Read in the transaction that grants or revokes it, it is the one that
+    /// this transaction makes.
+    ///
+    /// # Errors
+    ///
+    /// What the server reports.
+    pub async fn version(client: &impl GenericClient) -> Result<String, Failure> {
+        let row = client
+            .query_typed_one(ROW_VERSION, &[])
+            .await
+            .map_err(|error| sql_failure(error, "read who may log in to the database"))?;
+        Ok(row.get(0))
     }
 
     /// The statements after which only `ours` hold CONNECT.

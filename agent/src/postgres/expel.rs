@@ -5,6 +5,21 @@
 //! not in `pg_stat_activity` yet (on 15 absent, on 18 `starting` without a
 //! database). It does hold `RowExclusiveLock` on the database's object until its
 //! start-up transaction ends, and that is seen in `pg_locks`.
+//!
+//! **Only those that are seen at the first look are waited for.** Every release from
+//! 14 to 18 starts a session in this order (`InitPostgres`): authentication; that
+//! lock; then pending invalidations are read and the snapshot of the catalog is
+//! thrown away, and the right to connect is read with a younger one; then the entry in
+//! `pg_stat_activity`; then the end of the transaction, and with it of the lock. So a
+//! login that was let in by what stood there before CONNECT was revoked took the lock
+//! before the revoking session heard that it had committed, and at the first look
+//! after that the login either holds the lock still or has its entry. One that takes
+//! the lock later reads what was committed, and is refused. Applications that try
+//! again and again are always in the middle of such a login: to wait for a look
+//! without any is to wait for luck.
+//!
+//! What this rests on is for the caller to prove: that what was committed keeps
+//! everybody out, and that it is still in force. Superusers pass in any case.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,10 +28,12 @@ use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::time::Instant;
 use tokio::try_join;
-use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row, Statement};
 
 use super::{SessionIdentity, sql_failure};
+
+const DOING: &str = "end the sessions of applications";
 
 /// How often the server is asked whether somebody is left. A query takes about
 /// a millisecond; asking more often would only load the server.
@@ -55,60 +72,104 @@ WHERE l.locktype = 'object'
              OR a.backend_type LIKE 'autovacuum%'
              OR a.backend_type LIKE 'logical replication%'))";
 
-/// Ends every foreign session of the session's database and returns how many
-/// there were, once nobody is left and no login is in flight.
-///
-/// Nobody may be able to log in any more when this is called, or it may never
-/// end: CONNECT is revoked and committed before. Dropping the future is safe.
-///
-/// # Errors
-///
-/// [`Reason::FenceIncomplete`] when somebody is left at the deadline, named.
-pub async fn expel(
-    client: &Client,
-    own_sessions: impl Fn() -> BTreeSet<SessionIdentity>,
-    replication_role: &str,
-    clock: Clock,
-    deadline: Instant,
-) -> Result<u32, Failure> {
-    let doing = "end the sessions of applications";
-    let mut ended = BTreeSet::new();
-    loop {
-        let own = own_sessions();
+/// What it takes to end the foreign sessions of one session's database, prepared:
+/// applications may wait for it.
+#[derive(Debug)]
+pub struct Expulsion {
+    logins_in_flight: Statement,
+    terminate_foreign: Statement,
+}
+
+impl Expulsion {
+    /// Ends nobody yet.
+    ///
+    /// # Errors
+    ///
+    /// What the server reports.
+    pub async fn prepare(client: &Client) -> Result<Self, Failure> {
+        let (logins_in_flight, terminate_foreign) = try_join!(
+            client.prepare_typed(LOGINS_IN_FLIGHT, &[Type::INT4_ARRAY, Type::NAME]),
+            client.prepare_typed(TERMINATE_FOREIGN, &[Type::INT4_ARRAY, Type::TEXT_ARRAY, Type::NAME])
+        )
+        .map_err(|error| sql_failure(error, DOING))?;
+        Ok(Self { logins_in_flight, terminate_foreign })
+    }
+
+    /// Ends every foreign session of the database of `client`, on which this was prepared, and
+    /// returns how many there were, once nobody is left and no login is in flight that could have
+    /// been let in.
+    ///
+    /// **CONNECT is revoked and committed before this is called**, on any session: the first look
+    /// has to come after that commit. Dropping the future is safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::FenceIncomplete`] when somebody is left at the deadline, named.
+    pub async fn carry_out(
+        &self,
+        client: &Client,
+        own_sessions: impl Fn() -> BTreeSet<SessionIdentity>,
+        replication_role: &str,
+        clock: Clock,
+        deadline: Instant,
+    ) -> Result<u32, Failure> {
+        let mut ended = BTreeSet::new();
+        let mut let_in_before: Option<BTreeSet<i32>> = None;
+        loop {
+            let (in_flight, foreign) = self.look(client, &own_sessions(), replication_role).await?;
+            let let_in = match let_in_before {
+                None => in_flight,
+                Some(before) => &before & &in_flight,
+            };
+            if let_in.is_empty() && foreign.is_empty() {
+                return Ok(u32::try_from(ended.len()).unwrap_or(u32::MAX));
+            }
+            ended.extend(foreign.iter().map(|row| row.get::<_, i32>(0)));
+            if clock.now() >= deadline {
+                return Err(somebody_left(&foreign, &let_in));
+            }
+            let_in_before = Some(let_in);
+            clock.sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// The logins in flight, then the sessions, which are asked to end. In this order and in one
+    /// round trip: a login that finishes between the two is seen by the second one.
+    async fn look(
+        &self,
+        client: &Client,
+        own: &BTreeSet<SessionIdentity>,
+        replication_role: &str,
+    ) -> Result<(BTreeSet<i32>, Vec<Row>), Failure> {
         let pids: Vec<i32> = own.iter().map(|session| session.pid).collect();
         let starts: Vec<&str> = own.iter().map(|session| session.backend_start.as_str()).collect();
-        // In flight first, in one round trip: a login that finishes between the two
-        // queries is then seen by the second one.
-        let who: [(&(dyn ToSql + Sync), Type); 2] = [(&pids, Type::INT4_ARRAY), (&replication_role, Type::NAME)];
-        let whom: [(&(dyn ToSql + Sync), Type); 3] =
-            [(&pids, Type::INT4_ARRAY), (&starts, Type::TEXT_ARRAY), (&replication_role, Type::NAME)];
-        let (in_flight, foreign) =
-            try_join!(client.query_typed(LOGINS_IN_FLIGHT, &who), client.query_typed(TERMINATE_FOREIGN, &whom))
-                .map_err(|error| sql_failure(error, doing))?;
-        if in_flight.is_empty() && foreign.is_empty() {
-            return Ok(u32::try_from(ended.len()).unwrap_or(u32::MAX));
-        }
-        ended.extend(foreign.iter().map(|row| row.get::<_, i32>(0)));
-        if clock.now() >= deadline {
-            let left: Vec<String> = foreign
-                .iter()
-                .map(|row| {
-                    format!(
-                        "pid {} of role {:?} ({}, application {:?})",
-                        row.get::<_, i32>(0),
-                        row.get::<_, String>(1),
-                        row.get::<_, String>(3),
-                        row.get::<_, String>(2)
-                    )
-                })
-                .chain(in_flight.iter().map(|row| format!("a login in flight, pid {}", row.get::<_, i32>(0))))
-                .collect();
-            return Err(Failure::new(Reason::FenceIncomplete, "somebody is left on the database")
-                .detail(format!("Still there: {}.", left.join("; ")))
-                .hint("Stop what keeps connecting, for example a superuser's job or a background worker.")
-                .remedy(Remedy::Operator)
-                .effect(Effect::Unknown));
-        }
-        clock.sleep(LOOK_AGAIN).await;
+        let who: [&(dyn ToSql + Sync); 2] = [&pids, &replication_role];
+        let whom: [&(dyn ToSql + Sync); 3] = [&pids, &starts, &replication_role];
+        let (in_flight, foreign) = try_join!(
+            biased;
+            client.query(&self.logins_in_flight, &who),
+            client.query(&self.terminate_foreign, &whom)
+        )
+        .map_err(|error| sql_failure(error, DOING))?;
+        Ok((in_flight.iter().map(|row| row.get(0)).collect(), foreign))
     }
+}
+
+fn somebody_left(foreign: &[Row], in_flight: &BTreeSet<i32>) -> Failure {
+    let sessions = foreign.iter().map(|row| {
+        format!(
+            "pid {} of role {:?} ({}, application {:?})",
+            row.get::<_, i32>(0),
+            row.get::<_, String>(1),
+            row.get::<_, String>(3),
+            row.get::<_, String>(2)
+        )
+    });
+    let logins = in_flight.iter().map(|pid| format!("a login in flight, pid {pid}"));
+    let left: Vec<String> = sessions.chain(logins).collect();
+    Failure::new(Reason::FenceIncomplete, "somebody is left on the database")
+        .detail(format!("Still there: {}.", left.join("; ")))
+        .hint("Stop what keeps connecting, for example a superuser's job or a background worker.")
+        .remedy(Remedy::Operator)
+        .effect(Effect::Unknown)
 }

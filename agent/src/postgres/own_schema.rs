@@ -311,7 +311,7 @@ async fn check_epoch(transaction: &Transaction<'_>, cx: &Context) -> Result<(), 
     let failure = |error| sql_failure(error, "read the ledger");
     // In one round trip: the server locks before it looks.
     let ((), highest) =
-        try_join!(transaction.batch_execute(LOCK_LEDGER), transaction.query_typed_one(HIGHEST_EPOCH, &[]))
+        try_join!(biased; transaction.batch_execute(LOCK_LEDGER), transaction.query_typed_one(HIGHEST_EPOCH, &[]))
             .map_err(failure)?;
     let highest: i64 = highest.get(0);
     if highest > cx.leader_epoch {

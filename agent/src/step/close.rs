@@ -11,7 +11,7 @@ use super::{Context, Step, Survey};
 use crate::action::{ActionKind, Verb};
 use crate::names;
 use crate::postgres::access::{Access, own_role};
-use crate::postgres::expel::expel;
+use crate::postgres::expel::Expulsion;
 use crate::postgres::{Purpose, own_schema, sql_failure};
 
 /// How long sessions get to end.
@@ -109,14 +109,16 @@ impl Step for CloseDatabase {
         }
         cx.fail_point("close_database.perform.committed");
         let deadline = cx.clock.now() + EXPEL_TIMEOUT;
-        let terminated_session_count = expel(
-            &client,
-            || cx.door.own_sessions(),
-            &names::replication_name(&cx.participation.migration),
-            cx.clock,
-            deadline,
-        )
-        .await?;
+        let terminated_session_count = Expulsion::prepare(&client)
+            .await?
+            .carry_out(
+                &client,
+                || cx.door.own_sessions(),
+                &names::replication_name(&cx.participation.migration),
+                cx.clock,
+                deadline,
+            )
+            .await?;
         Ok(CloseDatabaseResult { terminated_session_count })
     }
 

@@ -46,6 +46,7 @@ use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation};
 use crate::pooler::Unreachable;
 use crate::postgres::catalog::Sequences;
+use crate::postgres::expel::Expulsion;
 use crate::postgres::{Lsn, Session, sql_failure};
 use crate::snapshot::Written;
 use fingerprint::Fingerprint;
@@ -92,6 +93,8 @@ struct LeavingSide {
     fingerprint: Fingerprint,
     /// Reads the sequences.
     sequences: Sequences,
+    /// Ends the sessions of applications.
+    expulsion: Expulsion,
     /// The roles of ours that the fence lets in.
     ours: Vec<String>,
     /// Listens to what is written since P0, where that is to be compared.

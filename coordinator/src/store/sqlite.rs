@@ -297,7 +297,8 @@ impl Writer {
         // Another leader on the same file cannot be, the lock sees to that; this
         // check costs nothing and does not believe it.
         let leading: i64 = transaction
-            .query_row("SELECT epoch FROM leader WHERE id = 1", [], |row| row.get(0))
+            .prepare_cached("SELECT epoch FROM leader WHERE id = 1")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
             .map_err(store_error)?;
         if leading != leader_epoch {
             return Err(StoreError::Conflict(id.clone()));
@@ -316,7 +317,10 @@ fn insert(
     facts: &[Fact],
     leader_epoch: i64,
 ) -> Result<(), StoreError> {
-    let mut newest: i64 = transaction.query_row(NEWEST_FACT, [id.as_str()], |row| row.get(0)).map_err(store_error)?;
+    let mut newest: i64 = transaction
+        .prepare_cached(NEWEST_FACT)
+        .and_then(|mut statement| statement.query_row([id.as_str()], |row| row.get(0)))
+        .map_err(store_error)?;
     let mut statement = transaction.prepare_cached(INSERT_FACT).map_err(store_error)?;
     for fact in facts {
         newest += 1;

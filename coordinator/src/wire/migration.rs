@@ -486,7 +486,8 @@ mod tests {
         play.cut_over().unwrap();
         play.answer_all();
         assert_eq!(told(&play, StepName::Cutover), first);
-        play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None }).unwrap();
+        play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None })
+            .unwrap();
         play.answer_all();
         assert_eq!(told(&play, StepName::Rollback), rollback);
 

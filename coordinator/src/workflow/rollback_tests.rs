@@ -82,13 +82,15 @@ fn poolers_that_do_not_answer_are_left_out_of_the_rollback_that_was_asked_for_so
     };
     let mut play = Play::at_cutover();
     play.answer_all();
-    play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: true, compare_limit: None }).unwrap();
+    play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: true, compare_limit: None })
+        .unwrap();
     assert_eq!(told(&play), [true, true]);
     play.answer_all();
     play.cut_over().unwrap();
     assert_eq!(told(&play), [false, false]);
     play.answer_all();
-    play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None }).unwrap();
+    play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None })
+        .unwrap();
     assert_eq!(told(&play), [false, false]);
 }
 

@@ -61,9 +61,11 @@ fn the_source_compares_what_it_follows() {
 
 #[test]
 fn a_sequence_that_is_behind_is_told_and_takes_no_word_away() {
-    for word in
-        [Word::Finish, Word::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None }, Word::Verify(Look::default())]
-    {
+    for word in [
+        Word::Finish,
+        Word::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None },
+        Word::Verify(Look::default()),
+    ] {
         let mut play = behind_the_cutover();
         play.say(Word::Verify(Look::default())).unwrap();
         while play.open().next().is_some() {

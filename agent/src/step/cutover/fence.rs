@@ -10,8 +10,8 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::time::Instant;
 use tokio::try_join;
-use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
 use super::resolve::give_up_fence;
@@ -22,8 +22,7 @@ use crate::action::{ActionKind, Verb};
 use crate::hook;
 use crate::policy::HookPoint;
 use crate::postgres::access::Access;
-use crate::postgres::expel::expel;
-use crate::postgres::{own_schema, sql_failure};
+use crate::postgres::{own_schema, quote_ident, sql_failure};
 use crate::step::connect;
 use crate::step::{Context, Progress, Step, Survey};
 
@@ -47,6 +46,8 @@ LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
 WHERE coalesce(s.slot_type, 'physical') = 'physical' AND r.state = 'streaming'
   AND r.usename <> $2
   AND r.replay_lsn IS NOT NULL AND r.flush_lsn < $1::text::pg_lsn";
+
+const DOING: &str = "fence the database";
 
 const FENCE: &str = "INSERT INTO pgportage.fence (id, cutover_epoch, saved_access) VALUES (1, $1, $2)";
 
@@ -122,7 +123,7 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
         return seeded::fence_owner(step.cutover_epoch, &participation.database, cutover).await;
     }
     let begun = cx.clock.now();
-    commit_fence(cx, step.cutover_epoch, cutover).await?;
+    let access_version = commit_fence(cx, step.cutover_epoch, cutover).await?;
     let committed = cx.clock.now();
     cx.fail_point("fence_source.perform.committed");
     let fence_lsn = current_lsn(&cutover.writer).await?.to_string();
@@ -132,26 +133,16 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
         await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline),
         cutover.canary.prove_refused(cx)
     )?;
-
     let refused = cx.clock.now();
     cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
-    let terminated_session_count =
-        expel(&cutover.writer, || cx.door.own_sessions(), &replication_role, cx.clock, deadline).await?;
-    let expelled = cx.clock.now();
-    cx.fail_point("fence_source.perform.expelled");
-
-    // SHARE locks stop neither nextval nor CREATE INDEX; only now is nobody left.
-    let writer = &cutover.writer;
-    let unchanged = cutover.fingerprint.prove_unchanged(writer).map_err(|failure| failure.effect(Effect::Unknown));
-    let nobody = prove_nobody_can_log_in(writer, &cutover.ours);
-    let (sequences, (), ()) = try_join!(positions(writer, &cutover.sequences), unchanged, nobody)?;
+    let emptied = empty(cx, cutover, &replication_role, &access_version, deadline).await?;
     let ms = |from: Instant, to: Instant| u64::try_from(to.duration_since(from).as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
         commit_ms = ms(begun, committed),
         refusal_ms = ms(committed, refused),
-        expulsion_ms = ms(refused, expelled),
-        proof_ms = ms(expelled, cx.clock.now()),
-        terminated_session_count,
+        expulsion_ms = ms(refused, emptied.nobody_left_at),
+        proof_ms = ms(emptied.nobody_left_at, emptied.proved_at),
+        terminated_session_count = emptied.terminated_session_count,
         "nobody is left behind the fence"
     );
     cx.fail_point("fence_source.perform.proved");
@@ -162,32 +153,93 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     prove_barrier_stands(&cutover.holder).await?;
     Ok(FenceSourceResult {
         fence_lsn,
-        sequences,
-        terminated_session_count,
+        sequences: emptied.sequences,
+        terminated_session_count: emptied.terminated_session_count,
         catalog_digest: cutover.catalog_digest.clone(),
     })
 }
 
-/// One transaction: the row that says so, and what it says.
-async fn commit_fence(cx: &Context, epoch: i64, cutover: &mut LeavingSide) -> Result<(), Failure> {
-    let doing = "fence the database";
+/// Nobody is left, and this was seen then.
+struct Emptied {
+    terminated_session_count: u32,
+    sequences: Vec<SequencePosition>,
+    nobody_left_at: Instant,
+    proved_at: Instant,
+}
+
+/// Ends the sessions of applications behind the fence, and sees what can only be seen
+/// when nobody is left.
+async fn empty(
+    cx: &Context,
+    cutover: &LeavingSide,
+    replication_role: &str,
+    access_version: &str,
+    deadline: Instant,
+) -> Result<Emptied, Failure> {
+    let LeavingSide { writer, expulsion, fingerprint, ours, .. } = cutover;
+    let own_sessions = || cx.door.own_sessions();
+    let terminated_session_count =
+        expulsion.carry_out(writer, own_sessions, replication_role, cx.clock, deadline).await?;
+    let nobody_left_at = cx.clock.now();
+    cx.fail_point("fence_source.perform.expelled");
+    // SHARE locks stop neither nextval nor CREATE INDEX.
+    let (sequences, (), ()) = try_join!(
+        positions(writer, &cutover.sequences),
+        fingerprint.prove_unchanged(writer).map_err(|failure| failure.effect(Effect::Unknown)),
+        prove_nobody_can_log_in(writer, ours, access_version)
+    )?;
+    Ok(Emptied { terminated_session_count, sequences, nobody_left_at, proved_at: cx.clock.now() })
+}
+
+/// One transaction: the row that says so, and what it says. Returns the version of the
+/// database's row that holds it ([`Access::version`]).
+async fn commit_fence(cx: &Context, epoch: i64, cutover: &mut LeavingSide) -> Result<String, Failure> {
+    let transaction = cutover.writer.transaction().await.map_err(|error| sql_failure(error, DOING))?;
+    let version = put_up_fence(cx, &transaction, epoch, &cutover.ours).await?;
+    transaction.commit().await.map_err(|error| sql_failure(error, DOING))?;
+    Ok(version)
+}
+
+async fn put_up_fence(
+    cx: &Context,
+    transaction: &Transaction<'_>,
+    epoch: i64,
+    ours: &[String],
+) -> Result<String, Failure> {
     let database = &cx.participation.database;
-    let transaction = cutover.writer.transaction().await.map_err(|error| sql_failure(error, doing))?;
     let (access, ()) = try_join!(
-        Access::read(&transaction),
-        own_schema::record(&transaction, cx, ActionKind::FenceSource, Verb::Perform)
+        Access::read(transaction),
+        own_schema::record(transaction, cx, ActionKind::FenceSource, Verb::Perform)
     )?;
     let saved = access.to_json()?;
     let row: [(&(dyn ToSql + Sync), Type); 2] = [(&epoch, Type::INT8), (&saved, Type::TEXT)];
-    let mut statements = access.deny_statements(database, &cutover.ours);
-    statements.push(format!(
-        "ALTER DATABASE {} SET default_transaction_read_only = on",
-        crate::postgres::quote_ident(database)
-    ));
+    let mut statements = access.deny_statements(database, ours);
+    statements.push(format!("ALTER DATABASE {} SET default_transaction_read_only = on", quote_ident(database)));
     let statements = statements.join("; ");
-    try_join!(transaction.query_typed(FENCE, &row), transaction.batch_execute(&statements))
-        .map_err(|error| sql_failure(error, doing))?;
-    transaction.commit().await.map_err(|error| sql_failure(error, doing))
+    let fenced = async {
+        try_join!(transaction.query_typed(FENCE, &row), transaction.batch_execute(&statements))
+            .map_err(|error| sql_failure(error, DOING))
+    };
+    let (_, version) = try_join!(biased; fenced, Access::version(transaction))?;
+    Ok(version)
+}
+
+/// Puts the fence up and takes it down before anybody sees it: whether the agent may do
+/// that is known before anybody waits, and when it is done in earnest, the session
+/// knows the way.
+///
+/// # Errors
+///
+/// What the fence itself would meet.
+pub(super) async fn try_to_fence(
+    cx: &Context,
+    writer: &mut Client,
+    epoch: i64,
+    ours: &[String],
+) -> Result<(), Failure> {
+    let transaction = writer.transaction().await.map_err(|error| sql_failure(error, DOING))?;
+    put_up_fence(cx, &transaction, epoch, ours).await.map_err(|failure| failure.effect(Effect::None))?;
+    transaction.rollback().await.map_err(|error| sql_failure(error, DOING))
 }
 
 /// A fence that a promoted standby does not know would be none.
@@ -218,23 +270,30 @@ async fn await_standbys(
 }
 
 /// The canary has proved that the server refuses whom it should; this is the rest of
-/// them, seen when nobody is left who could grant anything.
-async fn prove_nobody_can_log_in(writer: &Client, ours: &[String]) -> Result<(), Failure> {
-    let could: Vec<String> = writer
-        .query_typed(COULD_LOG_IN, &[(&ours, Type::TEXT_ARRAY)])
-        .await
-        .map_err(|error| sql_failure(error, "prove that nobody can log in"))?
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
-    if could.is_empty() {
-        return Ok(());
+/// them, seen when nobody is left who could grant anything. That the fence's version of
+/// the database's row is in force says that nobody has in between: every login that
+/// began behind the fence was judged by it.
+async fn prove_nobody_can_log_in(writer: &Client, ours: &[String], fenced_version: &str) -> Result<(), Failure> {
+    let incomplete =
+        |message: &str| Failure::new(Reason::FenceIncomplete, message).remedy(Remedy::Operator).effect(Effect::Unknown);
+    let could = async {
+        let ours: [(&(dyn ToSql + Sync), Type); 1] = [(&ours, Type::TEXT_ARRAY)];
+        let rows = writer.query_typed(COULD_LOG_IN, &ours).await;
+        rows.map_err(|error| sql_failure(error, "prove that nobody can log in"))
+    };
+    let (could, version) = try_join!(could, Access::version(writer))?;
+    let could: Vec<String> = could.iter().map(|row| row.get(0)).collect();
+    if !could.is_empty() {
+        return Err(incomplete("roles could still log in to the fenced source")
+            .detail(format!("They hold CONNECT through another role or grantor: {}.", could.join(", ")))
+            .hint("Revoke CONNECT from them, or take them out of the roles that hold it, and try again."));
     }
-    Err(Failure::new(Reason::FenceIncomplete, "roles could still log in to the fenced source")
-        .detail(format!("They hold CONNECT through another role or grantor: {}.", could.join(", ")))
-        .hint("Revoke CONNECT from them, or take them out of the roles that hold it, and try again.")
-        .remedy(Remedy::Operator)
-        .effect(Effect::Unknown))
+    if version != fenced_version {
+        return Err(incomplete("who may connect to the fenced source was changed behind the fence")
+            .detail("Somebody granted or revoked on the database, or altered it, while its sessions were being ended.")
+            .hint("Let nobody alter the database during a cutover, and try it again."));
+    }
+    Ok(())
 }
 
 async fn prove_barrier_stands(holder: &Client) -> Result<(), Failure> {

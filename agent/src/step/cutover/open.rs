@@ -5,8 +5,8 @@ use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::try_join;
-use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Transaction};
 
 use super::announce::announce_opening;
 use super::let_go::lead_back;
@@ -17,7 +17,7 @@ use crate::action::{ActionKind, Verb};
 use crate::hook;
 use crate::policy::HookPoint;
 use crate::postgres::access::Access;
-use crate::postgres::{Purpose, own_schema, quote_ident, sql_failure};
+use crate::postgres::{Lsn, Purpose, own_schema, quote_ident, sql_failure};
 use crate::step::{Context, Step, Survey, connect};
 use crate::stream::incoming;
 
@@ -27,6 +27,8 @@ const DECIDE: &str = "\
 UPDATE pgportage.decision SET state = 'opened', opened_epoch = $1, floor_epoch = $1,
     record_time = pg_catalog.clock_timestamp()
 WHERE id = 1";
+
+const DOING: &str = "open the destination";
 
 /// P6 on the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,51 +79,23 @@ impl Step for OpenDestination {
         // Most stand where they stood when the marker came.
         let moved: Vec<_> =
             self.sequences.iter().filter(|sequence| !cutover.sequences.contains(sequence)).cloned().collect();
-        set_all(&cutover.session, &moved).await?;
+        let transaction = cutover.session.transaction().await.map_err(|error| sql_failure(error, DOING))?;
+        let found = look_behind_the_lock(cx, &transaction, &moved).await?;
         cx.fail_point("open_destination.perform.sequences");
-
-        let doing = "open the destination";
-        let database = &cx.participation.database;
-        let transaction = cutover.session.transaction().await.map_err(|error| sql_failure(error, doing))?;
-        let decision = transaction.query_typed_one(DECISION, &[]).map_err(|error| sql_failure(error, doing));
-        let ((), row) = try_join!(await_disk(&transaction), decision)?;
-        let (state, floor, saved): (String, i64, String) = (row.get(0), row.get(1), row.get(2));
-        if state != "closed" {
+        if found.state != "closed" {
             return Err(refused(&format!("the {} is open already", cx.participation.side)));
         }
-        if self.cutover_epoch < floor {
+        if self.cutover_epoch < found.floor {
             return Err(refused("the other side was promised that this cutover never opens"));
         }
         // After the lock, so that waiting for it counts.
         if cx.clock.now() >= deadline {
             return Err(refused("the time for opening is over"));
         }
-        // What was applied until here came from the side that was left, and what is
-        // committed after here did not: the way back begins at this position.
-        // In one round trip, as is what is decided: applications wait.
-        let (begin, current, own_grants, fenceable) = try_join!(
-            current_lsn(transaction.client()),
-            Access::read(&transaction),
-            keep_own_grants(cx, &transaction),
-            fence_table_exists(&transaction)
-        )?;
-        let (kind, begin) = (ActionKind::OpenDestination, begin.to_string());
-        own_schema::record_with(&transaction, cx, kind, Verb::Perform, Some(begin.as_bytes())).await?;
-        let mut statements = Access::from_json(&saved)?.restore_statements(database, &current);
-        // Roles of ours keep what they need until `finish`.
-        statements.extend(own_grants);
-        statements.push(format!("ALTER SUBSCRIPTION {} DISABLE", quote_ident(&incoming(&cx.participation))));
-        // A destination of before there was a way back has no such table.
-        if fenceable {
-            statements.push("DELETE FROM pgportage.fence".to_owned());
-        }
-        let statements = statements.join("; ");
-        let epoch: [(&(dyn ToSql + Sync), Type); 1] = [(&self.cutover_epoch, Type::INT8)];
-        try_join!(transaction.batch_execute(&statements), transaction.query_typed(DECIDE, &epoch))
-            .map_err(|error| sql_failure(error, doing))?;
+        decide(cx, &transaction, self.cutover_epoch, &found).await?;
         cx.fail_point("open_destination.perform.decided");
         transaction.commit().await.map_err(|error| {
-            sql_failure(error, doing)
+            sql_failure(error, DOING)
                 .hint("Whether the destination has opened is found out by itself.")
                 .remedy(Remedy::Wait)
                 .effect(Effect::Unknown)
@@ -159,6 +133,77 @@ impl OpenDestination {
         }
         Ok(Survey::Ready)
     }
+}
+
+/// What stands in the way of the decision, or follows from it.
+struct Found {
+    state: String,
+    floor: i64,
+    /// Where the way back begins.
+    begin: Lsn,
+    saved: String,
+    current: Access,
+    own_grants: Vec<String>,
+    /// A destination of before there was a way back has no table for a fence.
+    fenceable: bool,
+}
+
+/// Locks the decision and reads what it depends on, in one round trip: applications
+/// wait. What was applied until the lock came from the side that was left, and what is
+/// committed after it did not: the way back begins there.
+async fn look_behind_the_lock(
+    cx: &Context,
+    transaction: &Transaction<'_>,
+    moved: &[SequencePosition],
+) -> Result<Found, Failure> {
+    // The server does them in this order.
+    let (row, begin, current, own_grants, fenceable, (), ()) = try_join!(
+        biased;
+        transaction.query_typed_one(DECISION, &[]).map_err(|error| sql_failure(error, DOING)),
+        current_lsn(transaction.client()),
+        Access::read(transaction),
+        keep_own_grants(cx, transaction),
+        fence_table_exists(transaction),
+        set_all(transaction.client(), moved),
+        await_disk(transaction)
+    )?;
+    let (state, floor, saved) = (row.get(0), row.get(1), row.get(2));
+    Ok(Found { state, floor, begin, saved, current, own_grants, fenceable })
+}
+
+/// The decision, and with it everything that makes it true. Stands with the commit.
+async fn decide(cx: &Context, transaction: &Transaction<'_>, epoch: i64, found: &Found) -> Result<(), Failure> {
+    let mut statements =
+        Access::from_json(&found.saved)?.restore_statements(&cx.participation.database, &found.current);
+    // Roles of ours keep what they need until `finish`.
+    statements.extend(found.own_grants.iter().cloned());
+    statements.push(format!("ALTER SUBSCRIPTION {} DISABLE", quote_ident(&incoming(&cx.participation))));
+    if found.fenceable {
+        statements.push("DELETE FROM pgportage.fence".to_owned());
+    }
+    let statements = statements.join("; ");
+    let epoch: [(&(dyn ToSql + Sync), Type); 1] = [(&epoch, Type::INT8)];
+    let decided = async {
+        try_join!(transaction.batch_execute(&statements), transaction.query_typed(DECIDE, &epoch))
+            .map_err(|error| sql_failure(error, DOING))
+    };
+    let (kind, begin) = (ActionKind::OpenDestination, found.begin.to_string());
+    let recorded = own_schema::record_with(transaction, cx, kind, Verb::Perform, Some(begin.as_bytes()));
+    try_join!(recorded, decided).map(drop)
+}
+
+/// Decides and takes it back before anybody sees it: whether the agent may do all that
+/// is known before anybody waits, and when it is done in earnest, the session knows
+/// the way.
+///
+/// # Errors
+///
+/// What the decision itself would meet.
+pub(super) async fn try_to_decide(cx: &Context, session: &mut Client, epoch: i64) -> Result<(), Failure> {
+    let transaction = session.transaction().await.map_err(|error| sql_failure(error, DOING))?;
+    let found = look_behind_the_lock(cx, &transaction, &[]).await?;
+    decide(cx, &transaction, epoch, &found).await.map_err(|failure| failure.effect(Effect::None))?;
+    transaction.rollback().await.map_err(|error| sql_failure(error, DOING))
 }
 
 /// The cutover at which the destination has opened.

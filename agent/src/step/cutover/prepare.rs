@@ -8,12 +8,13 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
-use tokio::try_join;
 use tokio_postgres::Client;
 
 use super::canary::Canary;
+use super::fence::try_to_fence;
 use super::fingerprint::Fingerprint;
 use super::let_go::{let_go, poolers_lead_here};
+use super::open::try_to_decide;
 use super::scrutiny::Scrutiny;
 use super::seeded::{self, Bug};
 use super::{EnteringSide, LeavingSide};
@@ -22,8 +23,9 @@ use crate::migration::Side;
 use crate::names;
 use crate::policy::HookPoint;
 use crate::pooler::{self, Unreachable};
-use crate::postgres::access::{Access, own_role};
+use crate::postgres::access::own_role;
 use crate::postgres::catalog::Sequences;
+use crate::postgres::expel::Expulsion;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
 use crate::snapshot::Written;
 use crate::step::{Context, Step, Survey, connect, way_back};
@@ -171,7 +173,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     cx.agent.cutovers.drop_leaving(migration);
     outgoing_slot_stands(cx)?;
     let holder = cx.door.open(database, Purpose::Cutover).await?;
-    let writer = cx.door.open(database, Purpose::Cutover).await?;
+    let mut writer = cx.door.open(database, Purpose::Cutover).await?;
     refuse_prepared_transactions(&writer).await?;
     refuse_other_subscriptions(&writer).await?;
     if step.way_back {
@@ -208,10 +210,12 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     };
     let fingerprint = Fingerprint::take(&writer).await?;
     let sequences = Sequences::prepare(&writer).await?;
+    let expulsion = Expulsion::prepare(&writer).await?;
     // Once for nothing: what a session has not read before takes it several times as
     // long, and behind the barrier applications wait for it.
-    try_join!(sequences.read(&writer), Access::read(&*writer))?;
+    sequences.read(&writer).await?;
     let ours = vec![own_role(&*writer).await?, connect::role_names(&cx.agent.policy, &cx.participation).replication];
+    try_to_fence(cx, &mut writer, step.cutover_epoch, &ours).await?;
     cx.agent.cutovers.hold_leaving(
         migration,
         LeavingSide {
@@ -223,6 +227,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             catalog_digest,
             fingerprint,
             sequences,
+            expulsion,
             ours,
             written,
             barrier: None,
@@ -250,7 +255,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     if step.switch == Switch::Rollback {
         pooler::check_back(&cx.agent, &cx.participation, step.unreachable).await?;
     }
-    let session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
+    let mut session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
     prove_closed(cx, &session).await?;
     if Bug::NoFlush.is_seeded() {
         seeded::forget_the_disk(&*session).await?;
@@ -280,8 +285,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             .effect(Effect::None));
     }
     let subscribed = without_ours(subscribed);
-    // Once for nothing, as on the other side.
-    Access::read(&*session).await?;
+    try_to_decide(cx, &mut session, step.cutover_epoch).await?;
     let scrutiny = match step.compare_written {
         true => Some(Box::pin(Scrutiny::begin(cx)).await?),
         false => None,
