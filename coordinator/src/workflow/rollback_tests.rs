@@ -73,9 +73,9 @@ fn what_a_rollback_asks_for_is_a_cutover_the_other_way_round() {
 fn poolers_that_do_not_answer_are_left_out_of_the_rollback_that_was_asked_for_so() {
     let told = |play: &Play| {
         let inputs = play.issued.iter().rev().map(|issued| &issued.input);
-        let prepared = inputs.filter_map(|input| match input {
-            Input::PrepareCutover { without_poolers, .. } => Some(*without_poolers),
-            _other => None,
+        let prepared = inputs.filter_map(|input| {
+            let Input::PrepareCutover { without_poolers, .. } = input else { return None };
+            Some(*without_poolers)
         });
         prepared.take(2).collect::<Vec<_>>()
     };
