@@ -343,7 +343,7 @@ fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failur
                 return (Shown::Held, Some(cause));
             }
             let cause = match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
-                Some(CutoverEnd::TakenBack { cause }) if name == state.switch() => Some(cause),
+                Some(CutoverEnd::TakenBack { cause }) if name == state.switch().held_at() => Some(cause),
                 Some(CutoverEnd::TakenBack { .. } | CutoverEnd::Opened { .. }) | None => None,
             };
             return (Shown::Held, cause);
@@ -495,6 +495,18 @@ mod tests {
         play.say(Word::Verify(Look::default())).unwrap();
         play.answer_all();
         assert_eq!(told(&play, StepName::Verify), verified);
+    }
+
+    #[test]
+    fn why_a_switch_was_taken_back_is_told_where_the_next_one_is_waited_for() {
+        for (mut play, held) in [(Play::at_cutover(), StepName::Cutover), (Play::at_rollback(), StepName::Finish)] {
+            play.fail(Failure::new(pgportage_proto::Reason::PoolerUnreachable, "no answer").hint("Look at it."));
+            play.answer_all();
+            assert_eq!(play.state.phase, Phase::Held { step: held });
+            let (shown, cause) = step_state(&play.state, held);
+            assert_eq!(shown, v1::step::State::Held);
+            assert_eq!(cause.map(|cause| cause.hint.as_str()), Some("Look at it."));
+        }
     }
 
     #[test]
