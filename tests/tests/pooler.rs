@@ -340,7 +340,7 @@ async fn clients_survive_kills_in_a_rollback(victim: End) {
         agent.stop().await.unwrap();
         agent.start_to_fail_at(point).unwrap();
         pool.site.wait_for_agents().await.unwrap();
-        wait::until(&format!("death at {point}"), LIMIT, async || {
+        wait::until_told(&format!("death at {point}"), LIMIT, async || {
             if !pool.site.agent(victim).running()? {
                 return Ok(Seen::Done(()));
             }

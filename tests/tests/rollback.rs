@@ -364,7 +364,7 @@ async fn a_server_that_crashes_after_the_switch_sends_nothing_twice() {
 
 /// Says a word until it is heeded: after a kill the lag is above its limit for a while.
 async fn say(journey: &Journey, words: &[&str]) {
-    wait::until(&format!("{words:?}"), LIMIT, async || {
+    wait::until_told(&format!("{words:?}"), LIMIT, async || {
         let said = journey.site.cli.run(words).await?;
         Ok(if said.code == Some(0) { Seen::Done(()) } else { Seen::NotYet(said.all()) })
     })

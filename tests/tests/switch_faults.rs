@@ -341,7 +341,7 @@ impl Scene {
     async fn switch(&mut self) -> Result<()> {
         let verb = [switch_from(self.open), MIGRATION, "--yes"];
         let site = &self.journey.site;
-        wait::until("a switch without a fault", LIMIT, async || {
+        wait::until_told("a switch without a fault", LIMIT, async || {
             let said = site.cli.run(&verb).await?;
             Ok(if said.code == Some(0) { Seen::Done(()) } else { Seen::NotYet(said.all()) })
         })
