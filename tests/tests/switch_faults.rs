@@ -95,13 +95,16 @@ impl Case {
             moments.iter().any(|moment| self.point == format!("{action}.perform.{moment}"))
         };
         let of = |action: &str| self.point.starts_with(&format!("{action}."));
-        if ["release_barrier", "keep_stream", "follow_stream"].into_iter().any(of)
-            || is_one_of("open_destination", &["committed", "performed", "recorded"])
-        {
-            Stage::Decided
-        } else if of("open_destination")
-            || of("fence_source") && !is_one_of("fence_source", &["accepted", "surveyed", "noted"])
-        {
+        let decided = is_one_of("open_destination", &["committed", "performed", "recorded"]);
+        if decided || ["release_barrier", "keep_stream", "follow_stream"].into_iter().any(of) {
+            return Stage::Decided;
+        }
+        let to_be_fenced = is_one_of("fence_source", &["accepted", "surveyed", "noted"]);
+        // Once an outcome is on disk the act behind it may have begun.
+        let next_is_fence = ["raise_barrier", "drain_to_marker"].iter().any(|action| is_one_of(action, &["recorded"]));
+        // Unless it is struck, nothing keeps the agent from going on with it.
+        let being_fenced = (to_be_fenced || next_is_fence) && !self.strikes_whom_it_meets();
+        if of("open_destination") || of("fence_source") && !to_be_fenced || being_fenced {
             Stage::Fenced
         } else {
             Stage::Prepared
