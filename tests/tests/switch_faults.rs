@@ -258,7 +258,8 @@ impl Scene {
         }
         case.fault.restart(site).await?;
         if case.leaves_them_a_side() {
-            self.writes_go_on(case.limit()).await?;
+            // How long they really waited is seen in the ledger, at the end.
+            self.writes_go_on(RECOVERY).await?;
             let (what, until) = (case.name(), self.journey.workload.start.elapsed());
             self.pauses.push(Pause { what, limit: case.limit(), from, until });
         }
