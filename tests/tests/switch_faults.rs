@@ -100,11 +100,11 @@ impl Case {
             return Stage::Decided;
         }
         let to_be_fenced = is_one_of("fence_source", &["accepted", "surveyed", "noted"]);
-        // Once an outcome is on disk the act behind it may have begun.
-        let next_is_fence = ["raise_barrier", "drain_to_marker"].iter().any(|action| is_one_of(action, &["recorded"]));
-        // Unless it is struck, nothing keeps the agent from going on with it.
-        let being_fenced = (to_be_fenced || next_is_fence) && !self.strikes_whom_it_meets();
-        if of("open_destination") || of("fence_source") && !to_be_fenced || being_fenced {
+        // Once an outcome is on disk the other side may hear of it and go on. An agent
+        // goes on to the fence by itself unless it is struck.
+        let may_be_fenced = is_one_of("drain_to_marker", &["recorded"])
+            || (to_be_fenced || is_one_of("raise_barrier", &["recorded"])) && !self.strikes_whom_it_meets();
+        if of("open_destination") || of("fence_source") && !to_be_fenced || may_be_fenced {
             Stage::Fenced
         } else {
             Stage::Prepared
