@@ -20,7 +20,7 @@ test: setup
 	$(CARGO) nextest run --workspace
 
 # The long matrices as well: every pair of versions, both servers killed at every
-# point.
+# point, every fault at every point of a switch.
 test-all: setup
 	$(CARGO) build --workspace --bins --tests
 	$(CARGO) nextest run --workspace --run-ignored all

@@ -134,7 +134,7 @@ impl Cli {
         limit: Duration,
         wanted: impl Fn(&Status) -> bool,
     ) -> Result<Status> {
-        wait::until(what, limit, || async {
+        wait::until_told(what, limit, || async {
             Ok(match self.status(migration).await {
                 Ok(status) if wanted(&status) => Seen::Done(status),
                 Ok(status) => Seen::NotYet(status.summary()),

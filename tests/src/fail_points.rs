@@ -78,6 +78,28 @@ pub fn of_agent(end: End) -> Result<Vec<String>> {
     Ok(points)
 }
 
+/// Every fail point that the agent at one end passes in a switch that leaves the server
+/// at `left`, in order: a rollback is a cutover with its sides exchanged.
+///
+/// # Errors
+///
+/// When the source cannot be read.
+pub fn of_switch(end: End, left: End) -> Result<Vec<String>> {
+    const ACTIONS: [&str; 8] = [
+        "prepare_cutover",
+        "raise_barrier",
+        "drain_to_marker",
+        "fence_source",
+        "open_destination",
+        "release_barrier",
+        "keep_stream",
+        "follow_stream",
+    ];
+    let mut points = of_agent(if end == left { End::Source } else { End::Destination })?;
+    points.retain(|point| ACTIONS.iter().any(|action| point.starts_with(action)));
+    Ok(points)
+}
+
 /// Whether a point is inside an action that both ends carry out, in the part of
 /// the other end. Both clean up at the end, each what is there.
 fn is_of_the_other_end(end: End, point: &str) -> bool {

@@ -2,7 +2,7 @@
 //! started again with the same arguments.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -74,14 +74,19 @@ impl Service {
         self.start_with(&[("PGPORTAGE_FAIL_POINT", fail_point)])
     }
 
-    /// Starts it so that it stops where it stands at a fail point. [`Service::thaw`]
-    /// lets it go on.
+    /// Lets it stop where it stands when it next passes a fail point, whether it runs
+    /// already or not. [`Service::thaw`] lets it go on.
     ///
     /// # Errors
     ///
-    /// As [`Service::start`].
-    pub fn start_to_stop_at(&mut self, fail_point: &str) -> Result<()> {
-        self.start_with(&[("PGPORTAGE_STOP_POINT", fail_point)])
+    /// When its file cannot be written.
+    pub fn stop_at(&self, fail_point: &str) -> Result<()> {
+        let file = self.stop_file();
+        fs::write(&file, fail_point).with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    fn stop_file(&self) -> PathBuf {
+        self.log_path.with_extension("stop")
     }
 
     /// Whether it stands still, by a signal or at its point.
@@ -91,7 +96,7 @@ impl Service {
     /// When it does not run.
     pub fn stopped(&self) -> Result<bool> {
         let pid = self.pid().with_context(|| format!("{} does not run", self.name))?;
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The name in parentheses may hold spaces; the state follows it.
         Ok(stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('T')))
     }
@@ -107,6 +112,7 @@ impl Service {
         for (name, value) in variables {
             program = program.variable(name, value);
         }
+        program = program.variable("PGPORTAGE_STOP_FILE", self.stop_file());
         program.stdout = Output::File(log.try_clone()?);
         program.stderr = Output::File(log);
         self.child = Some(program.spawn()?);
@@ -215,7 +221,7 @@ impl Service {
     ///
     /// When the log cannot be read.
     pub fn log_text(&self) -> Result<String> {
-        match std::fs::read(&self.log_path) {
+        match fs::read(&self.log_path) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
             Err(error) => Err(error.into()),

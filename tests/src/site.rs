@@ -294,7 +294,7 @@ impl Site {
     ///
     /// As [`Site::start_programs`].
     pub async fn wait_for_agents(&self) -> Result<()> {
-        wait::until("both agents to be attached", PATIENCE, || async {
+        wait::until_told("both agents to be attached", PATIENCE, || async {
             Ok(match self.cli.json::<Vec<AgentStatus>>(&["agents"]).await {
                 Ok(agents) if agents.iter().filter(|agent| agent.state == "attached").count() == 2 => Seen::Done(()),
                 Ok(agents) => Seen::NotYet(format!("{agents:?}")),

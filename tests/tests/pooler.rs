@@ -10,18 +10,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgportage_link::Clock;
+use pgportage_tests::cli::Status;
 use pgportage_tests::cluster::connect;
 use pgportage_tests::journey::MIGRATION;
+use pgportage_tests::ledger::End;
 use pgportage_tests::pgbouncer::PgBouncer;
 use pgportage_tests::pooled::{self, Pooled};
 use pgportage_tests::site::APPLICATION;
 use pgportage_tests::wait::{self, Seen};
-use pgportage_tests::{PostgresVersion, Site, SiteOptions, traces, workload};
+use pgportage_tests::{PostgresVersion, Site, SiteOptions, fail_points, traces, workload};
 
 /// How long anything may take to come back by itself.
 const LIMIT: Duration = Duration::from_secs(120);
 /// What the outage may last where nobody is there to end it.
 const BUDGET: Duration = Duration::from_secs(4);
+/// How long they may wait after a death.
+const RECOVERY: Duration = Duration::from_secs(10);
 const CUTOVER: [&str; 3] = ["cutover", MIGRATION, "--yes"];
 const ROLLBACK: [&str; 3] = ["rollback", MIGRATION, "--yes"];
 
@@ -102,7 +106,7 @@ impl Pool {
         assert_eq!(self.pooler.config_text().unwrap(), file_before);
         let database = &self.site.database;
         assert_eq!(self.pooler.entry(database, "port").await.unwrap(), self.site.source.port.to_string());
-        let ready = |status: &pgportage_tests::cli::Status| status.ready_for_cutover;
+        let ready = |status: &Status| status.ready_for_cutover;
         let returned = self.site.cli.wait_for(MIGRATION, "the cutover taken back", LIMIT, ready).await;
         returned.unwrap_or_else(|error| self.give_up(&error));
     }
@@ -312,7 +316,7 @@ async fn its_clients_go_on_whoever_was_killed() {
     }
     kill_in_cutover(&mut pool, "release_barrier.perform.accepted").await;
     pool.site.source_agent.start().unwrap();
-    let over = |status: &pgportage_tests::cli::Status| status.ready_for_finish;
+    let over = |status: &Status| status.ready_for_finish;
     pool.site.cli.wait_for(MIGRATION, "the end of the cutover", LIMIT, over).await.unwrap();
     pool.clients.wait_for_commits(100, LIMIT).await.unwrap_or_else(|error| pool.give_up(&error));
     let port = pool.site.destination.port.to_string();
@@ -321,6 +325,66 @@ async fn its_clients_go_on_whoever_was_killed() {
     let told = clients.stop().await.unwrap();
     told.check(&site.destination, &site.database).await.unwrap();
     assert_eq!(told.failures, Vec::<String>::new(), "\n--- pooler\n{}", pooler.log_text());
+}
+
+/// An agent dies at every point of a rollback: the clients go on where the applications
+/// belong, and see no error.
+async fn clients_survive_kills_in_a_rollback(victim: End) {
+    let mut pool = Pool::begin().await;
+    let began = Clock.now();
+    let mut open = End::Source;
+    let points = fail_points::of_switch(victim, End::Destination).unwrap();
+    let budget = format!("{}s", BUDGET.as_secs());
+    let rollback = ["rollback", MIGRATION, "--yes", "--detach", "--max-outage", &budget];
+    for point in &points {
+        if open == End::Source {
+            let cutover = pool.switch_again(&CUTOVER).await;
+            assert_eq!(cutover.code, Some(0), "{point}: {}\n{}", cutover.all(), pool.site.last_words());
+        }
+        let agent = pool.site.agent(victim);
+        agent.stop().await.unwrap();
+        agent.start_to_fail_at(point).unwrap();
+        pool.site.wait_for_agents().await.unwrap();
+        wait::until_told(&format!("death at {point}"), LIMIT, async || {
+            if !pool.site.agent(victim).running()? {
+                return Ok(Seen::Done(()));
+            }
+            // Refused while it runs already, or the agents still find each other.
+            let said = pool.site.cli.run(&rollback).await?;
+            Ok(Seen::NotYet(said.all()))
+        })
+        .await
+        .unwrap_or_else(|error| pool.give_up(&error));
+        let died = Clock.now();
+        pool.site.agent(victim).start().unwrap();
+        pool.clients.wait_for_commits(20, RECOVERY).await.unwrap_or_else(|error| pool.give_up(&error));
+        let waited = died.elapsed();
+        let over = |status: &Status| status.ready_for_cutover || status.ready_for_finish;
+        let status = pool.site.cli.wait_for(MIGRATION, "the end of the rollback", LIMIT, over).await;
+        let status = status.unwrap_or_else(|error| pool.give_up(&error));
+        open = if status.ready_for_cutover { End::Source } else { End::Destination };
+        println!("{point}: writes after {waited:?}, the {} is open", open.as_str());
+        pool.clients.wait_for_commits(20, LIMIT).await.unwrap_or_else(|error| pool.give_up(&error));
+        let port = pool.site.cluster(open).port.to_string();
+        assert_eq!(pool.pooler.entry(&pool.site.database, "port").await.unwrap(), port, "{point}");
+    }
+    let Pool { site, pooler, clients } = pool;
+    let told = clients.stop().await.unwrap();
+    println!("{} transactions, longest pause {:?}", told.acknowledged.len(), told.longest_pause(began));
+    assert_eq!(told.failures, Vec::<String>::new(), "\n--- pooler\n{}", pooler.log_text());
+    told.check(site.cluster(open), &site.database).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "long; part of make test-all"]
+async fn its_clients_survive_kills_of_the_source_agent_in_a_rollback() {
+    Box::pin(clients_survive_kills_in_a_rollback(End::Source)).await;
+}
+
+#[tokio::test]
+#[ignore = "long; part of make test-all"]
+async fn its_clients_survive_kills_of_the_destination_agent_in_a_rollback() {
+    Box::pin(clients_survive_kills_in_a_rollback(End::Destination)).await;
 }
 
 /// Two acts prepare, the third raises the barrier, and the fourth is never sent.

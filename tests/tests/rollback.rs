@@ -1,5 +1,5 @@
 //! There and back: applications return to the source with everything they wrote on
-//! the destination, as often as one likes.
+//! the destination, as often as one likes. (Faults on the way are in `switch_faults.rs`.)
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "they print what they measured")]
@@ -14,10 +14,9 @@ use pgportage_tests::cli::Cli;
 use pgportage_tests::cluster::{Cluster, SUPERUSER};
 use pgportage_tests::journey::{Journey, MIGRATION, expect_level, expect_refused};
 use pgportage_tests::ledger::{End, Ledger};
-use pgportage_tests::service::Service;
 use pgportage_tests::wait::{self, Seen};
 use pgportage_tests::workload::WorkloadOptions;
-use pgportage_tests::{PostgresVersion, Site, SiteOptions, checker, fail_points, final_state, traces};
+use pgportage_tests::{PostgresVersion, Site, SiteOptions, checker, final_state, traces};
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -363,75 +362,12 @@ async fn a_server_that_crashes_after_the_switch_sends_nothing_twice() {
     let (_site, _ledger) = level(journey, End::Source).await;
 }
 
-/// Every agent killed at every point of a rollback, one after the other: it comes
-/// about, or is taken back and the destination is open; nothing is lost.
-async fn killed_in_a_rollback(victim: End) {
-    let mut journey = at_cutover(V16, V18).await;
-    let mut points: Vec<String> = fail_points::of_agent(victim.other())
-        .unwrap()
-        .into_iter()
-        .filter(|point| {
-            ["prepare_cutover", "raise_barrier", "drain_to_marker", "fence_source", "open_destination"]
-                .iter()
-                .chain(&["release_barrier", "keep_stream", "follow_stream"])
-                .any(|action| point.starts_with(action))
-        })
-        .collect();
-    points.dedup();
-    journey.cut_over().await.unwrap();
-    for point in points {
-        service(&mut journey, victim).stop().await.unwrap();
-        service(&mut journey, victim).start_to_fail_at(&point).unwrap();
-        journey.site.wait_for_agents().await.unwrap();
-        say(&journey, &["rollback", MIGRATION, "--yes", "--detach"]).await;
-        wait::until(&format!("death at {point}"), LIMIT, async || {
-            Ok(if service(&mut journey, victim).running()? { Seen::NotYet("alive".to_owned()) } else { Seen::Done(()) })
-        })
-        .await
-        .unwrap();
-        service(&mut journey, victim).start().unwrap();
-        journey.site.wait_for_agents().await.unwrap();
-        let status = journey
-            .site
-            .cli
-            .wait_for(MIGRATION, "the rollback to be over", LIMIT, |status| {
-                status.ready_for_cutover || status.ready_for_finish
-            })
-            .await
-            .unwrap();
-        let open = if status.ready_for_cutover { End::Source } else { End::Destination };
-        println!("{point}: the {} is open", open.as_str());
-        journey.workload.wait_for_writes(open, 50, LIMIT).await.unwrap();
-        if open == End::Source {
-            say(&journey, &["cutover", MIGRATION, "--yes"]).await;
-            journey.writes_arrive().await.unwrap();
-        }
-    }
-    let (_site, _ledger) = level(journey, End::Destination).await;
-}
-
 /// Says a word until it is heeded: after a kill the lag is above its limit for a while.
 async fn say(journey: &Journey, words: &[&str]) {
-    wait::until(&format!("{words:?}"), LIMIT, async || {
+    wait::until_told(&format!("{words:?}"), LIMIT, async || {
         let said = journey.site.cli.run(words).await?;
         Ok(if said.code == Some(0) { Seen::Done(()) } else { Seen::NotYet(said.all()) })
     })
     .await
     .unwrap();
-}
-
-fn service(journey: &mut Journey, end: End) -> &mut Service {
-    journey.site.agent(end)
-}
-
-#[tokio::test]
-#[ignore = "long; part of make test-all"]
-async fn the_source_agent_killed_in_a_rollback() {
-    Box::pin(killed_in_a_rollback(End::Source)).await;
-}
-
-#[tokio::test]
-#[ignore = "long; part of make test-all"]
-async fn the_destination_agent_killed_in_a_rollback() {
-    Box::pin(killed_in_a_rollback(End::Destination)).await;
 }

@@ -4,28 +4,31 @@
 //! Compiled to nothing without the feature `fail-points`. With it, the variable
 //! `PGPORTAGE_FAIL_POINT` names one point, optionally with a count
 //! (`subscribe.perform.created=2` means at the second hit), at which the process
-//! aborts at once: no destructor, no flush, as with `kill -9`. In the same way
-//! `PGPORTAGE_STOP_POINT` names one at which it stops where it stands, as with
-//! SIGSTOP, until somebody sends SIGCONT. A test inside the process arms a point
+//! aborts at once: no destructor, no flush, as with `kill -9`. `PGPORTAGE_STOP_FILE`
+//! names a file; once that holds the name of a point, the process stops there, as with
+//! SIGSTOP, until somebody sends SIGCONT, and the file is gone: a test that stops a
+//! process again and again need not start it anew. A test inside the process arms a point
 //! with `arm` instead and gets a panic there. `PGPORTAGE_SEEDED_BUG` names a
 //! mistake to make; see [`seeded_bug`].
 
 #[cfg(feature = "fail-points")]
 mod armed {
     use std::collections::HashMap;
+    use std::fs;
+    use std::path::{Path, PathBuf};
     use std::sync::{LazyLock, Mutex, PoisonError};
 
     use rustix::process::{Signal, getpid, kill_process};
 
-    /// A point that a variable names, and how many hits of it are left.
+    /// A point that the variable names, and how many hits of it are left.
     struct Armed {
         name: String,
         remaining: u32,
     }
 
     impl Armed {
-        fn by(variable: &str) -> Option<Self> {
-            let text = std::env::var(variable).ok()?;
+        fn by_variable() -> Option<Self> {
+            let text = std::env::var("PGPORTAGE_FAIL_POINT").ok()?;
             let (name, remaining) = match text.rsplit_once('=') {
                 Some((name, count)) => (name.to_owned(), count.parse().unwrap_or(1)),
                 None => (text, 1),
@@ -43,12 +46,20 @@ mod armed {
         }
     }
 
-    static ABORT_AT: LazyLock<Mutex<Option<Armed>>> = LazyLock::new(|| Mutex::new(Armed::by("PGPORTAGE_FAIL_POINT")));
+    static ABORT_AT: LazyLock<Mutex<Option<Armed>>> = LazyLock::new(|| Mutex::new(Armed::by_variable()));
 
-    static STOP_AT: LazyLock<Mutex<Option<Armed>>> = LazyLock::new(|| Mutex::new(Armed::by("PGPORTAGE_STOP_POINT")));
+    fn aborts_at(name: &str) -> bool {
+        ABORT_AT.lock().unwrap_or_else(PoisonError::into_inner).as_mut().is_some_and(|armed| armed.hit(name))
+    }
 
-    fn is_at(armed: &Mutex<Option<Armed>>, name: &str) -> bool {
-        armed.lock().unwrap_or_else(PoisonError::into_inner).as_mut().is_some_and(|armed| armed.hit(name))
+    static STOP_FILE: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os("PGPORTAGE_STOP_FILE").map(PathBuf::from));
+
+    /// Whether the file names this point. Of several tasks that pass it one removes the
+    /// file, and only that one finds it named.
+    fn is_named_in(file: Option<&Path>, name: &str) -> bool {
+        let Some(file) = file else { return false };
+        fs::read_to_string(file).is_ok_and(|named| named == name) && fs::remove_file(file).is_ok()
     }
 
     static SEEDED_BUG: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("PGPORTAGE_SEEDED_BUG").ok());
@@ -80,10 +91,10 @@ mod armed {
     ///
     /// When a test armed it.
     pub fn hit(name: &str) {
-        if is_at(&ABORT_AT, name) {
+        if aborts_at(name) {
             std::process::abort();
         }
-        if is_at(&STOP_AT, name) {
+        if is_named_in(STOP_FILE.as_deref(), name) {
             // Nobody else can be asked to do it at this very place.
             let _stopped = kill_process(getpid(), Signal::STOP);
         }
