@@ -72,7 +72,7 @@ kinds! {
     CreateWayBack = "create_way_back",
     /// Row counts and schema objects.
     CountRows = "count_rows",
-    /// Destination: rows compared with the source by their hashes.
+    /// On the side that follows: rows compared with the other side by their hashes.
     CompareRows = "compare_rows",
     /// P0.
     PrepareCutover = "prepare_cutover",
@@ -108,7 +108,7 @@ impl ActionKind {
             | Self::RaiseBarrier
             | Self::FenceSource
             | Self::ReleaseBarrier => side == Side::Destination,
-            Self::DrainToMarker | Self::OpenDestination => side == Side::Source,
+            Self::CompareRows | Self::DrainToMarker | Self::OpenDestination => side == Side::Source,
             Self::CreateWayBack | Self::KeepStream | Self::FollowStream => true,
             Self::CheckServer
             | Self::ReachPeer
@@ -120,7 +120,6 @@ impl ActionKind {
             | Self::AwaitCopy
             | Self::AwaitLag
             | Self::CountRows
-            | Self::CompareRows
             | Self::PrepareCutover
             | Self::CertifySwitch
             | Self::FinishMigration => false,
@@ -134,6 +133,7 @@ impl ActionKind {
             Self::CheckServer
             | Self::ReachPeer
             | Self::CountRows
+            | Self::CompareRows
             | Self::CreateReplicationRole
             | Self::CreatePublication
             | Self::CreateSlot
@@ -153,8 +153,7 @@ impl ActionKind {
             | Self::RestoreSchema
             | Self::CopyTables
             | Self::CreateSubscription
-            | Self::AwaitCopy
-            | Self::CompareRows => Some(Side::Destination),
+            | Self::AwaitCopy => Some(Side::Destination),
         }
     }
 }

@@ -21,6 +21,7 @@ mod tables;
 mod throttle;
 mod touched;
 mod turns;
+mod written;
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -38,6 +39,7 @@ pub use self::tables::SnapshotTable;
 use self::throttle::Throttle;
 use self::touched::{Difference, Touched};
 use self::turns::{Turn, Turns};
+pub(crate) use self::written::{Written, WrittenTable};
 use crate::agent::Agent;
 use crate::journal::Journal;
 use crate::migration::{MigrationId, Participation, Side};

@@ -73,12 +73,8 @@ pub fn slot_stands(journal: &Journal, migration: &MigrationId) -> Result<(), Fai
 pub(crate) fn before(kind: ActionKind, cx: &Context) -> Result<(), Failure> {
     match kind {
         // The destination counts rows whether or not there is a way back.
-        ActionKind::CountRows | ActionKind::CompareRows if cx.participation.side == Side::Destination => Ok(()),
-        ActionKind::CreateSlot
-        | ActionKind::AwaitLag
-        | ActionKind::CountRows
-        | ActionKind::CompareRows
-        | ActionKind::RaiseBarrier => slot_stands(&cx.agent.journal, &cx.participation.migration),
+        ActionKind::CountRows if cx.participation.side == Side::Destination => Ok(()),
+        ActionKind::CreateSlot | ActionKind::AwaitLag | ActionKind::CountRows | ActionKind::RaiseBarrier => slot_stands(&cx.agent.journal, &cx.participation.migration),
         // It knows itself which of its slots it needs.
         ActionKind::PrepareCutover
         | ActionKind::CheckServer
@@ -91,6 +87,8 @@ pub(crate) fn before(kind: ActionKind, cx: &Context) -> Result<(), Failure> {
         | ActionKind::CopyTables
         | ActionKind::CreateSubscription
         | ActionKind::AwaitCopy
+        // Whoever compares follows, and loses no rows for want of its own slot.
+        | ActionKind::CompareRows
         | ActionKind::DrainToMarker
         | ActionKind::FenceSource
         | ActionKind::OpenDestination

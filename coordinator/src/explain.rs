@@ -121,7 +121,9 @@ impl Standing {
             Some(StepName::CatchUp | StepName::Reverse | StepName::Verify) => true,
             // Behind the decision the stream the other way has yet to begin.
             Some(StepName::CutoverRehearsal | StepName::Cutover) => self.publisher == Side::Source,
-            Some(StepName::RollbackRehearsal | StepName::Rollback) => self.publisher == Side::Destination,
+            Some(StepName::VerifyBack | StepName::RollbackRehearsal | StepName::Rollback) => {
+                self.publisher == Side::Destination
+            }
             Some(StepName::Finish) if self.publisher == Side::Destination && self.waits == Waits::Word => self.way_back,
             Some(
                 StepName::Inspect

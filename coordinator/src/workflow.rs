@@ -29,6 +29,8 @@ pub mod verb;
 #[cfg(test)]
 pub(crate) mod proof;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 pub use act::ActRef;
@@ -36,10 +38,11 @@ pub use action_kind::ActionKind;
 pub use step_name::StepName;
 
 /// An agent's part in a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// Beside the server moved from.
+    #[default]
     Source,
     /// Beside the server moved to.
     Destination,
@@ -62,6 +65,12 @@ impl Side {
             Self::Source => "source",
             Self::Destination => "destination",
         }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -251,6 +260,21 @@ const fn rehearsal(leave: Side) -> [ActRow; 5] {
     [on(leave, Do::AwaitLag, Nothing), prepare_to_leave, prepare_to_enter, raise, drain]
 }
 
+/// Both sides compared, the one that follows with the one that applications write to.
+const fn verification(publisher: Side) -> [ActRow; 5] {
+    let follower = publisher.other();
+    // After a break the follower may be behind by more than what changes while rows
+    // are counted: first the stream has to be level again.
+    [
+        on(publisher, Do::AwaitLag, Nothing),
+        on(publisher, Do::CountRows, Nothing),
+        on(follower, Do::CountRows, Nothing),
+        on(publisher, Do::CountRows, Nothing),
+        // Only where that was asked for: `State::due`.
+        on(follower, Do::CompareRows, Nothing),
+    ]
+}
+
 /// **The table**: every step of a migration, in order.
 pub const TABLE: &[StepRow] = &[
     StepRow {
@@ -323,21 +347,7 @@ pub const TABLE: &[StepRow] = &[
         ],
         way_back: WayBack::Strict,
     },
-    StepRow {
-        name: StepName::Verify,
-        hold: None,
-        // After a break the destination may be behind by more than what changes
-        // while rows are counted: first the stream has to be level again.
-        acts: &[
-            source(Do::AwaitLag, Nothing),
-            source(Do::CountRows, Nothing),
-            destination(Do::CountRows, Nothing),
-            source(Do::CountRows, Nothing),
-            // Only where that was asked for: `State::due`.
-            destination(Do::CompareRows, Nothing),
-        ],
-        way_back: WayBack::Strict,
-    },
+    StepRow { name: StepName::Verify, hold: None, acts: &verification(Side::Source), way_back: WayBack::Strict },
     // Only where that was asked for, as often as one likes.
     StepRow {
         name: StepName::CutoverRehearsal,
@@ -350,6 +360,14 @@ pub const TABLE: &[StepRow] = &[
         hold: Some(Hold::Cutover),
         acts: &switch(Side::Source),
         way_back: WayBack::EachSide,
+    },
+    // Only where that was asked for, as often as one likes: what it finds takes no
+    // word away from the operator.
+    StepRow {
+        name: StepName::VerifyBack,
+        hold: None,
+        acts: &verification(Side::Destination),
+        way_back: WayBack::Strict,
     },
     StepRow {
         name: StepName::RollbackRehearsal,

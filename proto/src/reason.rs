@@ -146,6 +146,8 @@ reasons! {
     WalLimitExceeded = "WAL_LIMIT_EXCEEDED",
     /// Rows differ, or how many there are.
     RowsDiffer = "ROWS_DIFFER",
+    /// A sequence in use is behind values that were handed out before the cutover.
+    SequencesBehind = "SEQUENCES_BEHIND",
     /// Not everything could be compared. Never a pass.
     VerificationIncomplete = "VERIFICATION_INCOMPLETE",
     /// Schema objects differ.

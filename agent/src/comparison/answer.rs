@@ -1,4 +1,5 @@
-//! The source's half: answers questions, in order, from one session.
+//! The half of the side that publishes: answers questions, in order, from one
+//! session.
 
 use std::sync::Arc;
 
@@ -10,13 +11,15 @@ use tonic::Status;
 use v1::compare_rows_request::Message as Question;
 use v1::compare_rows_response::Message as Answer;
 
-use super::message::{decode_part, encode_content, encode_digest, encode_row, encode_table};
+use super::message::{decode_part, encode_content, encode_digest, encode_row, encode_table, encode_written};
 use super::part::{Part, Which};
 use super::reader::Reader;
 use super::table::ComparedTable;
 use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::postgres::RelationName;
+use crate::step::cutover;
+use crate::stream::Stream as Changes;
 
 /// Tables, rows or contents in one message.
 const TABLES: usize = 100;
@@ -81,8 +84,12 @@ impl Source {
                 self.digests(parts.collect::<Result<_, _>>()?).await
             }
             Some(Question::ListRows(message)) => self.rows(decode_part(message.part)?).await,
-            Some(Question::WriteHeartbeat(_)) => Ok(vec![Answer::Heartbeat(self.reader().await?.beat().await?)]),
+            Some(Question::WriteHeartbeat(_)) => {
+                let stream = Changes::published_by(self.participation.side);
+                Ok(vec![Answer::Heartbeat(self.reader().await?.beat(stream).await?)])
+            }
             Some(Question::ReadRows(message)) => self.contents(decode_part(message.part)?).await,
+            Some(Question::ListWritten(message)) => self.written(message.cutover_epoch).await,
             Some(Question::MigrationId(_)) | None => {
                 Err(Failure::new(Reason::RequestInvalid, "a comparison knows no such question")
                     .hint("Run the same release on both agents.")
@@ -153,6 +160,12 @@ impl Source {
             .collect();
         messages.push(v1::RowHashes { rows: Vec::new(), complete: true });
         Ok(messages.into_iter().map(Answer::Rows).collect())
+    }
+
+    async fn written(&mut self, cutover_epoch: i64) -> Result<Vec<Answer>, Failure> {
+        let written = cutover::written(&self.agent, &self.participation, cutover_epoch).await?;
+        let tables = written.until_the_marker().await?;
+        Ok(encode_written(tables, ROWS).into_iter().map(Answer::Written).collect())
     }
 
     async fn contents(&mut self, part: Part) -> Result<Vec<Answer>, Failure> {

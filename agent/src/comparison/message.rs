@@ -8,6 +8,7 @@ use pgportage_proto::{Reason, v1};
 use super::part::{Digest, Hashing, Part, PartDigest, RowContent, RowHash, RowKey, Which};
 use super::table::{Column, ComparedTable, Form};
 use crate::postgres::RelationName;
+use crate::snapshot::WrittenTable;
 
 /// Most buckets that rows are dealt into: their digests fit into one message.
 pub(crate) const MOST_BUCKETS: i64 = 1 << 14;
@@ -117,6 +118,45 @@ pub(super) fn decode_part(message: Option<v1::TablePart>) -> Result<Part, Failur
         return Err(invalid("first_key"));
     }
     Ok(Part { table: Arc::new(table), hashing, which })
+}
+
+/// What was written, in messages of so many keys. The last one says that it is.
+pub(super) fn encode_written(tables: Vec<WrittenTable>, keys_at_a_time: usize) -> Vec<v1::WrittenRows> {
+    let mut messages = Vec::new();
+    for WrittenTable { name, key, keys } in tables {
+        let message = v1::WrittenRows {
+            table: Some(v1::RelationName { schema_name: name.schema, relation_name: name.relation }),
+            key_columns: key,
+            unknown: keys.is_none(),
+            ..v1::WrittenRows::default()
+        };
+        let keys: Vec<_> = keys.unwrap_or_default().into_iter().map(|values| v1::RowKey { values }).collect();
+        if keys.is_empty() {
+            messages.push(message);
+            continue;
+        }
+        messages
+            .extend(keys.chunks(keys_at_a_time).map(|keys| v1::WrittenRows { keys: keys.to_vec(), ..message.clone() }));
+    }
+    messages.push(v1::WrittenRows { complete: true, ..v1::WrittenRows::default() });
+    messages
+}
+
+/// Takes one message about what was written in. Several may name one table.
+pub(super) fn decode_written(message: v1::WrittenRows, tables: &mut Vec<WrittenTable>) -> Result<(), Failure> {
+    let v1::WrittenRows { table, key_columns, keys, unknown, complete: _ } = message;
+    let Some(name) = table else { return Ok(()) };
+    let name = RelationName::new(name.schema_name, name.relation_name);
+    if keys.iter().any(|key| key.values.len() != key_columns.len() || key.values.is_empty()) {
+        return Err(invalid("keys"));
+    }
+    let keys: Vec<_> = keys.into_iter().map(|key| key.values).collect();
+    match tables.last_mut().filter(|last| last.name == name) {
+        Some(WrittenTable { keys: Some(known), .. }) if !unknown => known.extend(keys),
+        Some(last) => last.keys = None,
+        None => tables.push(WrittenTable { name, key: key_columns, keys: (!unknown).then_some(keys) }),
+    }
+    Ok(())
 }
 
 pub(super) fn encode_digest(digest: &PartDigest) -> v1::PartDigest {

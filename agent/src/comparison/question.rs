@@ -1,4 +1,5 @@
-//! The destination's half: asks the source, one question after the other.
+//! The half of the side that follows: asks the other one, one question after the
+//! other.
 
 use pgportage_link::status::from_status;
 use pgportage_link::{Effect, Failure, Remedy};
@@ -8,9 +9,10 @@ use tonic::Streaming;
 use v1::compare_rows_request::Message as Question;
 use v1::compare_rows_response::Message as Answer;
 
-use super::message::{decode_content, decode_digest, decode_row, decode_table, encode_part};
+use super::message::{decode_content, decode_digest, decode_row, decode_table, decode_written, encode_part};
 use super::part::{Part, PartDigest, RowContent, RowHash};
 use super::table::ComparedTable;
+use crate::snapshot::WrittenTable;
 
 /// Questions to one session of the source. **A future that was dropped leaves
 /// answers in the line**: whoever drops one drops this too.
@@ -105,6 +107,24 @@ impl Questions {
         match self.hear().await? {
             Answer::Heartbeat(number) => Ok(number),
             _other => Err(self.confused()),
+        }
+    }
+
+    /// Which rows were written since a switch began that this side enters.
+    ///
+    /// # Errors
+    ///
+    /// What the source reports.
+    pub(crate) async fn written(&mut self, cutover_epoch: i64) -> Result<Vec<WrittenTable>, Failure> {
+        self.ask(Question::ListWritten(v1::ListWritten { cutover_epoch })).await?;
+        let mut tables = Vec::new();
+        loop {
+            let Answer::Written(message) = self.hear().await? else { return Err(self.confused()) };
+            let complete = message.complete;
+            decode_written(message, &mut tables)?;
+            if complete {
+                return Ok(tables);
+            }
         }
     }
 

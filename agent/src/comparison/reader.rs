@@ -145,24 +145,25 @@ impl Reader {
         Ok(row.map(|row| RowKey(row.get(0))))
     }
 
-    /// On the source: writes a heartbeat that follows everything read before, and
-    /// tells its number.
+    /// On the side that publishes this stream: writes a heartbeat that follows
+    /// everything read before, and tells its number.
     ///
     /// # Errors
     ///
     /// What the server reports.
-    pub(crate) async fn beat(&self) -> Result<i64, Failure> {
-        let row = self.session.query_one(&beat_statement(Stream::Forward), &[]).await.map_err(failed)?;
+    pub(crate) async fn beat(&self, stream: Stream) -> Result<i64, Failure> {
+        let row = self.session.query_one(&beat_statement(stream), &[]).await.map_err(failed)?;
         Ok(row.get(0))
     }
 
-    /// On the destination: the number of the newest heartbeat that has arrived.
+    /// On the side that follows this stream: the number of the newest heartbeat
+    /// that has arrived.
     ///
     /// # Errors
     ///
     /// What the server reports.
-    pub(crate) async fn arrived(&self) -> Result<i64, Failure> {
-        let row = self.session.query_opt(&look_statement(Stream::Forward), &[]).await.map_err(failed)?;
+    pub(crate) async fn arrived(&self, stream: Stream) -> Result<i64, Failure> {
+        let row = self.session.query_opt(&look_statement(stream), &[]).await.map_err(failed)?;
         Ok(row.map_or(0, |row| row.get(0)))
     }
 

@@ -327,7 +327,7 @@ impl PeerService for Service {
                     .with("field", "migration_id"),
             ));
         };
-        let participation = self.authorise(caller.as_ref(), &migration, Some(Side::Source)).map_err(to_status)?;
+        let participation = self.authorise_follower(caller.as_ref(), &migration).map_err(to_status)?;
         let permit = self.permit(&self.readers, "readers").map_err(to_status)?;
         let (answers, waiting) = mpsc::channel(1);
         let agent = Arc::clone(&self.agent);

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use pgportage_link::identity::Role;
 use pgportage_link::switch_certificate::{
     Account, Comparison, Direction, Entered, FORMAT, Left, Listing, Moment, Phase, Rows, Sequence, Server,
-    SignedStatement, Statement, TableSet, Verification, hex,
+    SignedStatement, Statement, TableSet, Verification, Written, hex,
 };
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
@@ -27,7 +27,7 @@ use crate::migration::Side;
 use crate::postgres::{Purpose, RelationName, sql_failure};
 use crate::step::cutover::{
     DrainToMarkerResult, FenceSourceResult, PrepareCutoverResult, RaiseBarrierResult, ReleaseBarrierResult,
-    SequencePosition, Switch,
+    SequencePosition, Switch, WrittenRows,
 };
 use crate::step::way_back::beginning;
 use crate::step::{Context, Step, Survey};
@@ -246,8 +246,18 @@ fn told_by_the_entered(record: &SwitchRecord, decision: Decision) -> Result<Told
             drain_microseconds: microseconds(drain.drain_time),
             decision_lsn: decision.lsn,
             decision_time: Moment::from(decision.time),
+            written: drain.compared.as_ref().map(written),
         }),
     })
+}
+
+fn written(compared: &WrittenRows) -> Written {
+    Written {
+        table_count: compared.table_count,
+        row_count: compared.row_count,
+        left_out: compared.left_out.iter().map(ToString::to_string).collect(),
+        elapsed_microseconds: microseconds(compared.elapsed),
+    }
 }
 
 /// Rows by their hashes say more than their number; only the destination's agent

@@ -50,6 +50,7 @@ fn known() -> SwitchRecord {
                     drain_time: Duration::from_millis(3),
                     sequence_count: 1,
                     flush_lsn: "0/B".to_owned(),
+                    compared: None,
                 },
             ),
         ),

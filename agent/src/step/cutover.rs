@@ -29,6 +29,7 @@ mod open;
 mod prepare;
 mod release;
 mod resolve;
+mod scrutiny;
 mod seeded;
 mod sequence;
 
@@ -41,10 +42,13 @@ use pgportage_proto::Reason;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::migration::MigrationId;
+use crate::agent::Agent;
+use crate::migration::{MigrationId, Participation};
 use crate::postgres::catalog::Sequences;
 use crate::postgres::{Lsn, Session, sql_failure};
+use crate::snapshot::Written;
 use fingerprint::Fingerprint;
+use scrutiny::Scrutiny;
 
 pub use announce::{Announcement, heed};
 pub use barrier::{RaiseBarrier, RaiseBarrierResult};
@@ -55,6 +59,7 @@ pub use prepare::{PrepareCutover, PrepareCutoverResult, Switch};
 pub use release::{ReleaseBarrier, ReleaseBarrierResult};
 pub(crate) use resolve::was_left;
 pub use resolve::{Resolution, resolve, settle_by_itself, unfence_locally};
+pub use scrutiny::WrittenRows;
 pub use sequence::SequencePosition;
 
 /// The sessions of cutovers under way, by migration.
@@ -88,6 +93,8 @@ struct LeavingSide {
     sequences: Sequences,
     /// The roles of ours that the fence lets in.
     ours: Vec<String>,
+    /// Listens to what is written since P0, where that is to be compared.
+    written: Option<Arc<Written>>,
     barrier: Option<Barrier>,
     fenced: Option<FenceSourceResult>,
 }
@@ -111,6 +118,8 @@ struct EnteringSide {
     rehearsal: bool,
     session: Session,
     catalog_digest: Vec<u8>,
+    /// Compares what was written since P0, where that was asked for.
+    scrutiny: Option<Scrutiny>,
     drained: Option<DrainToMarkerResult>,
     /// The sequences that were set at P3, and where to.
     sequences: HashSet<SequencePosition>,
@@ -161,6 +170,20 @@ impl CutoverSessions {
     fn drop_entering(&self, migration: &MigrationId) {
         self.entering.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
     }
+}
+
+/// What listens to the writes of a switch that leaves this side. For the other agent,
+/// which asks behind the barrier.
+///
+/// # Errors
+///
+/// [`Reason::BarrierLost`] when this switch is not under way, or nothing listens.
+pub(crate) async fn written(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Arc<Written>, Failure> {
+    let cutover = agent.cutovers.leaving(&participation.migration).ok_or_else(|| sessions_lost(Effect::None))?;
+    // Not held while it is read: nobody else has to wait for that.
+    let cutover = cutover.lock().await;
+    let written = cutover.written.as_ref().filter(|_| cutover.epoch == epoch);
+    written.map(Arc::clone).ok_or_else(|| sessions_lost(Effect::None))
 }
 
 /// The server's position, for the record.

@@ -13,17 +13,18 @@ use crate::step::close::CloseDatabase;
 use crate::step::connect::{CreateReplicationRole, ReachPeer};
 use crate::step::copy::{CopyMethod, CopyTables};
 use crate::step::cutover::{
-    DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, SequencePosition, Switch,
+    DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, SequencePosition,
+    Switch, WrittenRows,
 };
 use crate::step::finish::FinishMigration;
 use crate::step::identity::SetReplicaIdentity;
 use crate::step::publication::CreatePublication;
 use crate::step::schema::RestoreSchema;
 use crate::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
-use crate::step::verify::{CompareRows, CountRows, TableComparison, TableCount};
+use crate::step::verify::{CompareRows, CountRows, SequencePlace, TableComparison, TableCount};
 use crate::step::way_back::{CreateWayBack, FollowStream, KeepStream};
 
-use super::{count, duration, inventory, missing, span};
+use super::{count, duration, inventory, missing, reported, span, uncount};
 
 /// Reads what to do.
 ///
@@ -62,7 +63,8 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
             stable_window: duration(message.stable_window, "stable_window")?,
         })),
         Wire::CountRows(message) => {
-            Ok(Action::CountRows(CountRows { tables: relations(message.tables), objects_only: message.objects_only }))
+            let v1::CountRows { tables, objects_only, sequences } = message;
+            Ok(Action::CountRows(CountRows { tables: relations(tables), objects_only, sequences }))
         }
         Wire::CompareRows(message) => Ok(Action::CompareRows(CompareRows {
             comparison_id: message.comparison_id,
@@ -78,6 +80,7 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
             switch: if message.rollback { Switch::Rollback } else { Switch::Cutover },
             way_back: message.way_back,
             rehearsal: message.rehearsal,
+            compare_written: message.compare_written,
         })),
         Wire::CreateWayBack(v1::CreateWayBack {}) => Ok(Action::CreateWayBack(CreateWayBack)),
         Wire::KeepStream(message) => Ok(Action::KeepStream(KeepStream { cutover_epoch: message.cutover_epoch })),
@@ -96,6 +99,7 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
             sequences: positions(message.sequences)?,
             open_timeout: duration(message.open_timeout, "open_timeout")?,
             catalog_digest: message.catalog_digest,
+            compare_limit: message.compare_limit.map(|limit| duration(Some(limit), "compare_limit")).transpose()?,
         })),
         Wire::FenceSource(message) => Ok(Action::FenceSource(FenceSource {
             cutover_epoch: message.cutover_epoch,
@@ -168,6 +172,7 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
                 .map(|object| v1::SchemaObject { identity: object.identity, digest: object.digest.to_vec() })
                 .collect(),
             not_replicated: result.not_replicated.into_iter().map(inventory::finding).collect(),
+            sequences: result.sequences.into_iter().map(encode_place).collect(),
         })),
         Outcome::CreateWayBack(result) => Some(Wire::CreateWayBack(v1::CreateWayBackResult {
             subscription_name: result.subscription_name,
@@ -209,6 +214,7 @@ pub(super) fn encode(outcome: Outcome) -> v1::CommandResult {
             drain_time: Some(span(result.drain_time)),
             sequence_count: count(result.sequence_count),
             flush_lsn: result.flush_lsn,
+            comparison: result.compared.map(encode_written),
         })),
         Outcome::FenceSource(result) => Some(Wire::FenceSource(v1::FenceSourceResult {
             fence_lsn: result.fence_lsn,
@@ -249,6 +255,30 @@ fn encode_table_count(count: TableCount) -> v1::TableCount {
         row_count: count.row_count,
         inserted_count: count.inserted_count,
         deleted_count: count.deleted_count,
+    }
+}
+
+fn encode_place(place: SequencePlace) -> v1::SequencePlace {
+    let SequencePlace { position: SequencePosition { name, last_value, called }, descending } = place;
+    v1::SequencePlace { sequence: Some(encode_relation(name)), last_value, called, descending }
+}
+
+fn encode_written(compared: WrittenRows) -> v1::SwitchComparison {
+    v1::SwitchComparison {
+        table_count: count(compared.table_count),
+        row_count: i64::try_from(compared.row_count).unwrap_or(i64::MAX),
+        left_out: compared.left_out.into_iter().map(encode_relation).collect(),
+        elapsed: Some(span(compared.elapsed)),
+    }
+}
+
+/// The same, out of the journal.
+pub(super) fn decode_written(message: v1::SwitchComparison) -> WrittenRows {
+    WrittenRows {
+        table_count: uncount(message.table_count),
+        row_count: message.row_count.unsigned_abs(),
+        left_out: relations(message.left_out),
+        elapsed: reported(message.elapsed),
     }
 }
 

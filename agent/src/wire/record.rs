@@ -12,7 +12,7 @@ use prost::Message;
 use v1::command_fact::Fact as Told;
 use v1::command_result::Result as Produced;
 
-use super::action::{marker, positions, relation};
+use super::action::{decode_written, marker, positions, relation};
 use super::{reported, stored, uncount};
 use crate::action::{Action, Verb};
 use crate::journal::PastFact;
@@ -93,6 +93,7 @@ fn learn(
                 drain_time: reported(result.drain_time),
                 sequence_count: uncount(result.sequence_count),
                 flush_lsn: result.flush_lsn,
+                compared: result.comparison.map(decode_written),
             };
             record.drained = Some(Done { begin, end, what: (step.marker_id, what) });
         }
@@ -284,9 +285,9 @@ mod tests {
         };
         let mut history = History::default();
         history.did(Asked::CountRows(v1::CountRows::default()), counted(7));
-        let again = v1::CountRows { tables: orders().into_iter().collect(), objects_only: false };
+        let again = v1::CountRows { tables: orders().into_iter().collect(), objects_only: false, sequences: false };
         history.did(Asked::CountRows(again), counted(1));
-        let objects = v1::CountRows { tables: Vec::new(), objects_only: true };
+        let objects = v1::CountRows { tables: Vec::new(), objects_only: true, sequences: false };
         history.did(Asked::CountRows(objects), counted(2));
         let counted = history.record(1).counted.unwrap();
         assert_eq!((counted.tables[0].1, counted.time), (7, second(2)));

@@ -58,8 +58,14 @@ async fn before_a_cutover_everything_goes() {
 async fn in_doubt_nothing_goes() {
     let world = replicating().await;
     let max_outage = Duration::from_secs(30);
-    let prepare =
-        PrepareCutover { cutover_epoch: 1, max_outage, switch: Switch::Cutover, way_back: false, rehearsal: false };
+    let prepare = PrepareCutover {
+        cutover_epoch: 1,
+        max_outage,
+        switch: Switch::Cutover,
+        way_back: false,
+        rehearsal: false,
+        compare_written: false,
+    };
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
     let barrier = perform(&world, Side::Source, &RaiseBarrier { cutover_epoch: 1, max_outage }).await;
@@ -69,6 +75,7 @@ async fn in_doubt_nothing_goes() {
         sequences: barrier.sequences.clone(),
         open_timeout: max_outage,
         catalog_digest: barrier.catalog_digest.clone(),
+        compare_limit: None,
     };
     perform(&world, Side::Destination, &drain).await;
     perform(&world, Side::Source, &FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id }).await;

@@ -168,8 +168,14 @@ async fn finish_leaves_nothing_but_the_fence() {
     let database = world.options.database.clone();
     replicate(&world).await;
     let max_outage = Duration::from_secs(30);
-    let prepare =
-        PrepareCutover { cutover_epoch: 1, max_outage, switch: Switch::Cutover, way_back: false, rehearsal: false };
+    let prepare = PrepareCutover {
+        cutover_epoch: 1,
+        max_outage,
+        switch: Switch::Cutover,
+        way_back: false,
+        rehearsal: false,
+        compare_written: false,
+    };
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
 
@@ -184,6 +190,7 @@ async fn finish_leaves_nothing_but_the_fence() {
         sequences: barrier.sequences.clone(),
         open_timeout: max_outage,
         catalog_digest: barrier.catalog_digest.clone(),
+        compare_limit: None,
     };
     perform(&world, Side::Destination, &drain).await;
     let fence = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };

@@ -281,6 +281,10 @@ pub struct Cutover {
     /// Take everything back if the outage would exceed this, for example 1s
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub max_outage: Option<Duration>,
+    /// Compare what is written during the switch before the other side may open, and
+    /// take everything back if that takes longer than this or anything differs
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub compare: Option<Duration>,
     /// Give the way back up, for example because it was lost: no rollback
     #[arg(long)]
     pub no_way_back: bool,
@@ -303,6 +307,10 @@ pub struct Rollback {
     /// Take everything back if the outage would exceed this, for example 1s
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub max_outage: Option<Duration>,
+    /// Compare what is written during the switch before the other side may open, and
+    /// take everything back if that takes longer than this or anything differs
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub compare: Option<Duration>,
     /// Whether it is rehearsed.
     #[command(flatten)]
     pub rehearsal: Rehearsal,

@@ -306,6 +306,7 @@ impl Coordinator {
         &self,
         seen: &Migration,
         max_outage: Option<Duration>,
+        compare_limit: Option<Duration>,
         keeps_way_back: bool,
     ) -> Result<Migration, Failure> {
         let request = v1::CutOverRequest {
@@ -313,6 +314,7 @@ impl Coordinator {
             etag: seen.etag.clone(),
             max_outage: max_outage.map(wire::to_duration),
             without_way_back: !keeps_way_back,
+            compare_limit: compare_limit.map(wire::to_duration),
         };
         let answer = self.call(self.migrations.clone().cut_over(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
@@ -323,11 +325,17 @@ impl Coordinator {
     /// # Errors
     ///
     /// As the coordinator says.
-    pub async fn roll_back(&self, seen: &Migration, max_outage: Option<Duration>) -> Result<Migration, Failure> {
+    pub async fn roll_back(
+        &self,
+        seen: &Migration,
+        max_outage: Option<Duration>,
+        compare_limit: Option<Duration>,
+    ) -> Result<Migration, Failure> {
         let request = v1::RollBackMigrationRequest {
             migration_id: seen.name.clone(),
             etag: seen.etag.clone(),
             max_outage: max_outage.map(wire::to_duration),
+            compare_limit: compare_limit.map(wire::to_duration),
         };
         let answer = self.call(self.migrations.clone().roll_back_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)

@@ -12,6 +12,7 @@ mod drift;
 mod explained;
 mod progress;
 mod rehearsal;
+mod switch_comparison;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub use explained::{
 };
 pub use progress::{Build, Forecast, Part, Progress, Unit, WalLimit};
 pub use rehearsal::{Rehearsal, RehearsalPhase, RestSource, Spread};
+pub use switch_comparison::SwitchComparison;
 
 /// A migration as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -241,6 +243,8 @@ pub struct Cutover {
     pub fence_lsn: String,
     /// Position of the destination after the decision.
     pub open_lsn: String,
+    /// What was compared before it, and did not differ. Absent when nothing was.
+    pub comparison: Option<SwitchComparison>,
 }
 
 /// Where a cutover stands.
@@ -264,13 +268,15 @@ pub enum CutoverPhase {
 /// What a verification found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verification {
+    /// The side that follows, and was compared with the other one.
+    pub follower: Side,
     /// Tables compared.
     pub table_count: i32,
     /// Tables whose counts were equal.
     pub equal_count: i32,
     /// Tables that changed while they were counted, within what changed.
     pub moving_count: i32,
-    /// Rows on the destination.
+    /// Rows on the side that follows.
     pub row_count: i64,
     /// Every difference, one clause each.
     pub differences: Vec<String>,

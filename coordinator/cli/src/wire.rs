@@ -18,8 +18,8 @@ pub use explained::explained;
 use crate::view::{
     Agent, AgentState, Build, CUTOVER_STEP, Connection, CopyMethod, Cutover, CutoverPhase, Effect, FINISH_STEP,
     Failure, Figures, Finding, Forecast, MaxRate, Migration, MigrationState, Part, Plan, PlannedStep, Preflight,
-    Progress, Rehearsal, Remedy, RowComparison, SchemaDrift, Severity, Step, StepState, Unit, Verification, WalLimit,
-    WayBack, page,
+    Progress, Rehearsal, Remedy, RowComparison, SchemaDrift, Severity, Side, Step, StepState, SwitchComparison, Unit,
+    Verification, WalLimit, WayBack, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -287,6 +287,16 @@ impl From<v1::CutoverReport> for Cutover {
             marker_id: message.marker_id,
             fence_lsn: message.fence_lsn,
             open_lsn: message.open_lsn,
+            comparison: message.comparison.map(|compared| SwitchComparison {
+                table_count: compared.table_count,
+                row_count: compared.row_count,
+                left_out: compared
+                    .left_out
+                    .into_iter()
+                    .map(|name| format!("{}.{}", name.schema_name, name.relation_name))
+                    .collect(),
+                elapsed: span(compared.elapsed),
+            }),
         }
     }
 }
@@ -294,6 +304,11 @@ impl From<v1::CutoverReport> for Cutover {
 impl From<v1::VerificationReport> for Verification {
     fn from(message: v1::VerificationReport) -> Self {
         Self {
+            // Those of before there were others compared the destination.
+            follower: match message.follower() {
+                v1::Side::Source => Side::Source,
+                v1::Side::Destination | v1::Side::Unspecified => Side::Destination,
+            },
             table_count: message.table_count,
             equal_count: message.equal_count,
             moving_count: message.moving_count,

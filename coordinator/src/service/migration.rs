@@ -77,7 +77,8 @@ impl MigrationFront {
     /// its word: everything that does not, at once.
     fn ready_to_switch(&self, board: &Board, held: StepName) -> Result<(), Failure> {
         let state = &board.state;
-        if state.phase != (Phase::Held { step: held }) {
+        let overtakes = held == StepName::Finish && state.awaits_last_word();
+        if state.phase != (Phase::Held { step: held }) && !overtakes {
             // The workflow says it better.
             return Ok(());
         }
@@ -120,6 +121,11 @@ fn required(etag: String) -> Result<Option<String>, Status> {
     optional(etag).map(Some).ok_or_else(|| {
         to_status(wire::missing("etag").hint("Look at the migration first; its etag says on which picture you decide."))
     })
+}
+
+/// How long comparing what is written in a switch may take.
+fn compare_limit_of(given: Option<prost_types::Duration>) -> Result<Option<Duration>, Status> {
+    given.map(|limit| wire::duration("compare_limit", limit)).transpose().map_err(to_status)
 }
 
 /// How often an operator wants a switch to be rehearsed.
@@ -320,12 +326,15 @@ impl MigrationService for MigrationFront {
 
     async fn cut_over(&self, request: Request<v1::CutOverRequest>) -> Answer<v1::CutOverResponse> {
         let caller = caller(&request)?;
-        let v1::CutOverRequest { migration_id, etag, max_outage, without_way_back } = request.into_inner();
+        let v1::CutOverRequest { migration_id, etag, max_outage, without_way_back, compare_limit } =
+            request.into_inner();
         let etag = required(etag)?;
         let max_outage = self.max_outage(max_outage)?;
+        let compare_limit = compare_limit_of(compare_limit)?;
         let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
         self.ready_to_switch(&board, StepName::Cutover).map_err(to_status)?;
-        let migration = self.say(&caller, &migration_id, etag, Word::CutOver { max_outage, without_way_back }).await?;
+        let word = Word::CutOver { max_outage, without_way_back, compare_limit };
+        let migration = self.say(&caller, &migration_id, etag, word).await?;
         Ok(Response::new(v1::CutOverResponse { migration }))
     }
 
@@ -334,12 +343,14 @@ impl MigrationService for MigrationFront {
         request: Request<v1::RollBackMigrationRequest>,
     ) -> Answer<v1::RollBackMigrationResponse> {
         let caller = caller(&request)?;
-        let v1::RollBackMigrationRequest { migration_id, etag, max_outage } = request.into_inner();
+        let v1::RollBackMigrationRequest { migration_id, etag, max_outage, compare_limit } = request.into_inner();
         let etag = required(etag)?;
         let max_outage = self.max_outage(max_outage)?;
+        let compare_limit = compare_limit_of(compare_limit)?;
         let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
         self.ready_to_switch(&board, StepName::Finish).map_err(to_status)?;
-        let migration = self.say(&caller, &migration_id, etag, Word::RollBack { max_outage }).await?;
+        let word = Word::RollBack { max_outage, compare_limit };
+        let migration = self.say(&caller, &migration_id, etag, word).await?;
         Ok(Response::new(v1::RollBackMigrationResponse { migration }))
     }
 

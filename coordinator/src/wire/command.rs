@@ -90,35 +90,38 @@ fn action(input: &Input) -> Action {
         Input::FollowStream { cutover_epoch } => {
             Action::FollowStream(v1::FollowStream { cutover_epoch: *cutover_epoch })
         }
-        Input::CountRows { tables, objects_only } => Action::CountRows(v1::CountRows {
+        Input::CountRows { tables, objects_only, sequences } => Action::CountRows(v1::CountRows {
             tables: tables.iter().map(to_relation).collect(),
             objects_only: *objects_only,
+            sequences: *sequences,
         }),
         Input::CompareRows { comparison_id, time_limit, repair } => Action::CompareRows(v1::CompareRows {
             comparison_id: *comparison_id,
             time_limit: time_limit.and_then(to_duration),
             repair: *repair,
         }),
-        Input::PrepareCutover { cutover_epoch, max_outage, rollback, way_back, rehearsal } => {
+        Input::PrepareCutover { cutover_epoch, max_outage, rollback, way_back, rehearsal, compare_written } => {
             Action::PrepareCutover(v1::PrepareCutover {
                 cutover_epoch: *cutover_epoch,
                 max_outage: to_duration(*max_outage),
                 rollback: *rollback,
                 way_back: *way_back,
                 rehearsal: *rehearsal,
+                compare_written: *compare_written,
             })
         }
         Input::RaiseBarrier { cutover_epoch, max_outage } => Action::RaiseBarrier(v1::RaiseBarrier {
             cutover_epoch: *cutover_epoch,
             max_outage: to_duration(*max_outage),
         }),
-        Input::DrainToMarker { cutover_epoch, marker_id, sequences, open_timeout, catalog_digest } => {
+        Input::DrainToMarker { cutover_epoch, marker_id, sequences, open_timeout, catalog_digest, compare_limit } => {
             Action::DrainToMarker(v1::DrainToMarker {
                 cutover_epoch: *cutover_epoch,
                 marker_id: marker_id.clone(),
                 sequences: sequences.iter().map(to_sequence).collect(),
                 open_timeout: to_duration(*open_timeout),
                 catalog_digest: catalog_digest.0.clone(),
+                compare_limit: compare_limit.and_then(to_duration),
             })
         }
         Input::FenceSource { cutover_epoch, marker_id } => {

@@ -48,13 +48,17 @@ pub(super) fn to_drift(drift: &Drift) -> v1::SchemaDrift {
         details: object.details.clone(),
     };
     v1::SchemaDrift {
-        follower: match drift.follower {
-            Side::Source => v1::Side::Source,
-            Side::Destination => v1::Side::Destination,
-        }
-        .into(),
+        follower: to_side(drift.follower).into(),
         object_count: drift.object_count,
         objects: drift.objects.iter().map(object).collect(),
         statement_path: drift.statement_path.clone(),
+    }
+}
+
+/// A side for the operator.
+pub(super) fn to_side(side: Side) -> v1::Side {
+    match side {
+        Side::Source => v1::Side::Source,
+        Side::Destination => v1::Side::Destination,
     }
 }

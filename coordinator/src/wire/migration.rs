@@ -6,8 +6,8 @@ use std::time::Duration;
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::v1;
 
-use super::drift::to_drift;
-use super::{to_consent, to_duration, to_finding, to_forecast, to_progress, to_spec, to_time};
+use super::drift::{to_drift, to_side};
+use super::{to_consent, to_duration, to_finding, to_forecast, to_progress, to_relation, to_spec, to_time};
 use crate::engine::Board;
 use crate::workflow::drift::may_switch;
 use crate::workflow::judge::RowSummary;
@@ -55,6 +55,7 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
             not_replicated: verified.found.not_replicated.iter().map(to_finding).collect(),
             record_time: to_time(verified.time),
             rows: verified.found.rows.as_ref().map(to_rows),
+            follower: to_side(verified.found.publisher.other()).into(),
         }),
         unfence_statements: state.unfence_statements().to_vec(),
         consents: state.consents.iter().map(to_consent).collect(),
@@ -79,6 +80,7 @@ fn shown(state: &State, name: StepName) -> bool {
         StepName::Reverse => state.way_back || state.step(name).start_time.is_some(),
         StepName::Rollback => state.switch() == StepName::Rollback,
         StepName::CutoverRehearsal | StepName::RollbackRehearsal => state.phase.under_way() == Some(name),
+        StepName::VerifyBack => state.phase.step() == Some(name),
         StepName::Inspect
         | StepName::Connect
         | StepName::Identity
@@ -257,6 +259,8 @@ fn next_commands(state: &State, held: bool) -> Vec<String> {
     let typed = |verbs: &[&str]| verbs.iter().map(|verb| format!("pgportage {verb} {id}")).collect();
     match &state.phase {
         Phase::Pending => typed(&["start", "plan", "abort"]),
+        Phase::Running { step: StepName::VerifyBack } if !held => typed(&["status", "finish", "rollback"]),
+        Phase::Running { step: StepName::VerifyBack } => typed(&["status", "finish"]),
         Phase::Running { .. } | Phase::TakingBack { stop: None, .. } => {
             if state.past_return() || state.rolling_back() {
                 typed(&["status"])
@@ -264,7 +268,8 @@ fn next_commands(state: &State, held: bool) -> Vec<String> {
                 typed(&["status", "abort"])
             }
         }
-        Phase::Held { step: StepName::Finish } if state.way_back && !held => typed(&["finish", "rollback"]),
+        Phase::Held { step: StepName::Finish } if state.way_back && !held => typed(&["finish", "rollback", "verify"]),
+        Phase::Held { step: StepName::Finish } if state.way_back => typed(&["finish", "verify"]),
         Phase::Held { step: StepName::Finish } => typed(&["finish"]),
         Phase::Held { .. } if held => typed(&["explain", "verify", "abort"]),
         Phase::Held { .. } => typed(&["cutover", "cutover --rehearse", "verify", "abort"]),
@@ -273,13 +278,16 @@ fn next_commands(state: &State, held: bool) -> Vec<String> {
             if failure.reason == pgportage_proto::Reason::ConsentRequired {
                 verbs.push("consent");
             }
-            if *step == StepName::Verify {
+            if step.is_verification() {
                 verbs.push("verify");
             } else if !state.only_abort_helps(failure) {
                 verbs.push("retry");
             }
             if state.may_finish() {
                 verbs.push("finish");
+            }
+            if state.awaits_last_word() && !held {
+                verbs.push("rollback");
             }
             if !state.past_return() && !state.rolling_back() {
                 verbs.push("abort");
@@ -438,5 +446,11 @@ fn cutover(state: &State) -> Option<v1::CutoverReport> {
         fence_lsn: fence.map(|fence| fence.fence_lsn.clone()).unwrap_or_default(),
         open_lsn,
         rollback: cutover.step == StepName::Rollback,
+        comparison: cutover.compared.as_ref().map(|compared| v1::SwitchComparison {
+            table_count: compared.table_count,
+            row_count: compared.row_count,
+            left_out: compared.left_out.iter().map(to_relation).collect(),
+            elapsed: to_duration(compared.elapsed),
+        }),
     })
 }

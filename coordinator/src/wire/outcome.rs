@@ -9,7 +9,7 @@ use super::{certificate, finding, malformed, missing, relation, reported, sequen
 use crate::workflow::fact::CommandId;
 use crate::workflow::outcome::{
     Barrier, Copied, Digest, Extension, Fence, Inventory, Outcome, Reached, RowComparison, RowCounts, SchemaObject,
-    TableComparison, TableCount,
+    SequencePlace, SequenceState, TableComparison, TableCount, WrittenRows,
 };
 
 /// A durable fact that an agent reports about a command.
@@ -123,6 +123,12 @@ fn outcome(value: Produced) -> Result<Outcome, Failure> {
             drain_time: reported(result.drain_time),
             sequence_count: result.sequence_count,
             flush_lsn: result.flush_lsn,
+            compared: result.comparison.map(|compared| WrittenRows {
+                table_count: compared.table_count,
+                row_count: compared.row_count,
+                left_out: compared.left_out.into_iter().map(relation).collect(),
+                elapsed: reported(compared.elapsed),
+            }),
         },
         Produced::FenceSource(result) => Outcome::FenceSource(Fence {
             fence_lsn: result.fence_lsn,
@@ -181,7 +187,14 @@ fn counts(value: v1::CountRowsResult) -> Result<RowCounts, Failure> {
             .map(|object| SchemaObject { identity: object.identity, digest: Digest(object.digest) })
             .collect(),
         not_replicated: value.not_replicated.into_iter().map(finding).collect(),
+        sequences: value.sequences.into_iter().map(place).collect::<Result<_, _>>()?,
     })
+}
+
+fn place(value: v1::SequencePlace) -> Result<SequencePlace, Failure> {
+    let v1::SequencePlace { sequence, last_value, called, descending } = value;
+    let sequence = relation(sequence.ok_or_else(|| missing("sequence"))?);
+    Ok(SequencePlace { state: SequenceState { sequence, last_value, called }, descending })
 }
 
 fn comparison(value: v1::CompareRowsResult) -> Result<RowComparison, Failure> {

@@ -156,6 +156,7 @@ fn a_history_of_before_there_were_certificates_reads_as_it_did() {
         cutover_epoch: 1,
         max_outage,
         without_way_back: false,
+        compare_limit: None,
         certified: false,
         trace: TraceContext::new(),
     });
@@ -175,7 +176,7 @@ fn a_history_of_before_there_were_certificates_reads_as_it_did() {
         .collect();
     assert_eq!(fold(&facts).unwrap(), play.state);
     // The next switch of the same migration has one.
-    play.say(Word::RollBack { max_outage }).unwrap();
+    play.say(Word::RollBack { max_outage, compare_limit: None }).unwrap();
     play.answer_all();
     assert_eq!(stated(&play, 2), [(Side::Source, true), (Side::Destination, true)]);
     assert!(play.issued.iter().all(|issued| issued.verb == Verb::Perform));

@@ -117,6 +117,7 @@ pub fn concerns(state: &State) -> bool {
             StepName::CatchUp
             | StepName::Reverse
             | StepName::Verify
+            | StepName::VerifyBack
             | StepName::CutoverRehearsal
             | StepName::RollbackRehearsal => true,
             StepName::Inspect

@@ -172,6 +172,10 @@ pub enum Event {
         /// Whether the way back is given up with it.
         #[serde(default)]
         without_way_back: bool,
+        /// How long applications may wait for what was written in it to be compared. None:
+        /// nothing is compared.
+        #[serde(default)]
+        compare_limit: Option<Duration>,
         /// Whether both agents state and sign what they see of it.
         #[serde(default)]
         certified: bool,
@@ -184,6 +188,9 @@ pub enum Event {
         cutover_epoch: i64,
         /// The budget.
         max_outage: Duration,
+        /// As of a cutover.
+        #[serde(default)]
+        compare_limit: Option<Duration>,
         /// Whether both agents state and sign what they see of it.
         #[serde(default)]
         certified: bool,

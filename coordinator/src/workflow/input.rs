@@ -51,6 +51,8 @@ pub enum Input {
         tables: Vec<RelationName>,
         #[serde(default)]
         objects_only: bool,
+        #[serde(default)]
+        sequences: bool,
     },
     CompareRows {
         comparison_id: i64,
@@ -66,6 +68,8 @@ pub enum Input {
         way_back: bool,
         #[serde(default)]
         rehearsal: bool,
+        #[serde(default)]
+        compare_written: bool,
     },
     RaiseBarrier {
         cutover_epoch: i64,
@@ -77,6 +81,8 @@ pub enum Input {
         sequences: Vec<SequenceState>,
         open_timeout: Duration,
         catalog_digest: Digest,
+        #[serde(default)]
+        compare_limit: Option<Duration>,
     },
     FenceSource {
         cutover_epoch: i64,

@@ -3,7 +3,9 @@
 //! Agents report; here the two reports are held against each other. A judgement
 //! becomes a fact, so that a later release never judges an old history anew.
 
+mod objects;
 mod rows;
+mod sequences;
 
 use std::collections::BTreeMap;
 
@@ -11,22 +13,27 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 
+use super::Side;
 use super::finding::{Consent, Finding, Severity};
-use super::outcome::{Digest, RelationName, RowComparison, RowCounts, TableCount};
+use super::outcome::{RelationName, RowComparison, RowCounts, TableCount};
 
+use objects::ObjectDifferences;
 pub use rows::RowSummary;
 
 /// What a verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Verification {
+    /// The side that the other one follows: the source, unless applications are on the
+    /// destination.
+    pub publisher: Side,
     /// Tables compared.
     pub table_count: i32,
     /// Tables whose counts were equal.
     pub equal_count: i32,
     /// Tables that changed meanwhile, and whose counts lie within what changed.
     pub moving_count: i32,
-    /// Rows on the destination.
+    /// Rows on the side that follows.
     pub row_count: i64,
     /// Every difference, one lowercase clause each.
     pub differences: Vec<String>,
@@ -115,28 +122,38 @@ fn standing(reason: Reason, message: &str, findings: &[&&Finding], hint: &str) -
         .effect(Effect::None)
 }
 
-/// Compares what both sides counted: the source, the destination, the source
-/// again; where rows were compared by their hashes, what came of that instead.
+/// What both sides counted: the one that publishes, the one that follows it, and the
+/// first one again.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts<'a> {
+    /// The side that publishes: the source, and behind a cutover the destination.
+    pub publisher: Side,
+    /// What it counted first.
+    pub before: &'a RowCounts,
+    /// What the side that follows counted.
+    pub there: &'a RowCounts,
+    /// What the side that publishes counted last.
+    pub after: &'a RowCounts,
+}
+
+/// Compares what both sides counted; where rows were compared by their hashes, what
+/// came of that instead.
 ///
 /// Counts may only be compared within what changed meanwhile: rows inserted or
-/// deleted between the two counts of the source widen what the destination may
+/// deleted between the two counts of the one side widen what the other may
 /// hold. The server's own counters lag a little, and so does the stream, hence
 /// tables that differ are counted again before they count as different.
 #[must_use]
-pub fn verification(
-    before: &RowCounts,
-    there: &RowCounts,
-    after: &RowCounts,
-    compared: Option<&RowComparison>,
-    so_far: Option<&Verification>,
-) -> Comparison {
+pub fn verification(counts: Counts<'_>, compared: Option<&RowComparison>, so_far: Option<&Verification>) -> Comparison {
     if let Some(compared) = compared {
-        return by_hashes(there, after, compared);
+        return by_hashes(counts, compared);
     }
+    let Counts { publisher, before, there, after } = counts;
+    let follower = publisher.other();
     let first = by_name(&before.tables);
     let last = by_name(&after.tables);
     let destination = by_name(&there.tables);
-    let mut found = so_far.cloned().unwrap_or_default();
+    let mut found = so_far.cloned().unwrap_or_else(|| Verification { publisher, ..Verification::default() });
     let repeated = so_far.is_some();
     if !repeated {
         found.table_count = i32::try_from(last.len()).unwrap_or(i32::MAX);
@@ -145,7 +162,7 @@ pub fn verification(
     let mut different = Vec::new();
     for (name, last) in &last {
         let Some(copy) = destination.get(name) else {
-            different.push(((*name).clone(), format!("table {name} is missing on the destination")));
+            different.push(((*name).clone(), format!("table {name} is missing on the {follower}")));
             continue;
         };
         let first = first.get(name).unwrap_or(last);
@@ -156,7 +173,7 @@ pub fn verification(
                 different.push((
                     (*name).clone(),
                     format!(
-                        "table {name} has {} rows on the source and {} on the destination",
+                        "table {name} has {} rows on the {publisher} and {} on the {follower}",
                         last.row_count, copy.row_count
                     ),
                 ));
@@ -166,39 +183,47 @@ pub fn verification(
         found.row_count += copy.row_count;
     }
     for name in destination.keys().filter(|name| !last.contains_key(*name)) {
-        different.push(((*name).clone(), format!("table {name} is on the destination only")));
+        different.push(((*name).clone(), format!("table {name} is on the {follower} only")));
     }
-    let schema = schema_differences(after, there);
-    if !different.is_empty() && schema.is_empty() && found.repeat_count < MOST_REPEATS {
+    let objects = ObjectDifferences::of(counts);
+    if !different.is_empty() && objects.is_empty() && found.repeat_count < MOST_REPEATS {
         found.repeat_count += 1;
         return Comparison::Again(different.into_iter().map(|(name, _)| name).collect(), found);
     }
     let rows_differ = different.len();
     let texts = different.into_iter().map(|(_, text)| text).collect();
-    conclude(found, schema, texts, |_| {
-        Failure::new(Reason::RowsDiffer, format!("rows of {} differ", counted(rows_differ, "table")))
-            .hint("Look whether somebody writes on the destination, or abort and start again.")
+    conclude(found, objects, texts, |_| {
+        Failure::new(Reason::RowsDiffer, format!("rows of {} differ", counted(rows_differ, "table"))).hint(
+            match publisher {
+                Side::Source => "Look whether somebody writes on the destination, or abort and start again.",
+                Side::Destination => {
+                    "Look whether somebody writes on the source. What differs does not return with a rollback."
+                }
+            },
+        )
     })
 }
 
 /// The same where every row was compared. What could not be compared is no pass.
-fn by_hashes(there: &RowCounts, here: &RowCounts, compared: &RowComparison) -> Comparison {
-    let (equal_count, shortfall) = rows::judge(compared);
+fn by_hashes(counts: Counts<'_>, compared: &RowComparison) -> Comparison {
+    let follower = counts.publisher.other();
+    let (equal_count, shortfall) = rows::judge(compared, follower);
     let found = Verification {
+        publisher: counts.publisher,
         table_count: i32::try_from(compared.tables.len()).unwrap_or(i32::MAX),
         equal_count,
         row_count: compared.tables.iter().map(|table| table.row_count).sum(),
-        not_replicated: here.not_replicated.clone(),
+        not_replicated: counts.after.not_replicated.clone(),
         rows: Some(rows::summary(compared)),
         ..Verification::default()
     };
     let (differing, unknown) = (shortfall.differing.len(), shortfall.unknown);
     let texts = shortfall.differing.into_iter().chain(unknown).collect();
-    conclude(found, schema_differences(here, there), texts, |found| {
+    conclude(found, ObjectDifferences::of(counts), texts, |found| {
         let rows = found.rows.as_ref();
         if differing > 0 {
             Failure::new(Reason::RowsDiffer, format!("rows of {} differ", counted(differing, "table"))).hint(format!(
-                "Read which rows in {} on the destination agent's machine; `verify --repair` writes statements.",
+                "Read which rows in {} on the {follower} agent's machine; `verify --repair` writes statements.",
                 rows.map_or("", |rows| &rows.report_path)
             ))
         } else {
@@ -211,17 +236,21 @@ fn by_hashes(there: &RowCounts, here: &RowCounts, compared: &RowComparison) -> C
 /// The verdict, once all differences are texts.
 fn conclude(
     mut found: Verification,
-    schema: Vec<String>,
+    objects: ObjectDifferences,
     rows: Vec<String>,
     rows_differ: impl FnOnce(&Verification) -> Failure,
 ) -> Comparison {
-    let schema_differs = schema.len();
-    found.differences = schema;
+    let (schema_differs, sequences_behind) = (objects.schema.len(), objects.sequences.len());
+    let only_sequences = rows.is_empty() && sequences_behind > 0;
+    found.differences = objects.schema;
+    found.differences.extend(objects.sequences);
     found.differences.extend(rows);
     if found.differences.is_empty() {
         return Comparison::Equal(found);
     }
-    let failure = if schema_differs == 0 {
+    let failure = if schema_differs == 0 && only_sequences {
+        sequences::failure(sequences_behind, found.publisher)
+    } else if schema_differs == 0 {
         rows_differ(&found)
     } else {
         Failure::new(
@@ -263,32 +292,9 @@ fn compare_table(first: &TableCount, copy: &TableCount, last: &TableCount) -> Ro
     }
 }
 
-/// Every schema object that only one side has, or that is defined otherwise.
-fn schema_differences(source: &RowCounts, destination: &RowCounts) -> Vec<String> {
-    let index = |counts: &RowCounts| -> BTreeMap<String, Digest> {
-        counts.objects.iter().map(|object| (object.identity.clone(), object.digest.clone())).collect()
-    };
-    let (ours, theirs) = (index(source), index(destination));
-    let mut differences: Vec<_> = ours
-        .iter()
-        .filter_map(|(identity, digest)| match theirs.get(identity) {
-            None => Some(format!("{identity} is missing on the destination")),
-            Some(other) if other != digest => Some(format!("{identity} is defined otherwise on the destination")),
-            Some(_) => None,
-        })
-        .collect();
-    differences.extend(
-        theirs
-            .keys()
-            .filter(|identity| !ours.contains_key(*identity))
-            .map(|identity| format!("{identity} is on the destination only")),
-    );
-    differences
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::outcome::{SchemaObject, TableComparison};
+    use super::super::outcome::{Digest, SchemaObject, TableComparison};
     use super::*;
 
     fn table(name: &str, rows: i64, inserted: i64, deleted: i64) -> TableCount {
@@ -302,6 +308,17 @@ mod tests {
 
     fn counts(tables: &[TableCount]) -> RowCounts {
         RowCounts { tables: tables.to_vec(), ..RowCounts::default() }
+    }
+
+    /// The source followed by the destination.
+    fn judged(
+        before: &RowCounts,
+        there: &RowCounts,
+        after: &RowCounts,
+        compared: Option<&RowComparison>,
+        so_far: Option<&Verification>,
+    ) -> Comparison {
+        verification(Counts { publisher: Side::Source, before, there, after }, compared, so_far)
     }
 
     fn finding(severity: Severity) -> Finding {
@@ -349,7 +366,7 @@ mod tests {
             (10, 20, 12, 2, 0, 0, 0),
             (10, 9, 10, 0, 0, 0, 0),
         ] {
-            let result = verification(
+            let result = judged(
                 &counts(&[table("t", first, 100, 50)]),
                 &counts(&[table("t", copy, 0, 0)]),
                 &counts(&[table("t", last, 100 + inserted, 50 + deleted)]),
@@ -367,32 +384,32 @@ mod tests {
     fn a_difference_is_counted_again_before_it_is_told() {
         let source = counts(&[table("a", 5, 0, 0), table("b", 5, 0, 0)]);
         let copy = counts(&[table("a", 5, 0, 0), table("b", 4, 0, 0)]);
-        let Comparison::Again(tables, so_far) = verification(&source, &copy, &source, None, None) else { panic!() };
+        let Comparison::Again(tables, so_far) = judged(&source, &copy, &source, None, None) else { panic!() };
         assert_eq!(tables.len(), 1);
         assert_eq!(so_far.equal_count, 1);
         let source = counts(&[table("b", 5, 0, 0)]);
-        let Comparison::Equal(found) = verification(&source, &source, &source, None, Some(&so_far)) else { panic!() };
+        let Comparison::Equal(found) = judged(&source, &source, &source, None, Some(&so_far)) else { panic!() };
         assert_eq!((found.table_count, found.equal_count, found.row_count), (2, 2, 10));
     }
 
     #[test]
     fn what_was_compared_row_by_row_passes_only_whole() {
         let nothing = RowCounts::default();
-        let judged = |tables: Vec<TableComparison>, complete| {
+        let verdict = |tables: Vec<TableComparison>, complete| {
             let compared = RowComparison { tables, complete, ..RowComparison::default() };
-            match verification(&nothing, &nothing, &nothing, Some(&compared), None) {
+            match judged(&nothing, &nothing, &nothing, Some(&compared), None) {
                 Comparison::Equal(_) => None,
                 Comparison::Differs(failure, _) => Some(failure.reason),
                 Comparison::Again(..) => panic!("hashes are looked into by the agents"),
             }
         };
         let good = TableComparison { complete: true, ..TableComparison::default() };
-        assert_eq!(judged(vec![good.clone()], true), None);
-        assert_eq!(judged(vec![good.clone()], false), Some(Reason::VerificationIncomplete));
+        assert_eq!(verdict(vec![good.clone()], true), None);
+        assert_eq!(verdict(vec![good.clone()], false), Some(Reason::VerificationIncomplete));
         let hot = TableComparison { unsettled_count: 1, ..good.clone() };
-        assert_eq!(judged(vec![good.clone(), hot.clone()], true), Some(Reason::VerificationIncomplete));
+        assert_eq!(verdict(vec![good.clone(), hot.clone()], true), Some(Reason::VerificationIncomplete));
         let bad = TableComparison { extra_count: 1, ..good };
-        assert_eq!(judged(vec![hot, bad], true), Some(Reason::RowsDiffer));
+        assert_eq!(verdict(vec![hot, bad], true), Some(Reason::RowsDiffer));
     }
 
     #[test]
@@ -407,7 +424,7 @@ mod tests {
             objects: vec![object("table a", 1), object("index i", 2), object("table d", 1)],
             ..RowCounts::default()
         };
-        let Comparison::Differs(failure, found) = verification(&source, &copy, &source, None, None) else { panic!() };
+        let Comparison::Differs(failure, found) = judged(&source, &copy, &source, None, None) else { panic!() };
         assert_eq!(failure.reason, Reason::SchemaDiffers);
         assert_eq!(
             found.differences,
@@ -417,5 +434,30 @@ mod tests {
                 "table d is on the destination only"
             ]
         );
+    }
+
+    #[test]
+    fn behind_a_cutover_the_sides_have_changed_their_parts() {
+        let place = |last_value| super::super::outcome::SequencePlace {
+            state: super::super::outcome::SequenceState {
+                sequence: RelationName { schema: "public".to_owned(), relation: "ids".to_owned() },
+                last_value,
+                called: true,
+            },
+            descending: false,
+        };
+        let destination = RowCounts { sequences: vec![place(9)], ..counts(&[table("t", 5, 0, 0)]) };
+        let source = RowCounts { sequences: vec![place(10)], ..counts(&[table("t", 5, 0, 0)]) };
+        let judged = |there: &RowCounts| {
+            let publisher = Side::Destination;
+            verification(Counts { publisher, before: &destination, there, after: &destination }, None, None)
+        };
+        let Comparison::Differs(failure, found) = judged(&source) else { panic!() };
+        assert_eq!((failure.reason, found.publisher), (Reason::SequencesBehind, Side::Destination));
+        assert_eq!(found.differences, ["sequence public.ids stands at 9 on the destination, behind 10 on the source"]);
+        assert!(matches!(judged(&destination), Comparison::Equal(_)));
+        let less = RowCounts { tables: Vec::new(), ..destination.clone() };
+        let Comparison::Again(tables, _) = judged(&less) else { panic!() };
+        assert_eq!(tables.len(), 1);
     }
 }

@@ -141,6 +141,18 @@ pub struct RowCounts {
     pub objects: Vec<SchemaObject>,
     /// What native replication leaves behind.
     pub not_replicated: Vec<Finding>,
+    /// Where the sequences stand, where that was asked for.
+    pub sequences: Vec<SequencePlace>,
+}
+
+/// Where one sequence stands, and which way it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequencePlace {
+    /// Where it stands.
+    #[serde(flatten)]
+    pub state: SequenceState,
+    /// Whether its values become smaller.
+    pub descending: bool,
 }
 
 /// The rows of one table, compared by their hashes.
@@ -216,6 +228,21 @@ pub struct Barrier {
     pub cancelled_session_count: i32,
 }
 
+/// What was compared with the barrier standing, and did not differ: rows that were
+/// written since P0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WrittenRows {
+    /// Tables that were written to and compared.
+    pub table_count: i32,
+    /// Rows of them that were written.
+    pub row_count: i64,
+    /// Tables that were written to and not compared.
+    pub left_out: Vec<RelationName>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
 /// The source is fenced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -283,31 +310,79 @@ pub struct SignedStatement {
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "documented at `CommandResult.result` in the contract")]
 pub enum Outcome {
-    CheckServer { inventory: Inventory, findings: Vec<Finding> },
-    CreateReplicationRole { role_name: String },
+    CheckServer {
+        inventory: Inventory,
+        findings: Vec<Finding>,
+    },
+    CreateReplicationRole {
+        role_name: String,
+    },
     ReachPeer(Reached),
-    SetReplicaIdentity { table_count: i32 },
-    CreatePublication { publication_name: String, table_count: i32 },
-    CloseDatabase { terminated_session_count: i32 },
-    RestoreSchema { dump_digest: Digest, object_count: i64 },
-    CreateSlot { slot_name: String, consistent_point: String },
+    SetReplicaIdentity {
+        table_count: i32,
+    },
+    CreatePublication {
+        publication_name: String,
+        table_count: i32,
+    },
+    CloseDatabase {
+        terminated_session_count: i32,
+    },
+    RestoreSchema {
+        dump_digest: Digest,
+        object_count: i64,
+    },
+    CreateSlot {
+        slot_name: String,
+        consistent_point: String,
+    },
     CopyTables(Copied),
-    CreateSubscription { subscription_name: String, table_count: i32 },
-    AwaitCopy { table_count: i32 },
-    AwaitLag { lag: Duration },
-    CreateWayBack { subscription_name: String, table_count: i32 },
+    CreateSubscription {
+        subscription_name: String,
+        table_count: i32,
+    },
+    AwaitCopy {
+        table_count: i32,
+    },
+    AwaitLag {
+        lag: Duration,
+    },
+    CreateWayBack {
+        subscription_name: String,
+        table_count: i32,
+    },
     CountRows(RowCounts),
     CompareRows(RowComparison),
-    PrepareCutover { table_set_digest: Digest, catalog_digest: Digest, table_count: i32 },
+    PrepareCutover {
+        table_set_digest: Digest,
+        catalog_digest: Digest,
+        table_count: i32,
+    },
     RaiseBarrier(Barrier),
-    DrainToMarker { drain_time: Duration, sequence_count: i32, flush_lsn: String },
+    DrainToMarker {
+        drain_time: Duration,
+        sequence_count: i32,
+        flush_lsn: String,
+        #[serde(default)]
+        compared: Option<WrittenRows>,
+    },
     FenceSource(Fence),
-    OpenDestination { open_lsn: String },
-    ReleaseBarrier { barrier_time: Duration },
-    KeepStream { begin_lsn: String },
-    FollowStream { first_arrival: Duration },
+    OpenDestination {
+        open_lsn: String,
+    },
+    ReleaseBarrier {
+        barrier_time: Duration,
+    },
+    KeepStream {
+        begin_lsn: String,
+    },
+    FollowStream {
+        first_arrival: Duration,
+    },
     CertifySwitch(SignedStatement),
-    FinishMigration { unfence_statements: Vec<String> },
+    FinishMigration {
+        unfence_statements: Vec<String>,
+    },
 }
 
 impl Outcome {

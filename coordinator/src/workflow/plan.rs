@@ -64,7 +64,10 @@ pub struct Issue {
 pub fn plan(state: &State, situation: &Situation) -> Vec<Action> {
     match &state.phase {
         Phase::Pending | Phase::Held { .. } | Phase::Stopped { .. } | Phase::Aborted | Phase::Succeeded => Vec::new(),
-        Phase::Running { step } => forward(state, *step, situation),
+        Phase::Running { step } => match superseded(state, *step) {
+            cancelled if cancelled.is_empty() => forward(state, *step, situation),
+            cancelled => cancelled,
+        },
         Phase::TakingBack { step, .. } => {
             let end = if step.is_rehearsal() { Event::RoundTakenBack } else { Event::CutoverTakenBack };
             back(state, &[*step], situation, end)
@@ -74,6 +77,13 @@ pub fn plan(state: &State, situation: &Situation) -> Vec<Action> {
             back(state, &steps, situation, Event::Aborted)
         }
     }
+}
+
+/// Stops a verification behind a cutover that the operator's word has overtaken. What
+/// follows waits until it has stopped.
+fn superseded(state: &State, step: StepName) -> Vec<Action> {
+    let overtaken = |(act, _): &(ActRef, &Act)| act.step == StepName::VerifyBack && act.step != step;
+    state.acts().filter(overtaken).filter_map(|(_, act)| act.command()).map(Action::Cancel).collect()
 }
 
 /// Carries a step out.
@@ -210,7 +220,7 @@ fn stall_timeout(state: &State, act: ActRef, situation: &Situation) -> Duration 
 
 /// Whether a cutover, or a round of a rehearsal, may go on to its next act.
 fn may_go_on(state: &State, step: StepName, situation: &Situation) -> Result<(), Failure> {
-    let Some(Trial { max_outage, .. }) = state.trial(step) else { return Ok(()) };
+    let Some(Trial { max_outage, compare_limit, .. }) = state.trial(step) else { return Ok(()) };
     let begun = state.act(ActRef::raise(step)).state != ActState::Idle;
     if begun && situation.outage_left.is_zero() {
         return Err(Failure::new(
@@ -221,6 +231,13 @@ fn may_go_on(state: &State, step: StepName, situation: &Situation) -> Result<(),
         .remedy(Remedy::Operator)
         .effect(Effect::None)
         .with("max_outage_ms", max_outage.as_millis()));
+    }
+    if compare_limit.is_some()
+        && let Some(Outcome::DrainToMarker { compared: None, .. }) = performed(state, ActRef::drain(step))
+    {
+        return Err(Failure::new(Reason::CouldNotCheck, "what was written in the switch was not compared")
+            .hint("Run the same release on both agents, or switch without --compare.")
+            .effect(Effect::None));
     }
     let (source, destination) = (prepared(state, step, Side::Source), prepared(state, step, Side::Destination));
     if let (Some((source_tables, source_catalog)), Some((tables, catalog))) = (source, destination) {
@@ -283,11 +300,17 @@ fn conclude(state: &State, step: StepName) -> Event {
                 Err(failure) => Event::StepFailed { step, failure, verification: None },
             }
         }
-        StepName::Verify => {
+        StepName::Verify | StepName::VerifyBack => {
             let nothing = RowCounts::default();
-            let counted = |index| state.counted(index).unwrap_or(&nothing);
+            let counted = |index| state.counted(ActRef { step, index }).unwrap_or(&nothing);
+            let counts = judge::Counts {
+                publisher: step.row().acts[0].side,
+                before: counted(1),
+                there: counted(2),
+                after: counted(3),
+            };
             let so_far = state.verification.as_ref().map(|verified| &verified.found);
-            match judge::verification(counted(1), counted(2), counted(3), state.compared(), so_far) {
+            match judge::verification(counts, state.compared(step), so_far) {
                 Comparison::Equal(found) => Event::StepSucceeded { step, verification: Some(Box::new(found)) },
                 Comparison::Again(tables, found) => {
                     Event::VerificationRepeated { tables, verification: Box::new(found) }
@@ -347,7 +370,7 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
         ActionKind::AwaitCopy => Input::AwaitCopy,
         ActionKind::AwaitLag => Input::AwaitLag {
             max_lag,
-            stable_window: if act.step == StepName::Verify { LEVEL_WINDOW } else { STABLE_WINDOW },
+            stable_window: if act.step.is_verification() { LEVEL_WINDOW } else { STABLE_WINDOW },
         },
         ActionKind::CreateWayBack => Input::CreateWayBack,
         ActionKind::KeepStream => Input::KeepStream { cutover_epoch: state.cutover.as_ref()?.epoch },
@@ -355,6 +378,8 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
         ActionKind::CountRows => Input::CountRows {
             tables: state.verification.as_ref().map(|verified| verified.again.clone()).unwrap_or_default(),
             objects_only: state.scrutiny.is_of_rows(),
+            // Before the cutover those of the destination are not in use.
+            sequences: act.step == StepName::VerifyBack,
         },
         ActionKind::CompareRows => match &state.scrutiny {
             Scrutiny::Rows { comparison_id, time_limit, repair } => {
@@ -370,6 +395,7 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
                 rollback: act.step.rehearsed().unwrap_or(act.step) == StepName::Rollback,
                 way_back: state.way_back,
                 rehearsal: act.step.is_rehearsal(),
+                compare_written: trial.compare_limit.is_some(),
             }
         }
         ActionKind::RaiseBarrier => {
@@ -378,12 +404,14 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
         }
         ActionKind::DrainToMarker => {
             let barrier = barrier(state, act.step)?;
+            let Trial { epoch, compare_limit, .. } = state.trial(act.step)?;
             Input::DrainToMarker {
-                cutover_epoch: state.trial(act.step)?.epoch,
+                cutover_epoch: epoch,
                 marker_id: barrier.marker_id.clone(),
                 sequences: barrier.sequences.clone(),
                 open_timeout: situation.outage_left,
                 catalog_digest: barrier.catalog_digest.clone(),
+                compare_limit,
             }
         }
         ActionKind::FenceSource => Input::FenceSource {
@@ -424,3 +452,7 @@ mod rollback_tests;
 #[cfg(test)]
 #[path = "rehearsal_tests.rs"]
 mod rehearsal_tests;
+
+#[cfg(test)]
+#[path = "verification_tests.rs"]
+mod verification_tests;

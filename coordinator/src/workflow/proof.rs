@@ -13,7 +13,7 @@ use super::finding::{Finding, Severity};
 use super::input::Input;
 use super::outcome::{
     Barrier, Copied, Digest, Fence, Inventory, Outcome, Reached, RelationName, RowComparison, RowCounts, SequenceState,
-    SignedStatement,
+    SignedStatement, WrittenRows,
 };
 use super::plan::{Action, Situation, plan};
 use super::scrutiny::Look;
@@ -85,7 +85,7 @@ fn sequence(last_value: i64) -> SequenceState {
 }
 
 /// What an agent without trouble answers.
-pub(crate) fn outcome(act: ActRef, _input: &Input) -> Outcome {
+pub(crate) fn outcome(act: ActRef, input: &Input) -> Outcome {
     match act.row().unwrap().kind {
         ActionKind::CheckServer => Outcome::CheckServer { inventory: Inventory::default(), findings: Vec::new() },
         ActionKind::CreateReplicationRole => Outcome::CreateReplicationRole { role_name: "r".to_owned() },
@@ -129,6 +129,7 @@ pub(crate) fn outcome(act: ActRef, _input: &Input) -> Outcome {
             drain_time: Duration::from_millis(3),
             sequence_count: 1,
             flush_lsn: "0/2".to_owned(),
+            compared: matches!(input, Input::DrainToMarker { compare_limit: Some(_), .. }).then(WrittenRows::default),
         },
         ActionKind::FenceSource => Outcome::FenceSource(Fence {
             sequences: vec![sequence(20)],
@@ -178,12 +179,12 @@ impl Play {
     pub(crate) fn at_rollback() -> Self {
         let mut play = Self::at_cutover();
         play.answer_all();
-        play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap();
+        play.say(Word::RollBack { max_outage: Duration::from_secs(1), compare_limit: None }).unwrap();
         play
     }
 
     pub(crate) fn cut_over(&mut self) -> Result<(), Failure> {
-        self.say(Word::CutOver { max_outage: Duration::from_secs(1), without_way_back: false })
+        self.say(Word::CutOver { max_outage: Duration::from_secs(1), without_way_back: false, compare_limit: None })
     }
 
     pub(crate) fn record(&mut self, event: Event) {
@@ -312,9 +313,9 @@ fn turn() -> impl Strategy<Value = Turn> {
         3 => (0..3_usize).prop_map(Turn::Accept),
         4 => (0..3_usize, failure).prop_map(|(which, failure)| Turn::Fail(which, failure)),
         1 => (0..3_usize, effect).prop_map(|(which, effect)| Turn::Cancelled(which, effect)),
-        4 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: false })),
-        1 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: true })),
-        4 => Just(Turn::Word(Word::RollBack { max_outage })),
+        4 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: false, compare_limit: None })),
+        1 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: true, compare_limit: None })),
+        4 => Just(Turn::Word(Word::RollBack { max_outage, compare_limit: None })),
         4 => prop_oneof![Just(StepName::Cutover), Just(StepName::Rollback)]
             .prop_map(move |switch| Turn::Word(Word::Rehearse { switch, max_outage, round_count: 2 })),
         4 => step.prop_map(move |step| Turn::Word(Word::Release { step, max_outage })),
@@ -382,10 +383,17 @@ impl Play {
             assert!(matches!(
                 self.state.phase,
                 Phase::Running {
-                    step: StepName::Cutover | StepName::RollbackRehearsal | StepName::Rollback | StepName::Finish
+                    step: StepName::Cutover
+                        | StepName::VerifyBack
+                        | StepName::RollbackRehearsal
+                        | StepName::Rollback
+                        | StepName::Finish
                 } | Phase::TakingBack { .. }
                     | Phase::Held { step: StepName::Finish }
-                    | Phase::Stopped { step: StepName::Cutover | StepName::Rollback | StepName::Finish, .. }
+                    | Phase::Stopped {
+                        step: StepName::Cutover | StepName::VerifyBack | StepName::Rollback | StepName::Finish,
+                        ..
+                    }
                     | Phase::Succeeded
             ));
             let back = [StepName::RollbackRehearsal, StepName::Rollback];
@@ -398,6 +406,9 @@ impl Play {
             let in_earnest = |input: &Input| matches!(input, Input::PrepareCutover { rehearsal: false, .. });
             assert!(!self.open().any(|issued| in_earnest(&issued.input)));
         }
+        // A look at both sides is over before anything else of the migration begins.
+        let looking = self.open().filter(|issued| issued.act.step == StepName::VerifyBack).count();
+        assert!(looking == 0 || looking == self.open().count(), "something goes on beside a verification");
         // Only a switch that is under way asks a side to open, and only the side that is
         // closed: never the one that takes writes.
         for issued in self.open().filter(|issued| issued.act.is_decision()) {

@@ -36,7 +36,7 @@ fn cutover_and_rollback_follow_each_other_for_as_long_as_one_likes() {
         play.answer_all();
         assert_eq!((&play.state.phase, play.state.writable), (&held_before(StepName::Rollback), Side::Destination));
         assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
-        play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap();
+        play.say(Word::RollBack { max_outage: Duration::from_secs(1), compare_limit: None }).unwrap();
         play.answer_all();
     }
     assert!(!play.state.past_return());
@@ -148,7 +148,7 @@ fn without_a_way_back_nothing_of_it_is_asked_for() {
     play.answer_all();
     play.cut_over().unwrap();
     play.answer_all();
-    let refused = play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap_err();
+    let refused = play.say(Word::RollBack { max_outage: Duration::from_secs(1), compare_limit: None }).unwrap_err();
     assert_eq!(refused.reason, Reason::WayBackLost);
     play.say(Word::Finish).unwrap();
     play.answer_all();
@@ -158,11 +158,12 @@ fn without_a_way_back_nothing_of_it_is_asked_for() {
     // Given up with the cutover: what was made of it is left to finish.
     let mut play = Play::started();
     play.answer_all();
-    play.say(Word::CutOver { max_outage: Duration::from_secs(1), without_way_back: true }).unwrap();
+    play.say(Word::CutOver { max_outage: Duration::from_secs(1), without_way_back: true, compare_limit: None })
+        .unwrap();
     play.answer_all();
     assert!(!play.issued.iter().any(|issued| issued.input.kind() == ActionKind::FollowStream));
     assert_eq!(
-        play.say(Word::RollBack { max_outage: Duration::from_secs(1) }).unwrap_err().reason,
+        play.say(Word::RollBack { max_outage: Duration::from_secs(1), compare_limit: None }).unwrap_err().reason,
         Reason::WayBackLost
     );
 }

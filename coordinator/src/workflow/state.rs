@@ -8,6 +8,7 @@ mod phase;
 mod rehearse;
 mod switch;
 mod transition;
+mod verification;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::fact::{CommandId, Fact, TraceContext};
 use super::finding::{Consent, Finding};
 use super::input::Input;
 use super::judge::Verification;
-use super::outcome::{Barrier, Digest, Fence, Inventory, Outcome, RelationName, RowComparison, RowCounts};
+use super::outcome::{Barrier, Digest, Fence, Inventory, Outcome, RelationName, RowComparison, RowCounts, WrittenRows};
 use super::rehearsal::Rehearsal;
 use super::scrutiny::Scrutiny;
 use super::spec::{MigrationId, Rate, Spec};
@@ -163,6 +164,8 @@ pub struct Cutover {
     pub epoch: i64,
     /// The budget.
     pub max_outage: Duration,
+    /// How long comparing what was written may take of it. None: it is not compared.
+    pub compare_limit: Option<Duration>,
     /// Whether both agents state and sign what they see of it.
     pub certified: bool,
     /// How it ended.
@@ -173,6 +176,8 @@ pub struct Cutover {
     pub barrier: Option<Barrier>,
     /// How long the marker took to arrive.
     pub drain_time: Option<Duration>,
+    /// What was compared behind the marker, and did not differ.
+    pub compared: Option<WrittenRows>,
     /// From asking for the barrier to the news of that.
     pub drained_after: Option<Duration>,
     /// The fence.
@@ -186,6 +191,8 @@ pub struct Trial {
     pub epoch: i64,
     /// Its budget.
     pub max_outage: Duration,
+    /// How long comparing what was written may take of it.
+    pub compare_limit: Option<Duration>,
 }
 
 /// How a cutover ended.
@@ -304,10 +311,11 @@ impl State {
     pub fn trial(&self, step: StepName) -> Option<Trial> {
         if step.is_rehearsal() {
             let rehearsal = self.rehearsal.as_ref().filter(|rehearsal| rehearsal.step == step)?;
-            Some(Trial { epoch: rehearsal.epoch, max_outage: rehearsal.max_outage })
+            Some(Trial { epoch: rehearsal.epoch, max_outage: rehearsal.max_outage, compare_limit: None })
         } else {
             let cutover = self.cutover.as_ref()?;
-            Some(Trial { epoch: cutover.epoch, max_outage: cutover.max_outage })
+            let Cutover { epoch, max_outage, compare_limit, .. } = *cutover;
+            Some(Trial { epoch, max_outage, compare_limit })
         }
     }
 
@@ -359,8 +367,10 @@ impl State {
     /// nothing but the way back could be missing.
     #[must_use]
     pub fn may_finish(&self) -> bool {
+        if self.awaits_last_word() {
+            return true;
+        }
         match self.phase {
-            Phase::Held { step: StepName::Finish } => true,
             Phase::Stopped { step: StepName::Cutover, .. } => self.released(),
             Phase::Pending
             | Phase::Running { .. }
@@ -443,19 +453,20 @@ impl State {
         })
     }
 
-    /// What an act of the verification counted.
+    /// What an act of a verification counted.
     #[must_use]
-    pub fn counted(&self, index: usize) -> Option<&RowCounts> {
-        match self.act(ActRef { step: StepName::Verify, index }).outcome.as_deref() {
+    pub fn counted(&self, act: ActRef) -> Option<&RowCounts> {
+        match self.act(act).outcome.as_deref() {
             Some(Outcome::CountRows(counts)) => Some(counts),
             _other => None,
         }
     }
 
-    /// What the verification found of rows, if it looked at them.
+    /// What a verification found of rows, if it looked at them.
     #[must_use]
-    pub fn compared(&self) -> Option<&RowComparison> {
-        let act = ActRef::find(StepName::Verify, Side::Destination, ActionKind::CompareRows)?;
+    pub fn compared(&self, step: StepName) -> Option<&RowComparison> {
+        let index = step.row().acts.iter().position(|act| act.kind == ActionKind::CompareRows)?;
+        let act = ActRef { step, index };
         match self.act(act).outcome.as_deref() {
             Some(Outcome::CompareRows(compared)) if self.due(act) => Some(compared),
             _other => None,

@@ -36,6 +36,8 @@ pub enum StepName {
     CutoverRehearsal,
     /// The applications' way is switched to the destination.
     Cutover,
+    /// Rows, sequences and schema compared while changes flow back.
+    VerifyBack,
     /// The rollback is tried up to where nothing durable has happened.
     RollbackRehearsal,
     /// The applications' way is switched back to the source.
@@ -62,6 +64,7 @@ impl StepName {
             Self::Verify => "verify",
             Self::CutoverRehearsal => "cutover-rehearsal",
             Self::Cutover => "cutover",
+            Self::VerifyBack => "verify-back",
             Self::RollbackRehearsal => "rollback-rehearsal",
             Self::Rollback => "rollback",
             Self::Finish => "finish",
@@ -93,7 +96,7 @@ impl StepName {
     pub fn following(self) -> Option<Self> {
         match self {
             Self::Verify | Self::CutoverRehearsal | Self::Rollback => Some(Self::Cutover),
-            Self::Cutover | Self::RollbackRehearsal => Some(Self::Finish),
+            Self::Cutover | Self::VerifyBack | Self::RollbackRehearsal => Some(Self::Finish),
             Self::Inspect
             | Self::Connect
             | Self::Identity
@@ -106,6 +109,19 @@ impl StepName {
             | Self::Reverse
             | Self::Finish => TABLE.get(self.index() + 1).map(|row| row.name),
         }
+    }
+
+    /// Whether it compares both sides.
+    #[must_use]
+    pub fn is_verification(self) -> bool {
+        self.row().acts.iter().any(|act| act.kind == ActionKind::CompareRows)
+    }
+
+    /// Whether it is carried out only where an operator asks for it, as often as one
+    /// likes, and leaves a migration where it was.
+    #[must_use]
+    pub fn is_aside(self) -> bool {
+        self == Self::VerifyBack || self.is_rehearsal()
     }
 
     /// Whether it switches the applications' way: leaves one side, enters the other.

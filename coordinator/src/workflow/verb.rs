@@ -44,11 +44,15 @@ pub enum Word {
         max_outage: Duration,
         /// Give the way back up with it.
         without_way_back: bool,
+        /// How long of it comparing what is written may take. None: it is not compared.
+        compare_limit: Option<Duration>,
     },
     /// Switch back to the source.
     RollBack {
         /// The budget.
         max_outage: Duration,
+        /// As of a cutover.
+        compare_limit: Option<Duration>,
     },
     /// Rehearse a switch.
     Rehearse {
@@ -99,10 +103,14 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             Ok(Event::Tuned { max_rate })
         }
         Word::Verify(look) => match &state.phase {
-            Phase::Held { step: StepName::Cutover } => Ok(verify(state, &look, trace)),
-            Phase::Stopped { step: StepName::Verify, .. } => {
-                retry(state, StepName::Verify, trace.clone()).map(|_| verify(state, &look, trace))
+            Phase::Stopped { step, .. } if step.is_verification() => {
+                retry(state, *step, trace.clone()).map(|_| verify(state, &look, trace))
             }
+            Phase::Held { step: StepName::Finish } => {
+                must_have_way_back(state)?;
+                Ok(verify(state, &look, trace))
+            }
+            Phase::Held { step: StepName::Cutover } => Ok(verify(state, &look, trace)),
             Phase::Pending
             | Phase::Running { .. }
             | Phase::Held { .. }
@@ -112,22 +120,30 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             | Phase::Aborted
             | Phase::Succeeded => Err(not_yet(state, "verified")),
         },
-        Word::CutOver { max_outage, without_way_back } => {
+        Word::CutOver { max_outage, without_way_back, compare_limit } => {
             if state.phase != (Phase::Held { step: StepName::Cutover }) {
                 return Err(not_yet(state, "cut over"));
             }
             check_outage(max_outage)?;
-            let cutover_epoch = state.next_cutover_epoch();
-            Ok(Event::CutoverRequested { cutover_epoch, max_outage, without_way_back, certified: true, trace })
+            check_compare_limit(compare_limit, max_outage)?;
+            Ok(Event::CutoverRequested {
+                cutover_epoch: state.next_cutover_epoch(),
+                max_outage,
+                without_way_back,
+                compare_limit,
+                certified: true,
+                trace,
+            })
         }
-        Word::RollBack { max_outage } => {
-            if state.phase != (Phase::Held { step: StepName::Finish }) {
+        Word::RollBack { max_outage, compare_limit } => {
+            if !state.awaits_last_word() {
                 return Err(not_yet(state, "rolled back"));
             }
             must_have_way_back(state)?;
             check_outage(max_outage)?;
+            check_compare_limit(compare_limit, max_outage)?;
             let cutover_epoch = state.next_cutover_epoch();
-            Ok(Event::RollbackRequested { cutover_epoch, max_outage, certified: true, trace })
+            Ok(Event::RollbackRequested { cutover_epoch, max_outage, compare_limit, certified: true, trace })
         }
         Word::Rehearse { switch, max_outage, round_count } => {
             let Some(step) = switch.rehearsal() else { return Err(wrong(format!("step {switch} is not rehearsed"))) };
@@ -151,13 +167,16 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
         }
         Word::Release { step, max_outage } => match &state.phase {
             Phase::Held { step: held } if *held == step => match step.row().hold {
-                Some(Hold::Cutover) => heed(state, Word::CutOver { max_outage, without_way_back: false }, trace),
+                Some(Hold::Cutover) => {
+                    let word = Word::CutOver { max_outage, without_way_back: false, compare_limit: None };
+                    heed(state, word, trace)
+                }
                 Some(Hold::Finish) => heed(state, Word::Finish, trace),
                 Some(Hold::Rollback) | None => Err(wrong(format!("step {step} is not held"))),
             },
             // Both may follow a cutover; the migration is held before the last one.
             Phase::Held { step: StepName::Finish } if step == StepName::Rollback => {
-                heed(state, Word::RollBack { max_outage }, trace)
+                heed(state, Word::RollBack { max_outage, compare_limit: None }, trace)
             }
             Phase::Pending
             | Phase::Running { .. }
@@ -246,6 +265,18 @@ fn check_outage(max_outage: Duration) -> Result<(), Failure> {
         .with("field", "max_outage"));
     }
     Ok(())
+}
+
+/// What is compared is waited for: it is a part of the outage.
+fn check_compare_limit(limit: Option<Duration>, max_outage: Duration) -> Result<(), Failure> {
+    match limit {
+        Some(limit) if limit.is_zero() || limit > max_outage => {
+            Err(Failure::new(Reason::RequestInvalid, "compare_limit must be above 0 and at most max_outage")
+                .effect(Effect::None)
+                .with("field", "compare_limit"))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn check_rounds(round_count: u32) -> Result<(), Failure> {

@@ -75,7 +75,7 @@ async fn a_drift_holds_every_switch_until_both_sides_are_level() {
     world.drifts("oslo", drift(v1::Side::Destination, &["table public.y"]));
     let seen = held(&mut operator).await;
     assert!(seen.held_by.unwrap().detail.contains("table public.x is defined otherwise on the source"));
-    assert_eq!(seen.next_commands, ["pgportage finish shop"]);
+    assert_eq!(seen.next_commands, ["pgportage finish shop", "pgportage verify shop"]);
     assert_eq!(operator.roll_back(BUDGET).await.unwrap_err().reason, Reason::SchemaDiffers);
     world.drifts("berlin", drift(v1::Side::Source, &[]));
     level(&mut operator).await;

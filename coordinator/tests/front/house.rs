@@ -177,6 +177,7 @@ impl Operator {
             etag: self.get().await.etag,
             max_outage: prost_types::Duration::try_from(max_outage).ok(),
             without_way_back: false,
+            compare_limit: None,
         };
         Ok(self.migrations.cut_over(request).await.map_err(from_status)?.into_inner().migration.unwrap())
     }
@@ -186,6 +187,7 @@ impl Operator {
             migration_id: NAME.to_owned(),
             etag: self.get().await.etag,
             max_outage: prost_types::Duration::try_from(max_outage).ok(),
+            compare_limit: None,
         };
         self.migrations
             .roll_back_migration(request)

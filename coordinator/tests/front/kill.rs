@@ -73,7 +73,13 @@ async fn nudge(operator: &mut Operator) -> Option<bool> {
         let max_outage = prost_types::Duration::try_from(Duration::from_secs(20)).ok();
         let _said = operator
             .migrations
-            .cut_over(v1::CutOverRequest { migration_id, etag, max_outage, without_way_back: false })
+            .cut_over(v1::CutOverRequest {
+                migration_id,
+                etag,
+                max_outage,
+                without_way_back: false,
+                compare_limit: None,
+            })
             .await;
     } else if held("finish") {
         let _said = operator.migrations.finish_migration(v1::FinishMigrationRequest { migration_id, etag }).await;

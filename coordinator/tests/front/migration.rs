@@ -183,6 +183,7 @@ async fn words_need_the_right_moment_and_the_right_picture() {
             etag: etag.to_owned(),
             max_outage: prost_types::Duration::try_from(max_outage).ok(),
             without_way_back: false,
+            compare_limit: None,
         };
         operator.migrations.cut_over(request).await.unwrap_err()
     };

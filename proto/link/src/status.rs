@@ -91,6 +91,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::ApplyFailed
         | Reason::WalLimitExceeded
         | Reason::RowsDiffer
+        | Reason::SequencesBehind
         | Reason::VerificationIncomplete
         | Reason::SchemaDiffers
         | Reason::LagTooHigh

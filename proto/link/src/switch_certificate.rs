@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use statement::{
     Account, Comparison, Direction, Entered, FORMAT, Left, Listing, Moment, Phase, Rows, Sequence, Server, Statement,
-    TableSet, Verification, hex,
+    TableSet, Verification, Written, hex,
 };
 pub use story::{Check, Report};
 

@@ -8,9 +8,10 @@ use tokio::try_join;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::scrutiny::WrittenRows;
 use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, set_all};
-use super::{EnteringSide, await_disk, current_lsn, sessions_lost};
+use super::{EnteringSide, await_disk, current_lsn, remaining, sessions_lost};
 use crate::action::{ActionKind, Verb};
 use crate::postgres::{own_schema, sql_failure};
 use crate::step::{Context, Progress, Step, Survey};
@@ -33,6 +34,9 @@ pub struct DrainToMarker {
     pub open_timeout: Duration,
     /// The source's catalog.
     pub catalog_digest: Vec<u8>,
+    /// How long comparing what was written since P0 may take. None: it is not
+    /// compared.
+    pub compare_limit: Option<Duration>,
 }
 
 /// The marker is applied and flushed.
@@ -44,6 +48,8 @@ pub struct DrainToMarkerResult {
     pub sequence_count: u32,
     /// Position of the destination after the flush.
     pub flush_lsn: String,
+    /// What was compared, where that was asked for. Nothing of it differed.
+    pub compared: Option<WrittenRows>,
 }
 
 impl Step for DrainToMarker {
@@ -117,7 +123,12 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut EnteringSide) -
     transaction.commit().await.map_err(|error| sql_failure(error, "flush the marker"))?;
     cx.fail_point("drain_to_marker.perform.flushed");
 
+    let compared = match step.compare_limit {
+        Some(limit) => Some(compare(cx, step, cutover, limit.min(remaining(open_deadline, cx.clock.now())?)).await?),
+        None => None,
+    };
     let result = DrainToMarkerResult {
+        compared,
         drain_time,
         sequence_count: u32::try_from(step.sequences.len()).unwrap_or(u32::MAX),
         flush_lsn: current_lsn(&cutover.session).await?.to_string(),
@@ -126,4 +137,21 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut EnteringSide) -
     cutover.sequences = step.sequences.iter().cloned().collect();
     cutover.drained = Some(result.clone());
     Ok(result)
+}
+
+async fn compare(
+    cx: &Context,
+    step: &DrainToMarker,
+    cutover: &mut EnteringSide,
+    limit: Duration,
+) -> Result<WrittenRows, Failure> {
+    cx.report(Progress { subject: "comparing what was written".to_owned(), ..Progress::default() });
+    let scrutiny = cutover.scrutiny.as_mut().ok_or_else(|| sessions_lost(Effect::None))?;
+    let compared = Box::pin(scrutiny.compare(cx, step.cutover_epoch, limit)).await?;
+    tracing::info!(
+        migration.id = %cx.participation.migration, cutover_epoch = step.cutover_epoch, tables = compared.table_count,
+        rows = compared.row_count, left_out = compared.left_out.len(), elapsed = ?compared.elapsed,
+        "what was written since P0 is the same on both sides"
+    );
+    Ok(compared)
 }

@@ -2,6 +2,7 @@
 //! that the cutover needs.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
@@ -13,6 +14,7 @@ use tokio_postgres::Client;
 use super::canary::Canary;
 use super::fingerprint::Fingerprint;
 use super::let_go::let_go;
+use super::scrutiny::Scrutiny;
 use super::seeded::{self, Bug};
 use super::{EnteringSide, LeavingSide};
 use crate::hook;
@@ -23,6 +25,7 @@ use crate::pooler;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::catalog::Sequences;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
+use crate::snapshot::Written;
 use crate::step::{Context, Step, Survey, connect, way_back};
 use crate::stream::{incoming, outgoing};
 use crate::watch;
@@ -98,6 +101,8 @@ pub struct PrepareCutover {
     pub way_back: bool,
     /// Whether it goes no further than the drain.
     pub rehearsal: bool,
+    /// Whether what is written from here on to the marker is to be compared.
+    pub compare_written: bool,
 }
 
 /// Which way applications go.
@@ -174,6 +179,10 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     refuse_long_writers(cx, &writer).await?;
     pooler::check(&cx.agent, &cx.participation).await?;
     let canary = Canary::wake(cx).await?;
+    let written = match step.compare_written {
+        true => Some(Arc::new(Written::begin(&cx.agent, &cx.participation).await?)),
+        false => None,
+    };
 
     let published = without_ours(catalog::published_tables(&writer, &outgoing(&cx.participation)).await?);
     let tables = catalog::user_tables(&writer).await?;
@@ -212,6 +221,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             fingerprint,
             sequences,
             ours,
+            written,
             barrier: None,
             fenced: None,
         },
@@ -269,6 +279,10 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     let subscribed = without_ours(subscribed);
     // Once for nothing, as on the other side.
     Access::read(&*session).await?;
+    let scrutiny = match step.compare_written {
+        true => Some(Box::pin(Scrutiny::begin(cx)).await?),
+        false => None,
+    };
     let catalog_digest = catalog::catalog_digest(&session).await?.to_vec();
     let result = PrepareCutoverResult {
         table_set_digest: table_set_digest(&subscribed),
@@ -282,6 +296,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             rehearsal: step.rehearsal,
             session,
             catalog_digest,
+            scrutiny,
             drained: None,
             sequences: HashSet::new(),
             open_deadline: None,

@@ -9,7 +9,7 @@ use pgportage_link::Failure;
 use tokio::time::Instant;
 
 use super::notebook::{Notebook, TableComparison, TableNote};
-use super::repair::HEADER;
+use super::repair::header;
 use crate::comparison::{ComparedTable, Difference, Hashing, RowKey};
 use crate::postgres::RelationName;
 use crate::step::{Context, Progress, ProgressUnit};
@@ -132,7 +132,7 @@ impl<'a> Board<'a> {
         let Some(statement) = statement else { return Ok(()) };
         let [_, written] = state.notebook.paths()?;
         if written.is_empty() {
-            state.notebook.mend(HEADER)?;
+            state.notebook.mend(&header(self.cx.participation.side))?;
         }
         state.notebook.mend(statement)
     }

@@ -1,5 +1,6 @@
-//! Destination: compares the rows of every table with the source's, by their
-//! hashes.
+//! On the side that follows: compares the rows of every table with those of the
+//! other side, by their hashes. The destination follows until the cutover, the
+//! source behind it; messages call *source* who is followed.
 //!
 //! Nothing is locked and no snapshot is old: a table is read part by part, each
 //! part at both ends at the same moment and under a snapshot of its own. The
@@ -66,6 +67,10 @@ impl Step for CompareRows {
         cx.report(Progress { subject: "listing the tables".to_owned(), ..Progress::default() });
         let (mut here, mut there) = open(cx).await?;
         let (plan, hashing) = Plan::make(cx, &mut here, &mut there).await?;
+        tracing::info!(
+            migration.id = %cx.participation.migration, tables = plan.tables.len(), ?hashing,
+            "comparing rows by their hashes"
+        );
         let mut notebook =
             Notebook::open(&cx.agent.settings.state_dir, &cx.participation.migration, self.comparison_id)?;
         let mut obstructed = Vec::new();
@@ -93,26 +98,39 @@ impl Step for CompareRows {
 }
 
 /// Both ends, ready to hash.
-pub(super) async fn open(cx: &Context) -> Result<(Reader, Questions), Failure> {
+///
+/// # Errors
+///
+/// What either side reports.
+pub(in crate::step) async fn open(cx: &Context) -> Result<(Reader, Questions), Failure> {
     let here = Reader::open(&cx.door, &cx.participation.database).await?;
     let there = cx.agent.peers.call(&cx.participation).await?.compare_rows().await?;
     Ok((here, there))
 }
 
 /// What can be compared, and what cannot.
-struct Plan {
-    tables: Vec<Arc<ComparedTable>>,
+#[derive(Debug)]
+pub(in crate::step) struct Plan {
+    /// Every table that both sides have with the same columns.
+    pub(in crate::step) tables: Vec<Arc<ComparedTable>>,
+    /// The others, with what stands in the way.
     obstacles: Vec<(RelationName, String)>,
 }
 
 impl Plan {
-    async fn make(cx: &Context, here: &mut Reader, there: &mut Questions) -> Result<(Self, Hashing), Failure> {
+    /// Asks both ends which tables they have, and how rows can be hashed.
+    ///
+    /// # Errors
+    ///
+    /// What either side reports.
+    pub(in crate::step) async fn make(
+        cx: &Context,
+        here: &mut Reader,
+        there: &mut Questions,
+    ) -> Result<(Self, Hashing), Failure> {
         let ours = here.tables(&cx.participation).await?;
         let (theirs, probe) = there.tables().await?;
         let hashing = if here.probe().await? == probe { Hashing::Native } else { Hashing::Portable };
-        tracing::info!(
-            migration.id = %cx.participation.migration, tables = ours.len(), ?hashing, "comparing rows by their hashes"
-        );
         Ok((Self::of(ours, theirs), hashing))
     }
 

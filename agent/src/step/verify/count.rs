@@ -9,8 +9,9 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 
 use crate::comparison::replicated_tables;
-use crate::postgres::catalog::{self, SchemaObject};
+use crate::postgres::catalog::{self, SchemaObject, SequenceState};
 use crate::postgres::{Purpose, RelationName, Session, sql_failure};
+use crate::step::cutover::SequencePosition;
 use crate::step::inspect::{Finding, not_replicated};
 use crate::step::patience::Patience;
 use crate::step::{Context, Progress, ProgressPart, ProgressUnit, Step, Survey};
@@ -49,6 +50,8 @@ pub struct CountRows {
     pub tables: Vec<RelationName>,
     /// Only the schema objects: the rows are compared by their hashes.
     pub objects_only: bool,
+    /// Where the sequences stand as well.
+    pub sequences: bool,
 }
 
 /// What was counted.
@@ -60,6 +63,18 @@ pub struct CountRowsResult {
     pub objects: Vec<SchemaObject>,
     /// What native replication leaves behind, and what becomes of it.
     pub not_replicated: Vec<Finding>,
+    /// Where the sequences stand, sorted by name, where that was asked for. Those
+    /// that begin again at their end are left out: their values say nothing.
+    pub sequences: Vec<SequencePlace>,
+}
+
+/// Where one sequence stands, and which way it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SequencePlace {
+    /// Where it stands.
+    pub position: SequencePosition,
+    /// Whether its values become smaller.
+    pub descending: bool,
 }
 
 /// The rows of one table.
@@ -113,6 +128,7 @@ impl Step for CountRows {
             tables: counts,
             objects: catalog::schema_objects(&session).await?,
             not_replicated: not_replicated(&session).await?,
+            sequences: if self.sequences { places(&session).await? } else { Vec::new() },
         })
     }
 
@@ -142,6 +158,15 @@ async fn open(cx: &Context) -> Result<Session, Failure> {
     let session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
     session.batch_execute(GENTLE).await.map_err(|error| sql_failure(error, "begin to count"))?;
     Ok(session)
+}
+
+async fn places(session: &Session) -> Result<Vec<SequencePlace>, Failure> {
+    let states = catalog::sequences(session).await?;
+    let place = |SequenceState { name, last_value, called, increment, .. }: SequenceState| SequencePlace {
+        position: SequencePosition { name, last_value, called },
+        descending: increment < 0,
+    };
+    Ok(states.into_iter().filter(|state| !state.cycles).map(place).collect())
 }
 
 async fn sizes(session: &Session, tables: &[RelationName]) -> Result<Vec<i64>, Failure> {

@@ -1,20 +1,26 @@
-//! Statements that make the destination's rows those of the source. Pure.
+//! Statements that make the rows of the side that follows those of the other one.
+//! Pure.
 //!
 //! Written for a person who reads them first: they hold rows as they were when
 //! the difference was found.
 
 use crate::comparison::{ComparedTable, Difference, RowContent, RowKey};
+use crate::migration::Side;
 use crate::postgres::{quote_ident, quote_literal};
 
-/// What stands above the statements.
-pub(super) const HEADER: &str = "\
--- Makes the destination's rows those of the source, as they were when the
--- differences were found. Read it, run it on the destination as a role that may
--- set session_replication_role, so that no trigger fires, then verify again.
-SET session_replication_role = replica;
-";
+/// What stands above the statements for a side.
+pub(super) fn header(side: Side) -> String {
+    format!(
+        "-- Makes the rows of the {side} those of the {other}, as they were when the\n\
+         -- differences were found. Read it, run it on the {side} as a role that may\n\
+         -- set session_replication_role, so that no trigger fires, then verify again.\n\
+         SET session_replication_role = replica;\n\
+         SET default_transaction_read_only = off;\n",
+        other = side.other()
+    )
+}
 
-/// The statement for one row. `content` is the source's row, if it is there.
+/// The statement for one row. `content` is the row to be, if it is there.
 /// None when there is nothing to do any more.
 pub(super) fn statement(
     table: &ComparedTable,

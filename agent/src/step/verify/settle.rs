@@ -10,6 +10,7 @@ use super::repair::statement;
 use super::scan::Worker;
 use crate::comparison::{ComparedTable, Difference, Part, RowContent, RowHash, RowKey, Suspect, Verdict, Which};
 use crate::step::patience::{Patience, stalled};
+use crate::stream::Stream;
 
 /// Looks at each side before a row that was written between all of them is given
 /// up.
@@ -100,10 +101,11 @@ impl Worker<'_> {
         peeking: bool,
     ) -> Result<(), Failure> {
         let (cx, mut patience) = (self.cx, Patience::new(self.cx));
+        let stream = Stream::followed_by(cx.participation.side);
         let number = self.ends().await?.1.heartbeat().await?;
         let mut newest = 0;
         loop {
-            let arrived = self.ends().await?.0.arrived().await?;
+            let arrived = self.ends().await?.0.arrived(stream).await?;
             if arrived >= number {
                 return Ok(());
             }

@@ -1,7 +1,7 @@
 //! What a cutover did and how long it took.
 
 use super::{Style, Tone, clean, count, labelled, push_line, span};
-use crate::view::{Cutover, CutoverPhase};
+use crate::view::{Cutover, CutoverPhase, SwitchComparison};
 
 /// The report of a cutover.
 #[must_use]
@@ -31,6 +31,7 @@ pub fn cutover(report: &Cutover, style: Style) -> String {
             format!("{} cancelled, {} ended", count(cancelled, "statement"), count(terminated, "session"))
         }
     };
+    let compared = report.comparison.as_ref().map(compared).unwrap_or_default();
     out.push_str(&labelled(
         style,
         2,
@@ -38,6 +39,7 @@ pub fn cutover(report: &Cutover, style: Style) -> String {
             ("outage", report.outage.map(span).unwrap_or_default()),
             ("lock wait", report.lock_wait.map(span).unwrap_or_default()),
             ("drain", report.drain_time.map(span).unwrap_or_default()),
+            ("compared", compared),
             ("sessions", sessions),
             ("marker", clean(&report.marker_id).into_owned()),
             ("fence at", clean(&report.fence_lsn).into_owned()),
@@ -45,6 +47,20 @@ pub fn cutover(report: &Cutover, style: Style) -> String {
         ],
     ));
     out
+}
+
+/// What was compared before the other side opened, and what was not.
+fn compared(comparison: &SwitchComparison) -> String {
+    let elapsed = comparison.elapsed.map(|elapsed| format!(", in {}", span(elapsed))).unwrap_or_default();
+    let left_out = match comparison.left_out.as_slice() {
+        [] => String::new(),
+        tables => format!("; not {}", clean(&tables.join(", "))),
+    };
+    format!(
+        "{} of {} written in the switch{elapsed}{left_out}",
+        count(comparison.row_count, "row"),
+        count(comparison.table_count, "table")
+    )
 }
 
 /// The statements that reopen the source, with what they are for.

@@ -1,10 +1,10 @@
 //! What a verification found.
 
 use super::{Style, Tone, clean, count, findings, push_line, span};
-use crate::view::{RowComparison, Verification};
+use crate::view::{RowComparison, Side, Verification};
 
 /// How rows were compared, and where it says which of them differ.
-fn compared(rows: &RowComparison) -> String {
+fn compared(rows: &RowComparison, follower: &str) -> String {
     let mut out = String::new();
     let elapsed = rows.elapsed.map(|elapsed| format!(" in {}", span(elapsed))).unwrap_or_default();
     push_line(
@@ -17,7 +17,7 @@ fn compared(rows: &RowComparison) -> String {
     );
     for (path, what) in [(&rows.report_path, "their keys"), (&rows.repair_path, "statements that mend them")] {
         if !path.is_empty() {
-            push_line(&mut out, &format!("  {what}, on the destination agent's machine: {}", clean(path)));
+            push_line(&mut out, &format!("  {what}, on the {follower} agent's machine: {}", clean(path)));
         }
     }
     out
@@ -33,6 +33,10 @@ pub fn verification(report: &Verification, style: Style) -> String {
         style.paint(Tone::Bad, &format!("{} between the sides", count(report.differences.len() as i64, "difference")))
     };
     push_line(&mut out, &verdict);
+    let follower = match report.follower {
+        Side::Source => "source",
+        Side::Destination | Side::Neither => "destination",
+    };
     let tables = count(report.table_count, "table");
     let rows = count(report.row_count, "row");
     push_line(
@@ -40,13 +44,13 @@ pub fn verification(report: &Verification, style: Style) -> String {
         &match &report.rows {
             Some(_) => format!("  {tables}, {rows} compared by their hashes: {} equal", report.equal_count),
             None => format!(
-                "  {tables} compared, {rows} on the destination: {} equal, {} changing while counted and within what changed",
+                "  {tables} compared, {rows} on the {follower}: {} equal, {} changing while counted and within what changed",
                 report.equal_count, report.moving_count
             ),
         },
     );
     if let Some(rows) = &report.rows {
-        out.push_str(&compared(rows));
+        out.push_str(&compared(rows, follower));
     }
     for difference in &report.differences {
         push_line(&mut out, &format!("  {} {}", style.paint(Tone::Bad, "differs:"), clean(difference)));

@@ -68,7 +68,7 @@ fn not_held(seen: &Migration) -> Result<(), Stop> {
 }
 
 pub(super) async fn cutover(hand: &Hand, arguments: &Cutover) -> Result<Exit, Stop> {
-    let Cutover { max_outage, yes, detach, .. } = *arguments;
+    let Cutover { max_outage, compare, yes, detach, .. } = *arguments;
     let seen = hand.coordinator.migration(&arguments.name).await?;
     not_held(&seen)?;
     if !seen.ready_for_cutover {
@@ -83,16 +83,17 @@ pub(super) async fn cutover(hand: &Hand, arguments: &Cutover) -> Result<Exit, St
     let what = render::before_cutover(&seen, max_outage, keeps_way_back, hand.terminal.err);
     hand.terminal.confirm(&what, "cutover", yes)?;
     let mut interrupt = Hand::interrupt()?;
-    let call = hand.coordinator.cut_over(&seen, max_outage, keeps_way_back);
+    let call = hand.coordinator.cut_over(&seen, max_outage, compare, keeps_way_back);
     let accepted = hand.send(&mut interrupt, &seen.name, call).await?;
     hand.see_through(&mut interrupt, &seen, accepted, Awaited::CutOver, detach).await
 }
 
 pub(super) async fn rollback(hand: &Hand, arguments: &Rollback) -> Result<Exit, Stop> {
-    let Rollback { max_outage, yes, detach, .. } = *arguments;
+    let Rollback { max_outage, compare, yes, detach, .. } = *arguments;
     let seen = hand.coordinator.migration(&arguments.name).await?;
     not_held(&seen)?;
-    if !seen.ready_for_finish {
+    // Also over a verification that is under way or has found something.
+    if !seen.ready_for_finish && !offers(&seen, "rollback") {
         return Err(wrong_state("rollback", &seen));
     }
     let plan = Rehearsed { rollback: true, rounds: arguments.rehearsal.rounds, max_outage, yes, detach };
@@ -103,7 +104,7 @@ pub(super) async fn rollback(hand: &Hand, arguments: &Rollback) -> Result<Exit, 
     let what = render::before_rollback(&seen, max_outage, hand.terminal.err);
     hand.terminal.confirm(&what, "rollback", yes)?;
     let mut interrupt = Hand::interrupt()?;
-    let call = hand.coordinator.roll_back(&seen, max_outage);
+    let call = hand.coordinator.roll_back(&seen, max_outage, compare);
     let accepted = hand.send(&mut interrupt, &seen.name, call).await?;
     hand.see_through(&mut interrupt, &seen, accepted, Awaited::RolledBack, detach).await
 }
@@ -157,11 +158,17 @@ async fn rehearse(hand: &Hand, seen: Migration, extent: Extent, how: Rehearsed) 
     }
 }
 
+/// Whether the coordinator names this verb among those that may be typed next.
+fn offers(seen: &Migration, verb: &str) -> bool {
+    seen.next_commands
+        .iter()
+        .any(|command| command.strip_prefix("pgportage ").is_some_and(|typed| typed.starts_with(&format!("{verb} "))))
+}
+
 pub(super) async fn finish(hand: &Hand, arguments: &Confirmed) -> Result<Exit, Stop> {
     let seen = hand.coordinator.migration(&arguments.name).await?;
     // Also where nothing but the way back could not be made to run.
-    let offered = seen.next_commands.iter().any(|command| command.starts_with("pgportage finish "));
-    if !seen.ready_for_finish && !offered {
+    if !seen.ready_for_finish && !offers(&seen, "finish") {
         return Err(wrong_state("finish", &seen));
     }
     hand.terminal.confirm(&render::before_finish(&seen, hand.terminal.err), "finish", arguments.yes)?;

@@ -64,6 +64,7 @@ pub(crate) fn statements(now: SystemTime) -> [Statement; 2] {
             phase("open_destination", 190, 213),
         ],
         account: Account::Entered(Entered {
+            written: None,
             flush_lsn: "0/1F00100".to_owned(),
             drain_microseconds: 3_200,
             decision_lsn: "0/1F00880".to_owned(),

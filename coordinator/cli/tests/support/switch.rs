@@ -100,6 +100,15 @@ pub(crate) fn cut_over() -> v1::Migration {
         fence_lsn: "16/B374D848".to_owned(),
         open_lsn: "0/3000148".to_owned(),
         rollback: false,
+        comparison: Some(v1::SwitchComparison {
+            table_count: 14,
+            row_count: 1_312,
+            left_out: vec![v1::RelationName {
+                schema_name: "public".to_owned(),
+                relation_name: "audit_log".to_owned(),
+            }],
+            elapsed: milliseconds(18),
+        }),
     });
     migration.waiting_for = "your word to remove everything of pgportage".to_owned();
     migration.next_commands = vec!["pgportage finish shop".to_owned()];

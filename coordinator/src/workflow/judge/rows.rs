@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::Side;
 use super::super::outcome::{RowComparison, TableComparison};
 
 /// What a comparison of rows came to, without its tables.
@@ -22,7 +23,7 @@ pub struct RowSummary {
     pub complete: bool,
     /// How long it took.
     pub elapsed: Duration,
-    /// File with the keys of rows that differ, on the destination agent's machine.
+    /// File with the keys of rows that differ, on the machine of the agent that follows.
     pub report_path: String,
     /// File with statements that mend them, there too.
     pub repair_path: String,
@@ -38,7 +39,7 @@ pub(super) struct Shortfall {
 }
 
 /// How many tables agree, and what is said of the others.
-pub(super) fn judge(compared: &RowComparison) -> (i32, Shortfall) {
+pub(super) fn judge(compared: &RowComparison, follower: Side) -> (i32, Shortfall) {
     let mut shortfall = Shortfall::default();
     let (mut equal, mut unfinished) = (0, 0);
     for table in &compared.tables {
@@ -46,7 +47,7 @@ pub(super) fn judge(compared: &RowComparison) -> (i32, Shortfall) {
         let differing = differing(table);
         let mut agrees = table.complete && differing.is_empty();
         if !differing.is_empty() {
-            shortfall.differing.push(format!("table {name} differs on the destination: {}", differing.join(", ")));
+            shortfall.differing.push(format!("table {name} differs on the {follower}: {}", differing.join(", ")));
         }
         if !table.obstacle.is_empty() {
             agrees = false;
@@ -113,7 +114,8 @@ mod tests {
             TableComparison { obstacle: "column b is on the source only".to_owned(), ..table("odd") },
             TableComparison { complete: false, ..table("late") },
         ];
-        let (equal, shortfall) = judge(&RowComparison { tables, complete: false, ..RowComparison::default() });
+        let (equal, shortfall) =
+            judge(&RowComparison { tables, complete: false, ..RowComparison::default() }, Side::Destination);
         assert_eq!(equal, 1);
         assert_eq!(shortfall.differing, ["table public.bad differs on the destination: 1 row missing, 2 rows changed"]);
         assert_eq!(
@@ -125,6 +127,6 @@ mod tests {
             ]
         );
         let all = RowComparison { tables: vec![table("good")], complete: true, ..RowComparison::default() };
-        assert_eq!(judge(&all), (1, Shortfall::default()));
+        assert_eq!(judge(&all, Side::Destination), (1, Shortfall::default()));
     }
 }

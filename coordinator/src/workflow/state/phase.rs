@@ -52,6 +52,18 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The step that is carried out or taken back, waited for or stopped in.
+    #[must_use]
+    pub fn step(&self) -> Option<StepName> {
+        match self {
+            Self::Running { step }
+            | Self::Held { step }
+            | Self::Stopped { step, .. }
+            | Self::TakingBack { step, .. } => Some(*step),
+            Self::Pending | Self::Aborting { .. } | Self::Aborted | Self::Succeeded => None,
+        }
+    }
+
     /// The step that is carried out or taken back.
     #[must_use]
     pub fn under_way(&self) -> Option<StepName> {

@@ -9,14 +9,13 @@ use pgportage_link::Failure;
 use super::super::outcome::{Fence, Outcome};
 use super::super::{ActRef, StepName};
 use super::transition::Applied;
-use super::{ActState, Cutover, CutoverEnd, Phase, State};
+use super::{ActState, Cutover, CutoverEnd, Phase, State, Trial};
 
 impl State {
     pub(super) fn switch_requested(
         &mut self,
         step: StepName,
-        epoch: i64,
-        max_outage: Duration,
+        Trial { epoch, max_outage, compare_limit }: Trial,
         certified: bool,
     ) -> Applied {
         self.must(epoch >= self.next_cutover_epoch(), "its number is not new")?;
@@ -24,11 +23,13 @@ impl State {
             step,
             epoch,
             max_outage,
+            compare_limit,
             certified,
             end: None,
             outage_start_time: None,
             barrier: None,
             drain_time: None,
+            compared: None,
             drained_after: None,
             fence: None,
         });
@@ -87,8 +88,9 @@ impl Cutover {
     pub(super) fn learn(&mut self, outcome: &Outcome, outage: Option<Duration>) {
         if let Outcome::RaiseBarrier(barrier) = outcome {
             self.barrier = Some(barrier.clone());
-        } else if let Outcome::DrainToMarker { drain_time, .. } = outcome {
+        } else if let Outcome::DrainToMarker { drain_time, compared, .. } = outcome {
             self.drain_time = Some(*drain_time);
+            self.compared.clone_from(compared);
             self.drained_after = outage;
         } else if let Outcome::FenceSource(fence) = outcome {
             self.fence = Some(fence.clone());

@@ -11,7 +11,7 @@ use super::super::fact::{CommandId, Event, Fact, Issued, TraceContext};
 use super::super::outcome::Outcome;
 use super::super::scrutiny::Scrutiny;
 use super::super::{ActRef, Side, StepName, TABLE, Verb};
-use super::{Act, ActState, Commanded, CutoverEnd, Phase, State, Step, Verified};
+use super::{Act, ActState, Commanded, CutoverEnd, Phase, State, Step, Trial, Verified};
 
 /// A fact that cannot follow the facts before it: a defect, or a store that
 /// somebody else has written to.
@@ -195,37 +195,44 @@ impl State {
                 Ok(())
             }
             Event::VerificationRepeated { tables, verification } => {
-                let running = self.phase == Phase::Running { step: StepName::Verify };
-                self.must(running && self.all_performed(StepName::Verify), "no verification is complete")?;
-                self.begin(StepName::Verify);
+                let Phase::Running { step } = self.phase else { return Err("no verification is complete") };
+                let complete = step.is_verification() && self.all_performed(step);
+                self.must(complete, "no verification is complete")?;
+                self.begin(step);
                 self.verification =
                     Some(Verified { found: (**verification).clone(), again: tables.clone(), time: fact.time });
                 Ok(())
             }
             Event::VerificationRequested { scrutiny, trace } => {
-                let held = self.phase == Phase::Held { step: StepName::Cutover };
-                let stopped = matches!(&self.phase, Phase::Stopped { step: StepName::Verify, failure }
-                    if !self.only_abort_helps(failure));
-                self.must(held || stopped, "the migration does not wait for its cutover")?;
+                let step = self.verification_now().ok_or("the migration does not wait for a switch")?;
                 self.word(trace, fact);
                 self.scrutiny = scrutiny.clone();
                 self.verification = None;
-                self.begin(StepName::Verify);
+                self.begin(step);
                 Ok(())
             }
-            Event::CutoverRequested { cutover_epoch, max_outage, without_way_back, certified, trace } => {
+            Event::CutoverRequested {
+                cutover_epoch,
+                max_outage,
+                without_way_back,
+                compare_limit,
+                certified,
+                trace,
+            } => {
                 let held = self.phase == Phase::Held { step: StepName::Cutover };
                 self.must(held, "the migration does not wait for its cutover")?;
                 self.way_back &= !without_way_back;
-                self.switch_requested(StepName::Cutover, *cutover_epoch, *max_outage, *certified)?;
+                let trial = Trial { epoch: *cutover_epoch, max_outage: *max_outage, compare_limit: *compare_limit };
+                self.switch_requested(StepName::Cutover, trial, *certified)?;
                 self.word(trace, fact);
                 Ok(())
             }
-            Event::RollbackRequested { cutover_epoch, max_outage, certified, trace } => {
-                let held = self.phase == Phase::Held { step: StepName::Finish };
-                self.must(held, "the migration does not wait for finish or rollback")?;
+            Event::RollbackRequested { cutover_epoch, max_outage, compare_limit, certified, trace } => {
+                self.must(self.awaits_last_word(), "the migration does not wait for finish or rollback")?;
                 self.must(self.way_back, "it has no way back")?;
-                self.switch_requested(StepName::Rollback, *cutover_epoch, *max_outage, *certified)?;
+                self.overtake_verification();
+                let trial = Trial { epoch: *cutover_epoch, max_outage: *max_outage, compare_limit: *compare_limit };
+                self.switch_requested(StepName::Rollback, trial, *certified)?;
                 self.word(trace, fact);
                 Ok(())
             }
@@ -259,6 +266,7 @@ impl State {
             Event::RoundTakenBack => self.round_taken_back(fact),
             Event::FinishRequested { trace } => {
                 self.must(self.may_finish(), "the migration does not wait for finish")?;
+                self.overtake_verification();
                 self.word(trace, fact);
                 self.begin(StepName::Finish);
                 Ok(())
@@ -450,6 +458,11 @@ impl State {
     }
 
     fn failed(&mut self, act: ActRef, failure: &Failure) {
+        // A verification that was overtaken: nobody waits for it any more.
+        if act.step == StepName::VerifyBack && self.phase != (Phase::Running { step: act.step }) {
+            self.act_mut(act).state = ActState::Idle;
+            return;
+        }
         let entry = self.act_mut(act);
         entry.touched |= failure.effect == Effect::Unknown;
         entry.streak += 1;

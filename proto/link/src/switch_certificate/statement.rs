@@ -163,6 +163,24 @@ pub struct Entered {
     pub decision_lsn: String,
     /// When the decision was written, on the server's clock.
     pub decision_time: Moment,
+    /// What was compared behind the marker. Absent when nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Written>,
+}
+
+/// Rows that were written from the preconditions of the switch to its marker, compared
+/// by their hashes while nobody could write. None of them differed: otherwise there
+/// would have been no decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Tables that were compared.
+    pub table_count: u32,
+    /// Rows of them.
+    pub row_count: u64,
+    /// Tables that were written to and not compared, with their schemas.
+    pub left_out: Vec<String>,
+    /// How long it took.
+    pub elapsed_microseconds: u64,
 }
 
 /// What the agent knows about rows.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::statement::{Account, Direction, Entered, Left, Phase, Sequence, Statement, Verification};
+use super::statement::{Account, Direction, Entered, Left, Phase, Sequence, Statement, Verification, Written};
 use crate::identity::PeerIdentity;
 
 /// How far the clocks of two machines may differ.
@@ -138,6 +138,7 @@ fn compare(
         order(left, entered),
     ];
     checks.extend([one, other].into_iter().filter_map(|statement| statement.verification.as_ref()).map(rows));
+    checks.extend(entered.written.as_ref().map(written));
     checks
 }
 
@@ -239,6 +240,17 @@ fn rows(found: &Verification) -> Check {
             )
         }),
     }
+}
+
+/// Says no more than what was compared. Without it nothing is said, and that is no
+/// contradiction either.
+fn written(found: &Written) -> Check {
+    let Written { table_count, row_count, left_out, .. } = found;
+    let not = if left_out.is_empty() { String::new() } else { format!("; not compared: {}", left_out.join(", ")) };
+    proved(
+        "written",
+        format!("{row_count} rows in {table_count} tables were written in the switch and compared: none differs{not}"),
+    )
 }
 
 /// Two positions of one server.
