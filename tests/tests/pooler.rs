@@ -338,7 +338,7 @@ async fn clients_survive_kills_in_a_rollback(victim: End) {
     let rollback = ["rollback", MIGRATION, "--yes", "--detach", "--max-outage", &budget];
     for point in &points {
         if open == End::Source {
-            let cutover = pool.switch_again(&CUTOVER).await;
+            let cutover = pool.site.cli.run(&CUTOVER).await.unwrap();
             assert_eq!(cutover.code, Some(0), "{point}: {}\n{}", cutover.all(), pool.site.last_words());
         }
         let agent = pool.site.agent(victim);
