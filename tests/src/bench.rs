@@ -4,5 +4,6 @@
 pub mod contestant;
 pub mod dataset;
 pub mod scrape;
+pub mod shares;
 pub mod switch;
 pub mod usage;

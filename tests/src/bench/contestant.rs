@@ -15,6 +15,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::bench::shares::{Shares, Watch};
 use crate::child::{Output, Program};
 use crate::postgres_versions::{Tools, tools_for};
 use crate::site::Site;
@@ -99,16 +100,18 @@ impl<'a> Ring<'a> {
         Ok(Self { site, tools: tools_for(newest)?, scratch, migrations: AtomicU32::new(0) })
     }
 
-    /// Copies the database one way, from an empty one. Returns how long it took.
+    /// Copies the database one way, from an empty one. Returns how long it took, and
+    /// what the machine did meanwhile.
     ///
     /// # Errors
     ///
     /// What a program or a server said.
-    pub async fn measure(&self, contestant: Contestant) -> Result<Duration> {
+    pub async fn measure(&self, contestant: Contestant) -> Result<(Duration, Shares)> {
         let site = self.site;
         for cluster in [&site.source, &site.destination] {
             cluster.execute("postgres", "CHECKPOINT").await?;
         }
+        let watch = Watch::begin();
         let begun = Clock.now();
         let taken = match contestant {
             Contestant::Pgportage => self.pgportage().await?,
@@ -116,8 +119,9 @@ impl<'a> Ring<'a> {
             Contestant::DumpRestore => self.dump_restore().await.map(|()| begun.elapsed())?,
             Contestant::Pgcopydb => self.pgcopydb().await.map(|()| begun.elapsed())?,
         };
+        let shares = watch.end().await?;
         self.check().await?;
-        Ok(taken)
+        Ok((taken, shares))
     }
 
     /// Takes everything away that a contestant has made.

@@ -15,6 +15,7 @@ use clap::{Parser, ValueEnum};
 use pgportage_tests::bench::contestant::{Contestant, Ring, StepTime};
 use pgportage_tests::bench::dataset::{Dataset, FULL};
 use pgportage_tests::bench::scrape;
+use pgportage_tests::bench::shares::{Share, Shares};
 use pgportage_tests::bench::usage::{Usage, mebibytes};
 use pgportage_tests::cluster::ClusterOptions;
 use pgportage_tests::place::Network;
@@ -62,6 +63,9 @@ struct Cost {
 
 type Times = BTreeMap<Contestant, Vec<Duration>>;
 
+/// What the machine did, over all runs of a way.
+type Work = BTreeMap<Contestant, Shares>;
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -83,13 +87,13 @@ async fn main() -> Result<()> {
     // counts.
     ring.measure(Contestant::DumpRestore).await.context("to warm up")?;
     ring.clean_up(Contestant::DumpRestore).await?;
-    let (mut times, mut cost, mut steps) = (Times::new(), Cost::default(), Vec::new());
+    let (mut times, mut work, mut cost, mut steps) = (Times::new(), Work::new(), Cost::default(), Vec::new());
     for run in 0..arguments.runs {
         // Nobody always comes after the same one.
         ways.rotate_left(usize::from(run > 0));
         for way in ways.clone() {
             let before = [agent(&site.source_agent)?, agent(&site.destination_agent)?];
-            let taken = ring.measure(way).await.with_context(|| way.name())?;
+            let (taken, shares) = ring.measure(way).await.with_context(|| way.name())?;
             if way == Contestant::Pgportage {
                 cost.add(&site, before)?;
                 steps = ring.steps().await?;
@@ -97,6 +101,7 @@ async fn main() -> Result<()> {
             ring.clean_up(way).await.with_context(|| format!("after {}", way.name()))?;
             writeln!(io::stdout(), "{}: {:.1} s", way.name(), taken.as_secs_f64())?;
             times.entry(way).or_default().push(taken);
+            *work.entry(way).or_default() += shares;
         }
     }
     for (form, bytes) in [("plain", &mut cost.plain_bytes), ("sent", &mut cost.sent_bytes)] {
@@ -104,7 +109,7 @@ async fn main() -> Result<()> {
         let address = site.source_config.place.at(site.source_config.metrics_port);
         *bytes = scrape::series(&address, &name).await.unwrap_or_default();
     }
-    let report = report(&times, cost, &steps)?;
+    let report = report(&times, &work, cost, &steps)?;
     writeln!(io::stdout(), "{report}")?;
     if let Some(document) = &arguments.record {
         figures::record(document, &figure_name(&arguments), &format!("\n{report}"))?;
@@ -162,8 +167,26 @@ fn median(times: &[Duration]) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
+/// What the machine did in one run, on average: a table of Markdown.
+fn profile(times: &Times, work: &Work) -> String {
+    let head = |of: fn(&Contestant) -> String| work.keys().map(of).collect::<Vec<_>>().join(" | ");
+    let mut table = format!(
+        "\n| seconds of a core in one run | {} |\n| --- | {} |\n",
+        head(|way| way.name().to_owned()),
+        head(|_| "---".to_owned())
+    );
+    for share in Share::ALL {
+        let seconds = work.iter().map(|(way, shares)| {
+            let runs = times.get(way).map_or(1, Vec::len).max(1);
+            format!("{:.1}", shares.seconds(share) / runs as f64)
+        });
+        table.push_str(&format!("| {} | {} |\n", share.name(), seconds.collect::<Vec<_>>().join(" | ")));
+    }
+    table
+}
+
 /// Tables of Markdown.
-fn report(times: &Times, cost: Cost, steps: &[StepTime]) -> Result<String> {
+fn report(times: &Times, work: &Work, cost: Cost, steps: &[StepTime]) -> Result<String> {
     let Some(ours) = times.get(&Contestant::Pgportage).map(|ours| median(ours).as_secs_f64()) else {
         bail!("there is nothing to compare with");
     };
@@ -173,6 +196,7 @@ fn report(times: &Times, cost: Cost, steps: &[StepTime]) -> Result<String> {
         let median = median(times).as_secs_f64();
         writeln!(report, "| {} | {median:.1} s | {:.2} | {} |", way.name(), ours / median, seconds.join(", "))?;
     }
+    report.push_str(&profile(times, work));
     let gigabytes = cost.plain_bytes / 1e9;
     let row = |name: &str, used: Duration, peak: u64| {
         format!("| {name} | {:.1} MiB | {:.1} s |\n", mebibytes(peak), used.as_secs_f64() / gigabytes)
