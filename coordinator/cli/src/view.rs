@@ -8,13 +8,14 @@
 
 mod certified;
 mod choice;
+mod cutover;
 mod drift;
 mod explained;
+mod failure;
 mod progress;
 mod rehearsal;
 mod switch_comparison;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -23,10 +24,12 @@ use time::format_description::well_known::Rfc3339;
 
 pub use certified::{Certified, Proof, Saved};
 pub use choice::{Connection, CopyMethod, MaxRate};
+pub use cutover::{Cutover, CutoverPhase};
 pub use drift::{Change, DriftedObject, SchemaDrift};
 pub use explained::{
     Capacity, Explained, Explanation, PreparedTransaction, Report, Session, Side, Situation, Slot, Subscription, Weight,
 };
+pub use failure::{Effect, Failure, Remedy};
 pub use progress::{Build, Forecast, Part, Progress, Unit, WalLimit};
 pub use rehearsal::{Rehearsal, RehearsalPhase, RestSource, Spread};
 pub use switch_comparison::SwitchComparison;
@@ -216,58 +219,6 @@ pub struct Figures {
     pub record_time: Option<OffsetDateTime>,
 }
 
-/// What a cutover did.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Cutover {
-    /// Its number.
-    pub epoch: i64,
-    /// Where it stands.
-    pub phase: CutoverPhase,
-    /// Whether it was a rollback: what is said of the source holds for the
-    /// destination then, and the other way round.
-    pub rollback: bool,
-    /// From the first lock request on the source to the decision on the
-    /// destination, as the coordinator saw it.
-    #[serde(rename = "outage_milliseconds", serialize_with = "milliseconds")]
-    pub outage: Option<Duration>,
-    /// How long the table locks took.
-    #[serde(rename = "lock_wait_milliseconds", serialize_with = "milliseconds")]
-    pub lock_wait: Option<Duration>,
-    /// How long the marker took to arrive.
-    #[serde(rename = "drain_milliseconds", serialize_with = "milliseconds")]
-    pub drain_time: Option<Duration>,
-    /// Sessions whose statement was cancelled for the barrier.
-    pub cancelled_session_count: i32,
-    /// Sessions that were ended on the source.
-    pub terminated_session_count: i32,
-    /// The marker.
-    pub marker_id: String,
-    /// Position of the source after the fence.
-    pub fence_lsn: String,
-    /// Position of the destination after the decision.
-    pub open_lsn: String,
-    /// What was compared before it, and did not differ. Absent when nothing was.
-    pub comparison: Option<SwitchComparison>,
-}
-
-/// Where a cutover stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CutoverPhase {
-    /// Nothing durable has happened.
-    Preparing,
-    /// The source is fenced; the destination has not decided.
-    Fenced,
-    /// The destination was asked to open and has not answered.
-    InDoubt,
-    /// The destination is open.
-    Open,
-    /// Everything was taken back.
-    TakenBack,
-    /// Sent by a newer coordinator.
-    Unrecognised,
-}
-
 /// What a verification found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verification {
@@ -427,53 +378,6 @@ pub enum AgentState {
     Lost,
     /// Sent by a newer coordinator.
     Unrecognised,
-}
-
-/// Why something did not succeed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Failure {
-    /// Stable identifier.
-    pub reason: String,
-    /// One lowercase clause.
-    pub message: String,
-    /// Further facts. May be empty.
-    pub detail: String,
-    /// What the operator can do. May be empty.
-    pub hint: String,
-    /// The SQLSTATE, when PostgreSQL reported the error. May be empty.
-    pub sqlstate: String,
-    /// The variable parts of the texts.
-    pub metadata: BTreeMap<String, String>,
-    /// The chain of underlying errors, outermost first.
-    pub causes: Vec<String>,
-    /// Who has to act: `wait` (nobody), `operator` or `abort`.
-    pub remedy: Remedy,
-    /// What was left behind: `none` or `unknown`.
-    pub effect: Effect,
-    /// The page that explains it.
-    pub page: String,
-}
-
-/// Who has to act before another attempt can succeed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Remedy {
-    /// Nobody.
-    Wait,
-    /// An operator.
-    Operator,
-    /// No retry can help.
-    Abort,
-}
-
-/// What a failed attempt left behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Effect {
-    /// Nothing.
-    None,
-    /// Perhaps something.
-    Unknown,
 }
 
 impl Migration {

@@ -1,11 +1,13 @@
 //! The task of one migration.
 
+mod told;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::{Failure, fail_point, trace};
-use pgportage_proto::{Reason, v1};
+use pgportage_proto::Reason;
 use rand::Rng as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -13,16 +15,14 @@ use tracing::Span;
 use uuid::Uuid;
 
 use super::{Board, Engine, Request, check_etag, defect, refused};
-use crate::fleet::Down;
 use crate::store::StoreError;
-use crate::wire::{self, AgentFact, Body};
+use crate::wire::{AgentFact, Body};
 use crate::workflow::drift::{self, Relief};
 use crate::workflow::fact::{CommandId, Event, Fact, Issued, Origin, TraceContext};
 use crate::workflow::plan::{Action, Issue, Situation, plan};
-use crate::workflow::spec::Rate;
 use crate::workflow::state::{ActState, Phase, State};
 use crate::workflow::verb::heed;
-use crate::workflow::{ActRef, Side, StepName, Verb};
+use crate::workflow::{ActRef, StepName, Verb};
 
 /// How long to wait before a full store is tried again.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -490,61 +490,6 @@ impl Task {
             tracing::warn!(migration.id = %id, reason = %failure.reason, detail = failure.detail, "{}: {failure}", fact.event.kind());
         } else {
             tracing::debug!(migration.id = %id, sequence = fact.sequence, event = fact.event.kind(), "recorded");
-        }
-    }
-
-    fn send(&self, issued: &Issued) {
-        let Some(row) = issued.act.row() else { return };
-        let agent = self.state.spec.agent(row.side);
-        let command = wire::command(
-            self.state.id.as_str(),
-            &self.state.spec,
-            &self.state.plan_digest,
-            issued,
-            row.side,
-            self.engine.0.leader_epoch(),
-        );
-        fail_point::hit("coordinator.before_send.command");
-        if let Err(failure) = self.engine.0.fleet.command(agent, command) {
-            tracing::info!(migration.id = %self.state.id, command.id = %issued.command, "not sent yet: {failure}");
-        }
-        if row.side == Side::Source {
-            self.tell_tuning();
-        }
-    }
-
-    /// Tells the source's agent how fast it may read. Behind a command: with its
-    /// first one an agent learns that there is a migration.
-    fn tell_tuning(&self) {
-        let (migration_id, max_rate_bytes) = (self.state.id.to_string(), Rate::bytes(self.state.max_rate));
-        let tuning = v1::Tuning { migration_id, max_rate_bytes };
-        self.engine.0.fleet.tell(self.state.spec.agent(Side::Source), Down::Tuning(tuning));
-    }
-
-    fn cancel(&mut self, command: CommandId) {
-        if !self.cancelled.insert(command) {
-            return;
-        }
-        if let Some(side) = self.state.side_of(command) {
-            let agent = self.state.spec.agent(side);
-            self.engine.0.fleet.tell(agent, Down::Cancel(v1::CancelCommand { command_id: command.to_string() }));
-        }
-    }
-
-    /// Sends an agent that came back everything it has not answered, as it was.
-    fn resend(&mut self, agent: &str) {
-        self.cancelled.clear();
-        let state = &self.state;
-        let open: Vec<_> = state
-            .unanswered()
-            .filter(|known| state.side_of(known.issued.command).is_some_and(|side| state.spec.agent(side) == agent))
-            .map(|known| Arc::clone(&known.issued))
-            .collect();
-        for issued in open {
-            self.send(&issued);
-        }
-        if self.state.spec.agent(Side::Source) == agent {
-            self.tell_tuning();
         }
     }
 }

@@ -3,6 +3,7 @@
 //! **Invariant:** no field of [`State`] is changed anywhere but in [`next`];
 //! the live engine, a restart and the tests all go through it.
 
+mod acts;
 mod certificate;
 mod phase;
 mod rehearse;
