@@ -103,16 +103,21 @@ async fn access(cluster: &Cluster, database: &str) -> Access {
     Access::read(&cluster.connect(database).await.unwrap()).await.unwrap()
 }
 
-async fn prepare(world: &World, epoch: i64) {
-    let step = PrepareCutover {
-        cutover_epoch: epoch,
-        max_outage: BUDGET,
+/// A cutover and nothing besides.
+fn cutover(cutover_epoch: i64, max_outage: Duration) -> PrepareCutover {
+    PrepareCutover {
+        cutover_epoch,
+        max_outage,
         switch: Switch::Cutover,
         way_back: false,
         rehearsal: false,
         unreachable: Unreachable::Refuse,
         compare_written: false,
-    };
+    }
+}
+
+async fn prepare(world: &World, epoch: i64) {
+    let step = cutover(epoch, BUDGET);
     let source = perform(world, Side::Source, &step).await.unwrap();
     let destination = perform(world, Side::Destination, &step).await.unwrap();
     assert_eq!(source, destination, "both sides see the same tables and the same catalog");
@@ -209,15 +214,7 @@ async fn a_rehearsal_goes_no_further_than_the_drain() {
     let database = world.options.database.clone();
     let before = access(&world.source, &database).await;
     for epoch in 1..=2 {
-        let step = PrepareCutover {
-            cutover_epoch: epoch,
-            max_outage: BUDGET,
-            switch: Switch::Cutover,
-            way_back: false,
-            rehearsal: true,
-            unreachable: Unreachable::Refuse,
-            compare_written: false,
-        };
+        let step = PrepareCutover { rehearsal: true, ..cutover(epoch, BUDGET) };
         perform(&world, Side::Source, &step).await.unwrap();
         perform(&world, Side::Destination, &step).await.unwrap();
         let barrier = raise(&world, epoch).await;
@@ -256,15 +253,7 @@ async fn compare_in_a_switch(
     limit: Duration,
     write: impl AsyncFnOnce(),
 ) -> Result<WrittenRows, Failure> {
-    let prepare = PrepareCutover {
-        cutover_epoch: epoch,
-        max_outage: BUDGET,
-        switch: Switch::Cutover,
-        way_back: false,
-        rehearsal: false,
-        unreachable: Unreachable::Refuse,
-        compare_written: true,
-    };
+    let prepare = PrepareCutover { compare_written: true, ..cutover(epoch, BUDGET) };
     perform(world, Side::Source, &prepare).await.unwrap();
     perform(world, Side::Destination, &prepare).await.unwrap();
     write().await;
@@ -354,28 +343,19 @@ async fn what_is_written_in_a_switch_is_compared_before_the_fence() {
 async fn a_spent_budget_opens_the_source_by_itself() {
     let world = caught_up().await;
     let database = world.options.database.clone();
-    let prepare = |cutover_epoch, max_outage| PrepareCutover {
-        cutover_epoch,
-        max_outage,
-        switch: Switch::Cutover,
-        way_back: false,
-        rehearsal: false,
-        unreachable: Unreachable::Refuse,
-        compare_written: false,
-    };
     let mut slow = application(&world.source, &database).await.unwrap();
     let transaction = slow.transaction().await.unwrap();
     transaction.batch_execute("INSERT INTO public.orders (note) VALUES ('slow')").await.unwrap();
     // Not enough for the locks: that is told as what it is, with who was in the way.
     let too_little = Duration::from_millis(200);
-    perform(&world, Side::Source, &prepare(1, too_little)).await.unwrap();
+    perform(&world, Side::Source, &cutover(1, too_little)).await.unwrap();
     let raise = RaiseBarrier { cutover_epoch: 1, max_outage: too_little };
     let failure = perform(&world, Side::Source, &raise).await.unwrap_err();
     assert_eq!(failure.reason, Reason::OutageBudgetExceeded, "{failure:?}");
     assert!(failure.detail.contains("In the way: pid"), "{failure:?}");
 
     let budget = Duration::from_secs(1);
-    perform(&world, Side::Source, &prepare(2, budget)).await.unwrap();
+    perform(&world, Side::Source, &cutover(2, budget)).await.unwrap();
     let begun = Clock.now();
     let raise = RaiseBarrier { cutover_epoch: 2, max_outage: budget };
     let (raised, committed) = tokio::join!(perform(&world, Side::Source, &raise), async {
@@ -557,15 +537,7 @@ async fn sessions_in_a_lock_cycle_give_way_to_the_barrier() {
 async fn preconditions_name_what_is_in_the_way() {
     let world = caught_up().await;
     let database = world.options.database.clone();
-    let step = PrepareCutover {
-        cutover_epoch: 1,
-        max_outage: BUDGET,
-        switch: Switch::Cutover,
-        way_back: false,
-        rehearsal: false,
-        unreachable: Unreachable::Refuse,
-        compare_written: false,
-    };
+    let step = cutover(1, BUDGET);
     let superuser = world.source.connect(&database).await.unwrap();
     assert_eq!(perform(&world, Side::Source, &step).await.unwrap_err().reason, Reason::SuperuserSession);
     superuser.batch_execute("CREATE TABLE public.later (id int PRIMARY KEY)").await.unwrap();

@@ -14,20 +14,27 @@ use crate::postgres::{DoorSettings, RelationName};
 
 const SCHEMA: &str = "\
 CREATE TYPE mood AS ENUM ('sad', 'fine');
-CREATE TABLE t (name text PRIMARY KEY, n int, f float8, body bytea, kind \"char\", mood mood, price money);
-INSERT INTO t SELECT md5(i::text), i, i / 7.0, decode(md5(i::text), 'hex'), 'a', 'fine', i::numeric::money
+CREATE TABLE t (name text PRIMARY KEY, n int, f float8, body bytea, kind \"char\", mood mood, price money,
+                at timestamptz, remark varchar, amount numeric, doc jsonb);
+INSERT INTO t SELECT md5(i::text), i, i / 7.0, decode(md5(i::text), 'hex'), 'a', 'fine', i::numeric::money,
+       timestamptz '2026-01-02' + i * interval '1 second', 'remark ' || i, 1.0, jsonb_build_object('n', i)
 FROM generate_series(1, 1000) i;
 CREATE TABLE odd (a int, b text, UNIQUE (a));
 CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE);
 CREATE TABLE moods (mood mood, \"Day\" date, PRIMARY KEY (mood, \"Day\"));";
 
 /// What changes a row without changing much.
-const CHANGES: [&str; 7] = [
+const CHANGES: [&str; 11] = [
     "UPDATE t SET n = NULL WHERE n = 500",
     "UPDATE t SET f = f + 1e-13 WHERE n = 501",
     "UPDATE t SET body = set_bit(body, 77, 1 - get_bit(body, 77)) WHERE n = 502",
     "UPDATE t SET kind = 'b' WHERE n = 503",
     "UPDATE t SET mood = 'sad' WHERE n = 504",
+    "UPDATE t SET at = at + interval '1 microsecond' WHERE n = 506",
+    "UPDATE t SET remark = upper(remark) WHERE n = 507",
+    // Equal for PostgreSQL, and not what was written.
+    "UPDATE t SET amount = 1.00 WHERE n = 508",
+    "UPDATE t SET doc = '{\"n\": 509.0}' WHERE n = 509",
     "DELETE FROM t WHERE n = 505",
     "INSERT INTO t (name) VALUES ('')",
 ];

@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use pgportage_agent::migration::Side;
-use pgportage_agent::pooler::Unreachable;
 use pgportage_agent::step::catch_up::AwaitCopy;
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
 use pgportage_agent::step::copy::CopyMethod;
-use pgportage_agent::step::cutover::{DrainToMarker, FenceSource, PrepareCutover, RaiseBarrier, Switch};
+use pgportage_agent::step::cutover::{DrainToMarker, FenceSource, RaiseBarrier};
 use pgportage_agent::step::finish::clean_up_locally;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
@@ -17,7 +16,7 @@ use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscri
 use pgportage_proto::Reason;
 
 use crate::catalogs::read;
-use crate::contract::perform;
+use crate::contract::{perform, prepare_cutover};
 use crate::world::{World, migration};
 
 /// The schema at once: the subscription copies the rows.
@@ -59,15 +58,7 @@ async fn before_a_cutover_everything_goes() {
 async fn in_doubt_nothing_goes() {
     let world = replicating().await;
     let max_outage = Duration::from_secs(30);
-    let prepare = PrepareCutover {
-        cutover_epoch: 1,
-        max_outage,
-        switch: Switch::Cutover,
-        way_back: false,
-        rehearsal: false,
-        unreachable: Unreachable::Refuse,
-        compare_written: false,
-    };
+    let prepare = prepare_cutover(max_outage);
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
     let barrier = perform(&world, Side::Source, &RaiseBarrier { cutover_epoch: 1, max_outage }).await;

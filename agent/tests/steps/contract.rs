@@ -3,9 +3,12 @@
 use std::fmt::Debug;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use pgportage_agent::migration::Side;
+use pgportage_agent::pooler::Unreachable;
+use pgportage_agent::step::cutover::{PrepareCutover, Switch};
 use pgportage_agent::step::{Context, Step, Survey};
 use pgportage_link::{Failure, fail_point};
 
@@ -112,4 +115,17 @@ where
     assert_same(&before, &read(cluster, database).await, &format!("{action} undone twice"));
     between().await;
     perform(world, side, step).await;
+}
+
+/// The first act of a cutover and nothing besides.
+pub(crate) fn prepare_cutover(max_outage: Duration) -> PrepareCutover {
+    PrepareCutover {
+        cutover_epoch: 1,
+        max_outage,
+        switch: Switch::Cutover,
+        way_back: false,
+        rehearsal: false,
+        unreachable: Unreachable::Refuse,
+        compare_written: false,
+    }
 }

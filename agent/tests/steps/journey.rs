@@ -5,16 +5,13 @@ use std::time::Duration;
 
 use pgportage_agent::migration::Side;
 use pgportage_agent::names;
-use pgportage_agent::pooler::Unreachable;
 use pgportage_agent::postgres::RelationName;
 use pgportage_agent::step::Step;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::{CreateReplicationRole, ReachPeer};
 use pgportage_agent::step::copy::CopyMethod;
-use pgportage_agent::step::cutover::{
-    DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, Switch,
-};
+use pgportage_agent::step::cutover::{DrainToMarker, FenceSource, OpenDestination, RaiseBarrier, ReleaseBarrier};
 use pgportage_agent::step::finish::FinishMigration;
 use pgportage_agent::step::identity::SetReplicaIdentity;
 use pgportage_agent::step::publication::CreatePublication;
@@ -25,7 +22,7 @@ use pgportage_link::fail_point;
 use pgportage_proto::Reason;
 
 use crate::catalogs::{assert_same, read};
-use crate::contract::{perform, perform_with, points, prove, undo};
+use crate::contract::{perform, perform_with, points, prepare_cutover, prove, undo};
 use crate::world::{Options, World, migration};
 
 /// The schema at once: the subscription copies the rows.
@@ -169,15 +166,7 @@ async fn finish_leaves_nothing_but_the_fence() {
     let database = world.options.database.clone();
     replicate(&world).await;
     let max_outage = Duration::from_secs(30);
-    let prepare = PrepareCutover {
-        cutover_epoch: 1,
-        max_outage,
-        switch: Switch::Cutover,
-        way_back: false,
-        rehearsal: false,
-        unreachable: Unreachable::Refuse,
-        compare_written: false,
-    };
+    let prepare = prepare_cutover(max_outage);
     perform(&world, Side::Source, &prepare).await;
     perform(&world, Side::Destination, &prepare).await;
 

@@ -397,8 +397,7 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
                 rollback: act.step.rehearsed().unwrap_or(act.step) == StepName::Rollback,
                 way_back: state.way_back,
                 rehearsal: act.step.is_rehearsal(),
-                without_poolers: act.step.is_switch()
-                    && state.cutover.as_ref().is_some_and(|cutover| cutover.without_poolers),
+                without_poolers: trial.without_poolers,
                 compare_written: trial.compare_limit.is_some(),
             }
         }

@@ -199,6 +199,8 @@ pub struct Trial {
     pub max_outage: Duration,
     /// How long comparing what was written may take of it.
     pub compare_limit: Option<Duration>,
+    /// Whether poolers that do not answer are left out.
+    pub without_poolers: bool,
 }
 
 /// How a cutover ended.
@@ -323,11 +325,12 @@ impl State {
     pub fn trial(&self, step: StepName) -> Option<Trial> {
         if step.is_rehearsal() {
             let rehearsal = self.rehearsal.as_ref().filter(|rehearsal| rehearsal.step == step)?;
-            Some(Trial { epoch: rehearsal.epoch, max_outage: rehearsal.max_outage, compare_limit: None })
+            let (epoch, max_outage) = (rehearsal.epoch, rehearsal.max_outage);
+            Some(Trial { epoch, max_outage, compare_limit: None, without_poolers: false })
         } else {
             let cutover = self.cutover.as_ref()?;
-            let Cutover { epoch, max_outage, compare_limit, .. } = *cutover;
-            Some(Trial { epoch, max_outage, compare_limit })
+            let Cutover { epoch, max_outage, compare_limit, without_poolers, .. } = *cutover;
+            Some(Trial { epoch, max_outage, compare_limit, without_poolers })
         }
     }
 

@@ -15,9 +15,8 @@ impl State {
     pub(super) fn switch_requested(
         &mut self,
         step: StepName,
-        Trial { epoch, max_outage, compare_limit }: Trial,
+        Trial { epoch, max_outage, compare_limit, without_poolers }: Trial,
         certified: bool,
-        without_poolers: bool,
     ) -> Applied {
         self.must(epoch >= self.next_cutover_epoch(), "its number is not new")?;
         self.cutover = Some(Cutover {

@@ -221,8 +221,13 @@ impl State {
                 let held = self.phase == Phase::Held { step: StepName::Cutover };
                 self.must(held, "the migration does not wait for its cutover")?;
                 self.way_back &= !without_way_back;
-                let trial = Trial { epoch: *cutover_epoch, max_outage: *max_outage, compare_limit: *compare_limit };
-                self.switch_requested(StepName::Cutover, trial, *certified, false)?;
+                let trial = Trial {
+                    epoch: *cutover_epoch,
+                    max_outage: *max_outage,
+                    compare_limit: *compare_limit,
+                    without_poolers: false,
+                };
+                self.switch_requested(StepName::Cutover, trial, *certified)?;
                 self.word(trace, fact);
                 Ok(())
             }
@@ -237,8 +242,13 @@ impl State {
                 self.must(self.awaits_last_word(), "the migration does not wait for finish or rollback")?;
                 self.must(self.way_back, "it has no way back")?;
                 self.overtake_verification();
-                let trial = Trial { epoch: *cutover_epoch, max_outage: *max_outage, compare_limit: *compare_limit };
-                self.switch_requested(StepName::Rollback, trial, *certified, *without_poolers)?;
+                let trial = Trial {
+                    epoch: *cutover_epoch,
+                    max_outage: *max_outage,
+                    compare_limit: *compare_limit,
+                    without_poolers: *without_poolers,
+                };
+                self.switch_requested(StepName::Rollback, trial, *certified)?;
                 self.word(trace, fact);
                 Ok(())
             }
