@@ -51,7 +51,7 @@ pub struct WorkloadOptions {
     pub seed: u64,
     /// Number of the first writer: those of two workloads on one database differ.
     pub first_writer: u32,
-    /// Mean pause after a refusal.
+    /// Mean pause between a refusal and the next try, which is made elsewhere.
     pub refusal_pause: Duration,
     /// If any: every write is a row in each of a few of so many tables, which
     /// [`spread_schema`] makes, in any order.
@@ -68,7 +68,7 @@ impl Default for WorkloadOptions {
             first_writer: 0,
             // Logins are dear, and a storm of them would itself lengthen the outage
             // that is being measured.
-            refusal_pause: Duration::from_millis(15),
+            refusal_pause: Duration::from_millis(45),
             spread_over: None,
         }
     }
@@ -263,6 +263,17 @@ struct Writer {
     counts: Arc<Counts>,
 }
 
+/// What a writer does next.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// Writes again, after its pause.
+    Write,
+    /// Tries the other end, after the pause of the refused.
+    Elsewhere,
+    /// Writes, now that it is let in.
+    AtOnce,
+}
+
 /// How a try ended for certain.
 enum Tried {
     /// Committed; this is what the server said.
@@ -275,15 +286,20 @@ enum Tried {
 
 impl Writer {
     async fn run(mut self, stop: CancellationToken) -> Ledger {
+        let mut next = Next::Write;
         while !stop.is_cancelled() {
-            let pause = self.pause.mul_f64(self.random.random_range(0.0..2.0));
+            let pause = match next {
+                Next::Write => self.pause.mul_f64(self.random.random_range(0.0..2.0)),
+                Next::Elsewhere => self.refusal_pause.mul_f64(self.random.random_range(0.5..1.5)),
+                Next::AtOnce => Duration::ZERO,
+            };
             if stop.run_until_cancelled(Clock.sleep(pause)).await.is_none() {
                 break;
             }
-            match self.client.take() {
+            next = match self.client.take() {
                 Some(client) if !client.is_closed() && !self.has_enough() => self.write(client).await,
                 Some(_) | None => self.log_in().await,
-            }
+            };
         }
         self.ledger
     }
@@ -293,36 +309,37 @@ impl Writer {
         self.habit == Habit::Everything && self.random.random_ratio(1, RECONNECT)
     }
 
-    async fn log_in(&mut self) {
+    async fn log_in(&mut self) -> Next {
         match Clock.timeout(PATIENCE, connect(self.ends.config(self.end))).await {
             Ok(Ok(client)) => self.begin(client).await,
             Ok(Err(error)) => {
                 let code = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
                 let code = code.map_or("connection", SqlState::code);
                 *refusals(&mut self.ledger.refused, &format!("login {code}")) += 1;
-                self.go_elsewhere().await;
+                self.go_elsewhere()
             }
-            Err(_) => self.go_elsewhere().await,
+            Err(_) => self.go_elsewhere(),
         }
     }
 
-    async fn begin(&mut self, client: Client) {
+    async fn begin(&mut self, client: Client) -> Next {
         if self.habit == Habit::Events {
             match Clock.timeout(PATIENCE, client.prepare(operation::INSERT_EVENT)).await {
                 Ok(Ok(statement)) => self.event = Some(statement),
-                Ok(Err(error)) => return self.refused(client, &error).await,
-                Err(_) => return self.go_elsewhere().await,
+                Ok(Err(error)) => return self.refused(client, &error),
+                Err(_) => return self.go_elsewhere(),
             }
         }
         self.client = Some(client);
+        Next::AtOnce
     }
 
-    async fn go_elsewhere(&mut self) {
+    fn go_elsewhere(&mut self) -> Next {
         self.end = self.end.other();
-        Clock.sleep(self.refusal_pause.mul_f64(self.random.random_range(0.5..1.5))).await;
+        Next::Elsewhere
     }
 
-    async fn write(&mut self, mut client: Client) {
+    async fn write(&mut self, mut client: Client) -> Next {
         let token = self.next_token;
         self.next_token += 1;
         let operation = match self.habit {
@@ -362,31 +379,37 @@ impl Writer {
                 };
                 count.fetch_add(written, Ordering::Relaxed);
                 self.client = Some(client);
+                Next::Write
             }
             Tried::Unknown(effects, error) => {
                 record(Outcome::Unknown, effects, Vec::new());
                 self.count_refusal(error.as_ref().and_then(|error| error.code()).map(SqlState::code));
+                Next::Write
             }
-            Tried::Refused(error) => self.refused(client, &error).await,
+            Tried::Refused(error) => self.refused(client, &error),
         }
     }
 
     /// Decides by SQLSTATE whether to try again here or elsewhere.
-    async fn refused(&mut self, client: Client, error: &tokio_postgres::Error) {
+    fn refused(&mut self, client: Client, error: &tokio_postgres::Error) -> Next {
         let code = error.code().map(SqlState::code);
         self.count_refusal(code);
         match code {
             // Deadlock, serialisation, cancelled statement, lock timeout: again, here.
-            Some("40P01" | "40001" | "57014" | "55P03") => self.client = Some(client),
+            Some("40P01" | "40001" | "57014" | "55P03") => {
+                self.client = Some(client);
+                Next::Write
+            }
             // Going down, read-only, no right: elsewhere.
-            Some("57P01" | "57P02" | "57P03" | "25006" | "42501") | None => self.go_elsewhere().await,
+            Some("57P01" | "57P02" | "57P03" | "25006" | "42501") | None => self.go_elsewhere(),
             // The other side, which is being made again for the next switch.
-            Some("42P01") if matches!(self.habit, Habit::Spread { .. }) => self.go_elsewhere().await,
+            Some("42P01") if matches!(self.habit, Habit::Spread { .. }) => self.go_elsewhere(),
             Some(_) => {
                 if self.ledger.anomalies.len() < MOST_ANOMALIES {
                     let told = error.as_db_error().map_or_else(String::new, ToString::to_string);
                     self.ledger.anomalies.push(format!("writer {} on the {}: {told}", self.number, self.end.as_str()));
                 }
+                Next::Write
             }
         }
     }

@@ -295,6 +295,12 @@ async fn a_death_at_any_point_is_made_good() {
         let died = futures_util::FutureExt::catch_unwind(act).await;
         assert!(!fail_point::disarm(&point), "{point} was not passed");
         assert!(died.is_err(), "{point}");
+        if moment == "rows_complete" {
+            // As a death between the two steps of a large table's key leaves it.
+            let halfway = "ALTER TABLE public.plain DROP CONSTRAINT IF EXISTS plain_pkey;
+                CREATE UNIQUE INDEX IF NOT EXISTS plain_pkey ON public.plain (id)";
+            world.destination.execute(&world.options.database, halfway).await.unwrap();
+        }
         if moment == "validated" {
             let unproved = "SELECT count(*) > 1 FROM pg_constraint WHERE contype = 'f' AND NOT convalidated";
             world.destination.wait_until(&world.options.database, unproved, Duration::from_secs(1)).await.unwrap();

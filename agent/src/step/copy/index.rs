@@ -8,7 +8,7 @@ use pgportage_proto::Reason;
 use tokio_postgres::GenericClient;
 
 use super::board::{Board, Next};
-use super::yard::Task;
+use super::yard::{Job, Task};
 use crate::postgres::{Purpose, RelationName, Session, sql_failure};
 use crate::step::Context;
 use crate::step::patience::{Patience, is_passing};
@@ -66,10 +66,9 @@ pub(super) async fn work(cx: &Context, board: &Board, builds: &Builds) -> Result
             Next::Take(job) => {
                 let table = board.name(job.table);
                 match job.task {
-                    Task::Build(number) => {
-                        // The yard counts the builds of this very list.
-                        let build = &builds[table][number];
-                        patiently(cx, &mut session, build, job.helpers).await?;
+                    // The yard counts the builds of this very list.
+                    Task::Build(number) | Task::Index(number) | Task::Promote(number) => {
+                        patiently(cx, &mut session, &builds[table][number], job).await?;
                     }
                     Task::Analyse => analyse(cx, &mut session, table).await?,
                 }
@@ -79,10 +78,10 @@ pub(super) async fn work(cx: &Context, board: &Board, builds: &Builds) -> Result
     }
 }
 
-/// One build, however often it has to be tried.
-async fn patiently(cx: &Context, session: &mut Option<Session>, build: &Build, helpers: usize) -> Result<(), Failure> {
+/// One build, or the step of it that the job says, however often it has to be tried.
+async fn patiently(cx: &Context, session: &mut Option<Session>, build: &Build, job: Job) -> Result<(), Failure> {
     let mut patience = Patience::new(cx);
-    while let Err(failure) = make(cx, session, build, helpers).await {
+    while let Err(failure) = make(cx, session, build, job).await {
         *session = None;
         if !is_passing(&failure) || failure.reason == Reason::ServerUnreachable {
             return Err(failure);
@@ -105,15 +104,13 @@ pub(super) async fn analyse(
         .map_err(|error| sql_failure(error, &format!("analyse table {table}")))
 }
 
-/// One index or constraint, unless an earlier attempt has made it.
-async fn make(cx: &Context, session: &mut Option<Session>, build: &Build, helpers: usize) -> Result<(), Failure> {
+/// One index or constraint, as far as no earlier attempt has made it.
+async fn make(cx: &Context, session: &mut Option<Session>, build: &Build, job: Job) -> Result<(), Failure> {
     let open = ready(cx, session).await?;
     let failure = |error| sql_failure(error, &format!("make an index or a constraint of {}", build.table));
     let transaction = open.transaction().await.map_err(failure)?;
-    if exists(&transaction, build).await? {
-        return Ok(());
-    }
-    let statements = format!("SET LOCAL max_parallel_maintenance_workers = {helpers}; {}", build.statements);
+    let Some(missing) = missing(&transaction, build, job.task).await? else { return Ok(()) };
+    let statements = format!("SET LOCAL max_parallel_maintenance_workers = {}; {missing}", job.helpers);
     let making = transaction.batch_execute(&statements);
     tokio::select! {
         biased;
@@ -136,11 +133,31 @@ pub(super) async fn ready<'a>(cx: &Context, session: &'a mut Option<Session>) ->
     Ok(session.insert(open))
 }
 
-async fn exists(client: &impl GenericClient, build: &Build) -> Result<bool, Failure> {
-    let table = &build.table;
-    let row = match &build.object {
-        Built::Index(index) => client.query_one(INDEX_EXISTS, &[&index.schema, &index.relation]).await,
-        Built::Constraint(name) => client.query_one(CONSTRAINT_EXISTS, &[&table.schema, &table.relation, name]).await,
+/// The statements that are missing to what a task is to achieve. An earlier attempt may
+/// have made it, or only the index of a key.
+async fn missing<'a>(client: &impl GenericClient, build: &'a Build, task: Task) -> Result<Option<&'a str>, Failure> {
+    let there = match &build.object {
+        Built::Index(index) => index_exists(client, index).await?,
+        Built::Constraint(name) => constraint_exists(client, &build.table, name).await?,
     };
-    row.map(|row| row.get(0)).map_err(|error| sql_failure(error, "look for an index or a constraint"))
+    Ok(match &build.key {
+        _ if there => None,
+        None => Some(&build.statements),
+        Some(key) => match (index_exists(client, &key.index).await?, task) {
+            (true, Task::Index(_)) => None,
+            (true, _) => Some(&key.promotion),
+            (false, Task::Index(_)) => Some(&key.build),
+            (false, _) => Some(&build.statements),
+        },
+    })
+}
+
+async fn index_exists(client: &impl GenericClient, index: &RelationName) -> Result<bool, Failure> {
+    let row = client.query_one(INDEX_EXISTS, &[&index.schema, &index.relation]).await;
+    row.map(|row| row.get(0)).map_err(|error| sql_failure(error, "look for an index"))
+}
+
+async fn constraint_exists(client: &impl GenericClient, table: &RelationName, name: &str) -> Result<bool, Failure> {
+    let row = client.query_one(CONSTRAINT_EXISTS, &[&table.schema, &table.relation, &name]).await;
+    row.map(|row| row.get(0)).map_err(|error| sql_failure(error, "look for a constraint"))
 }

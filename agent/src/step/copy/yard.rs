@@ -13,6 +13,10 @@ use crate::step::schema::later::{Build, Built};
 /// each over the same table measured it.
 const SLOW_METHOD: i64 = 4;
 
+/// From this size on a key is worth two steps, so that nothing has to wait for its
+/// index: below, an index takes no longer than the second transaction.
+const LARGE: i64 = 16 * 1024 * 1024;
+
 /// What a builder is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Job {
@@ -29,6 +33,10 @@ pub(super) struct Job {
 pub(super) enum Task {
     /// The build of this number in the table's list.
     Build(usize),
+    /// Of this build, a key, only its index.
+    Index(usize),
+    /// The index of this build becomes the key.
+    Promote(usize),
     /// Statistics, when every index is there: those on expressions have their own.
     Analyse,
 }
@@ -51,7 +59,9 @@ pub(super) struct Demand {
     /// Builds that lock everybody else out of the table, one after the other.
     alone: Vec<usize>,
     /// Builds that go side by side, with their weights, the heaviest last.
-    together: Vec<(i64, usize)>,
+    together: Vec<(i64, Task)>,
+    /// Keys that take their index when every index is there.
+    promotions: Vec<usize>,
     statistics: Statistics,
     running: usize,
     /// Whether what runs has the table for itself.
@@ -62,18 +72,28 @@ impl Demand {
     /// Sorts the builds of a table of that size.
     pub(super) fn new(builds: &[Build], size_bytes: i64, statistics: Statistics) -> Self {
         let mut demand = Self { statistics, ..Self::default() };
+        let in_two_steps = size_bytes >= LARGE && builds.len() > 1;
         for (number, build) in builds.iter().enumerate() {
+            if in_two_steps && build.key.is_some() {
+                demand.together.push((size_bytes, Task::Index(number)));
+                demand.promotions.push(number);
+                continue;
+            }
             // A constraint, and what marks the table as clustered or as identified
             // by an index, is an ALTER TABLE.
             if matches!(build.object, Built::Constraint(_)) || build.statements.contains("ALTER TABLE") {
                 demand.alone.push(number);
             } else {
                 let slow = !build.statements.contains(" USING btree ");
-                demand.together.push((size_bytes.saturating_mul(if slow { SLOW_METHOD } else { 1 }), number));
+                let weight = size_bytes.saturating_mul(if slow { SLOW_METHOD } else { 1 });
+                demand.together.push((weight, Task::Build(number)));
             }
         }
         demand.alone.reverse();
-        demand.together.sort_by_key(|&(weight, number)| (weight, std::cmp::Reverse(number)));
+        demand.promotions.reverse();
+        // Stable: of the same weight, the first of the list comes last, and is taken first.
+        demand.together.reverse();
+        demand.together.sort_by_key(|&(weight, _)| weight);
         demand
     }
 
@@ -82,9 +102,11 @@ impl Demand {
         match (self.alone.last(), self.together.last()) {
             _ if self.locked => None,
             (Some(&number), _) => Some((size_bytes, Task::Build(number))),
-            (None, Some(&(weight, number))) => Some((weight, Task::Build(number))),
-            (None, None) if self.awaits(Statistics::Made) => Some((size_bytes, Task::Analyse)),
-            (None, None) => None,
+            (None, Some(&open)) => Some(open),
+            (None, None) => match self.promotions.last() {
+                Some(&number) => (self.running == 0).then_some((size_bytes, Task::Promote(number))),
+                None => self.awaits(Statistics::Made).then_some((size_bytes, Task::Analyse)),
+            },
         }
     }
 
@@ -95,15 +117,19 @@ impl Demand {
                 self.alone.pop();
                 self.locked = true;
             }
-            Task::Build(_) => drop(self.together.pop()),
+            Task::Build(_) | Task::Index(_) => drop(self.together.pop()),
+            Task::Promote(_) => {
+                self.promotions.pop();
+                self.locked = true;
+            }
             Task::Analyse => self.statistics = Statistics::Underway,
         }
     }
 
     /// Whether every index is there and this is what comes next.
     fn awaits(&self, statistics: Statistics) -> bool {
-        let built = self.alone.is_empty() && self.together.is_empty() && self.running == 0;
-        built && self.statistics == statistics
+        let built = self.alone.is_empty() && self.together.is_empty() && self.promotions.is_empty();
+        built && self.running == 0 && self.statistics == statistics
     }
 
     /// Jobs that could be begun at the same time as the next one.
@@ -200,7 +226,7 @@ mod tests {
     use crate::postgres::RelationName;
 
     fn build(object: Built, statements: &str) -> Build {
-        Build { table: RelationName::new("public", "t"), object, statements: statements.to_owned() }
+        Build::new(RelationName::new("public", "t"), object, statements.to_owned())
     }
 
     fn index(name: &str, rest: &str) -> Build {
@@ -236,6 +262,32 @@ mod tests {
         assert!(!yard.is_empty());
         assert!(yard.done(Job { table: 0, task: Task::Analyse, helpers: 0 }));
         assert!(yard.is_empty() && yard.running() == 0);
+    }
+
+    #[test]
+    fn the_index_of_a_large_tables_key_goes_beside_the_others() {
+        let builds = [key(), index("a", "btree (a)"), index("b", "gin (b)")];
+        let mut yard = Yard::default();
+        yard.open(0, LARGE, Demand::new(&builds, LARGE, Statistics::Made));
+        let side_by_side = [Task::Build(2), Task::Index(0), Task::Build(1)];
+        assert_eq!(tasks(&mut yard, 0), side_by_side.map(|task| (0, task, 0)), "the slow one first");
+        let done = |yard: &mut Yard, task| yard.done(Job { table: 0, task, helpers: 0 });
+        assert!(!done(&mut yard, Task::Index(0)) && !done(&mut yard, Task::Build(1)));
+        assert_eq!(yard.take(0), None, "the key has to have the table for itself");
+        assert!(!done(&mut yard, Task::Build(2)));
+        assert_eq!(tasks(&mut yard, 0), [(0, Task::Promote(0), 0)]);
+        assert!(!done(&mut yard, Task::Promote(0)));
+        assert_eq!(tasks(&mut yard, 0), [(0, Task::Analyse, 0)]);
+        assert!(done(&mut yard, Task::Analyse));
+    }
+
+    #[test]
+    fn a_key_is_made_at_once_where_nothing_waits_for_it() {
+        for (builds, size) in [(vec![key()], LARGE), (vec![key(), index("a", "btree (a)")], LARGE - 1)] {
+            let mut yard = Yard::default();
+            yard.open(0, size, Demand::new(&builds, size, Statistics::Made));
+            assert_eq!(yard.take(0).unwrap().task, Task::Build(0));
+        }
     }
 
     #[test]

@@ -123,6 +123,74 @@ fn edit(statement: &[Piece<'_>]) -> Option<Edit> {
     })
 }
 
+/// The words of a statement that makes a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeyWords<'a> {
+    /// The table, as it was written.
+    pub(super) table: &'a str,
+    /// The key, as it was written.
+    pub(super) name: &'a str,
+    /// `PRIMARY KEY` or `UNIQUE`.
+    pub(super) kind: &'static str,
+    /// Its columns, as they were written.
+    pub(super) columns: &'a str,
+    /// What follows the statement.
+    pub(super) rest: &'a str,
+}
+
+/// Recognises `ALTER TABLE ONLY name ADD CONSTRAINT name PRIMARY KEY|UNIQUE (columns);`
+/// at the beginning of a text. None for a key that says anything else: how its nulls
+/// compare, what its index includes, when it is checked.
+pub(super) fn plain_key(text: &str) -> Option<KeyWords<'_>> {
+    let pieces = pieces(text.as_bytes());
+    let statement = *statements(&pieces).first()?;
+    let mut left = statement.iter().filter(|piece| piece.token != Token::Space).peekable();
+    let is = |piece: &Piece<'_>, expected: &str| match piece.token {
+        Token::Word(word) => word.eq_ignore_ascii_case(expected.as_bytes()),
+        Token::Symbol(symbol) => expected.as_bytes() == [symbol],
+        Token::Space | Token::Quoted => false,
+    };
+    let is_name = |piece: &Piece<'_>| match piece.token {
+        Token::Word(_) => true,
+        Token::Quoted => text.as_bytes().get(piece.start) == Some(&b'"'),
+        Token::Space | Token::Symbol(_) => false,
+    };
+    for expected in ["ALTER", "TABLE", "ONLY"] {
+        left.next().filter(|piece| is(piece, expected))?;
+    }
+    let table = left.next().filter(|piece| is_name(piece))?;
+    let mut table = (table.start, table.end);
+    if left.next_if(|piece| is(piece, ".")).is_some() {
+        table.1 = left.next().filter(|piece| is_name(piece))?.end;
+    }
+    for expected in ["ADD", "CONSTRAINT"] {
+        left.next().filter(|piece| is(piece, expected))?;
+    }
+    let name = left.next().filter(|piece| is_name(piece))?;
+    let kind = match left.next()? {
+        word if is(word, "UNIQUE") => "UNIQUE",
+        word if is(word, "PRIMARY") => left.next().filter(|word| is(word, "KEY")).map(|_| "PRIMARY KEY")?,
+        _ => return None,
+    };
+    let open = left.next().filter(|piece| is(piece, "("))?;
+    let close = loop {
+        left.next().filter(|piece| is_name(piece))?;
+        match left.next()? {
+            comma if is(comma, ",") => {}
+            close if is(close, ")") => break close,
+            _ => return None,
+        }
+    };
+    let end = left.next().filter(|piece| is(piece, ";"))?;
+    Some(KeyWords {
+        table: text.get(table.0..table.1)?,
+        name: text.get(name.start..name.end)?,
+        kind,
+        columns: text.get(open.end..close.start)?,
+        rest: text.get(end.end..)?,
+    })
+}
+
 /// Splits at semicolons outside quotes. Blanks before a statement belong to
 /// none, the semicolon belongs to its statement.
 fn statements<'a, 'b>(pieces: &'b [Piece<'a>]) -> Vec<&'b [Piece<'a>]> {
@@ -294,6 +362,46 @@ mod tests {
         ] {
             assert_eq!(cleaned(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn plain_keys_are_recognised() {
+        let text = "ALTER TABLE ONLY \"my s\".\"t;\"\n    ADD CONSTRAINT \"t (pk\" PRIMARY KEY (a, \"B,)\");\n\n\
+                    ALTER TABLE \"my s\".\"t;\" CLUSTER ON \"t (pk\";\n";
+        assert_eq!(
+            plain_key(text),
+            Some(KeyWords {
+                table: "\"my s\".\"t;\"",
+                name: "\"t (pk\"",
+                kind: "PRIMARY KEY",
+                columns: "a, \"B,)\"",
+                rest: "\n\nALTER TABLE \"my s\".\"t;\" CLUSTER ON \"t (pk\";\n",
+            })
+        );
+        assert_eq!(plain_key("ALTER TABLE ONLY t ADD CONSTRAINT u UNIQUE (a);").unwrap().kind, "UNIQUE");
+    }
+
+    #[test]
+    fn keys_that_say_more_are_left_alone() {
+        for key in [
+            "UNIQUE NULLS NOT DISTINCT (a)",
+            "UNIQUE (a) INCLUDE (b)",
+            "PRIMARY KEY (a) WITH (fillfactor='70')",
+            "PRIMARY KEY (a) DEFERRABLE INITIALLY DEFERRED",
+            "PRIMARY KEY (a, b WITHOUT OVERLAPS)",
+            "PRIMARY KEY USING INDEX i",
+            "EXCLUDE USING gist (a WITH &&)",
+            "CHECK ((a > 0))",
+            "NOT NULL a",
+            "PRIMARY KEY ()",
+            "PRIMARY KEY (a,)",
+            "PRIMARY KEY ('a')",
+        ] {
+            assert_eq!(plain_key(&format!("ALTER TABLE ONLY public.t\n    ADD CONSTRAINT k {key};\n")), None, "{key}");
+        }
+        assert_eq!(plain_key("ALTER TABLE public.t ADD CONSTRAINT k UNIQUE (a);"), None, "pg_dump says ONLY");
+        assert_eq!(plain_key("ALTER TABLE ONLY t ADD CONSTRAINT k UNIQUE (a)"), None, "cut off");
+        assert_eq!(plain_key(""), None);
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::sql::{KeyWords, plain_key};
 use super::{Archive, Entry};
 use crate::postgres::RelationName;
 
@@ -15,6 +16,20 @@ pub(in crate::step) struct Build {
     /// The statements that make it, and what belongs to it: whether the table is
     /// clustered by it or has it as replica identity.
     pub(in crate::step) statements: String,
+    /// How the same is made in two steps, where it is a key that allows for that.
+    pub(in crate::step) key: Option<Key>,
+}
+
+/// A key whose index is made like any other, and which then takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::step) struct Key {
+    /// Its index, and the key's afterwards.
+    pub(in crate::step) index: RelationName,
+    /// Makes the index. Others of the table may be made at the same time.
+    pub(in crate::step) build: String,
+    /// Makes it the key, and everything that belongs to the key. Locks the table, and
+    /// takes no time.
+    pub(in crate::step) promotion: String,
 }
 
 /// By what an object is found again.
@@ -56,7 +71,7 @@ impl Archive {
                     }
                     _ => return None,
                 };
-                Some(Build { table, object, statements })
+                Some(Build::new(table, object, statements))
             };
             match build() {
                 Some(build) => {
@@ -67,6 +82,30 @@ impl Archive {
             }
         });
         builds
+    }
+}
+
+impl Build {
+    /// Statements as pg_dump writes them.
+    pub(in crate::step) fn new(table: RelationName, object: Built, statements: String) -> Self {
+        let key = match &object {
+            Built::Constraint(name) => Key::of(&table, name, &statements),
+            Built::Index(_) => None,
+        };
+        Self { table, object, statements, key }
+    }
+}
+
+impl Key {
+    fn of(table: &RelationName, name: &str, statements: &str) -> Option<Self> {
+        let KeyWords { table: table_word, name: name_word, kind, columns, rest } = plain_key(statements)?;
+        Some(Self {
+            index: RelationName::new(table.schema.clone(), name),
+            build: format!("CREATE UNIQUE INDEX {name_word} ON {table_word} USING btree ({columns});"),
+            promotion: format!(
+                "ALTER TABLE ONLY {table_word} ADD CONSTRAINT {name_word} {kind} USING INDEX {name_word};{rest}"
+            ),
+        })
     }
 }
 
@@ -96,6 +135,14 @@ mod tests {
         assert_eq!(builds[0].object, Built::Index(RelationName::new("public", "by_a")));
         assert_eq!((&builds[1].object, &builds[1].table), (&Built::Constraint("t pk".to_owned()), &table));
         assert_eq!(builds[1].statements, key);
+        let key = builds[1].key.as_ref().unwrap();
+        assert_eq!(key.index, RelationName::new("public", "t pk"));
+        assert_eq!(key.build, "CREATE UNIQUE INDEX \"t pk\" ON public.t USING btree (a);");
+        assert_eq!(
+            key.promotion,
+            "ALTER TABLE ONLY public.t ADD CONSTRAINT \"t pk\" PRIMARY KEY USING INDEX \"t pk\";\n"
+        );
+        assert_eq!(builds[0].key, None);
         assert_eq!(parsed.entry_count(), 2, "a foreign key needs two tables");
     }
 }
