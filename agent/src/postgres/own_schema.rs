@@ -248,6 +248,21 @@ pub async fn record_with(
     result: Option<&[u8]>,
 ) -> Result<(), Failure> {
     check_epoch(transaction, cx).await?;
+    write(transaction, cx, action, verb, result).await
+}
+
+/// The second half of [`record_with`].
+///
+/// # Errors
+///
+/// What the server reports.
+pub async fn write(
+    transaction: &impl GenericClient,
+    cx: &Context,
+    action: ActionKind,
+    verb: Verb,
+    result: Option<&[u8]>,
+) -> Result<(), Failure> {
     transaction
         .query_typed(
             RECORD,
@@ -306,8 +321,12 @@ pub async fn highest_epoch(client: &impl GenericClient) -> Result<i64, Failure> 
     Ok(row.get(0))
 }
 
-/// Refuses a coordinator that somebody has succeeded.
-async fn check_epoch(transaction: &Transaction<'_>, cx: &Context) -> Result<(), Failure> {
+/// Refuses a coordinator that somebody has succeeded: the first half of [`record_with`].
+///
+/// # Errors
+///
+/// [`Reason::StaleEpoch`]; otherwise what the server reports.
+pub async fn check_epoch(transaction: &impl GenericClient, cx: &Context) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "read the ledger");
     // In one round trip: the server locks before it looks.
     let ((), highest) =

@@ -41,6 +41,7 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_postgres::GenericClient;
 
 use crate::agent::Agent;
 use crate::migration::{MigrationId, Participation};
@@ -127,8 +128,10 @@ struct EnteringSide {
     drained: Option<DrainToMarkerResult>,
     /// The sequences that were set at P3, and where to.
     sequences: HashSet<SequencePosition>,
-    /// When the time for opening ends. Set at P3.
+    /// When the time for opening ends. Set at P3, gone when it may have opened.
     open_deadline: Option<Instant>,
+    /// Whether the decision is made and waits for its commit in the session's transaction.
+    pending: bool,
     /// What becomes of a pooler that does not answer.
     unreachable: Unreachable,
     /// Until when clients of poolers may wait here for the end of a rollback.
@@ -205,7 +208,7 @@ async fn current_lsn(client: &tokio_postgres::Client) -> Result<Lsn, Failure> {
 
 /// Makes the commit of a transaction wait for the disk, whatever the role or the
 /// database say. WAL is flushed in order: everything before it is safe as well.
-async fn await_disk(transaction: &tokio_postgres::Transaction<'_>) -> Result<(), Failure> {
+async fn await_disk(transaction: &impl GenericClient) -> Result<(), Failure> {
     let value = if seeded::Bug::NoFlush.is_seeded() { "off" } else { "on" };
     transaction
         .batch_execute(&format!("SET LOCAL synchronous_commit = {value}"))

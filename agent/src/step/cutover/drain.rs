@@ -8,6 +8,7 @@ use tokio::try_join;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::open::decide_ahead;
 use super::scrutiny::WrittenRows;
 use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, set_all};
@@ -70,8 +71,9 @@ impl Step for DrainToMarker {
         let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::None));
         };
-        let mut cutover = cutover.lock().await;
-        drain(cx, self, &mut cutover).await
+        let drained = drain(cx, self, &mut *cutover.lock().await).await?;
+        decide_ahead(cx, self.cutover_epoch);
+        Ok(drained)
     }
 
     /// Sequences that were set are harmless: the next try sets them again.

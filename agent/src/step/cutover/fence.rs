@@ -127,20 +127,17 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     let committed = cx.clock.now();
     cx.fail_point("fence_source.perform.committed");
     let fence_lsn = current_lsn(&cutover.writer).await?.to_string();
-    // While applications still wait for locks: once their sessions are ended they try
-    // to log in again and again.
-    try_join!(
-        await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline),
-        cutover.canary.prove_refused(cx)
-    )?;
-    let refused = cx.clock.now();
+    await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline).await?;
+    let flushed = cx.clock.now();
     cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
-    let emptied = empty(cx, cutover, &replication_role, &access_version, deadline).await?;
+    // At once: whoever is ended tries to log in again and again, and everybody is slower.
+    let ((), emptied) =
+        try_join!(cutover.canary.prove_refused(cx), empty(cx, cutover, &replication_role, &access_version, deadline))?;
     let ms = |from: Instant, to: Instant| u64::try_from(to.duration_since(from).as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
         commit_ms = ms(begun, committed),
-        refusal_ms = ms(committed, refused),
-        expulsion_ms = ms(refused, emptied.nobody_left_at),
+        standbys_ms = ms(committed, flushed),
+        expulsion_ms = ms(flushed, emptied.nobody_left_at),
         proof_ms = ms(emptied.nobody_left_at, emptied.proved_at),
         terminated_session_count = emptied.terminated_session_count,
         "nobody is left behind the fence"
@@ -148,9 +145,6 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     cx.fail_point("fence_source.perform.proved");
     let left = remaining(deadline, cx.clock.now()).map_err(|failure| failure.effect(Effect::Unknown))?;
     hook::ask(&cx.agent, participation, HookPoint::AfterFence, Some(left)).await?;
-
-    // Last of all: the barrier has stood until nobody was left.
-    prove_barrier_stands(&cutover.holder).await?;
     Ok(FenceSourceResult {
         fence_lsn,
         sequences: emptied.sequences,
@@ -176,17 +170,19 @@ async fn empty(
     access_version: &str,
     deadline: Instant,
 ) -> Result<Emptied, Failure> {
-    let LeavingSide { writer, expulsion, fingerprint, ours, .. } = cutover;
+    let LeavingSide { writer, holder, expulsion, fingerprint, ours, .. } = cutover;
     let own_sessions = || cx.door.own_sessions();
     let terminated_session_count =
         expulsion.carry_out(writer, own_sessions, replication_role, cx.clock, deadline).await?;
     let nobody_left_at = cx.clock.now();
     cx.fail_point("fence_source.perform.expelled");
-    // SHARE locks stop neither nextval nor CREATE INDEX.
-    let (sequences, (), ()) = try_join!(
+    // Whoever was ended tries to log in again and again, and keeps the machine busy: one
+    // round trip. SHARE locks stop neither nextval nor CREATE INDEX.
+    let (sequences, (), (), ()) = try_join!(
         positions(writer, &cutover.sequences),
         fingerprint.prove_unchanged(writer).map_err(|failure| failure.effect(Effect::Unknown)),
-        prove_nobody_can_log_in(writer, ours, access_version)
+        prove_nobody_can_log_in(writer, ours, access_version),
+        prove_barrier_stood(holder)
     )?;
     Ok(Emptied { terminated_session_count, sequences, nobody_left_at, proved_at: cx.clock.now() })
 }
@@ -296,7 +292,8 @@ async fn prove_nobody_can_log_in(writer: &Client, ours: &[String], fenced_versio
     Ok(())
 }
 
-async fn prove_barrier_stands(holder: &Client) -> Result<(), Failure> {
+/// Asked when nobody is left: it stood until then, and is needed no longer.
+async fn prove_barrier_stood(holder: &Client) -> Result<(), Failure> {
     holder.simple_query("SELECT 1").await.map(|_| ()).map_err(|error| {
         Failure::new(Reason::BarrierLost, "the barrier fell before the fence was proved")
             .detail("Its session ended: the budget ran out, or the server ended it.")

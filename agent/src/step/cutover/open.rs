@@ -1,23 +1,32 @@
 //! P6: the decision. One row in the destination, in the transaction that opens
 //! it; nobody else's memory counts. Cannot be undone.
+//!
+//! The transaction is begun behind P3, and everything in it done, while the other side is
+//! fenced. P6 completes and commits it.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
+use tokio::time::Instant;
 use tokio::try_join;
+use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Transaction};
 
 use super::announce::announce_opening;
 use super::let_go::lead_back;
 use super::resolve::fence_table_exists;
 use super::sequence::{SequencePosition, set_all};
-use super::{await_disk, current_lsn, refuse_in_rehearsal, sessions_lost};
+use super::{EnteringSide, await_disk, current_lsn, refuse_in_rehearsal, sessions_lost};
 use crate::action::{ActionKind, Verb};
+use crate::agent::Agent;
 use crate::hook;
+use crate::migration::Participation;
 use crate::policy::HookPoint;
 use crate::postgres::access::Access;
-use crate::postgres::{Lsn, Purpose, own_schema, quote_ident, sql_failure};
+use crate::postgres::{Purpose, own_schema, quote_ident, sql_failure};
 use crate::step::{Context, Step, Survey, connect};
 use crate::stream::incoming;
 
@@ -29,6 +38,9 @@ UPDATE pgportage.decision SET state = 'opened', opened_epoch = $1, floor_epoch =
 WHERE id = 1";
 
 const DOING: &str = "open the destination";
+
+/// Most that a decision is tried for.
+const TRIAL: Duration = Duration::from_secs(30);
 
 /// P6 on the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,14 +64,22 @@ impl Step for OpenDestination {
     /// The row is asked, not the agent's memory: a decision whose answer was
     /// lost is found here.
     async fn survey(&self, cx: &Context) -> Result<Survey<OpenDestinationResult>, Failure> {
-        // Applications wait: the session that is open already spares them a login.
+        // Applications wait. As long as this side may decide it has not, and it looks again
+        // behind the lock.
         if let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) {
             let cutover = cutover.lock().await;
-            if !cutover.session.is_closed() {
-                return self.look(cx, &cutover.session).await;
+            let may_decide = cutover.epoch == self.cutover_epoch && cutover.open_deadline.is_some();
+            if may_decide && !cutover.session.is_closed() {
+                return Ok(Survey::Ready);
             }
         }
-        self.look(cx, &*cx.door.open(&cx.participation.database, Purpose::Cutover).await?).await
+        let client = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
+        if opened_epoch(&client).await? == Some(self.cutover_epoch) {
+            lead_back(cx)?;
+            hook::tell(&cx.agent, &cx.participation, HookPoint::AfterOpen);
+            return Ok(Survey::Done(OpenDestinationResult { open_lsn: current_lsn(&client).await?.to_string() }));
+        }
+        Ok(Survey::Ready)
     }
 
     async fn perform(&self, cx: &Context) -> Result<OpenDestinationResult, Failure> {
@@ -79,40 +99,27 @@ impl Step for OpenDestination {
         // Most stand where they stood when the marker came.
         let moved: Vec<_> =
             self.sequences.iter().filter(|sequence| !cutover.sequences.contains(sequence)).cloned().collect();
-        let transaction = cutover.session.transaction().await.map_err(|error| sql_failure(error, DOING))?;
-        let found = look_behind_the_lock(cx, &transaction, &moved).await?;
-        cx.fail_point("open_destination.perform.sequences");
-        if found.state != "closed" {
-            return Err(refused(&format!("the {} is open already", cx.participation.side)));
+        let EnteringSide { session, open_deadline, pending, .. } = &mut *cutover;
+        if !std::mem::take(pending) {
+            decide(&cx.agent, &cx.participation, session, self.cutover_epoch, left).await?;
         }
-        if self.cutover_epoch < found.floor {
-            return Err(refused("the other side was promised that this cutover never opens"));
+        if let Err(failure) = self.complete(cx, session, &moved, deadline, open_deadline).await {
+            take_back(session).await;
+            return Err(failure);
         }
-        // After the lock, so that waiting for it counts.
-        if cx.clock.now() >= deadline {
-            return Err(refused("the time for opening is over"));
-        }
-        decide(cx, &transaction, self.cutover_epoch, &found).await?;
-        cx.fail_point("open_destination.perform.decided");
-        transaction.commit().await.map_err(|error| {
-            sql_failure(error, DOING)
-                .hint("Whether the destination has opened is found out by itself.")
-                .remedy(Remedy::Wait)
-                .effect(Effect::Unknown)
-        })?;
         cx.fail_point("open_destination.perform.committed");
         tracing::info!(cutover_epoch = self.cutover_epoch, side = %cx.participation.side, "open to applications");
         // Clients of poolers go on, wherever these are.
         lead_back(cx)?;
         announce_opening(cx, self.cutover_epoch);
-        let open_lsn = current_lsn(&cutover.session).await?.to_string();
+        let open_lsn = current_lsn(session).await?.to_string();
         drop(cutover);
         cx.agent.cutovers.drop_entering(migration);
         hook::tell(&cx.agent, &cx.participation, HookPoint::AfterOpen);
         Ok(OpenDestinationResult { open_lsn })
     }
 
-    /// A decision is not taken back. Without one, there is nothing to do.
+    /// A decision that stands is not taken back. Without one, there is nothing to do.
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
         let client = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
         match opened_epoch(&client).await? {
@@ -125,13 +132,41 @@ impl Step for OpenDestination {
 }
 
 impl OpenDestination {
-    async fn look(&self, cx: &Context, client: &Client) -> Result<Survey<OpenDestinationResult>, Failure> {
-        if opened_epoch(client).await? == Some(self.cutover_epoch) {
-            lead_back(cx)?;
-            hook::tell(&cx.agent, &cx.participation, HookPoint::AfterOpen);
-            return Ok(Survey::Done(OpenDestinationResult { open_lsn: current_lsn(client).await?.to_string() }));
+    /// What is missing to a decision that is pending; then it stands.
+    async fn complete(
+        &self,
+        cx: &Context,
+        session: &Client,
+        moved: &[SequencePosition],
+        deadline: Instant,
+        open_deadline: &mut Option<Instant>,
+    ) -> Result<(), Failure> {
+        // What was applied until here came from the side that was left, and what is committed
+        // after it did not: the way back begins here.
+        let (begin, (), ()) =
+            try_join!(current_lsn(session), set_all(session, moved), own_schema::check_epoch(session, cx))?;
+        cx.fail_point("open_destination.perform.sequences");
+        if cx.clock.now() >= deadline {
+            return Err(refused("the time for opening is over"));
         }
-        Ok(Survey::Ready)
+        cx.fail_point("open_destination.perform.decided");
+        // From here on only the row knows.
+        *open_deadline = None;
+        let begin = begin.to_string();
+        let (kind, begin) = (ActionKind::OpenDestination, Some(begin.as_bytes()));
+        // In one round trip: behind a row that cannot be written COMMIT takes everything back.
+        try_join!(
+            biased;
+            own_schema::write(session, cx, kind, Verb::Perform, begin),
+            session.batch_execute("COMMIT").map_err(|error| sql_failure(error, DOING))
+        )
+        .map_err(|failure| {
+            failure
+                .hint("Whether the destination has opened is found out by itself.")
+                .remedy(Remedy::Wait)
+                .effect(Effect::Unknown)
+        })?;
+        Ok(())
     }
 }
 
@@ -139,8 +174,6 @@ impl OpenDestination {
 struct Found {
     state: String,
     floor: i64,
-    /// Where the way back begins.
-    begin: Lsn,
     saved: String,
     current: Access,
     own_grants: Vec<String>,
@@ -148,48 +181,103 @@ struct Found {
     fenceable: bool,
 }
 
-/// Locks the decision and reads what it depends on, in one round trip: applications
-/// wait. What was applied until the lock came from the side that was left, and what is
-/// committed after it did not: the way back begins there.
-async fn look_behind_the_lock(
-    cx: &Context,
-    transaction: &Transaction<'_>,
-    moved: &[SequencePosition],
-) -> Result<Found, Failure> {
-    // The server does them in this order.
-    let (row, begin, current, own_grants, fenceable, (), ()) = try_join!(
-        biased;
-        transaction.query_typed_one(DECISION, &[]).map_err(|error| sql_failure(error, DOING)),
-        current_lsn(transaction.client()),
-        Access::read(transaction),
-        keep_own_grants(cx, transaction),
-        fence_table_exists(transaction),
-        set_all(transaction.client(), moved),
-        await_disk(transaction)
-    )?;
-    let (state, floor, saved) = (row.get(0), row.get(1), row.get(2));
-    Ok(Found { state, floor, begin, saved, current, own_grants, fenceable })
+/// Makes the decision while the other side is still being fenced, and leaves it pending:
+/// what is left to do at P6 takes two round trips. Where it cannot be made, P6 will say
+/// why.
+pub(super) fn decide_ahead(cx: &Context, epoch: i64) {
+    let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) else { return };
+    let (agent, participation) = (Arc::clone(&cx.agent), cx.participation.clone());
+    let stop = agent.stop.clone();
+    let ahead = async move {
+        let mut cutover = cutover.lock().await;
+        let Some(deadline) = cutover.open_deadline.filter(|_| cutover.epoch == epoch && !cutover.rehearsal) else {
+            return;
+        };
+        let left = deadline.saturating_duration_since(agent.clock.now());
+        match decide(&agent, &participation, &cutover.session, epoch, left).await {
+            Ok(()) => cutover.pending = true,
+            Err(failure) => tracing::warn!(detail = failure.detail, "not decided ahead: {failure}"),
+        }
+    };
+    cx.agent.tasks.spawn(stop.run_until_cancelled_owned(ahead));
 }
 
-/// The decision, and with it everything that makes it true. Stands with the commit.
-async fn decide(cx: &Context, transaction: &Transaction<'_>, epoch: i64, found: &Found) -> Result<(), Failure> {
-    let mut statements =
-        Access::from_json(&found.saved)?.restore_statements(&cx.participation.database, &found.current);
+/// Makes the decision, and with it everything that makes it true, and leaves it pending in
+/// the session's transaction. Nobody sees it until the commit; it goes with the session,
+/// and by itself when the time that is left is over.
+///
+/// Dropped on its way, the transaction stays for as long.
+///
+/// # Errors
+///
+/// [`Reason::OpenRefused`], or what the server reports. No transaction is left then.
+async fn decide(
+    agent: &Agent,
+    participation: &Participation,
+    session: &Client,
+    epoch: i64,
+    left: Duration,
+) -> Result<(), Failure> {
+    let decided = async {
+        let found = begin_behind_the_lock(agent, participation, session, left).await?;
+        if found.state != "closed" {
+            return Err(refused(&format!("the {} is open already", participation.side)));
+        }
+        if epoch < found.floor {
+            return Err(refused("the other side was promised that this cutover never opens"));
+        }
+        write(participation, session, epoch, &found).await
+    };
+    let decided = decided.await;
+    if decided.is_err() {
+        take_back(session).await;
+    }
+    decided
+}
+
+/// No decision is pending any more.
+async fn take_back(session: &Client) {
+    if let Err(error) = session.batch_execute("ROLLBACK").await {
+        tracing::debug!(%error, "the session of a decision is gone, and the decision with it");
+    }
+}
+
+/// Begins, locks the decision and reads what it depends on, in one round trip.
+async fn begin_behind_the_lock(
+    agent: &Agent,
+    participation: &Participation,
+    session: &Client,
+    left: Duration,
+) -> Result<Found, Failure> {
+    // A transaction that nobody ends must not keep P6a waiting.
+    let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {}", left.as_millis().max(1));
+    // The server does them in this order.
+    let ((), row, current, own_grants, fenceable, ()) = try_join!(
+        biased;
+        session.batch_execute(&begin).map_err(|error| sql_failure(error, DOING)),
+        session.query_typed_one(DECISION, &[]).map_err(|error| sql_failure(error, DOING)),
+        Access::read(session),
+        keep_own_grants(agent, participation, session),
+        fence_table_exists(session),
+        await_disk(session)
+    )?;
+    let (state, floor, saved) = (row.get(0), row.get(1), row.get(2));
+    Ok(Found { state, floor, saved, current, own_grants, fenceable })
+}
+
+async fn write(participation: &Participation, session: &Client, epoch: i64, found: &Found) -> Result<(), Failure> {
+    let mut statements = Access::from_json(&found.saved)?.restore_statements(&participation.database, &found.current);
     // Roles of ours keep what they need until `finish`.
     statements.extend(found.own_grants.iter().cloned());
-    statements.push(format!("ALTER SUBSCRIPTION {} DISABLE", quote_ident(&incoming(&cx.participation))));
+    statements.push(format!("ALTER SUBSCRIPTION {} DISABLE", quote_ident(&incoming(participation))));
     if found.fenceable {
         statements.push("DELETE FROM pgportage.fence".to_owned());
     }
     let statements = statements.join("; ");
     let epoch: [(&(dyn ToSql + Sync), Type); 1] = [(&epoch, Type::INT8)];
-    let decided = async {
-        try_join!(transaction.batch_execute(&statements), transaction.query_typed(DECIDE, &epoch))
-            .map_err(|error| sql_failure(error, DOING))
-    };
-    let (kind, begin) = (ActionKind::OpenDestination, found.begin.to_string());
-    let recorded = own_schema::record_with(transaction, cx, kind, Verb::Perform, Some(begin.as_bytes()));
-    try_join!(recorded, decided).map(drop)
+    try_join!(session.batch_execute(&statements), session.query_typed(DECIDE, &epoch))
+        .map(drop)
+        .map_err(|error| sql_failure(error, DOING))
 }
 
 /// Decides and takes it back before anybody sees it: whether the agent may do all that
@@ -199,11 +287,11 @@ async fn decide(cx: &Context, transaction: &Transaction<'_>, epoch: i64, found: 
 /// # Errors
 ///
 /// What the decision itself would meet.
-pub(super) async fn try_to_decide(cx: &Context, session: &mut Client, epoch: i64) -> Result<(), Failure> {
-    let transaction = session.transaction().await.map_err(|error| sql_failure(error, DOING))?;
-    let found = look_behind_the_lock(cx, &transaction, &[]).await?;
-    decide(cx, &transaction, epoch, &found).await.map_err(|failure| failure.effect(Effect::None))?;
-    transaction.rollback().await.map_err(|error| sql_failure(error, DOING))
+pub(super) async fn try_to_decide(cx: &Context, session: &Client, epoch: i64) -> Result<(), Failure> {
+    let decided = decide(&cx.agent, &cx.participation, session, epoch, TRIAL).await;
+    decided.map_err(|failure| failure.effect(Effect::None))?;
+    take_back(session).await;
+    Ok(())
 }
 
 /// The cutover at which the destination has opened.
@@ -217,11 +305,15 @@ pub(super) async fn opened_epoch(client: &Client) -> Result<Option<i64>, Failure
 
 /// The agent's own role, and the one that the other side logs in as for the way
 /// back.
-async fn keep_own_grants(cx: &Context, client: &impl tokio_postgres::GenericClient) -> Result<Vec<String>, Failure> {
+async fn keep_own_grants(
+    agent: &Agent,
+    participation: &Participation,
+    client: &Client,
+) -> Result<Vec<String>, Failure> {
     const OURS: &str = "\
 SELECT rolname::text FROM pg_roles WHERE (rolname = current_user AND NOT rolsuper) OR rolname = $1 ORDER BY 1";
-    let follower = connect::replication_role(&cx.agent.policy, &cx.participation);
-    let database = quote_ident(&cx.participation.database);
+    let follower = connect::replication_role(&agent.policy, participation);
+    let database = quote_ident(&participation.database);
     let rows = client
         .query_typed(OURS, &[(&follower, Type::NAME)])
         .await

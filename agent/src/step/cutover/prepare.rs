@@ -255,7 +255,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     if step.switch == Switch::Rollback {
         pooler::check_back(&cx.agent, &cx.participation, step.unreachable).await?;
     }
-    let mut session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
+    let session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
     prove_closed(cx, &session).await?;
     if Bug::NoFlush.is_seeded() {
         seeded::forget_the_disk(&*session).await?;
@@ -285,7 +285,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             .effect(Effect::None));
     }
     let subscribed = without_ours(subscribed);
-    try_to_decide(cx, &mut session, step.cutover_epoch).await?;
+    try_to_decide(cx, &session, step.cutover_epoch).await?;
     let scrutiny = match step.compare_written {
         true => Some(Box::pin(Scrutiny::begin(cx)).await?),
         false => None,
@@ -307,6 +307,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             drained: None,
             sequences: HashSet::new(),
             open_deadline: None,
+            pending: false,
             unreachable: step.unreachable,
             clients_wait_until: None,
         },

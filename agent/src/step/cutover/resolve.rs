@@ -59,6 +59,8 @@ pub enum Resolution {
 /// What the server reports; nothing is promised then.
 pub async fn resolve(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
     let doing = "settle the cutover";
+    // With its session goes a decision that is pending; one under way is waited for.
+    agent.cutovers.drop_entering(&participation.migration);
     let mut client = agent.door.open(&participation.database, Purpose::Cutover).await?;
     let transaction = client.transaction().await.map_err(|error| sql_failure(error, doing))?;
     transaction
@@ -82,7 +84,6 @@ pub async fn resolve(agent: &Agent, participation: &Participation, epoch: i64) -
         .await
         .map_err(|error| sql_failure(error, doing))?;
     transaction.commit().await.map_err(|error| sql_failure(error, doing))?;
-    agent.cutovers.drop_entering(&participation.migration);
     tracing::warn!(migration.id = %participation.migration, cutover_epoch = epoch, "promised not to open");
     Ok(Resolution::WillNotOpen)
 }
