@@ -37,7 +37,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Effect, Failure, Haste, Remedy};
 use pgportage_proto::Reason;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -79,6 +79,7 @@ pub struct CutoverSessions {
 #[derive(Debug)]
 struct LeavingSide {
     epoch: i64,
+    _haste: Haste,
     /// Whether no fence may follow.
     rehearsal: bool,
     /// Session X of the protocol: holds the locks in an open transaction.
@@ -119,6 +120,7 @@ struct Barrier {
 #[derive(Debug)]
 struct EnteringSide {
     epoch: i64,
+    _haste: Haste,
     /// Whether no decision may follow.
     rehearsal: bool,
     session: Session,

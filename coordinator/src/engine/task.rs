@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_link::{Failure, fail_point, trace};
+use pgportage_link::{Failure, Haste, fail_point, trace};
 use pgportage_proto::Reason;
 use rand::Rng as _;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -67,6 +67,8 @@ pub(super) struct Task {
     due: HashMap<(ActRef, Verb, u32), Instant>,
     /// When the barrier was asked for, if this process did it.
     outage_start: Option<Instant>,
+    /// While applications wait.
+    haste: Option<Haste>,
     /// One span for each command under way.
     spans: HashMap<CommandId, Span>,
     /// Cancels that were said in the agent's present session.
@@ -100,6 +102,7 @@ impl Task {
             letters,
             due: HashMap::new(),
             outage_start: None,
+            haste: None,
             spans: HashMap::new(),
             cancelled: HashSet::new(),
             relief: Relief::new(state),
@@ -296,6 +299,9 @@ impl Task {
         }
         let before = std::mem::replace(&mut self.state, draft.state);
         self.outage_start = draft.outage_start;
+        self.haste = under_way(&self.state)
+            .filter(|switch| switch.begun)
+            .map(|_| self.haste.take().unwrap_or_else(Haste::begin));
         self.spans.extend(draft.spans);
         if !draft.facts.is_empty() {
             self.show(&before, &draft.facts);

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod dial;
 pub mod fail_point;
 pub mod failure;
+pub mod haste;
 pub mod health;
 pub mod http2;
 pub mod identity;
@@ -28,3 +29,4 @@ pub mod transport;
 
 pub use clock::Clock;
 pub use failure::{Effect, Failure, Remedy};
+pub use haste::Haste;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Effect, Failure, Haste, Remedy};
 use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
@@ -220,6 +220,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
         migration,
         LeavingSide {
             epoch: step.cutover_epoch,
+            _haste: Haste::begin(),
             rehearsal: step.rehearsal,
             holder,
             writer,
@@ -300,6 +301,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
         migration,
         EnteringSide {
             epoch: step.cutover_epoch,
+            _haste: Haste::begin(),
             rehearsal: step.rehearsal,
             session,
             catalog_digest,
