@@ -39,16 +39,16 @@ lint: setup
 bench: setup
 	.ci/contestants
 	LIBSQLITE3_FLAGS=-DHAVE_FDATASYNC=1 $(CARGO) build --release --package pgportage-agent --package pgportage-coordinator --package pgportage
-	$(CARGO) build --package pgportage-tests --bins
-	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying $(COPYING)
-	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --megabits 200 $(COPYING)
-	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --megabits 50 $(COPYING)
-	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/copying --data tables $(if $(MINUTES),--scale 200 --runs 1,--record docs/benchmarks.md)
-	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/switching $(SWITCHING)
-	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/switching --round-trip 50 $(SWITCHING)
-	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/verifying $(if $(MINUTES),--scale 5 --runs 1,--record docs/benchmarks.md)
-	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/verifying --data tables $(if $(MINUTES),--scale 200 --runs 1,--record docs/benchmarks.md)
-	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/debug/idle-agent $(if $(MINUTES),--minutes $(MINUTES),--record README.md)
+	$(CARGO) build --release --package pgportage-tests --bins
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/release/copying $(COPYING)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/release/copying --megabits 200 $(COPYING)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/release/copying --megabits 50 $(COPYING)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/release/copying --data tables $(if $(MINUTES),--scale 200 --runs 1,--record docs/benchmarks.md)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/release/switching $(SWITCHING)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/release/switching --round-trip 50 $(SWITCHING)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/release/verifying $(if $(MINUTES),--scale 5 --runs 1,--record docs/benchmarks.md)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/release/verifying --data tables $(if $(MINUTES),--scale 200 --runs 1,--record docs/benchmarks.md)
+	TESTED_PROGRAMS=$(TARGET)/release $(TARGET)/release/idle-agent $(if $(MINUTES),--minutes $(MINUTES),--record README.md)
 
 setup:
 	@.ci/setup
