@@ -55,18 +55,14 @@ async fn differences_are_found_told_and_mended() {
     client.batch_execute(&std::fs::read_to_string(&repair).unwrap()).await.unwrap();
     cli.expect(0, &["verify", MIGRATION]).await.unwrap();
 
-    // What is written while the applications are moved is compared before they arrive.
-    let switched = cli.expect(0, &["cutover", MIGRATION, "--yes", "--max-outage", "10s", "--compare", "5s", "--json"]);
-    let switched: Value = serde_json::from_str(&switched.await.unwrap().stdout).unwrap();
-    let compared = &switched["cutover"]["comparison"];
-    println!("compared in the switch: {compared}");
-    assert!(compared["row_count"].as_i64().unwrap() > 0, "the writers wrote: {compared}");
-    assert_eq!(compared["left_out"], Value::Array(Vec::new()));
-    journey.writes_arrive().await.unwrap();
+    switch_and_compare(&journey, "cutover", End::Destination).await;
     behind_the_cutover(&journey).await;
+    switch_and_compare(&journey, "rollback", End::Source).await;
+    switch_and_compare(&journey, "cutover", End::Destination).await;
 
     // And every acknowledged write is there at the end, and no key is left on a machine.
-    let (site, _) = journey.finish().await.unwrap();
+    cli.expect(0, &["finish", MIGRATION, "--yes"]).await.unwrap();
+    let (site, _) = journey.check_arrival_after(3).await.unwrap();
     for agent in ["berlin", "oslo"] {
         for reports in ["comparison", "drift"] {
             let directory = site.directory().join(format!("{agent}-state")).join(reports);
@@ -74,6 +70,18 @@ async fn differences_are_found_told_and_mended() {
             assert_eq!(left, 0, "{}", directory.display());
         }
     }
+}
+
+/// What is written while the applications are moved is compared before they arrive.
+async fn switch_and_compare(journey: &Journey, verb: &str, reached: End) {
+    let switch = [verb, MIGRATION, "--yes", "--max-outage", "10s", "--compare", "5s", "--json"];
+    let switched = journey.site.cli.expect(0, &switch).await.unwrap();
+    let switched: Value = serde_json::from_str(&switched.stdout).unwrap();
+    let compared = &switched["cutover"]["comparison"];
+    println!("compared in the {verb}: {compared}");
+    assert!(compared["row_count"].as_i64().unwrap() > 0, "the writers wrote: {compared}");
+    assert_eq!(compared["left_out"], Value::Array(Vec::new()));
+    journey.workload.wait_for_writes(reached, 300, Duration::from_secs(60)).await.unwrap();
 }
 
 /// The sides have changed their parts: the source follows, and is compared while the
