@@ -80,7 +80,6 @@ async fn switch_and_compare(journey: &Journey, verb: &str, reached: End) {
     let switched = journey.site.cli.expect(0, &switch).await.unwrap();
     let switched: Value = serde_json::from_str(&switched.stdout).unwrap();
     let compared = &switched["cutover"]["comparison"];
-    println!("compared in the {verb}: {compared}");
     assert!(compared["row_count"].as_i64().unwrap() > 0, "the writers wrote: {compared}");
     assert_eq!(compared["left_out"], Value::Array(Vec::new()));
     journey.workload.wait_for_writes(reached, 300, Duration::from_secs(60)).await.unwrap();
