@@ -248,15 +248,16 @@ pub async fn record_with(
     result: Option<&[u8]>,
 ) -> Result<(), Failure> {
     check_epoch(transaction, cx).await?;
-    write(transaction, cx, action, verb, result).await
+    write_row(transaction, cx, action, verb, result).await
 }
 
-/// The second half of [`record_with`].
+/// The ledger row itself: the second half of [`record_with`], behind [`check_epoch`] in the
+/// same transaction.
 ///
 /// # Errors
 ///
 /// What the server reports.
-pub async fn write(
+pub async fn write_row(
     transaction: &impl GenericClient,
     cx: &Context,
     action: ActionKind,

@@ -79,6 +79,7 @@ pub struct CutoverSessions {
 #[derive(Debug)]
 struct LeavingSide {
     epoch: i64,
+    /// Ends with this: applications wait no longer.
     _haste: Haste,
     /// Whether no fence may follow.
     rehearsal: bool,
@@ -120,6 +121,7 @@ struct Barrier {
 #[derive(Debug)]
 struct EnteringSide {
     epoch: i64,
+    /// Ends with this: applications wait no longer.
     _haste: Haste,
     /// Whether no decision may follow.
     rehearsal: bool,

@@ -157,7 +157,7 @@ impl OpenDestination {
         // In one round trip: behind a row that cannot be written COMMIT takes everything back.
         try_join!(
             biased;
-            own_schema::write(session, cx, kind, Verb::Perform, begin),
+            own_schema::write_row(session, cx, kind, Verb::Perform, begin),
             session.batch_execute("COMMIT").map_err(|error| sql_failure(error, DOING))
         )
         .map_err(|failure| {
@@ -265,6 +265,7 @@ async fn begin_behind_the_lock(
     Ok(Found { state, floor, saved, current, own_grants, fenceable })
 }
 
+/// The row, and everything that makes it true.
 async fn write(participation: &Participation, session: &Client, epoch: i64, found: &Found) -> Result<(), Failure> {
     let mut statements = Access::from_json(&found.saved)?.restore_statements(&participation.database, &found.current);
     // Roles of ours keep what they need until `finish`.
