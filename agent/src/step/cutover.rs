@@ -70,6 +70,8 @@ pub use sequence::SequencePosition;
 pub struct CutoverSessions {
     leaving: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<LeavingSide>>>>,
     entering: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<EnteringSide>>>>,
+    /// When the budgets of the barriers that stand end: known whoever works on them.
+    deadlines: Mutex<HashMap<MigrationId, Instant>>,
     /// Told whenever a barrier stands.
     raised: Notify,
 }
@@ -144,6 +146,7 @@ struct EnteringSide {
 
 impl CutoverSessions {
     fn hold_leaving(&self, migration: &MigrationId, cutover: LeavingSide) {
+        self.drop_leaving(migration);
         self.leaving
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -154,18 +157,26 @@ impl CutoverSessions {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner).get(migration).map(Arc::clone)
     }
 
-    /// When the first budget of a barrier that stands ends. One that a command
-    /// works on is left out.
-    fn next_deadline(&self) -> Option<Instant> {
-        let cutovers = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        let deadline = |cutover: &Arc<tokio::sync::Mutex<LeavingSide>>| {
-            cutover.try_lock().ok()?.barrier.as_ref().map(|barrier| barrier.deadline)
-        };
-        cutovers.values().filter_map(deadline).min()
+    /// A barrier stands, until then at most.
+    fn stands_until(&self, migration: &MigrationId, deadline: Instant) {
+        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner).insert(migration.clone(), deadline);
+        self.raised.notify_one();
+    }
+
+    /// When the budget of the barrier ends, if one stands.
+    fn deadline(&self, migration: &MigrationId) -> Option<Instant> {
+        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner).get(migration).copied()
+    }
+
+    /// When the next budget of a barrier that stands ends, from now on.
+    fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let deadlines = self.deadlines.lock().unwrap_or_else(PoisonError::into_inner);
+        deadlines.values().copied().filter(|deadline| *deadline > now).min()
     }
 
     /// Lets the sessions on the side that is left go, and with them the barrier.
     fn drop_leaving(&self, migration: &MigrationId) {
+        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
     }
 

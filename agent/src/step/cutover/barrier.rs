@@ -123,14 +123,11 @@ impl Step for RaiseBarrier {
             let mut cutover = cutover.lock().await;
             raise(cx, self, &mut cutover).await
         };
-        match &raised {
-            Ok(_) => cx.agent.cutovers.raised.notify_one(),
+        if raised.is_err() {
             // The locks go with their session: the source is open again.
-            Err(_) => {
-                cx.agent.cutovers.drop_leaving(migration);
-                if let Err(failure) = let_go(&cx.agent, &cx.participation).await {
-                    tracing::error!(detail = failure.detail, "the poolers' clients still wait: {failure}");
-                }
+            cx.agent.cutovers.drop_leaving(migration);
+            if let Err(failure) = let_go(&cx.agent, &cx.participation).await {
+                tracing::error!(detail = failure.detail, "the poolers' clients still wait: {failure}");
             }
         }
         raised
@@ -202,6 +199,7 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
         cancelled_session_count: cancelled,
     };
     cutover.barrier = Some(Barrier { raised_at, deadline, result: result.clone() });
+    cx.agent.cutovers.stands_until(&cx.participation.migration, deadline);
     Ok(result)
 }
 

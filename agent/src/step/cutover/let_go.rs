@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::announce::tell_the_end;
 use super::fence::FENCE_NOTE;
-use super::resolve::{Resolution, SETTLED_NOTE, resolve};
+use super::resolve::{Resolution, SETTLED_NOTE, noted_epoch, resolve};
 use crate::agent::{Agent, SharedAgent};
 use crate::hook;
 use crate::migration::{Participation, Side};
@@ -101,9 +101,7 @@ async fn towards(agent: &Agent, participation: &Participation, pause: Pause) -> 
 
 /// How a switch that was to leave this side ended, as far as it is known.
 pub(super) fn onward(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Onward, Failure> {
-    let noted = |key| -> Result<Option<i64>, Failure> {
-        Ok(agent.journal.note(&participation.migration, key)?.and_then(|text| text.parse().ok()))
-    };
+    let noted = |key| noted_epoch(&agent.journal, &participation.migration, key);
     Ok(Onward::after(epoch, noted(FENCE_NOTE)?, noted(SETTLED_NOTE)?))
 }
 

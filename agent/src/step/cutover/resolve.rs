@@ -27,11 +27,6 @@ pub(super) const SETTLED_NOTE: &str = "cutover.settled";
 
 /// How often the source agent asks a destination that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How long after the end of its budget a fence waits for the coordinator's
-/// word before the source agent settles the cutover by itself. The destination
-/// does not open any more by then, and applications wait: just long enough for an
-/// undo that is on its way to come first.
-const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Whether a switch that left this side was ever decided.
 ///
@@ -192,15 +187,16 @@ async fn lift(client: &mut Client, database: &str) -> Result<(), Failure> {
 /// On the source, independent of commands: settles fences about which the
 /// coordinator says nothing. Runs until the agent stops.
 ///
-/// Every fence that a journal note speaks of is asked about once the barrier's
-/// budget and a little patience are over; after a restart of the agent at once,
-/// because the barrier is gone then.
+/// Every fence that a journal note speaks of is asked about as soon as the barrier's
+/// budget is over, because the destination does not open any more by then and
+/// applications wait; after a restart of the agent at once, because the barrier is
+/// gone then.
 pub async fn settle_by_itself(agent: SharedAgent) {
     let mut under_way = HashMap::new();
     loop {
         let pause = async {
             let now = agent.clock.now();
-            let due = agent.cutovers.next_deadline().map(|deadline| deadline + PATIENCE).filter(|due| *due > now);
+            let due = agent.cutovers.next_deadline(now);
             agent.clock.sleep_until(due.map_or(now + ASK_AGAIN, |due| due.min(now + ASK_AGAIN))).await;
         };
         tokio::select! {
@@ -240,27 +236,33 @@ async fn settle_and_let_go(agent: &SharedAgent, participation: &Participation) {
 }
 
 async fn settle(agent: &SharedAgent, participation: &Participation) -> Result<(), Failure> {
-    let migration = &participation.migration;
-    let Some(epoch) = agent.journal.note(migration, FENCE_NOTE)?.and_then(|text| text.parse::<i64>().ok()) else {
-        return Ok(());
-    };
-    let settled = agent.journal.note(migration, SETTLED_NOTE)?.and_then(|text| text.parse::<i64>().ok());
-    if settled == Some(epoch) {
+    if in_doubt(agent, &participation.migration)?.is_none() {
         return Ok(());
     }
-    if let Some(cutover) = agent.cutovers.leaving(migration) {
-        // A command that works on it holds the lock; then nothing is in doubt.
-        let Ok(cutover) = cutover.try_lock() else { return Ok(()) };
-        if let Some(barrier) = &cutover.barrier
-            && agent.clock.now() < barrier.deadline + PATIENCE
-        {
-            return Ok(());
-        }
+    // A command may work on it to its end, and leave nothing in doubt.
+    if let Some(cutover) = agent.cutovers.leaving(&participation.migration) {
+        drop(cutover.lock().await);
     }
+    let Some(epoch) = in_doubt(agent, &participation.migration)? else { return Ok(()) };
     match give_up_fence(agent, participation, epoch).await {
         Err(failure) if failure.reason == Reason::DestinationOpened => Ok(()),
         settled => settled,
     }
+}
+
+/// The switch whose fence may stand, and nobody knows why: it is not settled, and no
+/// budget for it runs.
+fn in_doubt(agent: &Agent, migration: &MigrationId) -> Result<Option<i64>, Failure> {
+    if agent.cutovers.deadline(migration).is_some_and(|deadline| agent.clock.now() < deadline) {
+        return Ok(None);
+    }
+    let settled = noted_epoch(&agent.journal, migration, SETTLED_NOTE)?;
+    Ok(noted_epoch(&agent.journal, migration, FENCE_NOTE)?.filter(|epoch| settled != Some(*epoch)))
+}
+
+/// The number of the switch that a journal note names.
+pub(super) fn noted_epoch(journal: &Journal, migration: &MigrationId, key: &str) -> Result<Option<i64>, Failure> {
+    Ok(journal.note(migration, key)?.and_then(|text| text.parse().ok()))
 }
 
 /// `pgportage-agent unfence`: lifts the fence on this machine, without the
