@@ -127,16 +127,20 @@ pub enum Hold {
     Finish,
 }
 
-/// Which migrations an act belongs to.
+/// What an act belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Belongs {
-    /// To every one.
+    /// To every migration.
     Always,
     /// To those that have a way back; others leave it out.
     ToTheWayBack,
     /// To every switch since there are certificates. What fails of it is told and
     /// **holds nothing up**: the applications are where they belong.
     ToTheCertificate,
+    /// To a verification that counts rows.
+    ToCounts,
+    /// To a verification that looks at every row, which an operator asks for.
+    ToRows,
 }
 
 /// In which order the acts of a step are taken back.
@@ -161,7 +165,7 @@ pub struct ActRow {
     pub order: Order,
     /// How it is taken back.
     pub undo: Undo,
-    /// Which migrations it belongs to.
+    /// What it belongs to.
     pub belongs: Belongs,
 }
 
@@ -170,7 +174,7 @@ impl ActRow {
     #[must_use]
     pub fn holds_up(&self) -> bool {
         match self.belongs {
-            Belongs::Always | Belongs::ToTheWayBack => true,
+            Belongs::Always | Belongs::ToTheWayBack | Belongs::ToCounts | Belongs::ToRows => true,
             Belongs::ToTheCertificate => false,
         }
     }
@@ -223,6 +227,14 @@ const fn of_the_certificate(act: ActRow) -> ActRow {
     ActRow { belongs: Belongs::ToTheCertificate, order: Order::Aside, ..act }
 }
 
+const fn of_counts(act: ActRow) -> ActRow {
+    ActRow { belongs: Belongs::ToCounts, ..act }
+}
+
+const fn of_rows(act: ActRow) -> ActRow {
+    ActRow { belongs: Belongs::ToRows, ..act }
+}
+
 const fn at_the_same_time(act: ActRow) -> ActRow {
     ActRow { order: Order::WithPrevious, ..act }
 }
@@ -267,11 +279,11 @@ const fn verification(publisher: Side) -> [ActRow; 5] {
     // are counted: first the stream has to be level again.
     [
         on(publisher, Do::AwaitLag, Nothing),
-        on(publisher, Do::CountRows, Nothing),
+        // What changes while rows are counted is seen by counting them twice.
+        of_counts(on(publisher, Do::CountRows, Nothing)),
         on(follower, Do::CountRows, Nothing),
         on(publisher, Do::CountRows, Nothing),
-        // Only where that was asked for: `State::due`.
-        on(follower, Do::CompareRows, Nothing),
+        of_rows(on(follower, Do::CompareRows, Nothing)),
     ]
 }
 

@@ -79,11 +79,13 @@ struct Case {
     /// Whose agent passes the point.
     end: End,
     point: String,
+    /// Whether what is written in the switch is compared before the other side opens.
+    compares: bool,
 }
 
 impl Case {
     fn new(fault: Fault, left: End, end: End, point: &str) -> Self {
-        Self { fault, left, end, point: point.to_owned() }
+        Self { fault, left, end, point: point.to_owned(), compares: false }
     }
 
     fn name(&self) -> String {
@@ -287,7 +289,10 @@ impl Scene {
         /// Looks at the agent for each question to the coordinator, which costs more.
         const LOOKS: u32 = 10;
         let budget = format!("{}ms", BUDGET.as_millis());
-        let verb = [switch_from(case.left), MIGRATION, "--yes", "--detach", "--max-outage", &budget];
+        let mut verb = vec![switch_from(case.left), MIGRATION, "--yes", "--detach", "--max-outage", &budget];
+        if case.compares {
+            verb.extend(["--compare", &budget]);
+        }
         let site = &mut self.journey.site;
         site.agent(case.end).stop_at(&case.point)?;
         let (mut looks, mut last) = (0, String::new());
@@ -433,6 +438,27 @@ async fn faults_at_the_worst_moments() {
     .unwrap();
 }
 
+/// From the arrival of the marker on, both sides hash what was written.
+#[tokio::test]
+async fn faults_while_what_was_written_is_compared() {
+    let comparing = |fault, left: End, end| Case {
+        compares: true,
+        ..Case::new(fault, left, end, "drain_to_marker.perform.flushed")
+    };
+    survive(vec![
+        comparing(Partition(Agents, Deaf::Both), Source, Destination),
+        comparing(Frozen(Agent(Source)), Source, Destination),
+        comparing(Killed(Agent(Destination)), Source, Destination),
+        comparing(Frozen(Server(Destination)), Source, Destination),
+        comparing(Killed(Server(Source)), Source, Destination),
+        comparing(Frozen(Agent(Source)), Destination, Source),
+        comparing(Killed(Agent(Destination)), Destination, Source),
+        comparing(Partition(Agents, Deaf::First), Destination, Source),
+    ])
+    .await
+    .unwrap();
+}
+
 /// Every fault at every point, in both directions.
 mod matrix {
     use super::*;
@@ -441,7 +467,7 @@ mod matrix {
     fn cases(fault: Fault, left: End) -> Vec<Case> {
         let of = |end: End| {
             let points = fail_points::of_switch(end, left).unwrap().into_iter();
-            points.map(move |point| Case { fault, left, end, point })
+            points.map(move |point| Case { fault, left, end, point, compares: false })
         };
         of(left).chain(of(left.other())).collect()
     }

@@ -57,6 +57,7 @@ async fn differences_are_found_told_and_mended() {
     drop(client);
     cli.expect(0, &["verify", MIGRATION]).await.unwrap();
 
+    rehearse_and_compare(&journey).await;
     switch_and_compare(&journey, "cutover", End::Destination).await;
     behind_the_cutover(&journey).await;
     switch_and_compare(&journey, "rollback", End::Source).await;
@@ -72,6 +73,17 @@ async fn differences_are_found_told_and_mended() {
             assert_eq!(left, 0, "{}", directory.display());
         }
     }
+}
+
+/// The outage that is expected holds the comparison.
+async fn rehearse_and_compare(journey: &Journey) {
+    let rehearse = ["cutover", MIGRATION, "--rehearse", "--rounds", "2", "--max-outage", "10s", "--compare", "5s"];
+    journey.site.cli.expect(0, &[&rehearse[..], &["--yes"]].concat()).await.unwrap();
+    let status = journey.site.cli.expect(0, &["status", MIGRATION, "--json"]).await.unwrap();
+    let rehearsal = serde_json::from_str::<Value>(&status.stdout).unwrap()["rehearsal"].clone();
+    let [compare, drain] = ["compare", "drain"].map(|span| rehearsal[span]["p50_milliseconds"].as_f64().unwrap());
+    assert!(0.0 < compare && compare < drain, "{rehearsal}");
+    journey.workload.wait_for_writes(End::Source, 300, Duration::from_secs(60)).await.unwrap();
 }
 
 /// What is written while the applications are moved is compared before they arrive.

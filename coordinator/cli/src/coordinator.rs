@@ -354,6 +354,7 @@ impl Coordinator {
         rollback: bool,
         rounds: Option<u32>,
         max_outage: Option<Duration>,
+        compare_limit: Option<Duration>,
     ) -> Result<Migration, Failure> {
         let request = v1::RehearseCutoverRequest {
             migration_id: seen.name.clone(),
@@ -361,6 +362,7 @@ impl Coordinator {
             max_outage: max_outage.map(wire::to_duration),
             round_count: rounds.map_or(0, |rounds| i32::try_from(rounds).unwrap_or(i32::MAX)),
             rollback,
+            compare_limit: compare_limit.map(wire::to_duration),
         };
         let answer = self.call(self.migrations.clone().rehearse_cutover(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)

@@ -248,22 +248,22 @@ fn cases() -> Vec<(String, Render)> {
     let again = ready.clone();
     add(
         "question-cutover.txt".to_owned(),
-        Box::new(move |style| render::before_cutover(&ready, Some(Duration::from_secs(1)), true, style)),
+        Box::new(move |style| render::before_cutover(&ready, Some(Duration::from_secs(1)), None, true, style)),
     );
     add(
         "question-cutover-unbounded.txt".to_owned(),
-        Box::new(move |style| render::before_cutover(&again, None, true, style)),
+        Box::new(move |style| render::before_cutover(&again, None, None, true, style)),
     );
     for (name, max_outage) in [("expected", 300), ("doubtful", 100)] {
         let rehearsed = Migration::from(support::rehearsed(300));
         let limit = Some(Duration::from_millis(max_outage));
-        let text = move |style| render::before_cutover(&rehearsed, limit, true, style);
+        let text = move |style| render::before_cutover(&rehearsed, limit, limit, true, style);
         add(format!("question-cutover-{name}.txt"), Box::new(text));
     }
     for (name, rollback, rounds) in [("cutover", false, None), ("rollback", true, Some(20))] {
         let migration = Migration::from(support::ready());
         let limit = rounds.map(|_| Duration::from_millis(300));
-        let text = move |style| render::before_rehearsal(&migration, rollback, rounds, limit, style);
+        let text = move |style| render::before_rehearsal(&migration, rollback, rounds, limit, limit, style);
         add(format!("question-{name}-rehearsal.txt"), Box::new(text));
     }
     let over = pgportage::view::Rehearsal::from(support::rehearsed(100).rehearsal.unwrap());
@@ -272,13 +272,13 @@ fn cases() -> Vec<(String, Render)> {
     let ending = returnable.clone();
     add(
         "question-rollback.txt".to_owned(),
-        Box::new(move |style| render::before_rollback(&returnable, Some(Duration::from_secs(1)), style)),
+        Box::new(move |style| render::before_rollback(&returnable, Some(Duration::from_secs(1)), None, style)),
     );
     add("question-finish-way-back.txt".to_owned(), Box::new(move |style| render::before_finish(&ending, style)));
     let proved = Migration { way_back: WayBack::Proved, ..Migration::from(support::ready()) };
     add(
         "question-cutover-way-back.txt".to_owned(),
-        Box::new(move |style| render::before_cutover(&proved, None, true, style)),
+        Box::new(move |style| render::before_cutover(&proved, None, None, true, style)),
     );
     let done = Migration::from(support::cut_over());
     add("question-finish.txt".to_owned(), Box::new(move |style| render::before_finish(&done, style)));

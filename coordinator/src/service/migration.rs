@@ -318,13 +318,15 @@ impl MigrationService for MigrationFront {
         request: Request<v1::RehearseCutoverRequest>,
     ) -> Answer<v1::RehearseCutoverResponse> {
         let caller = caller(&request)?;
-        let v1::RehearseCutoverRequest { migration_id, etag, max_outage, round_count, rollback } = request.into_inner();
+        let v1::RehearseCutoverRequest { migration_id, etag, max_outage, round_count, rollback, compare_limit } =
+            request.into_inner();
         let etag = required(etag)?;
         let max_outage = self.max_outage(max_outage)?;
+        let compare_limit = compare_limit_of(compare_limit)?;
         let round_count = rounds(round_count).map_err(to_status)?;
         let switch = if rollback { StepName::Rollback } else { StepName::Cutover };
         self.engine.ready_to_switch(&id(&migration_id)?, switch.held_at()).await.map_err(to_status)?;
-        let word = Word::Rehearse { switch, max_outage, round_count };
+        let word = Word::Rehearse { switch, max_outage, round_count, compare_limit };
         let migration = self.say(&caller, &migration_id, etag, word).await?;
         Ok(Response::new(v1::RehearseCutoverResponse { migration }))
     }

@@ -111,10 +111,7 @@ fn way_back(state: &State) -> v1::migration::WayBack {
 fn to_rehearsal(rehearsal: &Rehearsal, rest: Option<Duration>) -> v1::RehearsalReport {
     use v1::rehearsal_report::{Phase, RestSource as Source};
     let found = rehearsal.findings(rest);
-    let spread = |of: fn(&Findings) -> Spread| {
-        let Spread { p50, p95, worst } = of(found.as_ref()?);
-        Some(v1::RehearsedSpan { p50: to_duration(p50), p95: to_duration(p95), worst: to_duration(worst) })
-    };
+    let spread = |of: fn(&Findings) -> Spread| found.as_ref().map(of).map(to_rehearsed);
     let (phase, failure) = match &rehearsal.end {
         None => (Phase::Running, None),
         Some(RehearsalEnd::Done) => (Phase::Done, None),
@@ -146,7 +143,12 @@ fn to_rehearsal(rehearsal: &Rehearsal, rest: Option<Duration>) -> v1::RehearsalR
         cancelled_session_count: cancelled.sum(),
         record_time: to_time(rehearsal.time),
         failure,
+        compare: found.and_then(|found| found.compare).map(to_rehearsed),
     }
+}
+
+fn to_rehearsed(Spread { p50, p95, worst }: Spread) -> v1::RehearsedSpan {
+    v1::RehearsedSpan { p50: to_duration(p50), p95: to_duration(p95), worst: to_duration(worst) }
 }
 
 fn to_rows(rows: &RowSummary) -> v1::RowComparison {

@@ -210,6 +210,9 @@ pub enum Event {
         max_outage: Duration,
         /// How many rounds.
         round_count: u32,
+        /// As of a cutover, in each round.
+        #[serde(default)]
+        compare_limit: Option<Duration>,
         /// The trace that the steps from here on belong to.
         trace: TraceContext,
     },

@@ -318,7 +318,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: true, compare_limit: None })),
         4 => Just(Turn::Word(Word::RollBack { max_outage, without_poolers: false, compare_limit: None })),
         4 => prop_oneof![Just(StepName::Cutover), Just(StepName::Rollback)]
-            .prop_map(move |switch| Turn::Word(Word::Rehearse { switch, max_outage, round_count: 2 })),
+            .prop_map(move |switch| Turn::Word(Word::Rehearse { switch, max_outage, round_count: 2, compare_limit: None })),
         4 => step.prop_map(move |step| Turn::Word(Word::Release { step, max_outage })),
         2 => Just(Turn::Word(Word::Finish)),
         2 => any::<(bool, bool)>().prop_map(|(rows, resume)| Turn::Word(Word::Verify(Look { rows, resume, ..Look::default() }))),

@@ -25,6 +25,8 @@ pub struct Rehearsal {
     pub epoch: i64,
     /// The budget of every round, which the switch would have.
     pub max_outage: Duration,
+    /// How long comparing what was written may take of it. None: it is not compared.
+    pub compare_limit: Option<Duration>,
     /// Rounds asked for.
     pub round_count: u32,
     /// Rounds done.
@@ -68,6 +70,9 @@ pub struct Round {
     pub lock_wait: Duration,
     /// How long the marker took to arrive, as the agent saw it.
     pub drain_time: Duration,
+    /// How long comparing what was written took, as the agent saw it. None: it was not
+    /// compared.
+    pub compare_time: Option<Duration>,
     /// Sessions whose statement was cancelled for the barrier.
     pub cancelled_session_count: i32,
 }
@@ -79,6 +84,7 @@ struct Measured {
     lock_wait: Duration,
     barrier: Duration,
     drain: Duration,
+    compare: Option<Duration>,
     release: Duration,
     /// What the fence and the decision take at least.
     estimate: Duration,
@@ -106,6 +112,8 @@ pub struct Findings {
     pub barrier: Spread,
     /// P3.
     pub drain: Spread,
+    /// The comparison alone, a part of the drain. None: nothing was compared.
+    pub compare: Option<Spread>,
     /// From the end of P3 until writers wrote again.
     pub release: Spread,
     /// What writers waited.
@@ -135,9 +143,10 @@ impl Round {
             self.marked_after = outage;
             self.lock_wait = barrier.lock_wait;
             self.cancelled_session_count = barrier.cancelled_session_count;
-        } else if let Outcome::DrainToMarker { drain_time, .. } = outcome {
+        } else if let Outcome::DrainToMarker { drain_time, compared, .. } = outcome {
             self.drained_after = outage;
             self.drain_time = *drain_time;
+            self.compare_time = compared.as_ref().map(|compared| compared.elapsed);
         }
     }
 
@@ -146,13 +155,15 @@ impl Round {
         let drain = drained.saturating_sub(marked);
         // A fence commits and reads on the side that is left what the marker and the
         // sequences need there; a decision, on the other side, what setting and
-        // flushing them needs. Neither waits for locks or for the stream.
-        let estimate = marked.saturating_sub(self.lock_wait) + drain.saturating_sub(self.drain_time);
+        // flushing them needs. Neither waits for locks or for the stream, or compares.
+        let waited = self.drain_time + self.compare_time.unwrap_or_default();
+        let estimate = marked.saturating_sub(self.lock_wait) + drain.saturating_sub(waited);
         Some(Measured {
             prepare: self.prepared_in,
             lock_wait: self.lock_wait,
             barrier: marked,
             drain,
+            compare: self.compare_time,
             release: released.saturating_sub(drained),
             estimate,
         })
@@ -179,6 +190,7 @@ impl Rehearsal {
             lock_wait: spread(&|round| round.lock_wait)?,
             barrier: spread(&|round| round.barrier)?,
             drain: spread(&|round| round.drain)?,
+            compare: Spread::of(rounds.iter().filter_map(|round| round.compare).collect()),
             release: spread(&|round| round.release)?,
             pause: spread(&|round| round.barrier + round.drain + round.release)?,
             rest: rest.unwrap_or(estimate.p50),
@@ -233,6 +245,7 @@ mod tests {
             step: StepName::CutoverRehearsal,
             epoch: 1,
             max_outage: ms(200),
+            compare_limit: None,
             round_count: 5,
             rounds,
             round: Round::default(),
@@ -262,6 +275,15 @@ mod tests {
         assert_eq!(found.prediction.worst, ms(105));
         let found = of.findings(Some(ms(80))).unwrap();
         assert_eq!((found.rest, found.rest_source, found.prediction.p50), (ms(80), RestSource::Switch, ms(140)));
+    }
+
+    #[test]
+    fn a_comparison_is_a_part_of_the_outage_and_of_no_estimate() {
+        let found = rehearsal(vec![Round { compare_time: Some(ms(12)), ..round(40, 60, 75) }]).findings(None).unwrap();
+        assert_eq!(found.compare.unwrap().p95, ms(12));
+        // (40 - 10) on the side that is left, (20 - 5 - 12) on the other.
+        assert_eq!((found.drain.p50, found.rest, found.prediction.p50), (ms(20), ms(33), ms(93)));
+        assert_eq!(rehearsal(vec![round(40, 60, 75)]).findings(None).unwrap().compare, None);
     }
 
     #[test]

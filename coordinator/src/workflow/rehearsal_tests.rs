@@ -5,6 +5,7 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
+use super::super::outcome::Outcome;
 use super::super::proof::{Play, outcome, spec};
 use super::super::rehearsal::{Rehearsal, RehearsalEnd, RestSource};
 use super::super::state::{CutoverEnd, Phase};
@@ -31,7 +32,8 @@ fn before(switch: StepName) -> Play {
 }
 
 fn rehearse(play: &mut Play, switch: StepName, round_count: u32) {
-    play.say(Word::Rehearse { switch, max_outage: Duration::from_secs(1), round_count }).unwrap();
+    let max_outage = Duration::from_secs(1);
+    play.say(Word::Rehearse { switch, max_outage, round_count, compare_limit: None }).unwrap();
 }
 
 /// At the first act of a rehearsal.
@@ -120,6 +122,43 @@ fn what_is_measured_is_what_writers_waited() {
 }
 
 #[test]
+fn a_round_compares_what_is_written_where_that_is_asked_for() {
+    let (max_outage, limit) = (Duration::from_secs(1), Duration::from_millis(200));
+    let word = |compare_limit| Word::Rehearse { switch: StepName::Cutover, max_outage, round_count: 2, compare_limit };
+    for beyond in [Duration::ZERO, max_outage + TICK] {
+        let refused = before(StepName::Cutover).say(word(Some(beyond))).unwrap_err();
+        assert_eq!(refused.reason, Reason::RequestInvalid);
+    }
+    for compare_limit in [None, Some(limit)] {
+        let mut play = before(StepName::Cutover);
+        let issued = play.issued.len();
+        play.say(word(compare_limit)).unwrap();
+        answer_measured(&mut play);
+        let asked = play.issued[issued..].iter().filter(|issued| issued.verb == Verb::Perform);
+        let compares = asked.filter(|issued| {
+            matches!(issued.input, Input::PrepareCutover { compare_written: true, .. })
+                || matches!(issued.input, Input::DrainToMarker { compare_limit: Some(at_most), .. } if at_most == limit)
+        });
+        assert_eq!(compares.count(), if compare_limit.is_some() { 6 } else { 0 });
+        let found = rehearsal(&play).findings(None).unwrap();
+        assert_eq!(found.compare.is_some(), compare_limit.is_some());
+    }
+    // An agent of an older release compares nothing, and no round says otherwise.
+    let mut play = before(StepName::Cutover);
+    play.say(word(Some(limit))).unwrap();
+    play.answer_until(ActRef::drain(StepName::CutoverRehearsal));
+    play.answer(|_, _| Outcome::DrainToMarker {
+        drain_time: TICK,
+        sequence_count: 0,
+        flush_lsn: "0/1".to_owned(),
+        compared: None,
+    });
+    play.answer_all();
+    let Some(RehearsalEnd::GivenUp { cause }) = &rehearsal(&play).end else { panic!("{:?}", rehearsal(&play).end) };
+    assert_eq!(cause.reason, Reason::CouldNotCheck);
+}
+
+#[test]
 fn a_round_that_does_not_succeed_is_taken_back_and_the_last_one() {
     for switch in BOTH {
         let step = switch.rehearsal().unwrap();
@@ -205,7 +244,7 @@ fn an_undo_that_failed_goes_on_at_a_word() {
 #[test]
 fn only_what_is_waited_for_is_rehearsed() {
     let say = |play: &mut Play, switch, max_outage, round_count| {
-        play.say(Word::Rehearse { switch, max_outage, round_count }).unwrap_err().reason
+        play.say(Word::Rehearse { switch, max_outage, round_count, compare_limit: None }).unwrap_err().reason
     };
     let second = Duration::from_secs(1);
     assert_eq!(say(&mut Play::started(), StepName::Cutover, second, 1), Reason::WrongState);

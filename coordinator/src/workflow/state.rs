@@ -325,8 +325,8 @@ impl State {
     pub fn trial(&self, step: StepName) -> Option<Trial> {
         if step.is_rehearsal() {
             let rehearsal = self.rehearsal.as_ref().filter(|rehearsal| rehearsal.step == step)?;
-            let (epoch, max_outage) = (rehearsal.epoch, rehearsal.max_outage);
-            Some(Trial { epoch, max_outage, compare_limit: None, without_poolers: false })
+            let Rehearsal { epoch, max_outage, compare_limit, .. } = *rehearsal;
+            Some(Trial { epoch, max_outage, compare_limit, without_poolers: false })
         } else {
             let cutover = self.cutover.as_ref()?;
             let Cutover { epoch, max_outage, compare_limit, without_poolers, .. } = *cutover;
@@ -406,7 +406,11 @@ impl State {
             Belongs::ToTheCertificate if !self.cutover.as_ref().is_some_and(|cutover| cutover.certified) => {
                 ActState::Performed
             }
-            Belongs::Always | Belongs::ToTheWayBack | Belongs::ToTheCertificate => ActState::Idle,
+            Belongs::Always
+            | Belongs::ToTheWayBack
+            | Belongs::ToTheCertificate
+            | Belongs::ToCounts
+            | Belongs::ToRows => ActState::Idle,
         }
     }
 
@@ -488,11 +492,15 @@ impl State {
         }
     }
 
-    /// Whether an act of a step that is carried out is carried out with it: rows
-    /// are compared only where that was asked for.
+    /// Whether an act of a step that is carried out is carried out with it: a
+    /// verification either counts rows or compares them.
     #[must_use]
     pub fn due(&self, act: ActRef) -> bool {
-        act.row().is_none_or(|row| row.kind != ActionKind::CompareRows) || self.scrutiny.is_of_rows()
+        act.row().is_none_or(|row| match row.belongs {
+            Belongs::ToCounts => !self.scrutiny.is_of_rows(),
+            Belongs::ToRows => self.scrutiny.is_of_rows(),
+            Belongs::Always | Belongs::ToTheWayBack | Belongs::ToTheCertificate => true,
+        })
     }
 
     /// The statements that lift the source's fence, once finish has told them.

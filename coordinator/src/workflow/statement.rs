@@ -51,7 +51,9 @@ fn acts(spec: &Spec, row: &'static StepRow) -> impl Iterator<Item = &'static Act
     row.acts.iter().filter(move |act| match act.belongs {
         // A rehearsal shows nothing that its switch does not, a verification behind it
         // nothing that the one before does not.
-        Belongs::Always => !row.name.is_aside() && (row.name != StepName::Rollback || way_back),
+        Belongs::Always | Belongs::ToCounts | Belongs::ToRows => {
+            !row.name.is_aside() && (row.name != StepName::Rollback || way_back)
+        }
         Belongs::ToTheWayBack => way_back,
         Belongs::ToTheCertificate => row.name != StepName::Rollback || way_back,
     })

@@ -64,6 +64,8 @@ pub enum Word {
         max_outage: Duration,
         /// How many rounds.
         round_count: u32,
+        /// As of a cutover.
+        compare_limit: Option<Duration>,
     },
     /// End.
     Finish,
@@ -154,7 +156,7 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
                 trace,
             })
         }
-        Word::Rehearse { switch, max_outage, round_count } => {
+        Word::Rehearse { switch, max_outage, round_count, compare_limit } => {
             let Some(step) = switch.rehearsal() else { return Err(wrong(format!("step {switch} is not rehearsed"))) };
             if state.phase != (Phase::Held { step: step.held_at() }) {
                 return Err(not_yet(state, "rehearsed"));
@@ -163,9 +165,10 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
                 must_have_way_back(state)?;
             }
             check_outage(max_outage)?;
+            check_compare_limit(compare_limit, max_outage)?;
             check_rounds(round_count)?;
             let cutover_epoch = state.next_cutover_epoch();
-            Ok(Event::RehearsalRequested { step, cutover_epoch, max_outage, round_count, trace })
+            Ok(Event::RehearsalRequested { step, cutover_epoch, max_outage, round_count, compare_limit, trace })
         }
         Word::Finish => {
             if state.may_finish() {

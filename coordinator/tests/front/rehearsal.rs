@@ -45,6 +45,7 @@ async fn rehearse(operator: &mut Operator, rounds: i32, rollback: bool) -> Resul
         max_outage: prost_types::Duration::try_from(BUDGET).ok(),
         round_count: rounds,
         rollback,
+        compare_limit: None,
     };
     Ok(operator.migrations.rehearse_cutover(request).await.map_err(from_status)?.into_inner().migration.unwrap())
 }

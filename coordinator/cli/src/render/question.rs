@@ -11,6 +11,7 @@ use crate::view::{CutoverPhase, Migration, WayBack};
 pub fn before_cutover(
     migration: &Migration,
     max_outage: Option<Duration>,
+    compare: Option<Duration>,
     keeps_way_back: bool,
     style: Style,
 ) -> String {
@@ -28,7 +29,7 @@ pub fn before_cutover(
     let budget = budget(max_outage);
     let acts = [
         "1. Writers on the source wait, then every application session there is ended.".to_owned(),
-        "2. The last change is awaited on the destination, and its sequences are set.".to_owned(),
+        format!("2. The last change is awaited on the destination, and its sequences are set.{}", compared(compare)),
         format!("3. The destination opens. {budget}"),
         after_cutover(migration, keeps_way_back).to_owned(),
     ];
@@ -68,6 +69,7 @@ pub fn before_rehearsal(
     rollback: bool,
     rounds: Option<u32>,
     max_outage: Option<Duration>,
+    compare: Option<Duration>,
     style: Style,
 ) -> String {
     let mut out = String::new();
@@ -84,7 +86,11 @@ pub fn before_rehearsal(
     );
     let limit = max_outage.map_or("the coordinator's limit".to_owned(), span);
     for act in [
-        format!("1. Writers on {} wait until the last change has arrived; never longer than {limit}.", clean(left)),
+        format!(
+            "1. Writers on {} wait until the last change has arrived; never longer than {limit}.{}",
+            clean(left),
+            compared(compare)
+        ),
         "2. Statements that stand in a lock cycle with the barrier are cancelled, as they will be on the day."
             .to_owned(),
         "3. Everything is taken back. No session is ended, nobody is kept out, no hook runs.".to_owned(),
@@ -114,6 +120,13 @@ fn budget(max_outage: Option<Duration>) -> String {
         })
 }
 
+/// Of nothing where nothing is compared.
+fn compared(limit: Option<Duration>) -> String {
+    limit
+        .map(|limit| format!(" What was written meanwhile is compared, for {} at most.", span(limit)))
+        .unwrap_or_default()
+}
+
 fn lag_now(migration: &Migration, style: Style) -> String {
     let lag = migration.figures.as_ref().and_then(|figures| figures.lag).map(span).unwrap_or_default();
     let lag = if lag.is_empty() { "not known".to_owned() } else { lag };
@@ -122,7 +135,12 @@ fn lag_now(migration: &Migration, style: Style) -> String {
 
 /// Before `rollback`.
 #[must_use]
-pub fn before_rollback(migration: &Migration, max_outage: Option<Duration>, style: Style) -> String {
+pub fn before_rollback(
+    migration: &Migration,
+    max_outage: Option<Duration>,
+    compare: Option<Duration>,
+    style: Style,
+) -> String {
     let mut out = String::new();
     push_line(
         &mut out,
@@ -136,7 +154,7 @@ pub fn before_rollback(migration: &Migration, max_outage: Option<Duration>, styl
     );
     for act in [
         "1. Writers on the destination wait, then every application session there is ended.".to_owned(),
-        "2. The last change is awaited on the source, and its sequences are set.".to_owned(),
+        format!("2. The last change is awaited on the source, and its sequences are set.{}", compared(compare)),
         format!("3. The source opens. {}", budget(max_outage)),
         "Nothing that was written on the destination is lost. It then follows the source again: cutover may be typed \
          anew."

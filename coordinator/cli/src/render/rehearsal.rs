@@ -29,6 +29,7 @@ pub fn rehearsal(report: &Rehearsal, style: Style) -> String {
         row("barrier and marker", report.barrier, ""),
         row("  of that the locks", report.lock_wait, ""),
         row("drain", report.drain, ""),
+        row("  of that comparing", report.compare, ""),
         row("release", report.release, ""),
         row("writers waited", report.pause, &cancelled(report)),
         rest(report),

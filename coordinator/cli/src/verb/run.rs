@@ -74,13 +74,13 @@ pub(super) async fn cutover(hand: &Hand, arguments: &Cutover) -> Result<Exit, St
     if !seen.ready_for_cutover {
         return Err(wrong_state("cutover", &seen));
     }
-    let plan = Rehearsed { rollback: false, rounds: arguments.rehearsal.rounds, max_outage, yes, detach };
+    let plan = Rehearsed { rollback: false, rounds: arguments.rehearsal.rounds, max_outage, compare, yes, detach };
     let seen = match Box::pin(rehearse(hand, seen, arguments.rehearsal.extent(), plan)).await? {
         Course::Over(exit) => return Ok(exit),
         Course::On(seen) => seen,
     };
     let keeps_way_back = !arguments.no_way_back;
-    let what = render::before_cutover(&seen, max_outage, keeps_way_back, hand.terminal.err);
+    let what = render::before_cutover(&seen, max_outage, compare, keeps_way_back, hand.terminal.err);
     hand.terminal.confirm(&what, "cutover", yes)?;
     let mut interrupt = Hand::interrupt()?;
     let call = hand.coordinator.cut_over(&seen, max_outage, compare, keeps_way_back);
@@ -96,12 +96,12 @@ pub(super) async fn rollback(hand: &Hand, arguments: &Rollback) -> Result<Exit, 
     if !seen.ready_for_finish && !offers(&seen, "rollback") {
         return Err(wrong_state("rollback", &seen));
     }
-    let plan = Rehearsed { rollback: true, rounds: arguments.rehearsal.rounds, max_outage, yes, detach };
+    let plan = Rehearsed { rollback: true, rounds: arguments.rehearsal.rounds, max_outage, compare, yes, detach };
     let seen = match Box::pin(rehearse(hand, seen, arguments.rehearsal.extent(), plan)).await? {
         Course::Over(exit) => return Ok(exit),
         Course::On(seen) => seen,
     };
-    let what = render::before_rollback(&seen, max_outage, hand.terminal.err);
+    let what = render::before_rollback(&seen, max_outage, compare, hand.terminal.err);
     hand.terminal.confirm(&what, "rollback", yes)?;
     let mut interrupt = Hand::interrupt()?;
     let call = hand.coordinator.roll_back(&seen, max_outage, arguments.without_pooler, compare);
@@ -114,6 +114,7 @@ struct Rehearsed {
     rollback: bool,
     rounds: Option<u32>,
     max_outage: Option<Duration>,
+    compare: Option<Duration>,
     yes: bool,
     detach: bool,
 }
@@ -133,11 +134,11 @@ async fn rehearse(hand: &Hand, seen: Migration, extent: Extent, how: Rehearsed) 
         Extent::Rehearsal => false,
         Extent::RehearsalFirst => true,
     };
-    let Rehearsed { rollback, rounds, max_outage, yes, detach } = how;
-    let what = render::before_rehearsal(&seen, rollback, rounds, max_outage, hand.terminal.err);
+    let Rehearsed { rollback, rounds, max_outage, compare, yes, detach } = how;
+    let what = render::before_rehearsal(&seen, rollback, rounds, max_outage, compare, hand.terminal.err);
     hand.terminal.confirm(&what, "a rehearsal", yes)?;
     let mut interrupt = Hand::interrupt()?;
-    let call = hand.coordinator.rehearse(&seen, rollback, rounds, max_outage);
+    let call = hand.coordinator.rehearse(&seen, rollback, rounds, max_outage, compare);
     let accepted = hand.send_switch(&mut interrupt, &seen.name, call).await?;
     if !goes_on {
         let exit = hand.see_through(&mut interrupt, &seen, accepted, Awaited::Rehearsed, detach).await?;

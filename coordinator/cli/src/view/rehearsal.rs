@@ -31,6 +31,8 @@ pub struct Rehearsal {
     pub barrier: Option<Spread>,
     /// From then until it had arrived.
     pub drain: Option<Spread>,
+    /// How long comparing what was written took. Part of `drain`. None: it was not.
+    pub compare: Option<Spread>,
     /// From then until writers wrote again.
     pub release: Option<Spread>,
     /// What writers waited in each round, at most.

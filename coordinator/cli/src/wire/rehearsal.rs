@@ -30,6 +30,7 @@ impl From<v1::RehearsalReport> for Rehearsal {
             lock_wait: message.lock_wait.map(Spread::from),
             barrier: message.barrier.map(Spread::from),
             drain: message.drain.map(Spread::from),
+            compare: message.compare.map(Spread::from),
             release: message.release.map(Spread::from),
             pause: message.pause.map(Spread::from),
             rest: span(message.rest),

@@ -302,8 +302,10 @@ impl MigrationService for Script {
         let message = request.get_ref();
         let limit = message.max_outage.as_ref().map_or("none".to_owned(), ToString::to_string);
         let without = if message.without_way_back { " without_way_back" } else { "" };
+        let compare = compared(message.compare_limit);
         self.0.level.subscribe().wait_for(|level| *level).await.unwrap();
-        let migration = self.act(&request, format!("cutover etag={} max_outage={limit}{without}", message.etag))?;
+        let migration =
+            self.act(&request, format!("cutover etag={} max_outage={limit}{without}{compare}", message.etag))?;
         Ok(Response::new(v1::CutOverResponse { migration }))
     }
 
@@ -314,7 +316,8 @@ impl MigrationService for Script {
         let message = request.get_ref();
         let limit = message.max_outage.as_ref().map_or("none".to_owned(), ToString::to_string);
         let without = if message.without_poolers { " without_poolers" } else { "" };
-        let migration = self.act(&request, format!("rollback etag={} max_outage={limit}{without}", message.etag))?;
+        let said = format!("rollback etag={} max_outage={limit}{without}", message.etag);
+        let migration = self.act(&request, said + &compared(message.compare_limit))?;
         Ok(Response::new(v1::RollBackMigrationResponse { migration }))
     }
 
@@ -326,7 +329,7 @@ impl MigrationService for Script {
         let limit = message.max_outage.as_ref().map_or("none".to_owned(), ToString::to_string);
         let (etag, rounds, rollback) = (&message.etag, message.round_count, message.rollback);
         let said = format!("rehearse etag={etag} max_outage={limit} rounds={rounds} rollback={rollback}");
-        let migration = self.act(&request, said)?;
+        let migration = self.act(&request, said + &compared(message.compare_limit))?;
         Ok(Response::new(v1::RehearseCutoverResponse { migration }))
     }
 
@@ -511,4 +514,9 @@ impl Ran {
         assert!(self.err.contains(text), "{text:?} is not on standard error: {self:#?}");
         self
     }
+}
+
+/// Nothing where nothing is compared.
+fn compared(limit: Option<prost_types::Duration>) -> String {
+    limit.map_or_else(String::new, |limit| format!(" compare={limit}"))
 }

@@ -162,11 +162,31 @@ async fn a_cutover_after_a_rehearsal_goes_on_only_when_that_went_well() {
 }
 
 #[tokio::test]
-async fn a_rollback_can_be_rehearsed() {
+async fn what_is_compared_in_a_switch_is_compared_in_its_rehearsal() {
+    let ways = [
+        ("cutover", support::ready(), support::rehearsed(300), support::cut_over()),
+        ("rollback", support::returnable(), rehearsed_rollback(), support::rolled_back()),
+    ];
+    for (verb, before, rehearsed, over) in ways {
+        let stage = Stage::set(Script::new(before, [rehearsed, over])).await;
+        stage.run(&[verb, "shop", "--rehearse-first", "--compare", "80ms", "--yes"]).await.exits(0);
+        let heard = stage.script.heard();
+        let compares =
+            |said: &str| heard.iter().any(|call| call.starts_with(said) && call.ends_with(" compare=0.080s"));
+        assert!(compares("rehearse ") && compares(&format!("{verb} ")), "{heard:?}");
+    }
+}
+
+fn rehearsed_rollback() -> v1::Migration {
     let mut rehearsed = v1::Migration { etag: "rehearsed".to_owned(), ..support::returnable() };
     rehearsed.rehearsal =
         support::rehearsed(300).rehearsal.map(|report| v1::RehearsalReport { rollback: true, ..report });
-    let stage = Stage::set(Script::new(support::returnable(), [rehearsed])).await;
+    rehearsed
+}
+
+#[tokio::test]
+async fn a_rollback_can_be_rehearsed() {
+    let stage = Stage::set(Script::new(support::returnable(), [rehearsed_rollback()])).await;
     stage.run(&["rollback", "shop", "--rehearse", "--yes"]).await.exits(0).says("a rollback is expected");
     let heard = stage.script.heard();
     assert!(heard.contains(&"rehearse etag=3-11 max_outage=none rounds=0 rollback=true".to_owned()), "{heard:?}");

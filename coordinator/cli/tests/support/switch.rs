@@ -154,6 +154,7 @@ pub(crate) fn rehearsed(max_outage: i64) -> v1::Migration {
         lock_wait: spread(11, 24, 24),
         barrier: spread(31, 48, 48),
         drain: spread(12, 19, 19),
+        compare: spread(6, 9, 9),
         release: spread(9, 14, 14),
         pause: spread(52, 78, 78),
         rest: milliseconds(31),

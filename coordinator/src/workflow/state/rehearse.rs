@@ -14,30 +14,15 @@ use super::transition::Applied;
 use super::{Phase, State};
 
 impl State {
-    pub(super) fn rehearsal_requested(
-        &mut self,
-        step: StepName,
-        epoch: i64,
-        max_outage: Duration,
-        round_count: u32,
-        fact: &Fact,
-    ) -> Applied {
+    pub(super) fn rehearsal_requested(&mut self, rehearsal: Rehearsal) -> Applied {
+        let Rehearsal { step, epoch, round_count, .. } = rehearsal;
         self.must(step.is_rehearsal(), "this is no rehearsal")?;
         let held = self.phase == Phase::Held { step: step.held_at() };
         self.must(held, "the migration does not wait for what is rehearsed")?;
         self.must(step == StepName::CutoverRehearsal || self.way_back, "it has no way back")?;
         self.must(epoch >= self.next_cutover_epoch(), "its number is not new")?;
         self.must((1..=MOST_ROUNDS).contains(&round_count), "it has too few or too many rounds")?;
-        self.rehearsal = Some(Rehearsal {
-            step,
-            epoch,
-            max_outage,
-            round_count,
-            rounds: Vec::new(),
-            round: Round::default(),
-            end: None,
-            time: fact.time,
-        });
+        self.rehearsal = Some(rehearsal);
         self.count_anew(step);
         self.begin(step);
         Ok(())

@@ -7,6 +7,7 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::super::fact::{Event, Fact, TraceContext};
+use super::super::rehearsal::{Rehearsal, Round};
 use super::super::scrutiny::Scrutiny;
 use super::super::{ActRef, Side, StepName, TABLE, Verb};
 use super::{Act, CutoverEnd, Phase, State, Step, Trial, Verified};
@@ -273,8 +274,19 @@ impl State {
                 self.phase = Phase::Held { step: step.held_at() };
                 Ok(())
             }
-            Event::RehearsalRequested { step, cutover_epoch, max_outage, round_count, trace } => {
-                self.rehearsal_requested(*step, *cutover_epoch, *max_outage, *round_count, fact)?;
+            Event::RehearsalRequested { step, cutover_epoch, max_outage, round_count, compare_limit, trace } => {
+                let rehearsal = Rehearsal {
+                    step: *step,
+                    epoch: *cutover_epoch,
+                    max_outage: *max_outage,
+                    compare_limit: *compare_limit,
+                    round_count: *round_count,
+                    rounds: Vec::new(),
+                    round: Round::default(),
+                    end: None,
+                    time: fact.time,
+                };
+                self.rehearsal_requested(rehearsal)?;
                 self.word(trace, fact);
                 Ok(())
             }
