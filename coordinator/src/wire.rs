@@ -6,6 +6,7 @@ mod command;
 mod drift;
 mod migration;
 mod outcome;
+mod rehearsal;
 mod situation;
 
 use std::time::{Duration, SystemTime};

@@ -103,9 +103,11 @@ impl Case {
         }
         let to_be_fenced = is_one_of("fence_source", &["accepted", "surveyed", "noted"]);
         // Once an outcome is on disk the other side may hear of it and go on. An agent
-        // goes on to the fence by itself unless it is struck.
-        let may_be_fenced = is_one_of("drain_to_marker", &["recorded"])
-            || (to_be_fenced || is_one_of("raise_barrier", &["recorded"])) && !self.strikes_whom_it_meets();
+        // that has done its part, or is about to fence, goes on by itself unless it is
+        // struck: it needs its server no more.
+        let goes_on =
+            to_be_fenced || is_one_of("raise_barrier", &["recorded"]) || is_one_of("drain_to_marker", &["performed"]);
+        let may_be_fenced = is_one_of("drain_to_marker", &["recorded"]) || goes_on && !self.strikes_whom_it_meets();
         if of("open_destination") || of("fence_source") && !to_be_fenced || may_be_fenced {
             Stage::Fenced
         } else {

@@ -6,6 +6,7 @@
 mod acts;
 mod certificate;
 mod phase;
+mod produced;
 mod rehearse;
 mod switch;
 mod transition;
@@ -18,14 +19,14 @@ use std::time::{Duration, SystemTime};
 use pgportage_link::{Failure, Remedy};
 
 use super::fact::{CommandId, Fact, TraceContext};
-use super::finding::{Consent, Finding};
+use super::finding::Consent;
 use super::input::Input;
 use super::judge::Verification;
-use super::outcome::{Barrier, Digest, Fence, Inventory, Outcome, RelationName, RowComparison, RowCounts, WrittenRows};
+use super::outcome::{Barrier, Digest, Fence, Outcome, RelationName, WrittenRows};
 use super::rehearsal::Rehearsal;
 use super::scrutiny::Scrutiny;
 use super::spec::{MigrationId, Rate, Spec};
-use super::{ActRef, ActRow, ActionKind, Belongs, Side, StepName, TABLE, Undo};
+use super::{ActRef, ActRow, Belongs, Side, StepName, TABLE, Undo};
 
 pub use certificate::Certificate;
 pub use phase::Phase;
@@ -441,57 +442,6 @@ impl State {
         self.commands.values().filter(|known| !known.answered)
     }
 
-    /// What the latest inspection of a side found.
-    #[must_use]
-    pub fn findings(&self, side: Side) -> &[Finding] {
-        match ActRef::find(StepName::Inspect, side, ActionKind::CheckServer)
-            .and_then(|act| self.act(act).outcome.as_deref())
-        {
-            Some(Outcome::CheckServer { findings, .. }) => findings,
-            _other => &[],
-        }
-    }
-
-    /// What the latest inspection of the source read.
-    #[must_use]
-    pub fn source_inventory(&self) -> Option<&Inventory> {
-        match self.act(ActRef { step: StepName::Inspect, index: 0 }).outcome.as_deref() {
-            Some(Outcome::CheckServer { inventory, .. }) => Some(inventory),
-            _other => None,
-        }
-    }
-
-    /// Whether an agent said that it reaches the other one through the
-    /// coordinator.
-    #[must_use]
-    pub fn relayed(&self) -> bool {
-        [Side::Source, Side::Destination].into_iter().any(|side| {
-            let act = ActRef::find(StepName::Connect, side, ActionKind::ReachPeer);
-            let outcome = act.and_then(|act| self.act(act).outcome.as_deref());
-            matches!(outcome, Some(Outcome::ReachPeer(reached)) if reached.relayed)
-        })
-    }
-
-    /// What an act of a verification counted.
-    #[must_use]
-    pub fn counted(&self, act: ActRef) -> Option<&RowCounts> {
-        match self.act(act).outcome.as_deref() {
-            Some(Outcome::CountRows(counts)) => Some(counts),
-            _other => None,
-        }
-    }
-
-    /// What a verification found of rows, if it looked at them.
-    #[must_use]
-    pub fn compared(&self, step: StepName) -> Option<&RowComparison> {
-        let index = step.row().acts.iter().position(|act| act.kind == ActionKind::CompareRows)?;
-        let act = ActRef { step, index };
-        match self.act(act).outcome.as_deref() {
-            Some(Outcome::CompareRows(compared)) if self.due(act) => Some(compared),
-            _other => None,
-        }
-    }
-
     /// Whether an act of a step that is carried out is carried out with it: a
     /// verification either counts rows or compares them.
     #[must_use]
@@ -501,16 +451,6 @@ impl State {
             Belongs::ToRows => self.scrutiny.is_of_rows(),
             Belongs::Always | Belongs::ToTheWayBack | Belongs::ToTheCertificate => true,
         })
-    }
-
-    /// The statements that lift the source's fence, once finish has told them.
-    #[must_use]
-    pub fn unfence_statements(&self) -> &[String] {
-        let act = ActRef::find(StepName::Finish, Side::Source, ActionKind::FinishMigration);
-        match act.and_then(|act| self.act(act).outcome.as_deref()) {
-            Some(Outcome::FinishMigration { unfence_statements }) => unfence_statements,
-            _other => &[],
-        }
     }
 
     /// Applies a fact that is known to be legal in a copy.

@@ -62,6 +62,16 @@ mod armed {
         fs::read_to_string(file).is_ok_and(|named| named == name) && fs::remove_file(file).is_ok()
     }
 
+    /// Whether the signal was sent to the process and no thread has taken it
+    /// (`ShdPnd` of `proc_pid_status(5)`). Whoever takes SIGSTOP stops every thread.
+    fn is_pending(signal: Signal) -> bool {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mut pending = status.lines().filter_map(|line| line.strip_prefix("ShdPnd:"));
+        let is_in =
+            |mask: &str| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1);
+        pending.any(is_in)
+    }
+
     static SEEDED_BUG: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("PGPORTAGE_SEEDED_BUG").ok());
 
     /// Whether a test wants this process to make the mistake `name`, to see that
@@ -97,6 +107,10 @@ mod armed {
         if is_named_in(STOP_FILE.as_deref(), name) {
             // Nobody else can be asked to do it at this very place.
             let _stopped = kill_process(getpid(), Signal::STOP);
+            // The kernel may give the signal to another thread, and this one must not go on.
+            while is_pending(Signal::STOP) {
+                std::thread::yield_now();
+            }
         }
         let armed = {
             let mut points = PANIC_AT.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,6 @@
 //! A server that stands still, as on a machine whose disk hangs.
 
+use std::collections::HashSet;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -17,7 +18,19 @@ impl Cluster {
     pub fn freeze(&mut self) -> Result<()> {
         // The postmaster first, so that no process is added meanwhile.
         self.signal(Signal::STOP)?;
-        self.signal_children(Signal::STOP)
+        // The kernel leaves children out of its list while others end.
+        let mut frozen = HashSet::new();
+        loop {
+            let seen = frozen.len();
+            for child in self.children()? {
+                if frozen.insert(child) {
+                    signal_child(child, Signal::STOP)?;
+                }
+            }
+            if frozen.len() == seen {
+                return Ok(());
+            }
+        }
     }
 
     /// Lets a frozen server go on.
@@ -26,21 +39,24 @@ impl Cluster {
     ///
     /// As [`Cluster::freeze`].
     pub fn thaw(&mut self) -> Result<()> {
-        self.signal_children(Signal::CONT)?;
+        for child in self.children()? {
+            signal_child(child, Signal::CONT)?;
+        }
         self.signal(Signal::CONT)
     }
 
-    fn signal_children(&self, signal: Signal) -> Result<()> {
+    fn children(&self) -> Result<Vec<Pid>> {
         let postmaster = self.pid().context("the server does not run")?;
         let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))?;
-        for child in children.split_whitespace() {
-            let pid = Pid::from_raw(child.parse()?).context("a process id that is none")?;
-            match kill_process(pid, signal) {
-                // It has ended meanwhile.
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        let pid = |child: &str| Pid::from_raw(child.parse()?).context("a process id that is none");
+        children.split_whitespace().map(pid).collect()
+    }
+}
+
+fn signal_child(child: Pid, signal: Signal) -> Result<()> {
+    match kill_process(child, signal) {
+        // It has ended meanwhile.
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
