@@ -102,8 +102,10 @@ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgportage') AND n.n
 const FOREIGN_EXTENSIONS: &str = "\
 SELECT extname::text FROM pg_extension WHERE NOT pg_has_role(extowner, 'USAGE')";
 
-// The destination is at least version 16, which made SET a right of its own.
-const ASSUMABLE_ROLES: &str = "SELECT rolname::text FROM pg_roles WHERE pg_has_role(oid, 'SET')";
+// Version 16 made SET a right of its own; before, every member has it.
+const ASSUMABLE_ROLES: &str = "\
+SELECT rolname::text FROM pg_roles
+WHERE pg_has_role(oid, CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END)";
 
 const PUBLIC: &str = "\
 SELECT pg_get_userbyid(nspowner)::text, obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'public'";

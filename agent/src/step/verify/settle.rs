@@ -12,9 +12,12 @@ use crate::comparison::{ComparedTable, Difference, Part, RowContent, RowHash, Ro
 use crate::step::patience::{Patience, stalled};
 use crate::stream::Stream;
 
-/// Looks at each side before a row that was written between all of them is given
+/// Looks at each side before rows that were written between all of them are given
 /// up.
 const ROUNDS: u32 = 40;
+/// The same for few rows: one that is written a thousand times a second is caught
+/// equal by looking often, not by waiting.
+const ROUNDS_OF_FEW: u32 = 400;
 /// Rounds without a pause between them; then it doubles up to the longest.
 const QUICK_ROUNDS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -39,7 +42,7 @@ impl Worker<'_> {
         }
         self.board.rechecked(suspects.len());
         let (mut found, mut pause) = (Vec::new(), FIRST_PAUSE);
-        for round in 0..ROUNDS {
+        for round in 0..ROUNDS_OF_FEW {
             self.cx.safe_point()?;
             let part = self.part_of(table, suspects);
             let rows = self.ends().await?.0.rows(&part).await?;
@@ -55,6 +58,12 @@ impl Worker<'_> {
                 break;
             }
             self.fence(table, suspects, peeking).await?;
+            if peeking {
+                continue;
+            }
+            if round + 1 >= ROUNDS {
+                break;
+            }
             if round >= QUICK_ROUNDS {
                 self.cx.pause(pause).await?;
                 pause = (pause * 2).min(LONGEST_PAUSE);
