@@ -204,6 +204,8 @@ pub struct CutoverStatus {
     pub phase: String,
     /// As the coordinator saw it.
     pub outage_milliseconds: Option<u64>,
+    /// How long the marker took, as the agent saw it.
+    pub drain_milliseconds: Option<u64>,
     /// Whether it was a rollback.
     pub rollback: bool,
 }

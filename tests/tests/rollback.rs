@@ -41,7 +41,8 @@ async fn told(journey: &Journey) -> String {
     let status = journey.site.cli.status(MIGRATION).await.unwrap();
     let cutover = status.cutover.unwrap();
     let what = if cutover.rollback { "rollback" } else { "cutover" };
-    format!("{what} {}: {:?} ms", cutover.epoch, cutover.outage_milliseconds)
+    let (outage, drain) = (cutover.outage_milliseconds, cutover.drain_milliseconds);
+    format!("{what} {}: {outage:?} ms, {drain:?} ms of it the drain", cutover.epoch)
 }
 
 /// Stops the writers where they are, and proves that both sides hold the same, that
@@ -293,6 +294,12 @@ async fn from_an_old_version_and_back() {
     Box::pin(there_and_back_and_there(V15, V18)).await;
 }
 
+/// Before version 16 SET is no right of its own, and no subscription knows origins.
+#[tokio::test]
+async fn between_old_versions_and_back() {
+    Box::pin(there_and_back_and_there(V15, V15)).await;
+}
+
 #[tokio::test]
 #[ignore = "part of make test-all: another pair is tried in every run"]
 async fn between_equals_and_back() {
@@ -302,7 +309,7 @@ async fn between_equals_and_back() {
 #[tokio::test]
 #[ignore = "long; part of make test-all"]
 async fn every_other_version_and_back() {
-    for (source, destination) in [(V15, V16), (V16, V17), (V17, V18), (V15, V15)] {
+    for (source, destination) in [(V15, V16), (V16, V17), (V17, V18)] {
         Box::pin(there_and_back_and_there(source, destination)).await;
     }
 }
