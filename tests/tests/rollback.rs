@@ -186,6 +186,9 @@ async fn cut_over_with_a_death_before_the_statement(journey: &mut Journey) {
     journey.writes_arrive().await.unwrap();
     let cli = &journey.site.cli;
     cli.wait_for(MIGRATION, "the cutover to be over", LIMIT, |status| status.ready_for_finish).await.unwrap();
+    // The agent's restart had cut the stream: that is waited for before writers are.
+    let drain = cli.status(MIGRATION).await.unwrap().cutover.unwrap().drain_milliseconds.unwrap();
+    assert!(drain < 1_000, "{drain} ms");
 }
 
 /// What the servers themselves say about the last cutover, once nobody writes.

@@ -24,6 +24,7 @@ mod cycle;
 mod drain;
 mod fence;
 mod fingerprint;
+mod flow;
 mod let_go;
 mod open;
 mod prepare;

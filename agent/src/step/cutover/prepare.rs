@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 use super::canary::Canary;
 use super::fence::try_to_fence;
 use super::fingerprint::Fingerprint;
+use super::flow::await_receiver;
 use super::let_go::{let_go, poolers_lead_here};
 use super::open::try_to_decide;
 use super::scrutiny::Scrutiny;
@@ -181,6 +182,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     }
     refuse_superusers(cx, &writer).await?;
     refuse_long_writers(cx, &writer).await?;
+    await_receiver(cx, &writer).await?;
     pooler::check(&cx.agent, &cx.participation).await?;
     poolers_lead_here(&cx.agent, &cx.participation)?;
     let canary = Canary::wake(cx).await?;
