@@ -469,7 +469,7 @@ mod matrix {
     fn cases(fault: Fault, left: End) -> Vec<Case> {
         let of = |end: End| {
             let points = fail_points::of_switch(end, left).unwrap().into_iter();
-            points.map(move |point| Case { fault, left, end, point, compares: false })
+            points.map(move |point| Case::new(fault, left, end, &point))
         };
         of(left).chain(of(left.other())).collect()
     }

@@ -147,7 +147,6 @@ struct EnteringSide {
 
 impl CutoverSessions {
     fn hold_leaving(&self, migration: &MigrationId, cutover: LeavingSide) {
-        self.drop_leaving(migration);
         self.leaving
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

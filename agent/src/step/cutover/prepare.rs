@@ -175,6 +175,8 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     outgoing_slot_stands(cx)?;
     let holder = cx.door.open(database, Purpose::Cutover).await?;
     let mut writer = cx.door.open(database, Purpose::Cutover).await?;
+    // May take a while: what else is looked at has to be so now.
+    await_receiver(cx, &writer).await?;
     refuse_prepared_transactions(&writer).await?;
     refuse_other_subscriptions(&writer).await?;
     if step.way_back {
@@ -182,7 +184,6 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     }
     refuse_superusers(cx, &writer).await?;
     refuse_long_writers(cx, &writer).await?;
-    await_receiver(cx, &writer).await?;
     pooler::check(&cx.agent, &cx.participation).await?;
     poolers_lead_here(&cx.agent, &cx.participation)?;
     let canary = Canary::wake(cx).await?;
