@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where something unexpected happens")]
 
 mod drift;
+mod examples;
 mod explain;
 mod house;
 mod kill;

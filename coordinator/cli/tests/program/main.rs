@@ -5,8 +5,8 @@
 
 mod certificate;
 mod certs;
+mod golden;
 mod script;
-#[path = "../support/mod.rs"]
 mod support;
 mod terminal;
 mod verbs;

@@ -1,0 +1,24 @@
+//! The steps of replication on two real servers of different versions, with two
+//! agents and the link between them in this process.
+//!
+//! Every step is proved in the same way (`contract`): it runs twice without
+//! harm, is resumed after a death at each of its fail points, is taken back,
+//! twice, and then the catalogs are as they were.
+
+mod contract;
+
+mod catalogs;
+mod cleanup;
+mod compare;
+mod copy;
+mod journey;
+mod lost_snapshot;
+mod obstacles;
+mod odd;
+mod privilege;
+mod protection;
+mod situation;
+mod slot_wait;
+mod statistics;
+mod way;
+mod zoo;
