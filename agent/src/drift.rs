@@ -20,11 +20,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use pgportage_link::Failure;
+use pgportage_proto::{MigrationId, Side};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
-use crate::migration::{MigrationId, Participation, Side};
+use crate::migration::Participation;
 use crate::postgres::catalog::{self, ObjectDefinition, SchemaObject};
 use crate::postgres::{Purpose, Session, sql_failure};
 use crate::step::cutover;

@@ -11,11 +11,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pgportage_link::{Clock, Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason};
 
 use crate::agent::{Agent, SharedAgent};
 use crate::journal::Journal;
-use crate::migration::{MigrationId, Participation};
+use crate::migration::Participation;
 use crate::policy::HookPoint;
 use crate::program;
 

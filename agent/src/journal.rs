@@ -29,11 +29,11 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason, Side};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior};
 
 pub use self::command::{CommandEntry, FactEntry, FactKind, Known, PastFact};
-use crate::migration::{MigrationId, Participation, Side};
+use crate::migration::Participation;
 
 /// The journal. See the module for what it holds.
 #[derive(Debug)]

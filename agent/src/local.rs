@@ -8,11 +8,11 @@ use std::future::Future;
 use std::sync::Arc;
 
 use pgportage_link::{Failure, telemetry};
+use pgportage_proto::{MigrationId, Side};
 
 use crate::agent::Agent;
 use crate::daemon;
 use crate::journal::Journal;
-use crate::migration::{MigrationId, Side};
 use crate::reports;
 use crate::settings::Settings;
 use crate::step::{cutover, finish};

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pgportage_agent::arguments::{Arguments, Verb};
-use pgportage_agent::migration::Side;
 use pgportage_agent::{daemon, local};
 use pgportage_link::{Failure, settings};
+use pgportage_proto::Side;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

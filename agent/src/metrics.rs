@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pgportage_link::metrics::Metrics;
+use pgportage_proto::{ActKind, MigrationId, Verb};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -13,10 +14,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
-use crate::action::{ActionKind, Fact, Verb};
+use crate::action::Fact;
 use crate::agent::Agent;
 use crate::drift::SchemaDrift;
-use crate::migration::MigrationId;
 use crate::runner::Runner;
 use crate::step::ProgressPart;
 use crate::watch::Forecast;
@@ -110,7 +110,7 @@ impl Default for Attempts {
 
 impl Attempts {
     /// Counts one.
-    pub(crate) fn count(&self, kind: ActionKind, verb: Verb, fact: &Fact, duration: Duration) {
+    pub(crate) fn count(&self, kind: ActKind, verb: Verb, fact: &Fact, duration: Duration) {
         let outcome = match fact {
             Fact::Accepted => return,
             Fact::Succeeded(_) => "succeeded",

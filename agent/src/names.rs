@@ -1,10 +1,9 @@
 //! The names of everything that is ours on a server.
 //!
 //! Deterministic, so that a later attempt finds what an earlier one made, and
-//! `cleanup` finds everything. Migration names allow `-` but no `_`, so turning
-//! one into the other never makes two names equal.
+//! `cleanup` finds everything.
 
-use crate::migration::MigrationId;
+use pgportage_proto::{MigrationId, Side};
 
 /// Our schema on both servers.
 pub const SCHEMA: &str = "pgportage";
@@ -22,37 +21,33 @@ pub const APPLICATION_PREFIX: &str = "pgportage";
 /// Publication, subscription, slot and replication role share one name.
 #[must_use]
 pub fn replication_name(migration: &MigrationId) -> String {
-    named("pgportage", migration)
+    migration.stream_name(Side::Source)
 }
 
 /// The same for the way back. Begins otherwise, because every ending could be
 /// that of another migration's name.
 #[must_use]
 pub fn replication_name_back(migration: &MigrationId) -> String {
-    named("pgportageback", migration)
+    migration.stream_name(Side::Destination)
 }
 
 /// The publication on the destination that holds nothing but the heartbeat of the
 /// way back: by it the way is proved while the source still takes writes.
 #[must_use]
 pub fn proof_publication(migration: &MigrationId) -> String {
-    named("pgportageproof", migration)
+    migration.named("pgportageproof")
 }
 
 /// The copy of the source's slot that takes its place.
 #[must_use]
 pub fn slot_copy(migration: &MigrationId) -> String {
-    named("pgportagecopy", migration)
+    migration.named("pgportagecopy")
 }
 
 /// The copy of the destination's slot that takes its place.
 #[must_use]
 pub fn slot_copy_back(migration: &MigrationId) -> String {
-    named("pgportagebackcopy", migration)
-}
-
-fn named(prefix: &str, migration: &MigrationId) -> String {
-    format!("{prefix}_{}", migration.as_str().replace('-', "_"))
+    migration.named("pgportagebackcopy")
 }
 
 /// The slot of a snapshot that was lost, for as long as the destination holds rows
@@ -60,11 +55,11 @@ fn named(prefix: &str, migration: &MigrationId) -> String {
 /// a migration of that name.
 #[must_use]
 pub fn former_slot(migration: &MigrationId) -> String {
-    format!("pgportageformer_{}", migration.as_str().replace('-', "_"))
+    migration.named("pgportageformer")
 }
 
 /// A slot that ends with the session that makes it.
 #[must_use]
 pub fn passing_slot(migration: &MigrationId, pid: i32) -> String {
-    format!("pgportage{pid}_{}", migration.as_str().replace('-', "_"))
+    migration.named(&format!("pgportage{pid}"))
 }

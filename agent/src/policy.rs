@@ -15,10 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Side, Verb};
 
-use crate::action::{ActionKind, Verb};
-use crate::migration::{Participation, Side};
+use crate::migration::Participation;
 
 pub use command::LocalCommand;
 pub use hook::{HookPoint, HookRule};
@@ -30,7 +29,7 @@ pub struct Policy {
     path: PathBuf,
     digest: [u8; 32],
     databases: BTreeMap<String, DatabaseRule>,
-    steps: Option<BTreeSet<ActionKind>>,
+    steps: Option<BTreeSet<ActKind>>,
     peers: BTreeMap<String, PeerAddress>,
     limits: Limits,
     destructive: Destructive,
@@ -218,7 +217,7 @@ pub struct PremadeRole {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     /// Which action.
-    pub kind: ActionKind,
+    pub kind: ActKind,
     /// Carried out or taken back.
     pub verb: Verb,
     /// What of it needs a word of its own.

@@ -26,13 +26,13 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use pgportage_link::{Clock, Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::journal::Journal;
-use crate::migration::{MigrationId, Participation};
+use crate::migration::Participation;
 use crate::policy::PoolerRule;
 use console::{Console, command};
 use turn::Turns;

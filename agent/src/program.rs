@@ -131,7 +131,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::migration::{MigrationId, Side};
+    use pgportage_proto::{MigrationId, Side};
 
     fn shell(script: &str) -> LocalCommand {
         LocalCommand {

@@ -24,9 +24,10 @@ mod standby;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_proto::MigrationId;
+
 use crate::agent::Agent;
 use crate::metrics::HeldBack;
-use crate::migration::MigrationId;
 use crate::postgres::Session;
 use governor::Governor;
 use standby::Standbys;

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::migration::MigrationId;
+use pgportage_proto::MigrationId;
 
 /// Directory of comparisons below the state directory: one directory for each
 /// migration.

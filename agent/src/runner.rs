@@ -18,16 +18,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, MigrationId, Reason, Verb};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::action::{ActionKind, Command, Fact, Outcome, Verb};
+use crate::action::{Command, Fact, Outcome};
 use crate::agent::Agent;
 use crate::journal::{CommandEntry, FactKind, Known};
 use crate::metrics::Attempts;
-use crate::migration::MigrationId;
 use crate::reports;
 use crate::step::{Context, Progress};
 use crate::wire::{self, Received};
@@ -58,7 +57,7 @@ pub struct Runner {
 #[derive(Debug)]
 struct Running {
     migration: MigrationId,
-    kind: ActionKind,
+    kind: ActKind,
     verb: Verb,
     cancel: CancellationToken,
     progress: watch::Receiver<Progress>,
@@ -110,7 +109,7 @@ impl Runner {
 
     /// What is under way, waiting for its turn included.
     #[must_use]
-    pub fn under_way(&self) -> Vec<(MigrationId, ActionKind, Verb)> {
+    pub fn under_way(&self) -> Vec<(MigrationId, ActKind, Verb)> {
         self.running().values().map(|running| (running.migration.clone(), running.kind, running.verb)).collect()
     }
 
@@ -118,30 +117,30 @@ impl Runner {
     #[must_use]
     pub fn copies(&self) -> Vec<(MigrationId, Progress)> {
         let copies = |kind| match kind {
-            ActionKind::CopyTables | ActionKind::AwaitCopy => true,
-            ActionKind::CheckServer
-            | ActionKind::CreateReplicationRole
-            | ActionKind::ReachPeer
-            | ActionKind::SetReplicaIdentity
-            | ActionKind::CreatePublication
-            | ActionKind::CloseDatabase
-            | ActionKind::RestoreSchema
-            | ActionKind::CreateSlot
-            | ActionKind::CreateSubscription
-            | ActionKind::AwaitLag
-            | ActionKind::CreateWayBack
-            | ActionKind::CountRows
-            | ActionKind::CompareRows
-            | ActionKind::PrepareCutover
-            | ActionKind::RaiseBarrier
-            | ActionKind::DrainToMarker
-            | ActionKind::FenceSource
-            | ActionKind::OpenDestination
-            | ActionKind::ReleaseBarrier
-            | ActionKind::KeepStream
-            | ActionKind::FollowStream
-            | ActionKind::CertifySwitch
-            | ActionKind::FinishMigration => false,
+            ActKind::CopyTables | ActKind::AwaitCopy => true,
+            ActKind::CheckServer
+            | ActKind::CreateReplicationRole
+            | ActKind::ReachPeer
+            | ActKind::SetReplicaIdentity
+            | ActKind::CreatePublication
+            | ActKind::CloseDatabase
+            | ActKind::RestoreSchema
+            | ActKind::CreateSlot
+            | ActKind::CreateSubscription
+            | ActKind::AwaitLag
+            | ActKind::CreateWayBack
+            | ActKind::CountRows
+            | ActKind::CompareRows
+            | ActKind::PrepareCutover
+            | ActKind::RaiseBarrier
+            | ActKind::DrainToMarker
+            | ActKind::FenceSource
+            | ActKind::OpenDestination
+            | ActKind::ReleaseBarrier
+            | ActKind::KeepStream
+            | ActKind::FollowStream
+            | ActKind::CertifySwitch
+            | ActKind::FinishMigration => false,
         };
         self.running()
             .values()

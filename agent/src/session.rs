@@ -26,7 +26,7 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::v1::attach_agent_request::Message as Up;
 use pgportage_proto::v1::attach_agent_response::Message as Down;
 use pgportage_proto::v1::session_service_client::SessionServiceClient;
-use pgportage_proto::{Reason, v1};
+use pgportage_proto::{MigrationId, Reason, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -34,7 +34,6 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::agent::Agent;
-use crate::migration::MigrationId;
 use crate::runner::{Runner, Sender, Taken};
 use crate::snapshot::Rate;
 use crate::wire;

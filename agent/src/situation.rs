@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::{Clock, Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason};
 use tokio::time::Instant;
 
 use crate::agent::Agent;
-use crate::migration::{MigrationId, Participation};
+use crate::migration::Participation;
 
 /// The facts of one side.
 #[derive(Clone, Debug, Default, PartialEq)]

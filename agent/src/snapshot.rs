@@ -27,7 +27,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use pgportage_link::{Clock, Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason, Side};
 use tokio::sync::Mutex;
 
 pub use self::bucket::Rate;
@@ -42,7 +42,7 @@ use self::turns::{Turn, Turns};
 pub(crate) use self::written::{Written, WrittenTable};
 use crate::agent::Agent;
 use crate::journal::Journal;
-use crate::migration::{MigrationId, Participation, Side};
+use crate::migration::Participation;
 use crate::peer::Packer;
 use crate::postgres::Lsn;
 use crate::step::subscribe::SLOT_NOTE;

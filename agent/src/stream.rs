@@ -11,7 +11,9 @@
 //! is ever sent back, on every version and without `origin = none`, which would
 //! also leave out what an application's own subscriptions write.
 
-use crate::migration::{MigrationId, Participation, Side};
+use pgportage_proto::{MigrationId, Side};
+
+use crate::migration::Participation;
 use crate::names;
 
 /// One direction of a migration's changes.

@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use pgportage_link::http2::MAX_STREAMS;
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Agent;
-use crate::migration::{MigrationId, Participation};
+use crate::migration::Participation;
 use crate::peer::{PeerClient, Tunnel, carry};
 
 /// Journal note: the port of a migration's listener.

@@ -19,13 +19,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, MigrationId, Reason, Side};
 
-use crate::action::ActionKind;
 use crate::agent::Agent;
 use crate::journal::Journal;
 use crate::metrics::Gauge;
-use crate::migration::{MigrationId, Participation, Side};
+use crate::migration::Participation;
 use crate::postgres::{Purpose, Session};
 use crate::step::Context;
 use crate::step::subscribe::SLOT_NOTE;
@@ -70,34 +69,34 @@ pub fn slot_stands(journal: &Journal, migration: &MigrationId) -> Result<(), Fai
 /// Asks [`slot_stands`] before an action that needs the slot. The others go on
 /// without it: what prepares for it, what takes back, and what comes after the
 /// drain.
-pub(crate) fn before(kind: ActionKind, cx: &Context) -> Result<(), Failure> {
+pub(crate) fn before(kind: ActKind, cx: &Context) -> Result<(), Failure> {
     match kind {
         // The destination counts rows whether or not there is a way back.
-        ActionKind::CountRows if cx.participation.side == Side::Destination => Ok(()),
-        ActionKind::CreateSlot | ActionKind::AwaitLag | ActionKind::CountRows | ActionKind::RaiseBarrier => slot_stands(&cx.agent.journal, &cx.participation.migration),
+        ActKind::CountRows if cx.participation.side == Side::Destination => Ok(()),
+        ActKind::CreateSlot | ActKind::AwaitLag | ActKind::CountRows | ActKind::RaiseBarrier => slot_stands(&cx.agent.journal, &cx.participation.migration),
         // It knows itself which of its slots it needs.
-        ActionKind::PrepareCutover
-        | ActionKind::CheckServer
-        | ActionKind::CreateReplicationRole
-        | ActionKind::ReachPeer
-        | ActionKind::SetReplicaIdentity
-        | ActionKind::CreatePublication
-        | ActionKind::CloseDatabase
-        | ActionKind::RestoreSchema
-        | ActionKind::CopyTables
-        | ActionKind::CreateSubscription
-        | ActionKind::AwaitCopy
+        ActKind::PrepareCutover
+        | ActKind::CheckServer
+        | ActKind::CreateReplicationRole
+        | ActKind::ReachPeer
+        | ActKind::SetReplicaIdentity
+        | ActKind::CreatePublication
+        | ActKind::CloseDatabase
+        | ActKind::RestoreSchema
+        | ActKind::CopyTables
+        | ActKind::CreateSubscription
+        | ActKind::AwaitCopy
         // Whoever compares follows, and loses no rows for want of its own slot.
-        | ActionKind::CompareRows
-        | ActionKind::DrainToMarker
-        | ActionKind::FenceSource
-        | ActionKind::OpenDestination
-        | ActionKind::ReleaseBarrier
-        | ActionKind::CreateWayBack
-        | ActionKind::KeepStream
-        | ActionKind::FollowStream
-        | ActionKind::CertifySwitch
-        | ActionKind::FinishMigration => Ok(()),
+        | ActKind::CompareRows
+        | ActKind::DrainToMarker
+        | ActKind::FenceSource
+        | ActKind::OpenDestination
+        | ActKind::ReleaseBarrier
+        | ActKind::CreateWayBack
+        | ActKind::KeepStream
+        | ActKind::FollowStream
+        | ActKind::CertifySwitch
+        | ActKind::FinishMigration => Ok(()),
     }
 }
 

@@ -12,16 +12,16 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::{Reason, v1};
+use pgportage_proto::{MigrationId, Reason, Side, Verb, v1};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::action::{Command, Fact, Verb};
+use crate::action::{Command, Fact};
 use crate::drift::{Change, DriftedObject, SchemaDrift};
 use crate::journal::FactEntry;
 use crate::metrics::Gauge;
-use crate::migration::{MigrationId, Participation, Side};
+use crate::migration::Participation;
 use crate::step::{IndexBuild, Progress, ProgressPart, ProgressUnit};
 use crate::watch::{Forecast, WalLimit};
 
@@ -88,14 +88,10 @@ pub fn stored(bytes: &[u8]) -> Result<Received, Failure> {
 }
 
 fn command(message: v1::Command) -> Result<Command, Failure> {
-    let verb = match message.verb() {
-        v1::Verb::Perform => Verb::Perform,
-        v1::Verb::Undo => Verb::Undo,
-        v1::Verb::Unspecified => return Err(missing("verb")),
-    };
+    let verb = Verb::try_from(message.verb())?;
     let participation = Participation {
-        migration: MigrationId::new(&message.migration_id).map_err(|failure| failure.effect(Effect::None))?,
-        side: Side::try_from(message.side()).map_err(|failure| failure.effect(Effect::None))?,
+        migration: MigrationId::new(&message.migration_id)?,
+        side: Side::try_from(message.side())?,
         database: some(message.database, "database")?,
         peer: some(message.peer_agent_id, "peer_agent_id")?,
     };
@@ -249,11 +245,7 @@ fn schema_drift(drift: SchemaDrift) -> v1::SchemaDrift {
         details: object.details,
     };
     v1::SchemaDrift {
-        follower: match drift.follower {
-            Side::Source => v1::Side::Source,
-            Side::Destination => v1::Side::Destination,
-        }
-        .into(),
+        follower: v1::Side::from(drift.follower).into(),
         object_count: i32::try_from(drift.object_count).unwrap_or(i32::MAX),
         objects: drift.objects.into_iter().map(object).collect(),
         statement_path: drift.statement_path,

@@ -16,8 +16,8 @@ use pgportage_proto::{Reason, v1};
 
 use crate::figures::{Build, Forecast, Gauge, Part, Progress, Unit, WalLimit};
 use crate::workflow::finding::{Consent, Finding, Severity};
-use crate::workflow::outcome::{Digest, RelationName, SequenceState};
-use crate::workflow::spec::{ConnectionPath, CopyMethod, Rate, Spec};
+use crate::workflow::outcome::{Digest, SequenceState};
+use crate::workflow::spec::{Rate, Spec};
 
 pub use certificate::certificate;
 pub use command::command;
@@ -66,15 +66,9 @@ fn to_time(value: SystemTime) -> Option<prost_types::Timestamp> {
 ///
 /// [`Reason::RequestInvalid`], naming the field.
 pub fn spec(value: v1::MigrationSpec) -> Result<Spec, Failure> {
-    let connection_path = match value.connection_path() {
-        v1::ConnectionPath::Unspecified | v1::ConnectionPath::Tunnel => ConnectionPath::Tunnel,
-        v1::ConnectionPath::Direct => ConnectionPath::Direct,
-    };
     // A method that this release does not know is not silently another one.
-    let copy_method = match v1::CopyMethod::try_from(value.copy_method).map_err(|_| malformed("copy_method"))? {
-        v1::CopyMethod::Unspecified | v1::CopyMethod::Snapshot => CopyMethod::Snapshot,
-        v1::CopyMethod::Native => CopyMethod::Native,
-    };
+    let copy_method = v1::CopyMethod::try_from(value.copy_method).map_err(|_| malformed("copy_method"))?.into();
+    let connection_path = value.connection_path().into();
     let spec = Spec {
         source_agent: value.source_agent_id,
         destination_agent: value.destination_agent_id,
@@ -96,25 +90,11 @@ fn to_spec(value: &Spec) -> v1::MigrationSpec {
         destination_agent_id: value.destination_agent.clone(),
         database: value.database.clone(),
         consents: value.consents.iter().map(to_consent).collect(),
-        connection_path: to_path(value.connection_path).into(),
+        connection_path: v1::ConnectionPath::from(value.connection_path).into(),
         max_lag: to_duration(value.max_lag),
-        copy_method: to_copy_method(value.copy_method).into(),
+        copy_method: v1::CopyMethod::from(value.copy_method).into(),
         max_rate_bytes: Rate::bytes(value.max_rate),
         without_way_back: !value.way_back,
-    }
-}
-
-fn to_path(value: ConnectionPath) -> v1::ConnectionPath {
-    match value {
-        ConnectionPath::Tunnel => v1::ConnectionPath::Tunnel,
-        ConnectionPath::Direct => v1::ConnectionPath::Direct,
-    }
-}
-
-fn to_copy_method(value: CopyMethod) -> v1::CopyMethod {
-    match value {
-        CopyMethod::Snapshot => v1::CopyMethod::Snapshot,
-        CopyMethod::Native => v1::CopyMethod::Native,
     }
 }
 
@@ -171,25 +151,13 @@ pub fn to_finding(value: &Finding) -> v1::Finding {
     }
 }
 
-fn relation(value: v1::RelationName) -> RelationName {
-    RelationName { schema: value.schema_name, relation: value.relation_name }
-}
-
-fn to_relation(value: &RelationName) -> v1::RelationName {
-    v1::RelationName { schema_name: value.schema.clone(), relation_name: value.relation.clone() }
-}
-
 fn sequence(value: v1::SequenceState) -> Result<SequenceState, Failure> {
-    let sequence = relation(value.sequence.ok_or_else(|| missing("sequence"))?);
+    let sequence = value.sequence.ok_or_else(|| missing("sequence"))?.into();
     Ok(SequenceState { sequence, last_value: value.last_value, called: value.called })
 }
 
 fn to_sequence(value: &SequenceState) -> v1::SequenceState {
-    v1::SequenceState {
-        sequence: Some(to_relation(&value.sequence)),
-        last_value: value.last_value,
-        called: value.called,
-    }
+    v1::SequenceState { sequence: Some((&value.sequence).into()), last_value: value.last_value, called: value.called }
 }
 
 /// How far a command is.
@@ -317,6 +285,7 @@ fn to_forecast(value: &Forecast) -> v1::WalForecast {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workflow::spec::CopyMethod;
 
     fn asked(copy_method: i32) -> v1::MigrationSpec {
         v1::MigrationSpec {

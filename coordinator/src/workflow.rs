@@ -9,7 +9,6 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod act;
-mod action_kind;
 pub mod backoff;
 pub mod drift;
 pub mod fact;
@@ -29,60 +28,9 @@ pub mod verb;
 #[cfg(test)]
 pub(crate) mod proof;
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 pub use act::ActRef;
-pub use action_kind::ActionKind;
+pub use pgportage_proto::{ActKind, Side, Verb};
 pub use step_name::StepName;
-
-/// An agent's part in a migration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Side {
-    /// Beside the server moved from.
-    #[default]
-    Source,
-    /// Beside the server moved to.
-    Destination,
-}
-
-impl Side {
-    /// The other one.
-    #[must_use]
-    pub const fn other(self) -> Self {
-        match self {
-            Self::Source => Self::Destination,
-            Self::Destination => Self::Source,
-        }
-    }
-
-    /// The word for people.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Destination => "destination",
-        }
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Whether an act is carried out or taken back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verb {
-    /// Do it.
-    Perform,
-    /// Take it back.
-    Undo,
-}
 
 /// When an act begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +108,7 @@ pub struct ActRow {
     /// The agent that does it.
     pub side: Side,
     /// What it does.
-    pub kind: ActionKind,
+    pub kind: ActKind,
     /// When it begins.
     pub order: Order,
     /// How it is taken back.
@@ -207,15 +155,15 @@ impl StepRow {
     }
 }
 
-const fn on(side: Side, kind: ActionKind, undo: Undo) -> ActRow {
+const fn on(side: Side, kind: ActKind, undo: Undo) -> ActRow {
     ActRow { side, kind, order: Order::InTurn, undo, belongs: Belongs::Always }
 }
 
-const fn source(kind: ActionKind, undo: Undo) -> ActRow {
+const fn source(kind: ActKind, undo: Undo) -> ActRow {
     on(Side::Source, kind, undo)
 }
 
-const fn destination(kind: ActionKind, undo: Undo) -> ActRow {
+const fn destination(kind: ActKind, undo: Undo) -> ActRow {
     on(Side::Destination, kind, undo)
 }
 
@@ -239,7 +187,7 @@ const fn at_the_same_time(act: ActRow) -> ActRow {
     ActRow { order: Order::WithPrevious, ..act }
 }
 
-use ActionKind as Do;
+use ActKind as Do;
 use Undo::{Never, Nothing, TakeBack, TakeBackAndForget, TakeBackFirst};
 
 /// A switch of the applications' way: one side is left, the other is entered. A

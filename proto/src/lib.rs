@@ -1,9 +1,18 @@
 //! The contract between coordinator, agents and operators: generated messages
-//! and services, and the stable reasons that failures and findings carry.
+//! and services, the words that agents, coordinator and operators share, and the
+//! stable reasons that failures and findings carry.
 
+mod act_kind;
+mod migration_id;
 mod reason;
+mod relation_name;
+mod words;
 
+pub use act_kind::ActKind;
+pub use migration_id::{InvalidMigrationId, MigrationId};
 pub use reason::{Reason, UnknownReason};
+pub use relation_name::{RelationName, quote_ident};
+pub use words::{ConnectionPath, CopyMethod, Side, Unspecified, Verb};
 
 /// Generated messages and services of `pgportage.v1`. Their documentation is
 /// the comments of the `.proto` files.

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
+use pgportage_proto::{ActKind, Side, Verb};
 
-use super::{ActionKind, Verb};
-use crate::migration::Side;
 use crate::policy::DestructiveAct;
 use crate::runner::fail_points::{Moment, pass};
 use crate::step::catch_up::{AwaitCopy, AwaitCopyResult, AwaitLag, AwaitLagResult};
@@ -33,55 +32,55 @@ use crate::step::{Context, Step, Survey};
 /// What to do. Each variant holds the step with its input.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// [`ActionKind::CheckServer`].
+    /// [`ActKind::CheckServer`].
     CheckServer(CheckServer),
-    /// [`ActionKind::CreateReplicationRole`].
+    /// [`ActKind::CreateReplicationRole`].
     CreateReplicationRole(CreateReplicationRole),
-    /// [`ActionKind::ReachPeer`].
+    /// [`ActKind::ReachPeer`].
     ReachPeer(ReachPeer),
-    /// [`ActionKind::SetReplicaIdentity`].
+    /// [`ActKind::SetReplicaIdentity`].
     SetReplicaIdentity(SetReplicaIdentity),
-    /// [`ActionKind::CreatePublication`].
+    /// [`ActKind::CreatePublication`].
     CreatePublication(CreatePublication),
-    /// [`ActionKind::CloseDatabase`].
+    /// [`ActKind::CloseDatabase`].
     CloseDatabase(CloseDatabase),
-    /// [`ActionKind::RestoreSchema`].
+    /// [`ActKind::RestoreSchema`].
     RestoreSchema(RestoreSchema),
-    /// [`ActionKind::CreateSlot`].
+    /// [`ActKind::CreateSlot`].
     CreateSlot(CreateSlot),
-    /// [`ActionKind::CopyTables`].
+    /// [`ActKind::CopyTables`].
     CopyTables(CopyTables),
-    /// [`ActionKind::CreateSubscription`].
+    /// [`ActKind::CreateSubscription`].
     CreateSubscription(CreateSubscription),
-    /// [`ActionKind::AwaitCopy`].
+    /// [`ActKind::AwaitCopy`].
     AwaitCopy(AwaitCopy),
-    /// [`ActionKind::AwaitLag`].
+    /// [`ActKind::AwaitLag`].
     AwaitLag(AwaitLag),
-    /// [`ActionKind::CreateWayBack`].
+    /// [`ActKind::CreateWayBack`].
     CreateWayBack(CreateWayBack),
-    /// [`ActionKind::CountRows`].
+    /// [`ActKind::CountRows`].
     CountRows(CountRows),
-    /// [`ActionKind::CompareRows`].
+    /// [`ActKind::CompareRows`].
     CompareRows(CompareRows),
-    /// [`ActionKind::PrepareCutover`].
+    /// [`ActKind::PrepareCutover`].
     PrepareCutover(PrepareCutover),
-    /// [`ActionKind::RaiseBarrier`].
+    /// [`ActKind::RaiseBarrier`].
     RaiseBarrier(RaiseBarrier),
-    /// [`ActionKind::DrainToMarker`].
+    /// [`ActKind::DrainToMarker`].
     DrainToMarker(DrainToMarker),
-    /// [`ActionKind::FenceSource`].
+    /// [`ActKind::FenceSource`].
     FenceSource(FenceSource),
-    /// [`ActionKind::OpenDestination`].
+    /// [`ActKind::OpenDestination`].
     OpenDestination(OpenDestination),
-    /// [`ActionKind::ReleaseBarrier`].
+    /// [`ActKind::ReleaseBarrier`].
     ReleaseBarrier(ReleaseBarrier),
-    /// [`ActionKind::KeepStream`].
+    /// [`ActKind::KeepStream`].
     KeepStream(KeepStream),
-    /// [`ActionKind::FollowStream`].
+    /// [`ActKind::FollowStream`].
     FollowStream(FollowStream),
-    /// [`ActionKind::CertifySwitch`].
+    /// [`ActKind::CertifySwitch`].
     CertifySwitch(CertifySwitch),
-    /// [`ActionKind::FinishMigration`].
+    /// [`ActKind::FinishMigration`].
     FinishMigration(FinishMigration),
 }
 
@@ -145,33 +144,33 @@ pub enum Outcome {
 impl Action {
     /// Which action it is.
     #[must_use]
-    pub fn kind(&self) -> ActionKind {
+    pub fn kind(&self) -> ActKind {
         match self {
-            Self::CheckServer(_) => ActionKind::CheckServer,
-            Self::CreateReplicationRole(_) => ActionKind::CreateReplicationRole,
-            Self::ReachPeer(_) => ActionKind::ReachPeer,
-            Self::SetReplicaIdentity(_) => ActionKind::SetReplicaIdentity,
-            Self::CreatePublication(_) => ActionKind::CreatePublication,
-            Self::CloseDatabase(_) => ActionKind::CloseDatabase,
-            Self::RestoreSchema(_) => ActionKind::RestoreSchema,
-            Self::CreateSlot(_) => ActionKind::CreateSlot,
-            Self::CopyTables(_) => ActionKind::CopyTables,
-            Self::CreateSubscription(_) => ActionKind::CreateSubscription,
-            Self::AwaitCopy(_) => ActionKind::AwaitCopy,
-            Self::AwaitLag(_) => ActionKind::AwaitLag,
-            Self::CreateWayBack(_) => ActionKind::CreateWayBack,
-            Self::CountRows(_) => ActionKind::CountRows,
-            Self::CompareRows(_) => ActionKind::CompareRows,
-            Self::PrepareCutover(_) => ActionKind::PrepareCutover,
-            Self::RaiseBarrier(_) => ActionKind::RaiseBarrier,
-            Self::DrainToMarker(_) => ActionKind::DrainToMarker,
-            Self::FenceSource(_) => ActionKind::FenceSource,
-            Self::OpenDestination(_) => ActionKind::OpenDestination,
-            Self::ReleaseBarrier(_) => ActionKind::ReleaseBarrier,
-            Self::KeepStream(_) => ActionKind::KeepStream,
-            Self::FollowStream(_) => ActionKind::FollowStream,
-            Self::CertifySwitch(_) => ActionKind::CertifySwitch,
-            Self::FinishMigration(_) => ActionKind::FinishMigration,
+            Self::CheckServer(_) => ActKind::CheckServer,
+            Self::CreateReplicationRole(_) => ActKind::CreateReplicationRole,
+            Self::ReachPeer(_) => ActKind::ReachPeer,
+            Self::SetReplicaIdentity(_) => ActKind::SetReplicaIdentity,
+            Self::CreatePublication(_) => ActKind::CreatePublication,
+            Self::CloseDatabase(_) => ActKind::CloseDatabase,
+            Self::RestoreSchema(_) => ActKind::RestoreSchema,
+            Self::CreateSlot(_) => ActKind::CreateSlot,
+            Self::CopyTables(_) => ActKind::CopyTables,
+            Self::CreateSubscription(_) => ActKind::CreateSubscription,
+            Self::AwaitCopy(_) => ActKind::AwaitCopy,
+            Self::AwaitLag(_) => ActKind::AwaitLag,
+            Self::CreateWayBack(_) => ActKind::CreateWayBack,
+            Self::CountRows(_) => ActKind::CountRows,
+            Self::CompareRows(_) => ActKind::CompareRows,
+            Self::PrepareCutover(_) => ActKind::PrepareCutover,
+            Self::RaiseBarrier(_) => ActKind::RaiseBarrier,
+            Self::DrainToMarker(_) => ActKind::DrainToMarker,
+            Self::FenceSource(_) => ActKind::FenceSource,
+            Self::OpenDestination(_) => ActKind::OpenDestination,
+            Self::ReleaseBarrier(_) => ActKind::ReleaseBarrier,
+            Self::KeepStream(_) => ActKind::KeepStream,
+            Self::FollowStream(_) => ActKind::FollowStream,
+            Self::CertifySwitch(_) => ActKind::CertifySwitch,
+            Self::FinishMigration(_) => ActKind::FinishMigration,
         }
     }
 
@@ -275,7 +274,7 @@ impl Action {
 /// One look and one act.
 struct Attempt<'a> {
     cx: &'a Context,
-    kind: ActionKind,
+    kind: ActKind,
     verb: Verb,
 }
 

@@ -34,10 +34,7 @@ pub(super) fn encode_table(table: &ComparedTable) -> v1::ComparedTable {
         .into(),
     };
     v1::ComparedTable {
-        table: Some(v1::RelationName {
-            schema_name: table.name.schema.clone(),
-            relation_name: table.name.relation.clone(),
-        }),
+        table: Some((&table.name).into()),
         columns: table.columns.iter().map(column).collect(),
         key_columns: table.key.clone(),
         size_bytes: table.size_bytes,
@@ -131,7 +128,7 @@ pub(super) fn encode_written(tables: Vec<WrittenTable>, keys_at_a_time: usize) -
     let mut messages = Vec::new();
     for WrittenTable { name, key, keys } in tables {
         let message = v1::WrittenRows {
-            table: Some(v1::RelationName { schema_name: name.schema, relation_name: name.relation }),
+            table: Some(name.into()),
             key_columns: key,
             unknown: keys.is_none(),
             ..v1::WrittenRows::default()

@@ -1,9 +1,9 @@
 //! Which tables are compared, by which columns, in which order.
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 
-use crate::migration::{Participation, Side};
+use crate::migration::Participation;
 use crate::names;
 use crate::postgres::{RelationName, Session, catalog, quote_ident, sql_failure};
 

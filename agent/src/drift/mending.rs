@@ -12,8 +12,9 @@ mod rename;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pgportage_proto::Side;
+
 use super::difference::{Change, Differences};
-use crate::migration::Side;
 use crate::postgres::catalog::{Column, ObjectDefinition, PrivilegeGrant, same_definition};
 use crate::postgres::quote_literal;
 use order::{Place, Stage};

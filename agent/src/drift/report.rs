@@ -91,7 +91,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::migration::{MigrationId, Side};
+    use pgportage_proto::{MigrationId, Side};
 
     #[test]
     fn a_file_for_the_owner_alone_in_which_no_name_becomes_a_statement() {

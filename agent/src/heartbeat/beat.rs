@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pgportage_link::Failure;
+use pgportage_proto::MigrationId;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::state::{Beats, Reading};
 use crate::agent::{Agent, SharedAgent};
-use crate::migration::{MigrationId, Participation};
+use crate::migration::Participation;
 use crate::postgres::{Purpose, Session, own_schema, sql_failure};
 use crate::stream::Stream;
 

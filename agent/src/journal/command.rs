@@ -3,12 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use pgportage_link::Failure;
+use pgportage_proto::MigrationId;
 #[cfg(doc)]
 use pgportage_proto::Reason;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::{Journal, broken, insert_participation};
-use crate::migration::{MigrationId, Participation};
+use crate::migration::Participation;
 
 /// A command as it was accepted or refused.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -57,10 +57,6 @@ pub(super) fn decode_held_point(text: &str) -> Result<Option<Lsn>, Failure> {
     })
 }
 
-pub(super) fn decode_name(name: v1::RelationName) -> RelationName {
-    RelationName::new(name.schema_name, name.relation_name)
-}
-
 pub(super) fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1::SnapshotTable {
     use v1::snapshot_table::Change as Wire;
 
@@ -70,10 +66,7 @@ pub(super) fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1
         Change::Unknown => Wire::Unspecified,
     };
     v1::SnapshotTable {
-        table: Some(v1::RelationName {
-            schema_name: table.name.schema.clone(),
-            relation_name: table.name.relation.clone(),
-        }),
+        table: Some((&table.name).into()),
         columns: table.columns.clone(),
         binary: table.binary,
         block_count: table.block_count,
@@ -106,7 +99,7 @@ pub(super) fn decode_range(message: v1::CopyRangeRequest) -> Result<Range, Failu
         Wire::TouchedKeys => Selection::TouchedKeys { since: since()? },
         Wire::TouchedRows => Selection::TouchedRows { since: since()? },
     };
-    Ok(Range { table: decode_name(table), columns: message.columns, binary: message.binary, selection })
+    Ok(Range { table: table.into(), columns: message.columns, binary: message.binary, selection })
 }
 
 fn decode_snapshot_table(message: v1::SnapshotTable) -> Option<(SnapshotTable, Change)> {
@@ -210,10 +203,7 @@ impl PeerClient {
         v1::CopyRangeRequest {
             migration_id: self.migration.to_string(),
             consistent_point: consistent_point.to_owned(),
-            table: Some(v1::RelationName {
-                schema_name: table.name.schema.clone(),
-                relation_name: table.name.relation.clone(),
-            }),
+            table: Some((&table.name).into()),
             columns: table.columns.clone(),
             binary: table.binary,
             compression: packing.to_wire().into(),

@@ -50,13 +50,9 @@ impl PeerClient {
         tables: &[RelationName],
         packing: Packing,
     ) -> Result<SourceStatistics, Failure> {
-        let wire = |table: &RelationName| v1::RelationName {
-            schema_name: table.schema.clone(),
-            relation_name: table.relation.clone(),
-        };
         let request = v1::ReadStatisticsRequest {
             migration_id: self.migration.to_string(),
-            tables: tables.iter().map(wire).collect(),
+            tables: tables.iter().map(v1::RelationName::from).collect(),
             compression: packing.to_wire().into(),
         };
         let mut messages = self.within(CALL_TIMEOUT, self.client.clone().read_statistics(request)).await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pgportage_link::Failure;
 use pgportage_link::settings::ByteSize;
+use pgportage_proto::{ActKind, Side};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -14,8 +15,6 @@ use sha2::{Digest, Sha256};
 use super::{
     BarrierConflict, DatabaseRule, Destructive, Limits, PeerAddress, Policy, PremadeRole, Roles, hook, pooler,
 };
-use crate::action::ActionKind;
-use crate::migration::Side;
 use crate::settings::{invalid, is_address, is_name};
 
 /// Written instead of the address of a peer that the coordinator relays to.
@@ -200,14 +199,14 @@ fn databases(
     databases
 }
 
-fn steps(problems: &mut Problems, table: &mut toml::Table) -> Option<BTreeSet<ActionKind>> {
+fn steps(problems: &mut Problems, table: &mut toml::Table) -> Option<BTreeSet<ActKind>> {
     let names: Option<Vec<String>> = table.remove("steps").and_then(|value| problems.read("steps", value));
     let mut steps = BTreeSet::new();
     for name in names? {
-        match ActionKind::ALL.iter().find(|kind| kind.as_str() == name) {
+        match ActKind::ALL.iter().find(|kind| kind.as_str() == name) {
             Some(kind) => drop(steps.insert(*kind)),
             None => {
-                let known: Vec<_> = ActionKind::ALL.iter().map(|kind| kind.as_str()).collect();
+                let known: Vec<_> = ActKind::ALL.iter().map(|kind| kind.as_str()).collect();
                 problems.add("steps", format_args!("{name:?} is no step; expected {}", known.join(", ")));
             }
         }

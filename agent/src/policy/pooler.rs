@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use pgportage_proto::Side;
+
 use super::command::{LocalCommand, local_command};
 use super::file::{Problems, check_private};
 use super::{ANY, DatabaseRule};
-use crate::migration::Side;
 use crate::settings::is_address;
 
 /// Transactions of a pool end within milliseconds, or they would not fit into an

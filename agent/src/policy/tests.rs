@@ -1,8 +1,9 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
+use pgportage_proto::MigrationId;
+
 use super::*;
-use crate::migration::MigrationId;
 
 const POLICY: &str = r#"
 steps = ["check_server", "fence_source", "raise_barrier"]
@@ -36,7 +37,7 @@ fn participation(database: &str, side: Side, peer: &str) -> Participation {
     Participation { migration: MigrationId::new("m").unwrap(), side, database: database.into(), peer: peer.into() }
 }
 
-fn intent(kind: ActionKind) -> Intent {
+fn intent(kind: ActKind) -> Intent {
     Intent { kind, verb: Verb::Perform, acts: Vec::new(), max_outage: None }
 }
 
@@ -46,23 +47,17 @@ fn says_which_line_would_allow_it() {
     assert_eq!(policy.limits().retained_wal_abort_bytes, 256 << 20);
     assert_eq!(policy.limits().free_disk_abort_bytes, 1000);
     let shop = participation("shop", Side::Source, "dst-1");
-    policy.allows(&shop, &intent(ActionKind::CheckServer)).unwrap();
-    policy
-        .allows(&participation("odd \"name\"\n", Side::Destination, "dst-2"), &intent(ActionKind::CheckServer))
-        .unwrap();
+    policy.allows(&shop, &intent(ActKind::CheckServer)).unwrap();
+    policy.allows(&participation("odd \"name\"\n", Side::Destination, "dst-2"), &intent(ActKind::CheckServer)).unwrap();
 
-    let fence = Intent { acts: vec![DestructiveAct::Fence], ..intent(ActionKind::FenceSource) };
-    let long = Intent { max_outage: Some(Duration::from_secs(3)), ..intent(ActionKind::RaiseBarrier) };
+    let fence = Intent { acts: vec![DestructiveAct::Fence], ..intent(ActKind::FenceSource) };
+    let long = Intent { max_outage: Some(Duration::from_secs(3)), ..intent(ActKind::RaiseBarrier) };
     for (participation, intent, line) in [
-        (participation("crm", Side::Source, "dst-1"), intent(ActionKind::CheckServer), "[databases.crm]"),
-        (
-            participation("shop", Side::Destination, "dst-1"),
-            intent(ActionKind::CheckServer),
-            "\"destination\" to `sides`",
-        ),
-        (participation("shop", Side::Source, "dst-9"), intent(ActionKind::CheckServer), "under [peers]"),
-        (participation("shop", Side::Source, "dst-2"), intent(ActionKind::CheckServer), "\"dst-2\" to `peers`"),
-        (shop.clone(), intent(ActionKind::CreateSlot), "\"create_slot\" to `steps`"),
+        (participation("crm", Side::Source, "dst-1"), intent(ActKind::CheckServer), "[databases.crm]"),
+        (participation("shop", Side::Destination, "dst-1"), intent(ActKind::CheckServer), "\"destination\" to `sides`"),
+        (participation("shop", Side::Source, "dst-9"), intent(ActKind::CheckServer), "under [peers]"),
+        (participation("shop", Side::Source, "dst-2"), intent(ActKind::CheckServer), "\"dst-2\" to `peers`"),
+        (shop.clone(), intent(ActKind::CreateSlot), "\"create_slot\" to `steps`"),
         (shop.clone(), fence, "`fence = true`"),
         (shop.clone(), long, "`max_outage`"),
     ] {
@@ -118,7 +113,7 @@ fn refuses_a_file_that_others_can_write() {
 #[test]
 fn an_empty_file_allows_nothing() {
     let failure =
-        load("").unwrap().allows(&participation("shop", Side::Source, "dst-1"), &intent(ActionKind::CheckServer));
+        load("").unwrap().allows(&participation("shop", Side::Source, "dst-1"), &intent(ActKind::CheckServer));
     assert_eq!(failure.unwrap_err().reason, Reason::PolicyDenied);
 }
 

@@ -5,15 +5,14 @@
 //! written there before. After an unknown outcome the row says what happened.
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, MigrationId, Reason, Side, Verb};
 use tokio::try_join;
 use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Transaction};
 
 use super::access::{DECISION_TABLE_DDL, FENCE_TABLE_DDL};
 use super::{quote_ident, sql_failure};
-use crate::action::{ActionKind, Verb};
-use crate::migration::{MigrationId, Participation, Side};
+use crate::migration::Participation;
 use crate::names;
 use crate::step::Context;
 
@@ -226,12 +225,7 @@ pub async fn remove(transaction: &Transaction<'_>, cx: &Context) -> Result<(), F
 ///
 /// [`Reason::StaleEpoch`] when a later coordinator has written in the ledger;
 /// otherwise what the server reports.
-pub async fn record(
-    transaction: &Transaction<'_>,
-    cx: &Context,
-    action: ActionKind,
-    verb: Verb,
-) -> Result<(), Failure> {
+pub async fn record(transaction: &Transaction<'_>, cx: &Context, action: ActKind, verb: Verb) -> Result<(), Failure> {
     record_with(transaction, cx, action, verb, None).await
 }
 
@@ -243,7 +237,7 @@ pub async fn record(
 pub async fn record_with(
     transaction: &Transaction<'_>,
     cx: &Context,
-    action: ActionKind,
+    action: ActKind,
     verb: Verb,
     result: Option<&[u8]>,
 ) -> Result<(), Failure> {
@@ -260,7 +254,7 @@ pub async fn record_with(
 pub async fn write_row(
     transaction: &impl GenericClient,
     cx: &Context,
-    action: ActionKind,
+    action: ActKind,
     verb: Verb,
     result: Option<&[u8]>,
 ) -> Result<(), Failure> {
@@ -300,7 +294,7 @@ pub async fn recorded(client: &impl GenericClient, command_id: &str) -> Result<O
 /// # Errors
 ///
 /// What the server reports.
-pub async fn results(client: &impl GenericClient, action: ActionKind) -> Result<Vec<Vec<u8>>, Failure> {
+pub async fn results(client: &impl GenericClient, action: ActKind) -> Result<Vec<Vec<u8>>, Failure> {
     if !relation_exists(client, names::LEDGER_TABLE).await? {
         return Ok(Vec::new());
     }

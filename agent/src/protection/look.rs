@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason};
 
 use super::standby::Standby;
 use crate::agent::Agent;
-use crate::migration::MigrationId;
 use crate::postgres::{Purpose, Session, sql_failure};
 
 /// A look that takes longer is given up.

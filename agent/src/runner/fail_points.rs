@@ -5,7 +5,7 @@
 //! ([`crate::step::Context::fail_point`]). The tests read all names from the
 //! source, so a new one cannot be forgotten.
 
-use crate::action::{ActionKind, Verb};
+use pgportage_proto::{ActKind, Verb};
 
 /// What has just become true of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,6 @@ impl Moment {
 }
 
 /// Passes one of the points around an action.
-pub(crate) fn pass(kind: ActionKind, verb: Verb, moment: Moment) {
+pub(crate) fn pass(kind: ActKind, verb: Verb, moment: Moment) {
     pgportage_link::fail_point::hit(&format!("{kind}.{verb}.{}", moment.as_str()));
 }

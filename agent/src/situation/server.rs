@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 use tokio_postgres::Row;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     SubscriptionSituation, Unchecked,
 };
 use crate::agent::Agent;
-use crate::migration::{Participation, Side};
+use crate::migration::Participation;
 use crate::names::APPLICATION_PREFIX;
 use crate::postgres::{Purpose, Session, free_disk_bytes, sql_failure};
 use crate::step::connect::replication_role;

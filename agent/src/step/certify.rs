@@ -18,12 +18,10 @@ use pgportage_link::switch_certificate::{
     SignedStatement, Statement, TableSet, Verification, Written, hex,
 };
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Side};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::action::ActionKind;
-use crate::migration::Side;
 use crate::postgres::{Purpose, RelationName, sql_failure};
 use crate::step::cutover::{
     DrainToMarkerResult, FenceSourceResult, PrepareCutoverResult, RaiseBarrierResult, ReleaseBarrierResult,
@@ -208,10 +206,10 @@ fn told_by_the_left(record: &SwitchRecord) -> Result<Told, Failure> {
         catalog_digest: fenced.what.catalog_digest.clone(),
         sequences: fenced.what.sequences.clone(),
         phases: vec![
-            phase(ActionKind::PrepareCutover, prepared),
-            phase(ActionKind::RaiseBarrier, raised),
-            phase(ActionKind::FenceSource, fenced),
-            phase(ActionKind::ReleaseBarrier, released),
+            phase(ActKind::PrepareCutover, prepared),
+            phase(ActKind::RaiseBarrier, raised),
+            phase(ActKind::FenceSource, fenced),
+            phase(ActKind::ReleaseBarrier, released),
         ],
         account: Account::Left(Left {
             marker_lsn: raised.what.marker_lsn.clone(),
@@ -237,9 +235,9 @@ fn told_by_the_entered(record: &SwitchRecord, decision: Decision) -> Result<Told
         catalog_digest: prepared.what.catalog_digest.clone(),
         sequences: opening.what.clone(),
         phases: vec![
-            phase(ActionKind::PrepareCutover, prepared),
-            phase(ActionKind::DrainToMarker, drained),
-            phase(ActionKind::OpenDestination, opening),
+            phase(ActKind::PrepareCutover, prepared),
+            phase(ActKind::DrainToMarker, drained),
+            phase(ActKind::OpenDestination, opening),
         ],
         account: Account::Entered(Entered {
             flush_lsn: drain.flush_lsn.clone(),
@@ -306,7 +304,7 @@ fn listed(sequences: &[SequencePosition]) -> Listing<Sequence> {
     )
 }
 
-fn phase<T>(kind: ActionKind, done: &Done<T>) -> Phase {
+fn phase<T>(kind: ActKind, done: &Done<T>) -> Phase {
     Phase { name: kind.as_str().to_owned(), begin: Moment::from(done.begin), end: Moment::from(done.end) }
 }
 

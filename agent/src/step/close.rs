@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Verb};
 use tokio_postgres::Client;
 
 use super::{Context, Step, Survey};
-use crate::action::{ActionKind, Verb};
 use crate::names;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::expel::Expulsion;
@@ -91,7 +90,7 @@ impl Step for CloseDatabase {
             let doing = "close the destination";
             let transaction = client.transaction().await.map_err(|error| sql_failure(error, doing))?;
             own_schema::ensure(&transaction, cx).await?;
-            own_schema::record(&transaction, cx, ActionKind::CloseDatabase, Verb::Perform).await?;
+            own_schema::record(&transaction, cx, ActKind::CloseDatabase, Verb::Perform).await?;
             let access = Access::read(&transaction).await?;
             transaction
                 .execute(

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, CopyMethod, Reason};
 
 use self::board::Board;
 use self::builds::Builds;
@@ -39,13 +39,12 @@ use self::ledger::Ledger;
 use self::plan::{pieces, remaining};
 use self::yard::Statistics;
 use super::schema::later;
-use crate::action::ActionKind;
 use crate::peer::SourceSnapshot;
 use crate::postgres::{Purpose, Session, sql_failure};
 use crate::step::patience::{Patience, is_passing, stalled};
 use crate::step::{Context, Progress, Step, Survey};
 
-const ACTION: ActionKind = ActionKind::CopyTables;
+const ACTION: ActKind = ActKind::CopyTables;
 
 /// How long the source may take to make a snapshot: it waits for transactions
 /// that are open.
@@ -54,16 +53,6 @@ const SNAPSHOT_LIMIT: Duration = Duration::from_secs(600);
 const REPORT: Duration = Duration::from_millis(500);
 /// Sessions of the agent's budget that other work may need meanwhile.
 const SPARE_SESSIONS: usize = 4;
-
-/// How the rows that are there already get to the destination.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CopyMethod {
-    /// By the agents: many readers of one exported snapshot.
-    #[default]
-    Snapshot,
-    /// By the subscription itself.
-    Native,
-}
 
 /// Copies the rows of the slot's snapshot, and makes what waits for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

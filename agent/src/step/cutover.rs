@@ -39,13 +39,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Haste, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_postgres::GenericClient;
 
 use crate::agent::Agent;
-use crate::migration::{MigrationId, Participation};
+use crate::migration::Participation;
 use crate::pooler::Unreachable;
 use crate::postgres::catalog::Sequences;
 use crate::postgres::expel::Expulsion;

@@ -7,10 +7,9 @@
 mod local;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 use tokio_postgres::GenericClient;
 
-use crate::migration::Side;
 use crate::pooler::Poolers;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::own_schema::{self, Ownership};

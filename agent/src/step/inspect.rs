@@ -23,9 +23,8 @@ mod trigger;
 mod way_back;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 
-use crate::migration::Side;
 use crate::postgres::{Purpose, RelationName, quote_ident, quote_literal};
 use crate::step::{Context, Progress, Step, Survey};
 use examination::{Check, Examination, answer};

@@ -11,11 +11,10 @@
 //! without one makes the application's own UPDATE and DELETE fail.
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Side, Verb};
 use tokio_postgres::{Client, GenericClient};
 
-use crate::action::{ActionKind, Verb};
-use crate::migration::{Participation, Side};
+use crate::migration::Participation;
 use crate::names;
 use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, RelationName, Session, catalog, quote_ident, sql_failure};
@@ -235,7 +234,7 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
     ] {
         transaction.batch_execute(&grant).await.map_err(failure)?;
     }
-    own_schema::record(&transaction, cx, ActionKind::CreatePublication, Verb::Perform).await?;
+    own_schema::record(&transaction, cx, ActKind::CreatePublication, Verb::Perform).await?;
     transaction.commit().await.map_err(failure)?;
     Ok(count(&tables))
 }

@@ -17,13 +17,11 @@ mod restore;
 mod sql;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, CopyMethod, Reason, Verb};
 
 use self::contents::{Baseline, relation_count, rights};
 use self::restore::Sections;
-use super::copy::CopyMethod;
 use super::{Context, Step, Survey};
-use crate::action::{ActionKind, Verb};
 use crate::names;
 use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, Session, sql_failure};
@@ -154,7 +152,7 @@ async fn make_our_tables(cx: &Context, session: &mut Session) -> Result<(), Fail
     let doing = "make our tables on the destination";
     let transaction = session.transaction().await.map_err(|error| sql_failure(error, doing))?;
     own_schema::ensure(&transaction, cx).await?;
-    own_schema::record(&transaction, cx, ActionKind::RestoreSchema, Verb::Perform).await?;
+    own_schema::record(&transaction, cx, ActKind::RestoreSchema, Verb::Perform).await?;
     transaction.commit().await.map_err(|error| sql_failure(error, doing))
 }
 
@@ -193,7 +191,7 @@ async fn take_back(cx: &Context, session: &mut Session, baseline: &Baseline) -> 
             .effect(Effect::None));
     }
     baseline.empty(&transaction).await?;
-    own_schema::record(&transaction, cx, ActionKind::RestoreSchema, Verb::Undo).await?;
+    own_schema::record(&transaction, cx, ActKind::RestoreSchema, Verb::Undo).await?;
     transaction.commit().await.map_err(failure)
 }
 

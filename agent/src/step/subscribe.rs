@@ -10,5 +10,5 @@ pub(crate) use grants::revoke_reading;
 pub(crate) use maker::{SlotMaker, slot_maker, slot_session};
 pub use slot::{CreateSlot, CreateSlotResult};
 pub(crate) use slot::{SLOT_NOTE, SlotUse, remove_slots, slot_use};
-pub use subscription::{ConnectionPath, CreateSubscription, CreateSubscriptionResult};
+pub use subscription::{CreateSubscription, CreateSubscriptionResult};
 pub(crate) use subscription::{drop_subscription, make_subscription, prove_login, remove_subscription, subscription};

@@ -12,7 +12,7 @@ use crate::step::catch_up::{AwaitCopy, AwaitLag};
 use crate::step::certify::CertifySwitch;
 use crate::step::close::CloseDatabase;
 use crate::step::connect::{CreateReplicationRole, ReachPeer};
-use crate::step::copy::{CopyMethod, CopyTables};
+use crate::step::copy::CopyTables;
 use crate::step::cutover::{
     DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier, SequencePosition,
     Switch, WrittenRows,
@@ -21,7 +21,7 @@ use crate::step::finish::FinishMigration;
 use crate::step::identity::SetReplicaIdentity;
 use crate::step::publication::CreatePublication;
 use crate::step::schema::RestoreSchema;
-use crate::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
+use crate::step::subscribe::{CreateSlot, CreateSubscription};
 use crate::step::verify::{CompareRows, CountRows, SequencePlace, TableComparison, TableCount};
 use crate::step::way_back::{CreateWayBack, FollowStream, KeepStream};
 
@@ -43,20 +43,13 @@ pub(super) fn decode(action: Option<v1::command::Action>) -> Result<Action, Fail
         Wire::CreatePublication(_) => Ok(Action::CreatePublication(CreatePublication)),
         Wire::CloseDatabase(_) => Ok(Action::CloseDatabase(CloseDatabase)),
         Wire::RestoreSchema(message) => {
-            Ok(Action::RestoreSchema(RestoreSchema { copy_method: copy_method(message.copy_method()) }))
+            Ok(Action::RestoreSchema(RestoreSchema { copy_method: message.copy_method().into() }))
         }
-        Wire::CreateSlot(message) => {
-            Ok(Action::CreateSlot(CreateSlot { copy_method: copy_method(message.copy_method()) }))
-        }
-        Wire::CopyTables(message) => {
-            Ok(Action::CopyTables(CopyTables { copy_method: copy_method(message.copy_method()) }))
-        }
+        Wire::CreateSlot(message) => Ok(Action::CreateSlot(CreateSlot { copy_method: message.copy_method().into() })),
+        Wire::CopyTables(message) => Ok(Action::CopyTables(CopyTables { copy_method: message.copy_method().into() })),
         Wire::CreateSubscription(message) => Ok(Action::CreateSubscription(CreateSubscription {
-            path: match message.connection_path() {
-                v1::ConnectionPath::Unspecified | v1::ConnectionPath::Tunnel => ConnectionPath::Tunnel,
-                v1::ConnectionPath::Direct => ConnectionPath::Direct,
-            },
-            copy_method: copy_method(message.copy_method()),
+            path: message.connection_path().into(),
+            copy_method: message.copy_method().into(),
         })),
         Wire::AwaitCopy(_) => Ok(Action::AwaitCopy(AwaitCopy)),
         Wire::AwaitLag(message) => Ok(Action::AwaitLag(AwaitLag {
@@ -240,20 +233,13 @@ fn unknown() -> Failure {
         .effect(Effect::None)
 }
 
-fn copy_method(method: v1::CopyMethod) -> CopyMethod {
-    match method {
-        v1::CopyMethod::Unspecified | v1::CopyMethod::Snapshot => CopyMethod::Snapshot,
-        v1::CopyMethod::Native => CopyMethod::Native,
-    }
-}
-
 fn decode_set_replica_identity(message: v1::SetReplicaIdentity) -> Result<SetReplicaIdentity, Failure> {
     Ok(SetReplicaIdentity { tables: relations(message.tables) })
 }
 
 fn encode_table_count(count: TableCount) -> v1::TableCount {
     v1::TableCount {
-        table: Some(encode_relation(count.table)),
+        table: Some(count.table.into()),
         row_count: count.row_count,
         inserted_count: count.inserted_count,
         deleted_count: count.deleted_count,
@@ -262,14 +248,14 @@ fn encode_table_count(count: TableCount) -> v1::TableCount {
 
 fn encode_place(place: SequencePlace) -> v1::SequencePlace {
     let SequencePlace { position: SequencePosition { name, last_value, called }, descending } = place;
-    v1::SequencePlace { sequence: Some(encode_relation(name)), last_value, called, descending }
+    v1::SequencePlace { sequence: Some(name.into()), last_value, called, descending }
 }
 
 fn encode_written(compared: WrittenRows) -> v1::SwitchComparison {
     v1::SwitchComparison {
         table_count: count(compared.table_count),
         row_count: i64::try_from(compared.row_count).unwrap_or(i64::MAX),
-        left_out: compared.left_out.into_iter().map(encode_relation).collect(),
+        left_out: compared.left_out.into_iter().map(v1::RelationName::from).collect(),
         elapsed: Some(span(compared.elapsed)),
     }
 }
@@ -286,7 +272,7 @@ pub(super) fn decode_written(message: v1::SwitchComparison) -> WrittenRows {
 
 fn encode_table_comparison(table: TableComparison) -> v1::TableComparison {
     v1::TableComparison {
-        table: Some(encode_relation(table.table)),
+        table: Some(table.table.into()),
         row_count: table.row_count,
         digest: table.digest,
         missing_count: table.missing_count,
@@ -308,15 +294,7 @@ fn encode_signed(signed: SignedStatement) -> v1::SignedStatement {
 }
 
 fn relations(names: Vec<v1::RelationName>) -> Vec<RelationName> {
-    names.into_iter().map(relation).collect()
-}
-
-pub(super) fn relation(name: v1::RelationName) -> RelationName {
-    RelationName::new(name.schema_name, name.relation_name)
-}
-
-fn encode_relation(name: RelationName) -> v1::RelationName {
-    v1::RelationName { schema_name: name.schema, relation_name: name.relation }
+    names.into_iter().map(RelationName::from).collect()
 }
 
 pub(super) fn marker(text: &str) -> Result<Uuid, Failure> {
@@ -341,7 +319,7 @@ fn encode_positions(positions: Vec<SequencePosition>) -> Vec<v1::SequenceState> 
     positions
         .into_iter()
         .map(|position| v1::SequenceState {
-            sequence: Some(encode_relation(position.name)),
+            sequence: Some(position.name.into()),
             last_value: position.last_value,
             called: position.called,
         })

@@ -67,7 +67,7 @@ fn encode(inventory: Inventory) -> v1::Inventory {
         identity_full_tables: inventory
             .identity_full_tables
             .into_iter()
-            .map(|name| v1::RelationName { schema_name: name.schema, relation_name: name.relation })
+            .map(|name| v1::RelationName::from(name))
             .collect(),
     }
 }

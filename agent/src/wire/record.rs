@@ -7,14 +7,14 @@
 use std::time::SystemTime;
 
 use pgportage_link::Failure;
-use pgportage_proto::{Reason, v1};
+use pgportage_proto::{Reason, Verb, v1};
 use prost::Message;
 use v1::command_fact::Fact as Told;
 use v1::command_result::Result as Produced;
 
-use super::action::{decode_written, marker, positions, relation};
+use super::action::{decode_written, marker, positions};
 use super::{reported, stored, uncount};
-use crate::action::{Action, Verb};
+use crate::action::Action;
 use crate::journal::PastFact;
 use crate::postgres::RelationName;
 use crate::step::certify::{Compared, Counted, Done, SwitchRecord};
@@ -138,7 +138,7 @@ fn learn(
 }
 
 fn named(table: Option<v1::RelationName>) -> RelationName {
-    table.map_or_else(|| RelationName::new("", ""), relation)
+    table.map(RelationName::from).unwrap_or_default()
 }
 
 #[cfg(test)]

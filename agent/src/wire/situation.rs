@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::{MigrationId, v1};
 
 use super::{big, count, duration, some, span};
-use crate::migration::MigrationId;
 use crate::situation::{
     Capacity, DiskSituation, LinkSituation, PreparedTransaction, ServerSession, Situation, SlotSituation,
     SubscriptionSituation, Unchecked,

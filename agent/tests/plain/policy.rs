@@ -347,5 +347,5 @@ async fn insisting_does_not_help() {
 
 #[test]
 fn every_action_is_here() {
-    assert_eq!(actions().len(), pgportage_agent::action::ActionKind::ALL.len());
+    assert_eq!(actions().len(), pgportage_proto::ActKind::ALL.len());
 }

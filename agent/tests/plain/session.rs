@@ -4,13 +4,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use pgportage_agent::metrics;
-use pgportage_agent::migration::MigrationId;
 use pgportage_link::Clock;
 use pgportage_link::fail_point;
-use pgportage_proto::v1;
 use pgportage_proto::v1::attach_agent_request::Message as Up;
 use pgportage_proto::v1::attach_agent_response::Message as Down;
 use pgportage_proto::v1::command_fact::Fact;
+use pgportage_proto::{MigrationId, v1};
 
 use crate::script::{AGENT, PATIENCE, Site, command, failure};
 

@@ -9,7 +9,6 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use pgportage_agent::migration::Side;
 use pgportage_agent::names;
 use pgportage_agent::pooler::Unreachable;
 use pgportage_agent::postgres::access::Access;
@@ -22,7 +21,7 @@ use pgportage_agent::step::cutover::{
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::{Step, Survey};
 use pgportage_link::{Effect, Failure, fail_point};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{Cluster, SUPERUSER, connect};
 use pgportage_tests::wait::{self, Seen};
 use tokio::task::JoinHandle;

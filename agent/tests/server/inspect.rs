@@ -5,13 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::step::inspect::{
     CheckServer, CheckServerResult, Consent, Extension, Finding, Inventory, Severity,
 };
 use pgportage_agent::step::{Context, Progress, Step};
 use pgportage_link::{Clock, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
 use pgportage_tests::postgres_versions::PostgresVersion;
 use tokio::sync::watch;
@@ -161,7 +160,7 @@ async fn tables_without_a_usable_identity() {
                                         h jsonb, i oid, j regclass, k interval, l bit(3), m public.mood[], n money,
                                         o uuid, p macaddr, q tsvector, r char(3), s timestamptz, t bytea, u xid8);
              ALTER TABLE public.full_ REPLICA IDENTITY FULL;
-             CREATE TABLE public.bare (a int);
+             CREATE TABLE public.\"order\" (a int);
              CREATE TABLE public.\"With Index\" (a int NOT NULL, b int);
              CREATE UNIQUE INDEX \"the index\" ON public.\"With Index\" (a);
              CREATE TABLE public.switched_off (id int PRIMARY KEY);
@@ -199,7 +198,7 @@ async fn tables_without_a_usable_identity() {
             (Severity::Refuse, Reason::ReplicaIdentityImpossible, "public.places"),
             (Severity::Refuse, Reason::ReplicaIdentityImpossible, "public.points"),
             (Severity::Consent, Reason::ReplicaIdentityMissing, "public.\"With Index\""),
-            (Severity::Consent, Reason::ReplicaIdentityMissing, "public.bare"),
+            (Severity::Consent, Reason::ReplicaIdentityMissing, "public.\"order\""),
             (Severity::Consent, Reason::ReplicaIdentityMissing, "public.index_gone"),
             (Severity::Consent, Reason::ReplicaIdentityMissing, "public.parted_1"),
             (Severity::Consent, Reason::ReplicaIdentityMissing, "public.switched_off"),
@@ -223,12 +222,12 @@ async fn tables_without_a_usable_identity() {
     }));
     let result = check(&lone, None, &agreed).await.unwrap();
     let tables: Vec<_> = result.inventory.identity_full_tables.iter().map(ToString::to_string).collect();
-    assert_eq!(tables, ["public.bare", "public.index_gone", "public.parted_1", "public.switched_off"]);
+    assert_eq!(tables, ["public.\"order\"", "public.index_gone", "public.parted_1", "public.switched_off"]);
     assert_eq!(refusals(&result).len(), 3, "{:#?}", result.findings);
 
     let options = Options { policy: String::new(), ..Options::new(Side::Source) };
     let result = check(&Lone::beside(&cluster, &options), None, &agreed).await.unwrap();
-    assert_eq!(find(&result, Reason::ReplicaIdentityMissing, "public.bare").severity, Severity::Refuse);
+    assert_eq!(find(&result, Reason::ReplicaIdentityMissing, "public.\"order\"").severity, Severity::Refuse);
     assert!(result.inventory.identity_full_tables.is_empty());
 }
 

@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::pooler::{Occasion, Pause, Towards, Unreachable};
 use pgportage_link::{Clock, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 use pgportage_tests::PostgresVersion;
 use pgportage_tests::cluster::{Cluster, ClusterOptions, free_port};
 use pgportage_tests::pgbouncer::{KEEPER, PgBouncer};

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use pgportage_agent::agent::Agent;
 use pgportage_agent::journal::Journal;
-use pgportage_agent::migration::{MigrationId, Participation, Side};
+use pgportage_agent::migration::Participation;
 use pgportage_agent::policy::Policy;
 use pgportage_agent::settings::Settings;
 use pgportage_link::Clock;
 use pgportage_link::identity::Role;
 use pgportage_link::issue::Authority;
 use pgportage_link::tls::Identity;
+use pgportage_proto::{MigrationId, Side};
 use pgportage_tests::cluster::{Cluster, SUPERUSER};
 use tempfile::TempDir;
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use pgportage_agent::journal::CommandEntry;
 use pgportage_agent::metrics::Gauge;
-use pgportage_agent::migration::Side;
 use pgportage_agent::watch;
 use pgportage_link::{Clock, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
 use pgportage_tests::postgres_versions::PostgresVersion;
 use pgportage_tests::wait::{self, Seen};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pgportage_agent::agent::Agent;
 use pgportage_agent::journal::{CommandEntry, Journal};
-use pgportage_agent::migration::{MigrationId, Participation, Side};
+use pgportage_agent::migration::Participation;
 use pgportage_agent::peer;
 use pgportage_agent::policy::Policy;
 use pgportage_agent::postgres::own_schema;
@@ -18,6 +18,7 @@ use pgportage_link::issue::Authority;
 use pgportage_link::serve::{self, ServeSettings};
 use pgportage_link::settings::IdentitySettings;
 use pgportage_link::tls::Identity;
+use pgportage_proto::{MigrationId, Side};
 use pgportage_tests::cluster::{Cluster, ClusterOptions, SUPERUSER, free_port};
 use pgportage_tests::postgres_versions::{PostgresVersion, Tools, tools_for};
 use pgportage_tests::wait::{self, Seen};

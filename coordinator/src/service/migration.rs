@@ -126,7 +126,7 @@ fn look(message: &v1::VerifyMigrationRequest) -> Result<Look, Failure> {
 }
 
 fn id(text: &str) -> Result<MigrationId, Status> {
-    MigrationId::new(text).map_err(to_status)
+    MigrationId::new(text).map_err(|error| to_status(error.into()))
 }
 
 type Answer<T> = Result<Response<T>, Status>;

@@ -353,7 +353,7 @@ fn histories(connection: &Connection) -> Result<Vec<History>, StoreError> {
     let mut histories: Vec<History> = Vec::new();
     while let Some(row) = rows.next().map_err(store_error)? {
         let name: String = row.get(0).map_err(store_error)?;
-        let id = MigrationId::new(&name).map_err(|failure| StoreError::Unreadable(failure.message))?;
+        let id = MigrationId::new(&name).map_err(|error| StoreError::Unreadable(error.to_string()))?;
         let fact = fact(row).map_err(|why| StoreError::Unreadable(format!("a fact of migration {id}: {why}")))?;
         match histories.last_mut() {
             Some((last, facts)) if *last == id => facts.push(fact),

@@ -3,12 +3,12 @@
 use pgportage_proto::v1;
 use pgportage_proto::v1::command::Action;
 
-use super::{to_consent, to_copy_method, to_duration, to_path, to_relation, to_sequence};
+use super::{to_consent, to_duration, to_sequence};
+use crate::workflow::Side;
 use crate::workflow::fact::{Issued, TraceContext};
 use crate::workflow::input::Input;
 use crate::workflow::outcome::{Digest, Inventory};
 use crate::workflow::spec::Spec;
-use crate::workflow::{Side, Verb};
 
 /// A command as it is sent. `leader_epoch` and `heartbeat_sequence` are those
 /// of the moment of sending, everything else is as it was stored.
@@ -31,16 +31,8 @@ pub fn command(
         plan_digest: plan_digest.0.clone(),
         // Filled in by the fleet, which knows the session.
         heartbeat_sequence: 0,
-        verb: match issued.verb {
-            Verb::Perform => v1::Verb::Perform,
-            Verb::Undo => v1::Verb::Undo,
-        }
-        .into(),
-        side: match side {
-            Side::Source => v1::Side::Source,
-            Side::Destination => v1::Side::Destination,
-        }
-        .into(),
+        verb: v1::Verb::from(issued.verb).into(),
+        side: v1::Side::from(side).into(),
         database: spec.database.clone(),
         peer_agent_id: spec.peer(side).to_owned(),
         action: Some(action(&issued.input)),
@@ -60,24 +52,24 @@ fn action(input: &Input) -> Action {
         }),
         Input::CreateReplicationRole => Action::CreateReplicationRole(v1::CreateReplicationRole {}),
         Input::ReachPeer => Action::ReachPeer(v1::ReachPeer {}),
-        Input::SetReplicaIdentity { tables } => {
-            Action::SetReplicaIdentity(v1::SetReplicaIdentity { tables: tables.iter().map(to_relation).collect() })
-        }
+        Input::SetReplicaIdentity { tables } => Action::SetReplicaIdentity(v1::SetReplicaIdentity {
+            tables: tables.iter().map(v1::RelationName::from).collect(),
+        }),
         Input::CreatePublication => Action::CreatePublication(v1::CreatePublication {}),
         Input::CloseDatabase => Action::CloseDatabase(v1::CloseDatabase {}),
         Input::RestoreSchema { copy_method } => {
-            Action::RestoreSchema(v1::RestoreSchema { copy_method: to_copy_method(*copy_method).into() })
+            Action::RestoreSchema(v1::RestoreSchema { copy_method: v1::CopyMethod::from(*copy_method).into() })
         }
         Input::CreateSlot { copy_method } => {
-            Action::CreateSlot(v1::CreateSlot { copy_method: to_copy_method(*copy_method).into() })
+            Action::CreateSlot(v1::CreateSlot { copy_method: v1::CopyMethod::from(*copy_method).into() })
         }
         Input::CopyTables { copy_method } => {
-            Action::CopyTables(v1::CopyTables { copy_method: to_copy_method(*copy_method).into() })
+            Action::CopyTables(v1::CopyTables { copy_method: v1::CopyMethod::from(*copy_method).into() })
         }
         Input::CreateSubscription { connection_path, copy_method } => {
             Action::CreateSubscription(v1::CreateSubscription {
-                connection_path: to_path(*connection_path).into(),
-                copy_method: to_copy_method(*copy_method).into(),
+                connection_path: v1::ConnectionPath::from(*connection_path).into(),
+                copy_method: v1::CopyMethod::from(*copy_method).into(),
             })
         }
         Input::AwaitCopy => Action::AwaitCopy(v1::AwaitCopy {}),
@@ -91,7 +83,7 @@ fn action(input: &Input) -> Action {
             Action::FollowStream(v1::FollowStream { cutover_epoch: *cutover_epoch })
         }
         Input::CountRows { tables, objects_only, sequences } => Action::CountRows(v1::CountRows {
-            tables: tables.iter().map(to_relation).collect(),
+            tables: tables.iter().map(v1::RelationName::from).collect(),
             objects_only: *objects_only,
             sequences: *sequences,
         }),
@@ -145,7 +137,7 @@ fn action(input: &Input) -> Action {
             Action::CertifySwitch(v1::CertifySwitch { cutover_epoch: *cutover_epoch, rollback: *rollback })
         }
         Input::FinishMigration { identity_full_tables } => Action::FinishMigration(v1::FinishMigration {
-            identity_full_tables: identity_full_tables.iter().map(to_relation).collect(),
+            identity_full_tables: identity_full_tables.iter().map(v1::RelationName::from).collect(),
         }),
     }
 }
@@ -166,7 +158,7 @@ fn to_inventory(value: &Inventory) -> v1::Inventory {
         relation_count: value.relation_count,
         size_bytes: value.size_bytes,
         pg_dump_version_num: value.pg_dump_version_num,
-        identity_full_tables: value.identity_full_tables.iter().map(to_relation).collect(),
+        identity_full_tables: value.identity_full_tables.iter().map(v1::RelationName::from).collect(),
         owner_role_names: value.owner_role_names.clone(),
     }
 }

@@ -8,11 +8,7 @@ use crate::workflow::drift::{Change, Drift, DriftedObject};
 /// What an agent says of the two schemas. None when it does not say who follows.
 pub(super) fn drift(value: v1::SchemaDrift) -> Option<Drift> {
     use v1::drifted_object::Change as Wire;
-    let follower = match value.follower() {
-        v1::Side::Source => Side::Source,
-        v1::Side::Destination => Side::Destination,
-        v1::Side::Unspecified => return None,
-    };
+    let follower = Side::try_from(value.follower()).ok()?;
     let object = |object: v1::DriftedObject| DriftedObject {
         change: match object.change() {
             Wire::Missing => Change::Missing,
@@ -48,17 +44,9 @@ pub(super) fn to_drift(drift: &Drift) -> v1::SchemaDrift {
         details: object.details.clone(),
     };
     v1::SchemaDrift {
-        follower: to_side(drift.follower).into(),
+        follower: v1::Side::from(drift.follower).into(),
         object_count: drift.object_count,
         objects: drift.objects.iter().map(object).collect(),
         statement_path: drift.statement_path.clone(),
-    }
-}
-
-/// A side for the operator.
-pub(super) fn to_side(side: Side) -> v1::Side {
-    match side {
-        Side::Source => v1::Side::Source,
-        Side::Destination => v1::Side::Destination,
     }
 }

@@ -4,9 +4,9 @@
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::v1;
 
-use super::drift::{to_drift, to_side};
+use super::drift::to_drift;
 use super::rehearsal::to_rehearsal;
-use super::{to_consent, to_duration, to_finding, to_forecast, to_progress, to_relation, to_spec, to_time};
+use super::{to_consent, to_duration, to_finding, to_forecast, to_progress, to_spec, to_time};
 use crate::engine::Board;
 use crate::workflow::drift::may_switch;
 use crate::workflow::judge::RowSummary;
@@ -54,7 +54,7 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
             not_replicated: verified.found.not_replicated.iter().map(to_finding).collect(),
             record_time: to_time(verified.time),
             rows: verified.found.rows.as_ref().map(to_rows),
-            follower: to_side(verified.found.publisher.other()).into(),
+            follower: v1::Side::from(verified.found.publisher.other()).into(),
         }),
         unfence_statements: state.unfence_statements().to_vec(),
         consents: state.consents.iter().map(to_consent).collect(),
@@ -407,7 +407,7 @@ fn cutover(state: &State) -> Option<v1::CutoverReport> {
         comparison: cutover.compared.as_ref().map(|compared| v1::SwitchComparison {
             table_count: compared.table_count,
             row_count: compared.row_count,
-            left_out: compared.left_out.iter().map(to_relation).collect(),
+            left_out: compared.left_out.iter().map(v1::RelationName::from).collect(),
             elapsed: to_duration(compared.elapsed),
         }),
     })

@@ -5,7 +5,7 @@ use pgportage_proto::v1;
 use pgportage_proto::v1::command_result::Result as Produced;
 use uuid::Uuid;
 
-use super::{certificate, finding, malformed, missing, relation, reported, sequence};
+use super::{certificate, finding, malformed, missing, reported, sequence};
 use crate::workflow::fact::CommandId;
 use crate::workflow::outcome::{
     Barrier, Copied, Digest, Extension, Fence, Inventory, Outcome, Reached, RowComparison, RowCounts, SchemaObject,
@@ -126,7 +126,7 @@ fn outcome(value: Produced) -> Result<Outcome, Failure> {
             compared: result.comparison.map(|compared| WrittenRows {
                 table_count: compared.table_count,
                 row_count: compared.row_count,
-                left_out: compared.left_out.into_iter().map(relation).collect(),
+                left_out: compared.left_out.into_iter().map(Into::into).collect(),
                 elapsed: reported(compared.elapsed),
             }),
         },
@@ -161,7 +161,7 @@ fn inventory(value: v1::Inventory) -> Inventory {
         relation_count: value.relation_count,
         size_bytes: value.size_bytes,
         pg_dump_version_num: value.pg_dump_version_num,
-        identity_full_tables: value.identity_full_tables.into_iter().map(relation).collect(),
+        identity_full_tables: value.identity_full_tables.into_iter().map(Into::into).collect(),
         owner_role_names: value.owner_role_names,
     }
 }
@@ -172,7 +172,7 @@ fn counts(value: v1::CountRowsResult) -> Result<RowCounts, Failure> {
         .into_iter()
         .map(|count| {
             Ok(TableCount {
-                table: relation(count.table.ok_or_else(|| missing("table"))?),
+                table: count.table.ok_or_else(|| missing("table"))?.into(),
                 row_count: count.row_count,
                 inserted_count: count.inserted_count,
                 deleted_count: count.deleted_count,
@@ -193,14 +193,14 @@ fn counts(value: v1::CountRowsResult) -> Result<RowCounts, Failure> {
 
 fn place(value: v1::SequencePlace) -> Result<SequencePlace, Failure> {
     let v1::SequencePlace { sequence, last_value, called, descending } = value;
-    let sequence = relation(sequence.ok_or_else(|| missing("sequence"))?);
+    let sequence = sequence.ok_or_else(|| missing("sequence"))?.into();
     Ok(SequencePlace { state: SequenceState { sequence, last_value, called }, descending })
 }
 
 fn comparison(value: v1::CompareRowsResult) -> Result<RowComparison, Failure> {
     let table = |table: v1::TableComparison| {
         Ok(TableComparison {
-            table: relation(table.table.ok_or_else(|| missing("table"))?),
+            table: table.table.ok_or_else(|| missing("table"))?.into(),
             row_count: table.row_count,
             digest: Digest(table.digest),
             missing_count: table.missing_count,

@@ -151,13 +151,6 @@ pub fn explained(value: Explained, migration: v1::Migration) -> v1::ExplainMigra
     }
 }
 
-fn to_side(side: Side) -> v1::Side {
-    match side {
-        Side::Source => v1::Side::Source,
-        Side::Destination => v1::Side::Destination,
-    }
-}
-
 fn to_explanation(value: Explanation) -> v1::Explanation {
     v1::Explanation {
         weight: match value.weight {
@@ -167,7 +160,7 @@ fn to_explanation(value: Explanation) -> v1::Explanation {
         }
         .into(),
         code: value.code.map(|code| code.as_str().to_owned()).unwrap_or_default(),
-        side: value.side.map_or(v1::Side::Unspecified, to_side).into(),
+        side: value.side.map_or(v1::Side::Unspecified, v1::Side::from).into(),
         message: value.message,
         detail: value.detail,
         hint: value.hint,
@@ -180,7 +173,7 @@ fn to_report(side: Side, agent_id: String, report: Report) -> v1::SideReport {
         Report::Answered(situation) => (Some(to_situation(*situation)), None),
         Report::Silent(failure) => (None, Some(failure.into())),
     };
-    v1::SideReport { side: to_side(side).into(), agent_id, situation, failure }
+    v1::SideReport { side: v1::Side::from(side).into(), agent_id, situation, failure }
 }
 
 fn to_situation(value: Situation) -> v1::Situation {

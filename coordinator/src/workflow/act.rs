@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ActRow, ActionKind, Side, StepName, Verb};
+use super::{ActKind, ActRow, Side, StepName, Verb};
 
 /// One act of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ impl ActRef {
 
     /// The only act of that kind and side in a step.
     #[must_use]
-    pub fn find(step: StepName, side: Side, kind: ActionKind) -> Option<Self> {
+    pub fn find(step: StepName, side: Side, kind: ActKind) -> Option<Self> {
         let index = step.row().acts.iter().position(|act| act.side == side && act.kind == kind)?;
         Some(Self { step, index })
     }
@@ -85,7 +85,7 @@ impl ActRef {
 
 #[cfg(test)]
 mod tests {
-    use super::ActionKind as Do;
+    use super::ActKind as Do;
     use super::*;
 
     #[test]

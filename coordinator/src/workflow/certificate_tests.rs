@@ -11,7 +11,7 @@ use super::super::outcome::SignedStatement;
 use super::super::proof::{Play, outcome};
 use super::super::state::{Phase, fold};
 use super::super::verb::Word;
-use super::super::{ActRef, ActionKind, Side, StepName, Verb};
+use super::super::{ActKind, ActRef, Side, StepName, Verb};
 use super::*;
 
 const BOTH_WAYS: [StepName; 2] = [StepName::Cutover, StepName::Rollback];
@@ -25,7 +25,7 @@ fn at(switch: StepName) -> Play {
 }
 
 fn certify(switch: StepName, side: Side) -> ActRef {
-    ActRef::find(switch, side, ActionKind::CertifySwitch).unwrap()
+    ActRef::find(switch, side, ActKind::CertifySwitch).unwrap()
 }
 
 /// Where a migration waits after a switch that went well.
@@ -44,13 +44,13 @@ fn both_agents_are_asked_once_the_barrier_is_gone_and_not_before() {
         play.answer_until(ActRef::release(switch));
         let asked = |play: &Play| {
             let of_it = play.issued.iter().filter(|issued| issued.act.step == switch);
-            of_it.filter(|issued| issued.input.kind() == ActionKind::CertifySwitch).count()
+            of_it.filter(|issued| issued.input.kind() == ActKind::CertifySwitch).count()
         };
         assert_eq!(asked(&play), 0);
         play.answer(outcome);
         let open: Vec<_> = play.open().map(|issued| issued.input.kind()).collect();
-        let certify = ActionKind::CertifySwitch;
-        assert_eq!(open, [ActionKind::KeepStream, certify, certify], "{switch}: beside the way back");
+        let certify = ActKind::CertifySwitch;
+        assert_eq!(open, [ActKind::KeepStream, certify, certify], "{switch}: beside the way back");
         play.answer_all();
         assert_eq!((asked(&play), &play.state.phase), (2, &held_after(switch)));
     }
@@ -62,7 +62,7 @@ fn what_agents_state_is_kept_as_it_came() {
     let signed = |side: Side| SignedStatement { statement: side.as_str().to_owned(), ..SignedStatement::default() };
     while play.open().next().is_some() {
         play.answer(|act, input| match act.row().unwrap() {
-            row if row.kind == ActionKind::CertifySwitch => Outcome::CertifySwitch(signed(row.side)),
+            row if row.kind == ActKind::CertifySwitch => Outcome::CertifySwitch(signed(row.side)),
             _other => outcome(act, input),
         });
     }
@@ -163,7 +163,7 @@ fn a_history_of_before_there_were_certificates_reads_as_it_did() {
     play.advance();
     play.answer_all();
     assert_eq!(play.state.phase, held_after(StepName::Cutover));
-    assert!(!play.issued.iter().any(|issued| issued.input.kind() == ActionKind::CertifySwitch));
+    assert!(!play.issued.iter().any(|issued| issued.input.kind() == ActKind::CertifySwitch));
     assert!(play.state.certificates.is_empty());
     let facts: Vec<_> = play
         .facts

@@ -199,7 +199,7 @@ impl Relief {
 mod tests {
     use super::super::outcome::{Digest, Outcome, RowCounts, SchemaObject};
     use super::super::proof::{Play, outcome};
-    use super::super::{ActRef, ActionKind};
+    use super::super::{ActKind, ActRef};
     use super::*;
 
     fn drift(count: i32) -> Drift {
@@ -250,7 +250,7 @@ mod tests {
     /// A verification that found an object on one side only.
     fn stopped() -> State {
         let mut play = Play::started();
-        let counting = ActRef::find(StepName::Verify, Side::Destination, ActionKind::CountRows).unwrap();
+        let counting = ActRef::find(StepName::Verify, Side::Destination, ActKind::CountRows).unwrap();
         play.answer_until(counting);
         let object = SchemaObject { identity: "table public.t".to_owned(), digest: Digest(vec![1]) };
         play.answer(|_, _| Outcome::CountRows(RowCounts { objects: vec![object.clone()], ..RowCounts::default() }));

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ActionKind;
+use super::ActKind;
 use super::finding::Consent;
 use super::outcome::{Digest, Inventory, RelationName, SequenceState};
 use super::spec::{ConnectionPath, CopyMethod};
 
-/// The input of an act. One variant for each [`ActionKind`].
+/// The input of an act. One variant for each [`ActKind`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "documented at `Command.action` in the contract")]
@@ -115,33 +115,33 @@ pub enum Input {
 impl Input {
     /// The kind of act this belongs to.
     #[must_use]
-    pub fn kind(&self) -> ActionKind {
+    pub fn kind(&self) -> ActKind {
         match self {
-            Self::CheckServer { .. } => ActionKind::CheckServer,
-            Self::CreateReplicationRole => ActionKind::CreateReplicationRole,
-            Self::ReachPeer => ActionKind::ReachPeer,
-            Self::SetReplicaIdentity { .. } => ActionKind::SetReplicaIdentity,
-            Self::CreatePublication => ActionKind::CreatePublication,
-            Self::CloseDatabase => ActionKind::CloseDatabase,
-            Self::RestoreSchema { .. } => ActionKind::RestoreSchema,
-            Self::CreateSlot { .. } => ActionKind::CreateSlot,
-            Self::CopyTables { .. } => ActionKind::CopyTables,
-            Self::CreateSubscription { .. } => ActionKind::CreateSubscription,
-            Self::AwaitCopy => ActionKind::AwaitCopy,
-            Self::AwaitLag { .. } => ActionKind::AwaitLag,
-            Self::CreateWayBack => ActionKind::CreateWayBack,
-            Self::CountRows { .. } => ActionKind::CountRows,
-            Self::CompareRows { .. } => ActionKind::CompareRows,
-            Self::PrepareCutover { .. } => ActionKind::PrepareCutover,
-            Self::RaiseBarrier { .. } => ActionKind::RaiseBarrier,
-            Self::DrainToMarker { .. } => ActionKind::DrainToMarker,
-            Self::FenceSource { .. } => ActionKind::FenceSource,
-            Self::OpenDestination { .. } => ActionKind::OpenDestination,
-            Self::ReleaseBarrier { .. } => ActionKind::ReleaseBarrier,
-            Self::KeepStream { .. } => ActionKind::KeepStream,
-            Self::FollowStream { .. } => ActionKind::FollowStream,
-            Self::CertifySwitch { .. } => ActionKind::CertifySwitch,
-            Self::FinishMigration { .. } => ActionKind::FinishMigration,
+            Self::CheckServer { .. } => ActKind::CheckServer,
+            Self::CreateReplicationRole => ActKind::CreateReplicationRole,
+            Self::ReachPeer => ActKind::ReachPeer,
+            Self::SetReplicaIdentity { .. } => ActKind::SetReplicaIdentity,
+            Self::CreatePublication => ActKind::CreatePublication,
+            Self::CloseDatabase => ActKind::CloseDatabase,
+            Self::RestoreSchema { .. } => ActKind::RestoreSchema,
+            Self::CreateSlot { .. } => ActKind::CreateSlot,
+            Self::CopyTables { .. } => ActKind::CopyTables,
+            Self::CreateSubscription { .. } => ActKind::CreateSubscription,
+            Self::AwaitCopy => ActKind::AwaitCopy,
+            Self::AwaitLag { .. } => ActKind::AwaitLag,
+            Self::CreateWayBack => ActKind::CreateWayBack,
+            Self::CountRows { .. } => ActKind::CountRows,
+            Self::CompareRows { .. } => ActKind::CompareRows,
+            Self::PrepareCutover { .. } => ActKind::PrepareCutover,
+            Self::RaiseBarrier { .. } => ActKind::RaiseBarrier,
+            Self::DrainToMarker { .. } => ActKind::DrainToMarker,
+            Self::FenceSource { .. } => ActKind::FenceSource,
+            Self::OpenDestination { .. } => ActKind::OpenDestination,
+            Self::ReleaseBarrier { .. } => ActKind::ReleaseBarrier,
+            Self::KeepStream { .. } => ActKind::KeepStream,
+            Self::FollowStream { .. } => ActKind::FollowStream,
+            Self::CertifySwitch { .. } => ActKind::CertifySwitch,
+            Self::FinishMigration { .. } => ActKind::FinishMigration,
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+pub use pgportage_proto::RelationName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::ActionKind;
+use super::ActKind;
 use super::finding::Finding;
 
 /// A hash. Prints and stores itself as hexadecimal digits.
@@ -47,27 +48,6 @@ impl<'de> Deserialize<'de> for Digest {
             })
             .collect::<Result<_, _>>()
             .map(Self)
-    }
-}
-
-/// A table, sequence or other relation, unquoted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct RelationName {
-    /// The schema.
-    pub schema: String,
-    /// The relation.
-    pub relation: String,
-}
-
-impl fmt::Display for RelationName {
-    /// For people: names that need quotes get them.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let quoted = |name: &str| {
-            let plain = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
-                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-            if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
-        };
-        write!(f, "{}.{}", quoted(&self.schema), quoted(&self.relation))
     }
 }
 
@@ -305,7 +285,7 @@ pub struct SignedStatement {
     pub chain: Vec<Digest>,
 }
 
-/// What an act produced. One variant for each [`ActionKind`].
+/// What an act produced. One variant for each [`ActKind`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "documented at `CommandResult.result` in the contract")]
@@ -388,33 +368,33 @@ pub enum Outcome {
 impl Outcome {
     /// The kind of act that produces this.
     #[must_use]
-    pub fn kind(&self) -> ActionKind {
+    pub fn kind(&self) -> ActKind {
         match self {
-            Self::CheckServer { .. } => ActionKind::CheckServer,
-            Self::CreateReplicationRole { .. } => ActionKind::CreateReplicationRole,
-            Self::ReachPeer(_) => ActionKind::ReachPeer,
-            Self::SetReplicaIdentity { .. } => ActionKind::SetReplicaIdentity,
-            Self::CreatePublication { .. } => ActionKind::CreatePublication,
-            Self::CloseDatabase { .. } => ActionKind::CloseDatabase,
-            Self::RestoreSchema { .. } => ActionKind::RestoreSchema,
-            Self::CreateSlot { .. } => ActionKind::CreateSlot,
-            Self::CopyTables(_) => ActionKind::CopyTables,
-            Self::CreateSubscription { .. } => ActionKind::CreateSubscription,
-            Self::AwaitCopy { .. } => ActionKind::AwaitCopy,
-            Self::AwaitLag { .. } => ActionKind::AwaitLag,
-            Self::CreateWayBack { .. } => ActionKind::CreateWayBack,
-            Self::CountRows(_) => ActionKind::CountRows,
-            Self::CompareRows(_) => ActionKind::CompareRows,
-            Self::PrepareCutover { .. } => ActionKind::PrepareCutover,
-            Self::RaiseBarrier(_) => ActionKind::RaiseBarrier,
-            Self::DrainToMarker { .. } => ActionKind::DrainToMarker,
-            Self::FenceSource(_) => ActionKind::FenceSource,
-            Self::OpenDestination { .. } => ActionKind::OpenDestination,
-            Self::ReleaseBarrier { .. } => ActionKind::ReleaseBarrier,
-            Self::KeepStream { .. } => ActionKind::KeepStream,
-            Self::FollowStream { .. } => ActionKind::FollowStream,
-            Self::CertifySwitch(_) => ActionKind::CertifySwitch,
-            Self::FinishMigration { .. } => ActionKind::FinishMigration,
+            Self::CheckServer { .. } => ActKind::CheckServer,
+            Self::CreateReplicationRole { .. } => ActKind::CreateReplicationRole,
+            Self::ReachPeer(_) => ActKind::ReachPeer,
+            Self::SetReplicaIdentity { .. } => ActKind::SetReplicaIdentity,
+            Self::CreatePublication { .. } => ActKind::CreatePublication,
+            Self::CloseDatabase { .. } => ActKind::CloseDatabase,
+            Self::RestoreSchema { .. } => ActKind::RestoreSchema,
+            Self::CreateSlot { .. } => ActKind::CreateSlot,
+            Self::CopyTables(_) => ActKind::CopyTables,
+            Self::CreateSubscription { .. } => ActKind::CreateSubscription,
+            Self::AwaitCopy { .. } => ActKind::AwaitCopy,
+            Self::AwaitLag { .. } => ActKind::AwaitLag,
+            Self::CreateWayBack { .. } => ActKind::CreateWayBack,
+            Self::CountRows(_) => ActKind::CountRows,
+            Self::CompareRows(_) => ActKind::CompareRows,
+            Self::PrepareCutover { .. } => ActKind::PrepareCutover,
+            Self::RaiseBarrier(_) => ActKind::RaiseBarrier,
+            Self::DrainToMarker { .. } => ActKind::DrainToMarker,
+            Self::FenceSource(_) => ActKind::FenceSource,
+            Self::OpenDestination { .. } => ActKind::OpenDestination,
+            Self::ReleaseBarrier { .. } => ActKind::ReleaseBarrier,
+            Self::KeepStream { .. } => ActKind::KeepStream,
+            Self::FollowStream { .. } => ActKind::FollowStream,
+            Self::CertifySwitch(_) => ActKind::CertifySwitch,
+            Self::FinishMigration { .. } => ActKind::FinishMigration,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::outcome::{Barrier, Fence, Outcome, RowCounts};
 use super::scrutiny::Scrutiny;
 use super::spec::{CopyMethod, Spec};
 use super::state::{Act, ActState, Phase, State, Trial};
-use super::{ActRef, ActionKind, Order, Side, StepName, TABLE, Undo, Verb, WayBack};
+use super::{ActKind, ActRef, Order, Side, StepName, TABLE, Undo, Verb, WayBack};
 
 /// How long the lag must stay under its limit before a migration is ready: for a
 /// beat or two. Whatever needs a low lag later looks at it again.
@@ -265,7 +265,7 @@ fn drift(message: &str) -> Failure {
 }
 
 fn prepared(state: &State, step: StepName, side: Side) -> Option<(&super::outcome::Digest, &super::outcome::Digest)> {
-    let act = ActRef::find(step, side, ActionKind::PrepareCutover)?;
+    let act = ActRef::find(step, side, ActKind::PrepareCutover)?;
     let Outcome::PrepareCutover { table_set_digest, catalog_digest, .. } = performed(state, act)? else { return None };
     Some((table_set_digest, catalog_digest))
 }
@@ -344,7 +344,7 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
     let Spec { connection_path, max_lag, copy_method, .. } = state.spec;
     let row = act.row()?;
     Some(match row.kind {
-        ActionKind::CheckServer => Input::CheckServer {
+        ActKind::CheckServer => Input::CheckServer {
             source: match row.side {
                 Side::Source => None,
                 Side::Destination => Some(state.source_inventory()?.clone()),
@@ -352,44 +352,44 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
             consents: state.consents.clone(),
             way_back: state.way_back,
         },
-        ActionKind::CreateReplicationRole => Input::CreateReplicationRole,
-        ActionKind::ReachPeer => Input::ReachPeer,
-        ActionKind::SetReplicaIdentity => {
+        ActKind::CreateReplicationRole => Input::CreateReplicationRole,
+        ActKind::ReachPeer => Input::ReachPeer,
+        ActKind::SetReplicaIdentity => {
             Input::SetReplicaIdentity { tables: state.source_inventory()?.identity_full_tables.clone() }
         }
-        ActionKind::CreatePublication => Input::CreatePublication,
-        ActionKind::CloseDatabase => Input::CloseDatabase,
-        ActionKind::RestoreSchema => Input::RestoreSchema { copy_method },
-        ActionKind::CreateSlot => Input::CreateSlot {
+        ActKind::CreatePublication => Input::CreatePublication,
+        ActKind::CloseDatabase => Input::CloseDatabase,
+        ActKind::RestoreSchema => Input::RestoreSchema { copy_method },
+        ActKind::CreateSlot => Input::CreateSlot {
             copy_method: match row.side {
                 Side::Source => copy_method,
                 // The way back copies nothing.
                 Side::Destination => CopyMethod::Native,
             },
         },
-        ActionKind::CopyTables => Input::CopyTables { copy_method },
-        ActionKind::CreateSubscription => Input::CreateSubscription { connection_path, copy_method },
-        ActionKind::AwaitCopy => Input::AwaitCopy,
-        ActionKind::AwaitLag => Input::AwaitLag {
+        ActKind::CopyTables => Input::CopyTables { copy_method },
+        ActKind::CreateSubscription => Input::CreateSubscription { connection_path, copy_method },
+        ActKind::AwaitCopy => Input::AwaitCopy,
+        ActKind::AwaitLag => Input::AwaitLag {
             max_lag,
             stable_window: if act.step.is_verification() { LEVEL_WINDOW } else { STABLE_WINDOW },
         },
-        ActionKind::CreateWayBack => Input::CreateWayBack,
-        ActionKind::KeepStream => Input::KeepStream { cutover_epoch: state.cutover.as_ref()?.epoch },
-        ActionKind::FollowStream => Input::FollowStream { cutover_epoch: state.cutover.as_ref()?.epoch },
-        ActionKind::CountRows => Input::CountRows {
+        ActKind::CreateWayBack => Input::CreateWayBack,
+        ActKind::KeepStream => Input::KeepStream { cutover_epoch: state.cutover.as_ref()?.epoch },
+        ActKind::FollowStream => Input::FollowStream { cutover_epoch: state.cutover.as_ref()?.epoch },
+        ActKind::CountRows => Input::CountRows {
             tables: state.verification.as_ref().map(|verified| verified.again.clone()).unwrap_or_default(),
             objects_only: state.scrutiny.is_of_rows(),
             // Before the cutover those of the destination are not in use.
             sequences: act.step == StepName::VerifyBack,
         },
-        ActionKind::CompareRows => match &state.scrutiny {
+        ActKind::CompareRows => match &state.scrutiny {
             Scrutiny::Rows { comparison_id, time_limit, repair } => {
                 Input::CompareRows { comparison_id: *comparison_id, time_limit: *time_limit, repair: *repair }
             }
             Scrutiny::Counts => return None,
         },
-        ActionKind::PrepareCutover => {
+        ActKind::PrepareCutover => {
             let trial = state.trial(act.step)?;
             Input::PrepareCutover {
                 cutover_epoch: trial.epoch,
@@ -401,11 +401,11 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
                 compare_written: trial.compare_limit.is_some(),
             }
         }
-        ActionKind::RaiseBarrier => {
+        ActKind::RaiseBarrier => {
             let trial = state.trial(act.step)?;
             Input::RaiseBarrier { cutover_epoch: trial.epoch, max_outage: trial.max_outage }
         }
-        ActionKind::DrainToMarker => {
+        ActKind::DrainToMarker => {
             let barrier = barrier(state, act.step)?;
             let Trial { epoch, compare_limit, .. } = state.trial(act.step)?;
             Input::DrainToMarker {
@@ -417,20 +417,20 @@ fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
                 compare_limit,
             }
         }
-        ActionKind::FenceSource => Input::FenceSource {
+        ActKind::FenceSource => Input::FenceSource {
             cutover_epoch: state.cutover.as_ref()?.epoch,
             marker_id: barrier(state, act.step)?.marker_id.clone(),
         },
-        ActionKind::OpenDestination => Input::OpenDestination {
+        ActKind::OpenDestination => Input::OpenDestination {
             cutover_epoch: state.cutover.as_ref()?.epoch,
             sequences: fence(state, act.step)?.sequences.clone(),
         },
-        ActionKind::ReleaseBarrier => Input::ReleaseBarrier { cutover_epoch: state.cutover.as_ref()?.epoch },
-        ActionKind::CertifySwitch => Input::CertifySwitch {
+        ActKind::ReleaseBarrier => Input::ReleaseBarrier { cutover_epoch: state.cutover.as_ref()?.epoch },
+        ActKind::CertifySwitch => Input::CertifySwitch {
             cutover_epoch: state.cutover.as_ref()?.epoch,
             rollback: act.step == StepName::Rollback,
         },
-        ActionKind::FinishMigration => Input::FinishMigration {
+        ActKind::FinishMigration => Input::FinishMigration {
             identity_full_tables: match row.side {
                 // It noted what each table had.
                 Side::Source => Vec::new(),

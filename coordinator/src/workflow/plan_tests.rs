@@ -12,7 +12,7 @@ use super::super::scrutiny::Look;
 use super::super::spec::{ConnectionPath, CopyMethod};
 use super::super::state::{CutoverEnd, Phase};
 use super::super::verb::Word;
-use super::super::{ActRef, ActionKind, Side, StepName, Verb};
+use super::super::{ActKind, ActRef, Side, StepName, Verb};
 use super::*;
 
 fn failure(remedy: Remedy, effect: Effect) -> Failure {
@@ -39,14 +39,14 @@ fn a_migration_without_trouble_succeeds() {
     // is asked for.
     let by_itself = TABLE.iter().filter(|row| row.name != StepName::Rollback && !row.name.is_aside());
     let table = by_itself.flat_map(|row| row.acts).map(|act| act.kind);
-    assert_eq!(performed, table.filter(|kind| *kind != ActionKind::CompareRows).collect::<Vec<_>>());
+    assert_eq!(performed, table.filter(|kind| *kind != ActKind::CompareRows).collect::<Vec<_>>());
 }
 
 #[test]
 fn rows_are_compared_where_that_is_asked_for() {
     let mut play = Play::started();
     play.answer_all();
-    let act = ActRef::find(StepName::Verify, Side::Destination, ActionKind::CompareRows).unwrap();
+    let act = ActRef::find(StepName::Verify, Side::Destination, ActKind::CompareRows).unwrap();
     let look = Look { rows: true, ..Look::default() };
     let id = |play: &Play| match play.open().next().map(|issued| issued.input.clone()) {
         Some(Input::CompareRows { comparison_id, .. }) => comparison_id,
@@ -188,14 +188,14 @@ fn an_abort_takes_attempted_acts_back_in_reverse() {
     assert_eq!(
         undone,
         [
-            ActionKind::CreateSubscription,
-            ActionKind::CreateSlot,
-            ActionKind::RestoreSchema,
-            ActionKind::CloseDatabase,
-            ActionKind::CreatePublication,
-            ActionKind::SetReplicaIdentity,
-            ActionKind::ReachPeer,
-            ActionKind::CreateReplicationRole,
+            ActKind::CreateSubscription,
+            ActKind::CreateSlot,
+            ActKind::RestoreSchema,
+            ActKind::CloseDatabase,
+            ActKind::CreatePublication,
+            ActKind::SetReplicaIdentity,
+            ActKind::ReachPeer,
+            ActKind::CreateReplicationRole,
         ]
     );
 }
@@ -224,7 +224,7 @@ fn a_running_copy_is_stopped_before_anything_is_taken_back() {
         .take(2)
         .collect();
     // The rows go with the tables.
-    assert_eq!(undone, [ActionKind::CreateSlot, ActionKind::RestoreSchema]);
+    assert_eq!(undone, [ActKind::CreateSlot, ActKind::RestoreSchema]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::scrutiny::Look;
 use super::spec::{ConnectionPath, CopyMethod, MigrationId, Spec};
 use super::state::{Phase, State, fold, next};
 use super::verb::{Word, heed};
-use super::{ActRef, ActionKind, Side, StepName, Verb};
+use super::{ActKind, ActRef, Side, StepName, Verb};
 
 /// A migration being played: the coordinator's part by the planner, the
 /// agents' part by the test.
@@ -87,59 +87,57 @@ fn sequence(last_value: i64) -> SequenceState {
 /// What an agent without trouble answers.
 pub(crate) fn outcome(act: ActRef, input: &Input) -> Outcome {
     match act.row().unwrap().kind {
-        ActionKind::CheckServer => Outcome::CheckServer { inventory: Inventory::default(), findings: Vec::new() },
-        ActionKind::CreateReplicationRole => Outcome::CreateReplicationRole { role_name: "r".to_owned() },
-        ActionKind::ReachPeer => Outcome::ReachPeer(Reached {
+        ActKind::CheckServer => Outcome::CheckServer { inventory: Inventory::default(), findings: Vec::new() },
+        ActKind::CreateReplicationRole => Outcome::CreateReplicationRole { role_name: "r".to_owned() },
+        ActKind::ReachPeer => Outcome::ReachPeer(Reached {
             round_trip: Duration::from_millis(1),
             software_version: "0".to_owned(),
             relayed: false,
         }),
-        ActionKind::SetReplicaIdentity => Outcome::SetReplicaIdentity { table_count: 0 },
-        ActionKind::CreatePublication => {
-            Outcome::CreatePublication { publication_name: "p".to_owned(), table_count: 1 }
-        }
-        ActionKind::CloseDatabase => Outcome::CloseDatabase { terminated_session_count: 0 },
-        ActionKind::RestoreSchema => Outcome::RestoreSchema { dump_digest: Digest(vec![1]), object_count: 1 },
-        ActionKind::CreateSlot => Outcome::CreateSlot { slot_name: "s".to_owned(), consistent_point: "0/1".to_owned() },
-        ActionKind::CopyTables => {
+        ActKind::SetReplicaIdentity => Outcome::SetReplicaIdentity { table_count: 0 },
+        ActKind::CreatePublication => Outcome::CreatePublication { publication_name: "p".to_owned(), table_count: 1 },
+        ActKind::CloseDatabase => Outcome::CloseDatabase { terminated_session_count: 0 },
+        ActKind::RestoreSchema => Outcome::RestoreSchema { dump_digest: Digest(vec![1]), object_count: 1 },
+        ActKind::CreateSlot => Outcome::CreateSlot { slot_name: "s".to_owned(), consistent_point: "0/1".to_owned() },
+        ActKind::CopyTables => {
             Outcome::CopyTables(Copied { table_count: 1, consistent_point: "0/1".to_owned(), ..Copied::default() })
         }
-        ActionKind::CreateSubscription => {
+        ActKind::CreateSubscription => {
             Outcome::CreateSubscription { subscription_name: "s".to_owned(), table_count: 1 }
         }
-        ActionKind::AwaitCopy => Outcome::AwaitCopy { table_count: 1 },
-        ActionKind::AwaitLag => Outcome::AwaitLag { lag: Duration::from_millis(3) },
-        ActionKind::CreateWayBack => Outcome::CreateWayBack { subscription_name: "b".to_owned(), table_count: 1 },
-        ActionKind::KeepStream => Outcome::KeepStream { begin_lsn: "0/4".to_owned() },
-        ActionKind::FollowStream => Outcome::FollowStream { first_arrival: Duration::from_millis(5) },
-        ActionKind::CountRows => Outcome::CountRows(RowCounts::default()),
-        ActionKind::CompareRows => Outcome::CompareRows(RowComparison { complete: true, ..RowComparison::default() }),
-        ActionKind::PrepareCutover => Outcome::PrepareCutover {
+        ActKind::AwaitCopy => Outcome::AwaitCopy { table_count: 1 },
+        ActKind::AwaitLag => Outcome::AwaitLag { lag: Duration::from_millis(3) },
+        ActKind::CreateWayBack => Outcome::CreateWayBack { subscription_name: "b".to_owned(), table_count: 1 },
+        ActKind::KeepStream => Outcome::KeepStream { begin_lsn: "0/4".to_owned() },
+        ActKind::FollowStream => Outcome::FollowStream { first_arrival: Duration::from_millis(5) },
+        ActKind::CountRows => Outcome::CountRows(RowCounts::default()),
+        ActKind::CompareRows => Outcome::CompareRows(RowComparison { complete: true, ..RowComparison::default() }),
+        ActKind::PrepareCutover => Outcome::PrepareCutover {
             table_set_digest: Digest(vec![1]),
             catalog_digest: Digest(vec![2]),
             table_count: 1,
         },
-        ActionKind::RaiseBarrier => Outcome::RaiseBarrier(Barrier {
+        ActKind::RaiseBarrier => Outcome::RaiseBarrier(Barrier {
             marker_id: "m".to_owned(),
             sequences: vec![sequence(10)],
             catalog_digest: Digest(vec![2]),
             ..Barrier::default()
         }),
-        ActionKind::DrainToMarker => Outcome::DrainToMarker {
+        ActKind::DrainToMarker => Outcome::DrainToMarker {
             drain_time: Duration::from_millis(3),
             sequence_count: 1,
             flush_lsn: "0/2".to_owned(),
             compared: matches!(input, Input::DrainToMarker { compare_limit: Some(_), .. }).then(WrittenRows::default),
         },
-        ActionKind::FenceSource => Outcome::FenceSource(Fence {
+        ActKind::FenceSource => Outcome::FenceSource(Fence {
             sequences: vec![sequence(20)],
             catalog_digest: Digest(vec![2]),
             ..Fence::default()
         }),
-        ActionKind::OpenDestination => Outcome::OpenDestination { open_lsn: "0/3".to_owned() },
-        ActionKind::ReleaseBarrier => Outcome::ReleaseBarrier { barrier_time: Duration::from_millis(9) },
-        ActionKind::CertifySwitch => Outcome::CertifySwitch(SignedStatement::default()),
-        ActionKind::FinishMigration => Outcome::FinishMigration { unfence_statements: vec!["GRANT …".to_owned()] },
+        ActKind::OpenDestination => Outcome::OpenDestination { open_lsn: "0/3".to_owned() },
+        ActKind::ReleaseBarrier => Outcome::ReleaseBarrier { barrier_time: Duration::from_millis(9) },
+        ActKind::CertifySwitch => Outcome::CertifySwitch(SignedStatement::default()),
+        ActKind::FinishMigration => Outcome::FinishMigration { unfence_statements: vec!["GRANT …".to_owned()] },
     }
 }
 
@@ -402,7 +400,7 @@ impl Play {
         }
         // A rehearsal neither fences nor opens anything, and leaves who takes writes.
         if let Some(step) = self.state.phase.under_way().filter(|step| step.is_rehearsal()) {
-            let beyond = [ActionKind::FenceSource, ActionKind::OpenDestination, ActionKind::ReleaseBarrier];
+            let beyond = [ActKind::FenceSource, ActKind::OpenDestination, ActKind::ReleaseBarrier];
             assert!(self.open().all(|issued| issued.act.step == step && !beyond.contains(&issued.input.kind())));
             let in_earnest = |input: &Input| matches!(input, Input::PrepareCutover { rehearsal: false, .. });
             assert!(!self.open().any(|issued| in_earnest(&issued.input)));
@@ -416,7 +414,7 @@ impl Play {
             assert_ne!(issued.act.row().unwrap().side, self.state.writable);
         }
         // Whoever follows is not whoever takes writes.
-        for issued in self.open().filter(|issued| issued.input.kind() == ActionKind::FollowStream) {
+        for issued in self.open().filter(|issued| issued.input.kind() == ActKind::FollowStream) {
             assert_ne!(issued.act.row().unwrap().side, self.state.writable);
         }
         // A migration that nobody answers for says whom it waits for.

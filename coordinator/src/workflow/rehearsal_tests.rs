@@ -10,7 +10,7 @@ use super::super::proof::{Play, outcome, spec};
 use super::super::rehearsal::{Rehearsal, RehearsalEnd, RestSource};
 use super::super::state::{CutoverEnd, Phase};
 use super::super::verb::Word;
-use super::super::{ActRef, ActionKind, Side, StepName, Verb};
+use super::super::{ActKind, ActRef, Side, StepName, Verb};
 use super::*;
 
 const BOTH: [StepName; 2] = [StepName::Cutover, StepName::Rollback];
@@ -73,7 +73,7 @@ fn every_round_is_tried_as_the_switch_and_taken_back() {
             let asked = play.issued[issued..].iter().filter(move |issued| issued.verb == verb);
             asked.map(|issued| issued.input.kind()).collect::<Vec<_>>()
         };
-        use ActionKind as Do;
+        use ActKind as Do;
         let round = [Do::AwaitLag, Do::PrepareCutover, Do::PrepareCutover, Do::RaiseBarrier, Do::DrainToMarker];
         assert_eq!(kinds(Verb::Perform), round.repeat(3), "{switch}");
         let undone = [Do::DrainToMarker, Do::RaiseBarrier, Do::PrepareCutover, Do::PrepareCutover];

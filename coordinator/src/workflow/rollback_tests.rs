@@ -8,7 +8,7 @@ use pgportage_proto::Reason;
 use super::super::proof::{Play, spec};
 use super::super::state::Phase;
 use super::super::verb::Word;
-use super::super::{ActRef, ActionKind, Side, StepName, Verb};
+use super::super::{ActKind, ActRef, Side, StepName, Verb};
 use super::*;
 
 fn failure(remedy: Remedy, effect: Effect) -> Failure {
@@ -141,8 +141,8 @@ fn after_a_rollback_the_migration_can_be_taken_back() {
     let undone: Vec<_> =
         play.issued[issued..].iter().map(|issued| (issued.act.step, issued.input.kind(), issued.verb)).collect();
     assert!(!undone.iter().any(|(step, ..)| BOTH_WAYS.contains(step)), "{undone:?}");
-    assert_eq!(undone[0], (StepName::Reverse, ActionKind::CreateWayBack, Verb::Undo));
-    assert_eq!(undone.last(), Some(&(StepName::Connect, ActionKind::CreateReplicationRole, Verb::Undo)));
+    assert_eq!(undone[0], (StepName::Reverse, ActKind::CreateWayBack, Verb::Undo));
+    assert_eq!(undone.last(), Some(&(StepName::Connect, ActKind::CreateReplicationRole, Verb::Undo)));
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_stream_that_cannot_be_kept_stops_neither_finish_nor_abort() {
 fn without_a_way_back_nothing_of_it_is_asked_for() {
     let way_back = |play: &Play| {
         play.issued.iter().any(|issued| {
-            let kinds = [ActionKind::CreateWayBack, ActionKind::KeepStream, ActionKind::FollowStream];
+            let kinds = [ActKind::CreateWayBack, ActKind::KeepStream, ActKind::FollowStream];
             issued.act.step == StepName::Reverse || kinds.contains(&issued.input.kind())
         })
     };
@@ -188,7 +188,7 @@ fn without_a_way_back_nothing_of_it_is_asked_for() {
     play.say(Word::CutOver { max_outage: Duration::from_secs(1), without_way_back: true, compare_limit: None })
         .unwrap();
     play.answer_all();
-    assert!(!play.issued.iter().any(|issued| issued.input.kind() == ActionKind::FollowStream));
+    assert!(!play.issued.iter().any(|issued| issued.input.kind() == ActKind::FollowStream));
     assert_eq!(
         play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None })
             .unwrap_err()

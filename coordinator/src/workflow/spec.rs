@@ -1,89 +1,15 @@
 //! What the operator asked for.
 
-use std::fmt;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 use pgportage_link::Failure;
 use pgportage_proto::Reason;
+pub use pgportage_proto::{ConnectionPath, CopyMethod, MigrationId};
 use serde::{Deserialize, Serialize};
 
 use super::Side;
 use super::finding::Consent;
-
-/// The operator's name for a migration: 1 to 40 characters of `[a-z0-9-]`,
-/// beginning with a letter, because names on the servers are made from it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct MigrationId(String);
-
-impl MigrationId {
-    /// Checks a name from outside.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::RequestInvalid`] when it has another form.
-    pub fn new(text: &str) -> Result<Self, Failure> {
-        let fits = (1..=40).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && text.starts_with(|first: char| first.is_ascii_lowercase());
-        if fits {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(invalid(format!("invalid migration name {text:?}"))
-                .hint("Use 1 to 40 characters of a-z, 0-9 and -, beginning with a letter."))
-        }
-    }
-
-    /// The name as typed.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// What publication, subscription and slot are called on the servers.
-    #[must_use]
-    pub fn replication_name(&self) -> String {
-        format!("pgportage_{}", self.0.replace('-', "_"))
-    }
-
-    /// What the stream that a side publishes is called on both servers.
-    #[must_use]
-    pub fn stream_name(&self, publisher: Side) -> String {
-        match publisher {
-            Side::Source => self.replication_name(),
-            Side::Destination => format!("pgportageback_{}", self.0.replace('-', "_")),
-        }
-    }
-}
-
-impl fmt::Display for MigrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// How the destination server reaches the source server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ConnectionPath {
-    /// Through the link between the two agents.
-    #[default]
-    Tunnel,
-    /// To the address in the destination agent's policy.
-    Direct,
-}
-
-/// How the rows that are there already get to the destination.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CopyMethod {
-    /// By the agents: many readers of the slot's snapshot, over the link.
-    #[default]
-    Snapshot,
-    /// By the subscription itself: one worker a table.
-    Native,
-}
 
 /// Bytes of table data that a copy may read in a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

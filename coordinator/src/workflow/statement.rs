@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::outcome::Digest;
 use super::spec::{ConnectionPath, CopyMethod, MigrationId, Spec};
-use super::{ActRow, ActionKind, Belongs, Order, Side, StepName, StepRow, TABLE, Undo};
+use super::{ActKind, ActRow, Belongs, Order, Side, StepName, StepRow, TABLE, Undo};
 
 /// One act as it will run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,32 +116,32 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
     let followed = quoted(&id.stream_name(act.side.other()));
     let database = quoted(&spec.database);
     let lines: Vec<String> = match act.kind {
-        ActionKind::CheckServer => vec!["read settings and catalogs; change nothing".to_owned()],
-        ActionKind::CreateReplicationRole => vec![
+        ActKind::CheckServer => vec!["read settings and catalogs; change nothing".to_owned()],
+        ActKind::CreateReplicationRole => vec![
             format!("CREATE ROLE {name} LOGIN REPLICATION PASSWORD '…'"),
             format!("CREATE ROLE {canary} LOGIN PASSWORD '…'"),
             format!("GRANT CONNECT ON DATABASE {database} TO {name}"),
         ],
-        ActionKind::ReachPeer => vec![format!("call agent {} over the link", spec.peer(act.side))],
-        ActionKind::SetReplicaIdentity => {
+        ActKind::ReachPeer => vec![format!("call agent {} over the link", spec.peer(act.side))],
+        ActKind::SetReplicaIdentity => {
             vec!["ALTER TABLE … REPLICA IDENTITY FULL, for tables without another, as agreed".to_owned()]
         }
-        ActionKind::CreatePublication if act.side == Side::Destination => {
+        ActKind::CreatePublication if act.side == Side::Destination => {
             vec![
                 format!("CREATE PUBLICATION {name} FOR TABLE …"),
                 "a publication of nothing but the heartbeat".to_owned(),
             ]
         }
-        ActionKind::CreatePublication => vec![
+        ActKind::CreatePublication => vec![
             "CREATE SCHEMA pgportage".to_owned(),
             "CREATE TABLE pgportage.heartbeat, pgportage.marker, pgportage.ledger, …".to_owned(),
             format!("CREATE PUBLICATION {name} FOR TABLE …"),
         ],
-        ActionKind::CloseDatabase => vec![
+        ActKind::CloseDatabase => vec![
             format!("REVOKE CONNECT ON DATABASE {database} FROM … (everybody but our roles)"),
             "SELECT pg_terminate_backend(…), for every other session of the database".to_owned(),
         ],
-        ActionKind::RestoreSchema => {
+        ActKind::RestoreSchema => {
             let mut lines = vec![
                 "pg_dump --schema-only --no-publications --no-subscriptions …, on the source's agent".to_owned(),
                 format!("pg_restore --single-transaction --dbname={database}"),
@@ -155,24 +155,24 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
             lines.push("CREATE TABLE pgportage.heartbeat, pgportage.marker".to_owned());
             lines
         }
-        ActionKind::CreateSlot if act.side == Side::Destination => {
+        ActKind::CreateSlot if act.side == Side::Destination => {
             vec![format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput')")]
         }
-        ActionKind::CreateSlot => match spec.copy_method {
+        ActKind::CreateSlot => match spec.copy_method {
             CopyMethod::Snapshot => vec![
                 format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'export')"),
                 "keep the replication connection, and with it the snapshot".to_owned(),
             ],
             CopyMethod::Native => vec![format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput")],
         },
-        ActionKind::CopyTables => match spec.copy_method {
+        ActKind::CopyTables => match spec.copy_method {
             CopyMethod::Snapshot => vec![
                 "copy every table as the slot's snapshot shows it, several at a time, over the link".to_owned(),
                 "then make indexes, constraints and triggers, and validate foreign keys".to_owned(),
             ],
             CopyMethod::Native => vec!["nothing: the subscription copies".to_owned()],
         },
-        ActionKind::CreateWayBack => vec![
+        ActKind::CreateWayBack => vec![
             "log in to the destination through the link, for replication".to_owned(),
             format!("CREATE SUBSCRIPTION {followed} …, wait for a heartbeat of the destination, and drop it again"),
             format!(
@@ -180,7 +180,7 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
                  WITH (enabled = false, slot_name = {followed}, copy_data = false)"
             ),
         ],
-        ActionKind::CreateSubscription => {
+        ActKind::CreateSubscription => {
             let name = &followed;
             let way = match spec.connection_path {
                 ConnectionPath::Tunnel => "through the link",
@@ -199,50 +199,50 @@ fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
                 format!("ALTER SUBSCRIPTION {name} REFRESH PUBLICATION WITH (copy_data = {copy_data})"),
             ]
         }
-        ActionKind::AwaitCopy => match spec.copy_method {
+        ActKind::AwaitCopy => match spec.copy_method {
             CopyMethod::Snapshot => vec!["wait until every table follows the stream".to_owned()],
             CopyMethod::Native => vec!["wait until every table is copied and follows the stream".to_owned()],
         },
-        ActionKind::AwaitLag => {
+        ActKind::AwaitLag => {
             vec![format!("wait until the lag stays under {} ms", spec.max_lag.as_millis())]
         }
-        ActionKind::CountRows => vec!["SELECT count(*) FROM …, for every published table".to_owned()],
-        ActionKind::CompareRows => vec![
+        ActKind::CountRows => vec!["SELECT count(*) FROM …, for every published table".to_owned()],
+        ActKind::CompareRows => vec![
             "SELECT count(*), sum(hashtextextended(ROW(…)::text, …)) FROM …, part by part on both sides, where you ask for it"
                 .to_owned(),
         ],
-        ActionKind::PrepareCutover => vec!["check every precondition; open every connection".to_owned()],
-        ActionKind::RaiseBarrier => vec![
+        ActKind::PrepareCutover => vec!["check every precondition; open every connection".to_owned()],
+        ActKind::RaiseBarrier => vec![
             "LOCK TABLE … IN SHARE UPDATE EXCLUSIVE MODE".to_owned(),
             "LOCK TABLE … IN SHARE MODE".to_owned(),
             "INSERT INTO pgportage.marker …".to_owned(),
         ],
-        ActionKind::DrainToMarker => {
+        ActKind::DrainToMarker => {
             vec!["wait for the marker; flush it".to_owned(), "SELECT setval(…), for every sequence".to_owned()]
         }
-        ActionKind::FenceSource => vec![
+        ActKind::FenceSource => vec![
             format!("REVOKE CONNECT ON DATABASE {database} FROM … (everybody but our roles)"),
             format!("ALTER DATABASE {database} SET default_transaction_read_only = on"),
             "SELECT pg_terminate_backend(…), for every session that is not ours".to_owned(),
             format!("try to log in as {canary}: it must be refused"),
         ],
-        ActionKind::OpenDestination => vec![
+        ActKind::OpenDestination => vec![
             "write pgportage.decision".to_owned(),
             format!("ALTER SUBSCRIPTION {followed} DISABLE"),
             format!("GRANT CONNECT ON DATABASE {database} TO … (as it was before closing)"),
         ],
-        ActionKind::ReleaseBarrier => vec!["COMMIT the barrier; the fence stays".to_owned()],
-        ActionKind::KeepStream => vec![
+        ActKind::ReleaseBarrier => vec!["COMMIT the barrier; the fence stays".to_owned()],
+        ActKind::KeepStream => vec![
             format!("SELECT pg_replication_slot_advance({name}, …), to the position of the decision"),
             format!("SELECT pg_copy_logical_replication_slot({name}, …), and back, so that it is on disk"),
         ],
-        ActionKind::CertifySwitch => {
+        ActKind::CertifySwitch => {
             vec!["state what was seen of the switch, signed with the key of the agent's certificate".to_owned()]
         }
-        ActionKind::FollowStream => {
+        ActKind::FollowStream => {
             vec![format!("ALTER SUBSCRIPTION {followed} ENABLE"), "wait for the first heartbeat".to_owned()]
         }
-        ActionKind::FinishMigration => match act.side {
+        ActKind::FinishMigration => match act.side {
             Side::Destination => {
                 vec![
                     format!("DROP SUBSCRIPTION {followed}"),

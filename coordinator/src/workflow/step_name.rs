@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ActionKind, StepRow, TABLE};
+use super::{ActKind, StepRow, TABLE};
 
 /// The steps of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -114,7 +114,7 @@ impl StepName {
     /// Whether it compares both sides.
     #[must_use]
     pub fn is_verification(self) -> bool {
-        self.row().acts.iter().any(|act| act.kind == ActionKind::CompareRows)
+        self.row().acts.iter().any(|act| act.kind == ActKind::CompareRows)
     }
 
     /// Whether it is carried out only where an operator asks for it, as often as one
@@ -139,7 +139,7 @@ impl StepName {
     /// Whether it raises a barrier, in earnest or not.
     #[must_use]
     pub fn keeps_writers_waiting(self) -> bool {
-        self.row().acts.iter().any(|act| act.kind == ActionKind::RaiseBarrier)
+        self.row().acts.iter().any(|act| act.kind == ActKind::RaiseBarrier)
     }
 
     /// What is rehearsed in this step, if it is a rehearsal.

@@ -11,7 +11,7 @@ use super::super::proof::{Play, spec};
 use super::super::scrutiny::Look;
 use super::super::state::{ActState, CutoverEnd, Phase};
 use super::super::verb::Word;
-use super::super::{ActRef, ActionKind, Side, StepName, Verb};
+use super::super::{ActKind, ActRef, Side, StepName, Verb};
 use super::*;
 
 const ROWS: Look = Look { rows: true, time_limit: None, resume: false, repair: false };
@@ -25,7 +25,7 @@ fn behind_the_cutover() -> Play {
 }
 
 fn compares() -> ActRef {
-    ActRef::find(StepName::VerifyBack, Side::Source, ActionKind::CompareRows).unwrap()
+    ActRef::find(StepName::VerifyBack, Side::Source, ActKind::CompareRows).unwrap()
 }
 
 #[test]
@@ -39,10 +39,10 @@ fn the_source_compares_what_it_follows() {
     assert_eq!(
         asked,
         [
-            (ActionKind::AwaitLag, Side::Destination),
-            (ActionKind::CountRows, Side::Source),
-            (ActionKind::CountRows, Side::Destination),
-            (ActionKind::CompareRows, Side::Source),
+            (ActKind::AwaitLag, Side::Destination),
+            (ActKind::CountRows, Side::Source),
+            (ActKind::CountRows, Side::Destination),
+            (ActKind::CompareRows, Side::Source),
         ]
     );
     let with_sequences = |it: &&Issued| matches!(it.input, Input::CountRows { sequences: true, .. });
@@ -69,7 +69,7 @@ fn a_sequence_that_is_behind_is_told_and_takes_no_word_away() {
         play.say(Word::Verify(Look::default())).unwrap();
         while play.open().next().is_some() {
             play.answer(|act, input| {
-                if input.kind() != ActionKind::CountRows {
+                if input.kind() != ActKind::CountRows {
                     return super::super::proof::outcome(act, input);
                 }
                 let last_value = if act.row().unwrap().side == Side::Source { 20 } else { 3 };

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use pgportage_proto::{Reason, v1};
+use pgportage_proto::{InvalidMigrationId, Reason, Unspecified, v1};
 
 /// Who has to act before another attempt can succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +123,18 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl From<Unspecified> for Failure {
+    fn from(error: Unspecified) -> Self {
+        Self::new(Reason::RequestInvalid, error.to_string()).effect(Effect::None).with("field", error.field)
+    }
+}
+
+impl From<InvalidMigrationId> for Failure {
+    fn from(error: InvalidMigrationId) -> Self {
+        Self::new(Reason::RequestInvalid, error.to_string()).hint(InvalidMigrationId::FORM).effect(Effect::None)
+    }
+}
 
 impl From<Failure> for v1::Failure {
     fn from(failure: Failure) -> Self {

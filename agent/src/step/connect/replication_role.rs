@@ -12,11 +12,11 @@
 //! dump would carry the grants to a server that has no such role.
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason};
 use tokio_postgres::{GenericClient, Transaction};
 
 use crate::agent::Agent;
-use crate::migration::{MigrationId, Participation};
+use crate::migration::Participation;
 use crate::policy::Policy;
 use crate::postgres::{Purpose, Secret, Session, quote_ident, quote_literal, scram_verifier, sql_failure};
 use crate::step::patience::Patience;

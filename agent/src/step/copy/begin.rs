@@ -86,7 +86,7 @@ pub(super) async fn begin(cx: &Context, held: &str, snapshot: &SourceSnapshot) -
     plan(&transaction, &ledger, snapshot, &fates).await?;
     mend_all(cx, &transaction, held, snapshot, &fates).await?;
     transaction.execute(BEGIN, &[&snapshot.consistent_point, &repeated_bytes]).await.map_err(failure)?;
-    own_schema::record(&transaction, cx, super::ACTION, crate::action::Verb::Perform).await?;
+    own_schema::record(&transaction, cx, super::ACTION, pgportage_proto::Verb::Perform).await?;
     cx.fail_point("copy_tables.perform.level");
     transaction.commit().await.map_err(failure)?;
     if !held.is_empty() {

@@ -9,13 +9,13 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason, Side};
 
 use super::fence::FENCE_NOTE;
 use super::let_go::{let_go, let_go_in_time, onward};
 use super::resolve::SETTLED_NOTE;
 use crate::agent::{Agent, SharedAgent};
-use crate::migration::{MigrationId, Participation, Side};
+use crate::migration::Participation;
 use crate::pooler::{Occasion, Onward, Pause};
 use crate::step::Context;
 

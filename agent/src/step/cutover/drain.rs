@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Verb};
 use tokio::try_join;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -13,7 +13,6 @@ use super::scrutiny::WrittenRows;
 use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, set_all};
 use super::{EnteringSide, await_disk, current_lsn, remaining, sessions_lost};
-use crate::action::{ActionKind, Verb};
 use crate::postgres::{own_schema, sql_failure};
 use crate::step::{Context, Progress, Step, Survey};
 
@@ -120,7 +119,7 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut EnteringSide) -
     try_join!(
         await_disk(&transaction),
         set_all(transaction.client(), &step.sequences),
-        own_schema::record(&transaction, cx, ActionKind::DrainToMarker, Verb::Perform)
+        own_schema::record(&transaction, cx, ActKind::DrainToMarker, Verb::Perform)
     )?;
     transaction.commit().await.map_err(|error| sql_failure(error, "flush the marker"))?;
     cx.fail_point("drain_to_marker.perform.flushed");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Verb};
 use tokio::time::Instant;
 use tokio::try_join;
 use tokio_postgres::types::{ToSql, Type};
@@ -18,7 +18,6 @@ use super::resolve::give_up_fence;
 use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, positions};
 use super::{LeavingSide, current_lsn, refuse_in_rehearsal, remaining, sessions_lost};
-use crate::action::{ActionKind, Verb};
 use crate::hook;
 use crate::policy::HookPoint;
 use crate::postgres::access::Access;
@@ -203,10 +202,8 @@ async fn put_up_fence(
     ours: &[String],
 ) -> Result<String, Failure> {
     let database = &cx.participation.database;
-    let (access, ()) = try_join!(
-        Access::read(transaction),
-        own_schema::record(transaction, cx, ActionKind::FenceSource, Verb::Perform)
-    )?;
+    let (access, ()) =
+        try_join!(Access::read(transaction), own_schema::record(transaction, cx, ActKind::FenceSource, Verb::Perform))?;
     let saved = access.to_json()?;
     let row: [(&(dyn ToSql + Sync), Type); 2] = [(&epoch, Type::INT8), (&saved, Type::TEXT)];
     let mut statements = access.deny_statements(database, ours);

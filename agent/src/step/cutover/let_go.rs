@@ -7,6 +7,7 @@
 //! timer for the case that nobody does.
 
 use pgportage_link::Failure;
+use pgportage_proto::Side;
 use tokio::time::Instant;
 
 use super::announce::tell_the_end;
@@ -14,7 +15,7 @@ use super::fence::FENCE_NOTE;
 use super::resolve::{Resolution, SETTLED_NOTE, noted_epoch, resolve};
 use crate::agent::{Agent, SharedAgent};
 use crate::hook;
-use crate::migration::{Participation, Side};
+use crate::migration::Participation;
 use crate::policy::HookPoint;
 use crate::pooler::{self, Occasion, Onward, Pause, Towards};
 use crate::step::Context;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Verb};
 use tokio::time::Instant;
 use tokio::try_join;
 use tokio_postgres::Client;
@@ -20,7 +20,6 @@ use super::let_go::lead_back;
 use super::resolve::fence_table_exists;
 use super::sequence::{SequencePosition, set_all};
 use super::{EnteringSide, await_disk, current_lsn, refuse_in_rehearsal, sessions_lost};
-use crate::action::{ActionKind, Verb};
 use crate::agent::Agent;
 use crate::hook;
 use crate::migration::Participation;
@@ -153,7 +152,7 @@ impl OpenDestination {
         // From here on only the row knows.
         *open_deadline = None;
         let begin = begin.to_string();
-        let (kind, begin) = (ActionKind::OpenDestination, Some(begin.as_bytes()));
+        let (kind, begin) = (ActKind::OpenDestination, Some(begin.as_bytes()));
         // In one round trip: behind a row that cannot be written COMMIT takes everything back.
         try_join!(
             biased;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Haste, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
@@ -20,7 +20,6 @@ use super::scrutiny::Scrutiny;
 use super::seeded::{self, Bug};
 use super::{EnteringSide, LeavingSide};
 use crate::hook;
-use crate::migration::Side;
 use crate::names;
 use crate::policy::HookPoint;
 use crate::pooler::{self, Unreachable};

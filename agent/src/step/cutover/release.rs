@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
+use pgportage_proto::{ActKind, Verb};
 
 use super::let_go::let_go;
 use super::resolve::SETTLED_NOTE;
-use crate::action::{ActionKind, Verb};
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::{Purpose, own_schema, sql_failure};
 use crate::step::{Context, Step, Survey, connect};
@@ -92,7 +92,7 @@ async fn note_closed(cx: &Context, epoch: i64) -> Result<(), Failure> {
             !ours.contains(&grant.grantee) || before.grants.iter().any(|held| held.grantee == grant.grantee)
         });
     }
-    own_schema::record(&transaction, cx, ActionKind::ReleaseBarrier, Verb::Perform).await?;
+    own_schema::record(&transaction, cx, ActKind::ReleaseBarrier, Verb::Perform).await?;
     transaction.execute(CLOSE, &[&epoch, &saved.to_json()?]).await.map_err(failure)?;
     transaction.commit().await.map_err(failure)
 }

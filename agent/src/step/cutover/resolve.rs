@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason, Side};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, GenericClient};
 
@@ -17,7 +17,7 @@ use super::fence::FENCE_NOTE;
 use super::let_go::{let_go, let_go_what_is_left};
 use crate::agent::{Agent, SharedAgent};
 use crate::journal::Journal;
-use crate::migration::{MigrationId, Participation, Side};
+use crate::migration::Participation;
 use crate::postgres::access::Access;
 use crate::postgres::{Purpose, sql_failure};
 

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason, Side};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{FinishMigrationResult, Undecided, finish_destination, finish_source, is_open};
 use crate::agent::SharedAgent;
-use crate::migration::{MigrationId, Participation, Side};
+use crate::migration::Participation;
 use crate::pooler;
 use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, Session, sql_failure};

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use pgportage_link::Failure;
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason, Side};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::{Finding, Inventory, Severity};
 use crate::agent::Agent;
-use crate::migration::{MigrationId, Side};
 use crate::postgres::{Session, sql_failure};
 
 /// What every question is asked with.

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use pgportage_link::Failure;
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 
 use super::examination::{Examination, each};
 use super::{Consent, Finding, Severity};
-use crate::migration::Side;
 use crate::postgres::catalog::{user_relation, user_tables};
 use crate::postgres::{RelationName, quote_ident};
 

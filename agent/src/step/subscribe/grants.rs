@@ -8,11 +8,9 @@
 use std::collections::BTreeSet;
 
 use pgportage_link::Failure;
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Side, Verb};
 use serde::{Deserialize, Serialize};
 
-use crate::action::{ActionKind, Verb};
-use crate::migration::Side;
 use crate::names;
 use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
@@ -20,7 +18,7 @@ use crate::step::Context;
 use crate::step::connect::replication_role;
 
 /// The action whose ledger rows keep the list.
-const ACTION: ActionKind = ActionKind::CreateSlot;
+const ACTION: ActKind = ActKind::CreateSlot;
 
 const UNREADABLE_TABLES: &str = "\
 SELECT n.nspname::text, c.relname::text

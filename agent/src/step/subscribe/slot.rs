@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{CopyMethod, Reason};
 
 use super::grants::{grant_reading, revoke_reading};
 use super::maker::slot_session;
@@ -17,7 +17,6 @@ use crate::migration::Participation;
 use crate::names::former_slot;
 use crate::postgres::{CancelHandle, Purpose, Session, quote_ident, sql_failure};
 use crate::step::connect::{DESTINATION_SYSTEM, replication_role};
-use crate::step::copy::CopyMethod;
 use crate::step::patience::{Patience, is_passing, stalled};
 use crate::step::{Context, Progress, Step, Survey};
 use crate::stream::{outgoing, outgoing_copy};

@@ -18,18 +18,16 @@
 use bytes::Bytes;
 use futures_util::SinkExt;
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Reason, Verb};
 use tokio_postgres::{GenericClient, Transaction};
 use zeroize::Zeroizing;
 
 use super::conninfo::{Target, csv_line};
-use crate::action::{ActionKind, Verb};
 use crate::migration::Participation;
 use crate::names;
 use crate::postgres::own_schema;
 use crate::postgres::{Purpose, Secret, ServerVersion, Session, Walsender, quote_ident, quote_literal, sql_failure};
 use crate::step::connect::{ReplicationAccess, hba_name};
-use crate::step::copy::CopyMethod;
 use crate::step::patience::Patience;
 use crate::step::{Context, Progress, Step, Survey, quiet};
 use crate::stream::incoming;
@@ -55,15 +53,6 @@ const PASSWORD_ASKED: &str = "subscription.password_asked";
 const CONNECTION_TABLE: &str = "CREATE TEMPORARY TABLE pgportage_connection (line text NOT NULL) ON COMMIT DROP";
 
 const COPY_CONNECTION: &str = "COPY pg_temp.pgportage_connection (line) FROM STDIN WITH (FORMAT csv)";
-
-/// How a subscription reaches its publisher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectionPath {
-    /// Through the link between the two agents.
-    Tunnel,
-    /// To the source server's address in this agent's policy.
-    Direct,
-}
 
 /// Proves the credential by real logins, then makes the subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,7 +210,7 @@ pub(crate) async fn make_subscription(
     let statement = create_statement(name, access, "%L", &options);
     let transaction = session.transaction().await.map_err(failure)?;
     with_connection(&transaction, &statement, &line).await.map_err(privilege_hint)?;
-    own_schema::record(&transaction, cx, ActionKind::CreateWayBack, Verb::Perform).await?;
+    own_schema::record(&transaction, cx, ActKind::CreateWayBack, Verb::Perform).await?;
     transaction.commit().await.map_err(failure)
 }
 
@@ -261,7 +250,7 @@ impl CreateSubscription {
                 with_connection(&transaction, &statement, &line).await.map_err(privilege_hint)?;
             }
         }
-        own_schema::record(&transaction, cx, ActionKind::CreateSubscription, Verb::Perform).await?;
+        own_schema::record(&transaction, cx, ActKind::CreateSubscription, Verb::Perform).await?;
         transaction.commit().await.map_err(failure)
     }
 }

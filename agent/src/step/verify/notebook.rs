@@ -13,12 +13,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::comparison::{ComparedTable, Difference, Digest, RowKey};
-use crate::migration::MigrationId;
 use crate::postgres::RelationName;
 use crate::reports;
 

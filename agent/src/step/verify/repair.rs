@@ -4,8 +4,9 @@
 //! Written for a person who reads them first: they hold rows as they were when
 //! the difference was found.
 
+use pgportage_proto::Side;
+
 use crate::comparison::{ComparedTable, Difference, RowContent, RowKey};
-use crate::migration::Side;
 use crate::postgres::{quote_ident, quote_literal};
 
 /// What stands above the statements for a side.

@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
+use pgportage_proto::ConnectionPath;
 use tokio_postgres::Client;
 
 use super::lost;
@@ -17,7 +18,7 @@ use crate::names;
 use crate::postgres::{Purpose, ServerVersion, Session, own_schema, quote_ident, sql_failure};
 use crate::step::connect::ReplicationAccess;
 use crate::step::patience::{Patience, stalled};
-use crate::step::subscribe::{ConnectionPath, drop_subscription, make_subscription, prove_login, subscription};
+use crate::step::subscribe::{drop_subscription, make_subscription, prove_login, subscription};
 use crate::step::{Context, Progress, Step, Survey, quiet};
 use crate::stream::{Stream, incoming};
 

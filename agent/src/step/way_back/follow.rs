@@ -7,11 +7,10 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Verb};
 use tokio_postgres::Client;
 
 use super::lost;
-use crate::action::{ActionKind, Verb};
 use crate::postgres::{Purpose, own_schema, quote_ident, sql_failure};
 use crate::step::patience::{Patience, stalled};
 use crate::step::subscribe::subscription;
@@ -65,7 +64,7 @@ impl Step for FollowStream {
             .batch_execute(&format!("ALTER SUBSCRIPTION {} ENABLE", quote_ident(&name)))
             .await
             .map_err(failure)?;
-        own_schema::record(&transaction, cx, ActionKind::FollowStream, Verb::Perform).await?;
+        own_schema::record(&transaction, cx, ActKind::FollowStream, Verb::Perform).await?;
         transaction.commit().await.map_err(failure)?;
         cx.fail_point("follow_stream.perform.enabled");
         cx.report(Progress { subject: "the first heartbeat of the other side".to_owned(), ..Progress::default() });

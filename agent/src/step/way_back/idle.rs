@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::Failure;
+use pgportage_proto::MigrationId;
 
 use crate::agent::Agent;
-use crate::migration::{MigrationId, Participation};
+use crate::migration::Participation;
 use crate::postgres::{Purpose, Session, sql_failure};
 use crate::step::subscribe::{SLOT_NOTE, slot_session};
 use crate::stream::outgoing;

@@ -9,11 +9,10 @@
 //! the two is found after a crash says how far that was. Nobody streams from it yet.
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason};
 use tokio_postgres::Client;
 
 use super::lost;
-use crate::action::ActionKind;
 use crate::postgres::{Lsn, Purpose, own_schema, sql_failure};
 use crate::step::patience::Patience;
 use crate::step::subscribe::{SLOT_NOTE, slot_session};
@@ -95,7 +94,7 @@ impl Step for KeepStream {
 
 /// The position that was noted in the transaction of the decision.
 pub(crate) async fn beginning(client: &Client) -> Result<Lsn, Failure> {
-    let noted = own_schema::results(client, ActionKind::OpenDestination).await?;
+    let noted = own_schema::results(client, ActKind::OpenDestination).await?;
     noted
         .last()
         .and_then(|bytes| std::str::from_utf8(bytes).ok())

@@ -2,8 +2,8 @@
 //! on the other side, makes the two level again.
 
 use pgportage_agent::drift::{Change, Differences, Mending, Published, compare, kinds, mend};
-use pgportage_agent::migration::Side;
 use pgportage_agent::postgres::{Session, catalog};
+use pgportage_proto::Side;
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
 use pgportage_tests::postgres_versions::PostgresVersion;
 

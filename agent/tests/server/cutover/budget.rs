@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::step::cutover::{FenceSource, RaiseBarrier, settle_by_itself};
 use pgportage_link::Clock;
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 use pgportage_tests::wait::{self, Seen};
 
 use super::{MAX_LAG, application, caught_up, cutover, drain, perform, unseen_login, unseen_logins};

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::step::cutover::{DrainToMarker, PrepareCutover, RaiseBarrier, WrittenRows};
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 
 use super::{BUDGET, MAX_LAG, application, caught_up, cutover, perform, raise, undo};
 use crate::world::World;

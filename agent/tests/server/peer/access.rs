@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgportage_agent::metrics::Traffic;
-use pgportage_agent::migration::{MigrationId, Participation, Side};
+use pgportage_agent::migration::Participation;
 use pgportage_agent::peer::{Blocks, Packing, Peers};
 use pgportage_agent::postgres::{RelationName, ServerVersion};
 use pgportage_agent::snapshot::SnapshotTable;
@@ -11,7 +11,7 @@ use pgportage_agent::step::cutover::Announcement;
 use pgportage_link::identity::Role;
 use pgportage_link::relay::Relay;
 use pgportage_link::{Clock, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{MigrationId, Reason, Side};
 
 use crate::world::{World, join, migration};
 

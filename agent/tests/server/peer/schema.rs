@@ -4,13 +4,11 @@
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::postgres::ServerVersion;
-use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::schema::{RestoreSchema, RestoreSchemaResult};
 use pgportage_agent::step::{Context, Step, Survey};
 use pgportage_link::{Effect, Failure, Remedy, fail_point};
-use pgportage_proto::Reason;
+use pgportage_proto::{CopyMethod, Reason, Side};
 use pgportage_tests::cluster::Cluster;
 use pgportage_tests::postgres_versions::{PostgresVersion, tools_for};
 use pgportage_tests::wait::{self, Seen};

@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
-use pgportage_agent::migration::Side;
 use pgportage_agent::peer::{Compression, Packing, Peers};
 use pgportage_agent::tunnel::Tunnels;
 use pgportage_link::Clock;
 use pgportage_link::identity::Role;
 use pgportage_link::relay::Relay;
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{SUPERUSER, connect};
 use pgportage_tests::wait::{self, Seen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -3,17 +3,15 @@
 
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::step::catch_up::AwaitCopy;
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
-use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::cutover::{DrainToMarker, FenceSource, RaiseBarrier};
 use pgportage_agent::step::finish::clean_up_locally;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
-use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
-use pgportage_proto::Reason;
+use pgportage_agent::step::subscribe::{CreateSlot, CreateSubscription};
+use pgportage_proto::{ConnectionPath, CopyMethod, Reason, Side};
 
 use super::catalogs::read;
 use super::contract::{perform, prepare_cutover};

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::postgres::RelationName;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
-use pgportage_agent::step::copy::{CopyMethod, CopyTables};
+use pgportage_agent::step::copy::CopyTables;
 use pgportage_agent::step::identity::SetReplicaIdentity;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
-use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
+use pgportage_agent::step::subscribe::{CreateSlot, CreateSubscription};
 use pgportage_agent::step::verify::{CompareRows, CompareRowsResult, CountRows};
 use pgportage_link::Clock;
+use pgportage_proto::{ConnectionPath, CopyMethod, Side};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use pgportage_agent::migration::Side;
 use pgportage_agent::pooler::Unreachable;
 use pgportage_agent::step::cutover::{PrepareCutover, Switch};
 use pgportage_agent::step::{Context, Step, Survey};
 use pgportage_link::{Failure, fail_point};
+use pgportage_proto::Side;
 
 use super::catalogs::{assert_same, read};
 use crate::world::World;

@@ -4,20 +4,19 @@
 
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::peer::{Blocks, Packing, Touched};
 use pgportage_agent::postgres::RelationName;
 use pgportage_agent::snapshot::{Rate, SnapshotTable};
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
-use pgportage_agent::step::copy::{CopyMethod, CopyTables};
+use pgportage_agent::step::copy::CopyTables;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
-use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
+use pgportage_agent::step::subscribe::{CreateSlot, CreateSubscription};
 use pgportage_agent::step::verify::CountRows;
 use pgportage_link::{Clock, Remedy, fail_point};
-use pgportage_proto::Reason;
+use pgportage_proto::{ConnectionPath, CopyMethod, Reason, Side};
 use pgportage_tests::cluster::Cluster;
 
 use super::contract::{perform, perform_with, points};

@@ -3,23 +3,21 @@
 
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::names;
 use pgportage_agent::postgres::RelationName;
 use pgportage_agent::step::Step;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::{CreateReplicationRole, ReachPeer};
-use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::cutover::{DrainToMarker, FenceSource, OpenDestination, RaiseBarrier, ReleaseBarrier};
 use pgportage_agent::step::finish::FinishMigration;
 use pgportage_agent::step::identity::SetReplicaIdentity;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
-use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
+use pgportage_agent::step::subscribe::{CreateSlot, CreateSubscription};
 use pgportage_agent::step::verify::CountRows;
 use pgportage_link::fail_point;
-use pgportage_proto::Reason;
+use pgportage_proto::{ConnectionPath, CopyMethod, Reason, Side};
 
 use super::catalogs::{assert_same, read};
 use super::contract::{perform, perform_with, points, prepare_cutover, prove, undo};

@@ -6,9 +6,9 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use pgportage_agent::migration::Side;
 use pgportage_agent::names;
 use pgportage_link::fail_point;
+use pgportage_proto::Side;
 use pgportage_tests::postgres_versions::PostgresVersion;
 use pgportage_tests::postgres_versions::PostgresVersion::{V14, V16, V18};
 use pgportage_tests::postgres_versions::tools_for;

@@ -5,17 +5,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::step::Step;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
-use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
-use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
+use pgportage_agent::step::subscribe::{CreateSlot, CreateSubscription};
 use pgportage_link::fail_point;
-use pgportage_proto::Reason;
+use pgportage_proto::{ConnectionPath, CopyMethod, Reason, Side};
 
 use super::contract::{perform, perform_with, undo};
 use crate::world::{Options, PATIENCE, World};

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::step::connect::CreateReplicationRole;
-use pgportage_agent::step::copy::{CopyMethod, CopyTables};
-use pgportage_proto::Reason;
+use pgportage_agent::step::copy::CopyTables;
+use pgportage_proto::{CopyMethod, Reason, Side};
 use pgportage_tests::postgres_versions::PostgresVersion;
 
 use super::contract::perform_with;

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::postgres::RelationName;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
-use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::identity::SetReplicaIdentity;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
-use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
+use pgportage_agent::step::subscribe::{CreateSlot, CreateSubscription};
 use pgportage_agent::step::verify::CountRows;
+use pgportage_proto::{ConnectionPath, CopyMethod, Side};
 use pgportage_tests::postgres_versions::PostgresVersion;
 
 use super::catalogs::{assert_same, read};

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pgportage_agent::metrics::HeldBack;
-use pgportage_agent::migration::Side;
 use pgportage_agent::peer::{Blocks, Packing};
 use pgportage_agent::protection;
 use pgportage_agent::snapshot::Rate;
+use pgportage_proto::Side;
 use pgportage_tests::wait::{self, Seen};
 
 use super::copy::ready;

@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_agent::migration::{MigrationId, Side};
 use pgportage_agent::postgres::Purpose;
 use pgportage_agent::situation::{self, LinkSituation, ServerSession, Situation};
 use pgportage_agent::step::connect::CreateReplicationRole;
-use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::subscribe::CreateSlot;
 use pgportage_link::Clock;
-use pgportage_proto::Reason;
+use pgportage_proto::{CopyMethod, MigrationId, Reason, Side};
 
 use super::contract::{perform, perform_with};
 use crate::world::{Options, PATIENCE, World, migration};

@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::step::connect::CreateReplicationRole;
-use pgportage_agent::step::copy::CopyMethod;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::subscribe::CreateSlot;
-use pgportage_proto::Reason;
+use pgportage_proto::{CopyMethod, Reason, Side};
 
 use super::contract::{perform, perform_with};
 use crate::world::{PATIENCE, World};

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
-use pgportage_agent::step::copy::{CopyMethod, CopyTables, CopyTablesResult};
+use pgportage_agent::step::copy::{CopyTables, CopyTablesResult};
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
-use pgportage_agent::step::subscribe::{ConnectionPath, CreateSlot, CreateSubscription};
+use pgportage_agent::step::subscribe::{CreateSlot, CreateSubscription};
+use pgportage_proto::{ConnectionPath, CopyMethod, Side};
 use pgportage_tests::wait::{self, Seen};
 
 use super::contract::perform;

@@ -11,7 +11,8 @@ mod tables;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use pgportage_agent::migration::Side;
+use pgportage_proto::Side;
+
 use pgportage_tests::cluster::Cluster;
 use pgportage_tests::postgres_versions::{PostgresVersion, tools_for};
 use tokio_postgres::Client;

@@ -90,8 +90,8 @@ mod tests {
     #[test]
     fn what_is_behind_is_told_with_both_values() {
         assert_eq!(
-            found(place("Order", 9, true, false), place("Order", 10, true, false)),
-            ["sequence public.\"Order\" stands at 9 on the destination, behind 10 on the source"]
+            found(place("order", 9, true, false), place("order", 10, true, false)),
+            ["sequence public.\"order\" stands at 9 on the destination, behind 10 on the source"]
         );
         let gone = found(place("other", 9, true, false), place("ids", 10, true, false));
         assert!(gone.is_empty(), "a schema object, and told as one: {gone:?}");

@@ -2,14 +2,14 @@
 
 use super::super::finding::Finding;
 use super::super::outcome::{Inventory, Outcome, RowComparison, RowCounts};
-use super::super::{ActRef, ActionKind, Side, StepName};
+use super::super::{ActKind, ActRef, Side, StepName};
 use super::State;
 
 impl State {
     /// What the latest inspection of a side found.
     #[must_use]
     pub fn findings(&self, side: Side) -> &[Finding] {
-        match ActRef::find(StepName::Inspect, side, ActionKind::CheckServer)
+        match ActRef::find(StepName::Inspect, side, ActKind::CheckServer)
             .and_then(|act| self.act(act).outcome.as_deref())
         {
             Some(Outcome::CheckServer { findings, .. }) => findings,
@@ -31,7 +31,7 @@ impl State {
     #[must_use]
     pub fn relayed(&self) -> bool {
         [Side::Source, Side::Destination].into_iter().any(|side| {
-            let act = ActRef::find(StepName::Connect, side, ActionKind::ReachPeer);
+            let act = ActRef::find(StepName::Connect, side, ActKind::ReachPeer);
             let outcome = act.and_then(|act| self.act(act).outcome.as_deref());
             matches!(outcome, Some(Outcome::ReachPeer(reached)) if reached.relayed)
         })
@@ -49,7 +49,7 @@ impl State {
     /// What a verification found of rows, if it looked at them.
     #[must_use]
     pub fn compared(&self, step: StepName) -> Option<&RowComparison> {
-        let index = step.row().acts.iter().position(|act| act.kind == ActionKind::CompareRows)?;
+        let index = step.row().acts.iter().position(|act| act.kind == ActKind::CompareRows)?;
         let act = ActRef { step, index };
         match self.act(act).outcome.as_deref() {
             Some(Outcome::CompareRows(compared)) if self.due(act) => Some(compared),
@@ -60,7 +60,7 @@ impl State {
     /// The statements that lift the source's fence, once finish has told them.
     #[must_use]
     pub fn unfence_statements(&self) -> &[String] {
-        let act = ActRef::find(StepName::Finish, Side::Source, ActionKind::FinishMigration);
+        let act = ActRef::find(StepName::Finish, Side::Source, ActKind::FinishMigration);
         match act.and_then(|act| self.act(act).outcome.as_deref()) {
             Some(Outcome::FinishMigration { unfence_statements }) => unfence_statements,
             _other => &[],
