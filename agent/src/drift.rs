@@ -2,8 +2,8 @@
 //!
 //! Replication carries rows, not DDL. While a side follows the other one, its agent
 //! compares the schemas of both, by the hashes that the verification compares; what
-//! differs is told to the coordinator by name, and the statements that mend it are
-//! written into a file on this machine.
+//! differs is told to the coordinator by name. The operator makes the change on the
+//! other side as well, or takes it back.
 //!
 //! A side follows when it is closed and has its subscription, which is made when the
 //! schema is whole: what the copy has not built yet is no drift. **Invariant:** only
@@ -11,10 +11,8 @@
 //! on both sides is none either; what could not be compared is never told as level.
 
 mod difference;
-mod mending;
 mod pace;
 mod published;
-mod report;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,15 +24,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::migration::Participation;
-use crate::postgres::catalog::{self, ObjectDefinition, SchemaObject};
+use crate::postgres::catalog::{self, SchemaObject};
 use crate::postgres::{Purpose, Session, sql_failure};
 use crate::step::cutover;
 use crate::stream::incoming;
 
 use pace::{INTERVAL, Pace};
 
-pub use difference::{Change, Differences, Published, compare};
-pub use mending::{Definitions, DriftedObject, Mending, kinds, mend};
+pub use difference::{Change, Differences, DriftedObject, Published, by_urgency, compare};
 pub use published::published;
 
 /// Most objects that are named to the coordinator; the rest is a number.
@@ -49,8 +46,6 @@ pub struct SchemaDrift {
     pub object_count: usize,
     /// Some of them, the most urgent first.
     pub objects: Vec<DriftedObject>,
-    /// File with statements, on this machine. Empty if it could not be written.
-    pub statement_path: String,
 }
 
 /// A side that follows: closed, with its subscription. Our tables are missing on a
@@ -174,19 +169,19 @@ impl Watch {
             if published::changed(&session, &mut known, begun).await? {
                 sight.ours = catalog::schema_objects(&session).await?;
             }
-            self.judge(&session, &mut sight).await?;
+            self.judge(&mut sight);
             due = begun + pace.after(clock.now().duration_since(begun));
         }
     }
 
     /// Tells what is certain.
-    async fn judge(&mut self, session: &Session, sight: &mut Sight) -> Result<(), Failure> {
-        let Some(theirs) = &sight.theirs else { return Ok(()) };
+    fn judge(&mut self, sight: &mut Sight) {
+        let Some(theirs) = &sight.theirs else { return };
         let differences = compare(theirs, &sight.ours);
         if differences.is_empty() {
             sight.differing = None;
             self.tell_level();
-            return Ok(());
+            return;
         }
         let now = self.agent.clock.now();
         let since = match &sight.differing {
@@ -194,42 +189,21 @@ impl Watch {
             Some(_) | None => now,
         };
         sight.differing = Some((differences.clone(), since));
-        if now.duration_since(since) < INTERVAL || self.told.as_ref() == Some(&differences) {
-            return Ok(());
+        if now.duration_since(since) >= INTERVAL && self.told.as_ref() != Some(&differences) {
+            self.tell(differences);
         }
-        let mending = self.mend(session, &differences).await?;
-        self.tell(differences, &mending);
-        Ok(())
     }
 
-    async fn mend(&self, session: &Session, differences: &Differences) -> Result<Mending, Failure> {
-        let kinds = kinds(differences);
-        let peer = self.agent.peers.call(&self.participation).await?;
-        let theirs = peer.define_objects(&kinds).await?;
-        let ours = catalog::definitions(session, &kinds).await?;
-        Ok(mend(differences, &indexed(theirs), &indexed(ours), self.participation.side))
-    }
-
-    fn tell(&mut self, differences: Differences, mending: &Mending) {
+    fn tell(&mut self, differences: Differences) {
         let Participation { migration, side, .. } = &self.participation;
-        let written = report::write(&self.agent.settings.state_dir, &self.participation, mending);
-        let statement_path = match &written {
-            Ok(path) => path.display().to_string(),
-            Err(error) => {
-                tracing::error!(migration.id = %migration, %error, "the statements could not be written");
-                String::new()
-            }
-        };
+        let object_count = differences.len();
         tracing::warn!(
-            migration.id = %migration, %side, objects = mending.objects.len(), statements = statement_path,
+            migration.id = %migration, %side, objects = object_count,
             "schema drift: the two sides are not level"
         );
-        let drift = SchemaDrift {
-            follower: *side,
-            object_count: mending.objects.len(),
-            objects: mending.objects.iter().take(NAMED).cloned().collect(),
-            statement_path,
-        };
+        let mut objects = by_urgency(&differences);
+        objects.truncate(NAMED);
+        let drift = SchemaDrift { follower: *side, object_count, objects };
         self.agent.gauges.update(migration, |gauge| gauge.schema_drift = Some(drift));
         self.told = Some(differences);
     }
@@ -242,13 +216,7 @@ impl Watch {
         if self.told.is_some() {
             tracing::info!(migration.id = %migration, "the schemas of both sides are level again");
         }
-        report::remove(&self.agent.settings.state_dir, &self.participation);
-        let level = SchemaDrift {
-            follower: self.participation.side,
-            object_count: 0,
-            objects: Vec::new(),
-            statement_path: String::new(),
-        };
+        let level = SchemaDrift { follower: self.participation.side, object_count: 0, objects: Vec::new() };
         self.agent.gauges.update(migration, |gauge| gauge.schema_drift = Some(level));
         self.told = Some(Differences::new());
     }
@@ -256,12 +224,7 @@ impl Watch {
     /// Nothing is known any more.
     fn tell_nothing(&mut self) {
         if self.told.take().is_some() {
-            report::remove(&self.agent.settings.state_dir, &self.participation);
             self.agent.gauges.forget_drift(&self.participation.migration);
         }
     }
-}
-
-fn indexed(definitions: Vec<ObjectDefinition>) -> Definitions {
-    definitions.into_iter().map(|definition| (definition.identity.clone(), definition)).collect()
 }

@@ -1,7 +1,7 @@
 //! Files that an agent writes for people: which rows differ, what was compared
-//! so far, and the statements that mend rows and schemas.
+//! so far, and the statements that mend rows.
 //!
-//! They hold keys of rows, whole rows and definitions, so **they go with the
+//! They hold keys of rows and whole rows, so **they go with the
 //! migration**: before the journal forgets it, and at every start those that the
 //! journal does not know. A migration that comes later by the same name finds
 //! nothing that it could take for its own.
@@ -15,7 +15,7 @@ use pgportage_proto::MigrationId;
 /// Directory of comparisons below the state directory: one directory for each
 /// migration.
 const COMPARISON: &str = "comparison";
-/// Directory of statements against schema drift: one file for each migration.
+/// Directory in which the release before wrote statements about schemas.
 const DRIFT: &str = "drift";
 
 /// Where a migration's comparison keeps its files.
@@ -23,27 +23,14 @@ pub(crate) fn comparison(state: &Path, migration: &MigrationId) -> PathBuf {
     state.join(COMPARISON).join(migration.as_str())
 }
 
-/// The file with the statements against a migration's schema drift.
-pub(crate) fn drift(state: &Path, migration: &MigrationId) -> PathBuf {
-    state.join(DRIFT).join(format!("{migration}.sql"))
-}
-
-/// What a file of [`drift`] is called while it is written.
-pub(crate) fn drift_in_the_making(state: &Path, migration: &MigrationId) -> PathBuf {
-    drift(state, migration).with_extension("sql.next")
-}
-
 /// Removes every file of a migration. What cannot be removed is said in the log,
 /// and tried again at the next start.
 pub(crate) fn remove(state: &Path, migration: &MigrationId) {
-    let files = [drift(state, migration), drift_in_the_making(state, migration)];
-    let gone = fs::remove_dir_all(comparison(state, migration));
-    for gone in files.into_iter().map(fs::remove_file).chain([gone]) {
-        tell(gone, migration.as_str());
-    }
+    tell(fs::remove_dir_all(comparison(state, migration)), migration.as_str());
 }
 
-/// Removes the files of every migration that is not among the `known`.
+/// Removes the files of every migration that is not among the `known`, and those that
+/// this release does not write.
 pub(crate) fn sweep(state: &Path, known: &[MigrationId]) {
     let is_known = |name: &str| known.iter().any(|migration| migration.as_str() == name);
     for entry in entries(&state.join(COMPARISON)) {
@@ -52,12 +39,7 @@ pub(crate) fn sweep(state: &Path, known: &[MigrationId]) {
             tell(fs::remove_dir_all(entry.path()), &name);
         }
     }
-    for entry in entries(&state.join(DRIFT)) {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !is_known(name.split('.').next().unwrap_or_default()) {
-            tell(fs::remove_file(entry.path()), &name);
-        }
-    }
+    tell(fs::remove_dir_all(state.join(DRIFT)), DRIFT);
 }
 
 fn entries(directory: &Path) -> impl Iterator<Item = fs::DirEntry> {
@@ -67,7 +49,7 @@ fn entries(directory: &Path) -> impl Iterator<Item = fs::DirEntry> {
 fn tell(gone: io::Result<()>, name: &str) {
     match gone {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::error!(migration.id = name, %error, "reports about rows or schemas could not be removed");
+            tracing::error!(migration.id = name, %error, "reports about rows could not be removed");
         }
         Ok(()) | Err(_) => {}
     }
@@ -80,20 +62,13 @@ mod tests {
     fn written(state: &Path, name: &str) -> MigrationId {
         let migration = MigrationId::new(name).unwrap();
         fs::create_dir_all(comparison(state, &migration)).unwrap();
-        fs::create_dir_all(state.join(DRIFT)).unwrap();
         fs::write(comparison(state, &migration).join("differences.jsonl"), "{}").unwrap();
-        for path in [drift(state, &migration), drift_in_the_making(state, &migration)] {
-            fs::write(path, "--").unwrap();
-        }
         migration
     }
 
     fn left(state: &Path) -> Vec<String> {
-        let mut left: Vec<_> = [COMPARISON, DRIFT]
-            .into_iter()
-            .flat_map(|directory| entries(&state.join(directory)).collect::<Vec<_>>())
-            .map(|entry| entry.file_name().into_string().unwrap())
-            .collect();
+        let mut left: Vec<_> =
+            entries(&state.join(COMPARISON)).map(|entry| entry.file_name().into_string().unwrap()).collect();
         left.sort();
         left
     }
@@ -103,11 +78,14 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let state = home.path();
         let [shop, shop_2, bank] = ["shop", "shop-2", "bank"].map(|name| written(state, name));
+        fs::create_dir(state.join(DRIFT)).unwrap();
+        fs::write(state.join(DRIFT).join("bank.sql"), "--").unwrap();
         remove(state, &shop);
         remove(state, &shop);
-        assert_eq!(left(state), ["bank", "bank.sql", "bank.sql.next", "shop-2", "shop-2.sql", "shop-2.sql.next"]);
+        assert_eq!(left(state), ["bank", "shop-2"]);
         sweep(state, &[bank, shop]);
-        assert_eq!(left(state), ["bank", "bank.sql", "bank.sql.next"], "{shop_2} is unknown");
+        assert_eq!(left(state), ["bank"], "{shop_2} is unknown");
+        assert!(!state.join(DRIFT).exists());
         sweep(&state.join("nowhere"), &[]);
     }
 }

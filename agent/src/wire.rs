@@ -242,13 +242,13 @@ fn schema_drift(drift: SchemaDrift) -> v1::SchemaDrift {
             Change::NotReplicated => Wire::NotReplicated,
         }
         .into(),
-        details: object.details,
+        ..v1::DriftedObject::default()
     };
     v1::SchemaDrift {
         follower: v1::Side::from(drift.follower).into(),
         object_count: i32::try_from(drift.object_count).unwrap_or(i32::MAX),
         objects: drift.objects.into_iter().map(object).collect(),
-        statement_path: drift.statement_path,
+        ..v1::SchemaDrift::default()
     }
 }
 

@@ -30,6 +30,25 @@ pub struct Published {
 /// How objects differ, by their identities.
 pub type Differences = BTreeMap<String, Change>;
 
+/// One object that differs, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriftedObject {
+    /// What it is and its name.
+    pub identity: String,
+    /// How it differs.
+    pub change: Change,
+}
+
+/// What differs, tables first: by them the stream may stop.
+#[must_use]
+pub fn by_urgency(differences: &Differences) -> Vec<DriftedObject> {
+    let object = |(identity, change): (&String, &Change)| DriftedObject { identity: identity.clone(), change: *change };
+    let mut objects: Vec<_> = differences.iter().map(object).collect();
+    // Stable: otherwise in the order of their identities.
+    objects.sort_by_key(|object| (!object.identity.starts_with("table "), object.change));
+    objects
+}
+
 /// Every object that is not the same on both sides. Empty: both are level.
 #[must_use]
 pub fn compare(published: &Published, followed: &[SchemaObject]) -> Differences {
@@ -77,5 +96,17 @@ mod tests {
             ]
         );
         assert!(compare(&Published::default(), &[]).is_empty());
+    }
+
+    #[test]
+    fn tables_are_told_first() {
+        let differences = Differences::from([
+            ("index public.a".to_owned(), Change::Different),
+            ("table public.b".to_owned(), Change::Extra),
+            ("table public.c".to_owned(), Change::NotReplicated),
+            ("view public.d".to_owned(), Change::Different),
+        ]);
+        let told: Vec<_> = by_urgency(&differences).into_iter().map(|object| object.identity).collect();
+        assert_eq!(told, ["table public.c", "table public.b", "index public.a", "view public.d"]);
     }
 }

@@ -33,7 +33,7 @@ use crate::agent::Agent;
 use crate::comparison;
 use crate::drift;
 use crate::migration::Participation;
-use crate::postgres::{Purpose, RelationName, catalog};
+use crate::postgres::RelationName;
 use crate::snapshot::Piece;
 use crate::statistics;
 use crate::step::connect;
@@ -431,14 +431,11 @@ impl PeerService for Service {
 
     type DefineObjectsStream = StreamOf<v1::DefineObjectsResponse>;
 
+    /// Answers with nothing: the release before asked for definitions and goes on
+    /// without them, naming what differs.
     async fn define_objects(&self, request: Request<v1::DefineObjectsRequest>) -> Answer<Self::DefineObjectsStream> {
-        let message = request.get_ref();
-        let participation =
-            self.authorise_follower(request.extensions().get(), &message.migration_id).map_err(to_status)?;
-        let session = self.agent.door.open(&participation.database, Purpose::Control).await.map_err(to_status)?;
-        let definitions = catalog::definitions(&session, &message.kinds).await.map_err(to_status)?;
-        let stream = tokio_stream::iter(definitions).map(|definition| Ok(schema::encode_definition(definition)));
-        Ok(Response::new(Box::pin(stream)))
+        self.authorise_follower(request.extensions().get(), &request.get_ref().migration_id).map_err(to_status)?;
+        Ok(Response::new(Box::pin(tokio_stream::empty())))
     }
 
     async fn resolve_cutover(&self, request: Request<v1::ResolveCutoverRequest>) -> Answer<v1::ResolveCutoverResponse> {

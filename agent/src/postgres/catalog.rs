@@ -1,7 +1,5 @@
 //! What the catalogs say, in the same words for every version from 14 on.
 
-mod ddl;
-mod ddl_queries;
 mod definition;
 mod fingerprint;
 mod object;
@@ -9,7 +7,6 @@ mod queries;
 mod sequence;
 mod table;
 
-pub use ddl::{Column, ObjectDefinition, PrivilegeGrant, definitions, same_definition};
 pub use fingerprint::fingerprint;
 pub use object::{SchemaObject, catalog_digest, digest_of, schema_objects};
 pub use sequence::{SequenceState, Sequences, sequences};

@@ -64,11 +64,7 @@ fn encode(inventory: Inventory) -> v1::Inventory {
         relation_count: inventory.relation_count,
         size_bytes: inventory.size_bytes,
         pg_dump_version_num: inventory.pg_dump_version_num,
-        identity_full_tables: inventory
-            .identity_full_tables
-            .into_iter()
-            .map(|name| v1::RelationName::from(name))
-            .collect(),
+        identity_full_tables: inventory.identity_full_tables.into_iter().map(v1::RelationName::from).collect(),
     }
 }
 

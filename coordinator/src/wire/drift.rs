@@ -18,13 +18,11 @@ pub(super) fn drift(value: v1::SchemaDrift) -> Option<Drift> {
             Wire::Unspecified => Change::Unrecognised,
         },
         identity: object.identity,
-        details: object.details,
     };
     Some(Drift {
         follower,
         object_count: value.object_count.max(0),
         objects: value.objects.into_iter().map(object).collect(),
-        statement_path: value.statement_path,
     })
 }
 
@@ -41,12 +39,12 @@ pub(super) fn to_drift(drift: &Drift) -> v1::SchemaDrift {
             Change::Unrecognised => Wire::Unspecified,
         }
         .into(),
-        details: object.details.clone(),
+        ..v1::DriftedObject::default()
     };
     v1::SchemaDrift {
         follower: v1::Side::from(drift.follower).into(),
         object_count: drift.object_count,
         objects: drift.objects.iter().map(object).collect(),
-        statement_path: drift.statement_path.clone(),
+        ..v1::SchemaDrift::default()
     }
 }

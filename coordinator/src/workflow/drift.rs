@@ -21,9 +21,6 @@ pub struct Drift {
     pub object_count: i32,
     /// Some of them, the most urgent first.
     pub objects: Vec<DriftedObject>,
-    /// File with statements, on the machine of the follower's agent. Empty if there
-    /// is none.
-    pub statement_path: String,
 }
 
 /// One object that is not the same on both sides.
@@ -33,8 +30,6 @@ pub struct DriftedObject {
     pub identity: String,
     /// How it differs.
     pub change: Change,
-    /// What of it differs, one lowercase clause each.
-    pub details: Vec<String>,
 }
 
 /// How an object differs.
@@ -76,14 +71,12 @@ impl Drift {
         let named: Vec<_> = self.clauses().take(NAMED).collect();
         let more = usize::try_from(count).unwrap_or(0).saturating_sub(named.len());
         let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
-        let hint = match self.statement_path.as_str() {
-            "" => "Make the same change on both sides, or take it back; the hold ends by itself.".to_owned(),
-            path => format!(
-                "Read {path} on the machine of the {0}'s agent and run it on the {0}, or take the change back; \
-                 the hold ends by itself.",
-                self.follower.as_str()
-            ),
-        };
+        let mut hint =
+            "Make the same change on both sides, or take it back where it was made; the hold ends by itself."
+                .to_owned();
+        if self.objects.iter().any(|object| object.change == Change::NotReplicated) {
+            hint.push_str(" A table that was created since the migration began is not replicated: drop it.");
+        }
         Failure::new(Reason::SchemaDiffers, format!("{objects} between the two sides"))
             .detail(format!("{}{rest}.", named.join("; ")))
             .hint(hint)
@@ -95,16 +88,12 @@ impl Drift {
 impl DriftedObject {
     fn clause(&self, follower: Side) -> String {
         let (identity, follower, other) = (&self.identity, follower.as_str(), follower.other().as_str());
-        let what = match self.change {
-            Change::Missing => format!("is missing on the {follower}"),
-            Change::Extra => format!("is on the {follower} only"),
-            Change::Different | Change::Unrecognised => format!("is defined otherwise on the {follower}"),
-            Change::NotReplicated => format!("was created on the {other} and is not replicated"),
-        };
-        if self.details.is_empty() {
-            return format!("{identity} {what}");
+        match self.change {
+            Change::Missing => format!("{identity} is missing on the {follower}"),
+            Change::Extra => format!("{identity} is on the {follower} only"),
+            Change::Different | Change::Unrecognised => format!("{identity} is defined otherwise on the {follower}"),
+            Change::NotReplicated => format!("{identity} was created on the {other} and is not replicated"),
         }
-        format!("{identity} {what} ({})", self.details.join(", "))
     }
 }
 
@@ -203,23 +192,18 @@ mod tests {
     use super::*;
 
     fn drift(count: i32) -> Drift {
-        let object = |identity: &str, change, details: &[&str]| DriftedObject {
-            identity: identity.to_owned(),
-            change,
-            details: details.iter().map(|&clause| clause.to_owned()).collect(),
-        };
+        let object = |identity: &str, change| DriftedObject { identity: identity.to_owned(), change };
         Drift {
             follower: Side::Destination,
             object_count: count,
             objects: vec![
-                object("table public.orders", Change::Different, &["column note is missing", "column paid is extra"]),
-                object("table public.late", Change::NotReplicated, &[]),
-                object("index public.i", Change::Missing, &[]),
-                object("view public.v", Change::Extra, &[]),
-                object("type public.t", Change::Unrecognised, &[]),
-                object("function public.f()", Change::Missing, &[]),
+                object("table public.orders", Change::Different),
+                object("table public.late", Change::NotReplicated),
+                object("index public.i", Change::Missing),
+                object("view public.v", Change::Extra),
+                object("type public.t", Change::Unrecognised),
+                object("function public.f()", Change::Missing),
             ],
-            statement_path: "/state/drift/shop.sql".to_owned(),
         }
     }
 
@@ -230,18 +214,15 @@ mod tests {
         assert_eq!(failure.message, "8 schema objects differ between the two sides");
         assert_eq!(
             failure.detail,
-            "table public.orders is defined otherwise on the destination (column note is missing, column paid is extra); \
+            "table public.orders is defined otherwise on the destination; \
              table public.late was created on the source and is not replicated; index public.i is missing on the \
              destination; view public.v is on the destination only; type public.t is defined otherwise on the \
              destination; and 3 more."
         );
-        assert!(
-            failure.hint.contains("/state/drift/shop.sql on the machine of the destination's agent"),
-            "{}",
-            failure.hint
-        );
+        assert!(failure.hint.starts_with("Make the same change on both sides"), "{}", failure.hint);
+        assert!(failure.hint.ends_with("is not replicated: drop it."), "{}", failure.hint);
         // After the cutover the source follows.
-        let back = Drift { follower: Side::Source, statement_path: String::new(), ..drift(1) };
+        let back = Drift { follower: Side::Source, ..drift(1) };
         let failure = may_switch(Some(&back)).unwrap_err();
         assert_eq!(failure.message, "1 schema object differs between the two sides");
         assert!(failure.detail.contains("table public.late was created on the destination"), "{}", failure.detail);

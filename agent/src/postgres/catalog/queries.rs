@@ -35,8 +35,6 @@ macro_rules! no_member {
     };
 }
 
-pub(super) use {no_member, user_schema};
-
 /// An access list by effect: sorted, without grantors, without our roles: those
 /// of our names, and the one made beforehand that may use our schema. `who`
 /// narrows the grantees.

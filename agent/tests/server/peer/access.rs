@@ -50,7 +50,6 @@ async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&
         Err(failure) => Some(failure),
     };
     answers.push(("watch schema", listing));
-    answers.push(("define objects", peer.define_objects(&["table".to_owned()]).await.err()));
     answers.push(("release", peer.release_snapshot("0/1").await.err()));
     let locks_next = Announcement::LocksNext { time_left: Duration::from_secs(1) };
     answers.push(("announce", peer.announce_cutover(1, locks_next).await.err()));
@@ -111,7 +110,6 @@ async fn a_method_belongs_to_one_side() {
         peer.read_statistics(&[], Packing::Plain).await.unwrap_err(),
         // Nobody allowed a way back, so nobody follows the destination.
         peer.watch_schema().await.unwrap_err(),
-        peer.define_objects(&["table".to_owned()]).await.unwrap_err(),
     ] {
         assert_eq!(failure.reason, Reason::PeerRefused);
         assert!(failure.message.contains("destination"), "{failure}");

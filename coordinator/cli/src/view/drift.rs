@@ -13,9 +13,6 @@ pub struct SchemaDrift {
     pub object_count: i32,
     /// Some of them, the most urgent first.
     pub objects: Vec<DriftedObject>,
-    /// File with statements, on the machine of the follower's agent. Empty if there
-    /// is none.
-    pub statement_path: String,
 }
 
 /// One object that is not the same on both sides.
@@ -25,8 +22,6 @@ pub struct DriftedObject {
     pub identity: String,
     /// How it differs.
     pub change: Change,
-    /// What of it differs, one clause each.
-    pub details: Vec<String>,
 }
 
 /// How an object differs.

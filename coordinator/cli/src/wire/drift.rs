@@ -11,7 +11,6 @@ impl From<v1::SchemaDrift> for SchemaDrift {
             follower: side(message.follower()),
             object_count: message.object_count,
             objects: message.objects.into_iter().map(DriftedObject::from).collect(),
-            statement_path: message.statement_path,
         }
     }
 }
@@ -28,7 +27,6 @@ impl From<v1::DriftedObject> for DriftedObject {
                 Wire::Unspecified => Change::Unrecognised,
             },
             identity: message.identity,
-            details: message.details,
         }
     }
 }

@@ -211,30 +211,28 @@ pub(crate) fn ready() -> v1::Migration {
 pub(crate) fn drifted() -> v1::Migration {
     let mut migration = ready();
     migration.etag = "drifted".to_owned();
-    let object = |identity: &str, change: v1::drifted_object::Change, details: &[&str]| v1::DriftedObject {
+    let object = |identity: &str, change: v1::drifted_object::Change| v1::DriftedObject {
         identity: identity.to_owned(),
         change: change.into(),
-        details: details.iter().map(|&clause| clause.to_owned()).collect(),
+        ..Default::default()
     };
     migration.schema_drift = Some(v1::SchemaDrift {
         follower: v1::Side::Destination.into(),
         object_count: 2,
         objects: vec![
-            object("table public.orders", v1::drifted_object::Change::Different, &["column note is missing"]),
-            object("index public.orders_note", v1::drifted_object::Change::Missing, &[]),
+            object("table public.orders", v1::drifted_object::Change::Different),
+            object("index public.orders_note", v1::drifted_object::Change::Missing),
         ],
-        statement_path: "/var/lib/pgportage-agent/drift/shop.sql".to_owned(),
+        ..Default::default()
     });
     migration.held_by = Some(v1::Failure {
         reason: "SCHEMA_DIFFERS".to_owned(),
         message: "2 schema objects differ between the two sides".to_owned(),
-        detail: "table public.orders is defined otherwise on the destination (column note is missing); index \
+        detail: "table public.orders is defined otherwise on the destination; index \
                  public.orders_note is missing on the destination."
             .to_owned(),
-        hint:
-            "Read /var/lib/pgportage-agent/drift/shop.sql on the machine of the destination's agent and run it on the \
-               destination, or take the change back; the hold ends by itself."
-                .to_owned(),
+        hint: "Make the same change on both sides, or take it back where it was made; the hold ends by itself."
+            .to_owned(),
         remedy: v1::failure::Remedy::Operator.into(),
         effect: v1::failure::Effect::None.into(),
         ..Default::default()

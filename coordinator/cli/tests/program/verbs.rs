@@ -489,8 +489,8 @@ async fn a_drift_refuses_a_cutover_before_anybody_is_asked() {
         .await
         .exits(1)
         .notes("2 schema objects differ between the two sides (SCHEMA_DIFFERS)")
-        .notes("column note is missing")
-        .notes("/var/lib/pgportage-agent/drift/shop.sql");
+        .notes("index public.orders_note is missing on the destination")
+        .notes("Make the same change on both sides");
     assert!(!stage.script.heard().iter().any(|call| call.starts_with("cutover")), "{:?}", stage.script.heard());
 }
 
