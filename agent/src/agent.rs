@@ -3,21 +3,22 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use pgportage_link::Clock;
 use pgportage_link::relay::Relay;
 use pgportage_link::tls::Identity;
+use pgportage_link::{Clock, Tasks};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::figures::{Gauges, LinkTraffic};
 use crate::heartbeat::Heartbeats;
 use crate::hook::Hooks;
 use crate::journal::Journal;
-use crate::metrics::{Gauges, LinkTraffic};
 use crate::peer::Peers;
 use crate::policy::Policy;
 use crate::pooler::Poolers;
 use crate::postgres::{Door, DoorSettings};
+use crate::role::Roles;
 use crate::settings::Settings;
+use crate::slot::Slots;
 use crate::snapshot::Snapshots;
 use crate::step::cutover::CutoverSessions;
 use crate::tunnel::Tunnels;
@@ -44,6 +45,10 @@ pub struct Agent {
     pub door: Door,
     server_version: AtomicI32,
     attached: AtomicBool,
+    /// The replication slots.
+    pub slots: Slots,
+    /// The replication roles.
+    pub roles: Roles,
     /// Dials the other agents.
     pub peers: Peers,
     /// Where other agents are met that cannot be dialled, or cannot dial us.
@@ -66,7 +71,7 @@ pub struct Agent {
     pub heartbeats: Heartbeats,
     /// Owner of every task that outlasts a command. **Invariant:** each of them
     /// ends by itself soon after `stop`.
-    pub tasks: TaskTracker,
+    pub tasks: Tasks,
     /// Says that the process ends.
     pub stop: CancellationToken,
 }
@@ -78,28 +83,47 @@ impl Agent {
     /// Puts an agent together. Opens no connection.
     #[must_use]
     pub fn new(settings: Settings, policy: Policy, journal: Journal, identity: Identity) -> Self {
-        let clock = Clock;
+        let tasks = Tasks::default();
+        let (clock, stop) = (tasks.clock, tasks.stop.clone());
         let door = Door::new(door_settings(&settings, &policy), clock);
+        let premade = policy.roles().clone();
+        let slots = Slots::new(
+            door.clone(),
+            journal.clone(),
+            premade.replication.clone(),
+            &settings.postgres.replication_address,
+        );
+        let roles = Roles::new(door.clone(), slots.clone(), premade);
         let relay = Relay::new(&settings.coordinator.address, &settings.coordinator.name, identity.clone());
+        let compression = settings.link.compression;
+        let peers = Peers::new(identity.clone(), policy.peers().clone(), relay.clone(), compression, clock);
+        let (gauges, traffic) = (Gauges::default(), LinkTraffic::default());
         Self {
             name: settings.name.clone(),
             clock,
+            tunnels: Tunnels::new(
+                settings.tunnel.clone(),
+                journal.clone(),
+                peers.clone(),
+                traffic.clone(),
+                tasks.clone(),
+            ),
+            snapshots: Snapshots::new(door.clone(), journal.clone(), slots.clone(), tasks.clone()),
+            heartbeats: Heartbeats::new(door.clone(), journal.clone(), peers.clone(), gauges.clone(), tasks.clone()),
             door,
+            slots,
+            roles,
             server_version: AtomicI32::new(0),
             attached: AtomicBool::new(false),
-            peers: Peers::new(identity.clone(), policy.clone(), relay.clone(), clock)
-                .with_compression(settings.link.compression),
+            peers,
             relay,
-            tunnels: Tunnels::new(),
-            snapshots: Snapshots::new(clock),
             cutovers: CutoverSessions::default(),
             poolers: Poolers::default(),
             hooks: Hooks::default(),
-            gauges: Gauges::default(),
-            traffic: LinkTraffic::default(),
-            heartbeats: Heartbeats::default(),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            gauges,
+            traffic,
+            tasks,
+            stop,
             settings,
             policy,
             identity,

@@ -1,6 +1,6 @@
 //! Comparing rows by their hashes.
 //!
-//! The destination's agent asks, the source's agent answers over the link, and
+//! The side that follows asks, the side that publishes answers over the link, and
 //! each server hashes its own rows: what travels is a sum for each part of a
 //! table, and for parts whose sums differ the keys and hashes of their rows.
 //!
@@ -13,7 +13,6 @@
 //! ([`Suspect`]). Rows differ all the time while writes go on: the stream is
 //! always a little behind.
 
-mod answer;
 mod message;
 mod part;
 mod question;
@@ -22,8 +21,9 @@ mod statement;
 mod suspect;
 mod table;
 
-pub(crate) use answer::answer;
-pub(crate) use message::MOST_BUCKETS;
+pub(crate) use message::{
+    MOST_BUCKETS, decode_part, encode_content, encode_digest, encode_row, encode_table, encode_written,
+};
 pub(crate) use part::{Digest, Hashing, Part, PartDigest, RowContent, RowHash, RowKey, Which, differing};
 pub use question::Questions;
 pub(crate) use reader::Reader;

@@ -16,7 +16,7 @@ use tonic::service::Routes;
 
 use crate::agent::Agent;
 use crate::journal::Journal;
-use crate::peer;
+use crate::link_service;
 use crate::policy::Policy;
 use crate::postgres::Purpose;
 use crate::reports;
@@ -102,7 +102,7 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     let runner = Runner::new(Arc::clone(&agent));
     let metrics = crate::metrics::register(&agent, &runner);
     let (reporter, health) = health::service().await;
-    let routes = Routes::new(health).add_service(peer::service(Arc::clone(&agent)));
+    let routes = Routes::new(health).add_service(link_service::service(Arc::clone(&agent)));
     let stop = || agent.stop.clone();
     tracing::info!(
         agent.id = agent.name,
@@ -127,8 +127,8 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     agent.tasks.spawn(metrics_endpoint.serve(metrics.clone(), agent.clock, stop()));
     let knowing = know_the_server(Arc::clone(&agent));
     agent.tasks.spawn(stop().run_until_cancelled_owned(knowing));
-    agent.tunnels.resume(&agent)?;
-    agent.heartbeats.resume(&agent)?;
+    agent.tunnels.resume()?;
+    agent.heartbeats.resume()?;
     agent.tasks.spawn(crate::watch::run(Arc::clone(&agent)));
     agent.tasks.spawn(crate::protection::run(Arc::clone(&agent)));
     agent.tasks.spawn(crate::drift::run(Arc::clone(&agent)));
@@ -152,8 +152,8 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     reporter.not_serving().await;
     metrics.set_serving(false);
     agent.stop.cancel();
-    agent.tasks.close();
-    if agent.clock.timeout(STOP_LIMIT, agent.tasks.wait()).await.is_err() {
+    agent.tasks.tracker.close();
+    if agent.clock.timeout(STOP_LIMIT, agent.tasks.tracker.wait()).await.is_err() {
         tracing::warn!("some tasks did not end in time and are left to the end of the process");
     }
     Ok(())

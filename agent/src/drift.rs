@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
+use crate::figures::SchemaDrift;
 use crate::migration::Participation;
 use crate::postgres::catalog::{self, SchemaObject};
 use crate::postgres::{Purpose, Session, sql_failure};
@@ -36,17 +37,6 @@ pub use published::published;
 
 /// Most objects that are named to the coordinator; the rest is a number.
 const NAMED: usize = 20;
-
-/// How the schemas of both sides compare, as the coordinator hears it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SchemaDrift {
-    /// The side that follows: this one.
-    pub follower: Side,
-    /// How many objects differ. Zero: both sides are level.
-    pub object_count: usize,
-    /// Some of them, the most urgent first.
-    pub objects: Vec<DriftedObject>,
-}
 
 /// A side that follows: closed, with its subscription. Our tables are missing on a
 /// source that was never left.

@@ -26,7 +26,7 @@ mod format;
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::{MigrationId, Reason, Side};
@@ -35,9 +35,12 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior};
 pub use self::command::{CommandEntry, FactEntry, FactKind, Known, PastFact};
 use crate::migration::Participation;
 
-/// The journal. See the module for what it holds.
+/// The journal. See the module for what it holds. Clones share one connection.
+#[derive(Clone, Debug)]
+pub struct Journal(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Journal {
+struct Inner {
     connection: Mutex<Connection>,
     /// Held by the one running agent; absent in [`Journal::open_beside`].
     _lock: Option<File>,
@@ -113,13 +116,13 @@ impl Journal {
             .hint("Start the release that wrote it, or a newer one.")
             .effect(Effect::None),
         })?;
-        Ok(Self { connection: Mutex::new(connection), _lock: lock })
+        Ok(Self(Arc::new(Inner { connection: Mutex::new(connection), _lock: lock })))
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic while the lock was held left at most an open transaction,
         // which its guard has rolled back.
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // ---- Epochs.

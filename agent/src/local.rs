@@ -74,8 +74,8 @@ async fn beside<T, F: Future<Output = Result<T, Failure>>>(
         let agent = Arc::new(Agent::new(settings, policy, journal, identity));
         let done = act(Arc::clone(&agent)).await;
         // Hooks that are being told; each has a limit.
-        agent.tasks.close();
-        agent.tasks.wait().await;
+        agent.tasks.tracker.close();
+        agent.tasks.tracker.wait().await;
         done
     }
     .await;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pgportage_agent::arguments::{Arguments, Verb};
-use pgportage_agent::{daemon, local};
+use pgportage_agent::daemon;
+use pgportage_agent::local;
 use pgportage_link::{Failure, settings};
 use pgportage_proto::Side;
 

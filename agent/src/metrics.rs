@@ -1,185 +1,18 @@
 //! What the agent measures.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::metrics::Metrics;
-use pgportage_proto::{ActKind, MigrationId, Verb};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
-use crate::action::Fact;
 use crate::agent::Agent;
-use crate::drift::SchemaDrift;
-use crate::runner::Runner;
+use crate::figures::{Gauge, LinkTraffic};
+use crate::runner::{Attempts, Runner};
 use crate::step::ProgressPart;
-use crate::watch::Forecast;
-
-/// What is known about one migration between commands. Lossy: only the latest
-/// matters, and nothing is decided by it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Gauge {
-    /// Source: from a heartbeat row's commit to the news of its arrival.
-    pub lag: Option<Duration>,
-    /// Source: bytes the destination has not confirmed.
-    pub lag_bytes: Option<u64>,
-    /// Source: WAL kept on disk for our slot.
-    pub retained_wal_bytes: Option<u64>,
-    /// Source: age of the oldest transaction id our slot holds back.
-    pub xmin_age: Option<u64>,
-    /// Free bytes on the disk that holds the WAL.
-    pub free_disk_bytes: Option<u64>,
-    /// Source: how long the WAL kept may go on growing.
-    pub wal_forecast: Option<Forecast>,
-    /// What is about to go wrong, for people. Empty while all is well.
-    pub warning: String,
-    /// Source: while not all readers of the copy may read.
-    pub held_back: Option<HeldBack>,
-    /// On the side that follows: how its schema compares with the other one.
-    pub schema_drift: Option<SchemaDrift>,
-}
-
-/// Readers of a copy that wait for the source to recover.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldBack {
-    /// How many may read.
-    pub reader_limit: u32,
-    /// Why not all, as a clause for people.
-    pub cause: String,
-}
-
-/// The latest gauges of every migration. Written by the heartbeat and the
-/// watch, read by the session and the metrics endpoint.
-#[derive(Debug, Default)]
-pub struct Gauges(Mutex<BTreeMap<MigrationId, Gauge>>);
-
-impl Gauges {
-    /// Changes the gauge of one migration.
-    pub fn update(&self, migration: &MigrationId, change: impl FnOnce(&mut Gauge)) {
-        change(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(migration.clone()).or_default());
-    }
-
-    /// The schemas are not compared any more.
-    pub(crate) fn forget_drift(&self, migration: &MigrationId) {
-        if let Some(gauge) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(migration) {
-            gauge.schema_drift = None;
-        }
-    }
-
-    /// The migration is over.
-    pub fn remove(&self, migration: &MigrationId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
-    }
-
-    /// All gauges as they stand.
-    #[must_use]
-    pub fn snapshot(&self) -> BTreeMap<MigrationId, Gauge> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// How long attempts take, in seconds: from a catalog read to a copy of days.
-const ATTEMPT_BUCKETS: [f64; 10] = [0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 36_000.0];
-
-/// What an attempt was of, and how it ended.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct AttemptLabels {
-    step: &'static str,
-    verb: &'static str,
-    outcome: &'static str,
-}
-
-/// Every attempt that ended since the start. Cloning is cheap.
-#[derive(Clone, Debug)]
-pub struct Attempts {
-    count: Family<AttemptLabels, Counter>,
-    duration: Family<AttemptLabels, Histogram>,
-}
-
-impl Default for Attempts {
-    fn default() -> Self {
-        Self { count: Family::default(), duration: Family::new_with_constructor(|| Histogram::new(ATTEMPT_BUCKETS)) }
-    }
-}
-
-impl Attempts {
-    /// Counts one.
-    pub(crate) fn count(&self, kind: ActKind, verb: Verb, fact: &Fact, duration: Duration) {
-        let outcome = match fact {
-            Fact::Accepted => return,
-            Fact::Succeeded(_) => "succeeded",
-            Fact::Failed(_) => "failed",
-            Fact::Cancelled(_) => "cancelled",
-        };
-        let labels = AttemptLabels { step: kind.as_str(), verb: verb.as_str(), outcome };
-        self.count.get_or_create(&labels).inc();
-        self.duration.get_or_create(&labels).observe(duration.as_secs_f64());
-    }
-}
-
-/// What bytes on the link are for, and how they are counted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct LinkLabels {
-    carries: &'static str,
-    form: &'static str,
-}
-
-/// Bytes for the other agent since the start, before and after packing. Cloning is
-/// cheap.
-#[derive(Clone, Debug, Default)]
-pub struct LinkTraffic(Family<LinkLabels, Counter>);
-
-/// Bytes of one use of the link.
-#[derive(Clone, Debug, Default)]
-pub struct Traffic {
-    plain: Counter,
-    sent: Counter,
-}
-
-impl LinkTraffic {
-    /// Rows of the copy.
-    #[must_use]
-    pub fn rows(&self) -> Traffic {
-        self.of("rows")
-    }
-
-    /// The subscription's connections.
-    #[must_use]
-    pub fn tunnel(&self) -> Traffic {
-        self.of("tunnel")
-    }
-
-    fn of(&self, carries: &'static str) -> Traffic {
-        let form = |form| self.0.get_or_create_owned(&LinkLabels { carries, form });
-        Traffic { plain: form("plain"), sent: form("sent") }
-    }
-}
-
-impl Traffic {
-    /// Counts a chunk.
-    pub(crate) fn count(&self, plain: usize, sent: usize) {
-        self.plain.inc_by(plain as u64);
-        self.sent.inc_by(sent as u64);
-    }
-
-    /// Bytes before packing.
-    #[must_use]
-    pub fn plain_bytes(&self) -> u64 {
-        self.plain.get()
-    }
-
-    /// Bytes as they were sent, without what gRPC and TLS add.
-    #[must_use]
-    pub fn sent_bytes(&self) -> u64 {
-        self.sent.get()
-    }
-}
 
 /// Makes the agent's figures readable.
 #[must_use]

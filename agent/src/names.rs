@@ -15,8 +15,6 @@ pub const HEARTBEAT_BACK_TABLE: &str = "heartbeat_back";
 pub const MARKER_TABLE: &str = "marker";
 /// The ledger of transactional acts. Never published.
 pub const LEDGER_TABLE: &str = "ledger";
-/// Beginning of every `application_name` of ours.
-pub const APPLICATION_PREFIX: &str = "pgportage";
 
 /// Publication, subscription, slot and replication role share one name.
 #[must_use]

@@ -1,31 +1,29 @@
-//! The two ends of the link: what the agents of a migration call on each other.
+//! What the agents of a migration call on each other: the caller's half.
 //!
-//! The caller finds the other agent in its own policy ([`Peers`]) and proves who
-//! it is; the callee serves only the other agent of a migration that its own
-//! journal knows ([`service`]).
+//! The caller finds the other agent among the addresses of its own policy
+//! ([`Peers`]) and proves who it is. The half that answers is above, beside what it
+//! answers from.
 
 mod client;
-mod complaint;
-mod dump;
-mod login;
+mod cutover;
 mod packing;
-pub mod programs;
 mod pump;
 mod schema;
-mod service;
 mod snapshot;
 mod speed;
 mod statistics;
 mod stream;
 
-pub use client::{Greeting, PeerClient, Peers};
-pub(crate) use complaint::{listen as listen_to_complaint, told as told_complaint};
-pub(crate) use login::{Login, application_name};
+pub use client::{Greeting, PeerAddress, PeerClient, Peers};
+pub use cutover::{Announcement, Resolution};
 pub(crate) use packing::{Chunk, Packer};
 pub use packing::{Compression, Packing};
 pub(crate) use pump::{CHUNK_BYTES, CHUNKS_WAITING, carry};
 pub use schema::PublishedStream;
-pub use service::{Service, service};
+pub(crate) use schema::encode_listing;
 pub use snapshot::{Blocks, SourceSnapshot, Touched};
+pub(crate) use snapshot::{decode_held_point, decode_range, encode_snapshot_table};
+pub(crate) use speed::{make_noise, packing_speed};
 pub use statistics::SourceStatistics;
+pub(crate) use statistics::{encode_conditions, encode_piece};
 pub use stream::{ArchiveStream, HeartbeatStream, RangeStream, Tunnel};

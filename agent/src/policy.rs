@@ -18,6 +18,8 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb};
 
 use crate::migration::Participation;
+use crate::peer::PeerAddress;
+use crate::role::PremadeRoles;
 
 pub use command::LocalCommand;
 pub use hook::{HookPoint, HookRule};
@@ -33,18 +35,9 @@ pub struct Policy {
     peers: BTreeMap<String, PeerAddress>,
     limits: Limits,
     destructive: Destructive,
-    roles: Roles,
+    roles: PremadeRoles,
     poolers: Vec<PoolerRule>,
     hooks: Vec<HookRule>,
-}
-
-/// Where another agent is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerAddress {
-    /// At its own address, `host:port`.
-    Direct(String),
-    /// Through the coordinator, because it has no address that we can dial.
-    Relay,
 }
 
 /// What may be done with one database.
@@ -195,24 +188,6 @@ impl Destructive {
     }
 }
 
-/// Roles made beforehand, where the agent's own role may not make any.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Roles {
-    /// What the subscription logs in as.
-    pub replication: Option<PremadeRole>,
-    /// What proves the fence by being refused.
-    pub canary: Option<PremadeRole>,
-}
-
-/// A role made beforehand.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PremadeRole {
-    /// Its name.
-    pub name: String,
-    /// A file that holds its password and nothing else, mode 0600.
-    pub password_file: PathBuf,
-}
-
 /// What a command wants to do, as far as the policy is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
@@ -293,6 +268,12 @@ impl Policy {
         Ok(())
     }
 
+    /// Where the other agents are found.
+    #[must_use]
+    pub fn peers(&self) -> &BTreeMap<String, PeerAddress> {
+        &self.peers
+    }
+
     /// The address of another agent, if it is known.
     #[must_use]
     pub fn peer_address(&self, peer: &str) -> Option<&PeerAddress> {
@@ -314,7 +295,7 @@ impl Policy {
 
     /// Roles made beforehand.
     #[must_use]
-    pub fn roles(&self) -> &Roles {
+    pub fn roles(&self) -> &PremadeRoles {
         &self.roles
     }
 

@@ -3,14 +3,17 @@
 
 pub mod access;
 pub mod catalog;
+mod complaint;
 mod disk;
 mod door;
 mod error;
 pub mod expel;
 mod gather;
+mod login;
 mod lsn;
-pub mod own_schema;
 mod passfile;
+pub mod programs;
+mod quiet;
 mod quote;
 pub mod replication;
 mod scram;
@@ -19,10 +22,13 @@ mod session;
 mod socket;
 mod version;
 
+pub(crate) use complaint::{listen as listen_to_complaint, told as told_complaint};
 pub use disk::free_disk_bytes;
-pub use door::{Door, DoorSettings, Purpose};
-pub use error::sql_failure;
+pub use door::{APPLICATION_PREFIX, Door, DoorSettings, Purpose};
+pub use error::{is_passing, sql_failure};
+pub(crate) use login::{Login, application_name};
 pub use lsn::{Lsn, LsnInvalid};
+pub(crate) use quiet::hush;
 pub use quote::{RelationName, quote_ident, quote_literal};
 pub use replication::Walsender;
 pub use scram::scram_verifier;

@@ -27,12 +27,10 @@ use std::time::Duration;
 use pgportage_proto::MigrationId;
 
 use crate::agent::Agent;
-use crate::metrics::HeldBack;
+use crate::figures::HeldBack;
 use crate::postgres::Session;
-use governor::Governor;
+use governor::{Governor, Limits};
 use standby::Standbys;
-
-pub(crate) use governor::Limits;
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -72,7 +70,8 @@ struct Guard {
 
 impl Guard {
     fn new(agent: Arc<Agent>) -> Self {
-        let limits = agent.settings.protection.limits();
+        let settings = &agent.settings.protection;
+        let limits = Limits { commit_latency: settings.max_commit_latency, standby_lag: settings.max_standby_lag };
         Self { agent, session: None, standbys: Standbys::default(), governor: Governor::new(limits), idle: 0 }
     }
 

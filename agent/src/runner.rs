@@ -9,6 +9,7 @@
 //! **Invariant:** one command of a migration is carried out at a time, and no
 //! panic, stall or cancellation of one reaches another.
 
+mod attempts;
 pub(crate) mod fail_points;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,12 +27,13 @@ use tracing::Instrument;
 use crate::action::{Command, Fact, Outcome};
 use crate::agent::Agent;
 use crate::journal::{CommandEntry, FactKind, Known};
-use crate::metrics::Attempts;
 use crate::reports;
 use crate::step::{Context, Progress};
 use crate::wire::{self, Received};
 
 use fail_points::{Moment, pass};
+
+pub use attempts::Attempts;
 
 /// How long a stalled step may take to its next safe point before it is dropped,
 /// as a crash would drop it. Never longer than its own stall limit.

@@ -291,9 +291,7 @@ impl Session {
     /// Goes on with a migration as the coordinator says from now on.
     fn tune(&self, tuning: &v1::Tuning) -> Result<(), Failure> {
         match MigrationId::new(&tuning.migration_id) {
-            Ok(migration) => {
-                self.agent.snapshots.tune(&self.agent.journal, &migration, Rate::limit(tuning.max_rate_bytes))
-            }
+            Ok(migration) => self.agent.snapshots.tune(&migration, Rate::limit(tuning.max_rate_bytes)),
             Err(failure) => {
                 tracing::error!("the coordinator speaks of a migration that cannot be: {failure}");
                 Ok(())

@@ -12,7 +12,7 @@ use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::peer::Compression;
-use crate::protection::Limits;
+use crate::tunnel::TunnelSettings;
 
 /// What variables that override the file begin with, for example
 /// `PGPORTAGE_AGENT_POSTGRES__PORT`.
@@ -127,27 +127,6 @@ pub struct LinkSettings {
     pub compression: Compression,
 }
 
-/// Where the server's own subscription enters the link.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TunnelSettings {
-    /// Address to listen on. A loopback address, unless the server is on
-    /// another machine.
-    pub address: std::net::IpAddr,
-    /// First port of the range; each migration gets one.
-    pub first_port: u16,
-    /// Last port of the range.
-    pub last_port: u16,
-}
-
-impl Default for TunnelSettings {
-    fn default() -> Self {
-        // Sixteen: migrations to one server at the same time are few, and each
-        // holds workers of its server.
-        Self { address: std::net::Ipv4Addr::LOCALHOST.into(), first_port: 7440, last_port: 7455 }
-    }
-}
-
 /// When a copy gives way to the server that it reads from. The numbers are limits
 /// of what the copy may cost others; at half of them it takes more again.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -173,13 +152,6 @@ impl Default for ProtectionSettings {
             // Replays pause for seconds by themselves; half a minute is no pause.
             max_standby_lag: Duration::from_secs(30),
         }
-    }
-}
-
-impl ProtectionSettings {
-    /// As the protection asks for them.
-    pub(crate) fn limits(&self) -> Limits {
-        Limits { commit_latency: self.max_commit_latency, standby_lag: self.max_standby_lag }
     }
 }
 

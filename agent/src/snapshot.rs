@@ -26,8 +26,13 @@ mod written;
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use pgportage_link::{Clock, Effect, Failure, Remedy};
-use pgportage_proto::{MigrationId, Reason, Side};
+use pgportage_link::Effect;
+use pgportage_link::Failure;
+use pgportage_link::Remedy;
+use pgportage_link::Tasks;
+use pgportage_proto::MigrationId;
+use pgportage_proto::Reason;
+use pgportage_proto::Side;
 use tokio::sync::Mutex;
 
 pub use self::bucket::Rate;
@@ -40,14 +45,11 @@ use self::throttle::Throttle;
 use self::touched::{Difference, Touched};
 use self::turns::{Turn, Turns};
 pub(crate) use self::written::{Written, WrittenTable};
-use crate::agent::Agent;
 use crate::journal::Journal;
 use crate::migration::Participation;
 use crate::peer::Packer;
-use crate::postgres::Lsn;
-use crate::step::subscribe::SLOT_NOTE;
-use crate::step::{Context, is_passing};
-use crate::watch;
+use crate::postgres::{Door, Lsn, is_passing};
+use crate::slot::Slots;
 
 /// Journal note: every row of the snapshot of this consistent point has arrived.
 /// From then on no other snapshot is made: the subscription streams from that
@@ -61,11 +63,20 @@ const RATE_NOTE: &str = "snapshot.max_rate";
 /// The snapshots of all migrations that this agent is the source of.
 ///
 /// Each has a place of its own: making one waits for other people's transactions,
-/// and nobody else may wait with it.
-#[derive(Debug)]
+/// and nobody else may wait with it. Cloning is cheap.
+#[derive(Clone, Debug)]
 pub struct Snapshots {
-    clock: Clock,
-    places: std::sync::Mutex<HashMap<MigrationId, Arc<Place>>>,
+    hands: Hands,
+    journal: Journal,
+    places: Arc<std::sync::Mutex<HashMap<MigrationId, Arc<Place>>>>,
+}
+
+/// What a snapshot is made, kept and read with.
+#[derive(Clone, Debug)]
+struct Hands {
+    door: Door,
+    slots: Slots,
+    tasks: Tasks,
 }
 
 /// What belongs to one migration.
@@ -164,8 +175,8 @@ impl Opened {
 impl Snapshots {
     /// None is kept yet.
     #[must_use]
-    pub fn new(clock: Clock) -> Self {
-        Self { clock, places: std::sync::Mutex::default() }
+    pub fn new(door: Door, journal: Journal, slots: Slots, tasks: Tasks) -> Self {
+        Self { hands: Hands { door, slots, tasks }, journal, places: Arc::default() }
     }
 
     /// Takes note of how fast a migration's rows may be read, and keeps it over a
@@ -175,7 +186,8 @@ impl Snapshots {
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`]: the rate is as it was.
-    pub fn tune(&self, journal: &Journal, migration: &MigrationId, rate: Option<Rate>) -> Result<(), Failure> {
+    pub fn tune(&self, migration: &MigrationId, rate: Option<Rate>) -> Result<(), Failure> {
+        let journal = &self.journal;
         if journal.participation(migration)?.is_none_or(|participation| participation.side != Side::Source) {
             return Ok(());
         }
@@ -212,8 +224,8 @@ impl Snapshots {
     /// # Errors
     ///
     /// When the journal cannot be read.
-    pub(crate) fn leave(&self, journal: &Journal, migration: &MigrationId) -> Result<Leave, Failure> {
-        let pace = &self.place(journal, migration)?.pace;
+    pub(crate) fn leave(&self, migration: &MigrationId) -> Result<Leave, Failure> {
+        let pace = &self.place(migration)?.pace;
         Ok(Leave { turn: pace.turns.begin(), throttle: Arc::clone(&pace.throttle) })
     }
 
@@ -228,25 +240,21 @@ impl Snapshots {
     ///
     /// [`Reason::WrongState`] when the migration has no slot yet or any more, or the
     /// copy was complete before; otherwise what the server reports.
-    pub(crate) async fn open(
-        &self,
-        agent: &Agent,
-        participation: &Participation,
-        held: Option<Lsn>,
-    ) -> Result<Opened, Failure> {
+    pub(crate) async fn open(&self, participation: &Participation, held: Option<Lsn>) -> Result<Opened, Failure> {
+        let hands = &self.hands;
         let migration = &participation.migration;
         // Held while the slot is made: a second caller waits for the same one.
-        let place = self.place(&agent.journal, migration)?;
+        let place = self.place(migration)?;
         let pace = place.pace.clone();
         let mut place = place.kept.lock().await;
         if let Some(kept) = place.as_ref().filter(|kept| !kept.keeper.is_lost()) {
             let snapshot = Arc::clone(kept);
-            let touched = snapshot.touched_since(agent, participation, held).await?;
+            let touched = snapshot.touched_since(hands, participation, held).await?;
             return Ok(Opened { snapshot, touched });
         }
-        watch::slot_stands(&agent.journal, migration)?;
+        self.hands.slots.stands(migration)?;
         // What is made without this would be watched and removed by nobody.
-        if agent.journal.note(migration, SLOT_NOTE)?.is_none() {
+        if !hands.slots.is_intended(migration)? {
             return Err(Failure::new(Reason::WrongState, "the step that makes the slot has not come or is undone")
                 .effect(Effect::None));
         }
@@ -256,15 +264,15 @@ impl Snapshots {
                 "the snapshot is lost with its session"
             );
         }
-        if let Some(point) = agent.journal.note(migration, RELEASED_NOTE)? {
+        if let Some(point) = self.journal.note(migration, RELEASED_NOTE)? {
             return Err(Failure::new(Reason::WrongState, "the copy of this migration was complete")
                 .detail(format!("Its snapshot of {point} was released, and its slot must not be lost."))
                 .effect(Effect::None));
         }
-        former::keep(agent, participation, held).await?;
+        former::keep(hands, participation, held).await?;
         pgportage_link::fail_point::hit("snapshot.open.kept");
-        let keeper = Keeper::make(agent, participation).await?;
-        let readers = Readers::new(&agent.door, &participation.database, &keeper.snapshot_name, pace);
+        let keeper = Keeper::make(hands, participation).await?;
+        let readers = Readers::new(hands, &participation.database, &keeper.snapshot_name, pace);
         let tables = readers.tables(participation).await?;
         let snapshot = Arc::new(Snapshot {
             consistent_point: keeper.consistent_point.to_string(),
@@ -278,7 +286,7 @@ impl Snapshots {
             tables = snapshot.tables.len(), "a snapshot is kept for the copy"
         );
         *place = Some(Arc::clone(&snapshot));
-        let touched = snapshot.touched_since(agent, participation, held).await?;
+        let touched = snapshot.touched_since(hands, participation, held).await?;
         Ok(Opened { snapshot, touched })
     }
 
@@ -289,14 +297,9 @@ impl Snapshots {
     /// [`Reason::SnapshotLost`] when there is no such snapshot any more;
     /// [`Reason::WalLimitExceeded`] or [`Reason::SlotLost`] when the slot was given
     /// up: then the rows are of no use.
-    pub(crate) async fn get(
-        &self,
-        agent: &Agent,
-        migration: &MigrationId,
-        consistent_point: &str,
-    ) -> Result<Arc<Snapshot>, Failure> {
-        watch::slot_stands(&agent.journal, migration)?;
-        let kept = self.place(&agent.journal, migration)?.kept.lock().await.clone();
+    pub(crate) async fn get(&self, migration: &MigrationId, consistent_point: &str) -> Result<Arc<Snapshot>, Failure> {
+        self.hands.slots.stands(migration)?;
+        let kept = self.place(migration)?.kept.lock().await.clone();
         kept.filter(|kept| kept.consistent_point == consistent_point && !kept.keeper.is_lost())
             .ok_or_else(|| snapshot_lost(consistent_point))
     }
@@ -308,18 +311,13 @@ impl Snapshots {
     ///
     /// [`Reason::SnapshotLost`] when another one was made since: then not every
     /// row of that one can have arrived.
-    pub(crate) async fn release(
-        &self,
-        agent: &Agent,
-        migration: &MigrationId,
-        consistent_point: &str,
-    ) -> Result<(), Failure> {
-        let place = self.place(&agent.journal, migration)?;
+    pub(crate) async fn release(&self, migration: &MigrationId, consistent_point: &str) -> Result<(), Failure> {
+        let place = self.place(migration)?;
         let mut place = place.kept.lock().await;
         if place.as_ref().is_some_and(|kept| kept.consistent_point != consistent_point) {
             return Err(snapshot_lost(consistent_point));
         }
-        agent.journal.set_note(migration, RELEASED_NOTE, consistent_point)?;
+        self.journal.set_note(migration, RELEASED_NOTE, consistent_point)?;
         *place = None;
         Ok(())
     }
@@ -329,21 +327,20 @@ impl Snapshots {
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`].
-    pub(crate) fn forget(&self, cx: &Context) -> Result<(), Failure> {
-        let migration = &cx.participation.migration;
+    pub(crate) fn forget(&self, migration: &MigrationId) -> Result<(), Failure> {
         // Whoever makes one at this moment has just lost its slot, and fails.
         self.lock().remove(migration);
-        cx.agent.journal.clear_note(migration, RELEASED_NOTE)
+        self.journal.clear_note(migration, RELEASED_NOTE)
     }
 
     /// A migration's place; made with the rate that the journal knows.
-    fn place(&self, journal: &Journal, migration: &MigrationId) -> Result<Arc<Place>, Failure> {
+    fn place(&self, migration: &MigrationId) -> Result<Arc<Place>, Failure> {
         let mut places = self.lock();
         if let Some(place) = places.get(migration) {
             return Ok(Arc::clone(place));
         }
-        let throttle = Arc::new(Throttle::new(self.clock));
-        throttle.set(read_rate(journal, migration)?);
+        let throttle = Arc::new(Throttle::new(self.hands.tasks.clock));
+        throttle.set(read_rate(&self.journal, migration)?);
         let place = Arc::new(Place { kept: Mutex::default(), pace: Pace { throttle, turns: Arc::default() } });
         places.insert(migration.clone(), Arc::clone(&place));
         Ok(place)
@@ -367,14 +364,14 @@ impl Snapshot {
     /// this very one, or for none, the slot of the former is needed no more.
     async fn touched_since(
         &self,
-        agent: &Agent,
+        hands: &Hands,
         participation: &Participation,
         held: Option<Lsn>,
     ) -> Result<Option<Arc<Touched>>, Failure> {
         let upto = self.keeper.consistent_point;
         let mut since = self.since.lock().await;
         let Some(held) = held.filter(|held| *held != upto) else {
-            former::forget(agent, participation).await?;
+            former::forget(hands, participation).await?;
             *since = Since::default();
             return Ok(None);
         };
@@ -383,7 +380,7 @@ impl Snapshot {
         }
         if since.touched.is_none() && since.readings < MOST_READINGS {
             since.readings += 1;
-            match former::read(agent, participation, &self.tables, held, upto).await {
+            match former::read(hands, participation, &self.tables, held, upto).await {
                 Ok(touched) => since.touched = Some(Arc::new(touched)),
                 Err(failure) if is_passing(&failure) => return Err(failure),
                 Err(failure) => {
@@ -406,7 +403,7 @@ impl Snapshot {
     /// [`Reason::RequestInvalid`] for anything that is not published: the caller
     /// names a table, and gets no other. Otherwise what the server reports before
     /// the first row.
-    pub(crate) async fn read(&self, agent: &Agent, range: Range, packer: Packer) -> Result<RowStream, Failure> {
+    pub(crate) async fn read(&self, range: Range, packer: Packer) -> Result<RowStream, Failure> {
         let asked = |table: &SnapshotTable| table.name == range.table && table.columns == range.columns;
         let Some(published) = self.tables.iter().find(|published| asked(&published.table)) else {
             return Err(Failure::new(Reason::RequestInvalid, "the snapshot holds no such table with these columns")
@@ -415,15 +412,15 @@ impl Snapshot {
         };
         let doing = format!("read table {}", range.table);
         match range.selection {
-            Selection::Blocks { .. } => self.readers.read(agent, &range.statement(), &doing, packer).await,
+            Selection::Blocks { .. } => self.readers.read(&range.statement(), &doing, packer).await,
             Selection::TouchedKeys { since } => {
                 let touched = self.touched(since).await?;
-                Ok(self.readers.tell(agent, reader::keys_text(touched.keys(published)?), packer))
+                Ok(self.readers.tell(reader::keys_text(touched.keys(published)?), packer))
             }
             Selection::TouchedRows { since } => {
                 let touched = self.touched(since).await?;
                 let statement = range.statement_of_keys(published, touched.keys(published)?);
-                self.readers.read(agent, &statement, &doing, packer).await
+                self.readers.read(&statement, &doing, packer).await
             }
         }
     }

@@ -11,15 +11,14 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use pgportage_link::Failure;
+use pgportage_link::{Failure, Tasks};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_postgres::CopyOutStream;
 
-use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names;
 use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING, Chunk, Packer};
-use crate::postgres::{Purpose, RelationName, ServerVersion, Session, quote_literal, sql_failure};
+use crate::postgres::{Door, Purpose, RelationName, ServerVersion, Session, quote_literal, sql_failure};
 
 /// From this version on, `pg_stats` shows what is known of ranges.
 const SHOWS_RANGES: i32 = 17;
@@ -193,14 +192,15 @@ pub(crate) struct Reading {
 ///
 /// What the server reports.
 pub(crate) async fn read(
-    agent: &Agent,
+    door: &Door,
+    tasks: &Tasks,
     participation: &Participation,
     tables: &[RelationName],
     permit: OwnedSemaphorePermit,
     mut packer: Packer,
 ) -> Result<Reading, Failure> {
     let failure = |error| sql_failure(error, "read the planner's statistics");
-    let session = agent.door.open(&participation.database, Purpose::Scan).await?;
+    let session = door.open(&participation.database, Purpose::Scan).await?;
     session.batch_execute(SETTINGS).await.map_err(failure)?;
     let (conditions, wanted) = examine(&session, participation, tables).await?;
     let rows = match statement(session.version, &wanted) {
@@ -208,8 +208,8 @@ pub(crate) async fn read(
         None => None,
     };
     let (pieces, waiting) = mpsc::channel(CHUNKS_WAITING);
-    let stop = agent.stop.clone();
-    agent.tasks.spawn(async move {
+    let stop = tasks.stop.clone();
+    tasks.spawn(async move {
         // The session's statement ends with it.
         let _held = (permit, session);
         let sent = async {

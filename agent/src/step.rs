@@ -17,7 +17,6 @@ pub mod identity;
 pub mod inspect;
 mod patience;
 pub mod publication;
-mod quiet;
 pub mod schema;
 pub mod subscribe;
 pub mod verify;
@@ -28,7 +27,6 @@ use std::future::Future;
 use pgportage_link::Failure;
 
 pub use context::{Context, IndexBuild, Progress, ProgressPart, ProgressUnit};
-pub(crate) use patience::is_passing;
 
 /// What a look at the server found.
 #[derive(Clone, Debug, PartialEq, Eq)]

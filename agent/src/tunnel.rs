@@ -13,17 +13,24 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pgportage_link::Effect;
+use pgportage_link::Failure;
+use pgportage_link::Remedy;
+use pgportage_link::Tasks;
 use pgportage_link::http2::MAX_STREAMS;
-use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{MigrationId, Reason};
+use pgportage_proto::MigrationId;
+use pgportage_proto::Reason;
+use serde::Deserialize;
+use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::Agent;
+use crate::figures::LinkTraffic;
+use crate::journal::Journal;
 use crate::migration::Participation;
-use crate::peer::{PeerClient, Tunnel, carry};
+use crate::peer::{PeerClient, Peers, Tunnel, carry};
 
 /// Journal note: the port of a migration's listener.
 const PORT_NOTE: &str = "tunnel.port";
@@ -36,9 +43,38 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often a listener that could not be bound at start is tried again.
 const BIND_PAUSE: Duration = Duration::from_secs(2);
 
-/// The listeners of this agent.
-#[derive(Debug, Default)]
-pub struct Tunnels {
+/// Where the server's own subscription enters the link.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TunnelSettings {
+    /// Address to listen on. A loopback address, unless the server is on
+    /// another machine.
+    pub address: std::net::IpAddr,
+    /// First port of the range; each migration gets one.
+    pub first_port: u16,
+    /// Last port of the range.
+    pub last_port: u16,
+}
+
+impl Default for TunnelSettings {
+    fn default() -> Self {
+        // Sixteen: migrations to one server at the same time are few, and each
+        // holds workers of its server.
+        Self { address: std::net::Ipv4Addr::LOCALHOST.into(), first_port: 7440, last_port: 7455 }
+    }
+}
+
+/// The listeners of this agent. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Tunnels(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: TunnelSettings,
+    journal: Journal,
+    peers: Peers,
+    traffic: LinkTraffic,
+    tasks: Tasks,
     listening: Mutex<HashMap<MigrationId, Listening>>,
     /// Held while a port is chosen: each migration gets one, and no two the same.
     choosing: tokio::sync::Mutex<()>,
@@ -60,8 +96,9 @@ impl Drop for Listening {
 impl Tunnels {
     /// No listener yet.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(settings: TunnelSettings, journal: Journal, peers: Peers, traffic: LinkTraffic, tasks: Tasks) -> Self {
+        let (listening, choosing) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self(Arc::new(Inner { settings, journal, peers, traffic, tasks, listening, choosing }))
     }
 
     /// Makes sure that the migration's listener is there, and says where. The
@@ -71,29 +108,29 @@ impl Tunnels {
     ///
     /// [`Reason::ConfigurationInvalid`] when no port of the range is free, or the
     /// one that the subscription knows is taken.
-    pub async fn ensure(&self, agent: &Arc<Agent>, participation: &Participation) -> Result<SocketAddr, Failure> {
+    pub async fn ensure(&self, participation: &Participation) -> Result<SocketAddr, Failure> {
         let migration = &participation.migration;
-        let _choosing = self.choosing.lock().await;
+        let _choosing = self.0.choosing.lock().await;
         if let Some(listening) = self.listening().get(migration) {
             return Ok(listening.address);
         }
-        let settings = &agent.settings.tunnel;
-        let noted = agent.journal.note(migration, PORT_NOTE)?.and_then(|text| text.parse::<u16>().ok());
+        let settings = &self.0.settings;
+        let noted = self.0.journal.note(migration, PORT_NOTE)?.and_then(|text| text.parse::<u16>().ok());
         let listener = match noted {
             Some(port) => bind(settings.address, port).await.map_err(|error| taken(settings.address, port, &error))?,
             None => {
-                let listener = self.bind_free(agent).await?;
+                let listener = self.bind_free().await?;
                 let port = local(&listener)?.port();
                 // Before anybody is told: the port must survive a crash.
-                agent.journal.set_note(migration, PORT_NOTE, &port.to_string())?;
+                self.0.journal.set_note(migration, PORT_NOTE, &port.to_string())?;
                 listener
             }
         };
         let address = local(&listener)?;
-        let stop = agent.stop.child_token();
+        let stop = self.0.tasks.stop.child_token();
         self.listening().insert(migration.clone(), Listening { address, stop: stop.clone() });
         tracing::info!(migration.id = %migration, %address, "listening for the subscription");
-        agent.tasks.spawn(accept(Arc::clone(agent), participation.clone(), listener, stop));
+        self.0.tasks.spawn(accept(self.clone(), participation.clone(), listener, stop));
         Ok(address)
     }
 
@@ -109,23 +146,24 @@ impl Tunnels {
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`] when the journal cannot be read.
-    pub fn resume(&self, agent: &Arc<Agent>) -> Result<(), Failure> {
-        for participation in agent.journal.participations()? {
-            let noted = agent.journal.note(&participation.migration, PORT_NOTE)?.is_some();
+    pub fn resume(&self) -> Result<(), Failure> {
+        for participation in self.0.journal.participations()? {
+            let noted = self.0.journal.note(&participation.migration, PORT_NOTE)?.is_some();
             if !noted {
                 continue;
             }
-            let (agent, tasks) = (Arc::clone(agent), agent.tasks.clone());
-            tasks.spawn(async move {
-                while let Err(failure) = agent.tunnels.ensure(&agent, &participation).await {
+            let tunnels = self.clone();
+            self.0.tasks.spawn(async move {
+                let Inner { journal, tasks, .. } = &*tunnels.0;
+                while let Err(failure) = tunnels.ensure(&participation).await {
                     tracing::warn!(migration.id = %participation.migration, %failure, "the subscription cannot reach us");
                     tokio::select! {
                         biased;
-                        () = agent.stop.cancelled() => return,
-                        () = agent.clock.sleep(BIND_PAUSE) => {}
+                        () = tasks.stop.cancelled() => return,
+                        () = tasks.clock.sleep(BIND_PAUSE) => {}
                     }
                     // The migration may have ended meanwhile.
-                    if !matches!(agent.journal.participation(&participation.migration), Ok(Some(_))) {
+                    if !matches!(journal.participation(&participation.migration), Ok(Some(_))) {
                         return;
                     }
                 }
@@ -135,16 +173,16 @@ impl Tunnels {
     }
 
     fn listening(&self) -> MutexGuard<'_, HashMap<MigrationId, Listening>> {
-        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.listening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first port of the range that is free and not another migration's.
-    async fn bind_free(&self, agent: &Arc<Agent>) -> Result<TcpListener, Failure> {
-        let settings = &agent.settings.tunnel;
+    async fn bind_free(&self) -> Result<TcpListener, Failure> {
+        let settings = &self.0.settings;
         let mut reserved = Vec::new();
-        for participation in agent.journal.participations()? {
+        for participation in self.0.journal.participations()? {
             reserved.extend(
-                agent.journal.note(&participation.migration, PORT_NOTE)?.and_then(|text| text.parse::<u16>().ok()),
+                self.0.journal.note(&participation.migration, PORT_NOTE)?.and_then(|text| text.parse::<u16>().ok()),
             );
         }
         for port in (settings.first_port..=settings.last_port).filter(|port| !reserved.contains(port)) {
@@ -189,7 +227,7 @@ fn taken(address: IpAddr, port: u16, error: &std::io::Error) -> Failure {
 }
 
 /// Takes connections until told to stop, then waits for none: they are closed.
-async fn accept(agent: Arc<Agent>, participation: Participation, listener: TcpListener, stop: CancellationToken) {
+async fn accept(tunnels: Tunnels, participation: Participation, listener: TcpListener, stop: CancellationToken) {
     let connections = TaskTracker::new();
     // One connection of the link for all of this migration, made when the first
     // is needed, gone with the listener.
@@ -205,7 +243,7 @@ async fn accept(agent: Arc<Agent>, participation: Participation, listener: TcpLi
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection of the subscription");
-                agent.clock.sleep(ACCEPT_PAUSE).await;
+                tunnels.0.tasks.clock.sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
@@ -213,14 +251,14 @@ async fn accept(agent: Arc<Agent>, participation: Participation, listener: TcpLi
             tracing::warn!(migration.id = %participation.migration, "too many connections to the tunnel; one was closed");
             continue;
         };
-        let (agent, participation, stop) = (Arc::clone(&agent), participation.clone(), stop.clone());
+        let (tunnels, participation, stop) = (tunnels.clone(), participation.clone(), stop.clone());
         let peer = Arc::clone(&peer);
         connections.spawn(async move {
             let _permit = permit;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
-                () = connection(&agent, &participation, &peer, stream) => {}
+                () = connection(&tunnels, &participation, &peer, stream) => {}
             }
         });
     }
@@ -229,16 +267,16 @@ async fn accept(agent: Arc<Agent>, participation: Participation, listener: TcpLi
 }
 
 /// Carries one connection of the server beside us to the server over there.
-async fn connection(agent: &Agent, participation: &Participation, peer: &OnceCell<PeerClient>, stream: TcpStream) {
+async fn connection(tunnels: &Tunnels, participation: &Participation, peer: &OnceCell<PeerClient>, stream: TcpStream) {
     let migration = &participation.migration;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(migration.id = %migration, %error, "a connection to the tunnel was gone at once");
         return;
     }
     let opened = async {
-        let peer = peer.get_or_try_init(|| agent.peers.connect(participation, 1)).await?;
-        let packing = agent.peers.known_packing(participation).await;
-        peer.open_tunnel(packing, agent.traffic.tunnel()).await
+        let peer = peer.get_or_try_init(|| tunnels.0.peers.connect(participation, 1)).await?;
+        let packing = tunnels.0.peers.known_packing(participation).await;
+        peer.open_tunnel(packing, tunnels.0.traffic.tunnel()).await
     };
     let Tunnel { outbound, inbound, packer } = match opened.await {
         Ok(tunnel) => tunnel,

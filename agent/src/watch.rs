@@ -18,21 +18,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{ActKind, MigrationId, Reason, Side};
+use pgportage_link::Failure;
+use pgportage_proto::ActKind;
+use pgportage_proto::MigrationId;
+use pgportage_proto::Reason;
+use pgportage_proto::Side;
 
 use crate::agent::Agent;
-use crate::journal::Journal;
-use crate::metrics::Gauge;
+use crate::figures::Gauge;
 use crate::migration::Participation;
 use crate::postgres::{Purpose, Session};
 use crate::step::Context;
-use crate::step::subscribe::SLOT_NOTE;
 use forecast::{Bounds, Measurements};
 use limit::{Judgement, judge};
 use look::{Slots, drop_slots, slots};
-
-pub use forecast::{Forecast, Room, WalLimit};
 
 /// Time between two looks. At a gigabyte of WAL a second, the fastest that one
 /// server writes, a limit is exceeded by a few gigabytes at most.
@@ -41,40 +40,17 @@ const INTERVAL: Duration = Duration::from_secs(3);
 /// that is being dropped on purpose is gone a moment before its note is.
 const MISSED_LOOKS: u32 = 3;
 
-/// The journal's note that the slot was given up: the reason, a line end, the
-/// detail.
-const GIVEN_UP: &str = "slot_given_up";
-
-/// Whether the slot of a migration was given up. Steps that need it ask here
-/// before they act and while they wait.
-///
-/// # Errors
-///
-/// [`Reason::WalLimitExceeded`] or [`Reason::SlotLost`]: no retry can help.
-pub fn slot_stands(journal: &Journal, migration: &MigrationId) -> Result<(), Failure> {
-    let Some(note) = journal.note(migration, GIVEN_UP)? else { return Ok(()) };
-    let (reason, detail) = note.split_once('\n').unwrap_or((note.as_str(), ""));
-    let reason = reason.parse().unwrap_or(Reason::SlotLost);
-    let message = match reason {
-        Reason::WalLimitExceeded => "the migration gave way to protect the source",
-        _ => "the replication slot is lost",
-    };
-    Err(Failure::new(reason, message)
-        .detail(detail)
-        .hint("Abort the migration and begin again; the copy cannot go on without the slot.")
-        .remedy(Remedy::Abort)
-        .effect(Effect::None))
-}
-
-/// Asks [`slot_stands`] before an action that needs the slot. The others go on
+/// Asks whether the slot stands before an action that needs the slot. The others go on
 /// without it: what prepares for it, what takes back, and what comes after the
-/// drain.
+/// drain. `PrepareCutover` knows itself which of its slots it needs; a side that
+/// compares rows follows, and loses none for want of its own slot.
 pub(crate) fn before(kind: ActKind, cx: &Context) -> Result<(), Failure> {
     match kind {
         // The destination counts rows whether or not there is a way back.
         ActKind::CountRows if cx.participation.side == Side::Destination => Ok(()),
-        ActKind::CreateSlot | ActKind::AwaitLag | ActKind::CountRows | ActKind::RaiseBarrier => slot_stands(&cx.agent.journal, &cx.participation.migration),
-        // It knows itself which of its slots it needs.
+        ActKind::CreateSlot | ActKind::AwaitLag | ActKind::CountRows | ActKind::RaiseBarrier => {
+            cx.agent.slots.stands(&cx.participation.migration)
+        }
         ActKind::PrepareCutover
         | ActKind::CheckServer
         | ActKind::CreateReplicationRole
@@ -86,7 +62,6 @@ pub(crate) fn before(kind: ActKind, cx: &Context) -> Result<(), Failure> {
         | ActKind::CopyTables
         | ActKind::CreateSubscription
         | ActKind::AwaitCopy
-        // Whoever compares follows, and loses no rows for want of its own slot.
         | ActKind::CompareRows
         | ActKind::DrainToMarker
         | ActKind::FenceSource
@@ -98,15 +73,6 @@ pub(crate) fn before(kind: ActKind, cx: &Context) -> Result<(), Failure> {
         | ActKind::CertifySwitch
         | ActKind::FinishMigration => Ok(()),
     }
-}
-
-/// Forgets that a slot was given up, once its remains are removed.
-///
-/// # Errors
-///
-/// [`Reason::StoreUnwritable`].
-pub(crate) fn forget(journal: &Journal, migration: &MigrationId) -> Result<(), Failure> {
-    journal.clear_note(migration, GIVEN_UP)
 }
 
 /// Watches until the agent stops.
@@ -171,8 +137,7 @@ impl Watch {
     fn watched(&self) -> Result<Vec<Participation>, Failure> {
         let mut watched = Vec::new();
         for participation in self.agent.journal.participations()? {
-            let intended = self.agent.journal.note(&participation.migration, SLOT_NOTE)?.is_some();
-            if intended {
+            if self.agent.slots.is_intended(&participation.migration)? {
                 watched.push(participation);
             }
         }
@@ -202,7 +167,7 @@ impl Watch {
             }
         };
         let session = &*self.session.insert(session);
-        let seen = slots(session, &self.agent.journal, participation).await?;
+        let seen = slots(session, &self.agent.slots, participation).await?;
         let measurements = &mut self.known.entry(migration.clone()).or_default().measurements;
         measurements.add(&seen, self.agent.clock.now());
         let forecast = measurements.forecast(&seen, &Bounds::of(&self.agent.policy));
@@ -212,7 +177,7 @@ impl Watch {
             gauge.xmin_age = seen.xmin_age;
             gauge.free_disk_bytes = seen.free_disk_bytes;
         });
-        if let Err(failure) = slot_stands(&self.agent.journal, migration) {
+        if let Err(failure) = self.agent.slots.stands(migration) {
             // Given up before: nothing of it may stay, whoever was killed when.
             if failure.reason == Reason::WalLimitExceeded && seen.exist {
                 drop_slots(&self.agent, participation, session).await?;
@@ -258,7 +223,7 @@ impl Watch {
     /// fails.
     fn give_up(&mut self, participation: &Participation, reason: Reason, detail: String) -> Result<(), Failure> {
         let migration = &participation.migration;
-        self.agent.journal.set_note(migration, GIVEN_UP, &format!("{reason}\n{detail}"))?;
+        self.agent.slots.give_up(migration, reason, &detail)?;
         tracing::error!(migration.id = %migration, database = participation.database, "{reason}: {detail}");
         self.warn(migration, detail);
         Ok(())

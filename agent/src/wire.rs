@@ -18,12 +18,11 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::action::{Command, Fact};
-use crate::drift::{Change, DriftedObject, SchemaDrift};
+use crate::drift::{Change, DriftedObject};
+use crate::figures::{Forecast, Gauge, SchemaDrift, WalLimit};
 use crate::journal::FactEntry;
-use crate::metrics::Gauge;
 use crate::migration::Participation;
 use crate::step::{IndexBuild, Progress, ProgressPart, ProgressUnit};
-use crate::watch::{Forecast, WalLimit};
 
 pub use record::switch_record;
 pub use situation::{Question, answer, question};

@@ -19,7 +19,7 @@ fn invalid(field: &str) -> Failure {
         .with("field", field)
 }
 
-pub(super) fn encode_table(table: &ComparedTable) -> v1::ComparedTable {
+pub(crate) fn encode_table(table: &ComparedTable) -> v1::ComparedTable {
     let column = |column: &Column| v1::ComparedColumn {
         name: column.name.clone(),
         form: match column.form {
@@ -90,7 +90,7 @@ pub(super) fn encode_part(part: &Part) -> v1::TablePart {
 }
 
 /// A part, as far as it makes sense in itself.
-pub(super) fn decode_part(message: Option<v1::TablePart>) -> Result<Part, Failure> {
+pub(crate) fn decode_part(message: Option<v1::TablePart>) -> Result<Part, Failure> {
     let message = message.ok_or_else(|| invalid("part"))?;
     let hashing = match message.hashing() {
         v1::table_part::Hashing::Native => Hashing::Native,
@@ -124,7 +124,7 @@ pub(super) fn decode_part(message: Option<v1::TablePart>) -> Result<Part, Failur
 }
 
 /// What was written, in messages of so many keys. The last one says that it is.
-pub(super) fn encode_written(tables: Vec<WrittenTable>, keys_at_a_time: usize) -> Vec<v1::WrittenRows> {
+pub(crate) fn encode_written(tables: Vec<WrittenTable>, keys_at_a_time: usize) -> Vec<v1::WrittenRows> {
     let mut messages = Vec::new();
     for WrittenTable { name, key, keys } in tables {
         let message = v1::WrittenRows {
@@ -162,7 +162,7 @@ pub(super) fn decode_written(message: v1::WrittenRows, tables: &mut Vec<WrittenT
     Ok(())
 }
 
-pub(super) fn encode_digest(digest: &PartDigest) -> v1::PartDigest {
+pub(crate) fn encode_digest(digest: &PartDigest) -> v1::PartDigest {
     v1::PartDigest {
         part: i32::try_from(digest.part).unwrap_or(i32::MAX),
         bucket: digest.bucket,
@@ -187,7 +187,7 @@ pub(super) fn decode_digest(message: &v1::PartDigest) -> Result<PartDigest, Fail
     })
 }
 
-pub(super) fn encode_row(row: &RowHash) -> v1::RowHash {
+pub(crate) fn encode_row(row: &RowHash) -> v1::RowHash {
     v1::RowHash {
         key: Some(encode_key(&row.key)),
         hash: row.hash.iter().flat_map(|half| half.to_be_bytes()).collect(),
@@ -205,7 +205,7 @@ pub(super) fn decode_row(message: v1::RowHash) -> Result<RowHash, Failure> {
     Ok(RowHash { key, hash, version: message.version })
 }
 
-pub(super) fn encode_content(row: RowContent) -> v1::RowContent {
+pub(crate) fn encode_content(row: RowContent) -> v1::RowContent {
     v1::RowContent {
         key: Some(encode_key(&row.key)),
         values: row.values.into_iter().map(|text| v1::RowValue { text }).collect(),

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use pgportage_link::Failure;
+use pgportage_link::{Clock, Failure, Tasks};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::difference::Published;
 use super::pace::Pace;
-use crate::agent::SharedAgent;
 use crate::migration::Participation;
 use crate::postgres::catalog::{self, published_tables, user_tables};
-use crate::postgres::{Purpose, Session};
+use crate::postgres::{Door, Purpose, Session};
 use crate::stream::outgoing;
 
 /// A whole look from time to time, for what no fingerprint shows.
@@ -21,29 +20,33 @@ pub(super) const WHOLE_LOOK: Duration = Duration::from_secs(300);
 /// The schema of this side now and after every change, for whoever follows it. Ends
 /// with the stream, with the agent, and with a failure: whoever follows asks again.
 #[must_use]
-pub fn published(agent: &SharedAgent, participation: &Participation) -> ReceiverStream<Result<Published, Failure>> {
+pub fn published(
+    door: &Door,
+    tasks: &Tasks,
+    participation: &Participation,
+) -> ReceiverStream<Result<Published, Failure>> {
     let (sender, receiver) = mpsc::channel(1);
-    let (agent, participation) = (SharedAgent::clone(agent), participation.clone());
-    let tasks = agent.tasks.clone();
+    let (door, participation) = (door.clone(), participation.clone());
+    let (clock, stop) = (tasks.clock, tasks.stop.clone());
     tasks.spawn(async move {
         let watching = async {
             tokio::select! {
                 () = sender.closed() => {}
-                Err(failure) = watch(&agent, &participation, &sender) => drop(sender.send(Err(failure)).await),
+                Err(failure) = watch(&door, clock, &participation, &sender) => drop(sender.send(Err(failure)).await),
             }
         };
-        agent.stop.run_until_cancelled(watching).await;
+        stop.run_until_cancelled(watching).await;
     });
     ReceiverStream::new(receiver)
 }
 
 async fn watch(
-    agent: &SharedAgent,
+    door: &Door,
+    clock: Clock,
     participation: &Participation,
     sender: &mpsc::Sender<Result<Published, Failure>>,
 ) -> Result<(), Failure> {
-    let clock = agent.clock;
-    let session = agent.door.open(&participation.database, Purpose::Control).await?;
+    let session = door.open(&participation.database, Purpose::Control).await?;
     let (mut known, mut told, mut pace) = (None, None, Pace::default());
     loop {
         let begun = clock.now();

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use pgportage_link::Failure;
+use pgportage_link::{Clock, Failure, Tasks};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::agent::SharedAgent;
+use crate::ledger;
 use crate::migration::Participation;
-use crate::postgres::{Purpose, Session, own_schema, sql_failure};
+use crate::postgres::{Door, Purpose, Session, sql_failure};
 use crate::stream::Stream;
 
 /// Time between two looks: what the measured lag may be too high by.
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// What asks for the newest number of a stream that has arrived.
 pub(crate) fn look_statement(stream: Stream) -> String {
-    let table = own_schema::table(stream.heartbeat_table());
+    let table = ledger::table(stream.heartbeat_table());
     format!("SELECT sequence FROM {table} WHERE id = 1")
 }
 
@@ -26,28 +26,28 @@ pub(crate) fn look_statement(stream: Stream) -> String {
 /// before the first), then each new one. The looking ends when the stream is
 /// dropped, or with the agent; outages of the server are waited out.
 #[must_use]
-pub fn arrivals(agent: &SharedAgent, participation: &Participation) -> ReceiverStream<i64> {
+pub fn arrivals(door: &Door, tasks: &Tasks, participation: &Participation) -> ReceiverStream<i64> {
     // One: a slow reader gets the newest number, not a queue of old ones.
     let (sender, receiver) = mpsc::channel(1);
-    let (agent, participation) = (SharedAgent::clone(agent), participation.clone());
-    let tasks = agent.tasks.clone();
+    let (door, participation) = (door.clone(), participation.clone());
+    let (clock, stop) = (tasks.clock, tasks.stop.clone());
     tasks.spawn(async move {
         let watching = async {
             tokio::select! {
                 () = sender.closed() => {}
-                () = watch(&agent, &participation, &sender) => {}
+                () = watch(&door, clock, &participation, &sender) => {}
             }
         };
-        agent.stop.run_until_cancelled(watching).await;
+        stop.run_until_cancelled(watching).await;
     });
     ReceiverStream::new(receiver)
 }
 
-async fn watch(agent: &SharedAgent, participation: &Participation, sender: &mpsc::Sender<i64>) {
+async fn watch(door: &Door, clock: Clock, participation: &Participation, sender: &mpsc::Sender<i64>) {
     let mut session = None;
     let mut told = None;
     loop {
-        let pause = match look(agent, participation, &mut session).await {
+        let pause = match look(door, participation, &mut session).await {
             Ok(number) => {
                 if told != Some(number) {
                     if sender.send(number).await.is_err() {
@@ -70,18 +70,14 @@ async fn watch(agent: &SharedAgent, participation: &Participation, sender: &mpsc
                 PAUSE
             }
         };
-        agent.clock.sleep(pause).await;
+        clock.sleep(pause).await;
     }
 }
 
-async fn look(
-    agent: &SharedAgent,
-    participation: &Participation,
-    session: &mut Option<Session>,
-) -> Result<i64, Failure> {
+async fn look(door: &Door, participation: &Participation, session: &mut Option<Session>) -> Result<i64, Failure> {
     let open = match session {
         Some(open) => open,
-        None => session.insert(agent.door.open(&participation.database, Purpose::Watch).await?),
+        None => session.insert(door.open(&participation.database, Purpose::Watch).await?),
     };
     let row = open
         .query_opt(&look_statement(Stream::followed_by(participation.side)), &[])

@@ -5,14 +5,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pgportage_link::Failure;
+use pgportage_link::Tasks;
 use pgportage_proto::MigrationId;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::state::{Beats, Reading};
-use crate::agent::{Agent, SharedAgent};
+use crate::figures::Gauges;
+use crate::journal::Journal;
+use crate::ledger;
 use crate::migration::Participation;
-use crate::postgres::{Purpose, Session, own_schema, sql_failure};
+use crate::peer::Peers;
+use crate::postgres::{Door, Purpose, Session, sql_failure};
 use crate::stream::Stream;
 
 /// Time between two beats.
@@ -30,7 +34,7 @@ const SETTINGS: &str = "SET synchronous_commit = local";
 /// The statement that writes the next number of a stream. Whoever does, everything
 /// committed before has a lower one.
 pub(crate) fn beat_statement(stream: Stream) -> String {
-    let table = own_schema::table(stream.heartbeat_table());
+    let table = ledger::table(stream.heartbeat_table());
     format!("UPDATE {table} SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence")
 }
 
@@ -42,9 +46,17 @@ WHERE slot_name = $1 AND confirmed_flush_lsn IS NOT NULL";
 /// The note in the journal that a migration beats: a restarted agent goes on.
 const NOTE: &str = "heartbeat";
 
-/// The heartbeats of all migrations whose changes this agent publishes.
-#[derive(Debug, Default)]
-pub struct Heartbeats(Mutex<HashMap<MigrationId, Running>>);
+/// The heartbeats of all migrations whose changes this agent publishes. Cloning is
+/// cheap.
+#[derive(Clone, Debug)]
+pub struct Heartbeats {
+    door: Door,
+    journal: Journal,
+    peers: Peers,
+    gauges: Gauges,
+    tasks: Tasks,
+    running: Arc<Mutex<HashMap<MigrationId, Running>>>,
+}
 
 #[derive(Debug)]
 struct Running {
@@ -57,38 +69,44 @@ struct Running {
 type SharedBeats = Arc<Mutex<Beats>>;
 
 impl Heartbeats {
+    /// None beats yet.
+    #[must_use]
+    pub fn new(door: Door, journal: Journal, peers: Peers, gauges: Gauges, tasks: Tasks) -> Self {
+        Self { door, journal, peers, gauges, tasks, running: Arc::default() }
+    }
+
     /// Goes on with the heartbeats that ran when the process ended. Called once,
     /// at start.
     ///
     /// # Errors
     ///
     /// When the journal cannot be read.
-    pub fn resume(&self, agent: &SharedAgent) -> Result<(), Failure> {
-        for participation in agent.journal.participations()? {
-            if agent.journal.note(&participation.migration, NOTE)?.is_some() {
-                self.start(agent, &participation);
+    pub fn resume(&self) -> Result<(), Failure> {
+        for participation in self.journal.participations()? {
+            if self.journal.note(&participation.migration, NOTE)?.is_some() {
+                self.start(&participation);
             }
         }
         Ok(())
     }
 
     /// Notes durably that the migration will beat.
-    pub(crate) fn intend(&self, agent: &Agent, participation: &Participation) -> Result<(), Failure> {
-        agent.journal.set_note(&participation.migration, NOTE, "on")
+    pub(crate) fn intend(&self, participation: &Participation) -> Result<(), Failure> {
+        self.journal.set_note(&participation.migration, NOTE, "on")
     }
 
     /// Notes durably that the migration does not beat any more.
-    pub(crate) fn forget(&self, agent: &Agent, migration: &MigrationId) -> Result<(), Failure> {
-        agent.gauges.update(migration, |gauge| {
+    pub(crate) fn forget(&self, migration: &MigrationId) -> Result<(), Failure> {
+        self.gauges.update(migration, |gauge| {
             gauge.lag = None;
             gauge.lag_bytes = None;
         });
-        agent.journal.clear_note(migration, NOTE)
+        self.journal.clear_note(migration, NOTE)
     }
 
     /// Starts the heartbeat of a migration, unless it runs already. Its task ends
     /// with [`Heartbeats::stop`] or with the agent.
-    pub fn start(&self, agent: &SharedAgent, participation: &Participation) {
+    pub fn start(&self, participation: &Participation) {
         let mut all = self.lock();
         if all.get(&participation.migration).is_some_and(|running| !running.stopped.is_cancelled()) {
             return;
@@ -96,18 +114,18 @@ impl Heartbeats {
         let running = Running {
             beats: SharedBeats::default(),
             hurry: Arc::default(),
-            stop: agent.stop.child_token(),
+            stop: self.tasks.stop.child_token(),
             stopped: CancellationToken::new(),
         };
         let task = Task {
-            agent: Arc::clone(agent),
+            of: self.clone(),
             participation: participation.clone(),
             beats: Arc::clone(&running.beats),
             hurry: Arc::clone(&running.hurry),
             stop: running.stop.clone(),
         };
         let stopped = running.stopped.clone();
-        agent.tasks.spawn(async move {
+        self.tasks.spawn(async move {
             let _stopped = stopped.drop_guard();
             task.run().await;
         });
@@ -132,19 +150,19 @@ impl Heartbeats {
 
     /// What the heartbeat of a migration says now. None while it is unknown.
     #[must_use]
-    pub fn reading(&self, agent: &Agent, migration: &MigrationId) -> Option<Reading> {
+    pub fn reading(&self, migration: &MigrationId) -> Option<Reading> {
         let beats = Arc::clone(&self.lock().get(migration)?.beats);
-        beats.lock().unwrap_or_else(PoisonError::into_inner).reading(agent.clock.now())
+        beats.lock().unwrap_or_else(PoisonError::into_inner).reading(self.tasks.clock.now())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<MigrationId, Running>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One migration's heartbeat.
 struct Task {
-    agent: SharedAgent,
+    of: Heartbeats,
     participation: Participation,
     beats: SharedBeats,
     hurry: Arc<Notify>,
@@ -172,27 +190,27 @@ impl Task {
                     "no heartbeat was written"
                 );
                 session = None;
-                if matches!(self.agent.journal.note(&self.participation.migration, NOTE), Ok(None)) {
-                    self.agent.gauges.remove(&self.participation.migration);
+                if matches!(self.of.journal.note(&self.participation.migration, NOTE), Ok(None)) {
+                    self.of.gauges.remove(&self.participation.migration);
                     self.stop.cancel();
                     return;
                 }
             }
             self.publish();
             tokio::select! {
-                () = self.agent.clock.sleep(INTERVAL) => {}
+                () = self.of.tasks.clock.sleep(INTERVAL) => {}
                 () = self.hurry.notified() => {}
             }
         }
     }
 
     async fn beat(&self, session: &mut Option<Session>) -> Result<(), Failure> {
-        let clock = self.agent.clock;
+        let clock = self.of.tasks.clock;
         let failure = |error| sql_failure(error, "write a heartbeat");
         let open = match session {
             Some(open) => open,
             None => {
-                let open = self.agent.door.open(&self.participation.database, Purpose::Watch).await?;
+                let open = self.of.door.open(&self.participation.database, Purpose::Watch).await?;
                 open.batch_execute(SETTINGS).await.map_err(failure)?;
                 session.insert(open)
             }
@@ -205,7 +223,7 @@ impl Task {
             }
             let slot = self.stream().name(&self.participation.migration);
             let lag: Option<i64> = open.query_opt(LAG_BYTES, &[&slot]).await.map_err(failure)?.map(|row| row.get(0));
-            self.agent.gauges.update(&self.participation.migration, |gauge| {
+            self.of.gauges.update(&self.participation.migration, |gauge| {
                 gauge.lag_bytes = lag.and_then(|bytes| u64::try_from(bytes).ok());
             });
             Ok(())
@@ -226,25 +244,25 @@ impl Task {
                     tracing::debug!(migration.id = %self.participation.migration, failure = %failure, "no heartbeat stream");
                 }
             }
-            self.agent.clock.sleep(pause).await;
+            self.of.tasks.clock.sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
     async fn follow(&self, pause: &mut Duration) -> Result<(), Failure> {
-        let peer = self.agent.peers.call(&self.participation).await?;
+        let peer = self.of.peers.call(&self.participation).await?;
         let mut arrivals = peer.watch_heartbeat().await?;
         while let Some(number) = arrivals.next().await? {
             *pause = FIRST_PAUSE;
-            self.lock().arrived(number, self.agent.clock.now());
+            self.lock().arrived(number, self.of.tasks.clock.now());
             self.publish();
         }
         Ok(())
     }
 
     fn publish(&self) {
-        let reading = self.lock().reading(self.agent.clock.now());
-        self.agent.gauges.update(&self.participation.migration, |gauge| gauge.lag = reading.map(|reading| reading.lag));
+        let reading = self.lock().reading(self.of.tasks.clock.now());
+        self.of.gauges.update(&self.participation.migration, |gauge| gauge.lag = reading.map(|reading| reading.lag));
     }
 
     fn lock(&self) -> MutexGuard<'_, Beats> {

@@ -1,7 +1,8 @@
 //! Calling the other agent.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -20,17 +21,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
+use super::cutover::{Announcement, Resolution};
 use super::packing::{Chunk, Compression, Packer, Packing};
 use super::pump::CHUNKS_WAITING;
 use super::speed::{self, Speeds};
 use super::stream::{ArchiveStream, HeartbeatStream, Tunnel, TunnelStream};
 use crate::comparison::Questions;
-use crate::metrics::Traffic;
+use crate::figures::Traffic;
 use crate::migration::Participation;
-use crate::policy::{PeerAddress, Policy};
 use crate::postgres::{Secret, ServerVersion};
-use crate::step::connect::ReplicationAccess;
-use crate::step::cutover::{Announcement, Resolution};
+use crate::role::ReplicationAccess;
 
 /// How long a call that answers once may take.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -40,14 +40,26 @@ const DUMP_TIMEOUT: Duration = Duration::from_secs(60);
 type Interceptor = fn(tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status>;
 type Client = PeerServiceClient<InterceptedService<Channel, Interceptor>>;
 
+/// Where another agent is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerAddress {
+    /// At its own address, `host:port`.
+    Direct(String),
+    /// Through the coordinator, because it has no address that we can dial.
+    Relay,
+}
+
 /// The other agents, each dialled when it is first needed.
 ///
 /// One connection for the calls to each; a tunnel's bytes have others, so that
 /// rows never stand in the way of a `ResolveCutover`. All reconnect by
 /// themselves.
-pub struct Peers {
+#[derive(Clone)]
+pub struct Peers(Arc<Inner>);
+
+struct Inner {
     identity: Identity,
-    policy: Policy,
+    addresses: BTreeMap<String, PeerAddress>,
     relay: Relay,
     clock: Clock,
     compression: Compression,
@@ -69,24 +81,25 @@ impl fmt::Debug for Peers {
 }
 
 impl Peers {
-    /// Remembers our certificate, the policy, which knows the addresses, and the
-    /// way to those that have none. Dials nobody.
+    /// Remembers our certificate, the addresses of the policy, and the way to those
+    /// that have none; and how the destination's owner wants rows to be packed. Dials
+    /// nobody.
     #[must_use]
-    pub fn new(identity: Identity, policy: Policy, relay: Relay, clock: Clock) -> Self {
+    pub fn new(
+        identity: Identity,
+        addresses: BTreeMap<String, PeerAddress>,
+        relay: Relay,
+        compression: Compression,
+        clock: Clock,
+    ) -> Self {
         let (channels, measured) = (Mutex::default(), Mutex::default());
-        Self { identity, policy, relay, clock, compression: Compression::default(), channels, measured }
-    }
-
-    /// As the destination's owner wants rows to be packed.
-    #[must_use]
-    pub fn with_compression(self, compression: Compression) -> Self {
-        Self { compression, ..self }
+        Self(Arc::new(Inner { identity, addresses, relay, clock, compression, channels, measured }))
     }
 
     /// Whether the policy sends us to another agent through the coordinator.
     #[must_use]
     pub fn relayed(&self, peer: &str) -> bool {
-        self.policy.peer_address(peer) == Some(&PeerAddress::Relay)
+        self.0.addresses.get(peer) == Some(&PeerAddress::Relay)
     }
 
     /// The other agent of a migration, connected.
@@ -99,14 +112,14 @@ impl Peers {
     /// take the other's certificate; through the coordinator, those of
     /// [`Relay::open`] as well.
     pub async fn call(&self, participation: &Participation) -> Result<PeerClient, Failure> {
-        let known = self.channels.lock().await.get(&participation.peer).cloned();
+        let known = self.0.channels.lock().await.get(&participation.peer).cloned();
         let channel = match known {
             Some(channel) => channel,
             None => {
                 // Not under the lock: a peer that does not answer is nobody else's
                 // problem. Two at once dial twice; the second one stays.
                 let channel = self.dial(participation, &Http2Settings::link()).await?;
-                self.channels.lock().await.insert(participation.peer.clone(), channel.clone());
+                self.0.channels.lock().await.insert(participation.peer.clone(), channel.clone());
                 channel
             }
         };
@@ -130,9 +143,9 @@ impl Peers {
     /// was done lately. What cannot be measured stops nobody. Nothing is lost with
     /// the future.
     pub async fn packing(&self, participation: &Participation) -> Packing {
-        let measured = self.measured.lock().await.get(&participation.peer).copied();
-        let fresh = |measured: Measured| self.clock.now().duration_since(measured.at) < speed::BELIEVED_FOR;
-        if self.compression == Compression::Auto
+        let measured = self.0.measured.lock().await.get(&participation.peer).copied();
+        let fresh = |measured: Measured| self.0.clock.now().duration_since(measured.at) < speed::BELIEVED_FOR;
+        if self.0.compression == Compression::Auto
             && !measured.is_some_and(fresh)
             && let Err(failure) = self.measure(participation).await
         {
@@ -156,26 +169,26 @@ impl Peers {
             ?packing,
             "measured the link"
         );
-        let measured = Measured { packing, at: self.clock.now() };
-        self.measured.lock().await.insert(participation.peer.clone(), measured);
+        let measured = Measured { packing, at: self.0.clock.now() };
+        self.0.measured.lock().await.insert(participation.peer.clone(), measured);
         Ok(())
     }
 
     /// As [`Self::packing`], by what is known already: a link that was never
     /// measured is taken for a slow one.
     pub async fn known_packing(&self, participation: &Participation) -> Packing {
-        match self.compression {
+        match self.0.compression {
             Compression::Off => Packing::Plain,
             Compression::Zstd => Packing::Zstd,
             Compression::Auto => {
-                self.measured.lock().await.get(&participation.peer).map_or(Packing::Zstd, |measured| measured.packing)
+                self.0.measured.lock().await.get(&participation.peer).map_or(Packing::Zstd, |measured| measured.packing)
             }
         }
     }
 
     async fn dial(&self, participation: &Participation, settings: &Http2Settings) -> Result<Channel, Failure> {
         let peer = &participation.peer;
-        let address = self.policy.peer_address(peer).ok_or_else(|| {
+        let address = self.0.addresses.get(peer).ok_or_else(|| {
             Failure::new(Reason::PolicyDenied, format!("the policy has no address for agent {peer}"))
                 .hint(format!("Add {peer} under [peers] in the policy file of this agent, then restart it."))
                 .effect(Effect::None)
@@ -183,10 +196,10 @@ impl Peers {
         })?;
         let way = match address {
             PeerAddress::Direct(address) => Way::Direct(address.clone()),
-            PeerAddress::Relay => Way::Relayed(self.relay.clone()),
+            PeerAddress::Relay => Way::Relayed(self.0.relay.clone()),
         };
-        let expected = self.identity.id_of(Role::Agent, peer)?;
-        Ok(dial::channel_and_peer(way, &expected, &self.identity, settings).await?.0)
+        let expected = self.0.identity.id_of(Role::Agent, peer)?;
+        Ok(dial::channel_and_peer(way, &expected, &self.0.identity, settings).await?.0)
     }
 
     fn client(&self, participation: &Participation, channel: Channel) -> PeerClient {
@@ -196,7 +209,7 @@ impl Peers {
                 .max_decoding_message_size(FACT_MESSAGE_BYTES),
             migration: participation.migration.clone(),
             peer: participation.peer.clone(),
-            clock: self.clock,
+            clock: self.0.clock,
         }
     }
 }

@@ -12,7 +12,7 @@ use pgportage_proto::{Reason, v1};
 use serde::{Deserialize, Serialize};
 use zstd::bulk::{Compressor, Decompressor};
 
-use crate::metrics::Traffic;
+use crate::figures::Traffic;
 
 /// The level: about 480 MB of COPY data a second on one core, packed to a
 /// quarter; level 3, gRPC's own, takes 1.6 times as long.
@@ -55,7 +55,7 @@ impl Packing {
         }
     }
 
-    pub(super) fn from_wire(wire: v1::Compression) -> Self {
+    pub(crate) fn from_wire(wire: v1::Compression) -> Self {
         match wire {
             v1::Compression::Unspecified => Self::Plain,
             v1::Compression::Zstd => Self::Zstd,

@@ -124,7 +124,7 @@ mod tests {
 
     use super::super::packing::Packing;
     use super::*;
-    use crate::metrics::Traffic;
+    use crate::figures::Traffic;
 
     /// Two pumps joined as the link joins them; returns the outer sockets.
     fn tunnel(

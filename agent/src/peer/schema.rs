@@ -59,7 +59,7 @@ impl PeerClient {
 }
 
 /// A listing, in as many messages as it needs.
-pub(super) fn encode_listing(listing: Result<Published, Failure>) -> Vec<Result<v1::WatchSchemaResponse, Status>> {
+pub(crate) fn encode_listing(listing: Result<Published, Failure>) -> Vec<Result<v1::WatchSchemaResponse, Status>> {
     let Published { objects, unpublished } = match listing {
         Ok(listing) => listing,
         Err(failure) => return vec![Err(to_status(failure))],

@@ -45,7 +45,7 @@ pub enum Touched {
     Rows,
 }
 
-pub(super) fn decode_held_point(text: &str) -> Result<Option<Lsn>, Failure> {
+pub(crate) fn decode_held_point(text: &str) -> Result<Option<Lsn>, Failure> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -57,7 +57,7 @@ pub(super) fn decode_held_point(text: &str) -> Result<Option<Lsn>, Failure> {
     })
 }
 
-pub(super) fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1::SnapshotTable {
+pub(crate) fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1::SnapshotTable {
     use v1::snapshot_table::Change as Wire;
 
     let change = match change {
@@ -78,7 +78,7 @@ pub(super) fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1
     }
 }
 
-pub(super) fn decode_range(message: v1::CopyRangeRequest) -> Result<Range, Failure> {
+pub(crate) fn decode_range(message: v1::CopyRangeRequest) -> Result<Range, Failure> {
     use v1::copy_range_request::Selection as Wire;
 
     let invalid = |field: &str| {

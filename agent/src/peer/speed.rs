@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::packing::{Packer, Packing};
 use super::pump::CHUNK_BYTES;
-use crate::metrics::Traffic;
+use crate::figures::Traffic;
 
 /// How long noise is sent at most.
 pub(super) const NOISE_TIME: Duration = Duration::from_millis(250);
@@ -59,7 +59,7 @@ pub(super) fn noise(count: usize) -> Vec<u8> {
 }
 
 /// How many bytes of rows a core packs in a second, here and now.
-pub(super) fn packing_speed(clock: Clock) -> u64 {
+pub(crate) fn packing_speed(clock: Clock) -> u64 {
     let rows: Bytes = (0_u64..)
         .flat_map(|n| {
             // As rows are: numbers that grow, words that repeat, hashes that do not.
@@ -84,7 +84,7 @@ pub(super) fn packing_speed(clock: Clock) -> u64 {
 
 /// Sends noise until its time is over or nobody listens. The link holds it back
 /// as it holds rows back.
-pub(super) async fn make_noise(clock: Clock, chunks: mpsc::Sender<Bytes>) {
+pub(crate) async fn make_noise(clock: Clock, chunks: mpsc::Sender<Bytes>) {
     let chunk = Bytes::from(noise(CHUNK_BYTES));
     let sending = async {
         for _ in 0..NOISE_BYTES / CHUNK_BYTES {

@@ -90,13 +90,13 @@ fn encode_condition(condition: Condition) -> v1::read_statistics_response::Condi
 }
 
 /// The first message of an answer.
-pub(super) fn encode_conditions(conditions: &[Condition]) -> v1::ReadStatisticsResponse {
+pub(crate) fn encode_conditions(conditions: &[Condition]) -> v1::ReadStatisticsResponse {
     let conditions = conditions.iter().map(|&condition| encode_condition(condition).into()).collect();
     v1::ReadStatisticsResponse { conditions, ..v1::ReadStatisticsResponse::default() }
 }
 
 /// One of the messages that follow.
-pub(super) fn encode_piece(piece: Piece) -> v1::ReadStatisticsResponse {
+pub(crate) fn encode_piece(piece: Piece) -> v1::ReadStatisticsResponse {
     let message = v1::ReadStatisticsResponse::default();
     match piece {
         Piece::Rows(Chunk { bytes, zstd }) => v1::ReadStatisticsResponse { chunk: bytes, zstd, ..message },

@@ -12,10 +12,17 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::{
-    BarrierConflict, DatabaseRule, Destructive, Limits, PeerAddress, Policy, PremadeRole, Roles, hook, pooler,
-};
+use super::BarrierConflict;
+use super::DatabaseRule;
+use super::Destructive;
+use super::Limits;
+use super::Policy;
+use super::hook;
+use super::pooler;
+use crate::peer::PeerAddress;
+use crate::role::PremadeRoles;
 use crate::settings::{invalid, is_address, is_name};
+use crate::slot::PremadeRole;
 
 /// Written instead of the address of a peer that the coordinator relays to.
 const RELAY: &str = "relay";
@@ -146,7 +153,7 @@ pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
         peers,
         limits,
         destructive: Destructive { fence, open, drop_slot, terminate_sessions, replica_identity_full, way_back },
-        roles: Roles { replication, canary },
+        roles: PremadeRoles { replication, canary },
         poolers,
         hooks,
     })

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use pgportage_proto::MigrationId;
 
 use super::*;
+use crate::peer::PeerAddress;
 
 const POLICY: &str = r#"
 steps = ["check_server", "fence_source", "raise_barrier"]

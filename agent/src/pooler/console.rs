@@ -15,9 +15,8 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Client, Config, Connection, NoTls, SimpleQueryMessage, Socket};
 
-use crate::names::APPLICATION_PREFIX;
 use crate::policy::{PoolerRule, ServerAddress};
-use crate::postgres::Secret;
+use crate::postgres::{APPLICATION_PREFIX, Secret};
 
 /// The name of the console among the pooler's databases.
 const DATABASE: &str = "pgbouncer";

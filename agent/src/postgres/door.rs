@@ -25,7 +25,9 @@ use super::gather::Gathering;
 use super::session::{OpenSessions, Session, SessionIdentity};
 use super::socket::Address;
 use super::{Secret, passfile};
-use crate::names::APPLICATION_PREFIX;
+
+/// Beginning of every `application_name` of ours.
+pub const APPLICATION_PREFIX: &str = "pgportage";
 
 /// How long a login may take, from the first packet to the pinned settings.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -121,6 +123,11 @@ impl Door {
     pub fn new(settings: DoorSettings, clock: Clock) -> Self {
         let budget = Arc::new(Semaphore::new(settings.max_sessions.max(1)));
         Self(Arc::new(Inner { settings, clock, budget, open: OpenSessions::default() }))
+    }
+
+    /// How to log in, for a program of PostgreSQL's own.
+    pub(super) fn settings(&self) -> &DoorSettings {
+        &self.0.settings
     }
 
     /// The server's address, for people.

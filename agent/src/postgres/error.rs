@@ -34,6 +34,15 @@ pub fn sql_failure(error: Error, doing: &str) -> Failure {
     failure
 }
 
+/// Whether the same try may succeed later without anybody's help.
+#[must_use]
+pub fn is_passing(failure: &Failure) -> bool {
+    // lock_not_available, deadlock_detected, serialization_failure,
+    // object_in_use, tuple concurrently updated (internal_error) excluded.
+    matches!(failure.sqlstate.as_deref(), Some("55P03" | "40P01" | "40001" | "55006"))
+        || failure.reason == Reason::ServerUnreachable
+}
+
 /// Turns an error of a login into a failure.
 pub(super) fn login_failure(error: &Error, who: &str, database: &str, address: &str) -> Failure {
     let Some(database_error) = error.as_db_error() else {

@@ -15,11 +15,10 @@ use pgportage_proto::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use super::door::{configure, login_limit, login_timeout};
+use super::door::{APPLICATION_PREFIX, configure, login_limit, login_timeout};
 use super::error::{login_failure, sql_failure};
 use super::socket::{Address, Socket};
 use super::{Door, Lsn, Secret, ServerVersion, Session};
-use crate::names::APPLICATION_PREFIX;
 
 const PARAMETER: &[u8] = b"replication\0database\0";
 

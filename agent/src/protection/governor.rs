@@ -20,11 +20,11 @@ const RECOVERY: Duration = Duration::from_secs(10);
 
 /// Above these the source is under strain; at half of them and below it is well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub(super) struct Limits {
     /// How long a tiny commit may take.
-    pub(crate) commit_latency: Duration,
+    pub(super) commit_latency: Duration,
     /// How far a standby may fall behind while rows are read.
-    pub(crate) standby_lag: Duration,
+    pub(super) standby_lag: Duration,
 }
 
 /// What one look saw.

@@ -12,9 +12,7 @@ use super::{
 };
 use crate::agent::Agent;
 use crate::migration::Participation;
-use crate::names::APPLICATION_PREFIX;
-use crate::postgres::{Purpose, Session, free_disk_bytes, sql_failure};
-use crate::step::connect::replication_role;
+use crate::postgres::{APPLICATION_PREFIX, Purpose, Session, free_disk_bytes, sql_failure};
 use crate::stream::{incoming, outgoing};
 
 /// Ours are: the sessions that the agent opened (`$1`), its programs and keepers
@@ -254,7 +252,7 @@ impl Look<'_> {
 
     async fn sessions(&self) -> Result<Sessions, Failure> {
         let own: Vec<i32> = self.agent.door.own_sessions().into_iter().map(|session| session.pid).collect();
-        let role = replication_role(&self.agent.policy, self.participation);
+        let role = self.agent.roles.replication(self.participation);
         let programs = format!("{APPLICATION_PREFIX} %");
         let parameters: &Parameters<'_> =
             &[&own, &self.agent.door.user(), &programs, &role, &incoming(self.participation)];

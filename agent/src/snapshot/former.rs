@@ -16,14 +16,12 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio_postgres::GenericClient;
 
+use super::Hands;
 use super::tables::Published;
 use super::touched::Touched;
-use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names;
-use crate::postgres::{Lsn, Purpose, Session, quote_ident, sql_failure};
-use crate::step::is_passing;
-use crate::step::subscribe::slot_session;
+use crate::postgres::{Lsn, Purpose, Session, is_passing, quote_ident, sql_failure};
 
 /// How long the reading of the changes may take. The destination waits for it with
 /// a copy that could have begun anew.
@@ -101,20 +99,20 @@ async fn places(session: &Session, participation: &Participation) -> Result<Plac
 ///
 /// What may pass. When the server has no room for a copy, or cannot make one, all
 /// is copied again, and that is no failure.
-pub(super) async fn keep(agent: &Agent, participation: &Participation, held: Option<Lsn>) -> Result<(), Failure> {
-    let session = agent.door.open(&participation.database, Purpose::Control).await?;
+pub(super) async fn keep(hands: &Hands, participation: &Participation, held: Option<Lsn>) -> Result<(), Failure> {
+    let session = hands.door.open(&participation.database, Purpose::Control).await?;
     let places = places(&session, participation).await?;
-    let Some(held) = held else { return remove(agent, participation, places.former).await };
+    let Some(held) = held else { return remove(hands, participation, places.former).await };
     if places.former == Place::At(held) {
         return Ok(());
     }
-    remove(agent, participation, places.former).await?;
+    remove(hands, participation, places.former).await?;
     if places.current != Place::At(held) {
         return Ok(());
     }
     let (current, former) =
         (names::replication_name(&participation.migration), names::former_slot(&participation.migration));
-    let maker = slot_session(agent, participation, Purpose::Control).await?;
+    let maker = hands.slots.session(participation, Purpose::Control).await?;
     let copied = maker
         .execute(COPY, &[&current, &former, &false])
         .await
@@ -137,17 +135,17 @@ pub(super) async fn keep(agent: &Agent, participation: &Participation, held: Opt
 /// # Errors
 ///
 /// What the server reports.
-pub(super) async fn forget(agent: &Agent, participation: &Participation) -> Result<(), Failure> {
-    let session = agent.door.open(&participation.database, Purpose::Control).await?;
+pub(super) async fn forget(hands: &Hands, participation: &Participation) -> Result<(), Failure> {
+    let session = hands.door.open(&participation.database, Purpose::Control).await?;
     let places = places(&session, participation).await?;
-    remove(agent, participation, places.former).await
+    remove(hands, participation, places.former).await
 }
 
-async fn remove(agent: &Agent, participation: &Participation, former: Place) -> Result<(), Failure> {
+async fn remove(hands: &Hands, participation: &Participation, former: Place) -> Result<(), Failure> {
     if former == Place::Absent {
         return Ok(());
     }
-    let dropper = slot_session(agent, participation, Purpose::Control).await?;
+    let dropper = hands.slots.session(participation, Purpose::Control).await?;
     dropper
         .execute(DROP, &[&names::former_slot(&participation.migration)])
         .await
@@ -164,14 +162,14 @@ async fn remove(agent: &Agent, participation: &Participation, former: Place) -> 
 /// [`Reason::SnapshotLost`] when no slot begins at `held`, [`Reason::Stalled`] when
 /// it takes too long; otherwise what the server reports.
 pub(super) async fn read(
-    agent: &Agent,
+    hands: &Hands,
     participation: &Participation,
     tables: &[Published],
     held: Lsn,
     upto: Lsn,
 ) -> Result<Touched, Failure> {
-    let reading = Box::pin(changes(agent, participation, tables, held, upto));
-    agent.clock.timeout(READING_LIMIT, reading).await.unwrap_or_else(|_| {
+    let reading = Box::pin(changes(hands, participation, tables, held, upto));
+    hands.tasks.clock.timeout(READING_LIMIT, reading).await.unwrap_or_else(|_| {
         let limit = READING_LIMIT.as_secs();
         Err(Failure::new(Reason::Stalled, format!("the changes since {held} could not be read in {limit} s"))
             .effect(Effect::None))
@@ -179,14 +177,14 @@ pub(super) async fn read(
 }
 
 async fn changes(
-    agent: &Agent,
+    hands: &Hands,
     participation: &Participation,
     tables: &[Published],
     held: Lsn,
     upto: Lsn,
 ) -> Result<Touched, Failure> {
     let failure = |error| sql_failure(error, "read what was changed since the lost snapshot");
-    let session = slot_session(agent, participation, Purpose::Scan).await?;
+    let session = hands.slots.session(participation, Purpose::Scan).await?;
     if places(&session, participation).await?.former != Place::At(held) {
         return Err(Failure::new(Reason::SnapshotLost, format!("no replication slot begins at {held} any more"))
             .remedy(Remedy::Wait)

@@ -6,11 +6,11 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio_postgres::SimpleQueryMessage;
 
-use crate::agent::Agent;
+use super::Hands;
 use crate::migration::Participation;
 use crate::names;
-use crate::postgres::{Lsn, Purpose, Secret, Session, Walsender, quote_ident, sql_failure};
-use crate::step::subscribe::{SlotMaker, SlotUse, slot_maker, slot_session, slot_use};
+use crate::postgres::{Lsn, Purpose, Session, Walsender, quote_ident, sql_failure};
+use crate::slot::SlotUse;
 
 /// How long an earlier keeper's session may take to end, and how often to look.
 const LEAVE_LIMIT: Duration = Duration::from_secs(20);
@@ -29,10 +29,10 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Drops what an earlier attempt left of our slot, and makes it anew.
-    pub(super) async fn make(agent: &Agent, participation: &Participation) -> Result<Self, Failure> {
+    pub(super) async fn make(hands: &Hands, participation: &Participation) -> Result<Self, Failure> {
         let name = names::replication_name(&participation.migration);
-        make_room(agent, participation, &name).await?;
-        let session = log_in(agent, participation).await?;
+        make_room(hands, participation, &name).await?;
+        let session = hands.slots.replication_session(participation, Walsender::Keeper).await?;
         // The old form of the option: understood by every version.
         let create = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT", quote_ident(&name));
         let messages =
@@ -53,30 +53,16 @@ impl Keeper {
     }
 }
 
-/// As the agent's own role if that may make slots, otherwise as the replication
-/// role of the policy.
-async fn log_in(agent: &Agent, participation: &Participation) -> Result<Session, Failure> {
-    let database = &participation.database;
-    match slot_maker(agent, participation).await? {
-        SlotMaker::OwnRole => agent.door.open_replication(database, Walsender::Keeper).await,
-        SlotMaker::Premade(role) => {
-            let password = Secret::from_file(&role.password_file)?;
-            let address = &agent.settings.postgres.replication_address;
-            agent.door.open_replication_at(address, database, &role.name, &password, Walsender::Keeper).await
-        }
-    }
-}
-
 /// Drops a slot of our name that nobody streams from. An earlier keeper's session
 /// holds it until the server has noticed that its agent is gone.
-async fn make_room(agent: &Agent, participation: &Participation, name: &str) -> Result<(), Failure> {
-    let deadline = agent.clock.now() + LEAVE_LIMIT;
+async fn make_room(hands: &Hands, participation: &Participation, name: &str) -> Result<(), Failure> {
+    let deadline = hands.tasks.clock.now() + LEAVE_LIMIT;
     loop {
-        let session = agent.door.open(&participation.database, Purpose::Control).await?;
-        match slot_use(agent, participation, &session, name).await? {
+        let session = hands.door.open(&participation.database, Purpose::Control).await?;
+        match hands.slots.usage(participation, &session, name).await? {
             SlotUse::Absent => return Ok(()),
             SlotUse::Idle => {
-                let dropper = slot_session(agent, participation, Purpose::Control).await?;
+                let dropper = hands.slots.session(participation, Purpose::Control).await?;
                 dropper
                     .query_one("SELECT pg_drop_replication_slot($1)", &[&name])
                     .await
@@ -90,11 +76,11 @@ async fn make_room(agent: &Agent, participation: &Participation, name: &str) -> 
                     .map_err(|error| sql_failure(error, "end an earlier attempt"))?;
             }
         }
-        if agent.clock.now() >= deadline {
+        if hands.tasks.clock.now() >= deadline {
             return Err(Failure::new(Reason::ServerUnreachable, "an earlier attempt still holds the replication slot")
                 .remedy(Remedy::Wait)
                 .effect(Effect::None));
         }
-        agent.clock.sleep(LEAVE_PAUSE).await;
+        hands.tasks.clock.sleep(LEAVE_PAUSE).await;
     }
 }

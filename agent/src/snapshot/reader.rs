@@ -14,12 +14,11 @@ use super::tables::{self, KeyType, Published};
 use super::throttle::Throttle;
 use super::touched::Key;
 use super::turns::Turn;
-use super::{Pace, snapshot_lost};
-use crate::agent::Agent;
+use super::{Hands, Pace, snapshot_lost};
 use crate::migration::Participation;
 use crate::names;
 use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING, Chunk, Packer};
-use crate::postgres::{Door, Lsn, Purpose, RelationName, Session, quote_ident, quote_literal, sql_failure};
+use crate::postgres::{Lsn, Purpose, RelationName, Session, quote_ident, quote_literal, sql_failure};
 
 /// The snapshot that was asked for is gone, or never was.
 const UNKNOWN_SNAPSHOT: [&str; 2] = ["22023", "55000"];
@@ -148,7 +147,7 @@ pub(super) fn keys_text(keys: &BTreeSet<Key>) -> Bytes {
 
 /// Readers of one snapshot. One that has read a range in order is used again.
 pub(super) struct Readers {
-    door: Door,
+    hands: Hands,
     database: String,
     snapshot_name: String,
     pace: Pace,
@@ -162,9 +161,9 @@ impl fmt::Debug for Readers {
 }
 
 impl Readers {
-    pub(super) fn new(door: &Door, database: &str, snapshot_name: &str, pace: Pace) -> Self {
+    pub(super) fn new(hands: &Hands, database: &str, snapshot_name: &str, pace: Pace) -> Self {
         Self {
-            door: door.clone(),
+            hands: hands.clone(),
             database: database.to_owned(),
             snapshot_name: snapshot_name.to_owned(),
             pace,
@@ -181,20 +180,14 @@ impl Readers {
     }
 
     /// Begins to read what a COPY gives.
-    pub(super) async fn read(
-        &self,
-        agent: &Agent,
-        statement: &str,
-        doing: &str,
-        packer: Packer,
-    ) -> Result<RowStream, Failure> {
+    pub(super) async fn read(&self, statement: &str, doing: &str, packer: Packer) -> Result<RowStream, Failure> {
         let reader = self.take().await?;
         let rows = reader.copy_out(statement).await.map_err(|error| sql_failure(error, doing))?;
         let (mut packed, pieces, stream) = self.pieces(packer);
         let doing = doing.to_owned();
         let idle = Arc::clone(&self.idle);
-        let stop = agent.stop.clone();
-        agent.tasks.spawn(async move {
+        let stop = self.hands.tasks.stop.clone();
+        self.hands.tasks.spawn(async move {
             let carried = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -221,10 +214,10 @@ impl Readers {
     }
 
     /// Begins to send what is known without reading.
-    pub(super) fn tell(&self, agent: &Agent, mut text: Bytes, packer: Packer) -> RowStream {
+    pub(super) fn tell(&self, mut text: Bytes, packer: Packer) -> RowStream {
         let (mut packed, pieces, stream) = self.pieces(packer);
-        let stop = agent.stop.clone();
-        agent.tasks.spawn(async move {
+        let stop = self.hands.tasks.stop.clone();
+        self.hands.tasks.spawn(async move {
             while !text.is_empty() {
                 let piece = text.split_to(text.len().min(CHUNK_BYTES));
                 tokio::select! {
@@ -254,7 +247,7 @@ impl Readers {
                 return Ok(reader);
             }
         }
-        let session = self.door.open(&self.database, Purpose::Scan).await?;
+        let session = self.hands.door.open(&self.database, Purpose::Scan).await?;
         let import = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             quote_literal(&self.snapshot_name)

@@ -10,16 +10,15 @@
 
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::tables::{self, Published};
 use super::touched::{Difference, Touched};
-use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names;
 use crate::postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
-use crate::step::subscribe::slot_session;
+use crate::slot::Slots;
 use crate::stream::outgoing;
 
 /// A slot begins when every transaction that was open then is over. Those that write
@@ -65,12 +64,12 @@ impl Written {
     ///
     /// [`Reason::LongTransaction`] when a transaction does not end; otherwise what the
     /// server reports, as where it has no room for a slot.
-    pub(crate) async fn begin(agent: &Agent, participation: &Participation) -> Result<Self, Failure> {
-        let session = slot_session(agent, participation, Purpose::Scan).await?;
+    pub(crate) async fn begin(slots: &Slots, clock: Clock, participation: &Participation) -> Result<Self, Failure> {
+        let session = slots.session(participation, Purpose::Scan).await?;
         let publication = outgoing(participation);
         let tables = tables::read(&*session, &publication).await?;
         let slot = names::passing_slot(&participation.migration, session.pid);
-        match agent.clock.timeout(BEGIN_LIMIT, session.execute(CREATE, &[&slot])).await {
+        match clock.timeout(BEGIN_LIMIT, session.execute(CREATE, &[&slot])).await {
             Ok(made) => made.map_err(|error| sql_failure(error, "listen to what is written during the switch"))?,
             Err(_elapsed) => {
                 session.cancel_handle().cancel().await.ok();

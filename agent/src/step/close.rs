@@ -8,10 +8,11 @@ use pgportage_proto::{ActKind, Reason, Verb};
 use tokio_postgres::Client;
 
 use super::{Context, Step, Survey};
+use crate::ledger;
 use crate::names;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::expel::Expulsion;
-use crate::postgres::{Purpose, own_schema, sql_failure};
+use crate::postgres::{Purpose, sql_failure};
 
 /// How long sessions get to end.
 const EXPEL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -89,8 +90,8 @@ impl Step for CloseDatabase {
         if !closed(cx, &client).await? {
             let doing = "close the destination";
             let transaction = client.transaction().await.map_err(|error| sql_failure(error, doing))?;
-            own_schema::ensure(&transaction, cx).await?;
-            own_schema::record(&transaction, cx, ActKind::CloseDatabase, Verb::Perform).await?;
+            ledger::ensure(&transaction, &cx.participation).await?;
+            ledger::record(&transaction, cx.entry(), ActKind::CloseDatabase, Verb::Perform).await?;
             let access = Access::read(&transaction).await?;
             transaction
                 .execute(
@@ -124,7 +125,7 @@ impl Step for CloseDatabase {
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
         let doing = "open the destination database to its applications again";
         let mut client = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-        if own_schema::ownership(&*client, &cx.participation).await? != own_schema::Ownership::Ours {
+        if ledger::ownership(&*client, &cx.participation).await? != ledger::Ownership::Ours {
             return Ok(());
         }
         let transaction = client.transaction().await.map_err(|error| sql_failure(error, doing))?;
@@ -142,7 +143,7 @@ impl Step for CloseDatabase {
             let statements = saved.restore_statements(&cx.participation.database, &Access::read(&transaction).await?);
             transaction.batch_execute(&statements.join("; ")).await.map_err(|error| sql_failure(error, doing))?;
         }
-        own_schema::remove(&transaction, cx).await?;
+        ledger::remove(&transaction, &cx.participation, cx.leader_epoch).await?;
         transaction.commit().await.map_err(|error| sql_failure(error, doing))?;
         cx.fail_point("close_database.undo.committed");
         Ok(())
@@ -150,7 +151,7 @@ impl Step for CloseDatabase {
 }
 
 async fn closed(cx: &Context, client: &Client) -> Result<bool, Failure> {
-    if own_schema::ownership(client, &cx.participation).await? != own_schema::Ownership::Ours {
+    if ledger::ownership(client, &cx.participation).await? != ledger::Ownership::Ours {
         return Ok(false);
     }
     let row = client

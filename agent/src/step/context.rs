@@ -8,6 +8,7 @@ use pgportage_proto::Reason;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::ledger::Entry;
 use crate::migration::Participation;
 use crate::postgres::Door;
 
@@ -100,6 +101,12 @@ pub struct Context {
 }
 
 impl Context {
+    /// Whose act a row of the ledger records.
+    #[must_use]
+    pub fn entry(&self) -> Entry<'_> {
+        Entry { command_id: &self.command_id, leader_epoch: self.leader_epoch, plan_digest: &self.plan_digest }
+    }
+
     /// Reports progress. Never waits.
     pub fn report(&self, progress: Progress) {
         self.progress.send_replace(progress);

@@ -40,8 +40,8 @@ use self::plan::{pieces, remaining};
 use self::yard::Statistics;
 use super::schema::later;
 use crate::peer::SourceSnapshot;
-use crate::postgres::{Purpose, Session, sql_failure};
-use crate::step::patience::{Patience, is_passing, stalled};
+use crate::postgres::{Purpose, Session, is_passing, sql_failure};
+use crate::step::patience::{Patience, stalled};
 use crate::step::{Context, Progress, Step, Survey};
 
 const ACTION: ActKind = ActKind::CopyTables;

@@ -54,7 +54,7 @@ use crate::snapshot::Written;
 use fingerprint::Fingerprint;
 use scrutiny::Scrutiny;
 
-pub use announce::{Announcement, heed};
+pub use announce::heed;
 pub use barrier::{RaiseBarrier, RaiseBarrierResult};
 pub use drain::{DrainToMarker, DrainToMarkerResult};
 pub use fence::{FenceSource, FenceSourceResult};
@@ -62,7 +62,7 @@ pub use open::{OpenDestination, OpenDestinationResult};
 pub use prepare::{PrepareCutover, PrepareCutoverResult, Switch};
 pub use release::{ReleaseBarrier, ReleaseBarrierResult};
 pub(crate) use resolve::was_left;
-pub use resolve::{Resolution, resolve, settle_by_itself, unfence_locally};
+pub use resolve::{resolve, settle_by_itself, unfence_locally};
 pub use scrutiny::WrittenRows;
 pub use sequence::SequencePosition;
 

@@ -10,9 +10,10 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::{Reason, Side};
 use tokio_postgres::GenericClient;
 
+use crate::ledger;
+use crate::ledger::Ownership;
 use crate::pooler::Poolers;
 use crate::postgres::access::{Access, own_role};
-use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
 use crate::step::patience::Patience;
 use crate::step::publication::{self, Fenced};
@@ -104,7 +105,7 @@ async fn finish_source(cx: &Context) -> Result<FinishMigrationResult, Failure> {
     report(cx, "dropping the replication role");
     connect::remove_roles(cx).await?;
     cx.fail_point("finish_migration.perform.roles");
-    cx.agent.heartbeats.forget(&cx.agent, migration)?;
+    cx.agent.heartbeats.forget(migration)?;
     Poolers::forget(&cx.agent, &cx.participation)?;
     cx.agent.gauges.remove(migration);
     Ok(FinishMigrationResult { unfence_statements })
@@ -130,8 +131,7 @@ async fn keep_unfence_statements(cx: &Context) -> Result<Vec<String>, Failure> {
 }
 
 async fn unfence_statements(cx: &Context, client: &impl GenericClient) -> Result<Vec<String>, Failure> {
-    if own_schema::ownership(client, &cx.participation).await? != Ownership::Ours
-        || !publication::is_fenced(client).await?
+    if ledger::ownership(client, &cx.participation).await? != Ownership::Ours || !publication::is_fenced(client).await?
     {
         return Ok(Vec::new());
     }
@@ -155,7 +155,7 @@ enum Undecided {
 async fn finish_destination(cx: &Context, undecided: Undecided) -> Result<FinishMigrationResult, Failure> {
     let decided = {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-        match own_schema::ownership(&*session, &cx.participation).await? {
+        match ledger::ownership(&*session, &cx.participation).await? {
             Ownership::Absent | Ownership::Other(_) => true,
             Ownership::Ours => is_open(&*session).await?,
         }
@@ -206,7 +206,7 @@ async fn remove_schema(cx: &Context) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "drop schema pgportage");
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
-    if own_schema::ownership(&transaction, &cx.participation).await? != Ownership::Ours {
+    if ledger::ownership(&transaction, &cx.participation).await? != Ownership::Ours {
         return Ok(());
     }
     if let Some((state, saved)) = decision(&transaction).await?
@@ -222,6 +222,6 @@ async fn remove_schema(cx: &Context) -> Result<(), Failure> {
                 .map_err(failure)?;
         }
     }
-    own_schema::remove(&transaction, cx).await?;
+    ledger::remove(&transaction, &cx.participation, cx.leader_epoch).await?;
     transaction.commit().await.map_err(failure)
 }

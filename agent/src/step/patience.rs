@@ -7,6 +7,7 @@ use pgportage_proto::Reason;
 use tokio::time::Instant;
 
 use super::{Context, Progress};
+use crate::postgres::is_passing;
 
 /// First pause between two tries; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -68,12 +69,4 @@ pub(crate) fn stalled(cx: &Context, subject: &str) -> Failure {
     Failure::new(Reason::Stalled, format!("nothing moved for {limit}"))
         .detail(format!("Last seen: {subject}."))
         .remedy(Remedy::Operator)
-}
-
-/// Whether the same try may succeed later without anybody's help.
-pub(crate) fn is_passing(failure: &Failure) -> bool {
-    // lock_not_available, deadlock_detected, serialization_failure,
-    // object_in_use, tuple concurrently updated (internal_error) excluded.
-    matches!(failure.sqlstate.as_deref(), Some("55P03" | "40P01" | "40001" | "55006"))
-        || failure.reason == Reason::ServerUnreachable
 }

@@ -14,11 +14,11 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb};
 use tokio_postgres::{Client, GenericClient};
 
+use crate::ledger;
+use crate::ledger::Ownership;
 use crate::migration::Participation;
 use crate::names;
-use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, RelationName, Session, catalog, quote_ident, sql_failure};
-use crate::step::connect::replication_role;
 use crate::step::patience::Patience;
 use crate::step::{Context, Progress, Step, Survey};
 use crate::stream::{Stream, outgoing};
@@ -66,9 +66,9 @@ impl Step for CreatePublication {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         let name = outgoing(&cx.participation);
         let exists = publication_exists(&*session, &name).await?;
-        match (own_schema::ownership(&*session, &cx.participation).await?, exists) {
+        match (ledger::ownership(&*session, &cx.participation).await?, exists) {
             (Ownership::Ours, true) => {
-                cx.agent.heartbeats.start(&cx.agent, &cx.participation);
+                cx.agent.heartbeats.start(&cx.participation);
                 let table_count = count(&catalog::published_tables(&session, &name).await?);
                 Ok(Survey::Done(CreatePublicationResult { publication_name: name, table_count }))
             }
@@ -89,7 +89,7 @@ impl Step for CreatePublication {
 
     async fn perform(&self, cx: &Context) -> Result<CreatePublicationResult, Failure> {
         let name = outgoing(&cx.participation);
-        cx.agent.heartbeats.intend(&cx.agent, &cx.participation)?;
+        cx.agent.heartbeats.intend(&cx.participation)?;
         cx.fail_point("create_publication.perform.intended");
         let mut patience = Patience::new(cx);
         let table_count = loop {
@@ -100,7 +100,7 @@ impl Step for CreatePublication {
             }
         };
         cx.fail_point("create_publication.perform.committed");
-        cx.agent.heartbeats.start(&cx.agent, &cx.participation);
+        cx.agent.heartbeats.start(&cx.participation);
         Ok(CreatePublicationResult { publication_name: name, table_count })
     }
 
@@ -127,7 +127,7 @@ pub(crate) async fn remove_publication(cx: &Context) -> Result<(), Failure> {
         }
     }
     cx.fail_point("create_publication.undo.dropped");
-    cx.agent.heartbeats.forget(&cx.agent, &cx.participation.migration)
+    cx.agent.heartbeats.forget(&cx.participation.migration)
 }
 
 /// What a fence means for the removal of our schema.
@@ -145,7 +145,7 @@ pub(crate) async fn remove(cx: &Context, fenced: Fenced) -> Result<(), Failure> 
     let failure = |error| sql_failure(error, "drop the publication");
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
-    match own_schema::ownership(&transaction, &cx.participation).await? {
+    match ledger::ownership(&transaction, &cx.participation).await? {
         Ownership::Other(_) => return Ok(()),
         Ownership::Absent | Ownership::Ours => {}
     }
@@ -162,7 +162,7 @@ pub(crate) async fn remove(cx: &Context, fenced: Fenced) -> Result<(), Failure> 
         }
     }
     if side == Side::Source {
-        own_schema::remove(&transaction, cx).await?;
+        ledger::remove(&transaction, &cx.participation, cx.leader_epoch).await?;
     }
     transaction.commit().await.map_err(failure)
 }
@@ -192,7 +192,7 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
     let failure = |error| sql_failure(error, "create the publication");
     let mut session: Session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
-    own_schema::ensure(&transaction, cx).await?;
+    ledger::ensure(&transaction, &cx.participation).await?;
     let mut tables = user_tables(transaction.client()).await?;
     let stream = Stream::published_by(cx.participation.side);
     tables.push(RelationName::new(names::SCHEMA, stream.heartbeat_table()));
@@ -213,7 +213,7 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
         let statement = format!(
             "CREATE PUBLICATION {} FOR TABLE ONLY {} WITH (publish = 'insert, update')",
             quote_ident(&names::proof_publication(&cx.participation.migration)),
-            own_schema::table(stream.heartbeat_table())
+            ledger::table(stream.heartbeat_table())
         );
         transaction.batch_execute(&statement).await.map_err(failure)?;
     }
@@ -226,15 +226,15 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
             .collect();
         return Err(without_identity(&bare));
     }
-    let role = quote_ident(&replication_role(&cx.agent.policy, &cx.participation));
+    let role = quote_ident(&cx.agent.roles.replication(&cx.participation));
     for grant in [
         format!("GRANT USAGE ON SCHEMA {} TO {role}", names::SCHEMA),
-        format!("GRANT SELECT ON {} TO {role}", own_schema::table(stream.heartbeat_table())),
-        format!("GRANT SELECT ON {} TO {role}", own_schema::table(names::MARKER_TABLE)),
+        format!("GRANT SELECT ON {} TO {role}", ledger::table(stream.heartbeat_table())),
+        format!("GRANT SELECT ON {} TO {role}", ledger::table(names::MARKER_TABLE)),
     ] {
         transaction.batch_execute(&grant).await.map_err(failure)?;
     }
-    own_schema::record(&transaction, cx, ActKind::CreatePublication, Verb::Perform).await?;
+    ledger::record(&transaction, cx.entry(), ActKind::CreatePublication, Verb::Perform).await?;
     transaction.commit().await.map_err(failure)?;
     Ok(count(&tables))
 }

@@ -22,8 +22,9 @@ use pgportage_proto::{ActKind, CopyMethod, Reason, Verb};
 use self::contents::{Baseline, relation_count, rights};
 use self::restore::Sections;
 use super::{Context, Step, Survey};
+use crate::ledger;
+use crate::ledger::Ownership;
 use crate::names;
-use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, Session, sql_failure};
 
 /// Journal note: what the database held before, as JSON. Present from the first
@@ -151,8 +152,8 @@ impl RestoreSchema {
 async fn make_our_tables(cx: &Context, session: &mut Session) -> Result<(), Failure> {
     let doing = "make our tables on the destination";
     let transaction = session.transaction().await.map_err(|error| sql_failure(error, doing))?;
-    own_schema::ensure(&transaction, cx).await?;
-    own_schema::record(&transaction, cx, ActKind::RestoreSchema, Verb::Perform).await?;
+    ledger::ensure(&transaction, &cx.participation).await?;
+    ledger::record(&transaction, cx.entry(), ActKind::RestoreSchema, Verb::Perform).await?;
     transaction.commit().await.map_err(|error| sql_failure(error, doing))
 }
 
@@ -163,7 +164,7 @@ async fn take_back(cx: &Context, session: &mut Session, baseline: &Baseline) -> 
     let transaction = session.transaction().await.map_err(failure)?;
     transaction.batch_execute(LIMITS).await.map_err(failure)?;
     // Dropping everything is right only while nobody can have written here.
-    let closed = match own_schema::ownership(&transaction, &cx.participation).await? {
+    let closed = match ledger::ownership(&transaction, &cx.participation).await? {
         Ownership::Ours => {
             let row = transaction.query_opt(DECISION, &[]).await.map_err(failure)?;
             row.map(|row| row.get::<_, String>(0))
@@ -191,7 +192,7 @@ async fn take_back(cx: &Context, session: &mut Session, baseline: &Baseline) -> 
             .effect(Effect::None));
     }
     baseline.empty(&transaction).await?;
-    own_schema::record(&transaction, cx, ActKind::RestoreSchema, Verb::Undo).await?;
+    ledger::record(&transaction, cx.entry(), ActKind::RestoreSchema, Verb::Undo).await?;
     transaction.commit().await.map_err(failure)
 }
 

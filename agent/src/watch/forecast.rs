@@ -11,46 +11,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::look::Slots;
+use crate::figures::{Forecast, Room, WalLimit};
 use crate::policy::{Limits, Policy};
 
 /// Looks from before this say nothing about the present.
 const WINDOW: Duration = Duration::from_secs(120);
 /// Over less than this, chance decides: the time between three looks.
 const SHORTEST: Duration = Duration::from_secs(5);
-
-/// What comes, if everything goes on as it did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forecast {
-    /// WAL that the server writes, in bytes a second.
-    pub written_bytes_per_second: u64,
-    /// By how much the WAL kept grows, in bytes a second.
-    pub growth_bytes_per_second: i64,
-    /// The limit that is met first, if there is one.
-    pub room: Option<Room>,
-}
-
-/// What is left before a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Which limit.
-    pub limit: WalLimit,
-    /// What may still be added.
-    pub left_bytes: u64,
-    /// When that is. None while nothing grows.
-    pub time_left: Option<Duration>,
-}
-
-/// What limits the WAL kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WalLimit {
-    /// Over `max_slot_wal_keep_size` the server gives the slot up.
-    Server,
-    /// Over the policy's limit the migration gives way.
-    Policy,
-    /// Below the policy's floor of free bytes the migration gives way; where it
-    /// may not, the disk is full.
-    Disk,
-}
 
 /// Up to where the WAL may grow.
 #[derive(Clone, Copy, Debug)]

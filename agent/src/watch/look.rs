@@ -7,12 +7,10 @@ use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 
 use crate::agent::Agent;
-use crate::journal::Journal;
 use crate::migration::Participation;
 use crate::names::former_slot;
 use crate::postgres::{Purpose, Session, free_disk_bytes, sql_failure};
-use crate::step::connect::DESTINATION_SYSTEM;
-use crate::step::subscribe::slot_session;
+use crate::slot;
 use crate::stream::{outgoing, outgoing_copy};
 
 /// How often to try to drop a slot whose walsender has just been ended, and the
@@ -56,19 +54,19 @@ const OURS: &str = "
 
 /// The name of the stream's slot, those of its copy and of the former one, and the
 /// subscriber.
-fn parameters(journal: &Journal, participation: &Participation) -> Result<(String, [String; 2], String), Failure> {
+fn parameters(slots: &slot::Slots, participation: &Participation) -> Result<(String, [String; 2], String), Failure> {
     let migration = &participation.migration;
-    let system = journal.note(migration, DESTINATION_SYSTEM)?.unwrap_or_default();
+    let system = slots.subscriber(migration)?;
     Ok((outgoing(participation), [outgoing_copy(participation), former_slot(migration)], system))
 }
 
 /// Looks at our slots.
 pub(super) async fn slots(
     session: &Session,
-    journal: &Journal,
+    ours: &slot::Slots,
     participation: &Participation,
 ) -> Result<Slots, Failure> {
-    let (name, others, system) = parameters(journal, participation)?;
+    let (name, others, system) = parameters(ours, participation)?;
     let rows = session
         .query(OURS, &[&name, &system, &participation.database, &others.as_slice()])
         .await
@@ -103,10 +101,10 @@ pub(super) async fn drop_slots(
     participation: &Participation,
     outside: &Session,
 ) -> Result<(), Failure> {
-    let inside = slot_session(agent, participation, Purpose::Watch).await.ok();
+    let inside = agent.slots.session(participation, Purpose::Watch).await.ok();
     let session = inside.as_ref().unwrap_or(outside);
     let failed = |error| sql_failure(error, "drop the replication slot");
-    let (name, others, system) = parameters(&agent.journal, participation)?;
+    let (name, others, system) = parameters(&agent.slots, participation)?;
     let mut last = None;
     for _try in 0..TRIES {
         let rows = session

@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgportage_agent::policy::{HookPoint, PeerAddress, Policy};
+use pgportage_agent::peer::PeerAddress;
+use pgportage_agent::policy::{HookPoint, Policy};
 use pgportage_agent::settings::Settings;
 use pgportage_link::settings::print;
 use tempfile::TempDir;

@@ -121,8 +121,8 @@ impl RunningAgent {
     /// Stops it as SIGTERM does, and frees its journal.
     pub(crate) async fn stop(self) {
         self.agent.stop.cancel();
-        self.agent.tasks.close();
-        Clock.timeout(PATIENCE, self.agent.tasks.wait()).await.expect("the agent's tasks end");
+        self.agent.tasks.tracker.close();
+        Clock.timeout(PATIENCE, self.agent.tasks.tracker.wait()).await.expect("the agent's tasks end");
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_agent::figures::Gauge;
 use pgportage_agent::journal::CommandEntry;
-use pgportage_agent::metrics::Gauge;
 use pgportage_agent::watch;
 use pgportage_link::{Clock, Remedy};
 use pgportage_proto::{Reason, Side};
@@ -83,7 +83,7 @@ async fn gauge(lone: &Lone, what: &str, fits: impl Fn(&Gauge) -> bool) -> Gauge 
 
 async fn given_up(lone: &Lone) -> Reason {
     wait::until("the slot to be given up", PATIENCE, || async {
-        Ok(match watch::slot_stands(&lone.agent.journal, &lone.participation.migration) {
+        Ok(match lone.agent.slots.stands(&lone.participation.migration) {
             Ok(()) => Seen::NotYet("it stands".to_owned()),
             Err(failure) => {
                 assert_eq!(failure.remedy, Remedy::Abort, "{failure:?}");
@@ -97,8 +97,8 @@ async fn given_up(lone: &Lone) -> Reason {
 
 async fn stop(lone: &Lone) {
     lone.agent.stop.cancel();
-    lone.agent.tasks.close();
-    Clock.timeout(PATIENCE, lone.agent.tasks.wait()).await.unwrap();
+    lone.agent.tasks.tracker.close();
+    Clock.timeout(PATIENCE, lone.agent.tasks.tracker.wait()).await.unwrap();
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn warns_then_gives_way_while_a_subscriber_holds_the_slot() {
     write(&source, 6).await;
     let seen = gauge(&lone, "a warning", |gauge| !gauge.warning.is_empty()).await;
     assert!(seen.warning.contains("of WAL retained for the slot"), "{}", seen.warning);
-    watch::slot_stands(&lone.agent.journal, &lone.participation.migration).unwrap();
+    lone.agent.slots.stands(&lone.participation.migration).unwrap();
 
     write(&source, 10).await;
     source.wait_until("shop", GONE, PATIENCE).await.unwrap();
@@ -187,7 +187,7 @@ async fn a_new_start_drops_what_was_given_up() {
     lone.agent.journal.set_note(migration, "slot_given_up", "WAL_LIMIT_EXCEEDED\nToo much WAL.").unwrap();
     lone.agent.tasks.spawn(watch::run(Arc::clone(&lone.agent)));
     source.wait_until("shop", GONE, PATIENCE).await.unwrap();
-    let failure = watch::slot_stands(&lone.agent.journal, migration).unwrap_err();
+    let failure = lone.agent.slots.stands(migration).unwrap_err();
     assert_eq!((failure.reason, failure.detail.as_str()), (Reason::WalLimitExceeded, "Too much WAL."));
     stop(&lone).await;
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use pgportage_agent::agent::Agent;
 use pgportage_agent::journal::{CommandEntry, Journal};
+use pgportage_agent::ledger;
+use pgportage_agent::link_service;
 use pgportage_agent::migration::Participation;
-use pgportage_agent::peer;
 use pgportage_agent::policy::Policy;
-use pgportage_agent::postgres::own_schema;
 use pgportage_agent::settings::Settings;
 use pgportage_agent::step::{Context, Progress};
 use pgportage_link::Clock;
@@ -186,7 +186,7 @@ impl World {
         let mut session =
             cx.door.open(&self.options.database, pgportage_agent::postgres::Purpose::Control).await.unwrap();
         let transaction = session.transaction().await.unwrap();
-        own_schema::ensure(&transaction, &cx).await.unwrap();
+        ledger::ensure(&transaction, &cx.participation).await.unwrap();
         transaction
             .batch_execute(
                 "INSERT INTO pgportage.decision (id, state, floor_epoch, saved_access) VALUES (1, 'closed', 0, '')",
@@ -347,7 +347,7 @@ async fn serve_link(agent: &Arc<Agent>, port: u16) -> Serving {
     .await
     .unwrap();
     let identity = Identity::load(&agent.settings.identity, Clock).unwrap();
-    let routes = Routes::new(peer::service(Arc::clone(agent)));
+    let routes = Routes::new(link_service::service(Arc::clone(agent)));
     let stop = CancellationToken::new();
     let token = stop.clone();
     let task = tokio::spawn(async move {

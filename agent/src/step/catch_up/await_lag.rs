@@ -63,15 +63,15 @@ impl Step for AwaitLag {
     }
 
     async fn perform(&self, cx: &Context) -> Result<AwaitLagResult, Failure> {
-        cx.agent.heartbeats.start(&cx.agent, &cx.participation);
+        cx.agent.heartbeats.start(&cx.participation);
         let mut patience = Patience::new(cx);
         let mut window: Option<Window> = None;
         let mut best: Option<Duration> = None;
         let mut arrived = None;
         loop {
-            crate::watch::slot_stands(&cx.agent.journal, &cx.participation.migration)?;
+            cx.agent.slots.stands(&cx.participation.migration)?;
             let now = cx.clock.now();
-            let reading = cx.agent.heartbeats.reading(&cx.agent, &cx.participation.migration);
+            let reading = cx.agent.heartbeats.reading(&cx.participation.migration);
             window = Window::next(window, reading, self.max_lag, now);
             if let (Some(window), Some(reading)) = (&window, reading)
                 && window.is_stable(reading, self.stable_window, now)

@@ -1,36 +1,21 @@
 //! The replication role and the canary role of the side that publishes: the source,
 //! and for the way back the destination.
 //!
-//! Both carry a comment that names the migration: a role of the same name
-//! without it is somebody else's and is never touched. The server only ever
-//! sees the SCRAM verifier of a password; the password itself goes to the
-//! other agent over the link, is made anew for each asking, and is kept
-//! nowhere here.
+//! What they are called and whose they are is in [`crate::role`].
 //!
 //! Class: convergent, inside one transaction. What the role may read is granted
 //! with the slot (`crate::step::CreateSlot`), after the schema was dumped: the
 //! dump would carry the grants to a server that has no such role.
 
-use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{MigrationId, Reason};
+use pgportage_link::Effect;
+use pgportage_link::Failure;
+use pgportage_proto::Reason;
 use tokio_postgres::{GenericClient, Transaction};
 
-use crate::agent::Agent;
-use crate::migration::Participation;
-use crate::policy::Policy;
-use crate::postgres::{Purpose, Secret, Session, quote_ident, quote_literal, scram_verifier, sql_failure};
+use crate::postgres::{Purpose, Secret, Session, hush, quote_ident, quote_literal, scram_verifier, sql_failure};
+use crate::role::{RoleNames, RoleState, comment, role_state};
 use crate::step::patience::Patience;
-use crate::step::{Context, Step, Survey, quiet};
-use crate::stream::outgoing;
-
-const ROLE_STATE: &str = "\
-SELECT coalesce(shobj_description(r.oid, 'pg_authid'), '') AS comment,
-       r.rolcanlogin, r.rolreplication, r.rolsuper, r.rolbypassrls,
-       EXISTS (SELECT FROM pg_database d, aclexplode(d.datacl) a
-               WHERE d.datname = current_database() AND a.grantee = r.oid AND a.privilege_type = 'CONNECT')
-           AS connects
-FROM pg_roles r
-WHERE r.rolname = $1";
+use crate::step::{Context, Step, Survey};
 
 /// What the agent's own role may give: BYPASSRLS needs a superuser, and from 16
 /// on suffices to have it oneself.
@@ -77,78 +62,21 @@ pub struct CreateReplicationRoleResult {
     pub role_name: String,
 }
 
-/// What a subscription needs to log in.
-#[derive(Clone, Debug)]
-pub struct ReplicationAccess {
-    /// Role to log in as.
-    pub role_name: String,
-    /// Its password.
-    pub password: Secret,
-    /// Database to connect to.
-    pub database: String,
-    /// Publication to subscribe to.
-    pub publication_name: String,
-    /// Slot to stream from.
-    pub slot_name: String,
-}
-
-/// The names of the two roles of a migration, made by us or beforehand.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RoleNames {
-    /// What the subscription logs in as.
-    pub replication: String,
-    /// What proves the fence by being refused.
-    pub canary: String,
-}
-
-/// How one role looks.
-#[derive(Clone, Debug)]
-struct RoleState {
-    comment: String,
-    can_login: bool,
-    replication: bool,
-    superuser: bool,
-    bypasses_row_security: bool,
-    connects: bool,
-}
-
-/// The names of this side's two roles: those of the policy, or ours.
-#[must_use]
-pub fn role_names(policy: &Policy, participation: &Participation) -> RoleNames {
-    let canary = policy.roles().canary.as_ref();
-    RoleNames {
-        replication: replication_role(policy, participation),
-        canary: canary.map_or_else(|| format!("{}_canary", outgoing(participation)), |role| role.name.clone()),
-    }
-}
-
-/// What the other side's subscription logs in as: the role of the policy, or ours.
-#[must_use]
-pub fn replication_role(policy: &Policy, participation: &Participation) -> String {
-    let premade = policy.roles().replication.as_ref();
-    premade.map_or_else(|| outgoing(participation), |role| role.name.clone())
-}
-
-/// The comment by which a later attempt knows a role of ours.
-fn comment(migration: &MigrationId) -> String {
-    format!("pgportage migration {migration}")
-}
-
 impl Step for CreateReplicationRole {
     type Output = CreateReplicationRoleResult;
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreateReplicationRoleResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-        let names = role_names(&cx.agent.policy, &cx.participation);
+        let names = cx.agent.roles.names(&cx.participation);
         let bypass = needs_bypass(&*session).await?;
         let replication = role_state(&*session, &names.replication).await?;
         let canary = role_state(&*session, &names.canary).await?;
-        if let Some(role) = &cx.agent.policy.roles().replication {
+        if let Some(role) = cx.agent.roles.premade_replication() {
             check_premade(&role.name, replication.as_ref(), bypass)?;
         } else {
             check_ours(cx, &names.replication, replication.as_ref())?;
         }
-        if cx.agent.policy.roles().canary.is_none() {
+        if cx.agent.roles.premade_canary().is_none() {
             check_ours(cx, &names.canary, canary.as_ref())?;
         } else if canary.is_none() {
             return Err(missing(&names.canary));
@@ -162,7 +90,7 @@ impl Step for CreateReplicationRole {
     }
 
     async fn perform(&self, cx: &Context) -> Result<CreateReplicationRoleResult, Failure> {
-        let names = role_names(&cx.agent.policy, &cx.participation);
+        let names = cx.agent.roles.names(&cx.participation);
         let mut patience = Patience::new(cx);
         loop {
             cx.safe_point()?;
@@ -187,27 +115,6 @@ impl Step for CreateReplicationRole {
         cx.fail_point("create_replication_role.undo.dropped");
         Ok(())
     }
-}
-
-impl RoleState {
-    fn fits(&self, bypass: bool) -> bool {
-        self.can_login && self.replication && self.connects && (self.superuser || self.bypasses_row_security || !bypass)
-    }
-}
-
-async fn role_state(client: &impl GenericClient, name: &str) -> Result<Option<RoleState>, Failure> {
-    let row = client
-        .query_opt(ROLE_STATE, &[&name])
-        .await
-        .map_err(|error| sql_failure(error, "look at the replication role"))?;
-    Ok(row.map(|row| RoleState {
-        comment: row.get(0),
-        can_login: row.get(1),
-        replication: row.get(2),
-        superuser: row.get(3),
-        bypasses_row_security: row.get(4),
-        connects: row.get(5),
-    }))
 }
 
 async fn needs_bypass(client: &impl GenericClient) -> Result<bool, Failure> {
@@ -263,13 +170,13 @@ fn check_premade(name: &str, state: Option<&RoleState>, bypass: bool) -> Result<
 async fn make_roles(cx: &Context, names: &RoleNames) -> Result<(), Failure> {
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     // The verifier is no password, yet nobody needs it in a log.
-    quiet::hush(&session).await?;
+    hush(&session).await?;
     let able =
         session.query_one(ABLE, &[]).await.map_err(|error| sql_failure(error, "look at the agent's own role"))?;
     let (version, may_give_bypass): (i32, bool) = (able.get(0), able.get(1));
     let bypass = needs_bypass(&*session).await?;
-    let premade = cx.agent.policy.roles().clone();
-    if premade.replication.is_none() && bypass && !may_give_bypass {
+    let roles = &cx.agent.roles;
+    if roles.premade_replication().is_none() && bypass && !may_give_bypass {
         return Err(Failure::new(
             Reason::PrivilegeMissing,
             "tables have row-level security and the agent cannot make a role that bypasses it",
@@ -282,7 +189,7 @@ async fn make_roles(cx: &Context, names: &RoleNames) -> Result<(), Failure> {
         .effect(Effect::None));
     }
     let transaction = session.transaction().await.map_err(|error| sql_failure(error, "begin a transaction"))?;
-    if premade.replication.is_none() {
+    if roles.premade_replication().is_none() {
         let attributes = format!("LOGIN REPLICATION NOSUPERUSER {}", if bypass { "BYPASSRLS" } else { "" });
         make_role(cx, &transaction, &names.replication, &attributes).await?;
         for (since, setting, value) in ROLE_SETTINGS.iter().filter(|(since, _, _)| *since <= version) {
@@ -290,14 +197,14 @@ async fn make_roles(cx: &Context, names: &RoleNames) -> Result<(), Failure> {
             run(&transaction, &statement).await.map_err(|failure| failure.with("since", since))?;
         }
     }
-    if premade.canary.is_none() {
+    if roles.premade_canary().is_none() {
         make_role(cx, &transaction, &names.canary, "LOGIN NOSUPERUSER").await?;
     }
     if role_state(&transaction, &names.replication).await?.is_some_and(|state| !state.connects) {
         let database = quote_ident(&cx.participation.database);
         run(&transaction, &format!("GRANT CONNECT ON DATABASE {database} TO {}", quote_ident(&names.replication)))
             .await?;
-        if premade.replication.is_some() {
+        if roles.premade_replication().is_some() {
             remember_connect_grant(cx)?;
         }
     }
@@ -342,10 +249,10 @@ fn remember_connect_grant(cx: &Context) -> Result<(), Failure> {
 /// beforehand as they were.
 pub(crate) async fn remove_roles(cx: &Context) -> Result<(), Failure> {
     let participation = &cx.participation;
-    let names = role_names(&cx.agent.policy, participation);
-    let premade = cx.agent.policy.roles();
+    let names = cx.agent.roles.names(participation);
+    let roles = &cx.agent.roles;
     let mut session = cx.door.open(&participation.database, Purpose::Control).await?;
-    if premade.replication.is_none() {
+    if roles.premade_replication().is_none() {
         remove_role(cx, &mut session, &names.replication).await?;
     } else if cx.agent.journal.note(&participation.migration, CONNECT_GRANTED)?.is_some() {
         let (database, role) = (quote_ident(&participation.database), quote_ident(&names.replication));
@@ -356,7 +263,7 @@ pub(crate) async fn remove_roles(cx: &Context) -> Result<(), Failure> {
         cx.agent.journal.clear_note(&participation.migration, CONNECT_GRANTED)?;
     }
     cx.fail_point("create_replication_role.undo.one_dropped");
-    if premade.canary.is_none() {
+    if roles.premade_canary().is_none() {
         remove_role(cx, &mut session, &names.canary).await?;
     }
     Ok(())
@@ -378,86 +285,4 @@ async fn remove_role(cx: &Context, session: &mut Session, name: &str) -> Result<
     transaction.batch_execute(&format!("DROP OWNED BY {role}")).await.map_err(failure)?;
     transaction.batch_execute(&format!("DROP ROLE {role}")).await.map_err(failure)?;
     transaction.commit().await.map_err(failure)
-}
-
-/// Gives the other agent what its subscription needs to log in. The role's
-/// password is made anew, so that whoever was told an earlier one has nothing.
-///
-/// `system_identifier` is the other cluster's: it is kept, because the
-/// slots that its table synchronisation makes here carry it in their names.
-///
-/// # Errors
-///
-/// [`Reason::ObjectConflict`] when the role is missing or not ours;
-/// [`Reason::RequestInvalid`] for an identifier that is none; otherwise what the
-/// server reports.
-pub async fn replication_access(
-    agent: &Agent,
-    participation: &Participation,
-    system_identifier: &str,
-) -> Result<ReplicationAccess, Failure> {
-    if system_identifier.is_empty() || !system_identifier.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Failure::new(Reason::RequestInvalid, "field `system_identifier` is not a system identifier")
-            .effect(Effect::None));
-    }
-    agent.journal.set_note(&participation.migration, DESTINATION_SYSTEM, system_identifier)?;
-    let names = role_names(&agent.policy, participation);
-    let password = match &agent.policy.roles().replication {
-        Some(role) => Secret::from_file(&role.password_file)?,
-        None => new_password(agent, participation, &names.replication).await?,
-    };
-    let name = outgoing(participation);
-    Ok(ReplicationAccess {
-        role_name: names.replication,
-        password,
-        database: participation.database.clone(),
-        publication_name: name.clone(),
-        slot_name: name,
-    })
-}
-
-/// The note of the destination cluster's system identifier.
-pub(crate) const DESTINATION_SYSTEM: &str = "destination.system_identifier";
-
-/// A password for the canary role, made anew: for the proof of a fence, whose
-/// login has to fail for want of CONNECT and not for want of a password.
-///
-/// # Errors
-///
-/// As [`replication_access`].
-pub async fn canary_password(agent: &Agent, participation: &Participation) -> Result<Secret, Failure> {
-    match &agent.policy.roles().canary {
-        Some(role) => Secret::from_file(&role.password_file),
-        None => {
-            let name = role_names(&agent.policy, participation).canary;
-            new_password(agent, participation, &name).await
-        }
-    }
-}
-
-/// A name as `pg_hba.conf` wants it: quoted, so that no keyword is read in it.
-pub(crate) fn hba_name(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-async fn new_password(agent: &Agent, participation: &Participation, name: &str) -> Result<Secret, Failure> {
-    let session = agent.door.open(&participation.database, Purpose::Control).await?;
-    let state = role_state(&*session, name).await?;
-    if state.is_none_or(|state| state.comment != comment(&participation.migration)) {
-        return Err(Failure::new(
-            Reason::ObjectConflict,
-            format!("role {} is not this migration's", quote_ident(name)),
-        )
-        .hint("The connect step has to be carried out first.")
-        .remedy(Remedy::Wait)
-        .effect(Effect::None));
-    }
-    quiet::hush(&session).await?;
-    let password = Secret::generate();
-    let verifier = quote_literal(&scram_verifier(&password));
-    session
-        .batch_execute(&format!("ALTER ROLE {} PASSWORD {verifier}", quote_ident(name)))
-        .await
-        .map_err(|error| sql_failure(error, "set the replication role's password"))?;
-    Ok(password)
 }

@@ -14,8 +14,8 @@ use super::fate::{Fate, fates};
 use super::ledger::{DDL, Ledger, another};
 use super::mend::mend;
 use super::plan::pieces;
+use crate::ledger;
 use crate::peer::SourceSnapshot;
-use crate::postgres::own_schema;
 use crate::postgres::{Purpose, RelationName, sql_failure};
 use crate::step::{Context, Progress};
 
@@ -86,7 +86,7 @@ pub(super) async fn begin(cx: &Context, held: &str, snapshot: &SourceSnapshot) -
     plan(&transaction, &ledger, snapshot, &fates).await?;
     mend_all(cx, &transaction, held, snapshot, &fates).await?;
     transaction.execute(BEGIN, &[&snapshot.consistent_point, &repeated_bytes]).await.map_err(failure)?;
-    own_schema::record(&transaction, cx, super::ACTION, pgportage_proto::Verb::Perform).await?;
+    ledger::record(&transaction, cx.entry(), super::ACTION, pgportage_proto::Verb::Perform).await?;
     cx.fail_point("copy_tables.perform.level");
     transaction.commit().await.map_err(failure)?;
     if !held.is_empty() {

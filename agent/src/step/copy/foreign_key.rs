@@ -11,8 +11,8 @@ use pgportage_link::Failure;
 use pgportage_proto::Reason;
 
 use super::index::ready;
-use crate::postgres::{RelationName, Session, quote_ident, sql_failure};
-use crate::step::patience::{Patience, is_passing};
+use crate::postgres::{RelationName, Session, is_passing, quote_ident, sql_failure};
+use crate::step::patience::Patience;
 use crate::step::schema::later::ForeignKey;
 use crate::step::{Context, Progress};
 

@@ -9,9 +9,9 @@ use tokio_postgres::GenericClient;
 
 use super::board::{Board, Next};
 use super::yard::{Job, Task};
-use crate::postgres::{Purpose, RelationName, Session, sql_failure};
+use crate::postgres::{Purpose, RelationName, Session, is_passing, sql_failure};
 use crate::step::Context;
-use crate::step::patience::{Patience, is_passing};
+use crate::step::patience::Patience;
 use crate::step::schema::later::{Build, Built};
 
 /// Nothing of these outlasts the session. 64 MB: a sort for a B-tree gains

@@ -10,10 +10,10 @@ use super::board::{Board, Next};
 use super::ledger::{self, Claim};
 use super::plan::{Done, Piece};
 use crate::peer::{Blocks, Packing, PeerClient, RangeStream, SourceSnapshot};
-use crate::postgres::{Purpose, Session, quote_ident, sql_failure};
+use crate::postgres::{Purpose, Session, is_passing, quote_ident, sql_failure};
 use crate::snapshot::SnapshotTable;
 use crate::step::Context;
-use crate::step::patience::{Patience, is_passing};
+use crate::step::patience::Patience;
 
 /// Nothing of these outlasts the session. A crash of the server may take parts
 /// back together with their rows in the ledger: whoever meets one reads the

@@ -16,6 +16,7 @@ use super::let_go::{let_go, let_go_in_time, onward};
 use super::resolve::SETTLED_NOTE;
 use crate::agent::{Agent, SharedAgent};
 use crate::migration::Participation;
+use crate::peer::Announcement;
 use crate::pooler::{Occasion, Onward, Pause};
 use crate::step::Context;
 
@@ -28,20 +29,6 @@ const AWAITED_NOTE: &str = "announcement.awaited";
 /// it ends it by itself. The side that was left settles it sooner, and where clients
 /// are let on too soon they meet its fence.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// What happens on the side that says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Announcement {
-    /// It is left, and its tables are locked next.
-    LocksNext {
-        /// What is left of the budget.
-        time_left: Duration,
-    },
-    /// It was not left after all, and takes writes.
-    GivenUp,
-    /// It was entered, and has opened.
-    Opened,
-}
 
 /// Does what follows from an announcement of the other agent. Returns whether clients
 /// of poolers wait here. Hearing one again does no harm. Dropped on its way, it may

@@ -5,8 +5,8 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use crate::postgres::{Purpose, Secret, Session};
+use crate::role;
 use crate::step::Context;
-use crate::step::connect;
 
 /// What PostgreSQL says to a login without CONNECT.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
@@ -23,8 +23,8 @@ impl Canary {
     /// whether the role may connect: otherwise its refusal would prove nothing.
     pub(super) async fn wake(cx: &Context) -> Result<Self, Failure> {
         let canary = Self {
-            role: connect::role_names(&cx.agent.policy, &cx.participation).canary,
-            password: connect::canary_password(&cx.agent, &cx.participation).await?,
+            role: cx.agent.roles.names(&cx.participation).canary,
+            password: cx.agent.roles.canary_password(&cx.participation).await?,
         };
         match canary.log_in(cx).await {
             Ok(_) => Ok(canary),
@@ -35,8 +35,8 @@ impl Canary {
                     "Let role {} in with a password from this machine, with a line in pg_hba.conf like: \
                      host {} {} 127.0.0.1/32 scram-sha-256",
                     canary.role,
-                    connect::hba_name(&cx.participation.database),
-                    connect::hba_name(&canary.role)
+                    role::hba_name(&cx.participation.database),
+                    role::hba_name(&canary.role)
                 ))
                 .because(&failure)
                 .remedy(Remedy::Operator)

@@ -13,7 +13,8 @@ use super::scrutiny::WrittenRows;
 use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, set_all};
 use super::{EnteringSide, await_disk, current_lsn, remaining, sessions_lost};
-use crate::postgres::{own_schema, sql_failure};
+use crate::ledger;
+use crate::postgres::sql_failure;
 use crate::step::{Context, Progress, Step, Survey};
 
 /// How often the destination is asked for the marker. The outage waits for it.
@@ -119,7 +120,7 @@ async fn drain(cx: &Context, step: &DrainToMarker, cutover: &mut EnteringSide) -
     try_join!(
         await_disk(&transaction),
         set_all(transaction.client(), &step.sequences),
-        own_schema::record(&transaction, cx, ActKind::DrainToMarker, Verb::Perform)
+        ledger::record(&transaction, cx.entry(), ActKind::DrainToMarker, Verb::Perform)
     )?;
     transaction.commit().await.map_err(|error| sql_failure(error, "flush the marker"))?;
     cx.fail_point("drain_to_marker.perform.flushed");

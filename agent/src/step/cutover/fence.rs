@@ -19,10 +19,10 @@ use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, positions};
 use super::{LeavingSide, current_lsn, refuse_in_rehearsal, remaining, sessions_lost};
 use crate::hook;
+use crate::ledger;
 use crate::policy::HookPoint;
 use crate::postgres::access::Access;
-use crate::postgres::{own_schema, quote_ident, sql_failure};
-use crate::step::connect;
+use crate::postgres::{quote_ident, sql_failure};
 use crate::step::{Context, Progress, Step, Survey};
 
 /// Journal note of the source agent: the epoch of a fence that may be durable.
@@ -115,7 +115,7 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
         None => return Err(sessions_lost(Effect::None)),
     };
     remaining(deadline, cx.clock.now())?;
-    let replication_role = connect::role_names(&cx.agent.policy, participation).replication;
+    let replication_role = cx.agent.roles.names(participation).replication;
     cx.agent.journal.set_note(&participation.migration, FENCE_NOTE, &step.cutover_epoch.to_string())?;
     cx.fail_point("fence_source.perform.noted");
     if Bug::FenceOfOneRole.is_seeded() {
@@ -202,8 +202,10 @@ async fn put_up_fence(
     ours: &[String],
 ) -> Result<String, Failure> {
     let database = &cx.participation.database;
-    let (access, ()) =
-        try_join!(Access::read(transaction), own_schema::record(transaction, cx, ActKind::FenceSource, Verb::Perform))?;
+    let (access, ()) = try_join!(
+        Access::read(transaction),
+        ledger::record(transaction, cx.entry(), ActKind::FenceSource, Verb::Perform)
+    )?;
     let saved = access.to_json()?;
     let row: [(&(dyn ToSql + Sync), Type); 2] = [(&epoch, Type::INT8), (&saved, Type::TEXT)];
     let mut statements = access.deny_statements(database, ours);

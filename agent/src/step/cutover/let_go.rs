@@ -12,10 +12,11 @@ use tokio::time::Instant;
 
 use super::announce::tell_the_end;
 use super::fence::FENCE_NOTE;
-use super::resolve::{Resolution, SETTLED_NOTE, noted_epoch, resolve};
+use super::resolve::{SETTLED_NOTE, noted_epoch, resolve};
 use crate::agent::{Agent, SharedAgent};
 use crate::hook;
 use crate::migration::Participation;
+use crate::peer::Resolution;
 use crate::policy::HookPoint;
 use crate::pooler::{self, Occasion, Onward, Pause, Towards};
 use crate::step::Context;

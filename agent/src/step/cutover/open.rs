@@ -22,11 +22,12 @@ use super::sequence::{SequencePosition, set_all};
 use super::{EnteringSide, await_disk, current_lsn, refuse_in_rehearsal, sessions_lost};
 use crate::agent::Agent;
 use crate::hook;
+use crate::ledger;
 use crate::migration::Participation;
 use crate::policy::HookPoint;
 use crate::postgres::access::Access;
-use crate::postgres::{Purpose, own_schema, quote_ident, sql_failure};
-use crate::step::{Context, Step, Survey, connect};
+use crate::postgres::{Purpose, quote_ident, sql_failure};
+use crate::step::{Context, Step, Survey};
 use crate::stream::incoming;
 
 const DECISION: &str = "SELECT state, floor_epoch, saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE";
@@ -143,7 +144,7 @@ impl OpenDestination {
         // What was applied until here came from the side that was left, and what is committed
         // after it did not: the way back begins here.
         let (begin, (), ()) =
-            try_join!(current_lsn(session), set_all(session, moved), own_schema::check_epoch(session, cx))?;
+            try_join!(current_lsn(session), set_all(session, moved), ledger::check_epoch(session, cx.leader_epoch))?;
         cx.fail_point("open_destination.perform.sequences");
         if cx.clock.now() >= deadline {
             return Err(refused("the time for opening is over"));
@@ -156,7 +157,7 @@ impl OpenDestination {
         // In one round trip: behind a row that cannot be written COMMIT takes everything back.
         try_join!(
             biased;
-            own_schema::write_row(session, cx, kind, Verb::Perform, begin),
+            ledger::write_row(session, cx.entry(), kind, Verb::Perform, begin),
             session.batch_execute("COMMIT").map_err(|error| sql_failure(error, DOING))
         )
         .map_err(|failure| {
@@ -312,7 +313,7 @@ async fn keep_own_grants(
 ) -> Result<Vec<String>, Failure> {
     const OURS: &str = "\
 SELECT rolname::text FROM pg_roles WHERE (rolname = current_user AND NOT rolsuper) OR rolname = $1 ORDER BY 1";
-    let follower = connect::replication_role(&agent.policy, participation);
+    let follower = agent.roles.replication(participation);
     let database = quote_ident(&participation.database);
     let rows = client
         .query_typed(OURS, &[(&follower, Type::NAME)])

@@ -28,9 +28,8 @@ use crate::postgres::catalog::Sequences;
 use crate::postgres::expel::Expulsion;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
 use crate::snapshot::Written;
-use crate::step::{Context, Step, Survey, connect, way_back};
+use crate::step::{Context, Step, Survey, way_back};
 use crate::stream::{incoming, outgoing};
-use crate::watch;
 
 /// A transaction that has written and is older than this would keep the barrier
 /// waiting for longer than an outage may last.
@@ -187,7 +186,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     poolers_lead_here(&cx.agent, &cx.participation)?;
     let canary = Canary::wake(cx).await?;
     let written = match step.compare_written {
-        true => Some(Arc::new(Written::begin(&cx.agent, &cx.participation).await?)),
+        true => Some(Arc::new(Written::begin(&cx.agent.slots, cx.clock, &cx.participation).await?)),
         false => None,
     };
 
@@ -216,7 +215,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     // Once for nothing: what a session has not read before takes it several times as
     // long, and behind the barrier applications wait for it.
     sequences.read(&writer).await?;
-    let ours = vec![own_role(&*writer).await?, connect::role_names(&cx.agent.policy, &cx.participation).replication];
+    let ours = vec![own_role(&*writer).await?, cx.agent.roles.names(&cx.participation).replication];
     try_to_fence(cx, &mut writer, step.cutover_epoch, &ours).await?;
     cx.agent.cutovers.hold_leaving(
         migration,
@@ -322,7 +321,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
 /// The slot that this side's changes leave through is needed: to drain, or for the
 /// way back.
 fn outgoing_slot_stands(cx: &Context) -> Result<(), Failure> {
-    let stands = watch::slot_stands(&cx.agent.journal, &cx.participation.migration);
+    let stands = cx.agent.slots.stands(&cx.participation.migration);
     match cx.participation.side {
         Side::Source => stands,
         Side::Destination => stands.map_err(|failure| way_back::lost(failure.message).detail(failure.detail)),

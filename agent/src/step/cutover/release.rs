@@ -9,9 +9,10 @@ use pgportage_proto::{ActKind, Verb};
 
 use super::let_go::let_go;
 use super::resolve::SETTLED_NOTE;
+use crate::ledger;
 use crate::postgres::access::{Access, own_role};
-use crate::postgres::{Purpose, own_schema, sql_failure};
-use crate::step::{Context, Step, Survey, connect};
+use crate::postgres::{Purpose, sql_failure};
+use crate::step::{Context, Step, Survey};
 
 const FENCED: &str = "SELECT saved_access FROM pgportage.fence WHERE cutover_epoch = $1";
 
@@ -79,20 +80,19 @@ async fn note_closed(cx: &Context, epoch: i64) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, doing);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
     let transaction = session.transaction().await.map_err(failure)?;
-    own_schema::ensure(&transaction, cx).await?;
+    ledger::ensure(&transaction, &cx.participation).await?;
     // Lifted by a person meanwhile, on the statement that the other side is gone.
     let Some(row) = transaction.query_opt(FENCED, &[&epoch]).await.map_err(failure)? else { return Ok(()) };
     let mut saved = Access::from_json(row.get(0))?;
     if let Some(before) = transaction.query_opt(SAVED_BEFORE, &[]).await.map_err(failure)? {
         // What we granted to ourselves while it was open is not the applications'.
         let before = Access::from_json(before.get(0))?;
-        let ours =
-            [own_role(&transaction).await?, connect::replication_role(&cx.agent.policy, &cx.participation)].map(Some);
+        let ours = [own_role(&transaction).await?, cx.agent.roles.replication(&cx.participation)].map(Some);
         saved.grants.retain(|grant| {
             !ours.contains(&grant.grantee) || before.grants.iter().any(|held| held.grantee == grant.grantee)
         });
     }
-    own_schema::record(&transaction, cx, ActKind::ReleaseBarrier, Verb::Perform).await?;
+    ledger::record(&transaction, cx.entry(), ActKind::ReleaseBarrier, Verb::Perform).await?;
     transaction.execute(CLOSE, &[&epoch, &saved.to_json()?]).await.map_err(failure)?;
     transaction.commit().await.map_err(failure)
 }

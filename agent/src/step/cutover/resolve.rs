@@ -18,6 +18,7 @@ use super::let_go::{let_go, let_go_what_is_left};
 use crate::agent::{Agent, SharedAgent};
 use crate::journal::Journal;
 use crate::migration::Participation;
+use crate::peer::Resolution;
 use crate::postgres::access::Access;
 use crate::postgres::{Purpose, sql_failure};
 
@@ -35,15 +36,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// [`Reason::StoreUnwritable`] when the journal cannot be read.
 pub(crate) fn was_left(journal: &Journal, migration: &MigrationId) -> Result<bool, Failure> {
     Ok(journal.note(migration, SETTLED_NOTE)?.is_some())
-}
-
-/// What the destination decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resolution {
-    /// It has opened.
-    Opened,
-    /// It will not open at this epoch, and has stored that.
-    WillNotOpen,
 }
 
 /// On the side that is entered: settles the cutover `epoch`. Called over the link

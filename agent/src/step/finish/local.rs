@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FinishMigrationResult, Undecided, finish_destination, finish_source, is_open};
 use crate::agent::SharedAgent;
+use crate::ledger;
+use crate::ledger::Ownership;
 use crate::migration::Participation;
+use crate::peer::Resolution;
 use crate::pooler;
-use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, Session, sql_failure};
-use crate::step::cutover::Resolution;
 use crate::step::{Context, Progress, publication};
 
 /// How long one part may go without moving. A person waits.
@@ -51,7 +52,7 @@ pub async fn clean_up_locally(agent: &SharedAgent, migration: &MigrationId) -> R
     );
     let session = agent.door.open(&participation.database, Purpose::Control).await?;
     // Whoever works here has the last word: no coordinator does.
-    let leader_epoch = agent.journal.leader_epoch()?.max(own_schema::highest_epoch(&*session).await?);
+    let leader_epoch = agent.journal.leader_epoch()?.max(ledger::highest_epoch(&*session).await?);
     let cx = context(agent, &participation, leader_epoch);
     match participation.side {
         Side::Source => {
@@ -86,7 +87,7 @@ fn context(agent: &SharedAgent, participation: &Participation, leader_epoch: i64
 /// A source that is fenced may be cleaned up once the destination has opened: it
 /// stays fenced.
 async fn check_source(cx: &Context, session: &Session) -> Result<(), Failure> {
-    if own_schema::ownership(&**session, &cx.participation).await? != Ownership::Ours
+    if ledger::ownership(&**session, &cx.participation).await? != Ownership::Ours
         || !publication::is_fenced(&**session).await?
     {
         return Ok(());
@@ -136,7 +137,7 @@ fn in_doubt(failure: &Failure) -> Failure {
 /// A destination that has not decided may be the only thing that can end a
 /// doubt.
 async fn check_destination(cx: &Context, session: &Session) -> Result<(), Failure> {
-    if own_schema::ownership(&**session, &cx.participation).await? == Ownership::Ours
+    if ledger::ownership(&**session, &cx.participation).await? == Ownership::Ours
         && is_open(&**session).await?
         && publication::is_fenced(&**session).await?
     {
@@ -145,7 +146,7 @@ async fn check_destination(cx: &Context, session: &Session) -> Result<(), Failur
             .hint("Run `pgportage-agent unfence` for this migration first.")
             .effect(Effect::None));
     }
-    if own_schema::ownership(&**session, &cx.participation).await? != Ownership::Ours || is_open(&**session).await? {
+    if ledger::ownership(&**session, &cx.participation).await? != Ownership::Ours || is_open(&**session).await? {
         return Ok(());
     }
     let drained: bool =

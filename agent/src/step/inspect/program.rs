@@ -6,8 +6,8 @@ use pgportage_proto::Reason;
 use super::examination::Examination;
 use super::{Finding, Severity};
 use crate::agent::Agent;
-use crate::peer::programs::{Tool, at_least_as_recent, choose_dump, choose_restore, find};
 use crate::postgres::ServerVersion;
+use crate::postgres::programs::{Tool, at_least_as_recent, choose_dump, choose_restore, find};
 
 /// The version of the pg_dump that would be used on a source of this version.
 /// Zero when there is none.

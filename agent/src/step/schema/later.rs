@@ -10,9 +10,8 @@ use super::archive::Archive;
 pub(in crate::step) use super::archive::{Build, Built, ForeignKey};
 use super::contents::rights;
 use super::restore::{self, archive_path, write_private};
-use crate::peer::programs::{Program, Tool};
-use crate::peer::{Login, listen_to_complaint, told_complaint};
-use crate::postgres::{RelationName, Session};
+use crate::postgres::programs::{Program, Tool};
+use crate::postgres::{Login, RelationName, Session, listen_to_complaint, told_complaint};
 use crate::step::Context;
 
 /// What the first part of the schema has left.
@@ -75,7 +74,7 @@ pub(in crate::step) fn forget(cx: &Context) {
 
 /// What `pg_restore` would do after the rows, as statements.
 async fn script(cx: &Context, program: &Program, path: &std::path::Path) -> Result<String, Failure> {
-    let login = Login::prepare(&cx.agent.settings, &cx.participation.database, "script")?;
+    let login = Login::prepare(&cx.agent.door, &cx.agent.settings.state_dir, &cx.participation.database, "script")?;
     let mut command = login.program(&program.path);
     command
         .args(["--section=post-data", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--file=-", "--"])

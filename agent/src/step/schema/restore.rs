@@ -13,9 +13,10 @@ use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
 
 use super::archive::{Archive, ArchiveError, Changes, Rights};
-use crate::peer::programs::{self, Program, Tool};
-use crate::peer::{Login, application_name, listen_to_complaint, told_complaint};
-use crate::postgres::{ServerVersion, Session, sql_failure};
+use crate::postgres::programs::{self, Program, Tool};
+use crate::postgres::{
+    Login, ServerVersion, Session, application_name, listen_to_complaint, sql_failure, told_complaint,
+};
 use crate::step::{Context, Progress, ProgressUnit};
 
 /// Most bytes of a schema. Ten thousand tables make about 20 MB; the limit keeps
@@ -197,7 +198,7 @@ pub(super) async fn end_leftovers(cx: &Context, session: &Session) -> Result<(),
 ///
 /// [`Reason::PgRestoreFailed`]: nothing was restored.
 pub(super) async fn run(cx: &Context, program: &Program, fetched: &Fetched, sections: Sections) -> Result<(), Failure> {
-    let login = Login::prepare(&cx.agent.settings, &cx.participation.database, PURPOSE)?;
+    let login = Login::prepare(&cx.agent.door, &cx.agent.settings.state_dir, &cx.participation.database, PURPOSE)?;
     let mut command = login.command(&program.path);
     command
         .args(["--single-transaction", "--exit-on-error", "--no-publications", "--no-subscriptions"])

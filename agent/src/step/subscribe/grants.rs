@@ -11,11 +11,11 @@ use pgportage_link::Failure;
 use pgportage_proto::{ActKind, Reason, Side, Verb};
 use serde::{Deserialize, Serialize};
 
+use crate::ledger;
+use crate::ledger::Ownership;
 use crate::names;
-use crate::postgres::own_schema::{self, Ownership};
 use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
 use crate::step::Context;
-use crate::step::connect::replication_role;
 
 /// The action whose ledger rows keep the list.
 const ACTION: ActKind = ActKind::CreateSlot;
@@ -65,7 +65,7 @@ pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
     }
     let failure = |error| sql_failure(error, "let the replication role read the published tables");
     let publication = names::replication_name(&cx.participation.migration);
-    let role = replication_role(&cx.agent.policy, &cx.participation);
+    let role = cx.agent.roles.replication(&cx.participation);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
     let schemas: Vec<String> = transaction
@@ -96,7 +96,7 @@ pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
         transaction.batch_execute(&statement).await.map_err(failure)?;
     }
     // A command that is carried out again adds to its row.
-    let mut granted = match own_schema::recorded(&transaction, &cx.command_id).await? {
+    let mut granted = match ledger::recorded(&transaction, &cx.command_id).await? {
         Some(row) => read(&row.result)?,
         None => BTreeSet::new(),
     };
@@ -104,7 +104,7 @@ pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
     granted.extend(tables.into_iter().map(|table| Grant::Table { schema: table.schema, relation: table.relation }));
     let list = serde_json::to_vec(&granted)
         .map_err(|error| Failure::new(Reason::Internal, "cannot encode the list of grants").because(&error))?;
-    own_schema::record_with(&transaction, cx, ACTION, Verb::Perform, Some(&list)).await?;
+    ledger::record_with(&transaction, cx.entry(), ACTION, Verb::Perform, Some(&list)).await?;
     transaction.commit().await.map_err(failure)
 }
 
@@ -114,16 +114,16 @@ pub(crate) async fn revoke_reading(cx: &Context) -> Result<(), Failure> {
         return Ok(());
     }
     let failure = |error| sql_failure(error, "revoke what the replication role could read");
-    let role = replication_role(&cx.agent.policy, &cx.participation);
+    let role = cx.agent.roles.replication(&cx.participation);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
-    if own_schema::ownership(&transaction, &cx.participation).await? != Ownership::Ours
+    if ledger::ownership(&transaction, &cx.participation).await? != Ownership::Ours
         || !transaction.query_one(ROLE_EXISTS, &[&role]).await.map_err(failure)?.get::<_, bool>(0)
     {
         return Ok(());
     }
     let mut granted = BTreeSet::new();
-    for result in own_schema::results(&transaction, ACTION).await? {
+    for result in ledger::results(&transaction, ACTION).await? {
         granted.extend(read(&result)?);
     }
     let grantee = quote_ident(&role);
@@ -143,7 +143,7 @@ pub(crate) async fn revoke_reading(cx: &Context) -> Result<(), Failure> {
             transaction.batch_execute(&statement).await.map_err(failure)?;
         }
     }
-    own_schema::record(&transaction, cx, ACTION, Verb::Undo).await?;
+    ledger::record(&transaction, cx.entry(), ACTION, Verb::Undo).await?;
     transaction.commit().await.map_err(failure)
 }
 

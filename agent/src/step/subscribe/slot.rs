@@ -11,19 +11,12 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::{CopyMethod, Reason};
 
 use super::grants::{grant_reading, revoke_reading};
-use super::maker::slot_session;
-use crate::agent::Agent;
-use crate::migration::Participation;
 use crate::names::former_slot;
-use crate::postgres::{CancelHandle, Purpose, Session, quote_ident, sql_failure};
-use crate::step::connect::{DESTINATION_SYSTEM, replication_role};
-use crate::step::patience::{Patience, is_passing, stalled};
+use crate::postgres::{CancelHandle, Purpose, Session, is_passing, quote_ident, sql_failure};
+use crate::slot::{SlotState, slot_state};
+use crate::step::patience::{Patience, stalled};
 use crate::step::{Context, Progress, Step, Survey};
 use crate::stream::{outgoing, outgoing_copy};
-
-/// The journal's note of the intent. While it is there, the watch looks after
-/// the slot.
-pub(crate) const SLOT_NOTE: &str = "slot";
 
 /// The slot is there already.
 const DUPLICATE_OBJECT: &str = "42710";
@@ -33,16 +26,6 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// How long the server may take to give up a cancelled creation.
 const CANCEL_LIMIT: Duration = Duration::from_secs(10);
-
-const SLOT_STATE: &str = "\
-SELECT coalesce(s.plugin::text, '') AS plugin,
-       coalesce(s.database::text, '') AS database,
-       s.temporary,
-       coalesce(s.wal_status, '') AS wal_status,
-       s.confirmed_flush_lsn::text,
-       s.active_pid
-FROM pg_replication_slots s
-WHERE s.slot_name = $1";
 
 /// The transactions that the creation waits for are locks that somebody holds,
 /// and such waits count for `lock_timeout`: this one has a limit of its own.
@@ -92,17 +75,6 @@ pub struct CreateSlotResult {
     pub consistent_point: String,
 }
 
-#[derive(Clone, Debug)]
-struct SlotState {
-    plugin: String,
-    database: String,
-    temporary: bool,
-    wal_status: String,
-    /// None while the slot is being made.
-    confirmed: Option<String>,
-    active_pid: Option<i32>,
-}
-
 /// What a slot of our name is.
 #[derive(Clone, Debug)]
 enum Found {
@@ -135,7 +107,7 @@ impl Step for CreateSlot {
             }
         }
         cx.fail_point("create_slot.perform.granted");
-        cx.agent.journal.set_note(&cx.participation.migration, SLOT_NOTE, &name)?;
+        cx.agent.slots.intend(&cx.participation.migration, &name)?;
         cx.fail_point("create_slot.perform.intended");
         match self.copy_method {
             // Boxed: both hold futures of logins.
@@ -167,52 +139,8 @@ impl Step for CreateSlot {
     }
 }
 
-/// Whether somebody uses a slot of our name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SlotUse {
-    /// There is none.
-    Absent,
-    /// Nobody uses it.
-    Idle,
-    /// This backend streams from it, or still makes it.
-    Active(i32),
-}
-
-/// Looks who uses our slot, in whatever state it is.
-///
-/// # Errors
-///
-/// [`Reason::ObjectConflict`] when the slot is not ours; otherwise what the
-/// server reports.
-pub(crate) async fn slot_use(
-    agent: &Agent,
-    participation: &Participation,
-    session: &Session,
-    name: &str,
-) -> Result<SlotUse, Failure> {
-    let Some(slot) = slot_state(session, name).await? else { return Ok(SlotUse::Absent) };
-    check_ours(agent, participation, name, &slot)?;
-    Ok(slot.active_pid.map_or(SlotUse::Idle, SlotUse::Active))
-}
-
-async fn slot_state(session: &Session, name: &str) -> Result<Option<SlotState>, Failure> {
-    let row = session
-        .query_opt(SLOT_STATE, &[&name])
-        .await
-        .map_err(|error| sql_failure(error, "look at the replication slot"))?;
-    Ok(row.map(|row| SlotState {
-        plugin: row.get(0),
-        database: row.get(1),
-        temporary: row.get(2),
-        wal_status: row.get(3),
-        confirmed: row.get(4),
-        active_pid: row.get(5),
-    }))
-}
-
 async fn find(cx: &Context, session: &Session, name: &str) -> Result<Found, Failure> {
-    let Some(slot) = slot_state(session, name).await? else { return Ok(Found::Nothing) };
-    check_ours(&cx.agent, &cx.participation, name, &slot)?;
+    let Some(slot) = cx.agent.slots.ours(&cx.participation, session, name).await? else { return Ok(Found::Nothing) };
     if slot.wal_status == "lost" {
         return Err(Failure::new(Reason::SlotLost, format!("replication slot {} was invalidated", quote_ident(name)))
             .detail("The source removed WAL that the slot needed. The copy has to start again.")
@@ -225,24 +153,6 @@ async fn find(cx: &Context, session: &Session, name: &str) -> Result<Found, Fail
         (None, Some(pid)) => Ok(Found::BeingMade(pid)),
         (None, None) => Ok(Found::Nothing),
     }
-}
-
-fn check_ours(agent: &Agent, participation: &Participation, name: &str, slot: &SlotState) -> Result<(), Failure> {
-    if slot.plugin != "pgoutput" || slot.database != participation.database || slot.temporary {
-        return Err(
-            conflict(name).detail(format!("It belongs to plugin {:?} and database {:?}.", slot.plugin, slot.database))
-        );
-    }
-    if agent.journal.note(&participation.migration, SLOT_NOTE)?.is_none() {
-        return Err(conflict(name).detail("This agent has not made it for this migration."));
-    }
-    Ok(())
-}
-
-fn conflict(name: &str) -> Failure {
-    Failure::new(Reason::ObjectConflict, format!("replication slot {} exists and is not ours", quote_ident(name)))
-        .hint(format!("If nobody needs it, run: SELECT pg_drop_replication_slot('{name}');"))
-        .effect(Effect::None)
 }
 
 /// Makes the slot, unless it is there. A backend of an attempt that died may
@@ -275,7 +185,7 @@ fn still_there() -> Failure {
 
 /// Makes the slot on a session of its own.
 async fn create(cx: &Context, name: &str) -> Result<(), Failure> {
-    let maker = slot_session(&cx.agent, &cx.participation, Purpose::Scan).await?;
+    let maker = cx.agent.slots.session(&cx.participation, Purpose::Scan).await?;
     maker.batch_execute(WAIT_FOR_LOCKS).await.map_err(|error| sql_failure(error, "create the replication slot"))?;
     let parameters: [&(dyn postgres_types::ToSql + Sync); 1] = [&name];
     let creation = async {
@@ -290,7 +200,7 @@ async fn keep_snapshot(cx: &Context, name: &str) -> Result<(), Failure> {
     let mut patience = Patience::new(cx);
     loop {
         cx.safe_point()?;
-        let creation = async { cx.agent.snapshots.open(&cx.agent, &cx.participation, None).await.map(|_| ()) };
+        let creation = async { cx.agent.snapshots.open(&cx.participation, None).await.map(|_| ()) };
         // The keeper's statement ends with its session, and that with the future.
         match attend(cx, name, creation, None).await {
             Err(failure) if failure.sqlstate.as_deref() == Some(DUPLICATE_OBJECT) => {
@@ -407,11 +317,11 @@ fn describe(blockers: &[Blocker]) -> String {
 /// What the server reports; [`Reason::Stalled`] when a slot stays in use.
 pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
     let migration = &cx.participation.migration;
-    if cx.agent.journal.note(migration, SLOT_NOTE)?.is_none() {
+    if !cx.agent.slots.is_intended(migration)? {
         return Ok(());
     }
-    let system = cx.agent.journal.note(migration, DESTINATION_SYSTEM)?.unwrap_or_default();
-    let role = replication_role(&cx.agent.policy, &cx.participation);
+    let system = cx.agent.slots.subscriber(migration)?;
+    let role = cx.agent.roles.replication(&cx.participation);
     let mut patience = Patience::new(cx);
     loop {
         cx.safe_point()?;
@@ -420,9 +330,8 @@ pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
             Err(failure) => patience.again(cx, failure, "the destination to let go of the replication slot").await?,
         }
     }
-    cx.agent.snapshots.forget(cx)?;
-    cx.agent.journal.clear_note(migration, SLOT_NOTE)?;
-    crate::watch::forget(&cx.agent.journal, migration)
+    cx.agent.snapshots.forget(migration)?;
+    cx.agent.slots.forget(migration)
 }
 
 async fn drop_slots(cx: &Context, system: &str, role: &str) -> Result<(), Failure> {
@@ -436,7 +345,7 @@ async fn drop_slots(cx: &Context, system: &str, role: &str) -> Result<(), Failur
     if rows.is_empty() {
         return Ok(());
     }
-    let dropper = slot_session(&cx.agent, &cx.participation, Purpose::Control).await?;
+    let dropper = cx.agent.slots.session(&cx.participation, Purpose::Control).await?;
     for row in rows {
         let (slot, active): (String, Option<i32>) = (row.get(0), row.get(1));
         if let Some(pid) = active {

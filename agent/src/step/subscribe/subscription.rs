@@ -23,13 +23,15 @@ use tokio_postgres::{GenericClient, Transaction};
 use zeroize::Zeroizing;
 
 use super::conninfo::{Target, csv_line};
+use crate::ledger;
 use crate::migration::Participation;
 use crate::names;
-use crate::postgres::own_schema;
-use crate::postgres::{Purpose, Secret, ServerVersion, Session, Walsender, quote_ident, quote_literal, sql_failure};
-use crate::step::connect::{ReplicationAccess, hba_name};
+use crate::postgres::{
+    Purpose, Secret, ServerVersion, Session, Walsender, hush, quote_ident, quote_literal, sql_failure,
+};
+use crate::role::{ReplicationAccess, hba_name};
 use crate::step::patience::Patience;
-use crate::step::{Context, Progress, Step, Survey, quiet};
+use crate::step::{Context, Progress, Step, Survey};
 use crate::stream::incoming;
 
 const SUBSCRIPTION: &str = "\
@@ -131,12 +133,12 @@ impl Step for CreateSubscription {
                 (ConnectionPath::Direct, None) => "require",
             },
         };
-        quiet::hush(&session).await?;
+        hush(&session).await?;
         let mut patience = Patience::new(cx);
         while let Err(failure) = self.write(cx, &mut session, &name, &target, &access, source).await {
             patience.again(cx, failure, "a lock on the subscription").await?;
             session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-            quiet::hush(&session).await?;
+            hush(&session).await?;
         }
         cx.fail_point("create_subscription.perform.created");
         cx.agent.journal.clear_note(&cx.participation.migration, PASSWORD_ASKED)?;
@@ -164,7 +166,7 @@ impl CreateSubscription {
     async fn address(&self, cx: &Context) -> Result<(String, u16), Failure> {
         match self.path {
             ConnectionPath::Tunnel => {
-                let address = cx.agent.tunnels.ensure(&cx.agent, &cx.participation).await?;
+                let address = cx.agent.tunnels.ensure(&cx.participation).await?;
                 Ok((address.ip().to_string(), address.port()))
             }
             ConnectionPath::Direct => {
@@ -210,7 +212,7 @@ pub(crate) async fn make_subscription(
     let statement = create_statement(name, access, "%L", &options);
     let transaction = session.transaction().await.map_err(failure)?;
     with_connection(&transaction, &statement, &line).await.map_err(privilege_hint)?;
-    own_schema::record(&transaction, cx, ActKind::CreateWayBack, Verb::Perform).await?;
+    ledger::record(&transaction, cx.entry(), ActKind::CreateWayBack, Verb::Perform).await?;
     transaction.commit().await.map_err(failure)
 }
 
@@ -250,7 +252,7 @@ impl CreateSubscription {
                 with_connection(&transaction, &statement, &line).await.map_err(privilege_hint)?;
             }
         }
-        own_schema::record(&transaction, cx, ActKind::CreateSubscription, Verb::Perform).await?;
+        ledger::record(&transaction, cx.entry(), ActKind::CreateSubscription, Verb::Perform).await?;
         transaction.commit().await.map_err(failure)
     }
 }

@@ -14,8 +14,9 @@ use super::notebook::TableNote;
 use crate::comparison::{
     ComparedTable, Digest, MOST_BUCKETS, Part, PartDigest, Questions, Reader, RowKey, Suspect, Which, differing,
 };
+use crate::postgres::is_passing;
 use crate::step::Context;
-use crate::step::patience::{Patience, is_passing};
+use crate::step::patience::Patience;
 
 /// Rows of the first part of a table.
 const FIRST_ROWS: u32 = 4_096;

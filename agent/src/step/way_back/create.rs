@@ -14,12 +14,13 @@ use pgportage_proto::ConnectionPath;
 use tokio_postgres::Client;
 
 use super::lost;
+use crate::ledger;
 use crate::names;
-use crate::postgres::{Purpose, ServerVersion, Session, own_schema, quote_ident, sql_failure};
-use crate::step::connect::ReplicationAccess;
+use crate::postgres::{Purpose, ServerVersion, Session, hush, quote_ident, sql_failure};
+use crate::role::ReplicationAccess;
 use crate::step::patience::{Patience, stalled};
 use crate::step::subscribe::{drop_subscription, make_subscription, prove_login, subscription};
-use crate::step::{Context, Progress, Step, Survey, quiet};
+use crate::step::{Context, Progress, Step, Survey};
 use crate::stream::{Stream, incoming};
 
 /// Journal note: a password was asked for, and the subscription may carry another.
@@ -67,7 +68,7 @@ impl Step for CreateWayBack {
         report(cx, "the destination's agent, for a login");
         let row = session.query_one(SYSTEM_IDENTIFIER, &[]).await;
         let system: String = row.map_err(|error| sql_failure(error, "read the system identifier"))?.get(0);
-        let address = cx.agent.tunnels.ensure(&cx.agent, &cx.participation).await?;
+        let address = cx.agent.tunnels.ensure(&cx.participation).await?;
         cx.agent.journal.set_note(migration, PASSWORD_ASKED, "yes")?;
         let access = cx.agent.peers.call(&cx.participation).await?.replication_access(&system).await?;
         cx.fail_point("create_way_back.perform.access");
@@ -75,7 +76,7 @@ impl Step for CreateWayBack {
         let (host, port) = (address.ip().to_string(), address.port());
         let version = prove_login(cx, ConnectionPath::Tunnel, &host, port, &access).await?;
         let entrance = Entrance { host, port, version };
-        quiet::hush(&session).await?;
+        hush(&session).await?;
         if cx.agent.journal.note(migration, PROVED)?.is_none() {
             cx.fail_point("create_way_back.perform.proving");
             prove(cx, &mut session, &name, &entrance, &access).await?;
@@ -136,7 +137,7 @@ impl Entrance {
         {
             patience.again(cx, failure, "the destination's answer, through the link").await?;
             *session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-            quiet::hush(session).await?;
+            hush(session).await?;
             // What was committed without an answer is there under its name.
             remove(cx, name).await?;
         }
@@ -195,7 +196,7 @@ async fn prove(
 
 /// The newest heartbeat that has come back.
 async fn beat(client: &Client) -> Result<i64, Failure> {
-    let table = own_schema::table(Stream::Back.heartbeat_table());
+    let table = ledger::table(Stream::Back.heartbeat_table());
     let row = client
         .query_opt(&format!("SELECT sequence FROM {table} WHERE id = 1"), &[])
         .await

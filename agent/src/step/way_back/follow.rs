@@ -11,7 +11,8 @@ use pgportage_proto::{ActKind, Reason, Verb};
 use tokio_postgres::Client;
 
 use super::lost;
-use crate::postgres::{Purpose, own_schema, quote_ident, sql_failure};
+use crate::ledger;
+use crate::postgres::{Purpose, quote_ident, sql_failure};
 use crate::step::patience::{Patience, stalled};
 use crate::step::subscribe::subscription;
 use crate::step::{Context, Progress, Step, Survey};
@@ -64,7 +65,7 @@ impl Step for FollowStream {
             .batch_execute(&format!("ALTER SUBSCRIPTION {} ENABLE", quote_ident(&name)))
             .await
             .map_err(failure)?;
-        own_schema::record(&transaction, cx, ActKind::FollowStream, Verb::Perform).await?;
+        ledger::record(&transaction, cx.entry(), ActKind::FollowStream, Verb::Perform).await?;
         transaction.commit().await.map_err(failure)?;
         cx.fail_point("follow_stream.perform.enabled");
         cx.report(Progress { subject: "the first heartbeat of the other side".to_owned(), ..Progress::default() });
@@ -88,7 +89,7 @@ impl Step for FollowStream {
 }
 
 async fn beat(cx: &Context, client: &Client) -> Result<i64, Failure> {
-    let table = own_schema::table(Stream::followed_by(cx.participation.side).heartbeat_table());
+    let table = ledger::table(Stream::followed_by(cx.participation.side).heartbeat_table());
     let row = client
         .query_opt(&format!("SELECT sequence FROM {table} WHERE id = 1"), &[])
         .await

@@ -21,7 +21,6 @@ use pgportage_proto::MigrationId;
 use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::postgres::{Purpose, Session, sql_failure};
-use crate::step::subscribe::{SLOT_NOTE, slot_session};
 use crate::stream::outgoing;
 
 /// Time between two moves: WAL of so long is kept, and decoded at the next move.
@@ -66,7 +65,7 @@ async fn move_along(
     participation: &Participation,
     sessions: &mut HashMap<MigrationId, Session>,
 ) -> Result<(), Failure> {
-    if agent.journal.note(&participation.migration, SLOT_NOTE)?.is_none() {
+    if !agent.slots.is_intended(&participation.migration)? {
         return Ok(());
     }
     let failure = |error| sql_failure(error, "move an idle slot");
@@ -79,6 +78,6 @@ async fn move_along(
     if !known || !session.query_one(CLOSED, &[]).await.map_err(failure)?.get::<_, bool>(0) {
         return Ok(());
     }
-    let mover = slot_session(agent, participation, Purpose::Scan).await?;
+    let mover = agent.slots.session(participation, Purpose::Scan).await?;
     mover.query(MOVE, &[&outgoing(participation), &position]).await.map(drop).map_err(failure)
 }

@@ -13,9 +13,9 @@ use pgportage_proto::{ActKind, Reason};
 use tokio_postgres::Client;
 
 use super::lost;
-use crate::postgres::{Lsn, Purpose, own_schema, sql_failure};
+use crate::ledger;
+use crate::postgres::{Lsn, Purpose, sql_failure};
 use crate::step::patience::Patience;
-use crate::step::subscribe::{SLOT_NOTE, slot_session};
 use crate::step::{Context, Step, Survey};
 use crate::stream::{outgoing, outgoing_copy};
 
@@ -70,7 +70,7 @@ impl Step for KeepStream {
             return Err(Failure::new(Reason::WrongState, format!("the {} has not opened", cx.participation.side))
                 .effect(Effect::None));
         }
-        if cx.agent.journal.note(migration, SLOT_NOTE)?.is_none() {
+        if !cx.agent.slots.is_intended(migration)? {
             return Err(lost(format!("the slot on the {} was given up", cx.participation.side)));
         }
         let begin = beginning(&session).await?;
@@ -94,7 +94,7 @@ impl Step for KeepStream {
 
 /// The position that was noted in the transaction of the decision.
 pub(crate) async fn beginning(client: &Client) -> Result<Lsn, Failure> {
-    let noted = own_schema::results(client, ActKind::OpenDestination).await?;
+    let noted = ledger::results(client, ActKind::OpenDestination).await?;
     noted
         .last()
         .and_then(|bytes| std::str::from_utf8(bytes).ok())
@@ -104,7 +104,7 @@ pub(crate) async fn beginning(client: &Client) -> Result<Lsn, Failure> {
 
 async fn keep(cx: &Context, begin: Lsn) -> Result<(), Failure> {
     let (name, copy) = (outgoing(&cx.participation), outgoing_copy(&cx.participation));
-    let session = slot_session(&cx.agent, &cx.participation, Purpose::Scan).await?;
+    let session = cx.agent.slots.session(&cx.participation, Purpose::Scan).await?;
     let failure = |error| sql_failure(error, "fix where the way back begins");
     if position(&session, &copy).await?.is_none() {
         let now = position(&session, &name)

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use pgportage_agent::metrics::Traffic;
+use pgportage_agent::figures::Traffic;
 use pgportage_agent::migration::Participation;
-use pgportage_agent::peer::{Blocks, Packing, Peers};
+use pgportage_agent::peer::{Announcement, Blocks, Compression, Packing, Peers};
 use pgportage_agent::postgres::{RelationName, ServerVersion};
 use pgportage_agent::snapshot::SnapshotTable;
-use pgportage_agent::step::cutover::Announcement;
 use pgportage_link::identity::Role;
 use pgportage_link::relay::Relay;
 use pgportage_link::{Clock, Failure, Remedy};
@@ -72,7 +71,13 @@ async fn only_the_other_agent_of_the_migration_is_served() {
         [(Role::Agent, "gamma"), (Role::Operator, "beta"), (Role::Operator, "ada"), (Role::Coordinator, "main")]
     {
         let identity = world.identity(role, name);
-        let peers = Peers::new(identity.clone(), policy.clone(), Relay::new("127.0.0.1:1", "main", identity), Clock);
+        let peers = Peers::new(
+            identity.clone(),
+            policy.peers().clone(),
+            Relay::new("127.0.0.1:1", "main", identity),
+            Compression::default(),
+            Clock,
+        );
         for (method, failure) in call_everything(&peers, &on_destination).await {
             let failure = failure.unwrap_or_else(|| panic!("{role} {name} was served {method}"));
             let expected = if role == Role::Agent { Reason::PeerRefused } else { Reason::WrongRole };

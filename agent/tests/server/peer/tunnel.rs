@@ -1,7 +1,6 @@
 //! PostgreSQL's own protocol through the tunnel.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
 use pgportage_agent::peer::{Compression, Packing, Peers};
@@ -20,7 +19,7 @@ use crate::world::{PATIENCE, World, migration};
 
 async fn listen(world: &World) -> SocketAddr {
     let agent = &world.destination_agent;
-    agent.tunnels.ensure(agent, &world.on(Side::Destination)).await.unwrap()
+    agent.tunnels.ensure(&world.on(Side::Destination)).await.unwrap()
 }
 
 async fn through(world: &World, address: SocketAddr) -> anyhow::Result<Client> {
@@ -45,7 +44,7 @@ async fn the_link_is_measured_once() {
     let settled = |compression| {
         let relay = Relay::new("127.0.0.1:1", "main", identity.clone());
         let policy = world.destination_agent.policy.clone();
-        Peers::new(identity.clone(), policy, relay, Clock).with_compression(compression)
+        Peers::new(identity.clone(), policy.peers().clone(), relay, compression, Clock)
     };
     let (always, never, curious) = (settled(Compression::Zstd), settled(Compression::Off), settled(Compression::Auto));
     world.cut_link();
@@ -170,7 +169,7 @@ async fn the_port_survives_a_restart_and_goes_with_the_migration() {
     })
     .await
     .unwrap();
-    agent.tunnels.resume(agent).unwrap();
+    agent.tunnels.resume().unwrap();
     wait::until("a session through the tunnel", PATIENCE, || async {
         Ok(match through(&world, address).await {
             Ok(_) => Seen::Done(()),
@@ -181,12 +180,17 @@ async fn the_port_survives_a_restart_and_goes_with_the_migration() {
     .unwrap();
 
     // A port that somebody else took is no reason to choose another.
-    let other = Tunnels::new();
-    assert!(other.ensure(agent, &world.on(Side::Destination)).await.is_err());
+    let other = Tunnels::new(
+        agent.settings.tunnel.clone(),
+        agent.journal.clone(),
+        agent.peers.clone(),
+        agent.traffic.clone(),
+        agent.tasks.clone(),
+    );
+    assert!(other.ensure(&world.on(Side::Destination)).await.is_err());
     agent.tunnels.close(&migration());
-    let agent = Arc::clone(agent);
     let again = wait::until("the port to be free", PATIENCE, || async {
-        Ok(match other.ensure(&agent, &world.on(Side::Destination)).await {
+        Ok(match other.ensure(&world.on(Side::Destination)).await {
             Ok(again) => Seen::Done(again),
             Err(failure) => Seen::NotYet(failure.message),
         })

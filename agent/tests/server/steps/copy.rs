@@ -210,7 +210,7 @@ async fn rows_come_no_faster_than_they_may() {
     const SLOW: i64 = 4 << 20;
     let world = ready(Options::default()).await;
     let agent = &world.source_agent;
-    let tune = |rate: i64| agent.snapshots.tune(&agent.journal, &crate::world::migration(), Rate::limit(rate)).unwrap();
+    let tune = |rate: i64| agent.snapshots.tune(&crate::world::migration(), Rate::limit(rate)).unwrap();
     // Before there is anything to read.
     tune(SLOW);
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();

@@ -131,7 +131,7 @@ async fn an_outage_of_the_link_is_lag_and_passes() {
     perform(&world, Side::Source, &low).await;
     world.cut_link();
     let agent = std::sync::Arc::clone(&world.source_agent);
-    let lag = || agent.heartbeats.reading(&agent, &crate::world::migration()).map(|reading| reading.lag);
+    let lag = || agent.heartbeats.reading(&crate::world::migration()).map(|reading| reading.lag);
     let grows = async {
         while lag().is_none_or(|lag| lag < Duration::from_secs(4)) {
             agent.clock.sleep(Duration::from_millis(50)).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pgportage_agent::metrics::HeldBack;
+use pgportage_agent::figures::HeldBack;
 use pgportage_agent::peer::{Blocks, Packing};
 use pgportage_agent::protection;
 use pgportage_agent::snapshot::Rate;
@@ -48,7 +48,7 @@ async fn readers_give_way_to_a_standby_that_falls_behind() {
     tokio::spawn(protection::run(Arc::clone(agent)));
 
     // Slow enough to be there all the while.
-    let tune = |rate: i64| agent.snapshots.tune(&agent.journal, &migration(), Rate::limit(rate)).unwrap();
+    let tune = |rate: i64| agent.snapshots.tune(&migration(), Rate::limit(rate)).unwrap();
     tune(512 << 10);
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
     let snapshot = peer.open_snapshot("", Duration::from_secs(30)).await.unwrap();

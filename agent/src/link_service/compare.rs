@@ -11,11 +11,11 @@ use tonic::Status;
 use v1::compare_rows_request::Message as Question;
 use v1::compare_rows_response::Message as Answer;
 
-use super::message::{decode_part, encode_content, encode_digest, encode_row, encode_table, encode_written};
-use super::part::{Part, Which};
-use super::reader::Reader;
-use super::table::ComparedTable;
 use crate::agent::Agent;
+use crate::comparison::{
+    ComparedTable, Part, Reader, Which, decode_part, encode_content, encode_digest, encode_row, encode_table,
+    encode_written,
+};
 use crate::migration::Participation;
 use crate::postgres::RelationName;
 use crate::step::cutover;
@@ -143,7 +143,7 @@ impl Source {
         for part in &parts {
             self.check(part).await?;
         }
-        let leave = self.agent.snapshots.leave(&self.agent.journal, &self.participation.migration)?;
+        let leave = self.agent.snapshots.leave(&self.participation.migration)?;
         leave.wait().await;
         let digests = self.reader().await?.digests(&parts).await?;
         let bytes: i64 = digests.iter().map(|digest| digest.size_bytes).sum();

@@ -2,7 +2,7 @@
 
 use pgportage_link::Failure;
 
-use crate::postgres::{Session, sql_failure};
+use super::{Session, sql_failure};
 
 /// Settings by which a statement's text may reach the log or a view, with the
 /// value that keeps it out.

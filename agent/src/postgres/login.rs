@@ -16,9 +16,8 @@ use tokio::process::Command;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::names::APPLICATION_PREFIX;
-use crate::postgres::Secret;
-use crate::settings::Settings;
+use super::Secret;
+use super::door::{APPLICATION_PREFIX, Door};
 
 /// Variables a child may inherit. Everything else could lead it elsewhere
 /// (`PGHOST`, `PGSERVICE`, …) or is none of its business.
@@ -39,15 +38,16 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    /// Prepares a login to a database of the agent's own server. `purpose`
-    /// becomes part of `application_name`.
+    /// Prepares a login to a database of the agent's own server, by the role and at
+    /// the address of its door. `purpose` becomes part of `application_name`; a
+    /// passfile that has to be made is made under `state_dir`.
     ///
     /// # Errors
     ///
     /// [`Reason::ConfigurationInvalid`] when the password file cannot be used,
     /// [`Reason::StoreUnwritable`] when the passfile cannot be written.
-    pub(crate) fn prepare(settings: &Settings, database: &str, purpose: &str) -> Result<Self, Failure> {
-        let postgres = &settings.postgres;
+    pub(crate) fn prepare(door: &Door, state_dir: &Path, database: &str, purpose: &str) -> Result<Self, Failure> {
+        let postgres = door.settings();
         let port = postgres.port.to_string();
         let application = application_name(purpose);
         let connection = [
@@ -66,7 +66,7 @@ impl Login {
         let (passfile, directory) = match (&postgres.password_file, &postgres.passfile) {
             (Some(path), _) => {
                 let secret = Secret::from_file(path)?;
-                let directory = private_directory(&settings.state_dir).map_err(|error| unwritable(&error))?;
+                let directory = private_directory(state_dir).map_err(|error| unwritable(&error))?;
                 let passfile = directory.path().join("passfile");
                 write_passfile(&passfile, &secret).map_err(|error| unwritable(&error))?;
                 (Some(passfile), Some(directory))

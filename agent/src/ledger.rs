@@ -10,11 +10,10 @@ use tokio::try_join;
 use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Transaction};
 
-use super::access::{DECISION_TABLE_DDL, FENCE_TABLE_DDL};
-use super::{quote_ident, sql_failure};
 use crate::migration::Participation;
 use crate::names;
-use crate::step::Context;
+use crate::postgres::access::{DECISION_TABLE_DDL, FENCE_TABLE_DDL};
+use crate::postgres::{quote_ident, sql_failure};
 
 /// Layout of the tables below. Grows when an older agent could not read them.
 const FORMAT: i32 = 1;
@@ -108,6 +107,17 @@ pub enum Ownership {
     Other(String),
 }
 
+/// Whose act a row of the ledger records: the command, and who decided it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// The command's identifier, the key of the row.
+    pub command_id: &'a str,
+    /// Epoch of the coordinator that sent it.
+    pub leader_epoch: i64,
+    /// Digest of the plan it belongs to.
+    pub plan_digest: &'a [u8],
+}
+
 /// The row of one command in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
@@ -164,8 +174,7 @@ fn conflict(owner: &str, migration: &MigrationId) -> Failure {
 ///
 /// [`Reason::ObjectConflict`] when schema `pgportage` is not this migration's;
 /// otherwise what the server reports.
-pub async fn ensure(transaction: &Transaction<'_>, cx: &Context) -> Result<(), Failure> {
-    let participation = &cx.participation;
+pub async fn ensure(transaction: &Transaction<'_>, participation: &Participation) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "make schema pgportage");
     match ownership(transaction, participation).await? {
         Ownership::Ours => {}
@@ -208,11 +217,15 @@ pub async fn ensure(transaction: &Transaction<'_>, cx: &Context) -> Result<(), F
 ///
 /// [`Reason::StaleEpoch`] when a later coordinator has written in the ledger;
 /// otherwise what the server reports.
-pub async fn remove(transaction: &Transaction<'_>, cx: &Context) -> Result<(), Failure> {
-    match ownership(transaction, &cx.participation).await? {
+pub async fn remove(
+    transaction: &Transaction<'_>,
+    participation: &Participation,
+    leader_epoch: i64,
+) -> Result<(), Failure> {
+    match ownership(transaction, participation).await? {
         Ownership::Absent | Ownership::Other(_) => Ok(()),
         Ownership::Ours => {
-            check_epoch(transaction, cx).await?;
+            check_epoch(transaction, leader_epoch).await?;
             transaction.batch_execute(DROP_SCHEMA).await.map_err(|error| sql_failure(error, "drop schema pgportage"))
         }
     }
@@ -225,8 +238,13 @@ pub async fn remove(transaction: &Transaction<'_>, cx: &Context) -> Result<(), F
 ///
 /// [`Reason::StaleEpoch`] when a later coordinator has written in the ledger;
 /// otherwise what the server reports.
-pub async fn record(transaction: &Transaction<'_>, cx: &Context, action: ActKind, verb: Verb) -> Result<(), Failure> {
-    record_with(transaction, cx, action, verb, None).await
+pub async fn record(
+    transaction: &Transaction<'_>,
+    entry: Entry<'_>,
+    action: ActKind,
+    verb: Verb,
+) -> Result<(), Failure> {
+    record_with(transaction, entry, action, verb, None).await
 }
 
 /// As [`record`], and keeps `result` in the row.
@@ -236,13 +254,13 @@ pub async fn record(transaction: &Transaction<'_>, cx: &Context, action: ActKind
 /// As [`record`].
 pub async fn record_with(
     transaction: &Transaction<'_>,
-    cx: &Context,
+    entry: Entry<'_>,
     action: ActKind,
     verb: Verb,
     result: Option<&[u8]>,
 ) -> Result<(), Failure> {
-    check_epoch(transaction, cx).await?;
-    write_row(transaction, cx, action, verb, result).await
+    check_epoch(transaction, entry.leader_epoch).await?;
+    write_row(transaction, entry, action, verb, result).await
 }
 
 /// The ledger row itself: the second half of [`record_with`], behind [`check_epoch`] in the
@@ -253,7 +271,7 @@ pub async fn record_with(
 /// What the server reports.
 pub async fn write_row(
     transaction: &impl GenericClient,
-    cx: &Context,
+    entry: Entry<'_>,
     action: ActKind,
     verb: Verb,
     result: Option<&[u8]>,
@@ -262,11 +280,11 @@ pub async fn write_row(
         .query_typed(
             RECORD,
             &[
-                (&cx.command_id, Type::TEXT),
+                (&entry.command_id, Type::TEXT),
                 (&action.as_str(), Type::TEXT),
                 (&verb.as_str(), Type::TEXT),
-                (&cx.leader_epoch, Type::INT8),
-                (&cx.plan_digest, Type::BYTEA),
+                (&entry.leader_epoch, Type::INT8),
+                (&entry.plan_digest, Type::BYTEA),
                 (&result, Type::BYTEA),
             ],
         )
@@ -321,16 +339,16 @@ pub async fn highest_epoch(client: &impl GenericClient) -> Result<i64, Failure> 
 /// # Errors
 ///
 /// [`Reason::StaleEpoch`]; otherwise what the server reports.
-pub async fn check_epoch(transaction: &impl GenericClient, cx: &Context) -> Result<(), Failure> {
+pub async fn check_epoch(transaction: &impl GenericClient, leader_epoch: i64) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "read the ledger");
     // In one round trip: the server locks before it looks.
     let ((), highest) =
         try_join!(biased; transaction.batch_execute(LOCK_LEDGER), transaction.query_typed_one(HIGHEST_EPOCH, &[]))
             .map_err(failure)?;
     let highest: i64 = highest.get(0);
-    if highest > cx.leader_epoch {
+    if highest > leader_epoch {
         return Err(Failure::new(Reason::StaleEpoch, "a later coordinator has worked on this database")
-            .detail(format!("The command carries epoch {}; the ledger knows {highest}.", cx.leader_epoch))
+            .detail(format!("The command carries epoch {leader_epoch}; the ledger knows {highest}."))
             .remedy(Remedy::Operator)
             .effect(Effect::None));
     }

@@ -5,6 +5,9 @@
 //! this agent has the side that the method belongs to. Whoever is not that
 //! agent hears the same answer whether or not the migration exists.
 
+mod compare;
+mod dump;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,21 +26,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::dump;
-use super::packing::{Chunk, Packer, Packing};
-use super::pump::{CHUNKS_WAITING, carry};
-use super::snapshot::{decode_held_point, decode_range, encode_snapshot_table};
-use super::statistics::{encode_conditions, encode_piece};
-use super::{schema, speed};
 use crate::agent::Agent;
-use crate::comparison;
 use crate::drift;
 use crate::migration::Participation;
+use crate::peer::{
+    Announcement, CHUNKS_WAITING, Chunk, Packer, Packing, Resolution, carry, decode_held_point, decode_range,
+    encode_conditions, encode_listing, encode_piece, encode_snapshot_table, make_noise, packing_speed,
+};
 use crate::postgres::RelationName;
 use crate::snapshot::Piece;
 use crate::statistics;
-use crate::step::connect;
-use crate::step::cutover::{Announcement, Resolution, heed, resolve};
+use crate::step::cutover::{heed, resolve};
 
 /// How long the first message of a tunnel may take.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -172,9 +171,7 @@ impl PeerService for Service {
         let message = request.get_ref();
         let participation =
             self.authorise_follower(request.extensions().get(), &message.migration_id).map_err(to_status)?;
-        let access = connect::replication_access(&self.agent, &participation, &message.system_identifier)
-            .await
-            .map_err(to_status)?;
+        let access = self.agent.roles.access(&participation, &message.system_identifier).await.map_err(to_status)?;
         tracing::info!(
             migration.id = %participation.migration,
             role = access.role_name,
@@ -218,11 +215,11 @@ impl PeerService for Service {
         let permit = self.permit(&self.measurements, "measurements").map_err(to_status)?;
         let clock = self.agent.clock;
         // A core for twenty milliseconds: not one that carries others' calls.
-        let packing = tokio::task::spawn_blocking(move || speed::packing_speed(clock)).await.unwrap_or(0);
+        let packing = tokio::task::spawn_blocking(move || packing_speed(clock)).await.unwrap_or(0);
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING);
         self.agent.tasks.spawn(async move {
             let _permit = permit;
-            speed::make_noise(clock, chunks).await;
+            make_noise(clock, chunks).await;
         });
         let first = v1::MeasureLinkResponse {
             filler: Bytes::new(),
@@ -238,7 +235,7 @@ impl PeerService for Service {
         let participation =
             self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
         let held = decode_held_point(&message.held_point).map_err(to_status)?;
-        let opened = self.agent.snapshots.open(&self.agent, &participation, held).await.map_err(to_status)?;
+        let opened = self.agent.snapshots.open(&participation, held).await.map_err(to_status)?;
         Ok(Response::new(v1::OpenSnapshotResponse {
             consistent_point: opened.snapshot.consistent_point.clone(),
             tables: opened.tables().map(|(table, change)| encode_snapshot_table(table, change)).collect(),
@@ -252,15 +249,11 @@ impl PeerService for Service {
         let participation =
             self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
         let permit = self.permit(&self.readers, "readers").map_err(to_status)?;
-        let snapshot = self
-            .agent
-            .snapshots
-            .get(&self.agent, &participation.migration, &message.consistent_point)
-            .await
-            .map_err(to_status)?;
+        let snapshot =
+            self.agent.snapshots.get(&participation.migration, &message.consistent_point).await.map_err(to_status)?;
         let packer = Packer::new(Packing::from_wire(message.compression()), self.agent.traffic.rows());
         let range = decode_range(request.into_inner()).map_err(to_status)?;
-        let pieces = snapshot.read(&self.agent, range, packer).await.map_err(to_status)?;
+        let pieces = snapshot.read(range, packer).await.map_err(to_status)?;
         let stream = ReceiverStream::new(pieces).map(move |piece| {
             // Given back with the stream.
             let _permit = &permit;
@@ -280,11 +273,7 @@ impl PeerService for Service {
         let message = request.get_ref();
         let participation =
             self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
-        self.agent
-            .snapshots
-            .release(&self.agent, &participation.migration, &message.consistent_point)
-            .await
-            .map_err(to_status)?;
+        self.agent.snapshots.release(&participation.migration, &message.consistent_point).await.map_err(to_status)?;
         Ok(Response::new(v1::ReleaseSnapshotResponse {}))
     }
 
@@ -297,8 +286,9 @@ impl PeerService for Service {
         let permit = self.permit(&self.readers, "readers").map_err(to_status)?;
         let packer = Packer::new(Packing::from_wire(message.compression()), self.agent.traffic.rows());
         let tables: Vec<_> = request.into_inner().tables.into_iter().map(RelationName::from).collect();
-        let reading =
-            statistics::read(&self.agent, &participation, &tables, permit, packer).await.map_err(to_status)?;
+        let reading = statistics::read(&self.agent.door, &self.agent.tasks, &participation, &tables, permit, packer)
+            .await
+            .map_err(to_status)?;
         let first = tokio_stream::iter([Ok(encode_conditions(&reading.conditions))]);
         let pieces = ReceiverStream::new(reading.pieces).map(|piece| piece.map(encode_piece).map_err(to_status));
         Ok(Response::new(Box::pin(first.chain(pieces))))
@@ -333,7 +323,7 @@ impl PeerService for Service {
         let agent = Arc::clone(&self.agent);
         self.agent.tasks.spawn(async move {
             let _permit = permit;
-            comparison::answer(agent, participation, questions, answers).await;
+            compare::answer(agent, participation, questions, answers).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(waiting))))
     }
@@ -414,7 +404,7 @@ impl PeerService for Service {
     async fn watch_heartbeat(&self, request: Request<v1::WatchHeartbeatRequest>) -> Answer<Self::WatchHeartbeatStream> {
         let participation =
             self.authorise_publisher(request.extensions().get(), &request.get_ref().migration_id).map_err(to_status)?;
-        let numbers = crate::heartbeat::arrivals(&self.agent, &participation);
+        let numbers = crate::heartbeat::arrivals(&self.agent.door, &self.agent.tasks, &participation);
         let stream = numbers.map(|sequence| Ok(v1::WatchHeartbeatResponse { sequence }));
         Ok(Response::new(Box::pin(stream)))
     }
@@ -424,8 +414,8 @@ impl PeerService for Service {
     async fn watch_schema(&self, request: Request<v1::WatchSchemaRequest>) -> Answer<Self::WatchSchemaStream> {
         let participation =
             self.authorise_follower(request.extensions().get(), &request.get_ref().migration_id).map_err(to_status)?;
-        let listings = drift::published(&self.agent, &participation);
-        let stream = listings.flat_map(|listing| tokio_stream::iter(schema::encode_listing(listing)));
+        let listings = drift::published(&self.agent.door, &self.agent.tasks, &participation);
+        let stream = listings.flat_map(|listing| tokio_stream::iter(encode_listing(listing)));
         Ok(Response::new(Box::pin(stream)))
     }
 

@@ -12,13 +12,11 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::complaint;
-use super::login::Login;
-use super::programs::{self, Program, Tool};
-use super::pump::{CHUNK_BYTES, CHUNKS_WAITING};
 use crate::agent::Agent;
 use crate::names;
-use crate::postgres::{Purpose, ServerVersion};
+use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING};
+use crate::postgres::programs::{self, Program, Tool};
+use crate::postgres::{Login, Purpose, ServerVersion, listen_to_complaint, told_complaint};
 
 /// Pieces of an archive; none, or an error, is the last one. Without one of them
 /// the dump was given up.
@@ -42,7 +40,7 @@ pub(crate) async fn start(
     restore_major: i32,
 ) -> Result<DumpStream, Failure> {
     let program = choose(agent, database, restore_major).await?;
-    let login = Login::prepare(&agent.settings, database, "dump")?;
+    let login = Login::prepare(&agent.door, &agent.settings.state_dir, database, "dump")?;
     let mut command = login.command(&program.path);
     command
         .args(["--format=custom", "--schema-only", "--no-publications", "--no-subscriptions"])
@@ -118,7 +116,7 @@ async fn carry(
         let stderr = child.stderr.take();
         async move {
             match stderr {
-                Some(stderr) => complaint::listen(stderr, |_| ()).await,
+                Some(stderr) => listen_to_complaint(stderr, |_| ()).await,
                 None => String::new(),
             }
         }
@@ -148,7 +146,7 @@ async fn carry(
 }
 
 fn failed(program: &Program, complaint: &str) -> Failure {
-    let told = complaint::told(Tool::Dump.as_str(), complaint);
+    let told = told_complaint(Tool::Dump.as_str(), complaint);
     Failure::new(Reason::PgDumpFailed, "pg_dump failed on the source")
         .detail(format!("{} {} said: {told}", program.path.display(), program.version))
         .hint("The agent's role needs SELECT on every table and USAGE on every schema of the database.")
