@@ -58,7 +58,7 @@ pub struct Limits {
     pub lock_timeout: Duration,
     /// Longest time the barrier may take to be granted, all tables together.
     pub barrier_timeout: Duration,
-    /// Who gives way when the barrier and an application wait for each other.
+    /// What gives way when the barrier and an application wait for each other.
     pub barrier_conflict: BarrierConflict,
     /// Longest outage that may be asked for.
     pub max_outage: Duration,
@@ -102,12 +102,14 @@ impl Default for Limits {
     }
 }
 
-/// Who gives way when the barrier and an application wait for each other.
+/// What gives way when the barrier and an application wait for each other: neither can
+/// get out by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BarrierConflict {
-    /// The application's statement is cancelled after 20 ms.
+    /// The application's statement is cancelled, as soon as it is seen. The agent looks
+    /// every 5 ms.
     Cancel,
-    /// The barrier is given up, and tried again later.
+    /// The switchover is taken back; no statement of an application is cancelled.
     Yield,
 }
 

@@ -166,6 +166,9 @@ reasons! {
     SuperuserSession = "SUPERUSER_SESSION",
     /// The table locks were not granted in time.
     BarrierTimeout = "BARRIER_TIMEOUT",
+    /// The table locks and an application wait for each other, and the policy lets the
+    /// application go on.
+    BarrierConflict = "BARRIER_CONFLICT",
     /// The pooler's console does not answer.
     PoolerUnreachable = "POOLER_UNREACHABLE",
     /// The pooler is not what the agent's policy says, or cannot be led elsewhere.

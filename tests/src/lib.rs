@@ -22,6 +22,8 @@ pub mod pooled;
 pub mod postgres_versions;
 pub mod proxy;
 pub mod service;
+#[cfg(test)]
+mod settings_read;
 pub mod site;
 pub mod traces;
 pub mod wait;

@@ -3,6 +3,7 @@
 //! are taken back, also after a death between any two of their effects.
 
 mod budget;
+mod conflict;
 mod written;
 
 use std::panic::AssertUnwindSafe;
@@ -27,7 +28,7 @@ use pgportage_tests::wait::{self, Seen};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use crate::world::{World, migration};
+use crate::world::{Options, World, migration};
 
 const APPLICATION: &str = "app";
 const PASSWORD: &str = "correct horse";
@@ -45,7 +46,11 @@ ALTER SEQUENCE public.tickets OWNER TO app";
 /// A world whose database has arrived and is caught up: everything but the
 /// cutover, the subscription made by hand.
 async fn caught_up() -> World {
-    let world = World::start().await;
+    caught_up_with(Options::default()).await
+}
+
+async fn caught_up_with(options: Options) -> World {
+    let world = World::start_with(options).await;
     let database = world.options.database.clone();
     for cluster in [&world.source, &world.destination] {
         cluster.execute("postgres", &format!("CREATE ROLE {APPLICATION} LOGIN PASSWORD '{PASSWORD}'")).await.unwrap();
@@ -367,34 +372,6 @@ async fn without_the_destinations_word_the_source_stays_fenced() {
     world.destination.start_again().await.unwrap();
     undo(&world, Side::Source, &step).await.unwrap();
     application(&world.source, &database).await.unwrap();
-}
-
-#[tokio::test]
-async fn sessions_in_a_lock_cycle_give_way_to_the_barrier() {
-    let world = caught_up().await;
-    let database = world.options.database.clone();
-    prepare(&world, 1).await;
-    let mut writer = application(&world.source, &database).await.unwrap();
-    let transaction = writer.transaction().await.unwrap();
-    // Holds the table that is locked last, and will want the one locked first.
-    transaction.batch_execute("INSERT INTO public.events (id) VALUES (1)").await.unwrap();
-    let step = RaiseBarrier { cutover_epoch: 1, max_outage: BUDGET };
-    let (raised, written) = tokio::join!(perform(&world, Side::Source, &step), async {
-        world
-            .source
-            .wait_until(
-                &database,
-                "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'ShareLock')",
-                MAX_LAG,
-            )
-            .await
-            .unwrap();
-        let written = transaction.batch_execute("INSERT INTO public.orders (note) VALUES ('cycle')").await;
-        drop(transaction);
-        written
-    });
-    assert_eq!(raised.unwrap().cancelled_session_count, 1);
-    assert_eq!(written.unwrap_err().code().unwrap().code(), "57014");
 }
 
 #[tokio::test]

@@ -54,6 +54,8 @@ pub(crate) struct Options {
     pub compression: &'static str,
     /// Further sections of both agents' settings.
     pub settings: String,
+    /// Lines under `[limits]` of both policies.
+    pub limits: String,
 }
 
 impl Default for Options {
@@ -70,6 +72,7 @@ impl Default for Options {
             pg_dump: None,
             compression: "auto",
             settings: String::new(),
+            limits: String::new(),
         }
     }
 }
@@ -290,7 +293,8 @@ impl Place<'_> {
             &policy_path,
             format!(
                 "[databases.\"*\"]\nsides = [\"source\", \"destination\"]\n{source}[peers]\n{peer} = \"127.0.0.1:{peer_port}\"\n\
-                 [limits]\nlock_timeout = \"2s\"\n{roles}"
+                 [limits]\nlock_timeout = \"2s\"\n{limits}\n{roles}",
+                limits = options.limits,
             ),
         )
         .unwrap();

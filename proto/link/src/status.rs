@@ -100,6 +100,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::PreparedTransactions
         | Reason::SuperuserSession
         | Reason::BarrierTimeout
+        | Reason::BarrierConflict
         | Reason::PoolerUnreachable
         | Reason::PoolerUnfit
         | Reason::PoolerBusy

@@ -1,12 +1,12 @@
 //! Cutovers under the loads that break naive ones: logins caught in flight,
-//! autovacuum on a large table. (Writers whose transactions visit tables in
-//! random order are part of every workload.)
+//! autovacuum on a large table, a policy that lets writers go first. (Writers whose
+//! transactions visit tables in random order are part of every workload.)
 
 use std::time::Duration;
 
 use pgportage_link::Clock;
 use pgportage_tests::cluster::connect;
-use pgportage_tests::journey::Journey;
+use pgportage_tests::journey::{Journey, MIGRATION};
 use pgportage_tests::site::{APPLICATION, APPLICATION_PASSWORD};
 use pgportage_tests::workload::WorkloadOptions;
 use pgportage_tests::{ClusterOptions, PostgresVersion, Site, SiteOptions};
@@ -79,4 +79,43 @@ async fn autovacuum_on_a_large_table() {
     journey.cut_over().await.unwrap();
     let (_site, arrival) = journey.finish().await.unwrap();
     println!("outage with a vacuum under way: {:?}", arrival.ledger.outage().unwrap().length());
+}
+
+/// Where the policy says so, a cutover that waits for a writer which waits for it is taken
+/// back by itself, and no statement is cancelled.
+#[tokio::test]
+async fn a_policy_that_yields_to_writers() {
+    let options = SiteOptions::new(V15, V18).limit("barrier_conflict", "\"yield\"");
+    let site = Site::start(options).await.unwrap();
+    let journey = Journey::begin(site, 1_000, &WorkloadOptions::default()).await.unwrap();
+    journey.until_cutover().await.unwrap();
+    let (source, database) = (&journey.site.source, &journey.site.database);
+    let mut writer = source.connect_as(database, APPLICATION, APPLICATION_PASSWORD).await.unwrap();
+    let tables = "SELECT min(oid)::regclass::text, max(oid)::regclass::text FROM pg_class
+                  WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+    let tables = writer.query_one(tables, &[]).await.unwrap();
+    let (first, last): (String, String) = (tables.get(0), tables.get(1));
+    // Holds what is locked last, and wants what is locked first; writes nothing, or it would
+    // be refused as a transaction that is open for long.
+    let transaction = writer.transaction().await.unwrap();
+    transaction.batch_execute(&format!("LOCK TABLE {last} IN ROW EXCLUSIVE MODE")).await.unwrap();
+    let locks_wait = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'ShareLock')";
+    let taken_back = {
+        let mut cutover = std::pin::pin!(journey.site.cli.expect(1, &["cutover", MIGRATION, "--yes"]));
+        tokio::select! {
+            // The other writers make cycles as well.
+            taken_back = &mut cutover => taken_back,
+            // Elsewhere than in the database that moves, where a superuser would be in the way.
+            waiting = source.wait_until("postgres", locks_wait, LIMIT) => {
+                waiting.unwrap();
+                transaction.batch_execute(&format!("LOCK TABLE {first} IN ROW EXCLUSIVE MODE")).await.unwrap();
+                transaction.commit().await.unwrap();
+                cutover.await
+            }
+        }
+    };
+    let taken_back = taken_back.unwrap();
+    assert!(taken_back.stderr.contains("BARRIER_CONFLICT"), "{}", taken_back.all());
+    let (_site, ledger) = journey.check_return().await.unwrap();
+    assert!(!ledger.refused.contains_key("57014"), "a statement was cancelled: {:?}", ledger.refused);
 }

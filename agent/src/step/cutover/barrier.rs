@@ -18,6 +18,7 @@ use super::let_go::{let_go, let_go_in_time};
 use super::seeded::Bug;
 use super::sequence::{SequencePosition, positions};
 use super::{Barrier, LeavingSide, current_lsn, remaining, sessions_lost};
+use crate::policy::BarrierConflict;
 use crate::pooler::{Occasion, Pause, Unreachable};
 use crate::postgres::{RelationName, sql_failure};
 use crate::step::{Context, Step, Survey};
@@ -27,8 +28,9 @@ use crate::step::{Context, Step, Survey};
 /// `deadlock_timeout`, a second by default, and the tables are taken one by one:
 /// the usual three workers may take three seconds on an idle machine.
 const MAINTENANCE_EVICTION: Duration = Duration::from_secs(10);
-/// How often cycles are looked for. Whoever is in one cannot get out of it, so
-/// there is nothing to be patient for.
+/// How often cycles are looked for. A session in one cannot get out of it, so there is
+/// nothing to be patient for; and PostgreSQL itself cancels a statement in a cycle, which
+/// may be the application's, a `deadlock_timeout` after it began to wait.
 const LOOK_FOR_CYCLES: Duration = Duration::from_millis(5);
 
 /// Every relation whose rows an application may write: leaves, their ancestors
@@ -49,22 +51,56 @@ FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> $1";
 
 /// Who holds a lock that the barrier still needs: on a table that it has not got
-/// yet, in a mode that SHARE conflicts with. `$1`: the barrier's session; `$2`:
-/// the tables.
+/// yet, in a mode that its own conflicts with. `$1`: the barrier's session; `$2`:
+/// the tables; `$3`: the barrier's mode; `$4`: the modes that conflict with it.
 const STILL_NEEDED: &str = "\
 SELECT DISTINCT held.pid
 FROM pg_locks held
 WHERE held.granted AND held.locktype = 'relation'
   AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND held.relation = ANY ($2) AND held.pid <> $1
-  AND held.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
-                    'AccessExclusiveLock')
+  AND held.relation = ANY ($2) AND held.pid <> $1 AND held.mode = ANY ($4)
   AND NOT EXISTS (SELECT FROM pg_locks ours
-                  WHERE ours.pid = $1 AND ours.granted AND ours.locktype = 'relation' AND ours.mode = 'ShareLock'
+                  WHERE ours.pid = $1 AND ours.granted AND ours.locktype = 'relation' AND ours.mode = $3
                     AND ours.database = held.database AND ours.relation = held.relation)";
 
-/// Who was in the way, for people, the longest first. `$1`: their pids when that was
-/// last looked at. Once the barrier has given up, it waits for nobody.
+/// A mode of table locks that the barrier takes.
+struct Mode {
+    /// As `LOCK TABLE` has it.
+    keywords: &'static str,
+    /// As `pg_locks` has it.
+    name: &'static str,
+    /// What it waits for, as `pg_locks` has it.
+    conflicting: &'static [&'static str],
+}
+
+/// Conflicts with maintenance and not with writers.
+const AGAINST_MAINTENANCE: Mode = Mode {
+    keywords: "SHARE UPDATE EXCLUSIVE",
+    name: "ShareUpdateExclusiveLock",
+    conflicting: &[
+        "ShareUpdateExclusiveLock",
+        "ShareLock",
+        "ShareRowExclusiveLock",
+        "ExclusiveLock",
+        "AccessExclusiveLock",
+    ],
+};
+
+/// Conflicts with writers.
+const AGAINST_WRITERS: Mode = Mode {
+    keywords: "SHARE",
+    name: "ShareLock",
+    conflicting: &[
+        "RowExclusiveLock",
+        "ShareUpdateExclusiveLock",
+        "ShareRowExclusiveLock",
+        "ExclusiveLock",
+        "AccessExclusiveLock",
+    ],
+};
+
+/// Sessions that were in the way, for people, the longest first. `$1`: their pids when
+/// that was last looked at. Once the barrier has given up, it waits for nobody.
 const BLOCKERS: &str = "\
 SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')::text, coalesce(a.state, '')::text,
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8
@@ -142,7 +178,7 @@ impl Step for RaiseBarrier {
 async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> Result<RaiseBarrierResult, Failure> {
     let limits = cx.agent.policy.limits();
     let tables = lockable(&cutover.writer).await?;
-    begin_and_evict_maintenance(&cutover.holder, &tables).await?;
+    begin_and_evict_maintenance(cx, cutover, &tables, limits.barrier_conflict).await?;
     cx.fail_point("raise_barrier.perform.evicted");
     let poolers = cx.agent.poolers.approach(&cx.agent, &cx.participation, Unreachable::Refuse).await?;
 
@@ -165,7 +201,7 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
     let locking_since = cx.clock.now();
     let left = remaining(deadline, locking_since)?;
     let patience = limits.barrier_timeout.min(left);
-    let cancelled = lock_against_writers(cx, cutover, &tables, left, patience).await?;
+    let cancelled = lock_against_writers(cx, cutover, &tables, limits.barrier_conflict, left, patience).await?;
     let lock_wait = cx.clock.now().duration_since(locking_since);
     cx.fail_point("raise_barrier.perform.locked");
     tracing::info!(
@@ -219,62 +255,111 @@ async fn lockable(client: &Client) -> Result<Vec<Lockable>, Failure> {
         .collect())
 }
 
-fn lock_statement(tables: &[Lockable], mode: &str) -> Option<String> {
+fn lock_statement(tables: &[Lockable], mode: &Mode) -> String {
     let list: Vec<String> = tables.iter().map(|table| format!("ONLY {}", table.name)).collect();
-    (!list.is_empty()).then(|| format!("LOCK TABLE {} IN {mode} MODE", list.join(", ")))
+    match list.is_empty() {
+        true => String::new(),
+        false => format!("LOCK TABLE {} IN {} MODE", list.join(", "), mode.keywords),
+    }
 }
 
 /// Opens the barrier's transaction and takes the locks that conflict with
 /// maintenance and not with writers. An autovacuum worker leaves when somebody
 /// has waited for it for `deadlock_timeout`; better here than inside the outage.
-async fn begin_and_evict_maintenance(holder: &Client, tables: &[Lockable]) -> Result<(), Failure> {
-    let lock = lock_statement(tables, "SHARE UPDATE EXCLUSIVE").unwrap_or_default();
+///
+/// Maintenance in a cycle with these locks is never cancelled by the agent: a policy that
+/// yields gives the cutover up, otherwise PostgreSQL ends the cycle.
+async fn begin_and_evict_maintenance(
+    cx: &Context,
+    cutover: &LeavingSide,
+    tables: &[Lockable],
+    conflict: BarrierConflict,
+) -> Result<(), Failure> {
+    let lock = lock_statement(tables, &AGAINST_MAINTENANCE);
     let limit = MAINTENANCE_EVICTION.as_millis();
-    holder
-        .batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {limit}; {lock}"))
-        .await
-        .map_err(|error| {
-            if error.code() == Some(&SqlState::QUERY_CANCELED) {
-                Failure::new(Reason::BarrierTimeout, "maintenance holds a table")
-                    .detail("VACUUM, ANALYZE, CREATE INDEX or ALTER TABLE runs on a table of the database.")
-                    .hint("Wait until it is done, or stop it, and try the cutover again.")
-                    .remedy(Remedy::Operator)
-                    .effect(Effect::None)
-            } else {
-                sql_failure(error, "begin the barrier").effect(Effect::None)
-            }
-        })
+    let statements = format!("BEGIN; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {limit}; {lock}");
+    let mut seen = Conflicts::default();
+    let granted = match conflict {
+        BarrierConflict::Cancel => cutover.holder.batch_execute(&statements).await,
+        BarrierConflict::Yield => {
+            lock_and_watch(cx, cutover, &statements, tables, (&AGAINST_MAINTENANCE, conflict), &mut seen).await?
+        }
+    };
+    granted.map_err(|error| {
+        if error.code() == Some(&SqlState::QUERY_CANCELED) {
+            Failure::new(Reason::BarrierTimeout, "maintenance holds a table")
+                .detail("VACUUM, ANALYZE, CREATE INDEX or ALTER TABLE runs on a table of the database.")
+                .hint("Wait until it is done, or stop it, and try the cutover again.")
+                .remedy(Remedy::Operator)
+                .effect(Effect::None)
+        } else {
+            sql_failure(error, "begin the barrier").effect(Effect::None)
+        }
+    })
 }
 
-/// Takes the locks that stop writers, and cancels whoever stands in a cycle
-/// with them. Returns how many were cancelled.
+/// Takes the locks that stop writers. A session in a cycle with them is met as the policy
+/// says. Returns how many statements of applications were cancelled.
 async fn lock_against_writers(
     cx: &Context,
     cutover: &LeavingSide,
     tables: &[Lockable],
+    conflict: BarrierConflict,
     max_outage: Duration,
     patience: Duration,
 ) -> Result<u32, Failure> {
-    let lock = lock_statement(tables, "SHARE").unwrap_or_default();
-    let statements = bounded(&lock, max_outage, patience);
-    let (mut cancelled, mut in_the_way) = (BTreeSet::new(), Vec::new());
-    let granted = {
-        let locking = std::pin::pin!(cutover.holder.batch_execute(&statements));
-        let breaking = std::pin::pin!(break_cycles(cx, cutover, tables, &mut cancelled, &mut in_the_way));
-        match select(locking, breaking).await {
-            Either::Left((granted, _)) => granted,
-            Either::Right((Err(failure), _)) => return Err(failure),
-            Either::Right((Ok(never), _)) => match never {},
-        }
-    };
+    let statements = bounded(&lock_statement(tables, &AGAINST_WRITERS), max_outage, patience);
+    let mut seen = Conflicts::default();
+    let granted = lock_and_watch(cx, cutover, &statements, tables, (&AGAINST_WRITERS, conflict), &mut seen).await?;
     if let Err(error) = granted {
         return Err(if error.code() == Some(&SqlState::QUERY_CANCELED) {
-            not_granted(cutover, &in_the_way, max_outage, patience).await
+            not_granted(cutover, &seen.in_the_way, max_outage, patience).await
         } else {
             sql_failure(error, "lock the tables against writers").effect(Effect::None)
         });
     }
-    Ok(u32::try_from(cancelled.len()).unwrap_or(u32::MAX))
+    Ok(u32::try_from(seen.cancelled.len()).unwrap_or(u32::MAX))
+}
+
+/// The sessions of applications that the barrier met.
+#[derive(Default)]
+struct Conflicts {
+    /// Those whose statement was cancelled.
+    cancelled: BTreeSet<i32>,
+    /// Those that held what the barrier needed, when that was last looked at.
+    in_the_way: Vec<i32>,
+    /// Why the barrier is given up, once it is. Said before its statement is cancelled.
+    gave_way: Option<Failure>,
+}
+
+/// Lets the barrier's session wait for its locks, and looks for cycles meanwhile.
+///
+/// # Errors
+///
+/// [`Reason::BarrierConflict`] where the barrier gives way, or what the server reports to
+/// the session that looks.
+async fn lock_and_watch(
+    cx: &Context,
+    cutover: &LeavingSide,
+    statements: &str,
+    tables: &[Lockable],
+    (mode, conflict): (&Mode, BarrierConflict),
+    seen: &mut Conflicts,
+) -> Result<Result<(), tokio_postgres::Error>, Failure> {
+    let waited = {
+        let locking = std::pin::pin!(cutover.holder.batch_execute(statements));
+        let watching = std::pin::pin!(watch_for_cycles(cx, cutover, tables, (mode, conflict), seen));
+        match select(locking, watching).await {
+            Either::Left((granted, _)) => Ok(granted),
+            Either::Right((Err(failure), _)) => Err(failure),
+            Either::Right((Ok(never), _)) => match never {},
+        }
+    };
+    // The end of the barrier's own statement is seen first, or the grant overtook the cancel.
+    match seen.gave_way.take() {
+        Some(failure) => Err(failure),
+        None => waited,
+    }
 }
 
 /// The locks and their limits in one message: at no instant does the barrier stand
@@ -294,7 +379,36 @@ fn bounded(lock: &str, max_outage: Duration, patience: Duration) -> String {
 
 /// Says who was in the way, and which of the two limits it was.
 async fn not_granted(cutover: &LeavingSide, in_the_way: &[i32], max_outage: Duration, patience: Duration) -> Failure {
-    let blockers = match cutover.writer.query(BLOCKERS, &[&in_the_way]).await {
+    let (reason, limit, or) = match patience < max_outage {
+        true => (Reason::BarrierTimeout, "", ""),
+        false => (Reason::OutageBudgetExceeded, " that were left of the budget", ", or allow more with --max-outage"),
+    };
+    let failure =
+        Failure::new(reason, format!("the table locks were not granted within {} ms{limit}", patience.as_millis()))
+            .hint(format!(
+                "A transaction holds a table for longer. Wait until it ends or end it{or}, then try the cutover again."
+            ))
+            .remedy(Remedy::Operator)
+            .effect(Effect::None);
+    name_sessions(failure, &cutover.writer, in_the_way).await
+}
+
+/// The policy lets applications go on where they and the barrier wait for each other.
+async fn gave_way(cutover: &LeavingSide, to: &BTreeSet<i32>) -> Failure {
+    let failure = Failure::new(Reason::BarrierConflict, "the barrier and an application wait for each other")
+        .hint(
+            "The agent's policy says `barrier_conflict = \"yield\"`, so the application goes on and the cutover gives \
+             way. Try it again in a quieter moment.",
+        )
+        .remedy(Remedy::Operator)
+        .effect(Effect::None);
+    let pids: Vec<i32> = to.iter().copied().collect();
+    name_sessions(failure, &cutover.writer, &pids).await
+}
+
+/// Adds who these sessions are, as far as they are still there.
+async fn name_sessions(failure: Failure, client: &Client, pids: &[i32]) -> Failure {
+    let sessions = match client.query(BLOCKERS, &[&pids]).await {
         Ok(rows) => rows
             .iter()
             .map(|row| {
@@ -310,28 +424,17 @@ async fn not_granted(cutover: &LeavingSide, in_the_way: &[i32], max_outage: Dura
             .collect::<Vec<_>>(),
         Err(_) => Vec::new(),
     };
-    let (reason, limit, or) = match patience < max_outage {
-        true => (Reason::BarrierTimeout, "", ""),
-        false => (Reason::OutageBudgetExceeded, " that were left of the budget", ", or allow more with --max-outage"),
-    };
-    let failure =
-        Failure::new(reason, format!("the table locks were not granted within {} ms{limit}", patience.as_millis()))
-            .hint(format!(
-                "A transaction holds a table for longer. Wait until it ends or end it{or}, then try the cutover again."
-            ))
-            .remedy(Remedy::Operator)
-            .effect(Effect::None);
-    if blockers.is_empty() { failure } else { failure.detail(format!("In the way: {}.", blockers.join("; "))) }
+    if sessions.is_empty() { failure } else { failure.detail(format!("In the way: {}.", sessions.join("; "))) }
 }
 
-/// Cancels the statements of sessions in a cycle with the barrier, until
-/// dropped. Keeps who is in its way.
-async fn break_cycles(
+/// Looks for sessions in a cycle with the barrier, until dropped, and does with them as
+/// the policy says. Keeps who is in the barrier's way.
+async fn watch_for_cycles(
     cx: &Context,
     cutover: &LeavingSide,
     tables: &[Lockable],
-    cancelled: &mut BTreeSet<i32>,
-    in_the_way: &mut Vec<i32>,
+    (mode, conflict): (&Mode, BarrierConflict),
+    seen: &mut Conflicts,
 ) -> Result<Infallible, Failure> {
     let (writer, holder) = (&cutover.writer, cutover.holder.pid);
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
@@ -339,22 +442,42 @@ async fn break_cycles(
     let (waits, needs) = try_join!(writer.prepare(LOCK_WAITS), writer.prepare(STILL_NEEDED)).map_err(failure)?;
     loop {
         cx.clock.sleep(LOOK_FOR_CYCLES).await;
-        let (by_holder, by_holder_and_tables): (&[&(dyn ToSql + Sync)], &[&(dyn ToSql + Sync)]) =
-            (&[&holder], &[&holder, &oids]);
+        let by_holder: [&(dyn ToSql + Sync); 1] = [&holder];
+        let by_mode: [&(dyn ToSql + Sync); 4] = [&holder, &oids, &mode.name, &mode.conflicting];
         let (waiting, needed) =
-            try_join!(writer.query(&waits, by_holder), writer.query(&needs, by_holder_and_tables)).map_err(failure)?;
+            try_join!(writer.query(&waits, &by_holder), writer.query(&needs, &by_mode)).map_err(failure)?;
         let mut waits_for: WaitsFor = waiting.iter().map(|row| (row.get(0), row.get(1))).collect();
-        *in_the_way = needed.iter().map(|row| row.get(0)).collect();
-        waits_for.insert(holder, in_the_way.clone());
-        for pid in victims(holder, &waits_for) {
-            // Before the answer: the barrier may be granted sooner than it comes.
-            cancelled.insert(pid);
-            writer
-                .execute("SELECT pg_cancel_backend($1)", &[&pid])
-                .await
-                .map_err(|error| sql_failure(error, "cancel a statement in a cycle with the barrier"))?;
+        seen.in_the_way = needed.iter().map(|row| row.get(0)).collect();
+        waits_for.insert(holder, seen.in_the_way.clone());
+        let victims = victims(holder, &waits_for);
+        match conflict {
+            BarrierConflict::Cancel => {
+                for pid in victims {
+                    // Before the answer: the barrier may be granted sooner than it comes.
+                    seen.cancelled.insert(pid);
+                    cancel(writer, pid).await?;
+                }
+            }
+            BarrierConflict::Yield if victims.is_empty() => {}
+            BarrierConflict::Yield => {
+                // Asked before they go on. The barrier's own statement is cancelled at once, not
+                // with its session: one that waits for a lock does not notice that its agent is
+                // gone.
+                let failure = gave_way(cutover, &victims).await;
+                seen.gave_way = Some(failure.clone());
+                cancel(writer, holder).await?;
+                return Err(failure);
+            }
         }
     }
+}
+
+async fn cancel(client: &Client, pid: i32) -> Result<(), Failure> {
+    client
+        .execute("SELECT pg_cancel_backend($1)", &[&pid])
+        .await
+        .map(drop)
+        .map_err(|error| sql_failure(error, "cancel a statement in a cycle with the barrier"))
 }
 
 /// Writes the marker. Committed locally: a lost standby must not hang it; that
