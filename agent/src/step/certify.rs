@@ -36,10 +36,15 @@ SELECT system_identifier::text, current_setting('server_version_num')::int FROM 
 
 const FENCED: &str = "SELECT 1 FROM pgportage.fence WHERE cutover_epoch = $1";
 
-/// Microseconds since 1970.
+/// When the commit of the decision was asked for, in microseconds since 1970. The decision's
+/// own row is written ahead, while the other side is still being fenced; the row in the
+/// ledger is written behind the proof of the fence, in one packet with COMMIT, and is there
+/// if the decision is. The last one, because the decision that stands is the last one.
 const DECIDED: &str = "\
-SELECT (extract(epoch FROM record_time) * 1000000)::int8
-FROM pgportage.decision WHERE id = 1 AND state = 'opened' AND opened_epoch = $1";
+SELECT (extract(epoch FROM max(l.record_time)) * 1000000)::int8
+FROM pgportage.decision d, pgportage.ledger l
+WHERE d.id = 1 AND d.state = 'opened' AND d.opened_epoch = $1
+  AND l.action = 'open_destination' AND l.verb = 'perform' AND l.result IS NOT NULL";
 
 /// States what this side saw of a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +196,7 @@ struct Told {
 /// The decision, as its own rows have it.
 #[derive(Clone, Debug)]
 struct Decision {
+    /// When its commit was asked for, on the server's clock.
     time: SystemTime,
     lsn: String,
 }
@@ -323,12 +329,12 @@ async fn prove_fenced(client: &Client, epoch: i64) -> Result<(), Failure> {
 }
 
 async fn read_decision(client: &Client, epoch: i64) -> Result<Decision, Failure> {
-    let decided = client
-        .query_opt(DECIDED, &[&epoch])
+    let microseconds: i64 = client
+        .query_one(DECIDED, &[&epoch])
         .await
         .map_err(|error| sql_failure(error, "read the decision"))?
+        .get::<_, Option<i64>>(0)
         .ok_or_else(|| wrong("this side was not opened by this switch"))?;
-    let microseconds: i64 = decided.get(0);
     let time = SystemTime::UNIX_EPOCH + Duration::from_micros(microseconds.unsigned_abs());
     Ok(Decision { time, lsn: beginning(client).await?.to_string() })
 }

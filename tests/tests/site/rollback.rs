@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pgportage_link::Clock;
-use pgportage_link::switch_certificate::{Direction, Statement, SwitchCertificate};
+use pgportage_link::switch_certificate::{Account, Direction, Statement, SwitchCertificate};
 use pgportage_tests::cli::Cli;
 use pgportage_tests::journey::{Journey, MIGRATION, expect_level, expect_refused};
 use pgportage_tests::ledger::{End, Ledger};
@@ -229,6 +229,7 @@ async fn certified(site: &mut Site, marks: &Marks) {
         let certificate = SwitchCertificate::parse(&fs::read_to_string(file(switch)).unwrap()).unwrap();
         let told: Vec<Statement> = certificate.statements().iter().map(|signed| signed.read().unwrap()).collect();
         assert!(told.iter().all(|statement| (statement.cutover_epoch, statement.direction) == (switch, direction)));
+        emptied_before_it_was_opened(&told);
         statements.push((certificate, told));
     }
     let (last, told) = &statements[2];
@@ -251,7 +252,8 @@ async fn certified(site: &mut Site, marks: &Marks) {
     let authority = text(&directory.join("certificates/ca.pem"));
     for (switch, _) in SWITCHES {
         let verified = ["certificate", "verify", &text(&file(switch)), "--authority", &authority];
-        offline.expect(0, &verified).await.unwrap();
+        let story = offline.expect(0, &verified).await.unwrap();
+        assert!(!story.all().contains("on another clock"), "{}", story.all());
     }
     let good = fs::read_to_string(file(SWITCHES[2].0)).unwrap();
     let value = format!("\\\"last_value\\\":{}", stated[0].2);
@@ -273,6 +275,16 @@ async fn certified(site: &mut Site, marks: &Marks) {
             offline.expect(1, &["certificate", "verify", &text(&path), "--authority", &authority]).await.unwrap();
         assert!(refused.stderr.contains("CERTIFICATE_NOT_PROVED"), "{}", refused.all());
     }
+}
+
+/// Both sides have one clock here, so the order must be the right one.
+fn emptied_before_it_was_opened(told: &[Statement]) {
+    let [left, entered] = told else { panic!("{told:?}") };
+    let (Account::Left(left), Account::Entered(entered)) = (&left.account, &entered.account) else {
+        panic!("{told:?}")
+    };
+    let (emptied, opened) = (left.fence_time, entered.decision_time);
+    assert!(emptied < opened, "nobody was left at {emptied}, and the other side was opened at {opened}");
 }
 
 /// Versions that know nothing of `origin`, and ones that do.

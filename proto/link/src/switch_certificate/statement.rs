@@ -161,7 +161,10 @@ pub struct Entered {
     pub drain_microseconds: u64,
     /// Position of this server in the transaction of the decision.
     pub decision_lsn: String,
-    /// When the decision was written, on the server's clock.
+    /// When the commit of the decision was asked for, on the server's clock: behind the
+    /// proof that nobody was left on the other side. Earlier agents stated when it
+    /// was written ahead, some milliseconds before that proof; that reads as a clock that is
+    /// behind, and is proved as before.
     pub decision_time: Moment,
     /// What was compared behind the marker. Absent when nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
