@@ -104,7 +104,7 @@ async fn drift_and_mend(journey: &Journey, open: End, switch: &str, column: &str
     assert!(causes.iter().any(|cause| cause["code"] == "SCHEMA_DIFFERS"), "{explained:#}");
 
     // As `docs/operating.md` says: by a superuser, whose session may write.
-    let closed = format!("SET default_transaction_read_only = off; {ddl}");
+    let closed = format!("BEGIN READ WRITE; {ddl}; COMMIT");
     site.cluster(open.other()).execute(&site.database, &closed).await.unwrap();
     status_as(site, "both sides to be level again", level).await;
     let flows = |told: &Value| told["figures"]["lag_milliseconds"].as_u64().is_some_and(|lag| lag < 1_000);

@@ -1,10 +1,9 @@
 //! An application's transaction that holds a table which the barrier still needs, and wants
 //! one that it has: what the policy says gives way.
 
-use pgportage_agent::migration::Side;
 use pgportage_agent::step::cutover::{RaiseBarrier, RaiseBarrierResult};
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 
 use super::{BUDGET, MAX_LAG, application, caught_up_with, perform, prepare, undo};
 use crate::world::{Options, World};
