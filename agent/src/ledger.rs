@@ -232,7 +232,7 @@ pub async fn remove(
 }
 
 /// Writes the command's ledger row. Part of the transaction that has the effect.
-/// `action` and `verb` are the words of [`crate::action`].
+/// `action` and `verb` are the words of [`ActKind`] and [`Verb`].
 ///
 /// # Errors
 ///

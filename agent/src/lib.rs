@@ -3,9 +3,9 @@
 //! **Invariant:** the agent never decides what comes next; it carries out typed
 //! commands that its local policy allows, and looks before every act.
 
-pub mod action;
 pub mod agent;
 pub mod arguments;
+pub mod command;
 pub mod comparison;
 pub mod daemon;
 pub mod drift;
@@ -16,6 +16,7 @@ pub mod journal;
 pub mod ledger;
 pub mod link_service;
 pub mod local;
+mod message;
 pub mod metrics;
 pub mod migration;
 pub mod names;

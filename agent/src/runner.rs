@@ -10,7 +10,6 @@
 //! panic, stall or cancellation of one reaches another.
 
 mod attempts;
-pub(crate) mod fail_points;
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
@@ -19,19 +18,18 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{ActKind, MigrationId, Reason, Verb};
+use pgportage_proto::{ActKind, MigrationId, Reason, Verb, v1};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::action::{Command, Fact, Outcome};
 use crate::agent::Agent;
+use crate::command::{Command, Fact};
 use crate::journal::{CommandEntry, FactKind, Known};
 use crate::reports;
+use crate::step::fail_points::{Moment, pass};
 use crate::step::{Context, Progress};
 use crate::wire::{self, Received};
-
-use fail_points::{Moment, pass};
 
 pub use attempts::Attempts;
 
@@ -61,6 +59,8 @@ struct Running {
     migration: MigrationId,
     kind: ActKind,
     verb: Verb,
+    /// Its progress is that of the copy.
+    copies: bool,
     cancel: CancellationToken,
     progress: watch::Receiver<Progress>,
 }
@@ -118,35 +118,9 @@ impl Runner {
     /// How far the copies under way are, whoever makes them.
     #[must_use]
     pub fn copies(&self) -> Vec<(MigrationId, Progress)> {
-        let copies = |kind| match kind {
-            ActKind::CopyTables | ActKind::AwaitCopy => true,
-            ActKind::CheckServer
-            | ActKind::CreateReplicationRole
-            | ActKind::ReachPeer
-            | ActKind::SetReplicaIdentity
-            | ActKind::CreatePublication
-            | ActKind::CloseDatabase
-            | ActKind::RestoreSchema
-            | ActKind::CreateSlot
-            | ActKind::CreateSubscription
-            | ActKind::AwaitLag
-            | ActKind::CreateWayBack
-            | ActKind::CountRows
-            | ActKind::CompareRows
-            | ActKind::PrepareCutover
-            | ActKind::RaiseBarrier
-            | ActKind::DrainToMarker
-            | ActKind::FenceSource
-            | ActKind::OpenDestination
-            | ActKind::ReleaseBarrier
-            | ActKind::KeepStream
-            | ActKind::FollowStream
-            | ActKind::CertifySwitch
-            | ActKind::FinishMigration => false,
-        };
         self.running()
             .values()
-            .filter(|running| running.verb == Verb::Perform && copies(running.kind))
+            .filter(|running| running.verb == Verb::Perform && running.copies)
             .map(|running| (running.migration.clone(), running.progress.borrow().clone()))
             .collect()
     }
@@ -223,14 +197,14 @@ impl Runner {
         let at = clock.wall();
         let accepted = command.and_then(|command| {
             self.admit(&command, sender)?;
-            let participation = command.begins_participation().then_some(&command.participation);
+            let participation = command.act.joins().then_some(&command.participation);
             journal.accept(&entry, participation, &wire::encode_fact(&id, Fact::Accepted, at), at)?;
             Ok(command)
         });
         match accepted {
             Ok(command) => {
                 self.tell();
-                pass(command.action.kind(), command.verb, Moment::Accepted);
+                pass(command.act.kind(), command.verb, Moment::Accepted);
                 self.start(command);
                 Ok(Taken::Started)
             }
@@ -327,8 +301,9 @@ impl Runner {
         let (sender, progress) = watch::channel(Progress::default());
         let running = Running {
             migration: command.participation.migration.clone(),
-            kind: command.action.kind(),
+            kind: command.act.kind(),
             verb: command.verb,
+            copies: command.act.copies(),
             cancel: cancel.clone(),
             progress,
         };
@@ -339,7 +314,7 @@ impl Runner {
             agent.id = self.agent.name,
             migration.id = %participation.migration,
             side = %participation.side,
-            step = %command.action.kind(),
+            step = %command.act.kind(),
             verb = %command.verb,
             attempt = command.attempt,
             command.id = command.id,
@@ -352,7 +327,7 @@ impl Runner {
                 let end = runner.attempt(&command, sender, cancel).await;
                 if let Some(fact) = end {
                     let duration = runner.agent.clock.now().duration_since(began);
-                    runner.attempts.count(command.action.kind(), command.verb, &fact, duration);
+                    runner.attempts.count(command.act.kind(), command.verb, &fact, duration);
                     runner.conclude(&command, fact);
                 }
                 runner.running().remove(&command.id);
@@ -364,7 +339,7 @@ impl Runner {
     /// Records how a command ended. Should the journal refuse, the command stays
     /// open, and the next start looks again at what it did.
     fn conclude(&self, command: &Command, fact: Fact) {
-        let (kind, verb) = (command.action.kind(), command.verb);
+        let (kind, verb) = (command.act.kind(), command.verb);
         let kind_of_fact = match &fact {
             Fact::Succeeded(_) if command.ends_participation() => FactKind::FinalOfMigration,
             Fact::Accepted => FactKind::Interim,
@@ -410,7 +385,7 @@ impl Runner {
             () = cancel.cancelled() => return Some(Fact::Cancelled(Effect::None)),
             turn = turn.lock() => turn,
         };
-        tracing::info!("{} of {} begins", command.verb, command.action.kind());
+        tracing::info!("{} of {} begins", command.verb, command.act.kind());
         let moved = progress.subscribe();
         let cx = Context {
             participation: command.participation.clone(),
@@ -425,7 +400,7 @@ impl Runner {
             // A stall cancels the step, not the command.
             cancel: cancel.child_token(),
         };
-        let step = AssertUnwindSafe(command.action.carry_out(&cx, command.verb)).catch_unwind();
+        let step = AssertUnwindSafe(command.act.carry_out(&cx, command.verb)).catch_unwind();
         let mut step = std::pin::pin!(step);
         let result = tokio::select! {
             biased;
@@ -441,7 +416,7 @@ impl Runner {
             }
         };
         Some(match result {
-            Ok(Ok(outcome)) => Fact::Succeeded(outcome),
+            Ok(Ok(result)) => Fact::Succeeded(result),
             Ok(Err(failure)) if failure.reason == Reason::Cancelled && cancel.is_cancelled() => {
                 Fact::Cancelled(failure.effect)
             }
@@ -475,7 +450,7 @@ impl Runner {
     }
 }
 
-fn is_cancelled(result: &Result<Result<Outcome, Failure>, Box<dyn std::any::Any + Send>>) -> bool {
+fn is_cancelled(result: &Result<Result<v1::CommandResult, Failure>, Box<dyn std::any::Any + Send>>) -> bool {
     matches!(result, Ok(Err(failure)) if failure.reason == Reason::Cancelled)
 }
 

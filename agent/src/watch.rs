@@ -19,16 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::ActKind;
 use pgportage_proto::MigrationId;
 use pgportage_proto::Reason;
-use pgportage_proto::Side;
 
 use crate::agent::Agent;
 use crate::figures::Gauge;
 use crate::migration::Participation;
 use crate::postgres::{Purpose, Session};
-use crate::step::Context;
 use forecast::{Bounds, Measurements};
 use limit::{Judgement, judge};
 use look::{Slots, drop_slots, slots};
@@ -39,41 +36,6 @@ const INTERVAL: Duration = Duration::from_secs(3);
 /// How many looks in a row must miss a slot before it counts as lost: a slot
 /// that is being dropped on purpose is gone a moment before its note is.
 const MISSED_LOOKS: u32 = 3;
-
-/// Asks whether the slot stands before an action that needs the slot. The others go on
-/// without it: what prepares for it, what takes back, and what comes after the
-/// drain. `PrepareCutover` knows itself which of its slots it needs; a side that
-/// compares rows follows, and loses none for want of its own slot.
-pub(crate) fn before(kind: ActKind, cx: &Context) -> Result<(), Failure> {
-    match kind {
-        // The destination counts rows whether or not there is a way back.
-        ActKind::CountRows if cx.participation.side == Side::Destination => Ok(()),
-        ActKind::CreateSlot | ActKind::AwaitLag | ActKind::CountRows | ActKind::RaiseBarrier => {
-            cx.agent.slots.stands(&cx.participation.migration)
-        }
-        ActKind::PrepareCutover
-        | ActKind::CheckServer
-        | ActKind::CreateReplicationRole
-        | ActKind::ReachPeer
-        | ActKind::SetReplicaIdentity
-        | ActKind::CreatePublication
-        | ActKind::CloseDatabase
-        | ActKind::RestoreSchema
-        | ActKind::CopyTables
-        | ActKind::CreateSubscription
-        | ActKind::AwaitCopy
-        | ActKind::CompareRows
-        | ActKind::DrainToMarker
-        | ActKind::FenceSource
-        | ActKind::OpenDestination
-        | ActKind::ReleaseBarrier
-        | ActKind::CreateWayBack
-        | ActKind::KeepStream
-        | ActKind::FollowStream
-        | ActKind::CertifySwitch
-        | ActKind::FinishMigration => Ok(()),
-    }
-}
 
 /// Watches until the agent stops.
 pub async fn run(agent: Arc<Agent>) {

@@ -1,15 +1,14 @@
-//! The only module that knows the contract's generated types.
+//! Commands, facts, heartbeats and answers, as the session with the coordinator
+//! carries them.
 //!
 //! What comes in is checked here and leaves as a domain type, or as a failure
-//! that names the missing field; what goes out is a domain type until here.
+//! that names the missing field; what goes out is a domain type until here. Each act
+//! reads and writes its own messages ([`crate::step`]).
 
-mod action;
-mod inventory;
-mod record;
 mod situation;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::{MigrationId, Reason, Side, Verb, v1};
@@ -17,14 +16,15 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::action::{Command, Fact};
+use crate::command::{Command, Fact};
 use crate::drift::{Change, DriftedObject};
 use crate::figures::{Forecast, Gauge, SchemaDrift, WalLimit};
 use crate::journal::FactEntry;
+use crate::message::{duration, int32, int64, missing, some, span};
 use crate::migration::Participation;
+use crate::step;
 use crate::step::{IndexBuild, Progress, ProgressPart, ProgressUnit};
 
-pub use record::switch_record;
 pub use situation::{Question, answer, question};
 
 /// A fact that would not fit into one message is not sent as it is.
@@ -107,7 +107,7 @@ fn command(message: v1::Command) -> Result<Command, Failure> {
         plan_digest: message.plan_digest,
         heartbeat_sequence: message.heartbeat_sequence,
         verb,
-        action: action::decode(message.action)?,
+        act: step::decode(message.action)?,
     })
 }
 
@@ -123,7 +123,7 @@ pub fn encode_fact(command_id: &str, fact: Fact, at: SystemTime) -> Vec<u8> {
     };
     let bytes = message(match fact {
         Fact::Accepted => Wire::Accepted(v1::CommandAccepted {}),
-        Fact::Succeeded(outcome) => Wire::Succeeded(action::encode(outcome)),
+        Fact::Succeeded(result) => Wire::Succeeded(result),
         Fact::Failed(failure) => Wire::Failed(failure.into()),
         Fact::Cancelled(effect) => Wire::Cancelled(v1::CommandCancelled {
             effect: match effect {
@@ -173,8 +173,8 @@ pub fn progress(command_id: String, progress: &Progress) -> v1::CommandProgress 
     v1::CommandProgress {
         command_id,
         subject: progress.subject.clone(),
-        completed: big(progress.completed),
-        total: big(progress.total),
+        completed: int64(progress.completed),
+        total: int64(progress.total),
         unit: match progress.unit {
             ProgressUnit::None => v1::command_progress::Unit::Unspecified,
             ProgressUnit::Bytes => v1::command_progress::Unit::Bytes,
@@ -191,10 +191,10 @@ pub fn progress(command_id: String, progress: &Progress) -> v1::CommandProgress 
 fn part(part: &ProgressPart) -> v1::ProgressPart {
     v1::ProgressPart {
         table: part.table.clone(),
-        row_count: big(part.row_count),
-        size_bytes: big(part.size_bytes),
-        total_bytes: big(part.total_bytes),
-        total_rows: big(part.total_rows),
+        row_count: int64(part.row_count),
+        size_bytes: int64(part.size_bytes),
+        total_bytes: int64(part.total_bytes),
+        total_rows: int64(part.total_rows),
         ready: part.ready,
     }
 }
@@ -210,7 +210,7 @@ fn build(build: &IndexBuild) -> v1::IndexBuild {
 /// A heartbeat.
 #[must_use]
 pub fn heartbeat(sequence: i64, gauges: BTreeMap<MigrationId, Gauge>) -> v1::Heartbeat {
-    let figure = |figure: Option<u64>| figure.map_or(-1, big);
+    let figure = |figure: Option<u64>| figure.map_or(-1, int64);
     let gauges = gauges
         .into_iter()
         .map(|(migration, gauge)| v1::MigrationGauge {
@@ -223,7 +223,7 @@ pub fn heartbeat(sequence: i64, gauges: BTreeMap<MigrationId, Gauge>) -> v1::Hea
             free_disk_bytes: figure(gauge.free_disk_bytes),
             warning: gauge.warning,
             wal_forecast: gauge.wal_forecast.map(forecast),
-            reader_limit: gauge.held_back.as_ref().map_or(0, |held_back| count(held_back.reader_limit)),
+            reader_limit: gauge.held_back.as_ref().map_or(0, |held_back| int32(held_back.reader_limit)),
             held_back_by: gauge.held_back.map(|held_back| held_back.cause).unwrap_or_default(),
         })
         .collect();
@@ -260,55 +260,10 @@ fn forecast(forecast: Forecast) -> v1::WalForecast {
         Some(WalLimit::Disk) => Limit::Disk,
     };
     v1::WalForecast {
-        written_bytes_per_second: big(forecast.written_bytes_per_second),
+        written_bytes_per_second: int64(forecast.written_bytes_per_second),
         growth_bytes_per_second: forecast.growth_bytes_per_second,
         limit: limit.into(),
-        left_bytes: forecast.room.map_or(0, |room| big(room.left_bytes)),
+        left_bytes: forecast.room.map_or(0, |room| int64(room.left_bytes)),
         time_left: forecast.room.and_then(|room| room.time_left).map(span),
     }
-}
-
-/// A duration that must be there and be longer than nothing.
-fn duration(message: Option<prost_types::Duration>, field: &str) -> Result<Duration, Failure> {
-    message
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| missing(field))
-}
-
-/// A duration of our own, read back. Nonsense reads as none.
-fn reported(message: Option<prost_types::Duration>) -> Duration {
-    message.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default()
-}
-
-/// A duration as the contract has it.
-fn span(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
-    }
-}
-
-fn some(text: String, field: &str) -> Result<String, Failure> {
-    if text.is_empty() { Err(missing(field)) } else { Ok(text) }
-}
-
-fn missing(field: &str) -> Failure {
-    Failure::new(Reason::RequestInvalid, format!("field `{field}` is missing or malformed"))
-        .effect(Effect::None)
-        .with("field", field)
-}
-
-/// The contract has no unsigned numbers; ours never reach the difference.
-fn big(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn count(number: u32) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
-}
-
-/// A count of our own, read back.
-fn uncount(number: i32) -> u32 {
-    u32::try_from(number).unwrap_or(0)
 }

@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Side;
-
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)+) => {
         /// Which act, without its input. One for each arm of `Command.action`. Its
@@ -85,68 +83,6 @@ kinds! {
     CertifySwitch = "certify_switch",
     /// Everything of ours is removed.
     FinishMigration = "finish_migration",
-}
-
-impl ActKind {
-    /// Whether it belongs to the way back when this side carries it out: to what only
-    /// lets a migration return after its cutover, or to the return itself.
-    #[must_use]
-    pub fn is_of_the_way_back(self, side: Side) -> bool {
-        match self {
-            Self::CreateReplicationRole
-            | Self::CreatePublication
-            | Self::CreateSlot
-            | Self::RaiseBarrier
-            | Self::FenceSource
-            | Self::ReleaseBarrier => side == Side::Destination,
-            Self::CompareRows | Self::DrainToMarker | Self::OpenDestination => side == Side::Source,
-            Self::CreateWayBack | Self::KeepStream | Self::FollowStream => true,
-            Self::CheckServer
-            | Self::ReachPeer
-            | Self::SetReplicaIdentity
-            | Self::CloseDatabase
-            | Self::RestoreSchema
-            | Self::CopyTables
-            | Self::CreateSubscription
-            | Self::AwaitCopy
-            | Self::AwaitLag
-            | Self::CountRows
-            | Self::PrepareCutover
-            | Self::CertifySwitch
-            | Self::FinishMigration => false,
-        }
-    }
-
-    /// The only side it makes sense on, or none when both can do it.
-    #[must_use]
-    pub fn side(self) -> Option<Side> {
-        match self {
-            Self::CheckServer
-            | Self::ReachPeer
-            | Self::CountRows
-            | Self::CompareRows
-            | Self::CreateReplicationRole
-            | Self::CreatePublication
-            | Self::CreateSlot
-            | Self::PrepareCutover
-            | Self::RaiseBarrier
-            | Self::DrainToMarker
-            | Self::FenceSource
-            | Self::OpenDestination
-            | Self::ReleaseBarrier
-            | Self::KeepStream
-            | Self::FollowStream
-            | Self::AwaitLag
-            | Self::CertifySwitch
-            | Self::FinishMigration => None,
-            Self::SetReplicaIdentity | Self::CreateWayBack => Some(Side::Source),
-            Self::CloseDatabase
-            | Self::RestoreSchema
-            | Self::CopyTables
-            | Self::CreateSubscription
-            | Self::AwaitCopy => Some(Side::Destination),
-        }
-    }
 }
 
 impl fmt::Display for ActKind {

@@ -9,7 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use pgportage_proto::{ActKind, Verb};
 
-use crate::action::Fact;
+use crate::command::Fact;
 
 /// How long attempts take, in seconds: from a catalog read to a copy of days.
 const ATTEMPT_BUCKETS: [f64; 10] = [0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 36_000.0];

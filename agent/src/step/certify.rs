@@ -10,6 +10,8 @@
 //! agent is stated as what was done with it: the marker that was seen, the values
 //! that sequences were set to.
 
+mod record;
+
 use std::time::{Duration, SystemTime};
 
 use pgportage_link::identity::Role;
@@ -18,7 +20,7 @@ use pgportage_link::switch_certificate::{
     SignedStatement, Statement, TableSet, Verification, Written, hex,
 };
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{ActKind, Reason, Side};
+use pgportage_proto::{ActKind, Reason, Side, v1};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -28,8 +30,7 @@ use crate::step::cutover::{
     SequencePosition, Switch, WrittenRows,
 };
 use crate::step::way_back::beginning;
-use crate::step::{Context, Step, Survey};
-use crate::wire;
+use crate::step::{Act, Context, Produced, Survey};
 
 const SERVER: &str = "\
 SELECT system_identifier::text, current_setting('server_version_num')::int FROM pg_control_system()";
@@ -119,8 +120,21 @@ pub struct Compared {
     pub tables: Vec<(RelationName, i64, Vec<u8>)>,
 }
 
-impl Step for CertifySwitch {
+impl Act for CertifySwitch {
+    const KIND: ActKind = ActKind::CertifySwitch;
+    type Message = v1::CertifySwitch;
     type Output = CertifySwitchResult;
+
+    fn decode(message: v1::CertifySwitch) -> Result<Self, Failure> {
+        Ok(Self { cutover_epoch: message.cutover_epoch, switch: Switch::of(message.rollback) })
+    }
+
+    fn encode(output: CertifySwitchResult) -> Produced {
+        let SignedStatement { statement, scheme, signature, chain } = output.signed;
+        let chain = chain.into_iter().map(|certificate| certificate.0).collect();
+        let signed = v1::SignedStatement { statement, scheme: u32::from(scheme), signature, chain };
+        Produced::CertifySwitch(v1::CertifySwitchResult { signed: Some(signed) })
+    }
 
     /// Stating it again does no harm: both statements are true.
     async fn survey(&self, _cx: &Context) -> Result<Survey<CertifySwitchResult>, Failure> {
@@ -129,7 +143,7 @@ impl Step for CertifySwitch {
 
     async fn perform(&self, cx: &Context) -> Result<CertifySwitchResult, Failure> {
         let history = cx.agent.journal.history(&cx.participation.migration)?;
-        let record = wire::switch_record(history, &cx.plan_digest, self.cutover_epoch)?;
+        let record = record::switch_record(history, &cx.plan_digest, self.cutover_epoch)?;
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         let told = if cx.participation.side == self.switch.leaves() {
             prove_fenced(&session, self.cutover_epoch).await?;
@@ -352,5 +366,4 @@ fn wrong(message: &str) -> Failure {
 }
 
 #[cfg(test)]
-#[path = "certify_tests.rs"]
 mod tests;

@@ -4,12 +4,18 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{ActKind, Reason, Verb};
+use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::Client;
 
-use super::{Context, Step, Survey};
+use super::Act;
+use super::Consequences;
+use super::Context;
+use super::Produced;
+use super::Survey;
 use crate::ledger;
+use crate::message::int32;
 use crate::names;
+use crate::policy::DestructiveAct;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::expel::Expulsion;
 use crate::postgres::{Purpose, sql_failure};
@@ -58,8 +64,28 @@ pub struct CloseDatabaseResult {
     pub terminated_session_count: u32,
 }
 
-impl Step for CloseDatabase {
+impl Act for CloseDatabase {
+    const KIND: ActKind = ActKind::CloseDatabase;
+    const SIDE: Option<Side> = Some(Side::Destination);
+    type Message = v1::CloseDatabase;
     type Output = CloseDatabaseResult;
+
+    fn decode(_message: v1::CloseDatabase) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    fn encode(output: CloseDatabaseResult) -> Produced {
+        Produced::CloseDatabase(v1::CloseDatabaseResult {
+            terminated_session_count: int32(output.terminated_session_count),
+        })
+    }
+
+    fn consequences(&self, verb: Verb, _side: Side) -> Consequences {
+        match verb {
+            Verb::Perform => Consequences::of(&[DestructiveAct::TerminateSessions]),
+            Verb::Undo => Consequences::NONE,
+        }
+    }
 
     /// Closing is done when the row says so *and* nobody is left; the second
     /// half is repeated by `perform`, so a half-done attempt is "ready".

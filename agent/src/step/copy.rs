@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::{ActKind, CopyMethod, Reason};
+use pgportage_proto::{ActKind, CopyMethod, Reason, Side, v1};
 
 use self::board::Board;
 use self::builds::Builds;
@@ -39,10 +39,11 @@ use self::ledger::Ledger;
 use self::plan::{pieces, remaining};
 use self::yard::Statistics;
 use super::schema::later;
+use crate::message::int32;
 use crate::peer::SourceSnapshot;
 use crate::postgres::{Purpose, Session, is_passing, sql_failure};
 use crate::step::patience::{Patience, stalled};
-use crate::step::{Context, Progress, Step, Survey};
+use crate::step::{Act, Context, Produced, Progress, Survey};
 
 const ACTION: ActKind = ActKind::CopyTables;
 
@@ -98,8 +99,28 @@ impl From<Ledger> for CopyTablesResult {
     }
 }
 
-impl Step for CopyTables {
+impl Act for CopyTables {
+    const KIND: ActKind = ActKind::CopyTables;
+    const SIDE: Option<Side> = Some(Side::Destination);
+    const COPIES: bool = true;
+    type Message = v1::CopyTables;
     type Output = CopyTablesResult;
+
+    fn decode(message: v1::CopyTables) -> Result<Self, Failure> {
+        Ok(Self { copy_method: message.copy_method().into() })
+    }
+
+    fn encode(output: CopyTablesResult) -> Produced {
+        Produced::CopyTables(v1::CopyTablesResult {
+            table_count: int32(output.table_count),
+            row_count: output.row_count,
+            copied_bytes: output.copied_bytes,
+            repeated_bytes: output.repeated_bytes,
+            consistent_point: output.consistent_point,
+            kept_table_count: int32(output.kept_table_count),
+            mended_table_count: int32(output.mended_table_count),
+        })
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CopyTablesResult>, Failure> {
         if self.copy_method == CopyMethod::Native {

@@ -7,18 +7,20 @@
 mod local;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::{Reason, Side};
+use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::GenericClient;
 
 use crate::ledger;
 use crate::ledger::Ownership;
+use crate::message::relations;
+use crate::policy::DestructiveAct;
 use crate::pooler::Poolers;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
 use crate::step::patience::Patience;
 use crate::step::publication::{self, Fenced};
 use crate::step::way_back::remove_way_back;
-use crate::step::{Context, Progress, Step, Survey, connect, identity, subscribe};
+use crate::step::{Act, Consequences, Context, Produced, Progress, Survey, connect, identity, subscribe};
 
 pub use local::clean_up_locally;
 
@@ -44,8 +46,29 @@ pub struct FinishMigrationResult {
     pub unfence_statements: Vec<String>,
 }
 
-impl Step for FinishMigration {
+impl Act for FinishMigration {
+    const KIND: ActKind = ActKind::FinishMigration;
+    type Message = v1::FinishMigration;
     type Output = FinishMigrationResult;
+
+    fn decode(message: v1::FinishMigration) -> Result<Self, Failure> {
+        Ok(Self { identity_full_tables: relations(message.identity_full_tables) })
+    }
+
+    fn encode(output: FinishMigrationResult) -> Produced {
+        Produced::FinishMigration(v1::FinishMigrationResult { unfence_statements: output.unfence_statements })
+    }
+
+    fn is_last(verb: Verb, _side: Side) -> bool {
+        verb == Verb::Perform
+    }
+
+    fn consequences(&self, _verb: Verb, side: Side) -> Consequences {
+        match side {
+            Side::Source => Consequences::of(&[DestructiveAct::DropSlot]),
+            Side::Destination => Consequences::NONE,
+        }
+    }
 
     /// Every part looks for itself.
     async fn survey(&self, _cx: &Context) -> Result<Survey<FinishMigrationResult>, Failure> {

@@ -4,13 +4,15 @@
 //! the first table is changed, so that undo and finish can give it back.
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 
+use crate::message::{int32, relations};
+use crate::policy::DestructiveAct;
 use crate::postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
 use crate::step::patience::Patience;
-use crate::step::{Context, Progress, ProgressUnit, Step, Survey};
+use crate::step::{Act, Consequences, Context, Produced, Progress, ProgressUnit, Survey};
 
 /// The note in the journal: a JSON list of [`Before`].
 const NOTE: &str = "replica_identity_before";
@@ -78,8 +80,26 @@ impl SetReplicaIdentity {
     }
 }
 
-impl Step for SetReplicaIdentity {
+impl Act for SetReplicaIdentity {
+    const KIND: ActKind = ActKind::SetReplicaIdentity;
+    const SIDE: Option<Side> = Some(Side::Source);
+    type Message = v1::SetReplicaIdentity;
     type Output = SetReplicaIdentityResult;
+
+    fn decode(message: v1::SetReplicaIdentity) -> Result<Self, Failure> {
+        Ok(Self { tables: relations(message.tables) })
+    }
+
+    fn encode(output: SetReplicaIdentityResult) -> Produced {
+        Produced::SetReplicaIdentity(v1::SetReplicaIdentityResult { table_count: int32(output.table_count) })
+    }
+
+    fn consequences(&self, verb: Verb, _side: Side) -> Consequences {
+        match verb {
+            Verb::Perform if !self.tables.is_empty() => Consequences::of(&[DestructiveAct::ReplicaIdentityFull]),
+            Verb::Perform | Verb::Undo => Consequences::NONE,
+        }
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<SetReplicaIdentityResult>, Failure> {
         if self.tables.is_empty() {

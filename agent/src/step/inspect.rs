@@ -15,6 +15,7 @@ mod identity;
 mod inventory;
 mod left_out;
 mod leftover;
+mod message;
 mod privilege;
 mod program;
 mod source;
@@ -23,10 +24,10 @@ mod trigger;
 mod way_back;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::{Reason, Side};
+use pgportage_proto::{ActKind, Reason, Side, v1};
 
 use crate::postgres::{Purpose, RelationName, quote_ident, quote_literal};
-use crate::step::{Context, Progress, Step, Survey};
+use crate::step::{Act, Context, Produced, Progress, Survey};
 use examination::{Check, Examination, answer};
 use finding::apply_consents;
 
@@ -180,8 +181,19 @@ const DESTINATION_DATABASE: &[Check] = &[
     Check("objects left behind", |x| Box::pin(leftover::in_database(x))),
 ];
 
-impl Step for CheckServer {
+impl Act for CheckServer {
+    const KIND: ActKind = ActKind::CheckServer;
+    const JOINS: bool = false;
+    type Message = v1::CheckServer;
     type Output = CheckServerResult;
+
+    fn decode(message: v1::CheckServer) -> Result<Self, Failure> {
+        message::decode(message)
+    }
+
+    fn encode(output: CheckServerResult) -> Produced {
+        Produced::CheckServer(message::encode(output))
+    }
 
     /// Always ready: what was true at the last look says nothing about now.
     async fn survey(&self, _cx: &Context) -> Result<Survey<CheckServerResult>, Failure> {

@@ -11,16 +11,17 @@
 //! without one makes the application's own UPDATE and DELETE fail.
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::{ActKind, Reason, Side, Verb};
+use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::{Client, GenericClient};
 
 use crate::ledger;
 use crate::ledger::Ownership;
+use crate::message::int32;
 use crate::migration::Participation;
 use crate::names;
 use crate::postgres::{Purpose, RelationName, Session, catalog, quote_ident, sql_failure};
 use crate::step::patience::Patience;
-use crate::step::{Context, Progress, Step, Survey};
+use crate::step::{Act, Context, Produced, Progress, Survey};
 use crate::stream::{Stream, outgoing};
 
 const PUBLICATION_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)";
@@ -59,8 +60,22 @@ pub struct CreatePublicationResult {
     pub table_count: u32,
 }
 
-impl Step for CreatePublication {
+impl Act for CreatePublication {
+    const KIND: ActKind = ActKind::CreatePublication;
+    const REVERSE: &'static [Side] = &[Side::Destination];
+    type Message = v1::CreatePublication;
     type Output = CreatePublicationResult;
+
+    fn decode(_message: v1::CreatePublication) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    fn encode(output: CreatePublicationResult) -> Produced {
+        Produced::CreatePublication(v1::CreatePublicationResult {
+            publication_name: output.publication_name,
+            table_count: int32(output.table_count),
+        })
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreatePublicationResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;

@@ -17,11 +17,14 @@ mod restore;
 mod sql;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{ActKind, CopyMethod, Reason, Verb};
+use pgportage_proto::{ActKind, CopyMethod, Reason, Side, Verb, v1};
 
 use self::contents::{Baseline, relation_count, rights};
 use self::restore::Sections;
-use super::{Context, Step, Survey};
+use super::Act;
+use super::Context;
+use super::Produced;
+use super::Survey;
 use crate::ledger;
 use crate::ledger::Ownership;
 use crate::names;
@@ -61,8 +64,20 @@ pub struct RestoreSchemaResult {
     pub object_count: i64,
 }
 
-impl Step for RestoreSchema {
+impl Act for RestoreSchema {
+    const KIND: ActKind = ActKind::RestoreSchema;
+    const SIDE: Option<Side> = Some(Side::Destination);
+    type Message = v1::RestoreSchema;
     type Output = RestoreSchemaResult;
+
+    fn decode(message: v1::RestoreSchema) -> Result<Self, Failure> {
+        Ok(Self { copy_method: message.copy_method().into() })
+    }
+
+    fn encode(output: RestoreSchemaResult) -> Produced {
+        let RestoreSchemaResult { dump_digest, object_count } = output;
+        Produced::RestoreSchema(v1::RestoreSchemaResult { dump_digest, object_count })
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<RestoreSchemaResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pgportage_link::Failure;
 use pgportage_proto::{MigrationId, v1};
 
-use super::{big, count, duration, some, span};
+use crate::message::{duration, int32, int64, some, span};
 use crate::situation::{
     Capacity, DiskSituation, LinkSituation, PreparedTransaction, ServerSession, Situation, SlotSituation,
     SubscriptionSituation, Unchecked,
@@ -61,8 +61,8 @@ fn encode(situation: Situation) -> v1::Situation {
         slot: situation.slot.map(slot),
         subscription: situation.subscription.map(subscription),
         disk: situation.disk.map(|DiskSituation { free_bytes, warn_bytes }| v1::DiskSituation {
-            free_bytes: big(free_bytes),
-            warn_bytes: big(warn_bytes),
+            free_bytes: int64(free_bytes),
+            warn_bytes: int64(warn_bytes),
         }),
         link: situation.link.map(link),
         unchecked: situation
@@ -110,7 +110,7 @@ fn slot(slot: SlotSituation) -> v1::SlotSituation {
     v1::SlotSituation {
         complete: slot.complete,
         active_pid: slot.active_pid.unwrap_or(0),
-        retained_wal_bytes: slot.retained_wal_bytes.map_or(-1, big),
+        retained_wal_bytes: slot.retained_wal_bytes.map_or(-1, int64),
         invalidation: slot.invalidation,
     }
 }
@@ -118,14 +118,14 @@ fn slot(slot: SlotSituation) -> v1::SlotSituation {
 fn subscription(subscription: SubscriptionSituation) -> v1::SubscriptionSituation {
     v1::SubscriptionSituation {
         enabled: subscription.enabled,
-        apply_worker_count: count(subscription.apply_workers),
+        apply_worker_count: int32(subscription.apply_workers),
         apply_worker_age: subscription.apply_worker_age.map(span),
-        sync_worker_count: count(subscription.sync_workers),
-        waiting_table_count: count(subscription.waiting_tables),
-        copying_table_count: count(subscription.copying_tables),
-        ready_table_count: count(subscription.ready_tables),
-        apply_error_count: subscription.errors.map_or(-1, |(apply, _)| big(apply)),
-        sync_error_count: subscription.errors.map_or(-1, |(_, sync)| big(sync)),
+        sync_worker_count: int32(subscription.sync_workers),
+        waiting_table_count: int32(subscription.waiting_tables),
+        copying_table_count: int32(subscription.copying_tables),
+        ready_table_count: int32(subscription.ready_tables),
+        apply_error_count: subscription.errors.map_or(-1, |(apply, _)| int64(apply)),
+        sync_error_count: subscription.errors.map_or(-1, |(_, sync)| int64(sync)),
     }
 }
 

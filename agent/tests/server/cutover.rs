@@ -20,7 +20,7 @@ use pgportage_agent::step::cutover::{
     ReleaseBarrier, Switch,
 };
 use pgportage_agent::step::publication::CreatePublication;
-use pgportage_agent::step::{Step, Survey};
+use pgportage_agent::step::{Act, Survey};
 use pgportage_link::{Effect, Failure, fail_point};
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{Cluster, SUPERUSER, connect};
@@ -84,16 +84,16 @@ async fn caught_up_with(options: Options) -> World {
     world
 }
 
-async fn perform<S: Step>(world: &World, side: Side, step: &S) -> Result<S::Output, Failure> {
+async fn perform<A: Act>(world: &World, side: Side, act: &A) -> Result<A::Output, Failure> {
     let cx = world.context(side);
-    match step.survey(&cx).await? {
+    match act.survey(&cx).await? {
         Survey::Done(output) => Ok(output),
-        Survey::Ready => step.perform(&cx).await,
+        Survey::Ready => act.perform(&cx).await,
     }
 }
 
-async fn undo<S: Step>(world: &World, side: Side, step: &S) -> Result<(), Failure> {
-    step.undo(&world.context(side)).await
+async fn undo<A: Act>(world: &World, side: Side, act: &A) -> Result<(), Failure> {
+    act.undo(&world.context(side)).await
 }
 
 async fn application(cluster: &Cluster, database: &str) -> anyhow::Result<Client> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pgportage_agent::step::inspect::{
     CheckServer, CheckServerResult, Consent, Extension, Finding, Inventory, Severity,
 };
-use pgportage_agent::step::{Context, Progress, Step};
+use pgportage_agent::step::{Act, Context, Progress};
 use pgportage_link::{Clock, Failure};
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{Cluster, ClusterOptions};

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Side, v1};
 
+use crate::message::int32;
 use crate::names;
 use crate::peer::Packing;
 use crate::postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
 use crate::step::patience::{Patience, stalled};
-use crate::step::{Context, Progress, ProgressPart, ProgressUnit, Step, Survey};
+use crate::step::{Act, Context, Produced, Progress, ProgressPart, ProgressUnit, Survey};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -129,8 +130,20 @@ impl Look {
 /// The most that was seen of each table: the server forgets when one is done.
 type Seen = BTreeMap<RelationName, (i64, i64)>;
 
-impl Step for AwaitCopy {
+impl Act for AwaitCopy {
+    const KIND: ActKind = ActKind::AwaitCopy;
+    const SIDE: Option<Side> = Some(Side::Destination);
+    const COPIES: bool = true;
+    type Message = v1::AwaitCopy;
     type Output = AwaitCopyResult;
+
+    fn decode(_message: v1::AwaitCopy) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    fn encode(output: AwaitCopyResult) -> Produced {
+        Produced::AwaitCopy(v1::AwaitCopyResult { table_count: int32(output.table_count) })
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<AwaitCopyResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Watch).await?;

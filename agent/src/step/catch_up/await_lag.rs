@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Side, v1};
 use tokio::time::Instant;
 
 use crate::heartbeat::Reading;
+use crate::message::{duration, span};
 use crate::step::patience::{Patience, stalled};
-use crate::step::{Context, Progress, ProgressUnit, Step, Survey};
+use crate::step::{Act, Context, Produced, Progress, ProgressUnit, Survey};
 
 /// Time between two looks at the gauge, and between two beats meanwhile.
 const LOOK: Duration = Duration::from_millis(200);
@@ -54,8 +55,25 @@ impl Window {
     }
 }
 
-impl Step for AwaitLag {
+impl Act for AwaitLag {
+    const KIND: ActKind = ActKind::AwaitLag;
+    type Message = v1::AwaitLag;
     type Output = AwaitLagResult;
+
+    fn decode(message: v1::AwaitLag) -> Result<Self, Failure> {
+        Ok(Self {
+            max_lag: duration(message.max_lag, "max_lag")?,
+            stable_window: duration(message.stable_window, "stable_window")?,
+        })
+    }
+
+    fn encode(output: AwaitLagResult) -> Produced {
+        Produced::AwaitLag(v1::AwaitLagResult { lag: Some(span(output.lag)) })
+    }
+
+    fn needs_slot(_side: Side) -> bool {
+        true
+    }
 
     /// Never done before: the lag of a moment ago says nothing.
     async fn survey(&self, _cx: &Context) -> Result<Survey<AwaitLagResult>, Failure> {

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
+use pgportage_proto::{ActKind, Side, Verb, v1};
 
-use crate::step::{Context, Step, Survey};
+use crate::message::span;
+use crate::step::{Act, Context, Produced, Survey};
 
 /// Calls the other agent and measures how long its answer takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +23,27 @@ pub struct ReachPeerResult {
     pub relayed: bool,
 }
 
-impl Step for ReachPeer {
+impl Act for ReachPeer {
+    const KIND: ActKind = ActKind::ReachPeer;
+    type Message = v1::ReachPeer;
     type Output = ReachPeerResult;
+
+    fn decode(_message: v1::ReachPeer) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    fn encode(output: ReachPeerResult) -> Produced {
+        Produced::ReachPeer(v1::ReachPeerResult {
+            round_trip: Some(span(output.round_trip)),
+            software_version: output.software_version,
+            relayed: output.relayed,
+        })
+    }
+
+    /// The first on the destination, so the last to be taken back there.
+    fn is_last(verb: Verb, side: Side) -> bool {
+        (verb, side) == (Verb::Undo, Side::Destination)
+    }
 
     /// Never done before: only a call proves that the other agent answers now.
     async fn survey(&self, _cx: &Context) -> Result<Survey<ReachPeerResult>, Failure> {

@@ -9,13 +9,13 @@
 
 use pgportage_link::Effect;
 use pgportage_link::Failure;
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::{GenericClient, Transaction};
 
 use crate::postgres::{Purpose, Secret, Session, hush, quote_ident, quote_literal, scram_verifier, sql_failure};
 use crate::role::{RoleNames, RoleState, comment, role_state};
 use crate::step::patience::Patience;
-use crate::step::{Context, Step, Survey};
+use crate::step::{Act, Context, Produced, Survey};
 
 /// What the agent's own role may give: BYPASSRLS needs a superuser, and from 16
 /// on suffices to have it oneself.
@@ -62,8 +62,24 @@ pub struct CreateReplicationRoleResult {
     pub role_name: String,
 }
 
-impl Step for CreateReplicationRole {
+impl Act for CreateReplicationRole {
+    const KIND: ActKind = ActKind::CreateReplicationRole;
+    const REVERSE: &'static [Side] = &[Side::Destination];
+    type Message = v1::CreateReplicationRole;
     type Output = CreateReplicationRoleResult;
+
+    fn decode(_message: v1::CreateReplicationRole) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    fn encode(output: CreateReplicationRoleResult) -> Produced {
+        Produced::CreateReplicationRole(v1::CreateReplicationRoleResult { role_name: output.role_name })
+    }
+
+    /// The first that touches the source, so the last to be taken back there.
+    fn is_last(verb: Verb, side: Side) -> bool {
+        (verb, side) == (Verb::Undo, Side::Source)
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreateReplicationRoleResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;

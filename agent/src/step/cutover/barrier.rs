@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio::try_join;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, error::SqlState};
@@ -18,10 +18,11 @@ use super::let_go::{let_go, let_go_in_time};
 use super::seeded::Bug;
 use super::sequence::{SequencePosition, positions};
 use super::{Barrier, LeavingSide, current_lsn, remaining, sessions_lost};
+use crate::message::{duration, int32, sequence_messages, span};
 use crate::policy::BarrierConflict;
 use crate::pooler::{Occasion, Pause, Unreachable};
 use crate::postgres::{RelationName, sql_failure};
-use crate::step::{Context, Step, Survey};
+use crate::step::{Act, Consequences, Context, Produced, Survey};
 
 /// How long autovacuum and other maintenance get to leave. Hinders no writer. A
 /// worker of autovacuum leaves when somebody has waited for it for
@@ -133,8 +134,37 @@ pub struct RaiseBarrierResult {
     pub cancelled_session_count: u32,
 }
 
-impl Step for RaiseBarrier {
+impl Act for RaiseBarrier {
+    const KIND: ActKind = ActKind::RaiseBarrier;
+    const REVERSE: &'static [Side] = &[Side::Destination];
+    type Message = v1::RaiseBarrier;
     type Output = RaiseBarrierResult;
+
+    fn decode(message: v1::RaiseBarrier) -> Result<Self, Failure> {
+        Ok(Self { cutover_epoch: message.cutover_epoch, max_outage: duration(message.max_outage, "max_outage")? })
+    }
+
+    fn encode(output: RaiseBarrierResult) -> Produced {
+        Produced::RaiseBarrier(v1::RaiseBarrierResult {
+            marker_id: output.marker_id.to_string(),
+            marker_lsn: output.marker_lsn,
+            sequences: sequence_messages(output.sequences),
+            catalog_digest: output.catalog_digest,
+            lock_wait: Some(span(output.lock_wait)),
+            cancelled_session_count: int32(output.cancelled_session_count),
+        })
+    }
+
+    fn consequences(&self, verb: Verb, _side: Side) -> Consequences {
+        match verb {
+            Verb::Perform => Consequences { max_outage: Some(self.max_outage), ..Consequences::NONE },
+            Verb::Undo => Consequences::NONE,
+        }
+    }
+
+    fn needs_slot(_side: Side) -> bool {
+        true
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<RaiseBarrierResult>, Failure> {
         let Some(cutover) = cx.agent.cutovers.leaving(&cx.participation.migration) else {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{ActKind, Reason, Verb};
+use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio::try_join;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -14,8 +14,9 @@ use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, set_all};
 use super::{EnteringSide, await_disk, current_lsn, remaining, sessions_lost};
 use crate::ledger;
+use crate::message::{duration, int32, marker, sequences, span};
 use crate::postgres::sql_failure;
-use crate::step::{Context, Progress, Step, Survey};
+use crate::step::{Act, Context, Produced, Progress, Survey};
 
 /// How often the destination is asked for the marker. The outage waits for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -53,8 +54,31 @@ pub struct DrainToMarkerResult {
     pub compared: Option<WrittenRows>,
 }
 
-impl Step for DrainToMarker {
+impl Act for DrainToMarker {
+    const KIND: ActKind = ActKind::DrainToMarker;
+    const REVERSE: &'static [Side] = &[Side::Source];
+    type Message = v1::DrainToMarker;
     type Output = DrainToMarkerResult;
+
+    fn decode(message: v1::DrainToMarker) -> Result<Self, Failure> {
+        Ok(Self {
+            cutover_epoch: message.cutover_epoch,
+            marker_id: marker(&message.marker_id)?,
+            sequences: sequences(message.sequences)?,
+            open_timeout: duration(message.open_timeout, "open_timeout")?,
+            catalog_digest: message.catalog_digest,
+            compare_limit: message.compare_limit.map(|limit| duration(Some(limit), "compare_limit")).transpose()?,
+        })
+    }
+
+    fn encode(output: DrainToMarkerResult) -> Produced {
+        Produced::DrainToMarker(v1::DrainToMarkerResult {
+            drain_time: Some(span(output.drain_time)),
+            sequence_count: int32(output.sequence_count),
+            flush_lsn: output.flush_lsn,
+            comparison: output.compared.map(Into::into),
+        })
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<DrainToMarkerResult>, Failure> {
         let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) else {

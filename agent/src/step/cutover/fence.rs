@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{ActKind, Reason, Verb};
+use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio::time::Instant;
 use tokio::try_join;
 use tokio_postgres::types::{ToSql, Type};
@@ -20,10 +20,11 @@ use super::sequence::{SequencePosition, positions};
 use super::{LeavingSide, current_lsn, refuse_in_rehearsal, remaining, sessions_lost};
 use crate::hook;
 use crate::ledger;
-use crate::policy::HookPoint;
+use crate::message::{int32, marker, sequence_messages};
+use crate::policy::{DestructiveAct, HookPoint};
 use crate::postgres::access::Access;
 use crate::postgres::{quote_ident, sql_failure};
-use crate::step::{Context, Progress, Step, Survey};
+use crate::step::{Act, Consequences, Context, Produced, Progress, Survey};
 
 /// Journal note of the source agent: the epoch of a fence that may be durable.
 /// Written before the fence, cleared when it is lifted.
@@ -72,8 +73,31 @@ pub struct FenceSourceResult {
     pub catalog_digest: Vec<u8>,
 }
 
-impl Step for FenceSource {
+impl Act for FenceSource {
+    const KIND: ActKind = ActKind::FenceSource;
+    const REVERSE: &'static [Side] = &[Side::Destination];
+    type Message = v1::FenceSource;
     type Output = FenceSourceResult;
+
+    fn decode(message: v1::FenceSource) -> Result<Self, Failure> {
+        Ok(Self { cutover_epoch: message.cutover_epoch, marker_id: marker(&message.marker_id)? })
+    }
+
+    fn encode(output: FenceSourceResult) -> Produced {
+        Produced::FenceSource(v1::FenceSourceResult {
+            fence_lsn: output.fence_lsn,
+            sequences: sequence_messages(output.sequences),
+            terminated_session_count: int32(output.terminated_session_count),
+            catalog_digest: output.catalog_digest,
+        })
+    }
+
+    fn consequences(&self, verb: Verb, _side: Side) -> Consequences {
+        match verb {
+            Verb::Perform => Consequences::of(&[DestructiveAct::Fence, DestructiveAct::TerminateSessions]),
+            Verb::Undo => Consequences::NONE,
+        }
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<FenceSourceResult>, Failure> {
         let Some(cutover) = cx.agent.cutovers.leaving(&cx.participation.migration) else {

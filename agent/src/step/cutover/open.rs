@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{ActKind, Reason, Verb};
+use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio::time::Instant;
 use tokio::try_join;
 use tokio_postgres::Client;
@@ -23,11 +23,12 @@ use super::{EnteringSide, await_disk, current_lsn, refuse_in_rehearsal, sessions
 use crate::agent::Agent;
 use crate::hook;
 use crate::ledger;
+use crate::message::sequences;
 use crate::migration::Participation;
-use crate::policy::HookPoint;
+use crate::policy::{DestructiveAct, HookPoint};
 use crate::postgres::access::Access;
 use crate::postgres::{Purpose, quote_ident, sql_failure};
-use crate::step::{Context, Step, Survey};
+use crate::step::{Act, Consequences, Context, Produced, Survey};
 use crate::stream::incoming;
 
 const DECISION: &str = "SELECT state, floor_epoch, saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE";
@@ -58,8 +59,26 @@ pub struct OpenDestinationResult {
     pub open_lsn: String,
 }
 
-impl Step for OpenDestination {
+impl Act for OpenDestination {
+    const KIND: ActKind = ActKind::OpenDestination;
+    const REVERSE: &'static [Side] = &[Side::Source];
+    type Message = v1::OpenDestination;
     type Output = OpenDestinationResult;
+
+    fn decode(message: v1::OpenDestination) -> Result<Self, Failure> {
+        Ok(Self { cutover_epoch: message.cutover_epoch, sequences: sequences(message.sequences)? })
+    }
+
+    fn encode(output: OpenDestinationResult) -> Produced {
+        Produced::OpenDestination(v1::OpenDestinationResult { open_lsn: output.open_lsn })
+    }
+
+    fn consequences(&self, verb: Verb, _side: Side) -> Consequences {
+        match verb {
+            Verb::Perform => Consequences::of(&[DestructiveAct::Open]),
+            Verb::Undo => Consequences::NONE,
+        }
+    }
 
     /// The row is asked, not the agent's memory: a decision whose answer was
     /// lost is found here.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Haste, Remedy};
-use pgportage_proto::{Reason, Side};
+use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
@@ -20,15 +20,16 @@ use super::scrutiny::Scrutiny;
 use super::seeded::{self, Bug};
 use super::{EnteringSide, LeavingSide};
 use crate::hook;
+use crate::message::{duration, int32};
 use crate::names;
-use crate::policy::HookPoint;
+use crate::policy::{DestructiveAct, HookPoint};
 use crate::pooler::{self, Unreachable};
 use crate::postgres::access::own_role;
 use crate::postgres::catalog::Sequences;
 use crate::postgres::expel::Expulsion;
 use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
 use crate::snapshot::Written;
-use crate::step::{Context, Step, Survey, way_back};
+use crate::step::{Act, Consequences, Context, Produced, Survey, way_back};
 use crate::stream::{incoming, outgoing};
 
 /// A transaction that has written and is older than this would keep the barrier
@@ -118,6 +119,11 @@ pub enum Switch {
 }
 
 impl Switch {
+    /// As the contract has it.
+    pub(crate) fn of(rollback: bool) -> Self {
+        if rollback { Self::Rollback } else { Self::Cutover }
+    }
+
     /// The side that is left.
     pub(crate) fn leaves(self) -> Side {
         match self {
@@ -138,8 +144,41 @@ pub struct PrepareCutoverResult {
     pub table_count: u32,
 }
 
-impl Step for PrepareCutover {
+impl Act for PrepareCutover {
+    const KIND: ActKind = ActKind::PrepareCutover;
+    type Message = v1::PrepareCutover;
     type Output = PrepareCutoverResult;
+
+    fn decode(message: v1::PrepareCutover) -> Result<Self, Failure> {
+        Ok(Self {
+            cutover_epoch: message.cutover_epoch,
+            max_outage: duration(message.max_outage, "max_outage")?,
+            switch: Switch::of(message.rollback),
+            way_back: message.way_back,
+            rehearsal: message.rehearsal,
+            unreachable: if message.without_poolers { Unreachable::LeaveOut } else { Unreachable::Refuse },
+            compare_written: message.compare_written,
+        })
+    }
+
+    fn encode(output: PrepareCutoverResult) -> Produced {
+        Produced::PrepareCutover(v1::PrepareCutoverResult {
+            table_set_digest: output.table_set_digest,
+            catalog_digest: output.catalog_digest,
+            table_count: int32(output.table_count),
+        })
+    }
+
+    fn consequences(&self, verb: Verb, _side: Side) -> Consequences {
+        let destructive: &[DestructiveAct] = match self.switch {
+            Switch::Cutover => &[],
+            Switch::Rollback => &[DestructiveAct::WayBack],
+        };
+        match verb {
+            Verb::Perform => Consequences { destructive, max_outage: Some(self.max_outage) },
+            Verb::Undo => Consequences::NONE,
+        }
+    }
 
     /// Preconditions are looked at anew each time: there is no "done".
     async fn survey(&self, _cx: &Context) -> Result<Survey<PrepareCutoverResult>, Failure> {

@@ -5,14 +5,15 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, Verb};
+use pgportage_proto::{ActKind, Side, Verb, v1};
 
 use super::let_go::let_go;
 use super::resolve::SETTLED_NOTE;
 use crate::ledger;
+use crate::message::span;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::{Purpose, sql_failure};
-use crate::step::{Context, Step, Survey};
+use crate::step::{Act, Context, Produced, Survey};
 
 const FENCED: &str = "SELECT saved_access FROM pgportage.fence WHERE cutover_epoch = $1";
 
@@ -40,8 +41,19 @@ pub struct ReleaseBarrierResult {
     pub barrier_time: Duration,
 }
 
-impl Step for ReleaseBarrier {
+impl Act for ReleaseBarrier {
+    const KIND: ActKind = ActKind::ReleaseBarrier;
+    const REVERSE: &'static [Side] = &[Side::Destination];
+    type Message = v1::ReleaseBarrier;
     type Output = ReleaseBarrierResult;
+
+    fn decode(message: v1::ReleaseBarrier) -> Result<Self, Failure> {
+        Ok(Self { cutover_epoch: message.cutover_epoch })
+    }
+
+    fn encode(output: ReleaseBarrierResult) -> Produced {
+        Produced::ReleaseBarrier(v1::ReleaseBarrierResult { barrier_time: Some(span(output.barrier_time)) })
+    }
 
     async fn survey(&self, _cx: &Context) -> Result<Survey<ReleaseBarrierResult>, Failure> {
         Ok(Survey::Ready)

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, v1};
 use tokio::try_join;
 
 use crate::comparison::{ComparedTable, Digest, Hashing, Part, PartDigest, Questions, Reader, RowKey, Which};
+use crate::message::{int32, span};
 use crate::postgres::RelationName;
 use crate::snapshot::WrittenTable;
 use crate::step::Context;
@@ -48,6 +49,17 @@ pub struct WrittenRows {
     pub left_out: Vec<RelationName>,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+impl From<WrittenRows> for v1::SwitchComparison {
+    fn from(written: WrittenRows) -> Self {
+        Self {
+            table_count: int32(written.table_count),
+            row_count: i64::try_from(written.row_count).unwrap_or(i64::MAX),
+            left_out: written.left_out.into_iter().map(Into::into).collect(),
+            elapsed: Some(span(written.elapsed)),
+        }
+    }
 }
 
 impl Scrutiny {

@@ -8,14 +8,15 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{CopyMethod, Reason};
+use pgportage_proto::{ActKind, CopyMethod, Reason, Side, Verb, v1};
 
 use super::grants::{grant_reading, revoke_reading};
 use crate::names::former_slot;
+use crate::policy::DestructiveAct;
 use crate::postgres::{CancelHandle, Purpose, Session, is_passing, quote_ident, sql_failure};
 use crate::slot::{SlotState, slot_state};
 use crate::step::patience::{Patience, stalled};
-use crate::step::{Context, Progress, Step, Survey};
+use crate::step::{Act, Consequences, Context, Produced, Progress, Survey};
 use crate::stream::{outgoing, outgoing_copy};
 
 /// The slot is there already.
@@ -84,8 +85,31 @@ enum Found {
     Usable(String),
 }
 
-impl Step for CreateSlot {
+impl Act for CreateSlot {
+    const KIND: ActKind = ActKind::CreateSlot;
+    const REVERSE: &'static [Side] = &[Side::Destination];
+    type Message = v1::CreateSlot;
     type Output = CreateSlotResult;
+
+    fn decode(message: v1::CreateSlot) -> Result<Self, Failure> {
+        Ok(Self { copy_method: message.copy_method().into() })
+    }
+
+    fn encode(output: CreateSlotResult) -> Produced {
+        let CreateSlotResult { slot_name, consistent_point } = output;
+        Produced::CreateSlot(v1::CreateSlotResult { slot_name, consistent_point })
+    }
+
+    fn consequences(&self, verb: Verb, side: Side) -> Consequences {
+        match (verb, side) {
+            (Verb::Undo, Side::Source) => Consequences::of(&[DestructiveAct::DropSlot]),
+            (Verb::Undo, Side::Destination) | (Verb::Perform, Side::Source | Side::Destination) => Consequences::NONE,
+        }
+    }
+
+    fn needs_slot(_side: Side) -> bool {
+        true
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreateSlotResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;

@@ -18,12 +18,13 @@
 use bytes::Bytes;
 use futures_util::SinkExt;
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Reason, Verb};
+use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Reason, Side, Verb, v1};
 use tokio_postgres::{GenericClient, Transaction};
 use zeroize::Zeroizing;
 
 use super::conninfo::{Target, csv_line};
 use crate::ledger;
+use crate::message::int32;
 use crate::migration::Participation;
 use crate::names;
 use crate::postgres::{
@@ -31,7 +32,7 @@ use crate::postgres::{
 };
 use crate::role::{ReplicationAccess, hba_name};
 use crate::step::patience::Patience;
-use crate::step::{Context, Progress, Step, Survey};
+use crate::step::{Act, Context, Produced, Progress, Survey};
 use crate::stream::incoming;
 
 const SUBSCRIPTION: &str = "\
@@ -83,8 +84,22 @@ pub(crate) struct State {
     pub(crate) tables: i64,
 }
 
-impl Step for CreateSubscription {
+impl Act for CreateSubscription {
+    const KIND: ActKind = ActKind::CreateSubscription;
+    const SIDE: Option<Side> = Some(Side::Destination);
+    type Message = v1::CreateSubscription;
     type Output = CreateSubscriptionResult;
+
+    fn decode(message: v1::CreateSubscription) -> Result<Self, Failure> {
+        Ok(Self { path: message.connection_path().into(), copy_method: message.copy_method().into() })
+    }
+
+    fn encode(output: CreateSubscriptionResult) -> Produced {
+        Produced::CreateSubscription(v1::CreateSubscriptionResult {
+            subscription_name: output.subscription_name,
+            table_count: int32(output.table_count),
+        })
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreateSubscriptionResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;

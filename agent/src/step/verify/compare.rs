@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use pgportage_link::{Effect, Failure};
+use pgportage_proto::{ActKind, Side, v1};
 
 use super::board::Board;
 use super::notebook::{Notebook, TableComparison, TableNote};
 use super::scan::Worker;
 use crate::comparison::{ComparedTable, Hashing, Questions, Reader};
+use crate::message::{duration, span};
 use crate::postgres::RelationName;
-use crate::step::{Context, Progress, Step, Survey};
+use crate::step::{Act, Context, Produced, Progress, Survey};
 
 /// Tables compared at the same time: while one side of one is read, the other
 /// side of another is. Each costs both servers a session.
@@ -55,8 +57,31 @@ pub struct CompareRowsResult {
     pub repair_path: String,
 }
 
-impl Step for CompareRows {
+impl Act for CompareRows {
+    const KIND: ActKind = ActKind::CompareRows;
+    const REVERSE: &'static [Side] = &[Side::Source];
+    type Message = v1::CompareRows;
     type Output = CompareRowsResult;
+
+    fn decode(message: v1::CompareRows) -> Result<Self, Failure> {
+        Ok(Self {
+            comparison_id: message.comparison_id,
+            time_limit: message.time_limit.map(|limit| duration(Some(limit), "time_limit")).transpose()?,
+            repair: message.repair,
+        })
+    }
+
+    fn encode(output: CompareRowsResult) -> Produced {
+        Produced::CompareRows(v1::CompareRowsResult {
+            tables: output.tables.into_iter().map(Into::into).collect(),
+            complete: output.complete,
+            range_count: output.range_count,
+            recheck_count: output.recheck_count,
+            elapsed: Some(span(output.elapsed)),
+            report_path: output.report_path,
+            repair_path: output.repair_path,
+        })
+    }
 
     /// Never done before: rows change.
     async fn survey(&self, _cx: &Context) -> Result<Survey<CompareRowsResult>, Failure> {

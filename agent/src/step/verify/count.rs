@@ -6,15 +6,16 @@
 //! can tell a difference that writes explain from one that they do not.
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason, Side, v1};
 
 use crate::comparison::replicated_tables;
+use crate::message::relations;
 use crate::postgres::catalog::{self, SchemaObject, SequenceState};
 use crate::postgres::{Purpose, RelationName, Session, sql_failure};
 use crate::step::cutover::SequencePosition;
 use crate::step::inspect::{Finding, not_replicated};
 use crate::step::patience::Patience;
-use crate::step::{Context, Progress, ProgressPart, ProgressUnit, Step, Survey};
+use crate::step::{Act, Context, Produced, Progress, ProgressPart, ProgressUnit, Survey};
 
 /// One process of the server is enough for a count: it must not take the
 /// application's.
@@ -90,8 +91,29 @@ pub struct TableCount {
     pub deleted_count: i64,
 }
 
-impl Step for CountRows {
+impl Act for CountRows {
+    const KIND: ActKind = ActKind::CountRows;
+    type Message = v1::CountRows;
     type Output = CountRowsResult;
+
+    fn decode(message: v1::CountRows) -> Result<Self, Failure> {
+        let v1::CountRows { tables, objects_only, sequences } = message;
+        Ok(Self { tables: relations(tables), objects_only, sequences })
+    }
+
+    fn encode(output: CountRowsResult) -> Produced {
+        Produced::CountRows(v1::CountRowsResult {
+            tables: output.tables.into_iter().map(encode_count).collect(),
+            objects: output.objects.into_iter().map(encode_object).collect(),
+            not_replicated: output.not_replicated.into_iter().map(Into::into).collect(),
+            sequences: output.sequences.into_iter().map(encode_place).collect(),
+        })
+    }
+
+    /// The destination counts its rows with or without a way back.
+    fn needs_slot(side: Side) -> bool {
+        side == Side::Source
+    }
 
     /// Never done before: rows change.
     async fn survey(&self, _cx: &Context) -> Result<Survey<CountRowsResult>, Failure> {
@@ -240,6 +262,24 @@ fn report(cx: &Context, table: &RelationName, counts: &[TableCount], total: usiz
         parts: counts.iter().map(part).collect(),
         ..Progress::default()
     });
+}
+
+fn encode_count(count: TableCount) -> v1::TableCount {
+    v1::TableCount {
+        table: Some(count.table.into()),
+        row_count: count.row_count,
+        inserted_count: count.inserted_count,
+        deleted_count: count.deleted_count,
+    }
+}
+
+fn encode_object(object: SchemaObject) -> v1::SchemaObject {
+    v1::SchemaObject { identity: object.identity, digest: object.digest.to_vec() }
+}
+
+fn encode_place(place: SequencePlace) -> v1::SequencePlace {
+    let SequencePlace { position: SequencePosition { name, last_value, called }, descending } = place;
+    v1::SequencePlace { sequence: Some(name.into()), last_value, called, descending }
 }
 
 #[cfg(test)]

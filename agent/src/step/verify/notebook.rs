@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::{MigrationId, Reason};
+use pgportage_proto::{MigrationId, Reason, v1};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -45,6 +45,22 @@ pub struct TableComparison {
     pub obstacle: String,
     /// Whether it was compared to its end.
     pub complete: bool,
+}
+
+impl From<TableComparison> for v1::TableComparison {
+    fn from(table: TableComparison) -> Self {
+        Self {
+            table: Some(table.table.into()),
+            row_count: table.row_count,
+            digest: table.digest,
+            missing_count: table.missing_count,
+            extra_count: table.extra_count,
+            changed_count: table.changed_count,
+            unsettled_count: table.unsettled_count,
+            obstacle: table.obstacle,
+            complete: table.complete,
+        }
+    }
 }
 
 /// What is known of one table.

@@ -10,17 +10,18 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::ConnectionPath;
+use pgportage_proto::{ActKind, ConnectionPath, Side, v1};
 use tokio_postgres::Client;
 
 use super::lost;
 use crate::ledger;
+use crate::message::int32;
 use crate::names;
 use crate::postgres::{Purpose, ServerVersion, Session, hush, quote_ident, sql_failure};
 use crate::role::ReplicationAccess;
 use crate::step::patience::{Patience, stalled};
 use crate::step::subscribe::{drop_subscription, make_subscription, prove_login, subscription};
-use crate::step::{Context, Progress, Step, Survey};
+use crate::step::{Act, Context, Produced, Progress, Survey};
 use crate::stream::{Stream, incoming};
 
 /// Journal note: a password was asked for, and the subscription may carry another.
@@ -45,8 +46,23 @@ pub struct CreateWayBackResult {
     pub table_count: u32,
 }
 
-impl Step for CreateWayBack {
+impl Act for CreateWayBack {
+    const KIND: ActKind = ActKind::CreateWayBack;
+    const SIDE: Option<Side> = Some(Side::Source);
+    const REVERSE: &'static [Side] = &[Side::Source, Side::Destination];
+    type Message = v1::CreateWayBack;
     type Output = CreateWayBackResult;
+
+    fn decode(_message: v1::CreateWayBack) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    fn encode(output: CreateWayBackResult) -> Produced {
+        Produced::CreateWayBack(v1::CreateWayBackResult {
+            subscription_name: output.subscription_name,
+            table_count: int32(output.table_count),
+        })
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreateWayBackResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;

@@ -7,15 +7,16 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::{ActKind, Reason, Verb};
+use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::Client;
 
 use super::lost;
 use crate::ledger;
+use crate::message::span;
 use crate::postgres::{Purpose, quote_ident, sql_failure};
 use crate::step::patience::{Patience, stalled};
 use crate::step::subscribe::subscription;
-use crate::step::{Context, Progress, Step, Survey};
+use crate::step::{Act, Context, Produced, Progress, Survey};
 use crate::stream::{Stream, incoming};
 
 /// How often to look for the heartbeat.
@@ -37,8 +38,19 @@ pub struct FollowStreamResult {
     pub first_arrival: Duration,
 }
 
-impl Step for FollowStream {
+impl Act for FollowStream {
+    const KIND: ActKind = ActKind::FollowStream;
+    const REVERSE: &'static [Side] = &[Side::Source, Side::Destination];
+    type Message = v1::FollowStream;
     type Output = FollowStreamResult;
+
+    fn decode(message: v1::FollowStream) -> Result<Self, Failure> {
+        Ok(Self { cutover_epoch: message.cutover_epoch })
+    }
+
+    fn encode(output: FollowStreamResult) -> Produced {
+        Produced::FollowStream(v1::FollowStreamResult { first_arrival: Some(span(output.first_arrival)) })
+    }
 
     /// Enabling what is enabled does no harm, and the arrival is to be seen anew.
     async fn survey(&self, _cx: &Context) -> Result<Survey<FollowStreamResult>, Failure> {

@@ -9,14 +9,14 @@
 //! the two is found after a crash says how far that was. Nobody streams from it yet.
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::{ActKind, Reason};
+use pgportage_proto::{ActKind, Reason, Side, v1};
 use tokio_postgres::Client;
 
 use super::lost;
 use crate::ledger;
 use crate::postgres::{Lsn, Purpose, sql_failure};
 use crate::step::patience::Patience;
-use crate::step::{Context, Step, Survey};
+use crate::step::{Act, Context, Produced, Survey};
 use crate::stream::{outgoing, outgoing_copy};
 
 /// Journal note: the switch whose beginning the slot has on disk.
@@ -46,8 +46,19 @@ pub struct KeepStreamResult {
     pub begin_lsn: String,
 }
 
-impl Step for KeepStream {
+impl Act for KeepStream {
+    const KIND: ActKind = ActKind::KeepStream;
+    const REVERSE: &'static [Side] = &[Side::Source, Side::Destination];
+    type Message = v1::KeepStream;
     type Output = KeepStreamResult;
+
+    fn decode(message: v1::KeepStream) -> Result<Self, Failure> {
+        Ok(Self { cutover_epoch: message.cutover_epoch })
+    }
+
+    fn encode(output: KeepStreamResult) -> Produced {
+        Produced::KeepStream(v1::KeepStreamResult { begin_lsn: output.begin_lsn })
+    }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<KeepStreamResult>, Failure> {
         let kept = cx.agent.journal.note(&cx.participation.migration, KEPT)?;

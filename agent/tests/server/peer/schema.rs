@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use pgportage_agent::postgres::ServerVersion;
 use pgportage_agent::step::schema::{RestoreSchema, RestoreSchemaResult};
-use pgportage_agent::step::{Context, Step, Survey};
+use pgportage_agent::step::{Act, Context, Survey};
 use pgportage_link::{Effect, Failure, Remedy, fail_point};
 use pgportage_proto::{CopyMethod, Reason, Side};
 use pgportage_tests::cluster::Cluster;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use pgportage_agent::pooler::Unreachable;
 use pgportage_agent::step::cutover::{PrepareCutover, Switch};
-use pgportage_agent::step::{Context, Step, Survey};
+use pgportage_agent::step::{Act, Context, Survey};
 use pgportage_link::{Failure, fail_point};
 use pgportage_proto::Side;
 
@@ -16,21 +16,21 @@ use super::catalogs::{assert_same, read};
 use crate::world::World;
 
 /// What the runner does: look, then act.
-pub(crate) async fn perform_with<S: Step>(cx: &Context, step: &S) -> Result<S::Output, Failure> {
-    match step.survey(cx).await? {
+pub(crate) async fn perform_with<A: Act>(cx: &Context, act: &A) -> Result<A::Output, Failure> {
+    match act.survey(cx).await? {
         Survey::Done(output) => Ok(output),
-        Survey::Ready => step.perform(cx).await,
+        Survey::Ready => act.perform(cx).await,
     }
 }
 
 /// Performs a step that has to succeed.
-pub(crate) async fn perform<S: Step>(world: &World, side: Side, step: &S) -> S::Output {
-    perform_with(&world.context(side), step).await.unwrap_or_else(|failure| panic!("{failure:#?}"))
+pub(crate) async fn perform<A: Act>(world: &World, side: Side, act: &A) -> A::Output {
+    perform_with(&world.context(side), act).await.unwrap_or_else(|failure| panic!("{failure:#?}"))
 }
 
 /// Takes a step back; it has to succeed.
-pub(crate) async fn undo<S: Step>(world: &World, side: Side, step: &S) {
-    step.undo(&world.context(side)).await.unwrap_or_else(|failure| panic!("{failure:#?}"));
+pub(crate) async fn undo<A: Act>(world: &World, side: Side, act: &A) {
+    act.undo(&world.context(side)).await.unwrap_or_else(|failure| panic!("{failure:#?}"));
 }
 
 /// Every fail point of an action and verb, read from the source: a new one cannot
@@ -72,10 +72,11 @@ async fn die<T>(point: &str, act: impl Future<Output = Result<T, Failure>>) {
 /// Proves the contract of one step, and leaves it performed. `between` is run
 /// before each performance but the first: what the undo of an earlier step would
 /// have done.
-pub(crate) async fn prove<S: Step>(world: &World, side: Side, action: &str, step: &S, between: impl AsyncFn())
+pub(crate) async fn prove<A: Act>(world: &World, side: Side, act: &A, between: impl AsyncFn())
 where
-    S::Output: Debug + PartialEq,
+    A::Output: Debug + PartialEq,
 {
+    let action = A::KIND.as_str();
     let cluster = match side {
         Side::Source => &world.source,
         Side::Destination => &world.destination,
@@ -84,37 +85,37 @@ where
     let before = read(cluster, database).await;
 
     // Nothing to take back yet.
-    undo(world, side, step).await;
+    undo(world, side, act).await;
     assert_same(&before, &read(cluster, database).await, "undone before it was performed");
 
     let deaths = points(action, "perform");
     assert!(!deaths.is_empty(), "{action} has no fail points");
     for point in &deaths {
-        die(point, perform_with(&world.context(side), step)).await;
-        perform(world, side, step).await;
-        undo(world, side, step).await;
+        die(point, perform_with(&world.context(side), act)).await;
+        perform(world, side, act).await;
+        undo(world, side, act).await;
         assert_same(&before, &read(cluster, database).await, &format!("resumed after {point}, then undone"));
         between().await;
         // A migration may also be given up after the death.
-        die(point, perform_with(&world.context(side), step)).await;
-        undo(world, side, step).await;
+        die(point, perform_with(&world.context(side), act)).await;
+        undo(world, side, act).await;
         assert_same(&before, &read(cluster, database).await, &format!("undone after {point}"));
         between().await;
     }
     for point in points(action, "undo") {
-        perform(world, side, step).await;
-        die(&point, step.undo(&world.context(side))).await;
-        undo(world, side, step).await;
+        perform(world, side, act).await;
+        die(&point, act.undo(&world.context(side))).await;
+        undo(world, side, act).await;
         assert_same(&before, &read(cluster, database).await, &format!("undone again after {point}"));
         between().await;
     }
-    let first = perform(world, side, step).await;
-    assert_eq!(perform(world, side, step).await, first, "{action} performed twice");
-    undo(world, side, step).await;
-    undo(world, side, step).await;
+    let first = perform(world, side, act).await;
+    assert_eq!(perform(world, side, act).await, first, "{action} performed twice");
+    undo(world, side, act).await;
+    undo(world, side, act).await;
     assert_same(&before, &read(cluster, database).await, &format!("{action} undone twice"));
     between().await;
-    perform(world, side, step).await;
+    perform(world, side, act).await;
 }
 
 /// The first act of a cutover and nothing besides.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgportage_agent::names;
 use pgportage_agent::postgres::RelationName;
-use pgportage_agent::step::Step;
+use pgportage_agent::step::Act;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::{CreateReplicationRole, ReachPeer};
@@ -85,17 +85,17 @@ async fn every_step_keeps_the_contract() {
     let database = world.options.database.clone();
     let (source, destination) = (read(&world.source, &database).await, read(&world.destination, &database).await);
 
-    prove(&world, Side::Source, "create_replication_role", &CreateReplicationRole, nothing).await;
+    prove(&world, Side::Source, &CreateReplicationRole, nothing).await;
     for side in [Side::Source, Side::Destination] {
         let reached = perform(&world, side, &ReachPeer).await;
         assert!(reached.round_trip < Duration::from_secs(5));
         undo(&world, side, &ReachPeer).await;
     }
-    prove(&world, Side::Source, "set_replica_identity", &keyless(), nothing).await;
-    prove(&world, Side::Source, "create_publication", &CreatePublication, nothing).await;
+    prove(&world, Side::Source, &keyless(), nothing).await;
+    prove(&world, Side::Source, &CreatePublication, nothing).await;
     perform(&world, Side::Destination, &CloseDatabase).await;
     perform(&world, Side::Destination, &RESTORE).await;
-    prove(&world, Side::Source, "create_slot", &SLOT, nothing).await;
+    prove(&world, Side::Source, &SLOT, nothing).await;
     // The undo of the schema would take the copied rows along.
     let empty = async || {
         let tables = "SELECT 'TRUNCATE ' || string_agg(c.oid::regclass::text, ', ')
@@ -106,7 +106,7 @@ async fn every_step_keeps_the_contract() {
         let statement: String = client.query_one(tables, &[]).await.unwrap().get(0);
         client.batch_execute(&statement).await.unwrap();
     };
-    prove(&world, Side::Destination, "create_subscription", &SUBSCRIBE, empty).await;
+    prove(&world, Side::Destination, &SUBSCRIBE, empty).await;
 
     let copied = perform(&world, Side::Destination, &AwaitCopy).await;
     assert_eq!(copied.table_count, 5 + 2, "five tables with rows, heartbeat and marker");

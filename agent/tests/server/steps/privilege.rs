@@ -56,12 +56,12 @@ async fn there_and_back(options: Options) {
     let (source, destination) = (read(&world.source, &database).await, read(&world.destination, &database).await);
     let keyless = SetReplicaIdentity { tables: vec![RelationName::new("public", "keyless")] };
 
-    prove(&world, Side::Source, "create_replication_role", &CreateReplicationRole, async || {}).await;
+    prove(&world, Side::Source, &CreateReplicationRole, async || {}).await;
     perform(&world, Side::Source, &keyless).await;
     perform(&world, Side::Source, &CreatePublication).await;
     perform(&world, Side::Destination, &CloseDatabase).await;
     perform(&world, Side::Destination, &RESTORE).await;
-    prove(&world, Side::Source, "create_slot", &SLOT, async || {}).await;
+    prove(&world, Side::Source, &SLOT, async || {}).await;
     perform(&world, Side::Destination, &SUBSCRIBE).await;
     assert_eq!(perform(&world, Side::Destination, &AwaitCopy).await.table_count, 4);
     let low = AwaitLag { max_lag: Duration::from_secs(5), stable_window: Duration::from_secs(1) };

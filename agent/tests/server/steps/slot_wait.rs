@@ -79,7 +79,7 @@ async fn a_slot_of_somebody_else_is_left_alone() {
     world.source.execute(&database, make).await.unwrap();
     let failure = perform_with(&world.context(Side::Source), &SLOT).await.unwrap_err();
     assert_eq!(failure.reason, Reason::ObjectConflict);
-    use pgportage_agent::step::Step;
+    use pgportage_agent::step::Act;
     SLOT.undo(&world.context(Side::Source)).await.unwrap();
     let still = "SELECT EXISTS (SELECT FROM pg_replication_slots)";
     world.source.wait_until(&database, still, Duration::from_secs(1)).await.unwrap();

@@ -7,20 +7,20 @@
 use std::time::SystemTime;
 
 use pgportage_link::Failure;
-use pgportage_proto::{Reason, Verb, v1};
+use pgportage_proto::{Reason, v1};
 use prost::Message;
+use v1::command::Action as Asked;
 use v1::command_fact::Fact as Told;
-use v1::command_result::Result as Produced;
 
-use super::action::{decode_written, marker, positions};
-use super::{reported, stored, uncount};
-use crate::action::Action;
+use super::{Compared, Counted, Done, SwitchRecord};
 use crate::journal::PastFact;
+use crate::message::{marker, relations, reported, sequences, uint32};
 use crate::postgres::RelationName;
-use crate::step::certify::{Compared, Counted, Done, SwitchRecord};
 use crate::step::cutover::{
-    DrainToMarkerResult, FenceSourceResult, PrepareCutoverResult, RaiseBarrierResult, ReleaseBarrierResult,
+    DrainToMarker, DrainToMarkerResult, FenceSourceResult, OpenDestination, PrepareCutoverResult, RaiseBarrierResult,
+    ReleaseBarrierResult, WrittenRows,
 };
+use crate::step::{Act, Produced};
 
 /// Reads what is known of the switch `epoch`, carried out under a plan, from the
 /// commands of its migration with their facts. The latest answer of each kind
@@ -29,31 +29,31 @@ use crate::step::cutover::{
 /// # Errors
 ///
 /// [`Reason::StoreUnwritable`] when the journal holds something else.
-pub fn switch_record(history: Vec<PastFact>, plan_digest: &[u8], epoch: i64) -> Result<SwitchRecord, Failure> {
+pub(super) fn switch_record(history: Vec<PastFact>, plan_digest: &[u8], epoch: i64) -> Result<SwitchRecord, Failure> {
     let mut record = SwitchRecord::default();
     let mut begin = SystemTime::UNIX_EPOCH;
     for PastFact { command, fact } in history {
-        // What another release has written and this one does not take is none of
-        // this switch's.
-        let Ok(command) = stored(&command)?.command else { continue };
-        if command.verb != Verb::Perform || command.plan_digest != plan_digest {
+        let command = v1::Command::decode(command.as_slice()).map_err(|error| unreadable("command", &error))?;
+        if command.verb() != v1::Verb::Perform || command.plan_digest != plan_digest {
             continue;
         }
-        let fact = v1::CommandFact::decode(fact.as_slice()).map_err(|error| {
-            Failure::new(Reason::StoreUnwritable, "the journal holds a fact that cannot be read").because(&error)
-        })?;
+        let fact = v1::CommandFact::decode(fact.as_slice()).map_err(|error| unreadable("fact", &error))?;
+        // What another release has written and this one does not know is none of
+        // this switch's.
+        let Some(asked) = command.action else { continue };
         let at = fact.record_time.and_then(|time| SystemTime::try_from(time).ok()).unwrap_or(SystemTime::UNIX_EPOCH);
         match fact.fact {
             Some(Told::Accepted(_)) => {
                 begin = at;
-                if let Action::OpenDestination(open) = command.action
-                    && open.cutover_epoch == epoch
+                if let Asked::OpenDestination(asked) = asked
+                    && asked.cutover_epoch == epoch
                 {
-                    record.opening = Some(Done { begin, end: at, what: open.sequences });
+                    let what = OpenDestination::decode(asked)?.sequences;
+                    record.opening = Some(Done { begin, end: at, what });
                 }
             }
             Some(Told::Succeeded(v1::CommandResult { result: Some(result) })) => {
-                learn(&mut record, &command.action, result, epoch, (begin, at))?;
+                learn(&mut record, asked, result, epoch, (begin, at))?;
             }
             Some(Told::Succeeded(_) | Told::Failed(_) | Told::Cancelled(_)) | None => {}
         }
@@ -61,64 +61,69 @@ pub fn switch_record(history: Vec<PastFact>, plan_digest: &[u8], epoch: i64) -> 
     Ok(record)
 }
 
+fn unreadable(what: &str, error: &prost::DecodeError) -> Failure {
+    Failure::new(Reason::StoreUnwritable, format!("the journal holds a {what} that cannot be read")).because(error)
+}
+
 fn learn(
     record: &mut SwitchRecord,
-    action: &Action,
+    asked: Asked,
     result: Produced,
     epoch: i64,
     (begin, end): (SystemTime, SystemTime),
 ) -> Result<(), Failure> {
-    match (action, result) {
-        (Action::PrepareCutover(step), Produced::PrepareCutover(result)) if step.cutover_epoch == epoch => {
+    match (asked, result) {
+        (Asked::PrepareCutover(asked), Produced::PrepareCutover(result)) if asked.cutover_epoch == epoch => {
             let what = PrepareCutoverResult {
                 table_set_digest: result.table_set_digest,
                 catalog_digest: result.catalog_digest,
-                table_count: uncount(result.table_count),
+                table_count: uint32(result.table_count),
             };
             record.prepared = Some(Done { begin, end, what });
         }
-        (Action::RaiseBarrier(step), Produced::RaiseBarrier(result)) if step.cutover_epoch == epoch => {
+        (Asked::RaiseBarrier(asked), Produced::RaiseBarrier(result)) if asked.cutover_epoch == epoch => {
             let what = RaiseBarrierResult {
                 marker_id: marker(&result.marker_id)?,
                 marker_lsn: result.marker_lsn,
-                sequences: positions(result.sequences)?,
+                sequences: sequences(result.sequences)?,
                 catalog_digest: result.catalog_digest,
                 lock_wait: reported(result.lock_wait),
-                cancelled_session_count: uncount(result.cancelled_session_count),
+                cancelled_session_count: uint32(result.cancelled_session_count),
             };
             record.raised = Some(Done { begin, end, what });
         }
-        (Action::DrainToMarker(step), Produced::DrainToMarker(result)) if step.cutover_epoch == epoch => {
+        (Asked::DrainToMarker(asked), Produced::DrainToMarker(result)) if asked.cutover_epoch == epoch => {
             let what = DrainToMarkerResult {
                 drain_time: reported(result.drain_time),
-                sequence_count: uncount(result.sequence_count),
+                sequence_count: uint32(result.sequence_count),
                 flush_lsn: result.flush_lsn,
-                compared: result.comparison.map(decode_written),
+                compared: result.comparison.map(written),
             };
-            record.drained = Some(Done { begin, end, what: (step.marker_id, what) });
+            record.drained = Some(Done { begin, end, what: (DrainToMarker::decode(asked)?.marker_id, what) });
         }
-        (Action::FenceSource(step), Produced::FenceSource(result)) if step.cutover_epoch == epoch => {
+        (Asked::FenceSource(asked), Produced::FenceSource(result)) if asked.cutover_epoch == epoch => {
             let what = FenceSourceResult {
                 fence_lsn: result.fence_lsn,
-                sequences: positions(result.sequences)?,
-                terminated_session_count: uncount(result.terminated_session_count),
+                sequences: sequences(result.sequences)?,
+                terminated_session_count: uint32(result.terminated_session_count),
                 catalog_digest: result.catalog_digest,
             };
             record.fenced = Some(Done { begin, end, what });
         }
-        (Action::OpenDestination(step), Produced::OpenDestination(_)) if step.cutover_epoch == epoch => {
-            record.opening = Some(Done { begin, end, what: step.sequences.clone() });
+        (Asked::OpenDestination(asked), Produced::OpenDestination(_)) if asked.cutover_epoch == epoch => {
+            let what = OpenDestination::decode(asked)?.sequences;
+            record.opening = Some(Done { begin, end, what });
         }
-        (Action::ReleaseBarrier(step), Produced::ReleaseBarrier(result)) if step.cutover_epoch == epoch => {
+        (Asked::ReleaseBarrier(asked), Produced::ReleaseBarrier(result)) if asked.cutover_epoch == epoch => {
             let what = ReleaseBarrierResult { barrier_time: reported(result.barrier_time) };
             record.released = Some(Done { begin, end, what });
         }
         // One of a few tables only, or of none, is not what anybody asks about.
-        (Action::CountRows(step), Produced::CountRows(result)) if step.tables.is_empty() && !step.objects_only => {
+        (Asked::CountRows(asked), Produced::CountRows(result)) if asked.tables.is_empty() && !asked.objects_only => {
             let tables = result.tables.into_iter().map(|count| (named(count.table), count.row_count)).collect();
             record.counted = Some(Counted { time: end, tables });
         }
-        (Action::CompareRows(_), Produced::CompareRows(result)) => {
+        (Asked::CompareRows(_), Produced::CompareRows(result)) => {
             let differing = |table: &v1::TableComparison| table.missing_count + table.extra_count + table.changed_count;
             record.compared = Some(Compared {
                 time: end,
@@ -137,6 +142,15 @@ fn learn(
     Ok(())
 }
 
+fn written(message: v1::SwitchComparison) -> WrittenRows {
+    WrittenRows {
+        table_count: uint32(message.table_count),
+        row_count: message.row_count.unsigned_abs(),
+        left_out: relations(message.left_out),
+        elapsed: reported(message.elapsed),
+    }
+}
+
 fn named(table: Option<v1::RelationName>) -> RelationName {
     table.map(RelationName::from).unwrap_or_default()
 }
@@ -144,8 +158,6 @@ fn named(table: Option<v1::RelationName>) -> RelationName {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use v1::command::Action as Asked;
 
     use super::*;
 

@@ -1,28 +1,27 @@
-//! Preflight: what servers are, what was found, what was agreed to.
+//! What servers are, what was found and what was agreed to, as the contract has it.
 
 use pgportage_link::Failure;
 use pgportage_proto::v1;
 
-use super::missing;
-use crate::postgres::RelationName;
-use crate::step::inspect::{CheckServer, CheckServerResult, Consent, Extension, Finding, Inventory, Severity};
+use super::{CheckServer, CheckServerResult, Consent, Extension, Finding, Inventory, Severity};
+use crate::message::{missing, relations};
 
-pub(super) fn decode_check(message: v1::CheckServer) -> Result<CheckServer, Failure> {
+pub(super) fn decode(message: v1::CheckServer) -> Result<CheckServer, Failure> {
     Ok(CheckServer {
-        source: message.source.map(decode),
+        source: message.source.map(decode_inventory),
         consents: message.consents.into_iter().map(consent).collect::<Result<_, _>>()?,
         way_back: message.way_back,
     })
 }
 
-pub(super) fn encode_check(result: CheckServerResult) -> v1::CheckServerResult {
+pub(super) fn encode(result: CheckServerResult) -> v1::CheckServerResult {
     v1::CheckServerResult {
-        inventory: Some(encode(result.inventory)),
-        findings: result.findings.into_iter().map(finding).collect(),
+        inventory: Some(encode_inventory(result.inventory)),
+        findings: result.findings.into_iter().map(Into::into).collect(),
     }
 }
 
-fn decode(inventory: v1::Inventory) -> Inventory {
+fn decode_inventory(inventory: v1::Inventory) -> Inventory {
     Inventory {
         server_version_num: inventory.server_version_num,
         system_identifier: inventory.system_identifier,
@@ -39,15 +38,11 @@ fn decode(inventory: v1::Inventory) -> Inventory {
         relation_count: inventory.relation_count,
         size_bytes: inventory.size_bytes,
         pg_dump_version_num: inventory.pg_dump_version_num,
-        identity_full_tables: inventory
-            .identity_full_tables
-            .into_iter()
-            .map(|name| RelationName::new(name.schema_name, name.relation_name))
-            .collect(),
+        identity_full_tables: relations(inventory.identity_full_tables),
     }
 }
 
-fn encode(inventory: Inventory) -> v1::Inventory {
+fn encode_inventory(inventory: Inventory) -> v1::Inventory {
     v1::Inventory {
         server_version_num: inventory.server_version_num,
         system_identifier: inventory.system_identifier,
@@ -64,7 +59,7 @@ fn encode(inventory: Inventory) -> v1::Inventory {
         relation_count: inventory.relation_count,
         size_bytes: inventory.size_bytes,
         pg_dump_version_num: inventory.pg_dump_version_num,
-        identity_full_tables: inventory.identity_full_tables.into_iter().map(v1::RelationName::from).collect(),
+        identity_full_tables: inventory.identity_full_tables.into_iter().map(Into::into).collect(),
     }
 }
 
@@ -76,20 +71,22 @@ fn consent(consent: v1::Consent) -> Result<Consent, Failure> {
     })
 }
 
-pub(super) fn finding(finding: Finding) -> v1::Finding {
-    v1::Finding {
-        code: finding.code.as_str().to_owned(),
-        severity: match finding.severity {
-            Severity::Note => v1::finding::Severity::Note,
-            Severity::Consent => v1::finding::Severity::Consent,
-            Severity::Refuse => v1::finding::Severity::Refuse,
+impl From<Finding> for v1::Finding {
+    fn from(finding: Finding) -> Self {
+        Self {
+            code: finding.code.as_str().to_owned(),
+            severity: match finding.severity {
+                Severity::Note => v1::finding::Severity::Note,
+                Severity::Consent => v1::finding::Severity::Consent,
+                Severity::Refuse => v1::finding::Severity::Refuse,
+            }
+            .into(),
+            evidence_digest: finding.evidence_digest().to_vec(),
+            object: finding.object,
+            message: finding.message,
+            evidence: finding.evidence,
+            remedy: finding.remedy,
+            needs_restart: finding.needs_restart,
         }
-        .into(),
-        evidence_digest: finding.evidence_digest().to_vec(),
-        object: finding.object,
-        message: finding.message,
-        evidence: finding.evidence,
-        remedy: finding.remedy,
-        needs_restart: finding.needs_restart,
     }
 }

@@ -1,23 +1,17 @@
-//! The closed set of what an agent can be told to do.
-//!
-//! **Invariant:** nothing outside [`Action`] is ever carried out. No SQL, no
-//! path and no address is part of one.
-
-mod set;
+//! Commands, and what happens to them.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_proto::{ActKind, Reason, Side, Verb};
+use pgportage_proto::{Reason, Verb, v1};
 
 use crate::migration::Participation;
 use crate::policy::Intent;
-
-pub use set::{Action, Outcome};
+use crate::step::AnyAct;
 
 /// One typed piece of work, checked.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Command {
     /// Chosen by the coordinator; the key of everything known about it.
     pub id: String,
@@ -38,7 +32,7 @@ pub struct Command {
     /// Do it, or take it back.
     pub verb: Verb,
     /// What to do.
-    pub action: Action,
+    pub act: Box<dyn AnyAct>,
 }
 
 /// Something that happened to a command, numbered and kept by the journal.
@@ -46,8 +40,8 @@ pub struct Command {
 pub enum Fact {
     /// It is stored and will be carried out.
     Accepted,
-    /// It is done.
-    Succeeded(Outcome),
+    /// It is done. The result is the contract's, because that is what is kept.
+    Succeeded(v1::CommandResult),
     /// It is over without success.
     Failed(Failure),
     /// It stopped at a safe point because it was asked to.
@@ -58,37 +52,23 @@ impl Command {
     /// What the policy is asked.
     #[must_use]
     pub fn intent(&self) -> Intent {
-        let (acts, max_outage) = self.action.consequences(self.verb, self.participation.side);
-        Intent { kind: self.action.kind(), verb: self.verb, acts, max_outage }
+        self.act.intent(self.verb, self.participation.side)
     }
 
-    /// Whether accepting it makes this agent take part in the migration. A mere
-    /// question about a server does not.
-    #[must_use]
-    pub fn begins_participation(&self) -> bool {
-        self.action.kind() != ActKind::CheckServer
-    }
-
-    /// Whether its success is the last this agent does for the migration:
-    /// finished, or taken back to the first act that touched this side.
+    /// Whether its success is the last this agent does for the migration.
     #[must_use]
     pub fn ends_participation(&self) -> bool {
-        match (self.action.kind(), self.verb, self.participation.side) {
-            (ActKind::FinishMigration, Verb::Perform, _)
-            | (ActKind::CreateReplicationRole, Verb::Undo, Side::Source)
-            | (ActKind::ReachPeer, Verb::Undo, Side::Destination) => true,
-            (_, Verb::Perform | Verb::Undo, Side::Source | Side::Destination) => false,
-        }
+        self.act.ends_participation(self.verb, self.participation.side)
     }
 
-    /// Whether the side fits the action.
+    /// Whether the side fits the act.
     ///
     /// # Errors
     ///
     /// [`Reason::RequestInvalid`].
     pub fn check_side(&self) -> Result<(), Failure> {
-        let (kind, side) = (self.action.kind(), self.participation.side);
-        if kind.side().is_some_and(|only| only != side) {
+        let (kind, side) = (self.act.kind(), self.participation.side);
+        if self.act.only_side().is_some_and(|only| only != side) {
             return Err(Failure::new(Reason::RequestInvalid, format!("{kind} makes no sense on the {side}"))
                 .effect(Effect::None));
         }
