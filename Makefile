@@ -20,8 +20,10 @@ test: setup
 	$(CARGO) nextest run --workspace
 
 # The long matrices as well: every pair of versions, both servers killed at every
-# point, every fault at every point of a switch.
+# point, every fault at every point of a switch, and the release before upgraded in
+# place.
 test-all: setup
+	.ci/before
 	$(CARGO) build --workspace --bins --tests
 	$(CARGO) nextest run --workspace --run-ignored all
 

@@ -5,6 +5,7 @@
 //! coordinator or the CLI as libraries: those are started as processes.
 
 pub mod ballast;
+pub mod before;
 pub mod bench;
 pub mod checker;
 pub mod child;

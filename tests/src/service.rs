@@ -56,6 +56,11 @@ impl Service {
         self.environment.push((name.into(), value.into()));
     }
 
+    /// Lets every later start be of another executable.
+    pub fn replace(&mut self, path: PathBuf) {
+        self.path = path;
+    }
+
     /// Starts it. Does not wait until it serves.
     ///
     /// # Errors

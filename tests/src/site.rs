@@ -55,6 +55,8 @@ pub struct SiteOptions {
     pub source_place: Place,
     /// Where everything else runs.
     pub destination_place: Place,
+    /// The directory of the programs, if not those that were built with this test.
+    pub programs: Option<PathBuf>,
 }
 
 impl SiteOptions {
@@ -73,6 +75,7 @@ impl SiteOptions {
             directory: None,
             source_place: Place::default(),
             destination_place: Place::default(),
+            programs: None,
         }
     }
 
@@ -141,8 +144,12 @@ pub fn program(name: &str) -> Result<PathBuf> {
             if above.ends_with("deps") { above.parent().unwrap_or(above).to_owned() } else { above.to_owned() }
         }
     };
+    program_in(&directory, name).context("run `cargo build --workspace --bins` first")
+}
+
+fn program_in(directory: &Path, name: &str) -> Result<PathBuf> {
     let path = directory.join(name);
-    ensure!(path.exists(), "{} is not there; run `cargo build --workspace --bins` first", path.display());
+    ensure!(path.exists(), "{} is not there", path.display());
     Ok(path.canonicalize()?)
 }
 
@@ -188,7 +195,14 @@ impl Site {
         }
 
         let certificates = directory.join("certificates");
-        make_certificates(&certificates).await?;
+        let programs = options.programs;
+        let program = |name: &str| -> Result<PathBuf> {
+            match &programs {
+                Some(directory) => program_in(directory, name),
+                None => program(name),
+            }
+        };
+        make_certificates(&program("pgportage")?, &certificates).await?;
         let (port, metrics_port) = (free_port()?, free_port()?);
         let (far, near) = (&options.source_place, &options.destination_place);
         let [coordinator_state, cli_config, coordinator_config] =
@@ -286,6 +300,31 @@ impl Site {
         self.source_agent.start()?;
         self.destination_agent.start()?;
         self.wait_for_agents().await
+    }
+
+    /// Asks the coordinator and both agents to end.
+    ///
+    /// # Errors
+    ///
+    /// When one of them takes too long.
+    pub async fn stop_programs(&mut self) -> Result<()> {
+        for service in [&mut self.source_agent, &mut self.destination_agent, &mut self.coordinator] {
+            service.stop().await?;
+        }
+        Ok(())
+    }
+
+    /// Lets every later start be of the programs that were built with this test.
+    ///
+    /// # Errors
+    ///
+    /// When they were not built.
+    pub fn replace_programs(&mut self) -> Result<()> {
+        self.coordinator.replace(program("pgportage-coordinator")?);
+        self.source_agent.replace(program("pgportage-agent")?);
+        self.destination_agent.replace(program("pgportage-agent")?);
+        self.cli.path = program("pgportage")?;
+        Ok(())
     }
 
     /// Waits until both agents are attached.
@@ -418,7 +457,7 @@ async fn make_application(cluster: &Cluster, database: &str) -> Result<()> {
 }
 
 /// Makes the authority and everybody's certificates with the program itself.
-async fn make_certificates(directory: &Path) -> Result<()> {
+async fn make_certificates(program: &Path, directory: &Path) -> Result<()> {
     let at = directory.to_string_lossy();
     let commands: [&[&str]; 5] = [
         &["certs", "init", "--directory", &at],
@@ -429,7 +468,7 @@ async fn make_certificates(directory: &Path) -> Result<()> {
     ];
     for command in commands {
         let log = tempfile::tempfile()?;
-        let mut process = Program::new(program("pgportage")?).arguments(command.iter().copied());
+        let mut process = Program::new(program).arguments(command.iter().copied());
         process.stderr = Output::File(log.try_clone()?);
         let status = process.spawn()?.wait(PATIENCE).await?;
         ensure!(status.success(), "pgportage {command:?} ended with {status}: {}", read_back(log)?);

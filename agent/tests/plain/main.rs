@@ -9,3 +9,4 @@ mod examples;
 mod journal;
 mod policy;
 mod session;
+mod upgrade;

@@ -21,5 +21,6 @@ mod secrets;
 mod seeded_bugs;
 mod switch_faults;
 mod telemetry;
+mod upgrade;
 mod verification;
 mod watch;
