@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use pgportage_agent::journal::Journal;
-use pgportage_agent::migration::{MigrationId, Side};
 use pgportage_agent::wire;
-use pgportage_proto::v1;
 use pgportage_proto::v1::command_fact::Fact;
+use pgportage_proto::{MigrationId, Side, v1};
 use pgportage_tests::before::{self, Left};
 use prost::Message;
 
@@ -43,7 +42,7 @@ fn every_command_and_fact_of_before_is_understood() {
                 let fact = v1::CommandFact::decode(past.fact.as_slice()).unwrap();
                 match fact.fact.unwrap() {
                     Fact::Accepted(_) => {}
-                    Fact::Succeeded(success) => assert!(success.result.is_some(), "{state}: {:?}", command.action),
+                    Fact::Succeeded(success) => assert!(success.result.is_some(), "{state}: {}", command.id),
                     other => panic!("{state}: {other:?}"),
                 }
             }

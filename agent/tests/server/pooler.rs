@@ -9,10 +9,12 @@ use pgportage_agent::pooler::{Occasion, Pause, Towards, Unreachable};
 use pgportage_link::{Clock, Failure};
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::PostgresVersion;
-use pgportage_tests::cluster::{Cluster, ClusterOptions, free_port};
+use pgportage_tests::cluster::{Cluster, ClusterOptions};
 use pgportage_tests::pgbouncer::{KEEPER, PgBouncer};
 use pgportage_tests::pooled::{self, Pooled};
 use pgportage_tests::site::{APPLICATION, APPLICATION_PASSWORD};
+use pgportage_tests::wait::{self, Seen};
+use tokio::net::TcpSocket;
 
 use crate::support::{Lone, Options};
 
@@ -155,7 +157,10 @@ async fn led_by_a_command() {
 async fn one_that_does_not_answer_keeps_no_other_from_being_led() {
     let (source, destination) = tokio::join!(server(), server());
     let pooler = PgBouncer::start(DATABASE, source.port).await.unwrap();
-    let dead = free_port().unwrap();
+    // Nobody listens yet, and nobody else can.
+    let silent = TcpSocket::new_v4().unwrap();
+    silent.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let dead = silent.local_addr().unwrap().port();
     // The dead one first.
     let policy = format!(
         "\n[[pooler]]\ndatabase = \"{DATABASE}\"\nconsole = \"127.0.0.1:{dead}\"\nuser = \"{KEEPER}\"\n\
@@ -175,16 +180,19 @@ async fn one_that_does_not_answer_keeps_no_other_from_being_led() {
     agent.poolers.pause(agent, participation, pause, approached, Clock.now() + BUDGET).await.unwrap();
     assert_eq!(pooler.entry(DATABASE, "paused").await.unwrap(), "1");
 
-    let silent = std::net::TcpListener::bind(("127.0.0.1", dead)).unwrap();
-    let go_on = async {
-        clients.wait_for_commits(20, LIMIT).await.unwrap();
-        pooler.entry(DATABASE, "port").await.unwrap()
-    };
+    let silent = silent.listen(8).unwrap();
+    let there = (destination.port.to_string(), "0".to_owned());
+    // While the silent one is waited for: that is all that has to happen in this time.
+    let led_there = wait::until("the other one to be led", LIMIT, async || {
+        let now = (pooler.entry(DATABASE, "port").await?, pooler.entry(DATABASE, "paused").await?);
+        Ok(if now == there { Seen::Done(()) } else { Seen::NotYet(format!("{now:?}")) })
+    });
     tokio::select! {
         biased;
-        port = go_on => assert_eq!(port, destination.port.to_string()),
-        led = try_to_let_on(&lone, Towards::Destination) => panic!("the clients of the other one still wait: {led:?}"),
+        led = led_there => led.unwrap(),
+        told = try_to_let_on(&lone, Towards::Destination) => panic!("the other one is not led: {told:?}"),
     }
+    clients.wait_for_commits(20, LIMIT).await.unwrap();
     // Again, because that was dropped; and once more, for the one that is left.
     let unreachable = async || try_to_let_on(&lone, Towards::Destination).await.unwrap_err().reason;
     drop(silent);
