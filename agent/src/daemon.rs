@@ -1,7 +1,8 @@
 //! The running agent, from its files to its last span.
 
+mod assembly;
+
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::identity::Role;
@@ -14,16 +15,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
-use crate::agent::Agent;
 use crate::journal::Journal;
-use crate::link_service;
 use crate::policy::Policy;
 use crate::postgres::Purpose;
 use crate::reports;
-use crate::runner::Runner;
-use crate::session::Session;
 use crate::settings::Settings;
-use crate::step::{cutover, way_back};
+use crate::step::{Handles, cutover, way_back};
+
+pub use assembly::Assembly;
 
 /// How long tasks may take to end after a signal. Nothing is lost by ending
 /// without them: every start looks again.
@@ -96,49 +95,49 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
 
-    let agent = Arc::new(Agent::new(settings, policy, journal, identity.clone()));
-    let known: Vec<_> = agent.journal.participations()?.into_iter().map(|known| known.migration).collect();
-    reports::sweep(&agent.settings.state_dir, &known);
-    let runner = Runner::new(Arc::clone(&agent));
-    let metrics = crate::metrics::register(&agent, &runner);
+    let agent = Assembly::new(settings, policy, journal, identity.clone());
+    let Handles { settings, journal, tasks, switches, .. } = agent.handles.clone();
+    let known: Vec<_> = journal.participations()?.into_iter().map(|known| known.migration).collect();
+    reports::sweep(&settings.state_dir, &known);
+    let runner = agent.runner();
+    let metrics = agent.metrics(&runner);
     let (reporter, health) = health::service().await;
-    let routes = Routes::new(health).add_service(link_service::service(Arc::clone(&agent)));
-    let stop = || agent.stop.clone();
+    let routes = Routes::new(health).add_service(agent.link_service());
+    let stop = || tasks.stop.clone();
     tracing::info!(
-        agent.id = agent.name,
-        link = %agent.settings.link.listen,
+        agent.id = settings.name,
+        link = %settings.link.listen,
         metrics = ?metrics_endpoint.address(),
         version = env!("CARGO_PKG_VERSION"),
         "starting"
     );
 
-    agent.tasks.spawn(identity.clone().keep_fresh(stop()));
+    tasks.spawn(identity.clone().keep_fresh(stop()));
     let (entrance, relayed) = mpsc::channel(RELAYED);
     let link_entrance = Entrance::from(link_listener).and_relayed(relayed);
-    let link = serve::serve(link_entrance, identity.clone(), ServeSettings::link(), routes, stop());
-    let watched = Arc::clone(&agent);
-    agent.tasks.spawn(async move {
+    let link = serve::serve(link_entrance, identity, ServeSettings::link(), routes, stop());
+    let stop_all = stop();
+    tasks.spawn(async move {
         if let Err(failure) = link.await {
             tracing::error!(causes = ?failure.causes, "the link ended: {failure}");
             // Without it the agent only seems to be alive. systemd starts a new one.
-            watched.stop.cancel();
+            stop_all.cancel();
         }
     });
-    agent.tasks.spawn(metrics_endpoint.serve(metrics.clone(), agent.clock, stop()));
-    let knowing = know_the_server(Arc::clone(&agent));
-    agent.tasks.spawn(stop().run_until_cancelled_owned(knowing));
+    tasks.spawn(metrics_endpoint.serve(metrics.clone(), tasks.clock, stop()));
+    tasks.spawn(stop().run_until_cancelled_owned(know_the_server(agent.clone())));
     agent.tunnels.resume()?;
     agent.heartbeats.resume()?;
-    agent.tasks.spawn(crate::watch::run(Arc::clone(&agent)));
-    agent.tasks.spawn(crate::protection::run(Arc::clone(&agent)));
-    agent.tasks.spawn(crate::drift::run(Arc::clone(&agent)));
-    agent.tasks.spawn(cutover::settle_by_itself(Arc::clone(&agent)));
-    agent.tasks.spawn(way_back::keep_idle_slots_moving(Arc::clone(&agent)));
+    tasks.spawn(agent.watch().run());
+    tasks.spawn(agent.protection().run());
+    tasks.spawn(agent.drift().run());
+    tasks.spawn(cutover::settle_by_itself(switches));
+    tasks.spawn(way_back::keep_idle_slots_moving(agent.door.clone(), journal, agent.slots.clone(), tasks.clone()));
     let resumed = runner.resume()?;
     if resumed > 0 {
         tracing::info!(commands = resumed, "taking up what was interrupted");
     }
-    agent.tasks.spawn(Session::new(Arc::clone(&agent), runner, identity, entrance).run());
+    tasks.spawn(agent.session(runner, entrance).run());
     reporter.serving().await;
     metrics.set_serving(true);
     notify::ready();
@@ -146,14 +145,14 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        () = agent.stop.cancelled() => {}
+        () = tasks.stop.cancelled() => {}
     }
     notify::stopping();
     reporter.not_serving().await;
     metrics.set_serving(false);
-    agent.stop.cancel();
-    agent.tasks.tracker.close();
-    if agent.clock.timeout(STOP_LIMIT, agent.tasks.tracker.wait()).await.is_err() {
+    tasks.stop.cancel();
+    tasks.tracker.close();
+    if tasks.clock.timeout(STOP_LIMIT, tasks.tracker.wait()).await.is_err() {
         tracing::warn!("some tasks did not end in time and are left to the end of the process");
     }
     Ok(())
@@ -165,7 +164,7 @@ fn on_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
 
 /// Keeps the server's version known, for the coordinator's list of agents. Never
 /// ends by itself; safe to drop.
-async fn know_the_server(agent: Arc<Agent>) {
+async fn know_the_server(agent: Assembly) {
     let mut known = 0;
     loop {
         let pause = match agent.door.open(&agent.settings.postgres.maintenance_database, Purpose::Watch).await {
@@ -173,7 +172,7 @@ async fn know_the_server(agent: Arc<Agent>) {
                 if known != session.version.num() {
                     known = session.version.num();
                     tracing::info!(version = %session.version, "the server answers");
-                    agent.set_server_version(known);
+                    agent.standing.set_server_version(known);
                 }
                 KNOWN_FOR
             }
@@ -182,6 +181,6 @@ async fn know_the_server(agent: Arc<Agent>) {
                 ASK_AGAIN
             }
         };
-        agent.clock.sleep(pause).await;
+        agent.tasks.clock.sleep(pause).await;
     }
 }

@@ -15,18 +15,18 @@ mod pace;
 mod published;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use pgportage_link::Failure;
+use pgportage_link::{Failure, Tasks};
 use pgportage_proto::{MigrationId, Side};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::Agent;
-use crate::figures::SchemaDrift;
+use crate::figures::{Gauges, SchemaDrift};
+use crate::journal::Journal;
 use crate::migration::Participation;
+use crate::peer::Peers;
 use crate::postgres::catalog::{self, SchemaObject};
-use crate::postgres::{Purpose, Session, sql_failure};
+use crate::postgres::{Door, Purpose, Session, sql_failure};
 use crate::step::cutover;
 use crate::stream::incoming;
 
@@ -56,30 +56,48 @@ async fn follows(session: &Session, participation: &Participation) -> Result<boo
     Ok(session.query_one(FOLLOWS, &[&incoming(participation)]).await.map_err(failure)?.get(0))
 }
 
-/// Watches every migration of this agent, until the agent stops.
-pub async fn run(agent: Arc<Agent>) {
-    let mut watched: HashMap<MigrationId, CancellationToken> = HashMap::new();
-    loop {
-        let participations = agent.journal.participations().unwrap_or_default();
-        watched.retain(|migration, stop| {
-            let stays = participations.iter().any(|known| known.migration == *migration);
-            if !stays {
-                stop.cancel();
-            }
-            stays
-        });
-        for participation in participations {
-            watched.entry(participation.migration.clone()).or_insert_with(|| {
-                let stop = agent.stop.child_token();
-                let watch = Watch { agent: Arc::clone(&agent), participation, told: None };
-                agent.tasks.spawn(watch.run(stop.clone()));
-                stop
+/// Watches every migration of this agent for drift. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Drift {
+    door: Door,
+    journal: Journal,
+    peers: Peers,
+    gauges: Gauges,
+    tasks: Tasks,
+}
+
+impl Drift {
+    /// Nothing was seen yet.
+    #[must_use]
+    pub fn new(door: Door, journal: Journal, peers: Peers, gauges: Gauges, tasks: Tasks) -> Self {
+        Self { door, journal, peers, gauges, tasks }
+    }
+
+    /// Watches until the agent stops.
+    pub async fn run(self) {
+        let mut watched: HashMap<MigrationId, CancellationToken> = HashMap::new();
+        loop {
+            let participations = self.journal.participations().unwrap_or_default();
+            watched.retain(|migration, stop| {
+                let stays = participations.iter().any(|known| known.migration == *migration);
+                if !stays {
+                    stop.cancel();
+                }
+                stays
             });
-        }
-        tokio::select! {
-            biased;
-            () = agent.stop.cancelled() => return,
-            () = agent.clock.sleep(INTERVAL) => {}
+            for participation in participations {
+                watched.entry(participation.migration.clone()).or_insert_with(|| {
+                    let stop = self.tasks.stop.child_token();
+                    let watch = Watch { with: self.clone(), participation, told: None };
+                    self.tasks.spawn(watch.run(stop.clone()));
+                    stop
+                });
+            }
+            tokio::select! {
+                biased;
+                () = self.tasks.stop.cancelled() => return,
+                () = self.tasks.clock.sleep(INTERVAL) => {}
+            }
         }
     }
 }
@@ -87,7 +105,7 @@ pub async fn run(agent: Arc<Agent>) {
 /// One migration's watch.
 #[derive(Debug)]
 struct Watch {
-    agent: Arc<Agent>,
+    with: Drift,
     participation: Participation,
     /// What was told last, to say it once.
     told: Option<Differences>,
@@ -115,11 +133,11 @@ impl Watch {
                 if self.told.as_ref().is_some_and(Differences::is_empty) {
                     self.tell_nothing();
                 }
-                self.agent.clock.sleep(INTERVAL).await;
+                self.with.tasks.clock.sleep(INTERVAL).await;
             }
         })
         .await;
-        if !self.agent.stop.is_cancelled() {
+        if !self.with.tasks.stop.is_cancelled() {
             self.tell_nothing();
         }
     }
@@ -128,19 +146,19 @@ impl Watch {
     /// does not: one that came and went would be met by the preconditions of a
     /// switch, which cannot know whose it was.
     async fn follow(&mut self) -> Result<(), Failure> {
-        let clock = self.agent.clock;
+        let clock = self.with.tasks.clock;
         // No session for a source that nobody has left: it follows nobody.
         while self.participation.side == Side::Source
-            && !cutover::was_left(&self.agent.journal, &self.participation.migration)?
+            && !cutover::was_left(&self.with.journal, &self.participation.migration)?
         {
             clock.sleep(INTERVAL).await;
         }
-        let session = self.agent.door.open(&self.participation.database, Purpose::Control).await?;
+        let session = self.with.door.open(&self.participation.database, Purpose::Control).await?;
         while !follows(&session, &self.participation).await? {
             self.tell_nothing();
             clock.sleep(INTERVAL).await;
         }
-        let mut theirs = self.agent.peers.call(&self.participation).await?.watch_schema().await?;
+        let mut theirs = self.with.peers.call(&self.participation).await?.watch_schema().await?;
         let (mut sight, mut known, mut pace) = (Sight::default(), None, Pace::default());
         let mut due = clock.now();
         loop {
@@ -173,7 +191,7 @@ impl Watch {
             self.tell_level();
             return;
         }
-        let now = self.agent.clock.now();
+        let now = self.with.tasks.clock.now();
         let since = match &sight.differing {
             Some((before, since)) if *before == differences => *since,
             Some(_) | None => now,
@@ -194,7 +212,7 @@ impl Watch {
         let mut objects = by_urgency(&differences);
         objects.truncate(NAMED);
         let drift = SchemaDrift { follower: *side, object_count, objects };
-        self.agent.gauges.update(migration, |gauge| gauge.schema_drift = Some(drift));
+        self.with.gauges.update(migration, |gauge| gauge.schema_drift = Some(drift));
         self.told = Some(differences);
     }
 
@@ -207,14 +225,14 @@ impl Watch {
             tracing::info!(migration.id = %migration, "the schemas of both sides are level again");
         }
         let level = SchemaDrift { follower: self.participation.side, object_count: 0, objects: Vec::new() };
-        self.agent.gauges.update(migration, |gauge| gauge.schema_drift = Some(level));
+        self.with.gauges.update(migration, |gauge| gauge.schema_drift = Some(level));
         self.told = Some(Differences::new());
     }
 
     /// Nothing is known any more.
     fn tell_nothing(&mut self) {
         if self.told.take().is_some() {
-            self.agent.gauges.forget_drift(&self.participation.migration);
+            self.with.gauges.forget_drift(&self.participation.migration);
         }
     }
 }

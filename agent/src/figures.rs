@@ -5,6 +5,7 @@
 //! Lossy: only the latest matters, and nothing is decided by it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -178,5 +179,37 @@ impl Traffic {
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
         self.sent.get()
+    }
+}
+
+/// How the agent itself stands: for people and metrics, nothing is decided by it.
+/// Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    server_version: Arc<AtomicI32>,
+    attached: Arc<AtomicBool>,
+}
+
+impl Standing {
+    /// The server's `server_version_num`. Zero while unknown.
+    #[must_use]
+    pub fn server_version(&self) -> i32 {
+        self.server_version.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of the server's version, which an upgrade may change.
+    pub fn set_server_version(&self, version_num: i32) {
+        self.server_version.store(version_num, Ordering::Relaxed);
+    }
+
+    /// Whether a session with the coordinator lives.
+    #[must_use]
+    pub fn attached(&self) -> bool {
+        self.attached.load(Ordering::Relaxed)
+    }
+
+    /// The session begins or ends.
+    pub fn set_attached(&self, attached: bool) {
+        self.attached.store(attached, Ordering::Relaxed);
     }
 }

@@ -188,7 +188,15 @@ impl Journal {
     ///
     /// [`Reason::StoreUnwritable`].
     pub fn participation(&self, migration: &MigrationId) -> Result<Option<Participation>, Failure> {
-        Ok(self.participations()?.into_iter().find(|participation| participation.migration == *migration))
+        const SQL: &str = "SELECT migration, side, database, peer FROM participation WHERE migration = ?1";
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(SQL).map_err(broken)?;
+        statement
+            .query_row([migration.as_str()], read_row)
+            .optional()
+            .map_err(broken)?
+            .map(read_participation)
+            .transpose()
     }
 
     /// Every migration this agent takes part in.
@@ -198,23 +206,7 @@ impl Journal {
     /// [`Reason::StoreUnwritable`].
     pub fn participations(&self) -> Result<Vec<Participation>, Failure> {
         const SQL: &str = "SELECT migration, side, database, peer FROM participation ORDER BY migration";
-        let rows: Vec<(String, String, String, String)> =
-            self.rows(SQL, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
-        rows.into_iter()
-            .map(|(migration, side, database, peer)| {
-                let side = match side.as_str() {
-                    "source" => Side::Source,
-                    "destination" => Side::Destination,
-                    other => {
-                        return Err(Failure::new(
-                            Reason::StoreUnwritable,
-                            format!("the journal knows no side {other:?}"),
-                        ));
-                    }
-                };
-                Ok(Participation { migration: MigrationId::new(&migration)?, side, database, peer })
-            })
-            .collect()
+        self.rows(SQL, read_row)?.into_iter().map(read_participation).collect()
     }
 
     /// Forgets a migration: its participation and its notes. Facts that are
@@ -270,6 +262,19 @@ impl Journal {
         let rows = statement.query_map([], read).map_err(broken)?;
         rows.collect::<Result<_, _>>().map_err(broken)
     }
+}
+
+type ParticipationRow = (String, String, String, String);
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<ParticipationRow> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+}
+
+fn read_participation((migration, side, database, peer): ParticipationRow) -> Result<Participation, Failure> {
+    let Some(side) = [Side::Source, Side::Destination].into_iter().find(|known| known.as_str() == side) else {
+        return Err(Failure::new(Reason::StoreUnwritable, format!("the journal knows no side {side:?}")));
+    };
+    Ok(Participation { migration: MigrationId::new(&migration)?, side, database, peer })
 }
 
 fn stale_epoch(epoch: i64, seen: i64) -> Failure {

@@ -3,7 +3,6 @@
 //! **Invariant:** the agent never decides what comes next; it carries out typed
 //! commands that its local policy allows, and looks before every act.
 
-pub mod agent;
 pub mod arguments;
 pub mod command;
 pub mod comparison;

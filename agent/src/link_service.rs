@@ -26,7 +26,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::agent::Agent;
 use crate::drift;
 use crate::migration::Participation;
 use crate::peer::{
@@ -36,6 +35,7 @@ use crate::peer::{
 use crate::postgres::RelationName;
 use crate::snapshot::Piece;
 use crate::statistics;
+use crate::step::Handles;
 use crate::step::cutover::{heed, resolve};
 
 /// How long the first message of a tunnel may take.
@@ -46,7 +46,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What this agent does for the other one.
 #[derive(Clone, Debug)]
 pub struct Service {
-    agent: Arc<Agent>,
+    handles: Handles,
     dumps: Arc<Semaphore>,
     measurements: Arc<Semaphore>,
     readers: Arc<Semaphore>,
@@ -55,13 +55,13 @@ pub struct Service {
 
 /// The service to be served on the link's listener.
 #[must_use]
-pub fn service(agent: Arc<Agent>) -> PeerServiceServer<Service> {
+pub fn service(handles: Handles) -> PeerServiceServer<Service> {
     // A reader that waited for a session of the budget would fail in the end; one
     // that is refused comes again.
-    let readers = usize::from(agent.settings.postgres.max_sessions).saturating_sub(SPARE_SESSIONS).max(1);
+    let readers = usize::from(handles.settings.postgres.max_sessions).saturating_sub(SPARE_SESSIONS).max(1);
     let [dumps, measurements, readers, tunnels] =
         [DUMPS, MEASUREMENTS, readers, TUNNELS].map(|most| Arc::new(Semaphore::new(most)));
-    PeerServiceServer::new(Service { agent, dumps, measurements, readers, tunnels })
+    PeerServiceServer::new(Service { handles, dumps, measurements, readers, tunnels })
         .max_decoding_message_size(FACT_MESSAGE_BYTES)
 }
 
@@ -92,7 +92,7 @@ impl Service {
         let caller = caller.ok_or_else(refused)?;
         // A malformed name is a migration that nobody knows.
         let migration = MigrationId::new(migration).map_err(|_| refused())?;
-        let participation = self.agent.journal.participation(&migration)?;
+        let participation = self.handles.journal.participation(&migration)?;
         let Some(participation) = participation.filter(|known| caller.role == Role::Agent && known.peer == caller.name)
         else {
             tracing::warn!(peer = %caller.uri, migration.id = %migration, "refused a call over the link");
@@ -129,7 +129,7 @@ impl Service {
         back: Side,
     ) -> Result<Participation, Failure> {
         let participation = self.authorise(caller, migration, None)?;
-        if participation.side == back && !self.agent.policy.destructive().way_back {
+        if participation.side == back && !self.handles.policy.destructive().way_back {
             let message = format!("the policy of the {back}'s agent does not allow a way back");
             return Err(Failure::new(Reason::PeerRefused, message)
                 .hint("Set `way_back = true` under [destructive] in its policy, then restart it.")
@@ -159,7 +159,7 @@ impl PeerService for Service {
     async fn greet_peer(&self, request: Request<v1::GreetPeerRequest>) -> Answer<v1::GreetPeerResponse> {
         self.authorise(request.extensions().get(), &request.get_ref().migration_id, None).map_err(to_status)?;
         Ok(Response::new(v1::GreetPeerResponse {
-            agent_id: self.agent.name.clone(),
+            agent_id: self.handles.settings.name.clone(),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
         }))
     }
@@ -171,7 +171,7 @@ impl PeerService for Service {
         let message = request.get_ref();
         let participation =
             self.authorise_follower(request.extensions().get(), &message.migration_id).map_err(to_status)?;
-        let access = self.agent.roles.access(&participation, &message.system_identifier).await.map_err(to_status)?;
+        let access = self.handles.roles.access(&participation, &message.system_identifier).await.map_err(to_status)?;
         tracing::info!(
             migration.id = %participation.migration,
             role = access.role_name,
@@ -196,7 +196,7 @@ impl PeerService for Service {
         let restore_major = message.pg_restore_version_num / 10_000;
         let permit = self.permit(&self.dumps, "dumps").map_err(to_status)?;
         let pieces =
-            dump::start(&self.agent, permit, &participation.database, restore_major).await.map_err(to_status)?;
+            dump::start(&self.handles, permit, &participation.database, restore_major).await.map_err(to_status)?;
         let stream = ReceiverStream::new(pieces).map(|piece| {
             let message = |piece: Option<Bytes>| v1::DumpSchemaResponse {
                 complete: piece.is_none(),
@@ -213,11 +213,11 @@ impl PeerService for Service {
         self.authorise(request.extensions().get(), &request.get_ref().migration_id, Some(Side::Source))
             .map_err(to_status)?;
         let permit = self.permit(&self.measurements, "measurements").map_err(to_status)?;
-        let clock = self.agent.clock;
+        let clock = self.handles.tasks.clock;
         // A core for twenty milliseconds: not one that carries others' calls.
         let packing = tokio::task::spawn_blocking(move || packing_speed(clock)).await.unwrap_or(0);
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING);
-        self.agent.tasks.spawn(async move {
+        self.handles.tasks.spawn(async move {
             let _permit = permit;
             make_noise(clock, chunks).await;
         });
@@ -235,7 +235,7 @@ impl PeerService for Service {
         let participation =
             self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
         let held = decode_held_point(&message.held_point).map_err(to_status)?;
-        let opened = self.agent.snapshots.open(&participation, held).await.map_err(to_status)?;
+        let opened = self.handles.snapshots.open(&participation, held).await.map_err(to_status)?;
         Ok(Response::new(v1::OpenSnapshotResponse {
             consistent_point: opened.snapshot.consistent_point.clone(),
             tables: opened.tables().map(|(table, change)| encode_snapshot_table(table, change)).collect(),
@@ -250,8 +250,8 @@ impl PeerService for Service {
             self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
         let permit = self.permit(&self.readers, "readers").map_err(to_status)?;
         let snapshot =
-            self.agent.snapshots.get(&participation.migration, &message.consistent_point).await.map_err(to_status)?;
-        let packer = Packer::new(Packing::from_wire(message.compression()), self.agent.traffic.rows());
+            self.handles.snapshots.get(&participation.migration, &message.consistent_point).await.map_err(to_status)?;
+        let packer = Packer::new(Packing::from_wire(message.compression()), self.handles.traffic.rows());
         let range = decode_range(request.into_inner()).map_err(to_status)?;
         let pieces = snapshot.read(range, packer).await.map_err(to_status)?;
         let stream = ReceiverStream::new(pieces).map(move |piece| {
@@ -273,7 +273,7 @@ impl PeerService for Service {
         let message = request.get_ref();
         let participation =
             self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
-        self.agent.snapshots.release(&participation.migration, &message.consistent_point).await.map_err(to_status)?;
+        self.handles.snapshots.release(&participation.migration, &message.consistent_point).await.map_err(to_status)?;
         Ok(Response::new(v1::ReleaseSnapshotResponse {}))
     }
 
@@ -284,11 +284,12 @@ impl PeerService for Service {
         let participation =
             self.authorise(request.extensions().get(), &message.migration_id, Some(Side::Source)).map_err(to_status)?;
         let permit = self.permit(&self.readers, "readers").map_err(to_status)?;
-        let packer = Packer::new(Packing::from_wire(message.compression()), self.agent.traffic.rows());
+        let packer = Packer::new(Packing::from_wire(message.compression()), self.handles.traffic.rows());
         let tables: Vec<_> = request.into_inner().tables.into_iter().map(RelationName::from).collect();
-        let reading = statistics::read(&self.agent.door, &self.agent.tasks, &participation, &tables, permit, packer)
-            .await
-            .map_err(to_status)?;
+        let reading =
+            statistics::read(&self.handles.door, &self.handles.tasks, &participation, &tables, permit, packer)
+                .await
+                .map_err(to_status)?;
         let first = tokio_stream::iter([Ok(encode_conditions(&reading.conditions))]);
         let pieces = ReceiverStream::new(reading.pieces).map(|piece| piece.map(encode_piece).map_err(to_status));
         Ok(Response::new(Box::pin(first.chain(pieces))))
@@ -305,7 +306,8 @@ impl PeerService for Service {
         let caller = request.extensions().get::<PeerIdentity>().cloned();
         let mut questions = request.into_inner();
         let first = self
-            .agent
+            .handles
+            .tasks
             .clock
             .timeout(FIRST_MESSAGE_TIMEOUT, questions.message())
             .await
@@ -320,10 +322,10 @@ impl PeerService for Service {
         let participation = self.authorise_follower(caller.as_ref(), &migration).map_err(to_status)?;
         let permit = self.permit(&self.readers, "readers").map_err(to_status)?;
         let (answers, waiting) = mpsc::channel(1);
-        let agent = Arc::clone(&self.agent);
-        self.agent.tasks.spawn(async move {
+        let handles = self.handles.clone();
+        self.handles.tasks.spawn(async move {
             let _permit = permit;
-            compare::answer(agent, participation, questions, answers).await;
+            compare::answer(handles, participation, questions, answers).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(waiting))))
     }
@@ -336,7 +338,8 @@ impl PeerService for Service {
         let caller = request.extensions().get::<PeerIdentity>().cloned();
         let mut inbound = request.into_inner();
         let first = self
-            .agent
+            .handles
+            .tasks
             .clock
             .timeout(FIRST_MESSAGE_TIMEOUT, inbound.message())
             .await
@@ -351,8 +354,8 @@ impl PeerService for Service {
         };
         let participation = self.authorise_follower(caller.as_ref(), &migration).map_err(to_status)?;
         let permit = self.permit(&self.tunnels, "tunnels").map_err(to_status)?;
-        let address = &self.agent.settings.postgres.replication_address;
-        let server = self.agent.clock.timeout(CONNECT_TIMEOUT, connect(address)).await;
+        let address = &self.handles.settings.postgres.replication_address;
+        let server = self.handles.tasks.clock.timeout(CONNECT_TIMEOUT, connect(address)).await;
         let unreachable = |text: String| {
             to_status(
                 Failure::new(
@@ -378,9 +381,9 @@ impl PeerService for Service {
         let (outbound, waiting) = mpsc::channel::<Chunk>(CHUNKS_WAITING);
         // What we do not know we do not do.
         let packing = Packing::from_wire(v1::Compression::try_from(compression).unwrap_or_default());
-        let packer = Packer::new(packing, self.agent.traffic.tunnel());
-        let stop = self.agent.stop.clone();
-        self.agent.tasks.spawn(async move {
+        let packer = Packer::new(packing, self.handles.traffic.tunnel());
+        let stop = self.handles.tasks.stop.clone();
+        self.handles.tasks.spawn(async move {
             let _permit = permit;
             let outcome = tokio::select! {
                 biased;
@@ -404,7 +407,7 @@ impl PeerService for Service {
     async fn watch_heartbeat(&self, request: Request<v1::WatchHeartbeatRequest>) -> Answer<Self::WatchHeartbeatStream> {
         let participation =
             self.authorise_publisher(request.extensions().get(), &request.get_ref().migration_id).map_err(to_status)?;
-        let numbers = crate::heartbeat::arrivals(&self.agent.door, &self.agent.tasks, &participation);
+        let numbers = crate::heartbeat::arrivals(&self.handles.door, &self.handles.tasks, &participation);
         let stream = numbers.map(|sequence| Ok(v1::WatchHeartbeatResponse { sequence }));
         Ok(Response::new(Box::pin(stream)))
     }
@@ -414,7 +417,7 @@ impl PeerService for Service {
     async fn watch_schema(&self, request: Request<v1::WatchSchemaRequest>) -> Answer<Self::WatchSchemaStream> {
         let participation =
             self.authorise_follower(request.extensions().get(), &request.get_ref().migration_id).map_err(to_status)?;
-        let listings = drift::published(&self.agent.door, &self.agent.tasks, &participation);
+        let listings = drift::published(&self.handles.door, &self.handles.tasks, &participation);
         let stream = listings.flat_map(|listing| tokio_stream::iter(encode_listing(listing)));
         Ok(Response::new(Box::pin(stream)))
     }
@@ -434,7 +437,8 @@ impl PeerService for Service {
         let message = request.get_ref();
         let participation =
             self.authorise_publisher(request.extensions().get(), &message.migration_id).map_err(to_status)?;
-        let resolution = resolve(&self.agent, &participation, message.cutover_epoch).await.map_err(to_status)?;
+        let resolution =
+            resolve(&self.handles.switches, &participation, message.cutover_epoch).await.map_err(to_status)?;
         let resolution = match resolution {
             Resolution::Opened => Wire::Opened,
             Resolution::WillNotOpen => Wire::WillNotOpen,
@@ -450,8 +454,9 @@ impl PeerService for Service {
         let participation =
             self.authorise(request.extensions().get(), &message.migration_id, None).map_err(to_status)?;
         let announcement = decode_announcement(message).map_err(to_status)?;
-        let clients_wait =
-            heed(&self.agent, &participation, message.cutover_epoch, announcement).await.map_err(to_status)?;
+        let clients_wait = heed(&self.handles.switches, &participation, message.cutover_epoch, announcement)
+            .await
+            .map_err(to_status)?;
         Ok(Response::new(v1::AnnounceCutoverResponse { clients_wait }))
     }
 }

@@ -5,17 +5,15 @@
 
 use std::fmt::Write as _;
 use std::future::Future;
-use std::sync::Arc;
 
 use pgportage_link::{Failure, telemetry};
 use pgportage_proto::{MigrationId, Side};
 
-use crate::agent::Agent;
-use crate::daemon;
+use crate::daemon::{self, Assembly};
 use crate::journal::Journal;
 use crate::reports;
 use crate::settings::Settings;
-use crate::step::{cutover, finish};
+use crate::step::{Handles, cutover, finish};
 
 /// Lets applications back in on a fenced side: a source in a cutover, a destination
 /// in a rollback.
@@ -27,8 +25,8 @@ use crate::step::{cutover, finish};
 /// nobody states that it is `destroyed`.
 pub async fn unfence(settings: Settings, migration: &str, destroyed: Option<Side>) -> Result<String, Failure> {
     let migration = MigrationId::new(migration)?;
-    beside(settings, async |agent| {
-        cutover::unfence_locally(&agent, &migration, destroyed).await?;
+    beside(settings, async |handles| {
+        cutover::unfence_locally(&handles.switches, &migration, destroyed).await?;
         Ok(format!("migration {migration}: the fence is lifted, applications can log in\n"))
     })
     .await
@@ -44,10 +42,10 @@ pub async fn unfence(settings: Settings, migration: &str, destroyed: Option<Side
 /// would be removed.
 pub async fn clean_up(settings: Settings, migration: &str) -> Result<String, Failure> {
     let migration = MigrationId::new(migration)?;
-    beside(settings, async |agent| {
-        let cleaned = finish::clean_up_locally(&agent, &migration).await?;
-        reports::remove(&agent.settings.state_dir, &migration);
-        agent.journal.forget(&migration)?;
+    beside(settings, async |handles| {
+        let cleaned = finish::clean_up_locally(&handles, &migration).await?;
+        reports::remove(&handles.settings.state_dir, &migration);
+        handles.journal.forget(&migration)?;
         let mut answer = format!("migration {migration}: nothing of ours is left on this server\n");
         if !cleaned.unfence_statements.is_empty() {
             answer.push_str("applications are still kept out; these statements let them in:\n");
@@ -65,17 +63,17 @@ pub async fn clean_up(settings: Settings, migration: &str) -> Result<String, Fai
 /// audited goes to standard error.
 async fn beside<T, F: Future<Output = Result<T, Failure>>>(
     settings: Settings,
-    act: impl FnOnce(Arc<Agent>) -> F,
+    act: impl FnOnce(Handles) -> F,
 ) -> Result<T, Failure> {
     let telemetry = telemetry::init("pgportage-agent", &settings.telemetry)?;
     let outcome = async {
         let (policy, identity) = daemon::check(&settings)?;
         let journal = Journal::open_beside(&settings.journal_path())?;
-        let agent = Arc::new(Agent::new(settings, policy, journal, identity));
-        let done = act(Arc::clone(&agent)).await;
+        let handles = Assembly::new(settings, policy, journal, identity).handles;
+        let done = act(handles.clone()).await;
         // Hooks that are being told; each has a limit.
-        agent.tasks.tracker.close();
-        agent.tasks.tracker.wait().await;
+        handles.tasks.tracker.close();
+        handles.tasks.tracker.wait().await;
         done
     }
     .await;

@@ -9,18 +9,23 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use crate::agent::Agent;
-use crate::figures::{Gauge, LinkTraffic};
+use crate::figures::{Gauge, Gauges, LinkTraffic, Standing};
+use crate::journal::Journal;
 use crate::runner::{Attempts, Runner};
-use crate::step::ProgressPart;
+use crate::step::{Handles, ProgressPart};
 
 /// Makes the agent's figures readable.
 #[must_use]
-pub fn register(agent: &Arc<Agent>, runner: &Arc<Runner>) -> Metrics {
+pub fn register(handles: &Handles, standing: &Standing, runner: &Arc<Runner>) -> Metrics {
     let metrics = Metrics::new();
     let Attempts { count, duration } = runner.attempts().clone();
-    let LinkTraffic(link) = agent.traffic.clone();
-    let now = Now { agent: Arc::clone(agent), runner: Arc::clone(runner) };
+    let LinkTraffic(link) = handles.traffic.clone();
+    let now = Now {
+        gauges: handles.gauges.clone(),
+        journal: handles.journal.clone(),
+        standing: standing.clone(),
+        runner: Arc::clone(runner),
+    };
     metrics.register(|registry| {
         registry.register("step_attempts", "Attempts at a step that ended", count);
         registry.register_with_unit("step_attempt_duration", "How long attempts took", Unit::Seconds, duration);
@@ -33,13 +38,15 @@ pub fn register(agent: &Arc<Agent>, runner: &Arc<Runner>) -> Metrics {
 /// What is read at the moment somebody asks.
 #[derive(Debug)]
 struct Now {
-    agent: Arc<Agent>,
+    gauges: Gauges,
+    journal: Journal,
+    standing: Standing,
     runner: Arc<Runner>,
 }
 
 impl Collector for Now {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let gauges = self.agent.gauges.snapshot();
+        let gauges = self.gauges.snapshot();
         let seconds = |lag: Duration| lag.as_secs_f64();
         // Far below 2^53, where a float would lose a byte.
         #[expect(clippy::cast_precision_loss, reason = "Prometheus has floats only")]
@@ -87,17 +94,17 @@ impl Collector for Now {
             running.encode_family(&labels)?.encode_gauge(&1_i64)?;
         }
         // A journal that cannot be read has louder ways to say so.
-        let untold = self.agent.journal.facts_to_send().map_or(0, |facts| facts.len());
+        let untold = self.journal.unsent_facts().unwrap_or(0);
         let help = "Facts that the coordinator has not acknowledged";
         let mut facts = encoder.encode_descriptor("unacknowledged_facts", help, None, MetricType::Gauge)?;
-        facts.encode_gauge(&i64::try_from(untold).unwrap_or(i64::MAX))?;
+        facts.encode_gauge(&untold)?;
         let mut attached = encoder.encode_descriptor(
             "attached",
             "1 while a session with the coordinator lives",
             None,
             MetricType::Gauge,
         )?;
-        attached.encode_gauge(&i64::from(self.agent.attached()))
+        attached.encode_gauge(&i64::from(self.standing.attached()))
     }
 }
 

@@ -21,6 +21,7 @@ mod turn;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -30,14 +31,11 @@ use pgportage_proto::{MigrationId, Reason};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::agent::Agent;
 use crate::journal::Journal;
 use crate::migration::Participation;
-use crate::policy::PoolerRule;
+use crate::policy::{Policy, PoolerRule};
 use console::{Console, command};
 use turn::Turns;
-
-pub(crate) use check::{check, check_back};
 
 /// Journal note: the [`Pause`] that poolers may be in. Written before they are
 /// paused, cleared when their clients were let on.
@@ -162,11 +160,25 @@ impl Unreachable {
 }
 
 /// The poolers of this agent's policy, as far as they are paused.
-#[derive(Debug, Default)]
-pub struct Poolers {
+/// Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Poolers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    means: Means,
     turns: Turns,
     /// One lock for each migration, held while its poolers are commanded.
     waiting: std::sync::Mutex<HashMap<MigrationId, Arc<Mutex<Waiting>>>>,
+}
+
+/// What poolers are led with.
+#[derive(Clone, Debug)]
+struct Means {
+    policy: Arc<Policy>,
+    journal: Journal,
+    state_dir: PathBuf,
+    clock: Clock,
 }
 
 /// What this process knows of the poolers of one migration.
@@ -188,6 +200,35 @@ pub struct Approached {
 }
 
 impl Poolers {
+    /// None is paused yet. What their configuration files held is kept in `state_dir`.
+    #[must_use]
+    pub fn new(policy: Arc<Policy>, journal: Journal, state_dir: PathBuf, clock: Clock) -> Self {
+        let means = Means { policy, journal, state_dir, clock };
+        Self(Arc::new(Inner { means, turns: Turns::default(), waiting: std::sync::Mutex::default() }))
+    }
+
+    /// Looks whether every pooler can be paused and led, before anybody waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::PoolerUnfit`] and [`Reason::PoolerUnreachable`].
+    pub(crate) async fn check(&self, participation: &Participation) -> Result<(), Failure> {
+        check::check(&self.0.means, participation).await
+    }
+
+    /// As [`Self::check`], for a switch that may lead poolers back to the source.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`].
+    pub(crate) async fn check_back(
+        &self,
+        participation: &Participation,
+        unreachable: Unreachable,
+    ) -> Result<(), Failure> {
+        check::check_back(&self.0.means, participation, unreachable).await
+    }
+
     /// Prepares the pause, so that nothing but the pause is left to do. Safe to
     /// drop.
     ///
@@ -196,12 +237,12 @@ impl Poolers {
     /// [`Reason::PoolerUnreachable`]. Nothing has changed then.
     pub async fn approach(
         &self,
-        agent: &Agent,
         participation: &Participation,
         unreachable: Unreachable,
     ) -> Result<Vec<Approached>, Failure> {
-        let approach = async |rule: &PoolerRule| unreachable.judge(rule, Approached::approach(rule, agent.clock).await);
-        let approached = try_join_all(agent.policy.poolers(&participation.database).map(approach)).await?;
+        let approach =
+            async |rule: &PoolerRule| unreachable.judge(rule, Approached::approach(rule, self.0.means.clock).await);
+        let approached = try_join_all(self.0.means.policy.poolers(&participation.database).map(approach)).await?;
         Ok(approached.into_iter().flatten().collect())
     }
 
@@ -217,7 +258,6 @@ impl Poolers {
     /// paused then: the caller lets them on.
     pub async fn pause(
         &self,
-        agent: &Agent,
         participation: &Participation,
         pause: Pause,
         mut approached: Vec<Approached>,
@@ -229,12 +269,12 @@ impl Poolers {
         let waiting = self.waiting(&participation.migration);
         let mut waiting = waiting.lock().await;
         let rules: Vec<_> = approached.iter().map(|pooler| pooler.rule.clone()).collect();
-        let _turn = self.turns.take(&rules).await;
-        agent.journal.set_note(&participation.migration, PAUSED_NOTE, &pause.to_string())?;
+        let _turn = self.0.turns.take(&rules).await;
+        self.0.means.journal.set_note(&participation.migration, PAUSED_NOTE, &pause.to_string())?;
         waiting.led = None;
-        let began = agent.clock.now();
-        try_join_all(approached.iter_mut().map(|pooler| pooler.pause(agent.clock, deadline))).await?;
-        let pause_ms = u64::try_from(agent.clock.now().duration_since(began).as_millis()).unwrap_or(u64::MAX);
+        let began = self.0.means.clock.now();
+        try_join_all(approached.iter_mut().map(|pooler| pooler.pause(self.0.means.clock, deadline))).await?;
+        let pause_ms = u64::try_from(self.0.means.clock.now().duration_since(began).as_millis()).unwrap_or(u64::MAX);
         tracing::info!(migration.id = %participation.migration, pause_ms, "the poolers' clients wait");
         waiting.approached = approached;
         Ok(())
@@ -247,15 +287,15 @@ impl Poolers {
     ///
     /// [`Reason::PoolerUnfit`] and [`Reason::PoolerUnreachable`]: some wait on,
     /// and this can be tried again.
-    pub async fn let_on(&self, agent: &Agent, participation: &Participation, towards: Towards) -> Result<(), Failure> {
+    pub async fn let_on(&self, participation: &Participation, towards: Towards) -> Result<(), Failure> {
         let migration = &participation.migration;
         let waiting = self.waiting(migration);
         let mut waiting = waiting.lock().await;
-        if pause_of(&agent.journal, migration)?.is_none() {
+        if pause_of(&self.0.means.journal, migration)?.is_none() {
             return Ok(());
         }
-        self.lead_all(agent, participation, towards, &mut waiting).await?;
-        agent.journal.clear_note(migration, PAUSED_NOTE)?;
+        self.lead_all(participation, towards, &mut waiting).await?;
+        self.0.means.journal.clear_note(migration, PAUSED_NOTE)?;
         tracing::info!(migration.id = %migration, towards = towards.as_str(), "the poolers' clients go on");
         Ok(())
     }
@@ -267,11 +307,11 @@ impl Poolers {
     /// # Errors
     ///
     /// Those of [`Poolers::let_on`].
-    pub(crate) async fn lead_back(&self, agent: &Agent, participation: &Participation) -> Result<(), Failure> {
+    pub(crate) async fn lead_back(&self, participation: &Participation) -> Result<(), Failure> {
         let waiting = self.waiting(&participation.migration);
         let mut waiting = waiting.lock().await;
-        self.lead_all(agent, participation, Towards::Source, &mut waiting).await?;
-        agent.journal.clear_note(&participation.migration, PAUSED_NOTE)?;
+        self.lead_all(participation, Towards::Source, &mut waiting).await?;
+        self.0.means.journal.clear_note(&participation.migration, PAUSED_NOTE)?;
         tracing::info!(migration.id = %participation.migration, "the poolers lead to the source again");
         Ok(())
     }
@@ -281,15 +321,18 @@ impl Poolers {
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`].
-    pub(crate) fn forget(agent: &Agent, participation: &Participation) -> Result<(), Failure> {
-        agent.policy.poolers(&participation.database).try_for_each(|rule| lead::forget(agent, participation, rule))
+    pub(crate) fn forget(&self, participation: &Participation) -> Result<(), Failure> {
+        self.0
+            .means
+            .policy
+            .poolers(&participation.database)
+            .try_for_each(|rule| lead::forget(&self.0.means, participation, rule))
     }
 
     /// Leads every pooler that can be, whatever becomes of the others; then fails with
     /// the first that cannot. Called again, it leads those that are left.
     async fn lead_all(
         &self,
-        agent: &Agent,
         participation: &Participation,
         towards: Towards,
         waiting: &mut Waiting,
@@ -300,14 +343,14 @@ impl Poolers {
         };
         // Sessions from before are used once: after a failure they may be in any state.
         let mut approached = std::mem::take(&mut waiting.approached);
-        let left = agent.policy.poolers(&participation.database).filter(|rule| !led.contains(rule));
+        let left = self.0.means.policy.poolers(&participation.database).filter(|rule| !led.contains(rule));
         let leading: Vec<_> = left
             .map(|rule| {
                 let known = approached.iter().position(|pooler| pooler.rule == *rule);
                 let console = known.and_then(|index| approached.swap_remove(index).consoles.pop());
                 Box::pin(async move {
-                    let _turn = self.turns.take(std::slice::from_ref(rule)).await;
-                    (rule, lead::lead(agent, participation, rule, towards, console).await)
+                    let _turn = self.0.turns.take(std::slice::from_ref(rule)).await;
+                    (rule, lead::lead(&self.0.means, participation, rule, towards, console).await)
                 })
             })
             .collect();
@@ -325,7 +368,7 @@ impl Poolers {
     }
 
     fn waiting(&self, migration: &MigrationId) -> Arc<Mutex<Waiting>> {
-        let mut all = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(migration.clone()).or_default())
     }
 }

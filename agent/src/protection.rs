@@ -21,14 +21,17 @@ mod governor;
 mod look;
 mod standby;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_proto::MigrationId;
 
-use crate::agent::Agent;
-use crate::figures::HeldBack;
-use crate::postgres::Session;
+use pgportage_link::Tasks;
+
+use crate::figures::{Gauges, HeldBack};
+use crate::journal::Journal;
+use crate::postgres::{Door, Session};
+use crate::settings::ProtectionSettings;
+use crate::snapshot::Snapshots;
 use governor::{Governor, Limits};
 use standby::Standbys;
 
@@ -38,29 +41,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// reads for a moment.
 const IDLE_LOOKS: u32 = 10;
 
-/// Protects the source until the agent stops.
-pub async fn run(agent: Arc<Agent>) {
-    if !agent.settings.protection.enabled {
-        return;
-    }
-    let mut guard = Guard::new(agent);
-    let stop = guard.agent.stop.clone();
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = guard.round() => {}
-        }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = guard.agent.clock.sleep(INTERVAL) => {}
-        }
-    }
-}
-
-struct Guard {
-    agent: Arc<Agent>,
+/// Protects the server that this agent reads from.
+#[derive(Debug)]
+pub struct Protection {
+    door: Door,
+    journal: Journal,
+    snapshots: Snapshots,
+    gauges: Gauges,
+    settings: ProtectionSettings,
+    tasks: Tasks,
     /// Kept from one round to the next; opened again when it is lost.
     session: Option<Session>,
     standbys: Standbys,
@@ -68,22 +57,53 @@ struct Guard {
     idle: u32,
 }
 
-impl Guard {
-    fn new(agent: Arc<Agent>) -> Self {
-        let settings = &agent.settings.protection;
-        let limits = Limits { commit_latency: settings.max_commit_latency, standby_lag: settings.max_standby_lag };
-        Self { agent, session: None, standbys: Standbys::default(), governor: Governor::new(limits), idle: 0 }
+impl Protection {
+    /// Nothing was seen yet.
+    #[must_use]
+    pub fn new(
+        door: Door,
+        journal: Journal,
+        snapshots: Snapshots,
+        gauges: Gauges,
+        settings: ProtectionSettings,
+        tasks: Tasks,
+    ) -> Self {
+        let governor = Governor::new(limits(&settings));
+        let (session, standbys, idle) = (None, Standbys::default(), 0);
+        Self { door, journal, snapshots, gauges, settings, tasks, session, standbys, governor, idle }
+    }
+
+    /// Protects it until the agent stops.
+    pub async fn run(mut self) {
+        if !self.settings.enabled {
+            return;
+        }
+        let Tasks { clock, stop, .. } = self.tasks.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.round() => {}
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = clock.sleep(INTERVAL) => {}
+            }
+        }
     }
 
     /// One look, if anybody reads.
     async fn round(&mut self) {
-        let reading = self.agent.snapshots.reading();
+        let reading = self.snapshots.reading();
         self.show(&reading);
         let Some(first) = reading.first().map(|(migration, _)| migration.clone()) else {
             self.idle = self.idle.saturating_add(1);
             if self.idle == IDLE_LOOKS {
-                *self = Self { idle: self.idle, ..Self::new(Arc::clone(&self.agent)) };
-                self.agent.snapshots.allow(None);
+                self.session = None;
+                self.standbys = Standbys::default();
+                self.governor = Governor::new(limits(&self.settings));
+                self.snapshots.allow(None);
             }
             return;
         };
@@ -91,17 +111,17 @@ impl Guard {
         let most = reading.iter().map(|(_, count)| *count).max().unwrap_or(0);
         let sample = self.look(&first).await;
         let before = self.governor.allowed();
-        self.governor.observe(self.agent.clock.now(), &sample, most);
+        self.governor.observe(self.tasks.clock.now(), &sample, most);
         let allowed = self.governor.allowed();
         if allowed != before {
             tracing::warn!(allowed, before, cause = self.governor.cause(), "how many readers may read has changed");
-            self.agent.snapshots.allow(allowed);
+            self.snapshots.allow(allowed);
         }
     }
 
     /// Lets people see which migrations are held back, and that others are no more.
     fn show(&self, reading: &[(MigrationId, usize)]) {
-        let shown = self.agent.gauges.snapshot();
+        let shown = self.gauges.snapshot();
         for (migration, gauge) in shown {
             let count = reading.iter().find(|(reading, _)| *reading == migration).map_or(0, |(_, count)| *count);
             let held_back = self.governor.allowed().filter(|allowed| *allowed < count).map(|allowed| HeldBack {
@@ -109,7 +129,7 @@ impl Guard {
                 cause: self.governor.cause().to_owned(),
             });
             if gauge.held_back != held_back {
-                self.agent.gauges.update(&migration, |gauge| gauge.held_back = held_back);
+                self.gauges.update(&migration, |gauge| gauge.held_back = held_back);
             }
         }
     }
@@ -117,9 +137,9 @@ impl Guard {
     /// What the source is like now. A server that does not answer in time is as
     /// slow as that.
     async fn look(&mut self, migration: &MigrationId) -> governor::Sample {
-        let clock = self.agent.clock;
+        let clock = self.tasks.clock;
         let begun = clock.now();
-        match look::look(&self.agent, &mut self.session, migration).await {
+        match look::look(&self.door, &self.journal, clock, &mut self.session, migration).await {
             Ok(seen) => {
                 let standby = self.standbys.observe(clock.now(), seen.position, &seen.standbys);
                 governor::Sample { commit_latency: Some(seen.commit_latency), standby }
@@ -132,4 +152,8 @@ impl Guard {
             }
         }
     }
+}
+
+fn limits(settings: &ProtectionSettings) -> Limits {
+    Limits { commit_latency: settings.max_commit_latency, standby_lag: settings.max_standby_lag }
 }

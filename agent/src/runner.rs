@@ -23,12 +23,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::agent::Agent;
 use crate::command::{Command, Fact};
 use crate::journal::{CommandEntry, FactKind, Known};
 use crate::reports;
 use crate::step::fail_points::{Moment, pass};
-use crate::step::{Context, Progress};
+use crate::step::{Context, Handles, Progress};
 use crate::wire::{self, Received};
 
 pub use attempts::Attempts;
@@ -44,7 +43,7 @@ const REMEMBER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Carries commands out. One for each agent.
 #[derive(Debug)]
 pub struct Runner {
-    agent: Arc<Agent>,
+    handles: Handles,
     running: Mutex<HashMap<String, Running>>,
     /// Whose turn it is, for each migration.
     turns: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<()>>>>,
@@ -93,9 +92,9 @@ pub enum Taken {
 impl Runner {
     /// Nothing is under way yet.
     #[must_use]
-    pub fn new(agent: Arc<Agent>) -> Arc<Self> {
+    pub fn new(handles: Handles) -> Arc<Self> {
         Arc::new(Self {
-            agent,
+            handles,
             running: Mutex::default(),
             turns: Mutex::default(),
             news: watch::Sender::new(0),
@@ -138,15 +137,15 @@ impl Runner {
     ///
     /// [`Reason::StoreUnwritable`].
     pub fn resume(self: &Arc<Self>) -> Result<usize, Failure> {
-        let journal = &self.agent.journal;
-        journal.prune(self.agent.clock.wall(), REMEMBER)?;
+        let journal = &self.handles.journal;
+        journal.prune(self.handles.tasks.clock.wall(), REMEMBER)?;
         let interrupted = journal.interrupted()?;
         let count = interrupted.len();
         for bytes in interrupted {
             let Received { id, migration, command, .. } = wire::stored(&bytes)?;
             // The policy may have changed since.
             let allowed = command.and_then(|command| {
-                self.agent.policy.allows(&command.participation, &command.intent())?;
+                self.handles.policy.allows(&command.participation, &command.intent())?;
                 Ok(command)
             });
             match allowed {
@@ -167,7 +166,8 @@ impl Runner {
     /// [`Reason::StoreUnwritable`]: then nothing was started and nothing can be
     /// answered.
     pub fn take(self: &Arc<Self>, received: Received, sender: &Sender) -> Result<Taken, Failure> {
-        let Agent { journal, clock, .. } = &*self.agent;
+        let Handles { journal, tasks, .. } = &self.handles;
+        let clock = tasks.clock;
         let Received { id, migration, digest, message, command } = received;
         match journal.known(&id, &digest)? {
             Known::New => {}
@@ -228,7 +228,7 @@ impl Runner {
     /// Everything a new command has to pass. Changes nothing but the highest
     /// epoch seen.
     fn admit(&self, command: &Command, sender: &Sender) -> Result<(), Failure> {
-        let Agent { journal, policy, .. } = &*self.agent;
+        let Handles { journal, policy, .. } = &self.handles;
         journal.raise_leader_epoch(command.leader_epoch)?;
         let limit = policy.limits().command_age;
         if sender.heartbeat_age.is_none_or(|age| age > limit) {
@@ -261,7 +261,7 @@ impl Runner {
     /// [`Reason::StoreUnwritable`].
     pub fn abandon(&self, command_ids: &[String]) -> Result<(), Failure> {
         for id in command_ids {
-            self.agent.journal.abandon(id)?;
+            self.handles.journal.abandon(id)?;
             self.cancel(id);
         }
         Ok(())
@@ -288,8 +288,8 @@ impl Runner {
     }
 
     fn record(&self, id: &str, fact: Fact, kind: FactKind) -> Result<(), Failure> {
-        let at = self.agent.clock.wall();
-        self.agent.journal.record(id, kind, &wire::encode_fact(id, fact, at), at)?;
+        let at = self.handles.tasks.clock.wall();
+        self.handles.journal.record(id, kind, &wire::encode_fact(id, fact, at), at)?;
         self.tell();
         Ok(())
     }
@@ -311,7 +311,7 @@ impl Runner {
         let Command { participation, .. } = &command;
         let span = tracing::info_span!(
             "command",
-            agent.id = self.agent.name,
+            agent.id = self.handles.settings.name,
             migration.id = %participation.migration,
             side = %participation.side,
             step = %command.act.kind(),
@@ -321,12 +321,12 @@ impl Runner {
         );
         pgportage_link::trace::adopt(&span, &command.trace_context);
         let runner = Arc::clone(self);
-        self.agent.tasks.spawn(
+        self.handles.tasks.spawn(
             async move {
-                let began = runner.agent.clock.now();
+                let began = runner.handles.tasks.clock.now();
                 let end = runner.attempt(&command, sender, cancel).await;
                 if let Some(fact) = end {
-                    let duration = runner.agent.clock.now().duration_since(began);
+                    let duration = runner.handles.tasks.clock.now().duration_since(began);
                     runner.attempts.count(command.act.kind(), command.verb, &fact, duration);
                     runner.conclude(&command, fact);
                 }
@@ -359,14 +359,14 @@ impl Runner {
         }
         // First the files: an agent that is killed in between looks again.
         if kind_of_fact == FactKind::FinalOfMigration {
-            reports::remove(&self.agent.settings.state_dir, &command.participation.migration);
+            reports::remove(&self.handles.settings.state_dir, &command.participation.migration);
         }
         match self.record(&command.id, fact, kind_of_fact) {
             Ok(()) => pass(kind, verb, Moment::Recorded),
             Err(failure) => tracing::error!(causes = ?failure.causes, "the outcome cannot be stored: {failure}"),
         }
         if kind_of_fact == FactKind::FinalOfMigration {
-            self.agent.gauges.remove(&command.participation.migration);
+            self.handles.gauges.remove(&command.participation.migration);
         }
     }
 
@@ -381,7 +381,7 @@ impl Runner {
         let turn = self.turn(&command.participation.migration);
         let _turn = tokio::select! {
             biased;
-            () = self.agent.stop.cancelled() => return None,
+            () = self.handles.tasks.stop.cancelled() => return None,
             () = cancel.cancelled() => return Some(Fact::Cancelled(Effect::None)),
             turn = turn.lock() => turn,
         };
@@ -393,9 +393,8 @@ impl Runner {
             leader_epoch: command.leader_epoch,
             plan_digest: command.plan_digest.clone(),
             stall_timeout: command.stall_timeout,
-            door: self.agent.door.clone(),
-            agent: Arc::clone(&self.agent),
-            clock: self.agent.clock,
+            handles: self.handles.clone(),
+            clock: self.handles.tasks.clock,
             progress,
             // A stall cancels the step, not the command.
             cancel: cancel.child_token(),
@@ -404,11 +403,11 @@ impl Runner {
         let mut step = std::pin::pin!(step);
         let result = tokio::select! {
             biased;
-            () = self.agent.stop.cancelled() => return None,
+            () = self.handles.tasks.stop.cancelled() => return None,
             result = &mut step => result,
             subject = self.stalled(moved, command.stall_timeout) => {
                 cx.cancel.cancel();
-                let stopped = self.agent.clock.timeout(STOP_GRACE.min(command.stall_timeout), &mut step).await;
+                let stopped = self.handles.tasks.clock.timeout(STOP_GRACE.min(command.stall_timeout), &mut step).await;
                 match stopped {
                     Ok(result) if !is_cancelled(&result) => result,
                     Ok(_) | Err(_) => Ok(Err(stalled(&subject, command.stall_timeout))),
@@ -429,7 +428,7 @@ impl Runner {
     /// A report that says the same as the one before is no progress.
     async fn stalled(&self, mut moved: watch::Receiver<Progress>, limit: Duration) -> String {
         let mut last = moved.borrow_and_update().clone();
-        let mut deadline = self.agent.clock.now() + limit;
+        let mut deadline = self.handles.tasks.clock.now() + limit;
         loop {
             tokio::select! {
                 biased;
@@ -438,13 +437,13 @@ impl Runner {
                         let now = moved.borrow_and_update().clone();
                         if now != last {
                             last = now;
-                            deadline = self.agent.clock.now() + limit;
+                            deadline = self.handles.tasks.clock.now() + limit;
                         }
                     }
                     // The step is over and will be heard of.
                     Err(_) => std::future::pending().await,
                 },
-                () = self.agent.clock.sleep_until(deadline) => return last.subject,
+                () = self.handles.tasks.clock.sleep_until(deadline) => return last.subject,
             }
         }
     }

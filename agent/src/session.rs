@@ -19,9 +19,9 @@ use std::time::Duration;
 use pgportage_link::dial::{self, Way};
 use pgportage_link::http2::{COMMAND_MESSAGE_BYTES, Http2Settings};
 use pgportage_link::identity::Role;
+use pgportage_link::relay::Relay;
 use pgportage_link::serve::Relayed;
 use pgportage_link::status::from_status;
-use pgportage_link::tls::Identity;
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::v1::attach_agent_request::Message as Up;
 use pgportage_proto::v1::attach_agent_response::Message as Down;
@@ -33,9 +33,10 @@ use tonic::Streaming;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::agent::Agent;
+use crate::figures::Standing;
 use crate::runner::{Runner, Sender, Taken};
 use crate::snapshot::Rate;
+use crate::step::Handles;
 use crate::wire;
 use answer::Answer;
 use backoff::Backoff;
@@ -66,9 +67,9 @@ const STABLE: Duration = Duration::from_secs(10);
 /// Keeps the agent attached until the agent stops.
 #[derive(Debug)]
 pub struct Session {
-    agent: Arc<Agent>,
+    handles: Handles,
+    standing: Standing,
     runner: Arc<Runner>,
-    identity: Identity,
     answer: Answer,
     /// Tells a restart from a reconnect.
     instance_id: Uuid,
@@ -88,16 +89,23 @@ impl Session {
     /// Nothing is dialled yet. Agents that come through the coordinator are led
     /// to `entrance`.
     #[must_use]
-    pub fn new(agent: Arc<Agent>, runner: Arc<Runner>, identity: Identity, entrance: mpsc::Sender<Relayed>) -> Self {
-        let answer = Answer::new(identity.clone(), entrance);
-        Self { agent, runner, identity, answer, instance_id: Uuid::now_v7() }
+    pub fn new(
+        handles: Handles,
+        standing: Standing,
+        relay: Relay,
+        runner: Arc<Runner>,
+        entrance: mpsc::Sender<Relayed>,
+    ) -> Self {
+        let answer =
+            Answer::new(handles.identity.clone(), handles.journal.clone(), relay, handles.tasks.clone(), entrance);
+        Self { handles, standing, runner, answer, instance_id: Uuid::now_v7() }
     }
 
     /// Dials, again and again, until the agent stops. Says goodbye then.
     pub async fn run(self) {
-        let clock = self.agent.clock;
+        let clock = self.handles.tasks.clock;
         let mut backoff = Backoff::default();
-        while !self.agent.stop.is_cancelled() {
+        while !self.handles.tasks.stop.is_cancelled() {
             let began = clock.now();
             let end = self.attach().await;
             if clock.now().duration_since(began) >= STABLE {
@@ -127,7 +135,7 @@ impl Session {
             };
             tokio::select! {
                 biased;
-                () = self.agent.stop.cancelled() => break,
+                () = self.handles.tasks.stop.cancelled() => break,
                 () = clock.sleep(pause) => {}
             }
         }
@@ -135,14 +143,14 @@ impl Session {
 
     /// One session, from dialling to its end.
     async fn attach(&self) -> Result<End, Failure> {
-        let coordinator = &self.agent.settings.coordinator;
-        let expected = self.identity.id_of(Role::Coordinator, &coordinator.name)?;
+        let coordinator = &self.handles.settings.coordinator;
+        let expected = self.handles.identity.id_of(Role::Coordinator, &coordinator.name)?;
         let (outgoing, outgoing_stream) = mpsc::channel(OUTGOING);
-        let mut outbox = Outbox::new(Arc::clone(&self.agent), outgoing);
+        let mut outbox = Outbox::new(self.handles.clone(), outgoing);
         let opening = async {
             let way = Way::Direct(coordinator.address.clone());
             let (channel, peer) =
-                dial::channel_and_peer(way, &expected, &self.identity, &Http2Settings::control()).await?;
+                dial::channel_and_peer(way, &expected, &self.handles.identity, &Http2Settings::control()).await?;
             let mut client = SessionServiceClient::new(channel)
                 .max_decoding_message_size(COMMAND_MESSAGE_BYTES)
                 .max_encoding_message_size(pgportage_link::http2::FACT_MESSAGE_BYTES);
@@ -153,18 +161,18 @@ impl Session {
                 let welcome = welcome(&mut incoming).await?;
                 Ok::<_, Failure>((incoming, welcome, peer))
             };
-            self.agent.clock.timeout(ANSWER_LIMIT, limited).await.unwrap_or_else(|_| {
+            self.handles.tasks.clock.timeout(ANSWER_LIMIT, limited).await.unwrap_or_else(|_| {
                 Err(Failure::new(Reason::PeerUnreachable, "the coordinator does not say welcome").effect(Effect::None))
             })
         };
         let (incoming, welcome, peer) = tokio::select! {
             biased;
-            () = self.agent.stop.cancelled() => return Ok(End::Stopped),
+            () = self.handles.tasks.stop.cancelled() => return Ok(End::Stopped),
             opened = opening => opened?,
         };
         self.begin(&welcome)?;
         let span = tracing::info_span!("session", session.epoch = welcome.session_epoch);
-        let limits = self.agent.policy.limits();
+        let limits = self.handles.policy.limits();
         let interval = welcome
             .heartbeat_interval
             .and_then(|interval| Duration::try_from(interval).ok())
@@ -173,17 +181,17 @@ impl Session {
         // command never looks old to us.
         let interval = (interval / 2).min(limits.command_age / 3).max(Duration::from_millis(50));
         let sender = Sender { actor: peer.uri, serial: peer.serial, heartbeat_age: None };
-        self.agent.set_attached(true);
+        self.standing.set_attached(true);
         let end = self.converse(incoming, outbox, interval, sender).instrument(span).await;
-        self.agent.set_attached(false);
+        self.standing.set_attached(false);
         end
     }
 
     fn hello(&self) -> Result<v1::Hello, Failure> {
-        let journal = &self.agent.journal;
+        let journal = &self.handles.journal;
         let open_commands = journal.unacknowledged()?;
         Ok(v1::Hello {
-            agent_id: self.agent.name.clone(),
+            agent_id: self.handles.settings.name.clone(),
             instance_id: self.instance_id.to_string(),
             min_revision: REVISION,
             max_revision: REVISION,
@@ -193,8 +201,8 @@ impl Session {
                 .map(|(command_id, last_sequence)| v1::OpenCommand { command_id, last_sequence })
                 .collect(),
             leader_epoch: journal.leader_epoch()?,
-            policy_digest: self.agent.policy.digest().to_vec(),
-            server_version_num: self.agent.server_version(),
+            policy_digest: self.handles.policy.digest().to_vec(),
+            server_version_num: self.standing.server_version(),
         })
     }
 
@@ -208,7 +216,7 @@ impl Session {
             .hint("Install the same release on both machines.")
             .effect(Effect::None));
         }
-        self.agent.journal.begin_session(welcome.leader_epoch, welcome.session_epoch)?;
+        self.handles.journal.begin_session(welcome.leader_epoch, welcome.session_epoch)?;
         if !welcome.abandoned_command_ids.is_empty() {
             tracing::info!(commands = ?welcome.abandoned_command_ids, "abandoned by the coordinator");
             self.runner.abandon(&welcome.abandoned_command_ids)?;
@@ -225,16 +233,16 @@ impl Session {
         interval: Duration,
         mut sender: Sender,
     ) -> Result<End, Failure> {
-        let clock = self.agent.clock;
+        let clock = self.handles.tasks.clock;
         let mut news = self.runner.news();
         let mut beat_at = clock.now();
         let mut look_at = clock.now() + PROGRESS_INTERVAL;
-        let mut questions = Questions::new(Arc::clone(&self.agent));
+        let mut questions = Questions::new(self.handles.clone());
         outbox.facts()?;
         let end = loop {
             tokio::select! {
                 biased;
-                () = self.agent.stop.cancelled() => break End::Stopped,
+                () = self.handles.tasks.stop.cancelled() => break End::Stopped,
                 () = clock.sleep_until(beat_at) => {
                     beat_at = clock.now() + interval;
                     outbox.heartbeat()?;
@@ -247,12 +255,12 @@ impl Session {
                         Some(Down::Cancel(cancel)) => self.runner.cancel(&cancel.command_id),
                         Some(Down::Question(question)) => questions.take(question),
                         Some(Down::Tuning(tuning)) => self.tune(&tuning)?,
-                        Some(Down::Ack(ack)) => self.agent.journal.acknowledge(&ack.command_id, ack.sequence)?,
+                        Some(Down::Ack(ack)) => self.handles.journal.acknowledge(&ack.command_id, ack.sequence)?,
                         Some(Down::Drain(drain)) => {
                             let delay = drain.reconnect_delay.and_then(|delay| Duration::try_from(delay).ok());
                             break End::Drained(delay.unwrap_or_default());
                         }
-                        Some(Down::RelayOffer(offer)) => self.answer.offered(&self.agent, offer)?,
+                        Some(Down::RelayOffer(offer)) => self.answer.offered(offer)?,
                         Some(Down::Welcome(_)) => {
                             return Err(Failure::new(Reason::RequestInvalid, "the coordinator said welcome twice"));
                         }
@@ -279,7 +287,7 @@ impl Session {
         let farewell = async {
             while let Ok(Some(v1::AttachAgentResponse { message })) = incoming.message().await {
                 if let Some(Down::Ack(ack)) = message {
-                    self.agent.journal.acknowledge(&ack.command_id, ack.sequence)?;
+                    self.handles.journal.acknowledge(&ack.command_id, ack.sequence)?;
                 }
             }
             Ok::<_, Failure>(())
@@ -291,7 +299,7 @@ impl Session {
     /// Goes on with a migration as the coordinator says from now on.
     fn tune(&self, tuning: &v1::Tuning) -> Result<(), Failure> {
         match MigrationId::new(&tuning.migration_id) {
-            Ok(migration) => self.agent.snapshots.tune(&migration, Rate::limit(tuning.max_rate_bytes)),
+            Ok(migration) => self.handles.snapshots.tune(&migration, Rate::limit(tuning.max_rate_bytes)),
             Err(failure) => {
                 tracing::error!("the coordinator speaks of a migration that cannot be: {failure}");
                 Ok(())

@@ -6,15 +6,15 @@
 
 mod server;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::{Clock, Effect, Failure};
 use pgportage_proto::{MigrationId, Reason};
 use tokio::time::Instant;
 
-use crate::agent::Agent;
 use crate::migration::Participation;
+use crate::peer::Peers;
+use crate::step::Handles;
 
 /// The facts of one side.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -163,18 +163,20 @@ pub struct Unchecked {
 ///
 /// [`Reason::MigrationMissing`] when this agent takes no part in it, and
 /// [`Reason::StoreUnwritable`] when the journal cannot be read.
-pub async fn look(agent: &Arc<Agent>, migration: &MigrationId, until: Instant) -> Result<Situation, Failure> {
-    let Some(participation) = agent.journal.participation(migration)? else {
+pub async fn look(handles: &Handles, migration: &MigrationId, until: Instant) -> Result<Situation, Failure> {
+    let Some(participation) = handles.journal.participation(migration)? else {
         return Err(Failure::new(
             Reason::MigrationMissing,
-            format!("agent {} has no part in {migration} yet", agent.name),
+            format!("agent {} has no part in {migration} yet", handles.settings.name),
         )
         .detail("An agent learns of a migration with its first command.")
         .effect(Effect::None));
     };
-    let limit = Limit { clock: agent.clock, until };
-    let (mut situation, link) =
-        tokio::join!(Box::pin(server::look(agent, &participation, limit)), greet(agent, &participation, limit));
+    let limit = Limit { clock: handles.tasks.clock, until };
+    let (mut situation, link) = tokio::join!(
+        Box::pin(server::look(handles, &participation, limit)),
+        greet(&handles.peers, handles.tasks.clock, &participation, limit)
+    );
     match link {
         Ok(link) => situation.link = Some(link),
         Err(failure) => situation.unchecked.push(Unchecked { subject: "the link to the other agent", failure }),
@@ -183,12 +185,17 @@ pub async fn look(agent: &Arc<Agent>, migration: &MigrationId, until: Instant) -
 }
 
 /// How long the other agent takes to answer. The time to dial is not counted.
-async fn greet(agent: &Agent, participation: &Participation, limit: Limit) -> Result<LinkSituation, Failure> {
+async fn greet(
+    peers: &Peers,
+    clock: Clock,
+    participation: &Participation,
+    limit: Limit,
+) -> Result<LinkSituation, Failure> {
     let greeting = async {
-        let peer = agent.peers.call(participation).await?;
-        let asked = agent.clock.now();
+        let peer = peers.call(participation).await?;
+        let asked = clock.now();
         peer.greet().await?;
-        Ok(agent.clock.now().duration_since(asked))
+        Ok(clock.now().duration_since(asked))
     };
     match limit.within(greeting).await? {
         Ok(round_trip) => Ok(LinkSituation::Answers(round_trip)),

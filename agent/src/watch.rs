@@ -19,16 +19,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::Failure;
+use pgportage_link::Tasks;
 use pgportage_proto::MigrationId;
 use pgportage_proto::Reason;
 
-use crate::agent::Agent;
-use crate::figures::Gauge;
+use crate::figures::{Gauge, Gauges};
+use crate::journal::Journal;
 use crate::migration::Participation;
-use crate::postgres::{Purpose, Session};
+use crate::postgres::{Door, Purpose, Session};
+use crate::policy::Policy;
+use crate::slot::Slots;
 use forecast::{Bounds, Measurements};
 use limit::{Judgement, judge};
-use look::{Slots, drop_slots, slots};
+use look::{Seen, drop_slots, slots};
 
 /// Time between two looks. At a gigabyte of WAL a second, the fastest that one
 /// server writes, a limit is exceeded by a few gigabytes at most.
@@ -37,25 +40,16 @@ const INTERVAL: Duration = Duration::from_secs(3);
 /// that is being dropped on purpose is gone a moment before its note is.
 const MISSED_LOOKS: u32 = 3;
 
-/// Watches until the agent stops.
-pub async fn run(agent: Arc<Agent>) {
-    let mut watch = Watch { agent: Arc::clone(&agent), session: None, known: BTreeMap::new() };
-    loop {
-        tokio::select! {
-            biased;
-            () = agent.stop.cancelled() => return,
-            () = watch.round() => {}
-        }
-        tokio::select! {
-            biased;
-            () = agent.stop.cancelled() => return,
-            () = agent.clock.sleep(INTERVAL) => {}
-        }
-    }
-}
-
-struct Watch {
-    agent: Arc<Agent>,
+/// Watches the slots of this agent's migrations.
+#[derive(Debug)]
+pub struct Watch {
+    door: Door,
+    maintenance_database: String,
+    journal: Journal,
+    slots: Slots,
+    policy: Arc<Policy>,
+    gauges: Gauges,
+    tasks: Tasks,
     /// Kept from one round to the next; opened again when it is lost.
     session: Option<Session>,
     known: BTreeMap<MigrationId, Known>,
@@ -71,6 +65,40 @@ struct Known {
 }
 
 impl Watch {
+    /// Nothing was seen yet. The server is looked at from `maintenance_database`, which
+    /// is open to us whatever becomes of the migrations' own.
+    #[must_use]
+    pub fn new(
+        door: Door,
+        maintenance_database: &str,
+        journal: Journal,
+        slots: Slots,
+        policy: Arc<Policy>,
+        gauges: Gauges,
+        tasks: Tasks,
+    ) -> Self {
+        let maintenance_database = maintenance_database.to_owned();
+        let (session, known) = (None, BTreeMap::new());
+        Self { door, maintenance_database, journal, slots, policy, gauges, tasks, session, known }
+    }
+
+    /// Watches until the agent stops.
+    pub async fn run(mut self) {
+        let Tasks { clock, stop, .. } = self.tasks.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.round() => {}
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = clock.sleep(INTERVAL) => {}
+            }
+        }
+    }
+
     /// One look at every slot of ours.
     async fn round(&mut self) {
         let watched = match self.watched() {
@@ -98,8 +126,8 @@ impl Watch {
     /// Migrations whose slot exists or is about to.
     fn watched(&self) -> Result<Vec<Participation>, Failure> {
         let mut watched = Vec::new();
-        for participation in self.agent.journal.participations()? {
-            if self.agent.slots.is_intended(&participation.migration)? {
+        for participation in self.journal.participations()? {
+            if self.slots.is_intended(&participation.migration)? {
                 watched.push(participation);
             }
         }
@@ -107,7 +135,7 @@ impl Watch {
     }
 
     fn forget_all_but(&mut self, watched: &[Participation]) {
-        let gauges = &self.agent.gauges;
+        let gauges = &self.gauges;
         self.known.retain(|migration, _| {
             let stays = watched.iter().any(|participation| participation.migration == *migration);
             if !stays && gauges.snapshot().contains_key(migration) {
@@ -124,25 +152,23 @@ impl Watch {
         let migration = &participation.migration;
         let session = match self.session.take() {
             Some(session) if !session.is_closed() => session,
-            Some(_) | None => {
-                self.agent.door.open(&self.agent.settings.postgres.maintenance_database, Purpose::Watch).await?
-            }
+            Some(_) | None => self.door.open(&self.maintenance_database, Purpose::Watch).await?,
         };
         let session = &*self.session.insert(session);
-        let seen = slots(session, &self.agent.slots, participation).await?;
+        let seen = slots(session, &self.slots, participation).await?;
         let measurements = &mut self.known.entry(migration.clone()).or_default().measurements;
-        measurements.add(&seen, self.agent.clock.now());
-        let forecast = measurements.forecast(&seen, &Bounds::of(&self.agent.policy));
-        self.agent.gauges.update(migration, |gauge| {
+        measurements.add(&seen, self.tasks.clock.now());
+        let forecast = measurements.forecast(&seen, &Bounds::of(&self.policy));
+        self.gauges.update(migration, |gauge| {
             gauge.wal_forecast = forecast;
             gauge.retained_wal_bytes = seen.retained_wal_bytes;
             gauge.xmin_age = seen.xmin_age;
             gauge.free_disk_bytes = seen.free_disk_bytes;
         });
-        if let Err(failure) = self.agent.slots.stands(migration) {
+        if let Err(failure) = self.slots.stands(migration) {
             // Given up before: nothing of it may stay, whoever was killed when.
             if failure.reason == Reason::WalLimitExceeded && seen.exist {
-                drop_slots(&self.agent, participation, session).await?;
+                drop_slots(&self.slots, self.tasks.clock, participation, session).await?;
             }
             self.warn(migration, format!("{failure}; abort the migration"));
             return Ok(());
@@ -151,14 +177,14 @@ impl Watch {
         if let Some(detail) = lost {
             return self.give_up(participation, Reason::SlotLost, detail);
         }
-        match judge(&seen, self.agent.policy.limits()) {
+        match judge(&seen, self.policy.limits()) {
             Judgement::Well => self.warn(migration, String::new()),
             Judgement::Warn(text) => self.warn(migration, text),
-            Judgement::GiveWay(text) if self.agent.policy.destructive().drop_slot => {
+            Judgement::GiveWay(text) if self.policy.destructive().drop_slot => {
                 self.give_up(participation, Reason::WalLimitExceeded, text)?;
                 pgportage_link::fail_point::hit("watch.give_up.noted");
                 let Some(session) = &self.session else { return Ok(()) };
-                drop_slots(&self.agent, participation, session).await?;
+                drop_slots(&self.slots, self.tasks.clock, participation, session).await?;
                 tracing::error!(migration.id = %migration, "the replication slot is dropped, the source is free of it");
             }
             Judgement::GiveWay(text) => {
@@ -169,7 +195,7 @@ impl Watch {
     }
 
     /// Whether the slot is beyond help, and why.
-    fn lost(&mut self, migration: &MigrationId, seen: &Slots) -> Option<String> {
+    fn lost(&mut self, migration: &MigrationId, seen: &Seen) -> Option<String> {
         let known = self.known.entry(migration.clone()).or_default();
         if seen.exist {
             known.seen = true;
@@ -185,7 +211,7 @@ impl Watch {
     /// fails.
     fn give_up(&mut self, participation: &Participation, reason: Reason, detail: String) -> Result<(), Failure> {
         let migration = &participation.migration;
-        self.agent.slots.give_up(migration, reason, &detail)?;
+        self.slots.give_up(migration, reason, &detail)?;
         tracing::error!(migration.id = %migration, database = participation.database, "{reason}: {detail}");
         self.warn(migration, detail);
         Ok(())
@@ -204,6 +230,6 @@ impl Watch {
             }
         }
         known.warning.clone_from(&text);
-        self.agent.gauges.update(migration, |gauge| gauge.warning = text);
+        self.gauges.update(migration, |gauge| gauge.warning = text);
     }
 }

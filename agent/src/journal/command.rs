@@ -191,6 +191,18 @@ impl Journal {
         self.rows(SQL, fact_entry)
     }
 
+    /// How many facts are to be sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn unsent_facts(&self) -> Result<i64, Failure> {
+        const SQL: &str = "SELECT count(*)
+            FROM fact INDEXED BY fact_to_send CROSS JOIN command ON command.id = fact.command_id
+            WHERE NOT fact.acknowledged AND command.state <> 'abandoned'";
+        self.connection().query_row(SQL, [], |row| row.get(0)).map_err(broken)
+    }
+
     /// What this agent did in a migration: every fact, acknowledged or not, of every
     /// command that was not abandoned, in order.
     ///

@@ -1,8 +1,6 @@
 //! The half of the side that publishes: answers questions, in order, from one
 //! session.
 
-use std::sync::Arc;
-
 use futures_util::{Stream, StreamExt};
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::{Reason, v1};
@@ -11,14 +9,13 @@ use tonic::Status;
 use v1::compare_rows_request::Message as Question;
 use v1::compare_rows_response::Message as Answer;
 
-use crate::agent::Agent;
 use crate::comparison::{
     ComparedTable, Part, Reader, Which, decode_part, encode_content, encode_digest, encode_row, encode_table,
     encode_written,
 };
 use crate::migration::Participation;
 use crate::postgres::RelationName;
-use crate::step::cutover;
+use crate::step::{Handles, cutover};
 use crate::stream::Stream as Changes;
 
 /// Tables, rows or contents in one message.
@@ -33,16 +30,16 @@ pub(crate) type Answers = mpsc::Sender<Result<v1::CompareRowsResponse, Status>>;
 /// with one of them is its answer; a session that is lost is opened again for the
 /// next one.
 pub(crate) async fn answer(
-    agent: Arc<Agent>,
+    handles: Handles,
     participation: Participation,
     mut questions: impl Stream<Item = Result<v1::CompareRowsRequest, Status>> + Unpin,
     answers: Answers,
 ) {
-    let mut source = Source { agent, participation, reader: None, tables: None };
+    let mut source = Source { handles, participation, reader: None, tables: None };
     loop {
         let question = tokio::select! {
             biased;
-            () = source.agent.stop.cancelled() => return,
+            () = source.handles.tasks.stop.cancelled() => return,
             () = answers.closed() => return,
             question = questions.next() => question,
         };
@@ -68,7 +65,7 @@ pub(crate) async fn answer(
 }
 
 struct Source {
-    agent: Arc<Agent>,
+    handles: Handles,
     participation: Participation,
     reader: Option<Reader>,
     /// What may be asked about.
@@ -101,7 +98,7 @@ impl Source {
 
     async fn reader(&mut self) -> Result<&mut Reader, Failure> {
         if self.reader.is_none() {
-            self.reader = Some(Reader::open(&self.agent.door, &self.participation.database).await?);
+            self.reader = Some(Reader::open(&self.handles.door, &self.participation.database).await?);
         }
         self.reader.as_mut().ok_or_else(|| Failure::new(Reason::Internal, "a session was opened and is not there"))
     }
@@ -143,7 +140,7 @@ impl Source {
         for part in &parts {
             self.check(part).await?;
         }
-        let leave = self.agent.snapshots.leave(&self.participation.migration)?;
+        let leave = self.handles.snapshots.leave(&self.participation.migration)?;
         leave.wait().await;
         let digests = self.reader().await?.digests(&parts).await?;
         let bytes: i64 = digests.iter().map(|digest| digest.size_bytes).sum();
@@ -163,7 +160,7 @@ impl Source {
     }
 
     async fn written(&mut self, cutover_epoch: i64) -> Result<Vec<Answer>, Failure> {
-        let written = cutover::written(&self.agent, &self.participation, cutover_epoch).await?;
+        let written = cutover::written(&self.handles.switches, &self.participation, cutover_epoch).await?;
         let tables = written.until_the_marker().await?;
         Ok(encode_written(tables, ROWS).into_iter().map(Answer::Written).collect())
     }

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,11 +11,11 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::agent::Agent;
 use crate::names;
 use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING};
 use crate::postgres::programs::{self, Program, Tool};
 use crate::postgres::{Login, Purpose, ServerVersion, listen_to_complaint, told_complaint};
+use crate::step::Handles;
 
 /// Pieces of an archive; none, or an error, is the last one. Without one of them
 /// the dump was given up.
@@ -34,18 +33,18 @@ pub(crate) type DumpStream = mpsc::Receiver<Result<Option<Bytes>, Failure>>;
 /// [`Reason::PgDumpMissing`], [`Reason::PgDumpTooOld`], or what a login to the
 /// server reports.
 pub(crate) async fn start(
-    agent: &Arc<Agent>,
+    handles: &Handles,
     permit: OwnedSemaphorePermit,
     database: &str,
     restore_major: i32,
 ) -> Result<DumpStream, Failure> {
-    let program = choose(agent, database, restore_major).await?;
-    let login = Login::prepare(&agent.door, &agent.settings.state_dir, database, "dump")?;
+    let program = choose(handles, database, restore_major).await?;
+    let login = Login::prepare(&handles.door, &handles.settings.state_dir, database, "dump")?;
     let mut command = login.command(&program.path);
     command
         .args(["--format=custom", "--schema-only", "--no-publications", "--no-subscriptions"])
         .arg(format!("--exclude-schema={}", names::SCHEMA))
-        .arg(format!("--lock-wait-timeout={}", lock_wait(agent.policy.limits().lock_timeout).as_millis()))
+        .arg(format!("--lock-wait-timeout={}", lock_wait(handles.policy.limits().lock_timeout).as_millis()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -55,8 +54,8 @@ pub(crate) async fn start(
     let stdout = child.stdout.take();
     tracing::info!(program = %program.path.display(), version = %program.version, database, "dumping the schema");
     let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
-    let stop = agent.stop.clone();
-    agent.tasks.spawn(async move {
+    let stop = handles.tasks.stop.clone();
+    handles.tasks.spawn(async move {
         // The passfile has to live as long as the program.
         let (_login, _permit) = (login, permit);
         tokio::select! {
@@ -78,10 +77,10 @@ pub(crate) async fn start(
 ///
 /// [`Reason::PgDumpMissing`], [`Reason::PgDumpTooOld`], or what a login to the
 /// server reports.
-async fn choose(agent: &Arc<Agent>, database: &str, restore_major: i32) -> Result<Program, Failure> {
-    let server = agent.door.open(database, Purpose::Control).await?.version;
-    let configured: Option<PathBuf> = agent.settings.programs.pg_dump.clone();
-    let found = programs::find(Tool::Dump, configured.as_deref(), agent.clock).await?;
+async fn choose(handles: &Handles, database: &str, restore_major: i32) -> Result<Program, Failure> {
+    let server = handles.door.open(database, Purpose::Control).await?.version;
+    let configured: Option<PathBuf> = handles.settings.programs.pg_dump.clone();
+    let found = programs::find(Tool::Dump, configured.as_deref(), handles.tasks.clock).await?;
     let program = programs::choose_dump(&found, server, restore_major)?;
     note_age(&program, server);
     Ok(program)

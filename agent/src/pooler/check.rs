@@ -8,9 +8,9 @@ use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::net::{TcpStream, UnixStream};
 
+use super::Means;
 use super::console::{Console, EntryState, Shown};
 use super::{Unreachable, file, ini};
-use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::policy::{PoolerRule, Repoint, ServerAddress};
 
@@ -31,12 +31,12 @@ this pooler see errors until it answers and was led back.";
 ///
 /// [`Reason::PoolerUnreachable`], [`Reason::PoolerUnfit`],
 /// [`Reason::PoolerBusy`].
-pub(crate) async fn check(agent: &Agent, participation: &Participation) -> Result<(), Failure> {
-    for rule in agent.policy.poolers(&participation.database) {
-        let mut console = Console::open(rule, agent.clock).await?;
+pub(super) async fn check(means: &Means, participation: &Participation) -> Result<(), Failure> {
+    for rule in means.policy.poolers(&participation.database) {
+        let mut console = Console::open(rule, means.clock).await?;
         check_entries(rule, &mut console).await?;
         check_sessions(rule, &mut console).await?;
-        check_way(rule, agent.clock).await?;
+        check_way(rule, means.clock).await?;
     }
     Ok(())
 }
@@ -47,13 +47,13 @@ pub(crate) async fn check(agent: &Agent, participation: &Participation) -> Resul
 /// # Errors
 ///
 /// As [`check`].
-pub(crate) async fn check_back(
-    agent: &Agent,
+pub(super) async fn check_back(
+    means: &Means,
     participation: &Participation,
     unreachable: Unreachable,
 ) -> Result<(), Failure> {
-    for rule in agent.policy.poolers(&participation.database) {
-        let reached = Console::open(rule, agent.clock).await.map_err(|failure| match failure.reason {
+    for rule in means.policy.poolers(&participation.database) {
+        let reached = Console::open(rule, means.clock).await.map_err(|failure| match failure.reason {
             Reason::PoolerUnreachable => failure.hint(WITHOUT),
             _other => failure,
         });

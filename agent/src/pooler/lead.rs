@@ -13,9 +13,9 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
 
+use super::Means;
 use super::console::{Console, command};
 use super::{Towards, file, ini};
-use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::policy::{PoolerRule, Repoint, ServerAddress};
 use crate::program;
@@ -32,24 +32,24 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 /// [`Reason::PoolerUnfit`] when file or command do not lead there,
 /// [`Reason::PoolerUnreachable`]. The clients wait on then.
 pub(super) async fn lead(
-    agent: &Agent,
+    means: &Means,
     participation: &Participation,
     rule: &PoolerRule,
     towards: Towards,
     console: Option<Console>,
 ) -> Result<(), Failure> {
     if towards == Towards::Same {
-        return carry_out(agent, rule, console, Load::AsItIs).await;
+        return carry_out(means, rule, console, Load::AsItIs).await;
     }
     let addresses = match &rule.repoint {
         Repoint::File { config, destination } => {
-            let text = change_file(agent, participation, rule, config, destination, towards)?;
+            let text = change_file(means, participation, rule, config, destination, towards)?;
             rule.entries.iter().map(|entry| ini::address(&text, entry).ok()).collect()
         }
         Repoint::Command { command, destination } => {
             let mut variables = program::variables(participation);
             variables.push(("PGPORTAGE_TOWARDS", towards.as_str().to_owned()));
-            program::run(command, command.timeout, &variables, agent.clock).await.map_err(|error| {
+            program::run(command, command.timeout, &variables, means.clock).await.map_err(|error| {
                 unfit("the command that leads the pooler elsewhere failed")
                     .detail(format!("`repoint_command` of the agent's policy: {error}."))
                     .hint("What it said is in the agent's log. It is run again by itself.")
@@ -58,16 +58,16 @@ pub(super) async fn lead(
             vec![expected; rule.entries.len()]
         }
     };
-    carry_out(agent, rule, console, Load::Anew(addresses)).await?;
+    carry_out(means, rule, console, Load::Anew(addresses)).await?;
     match towards {
-        Towards::Source => forget(agent, participation, rule),
+        Towards::Source => forget(means, participation, rule),
         Towards::Same | Towards::Destination => Ok(()),
     }
 }
 
 /// Returns what the file says from now on.
 fn change_file(
-    agent: &Agent,
+    means: &Means,
     participation: &Participation,
     rule: &PoolerRule,
     config: &Path,
@@ -75,7 +75,7 @@ fn change_file(
     towards: Towards,
 ) -> Result<String, Failure> {
     let text = read(config)?;
-    let copy = copy_path(agent, participation, rule);
+    let copy = copy_path(means, participation, rule);
     let changed = match towards {
         Towards::Destination => {
             file::keep(&copy, &text).map_err(|error| unusable(&copy, &error))?;
@@ -103,7 +103,7 @@ enum Load {
 
 /// Sends everything in one packet, then looks: each entry must let its clients
 /// on, and lead to its address if one is expected.
-async fn carry_out(agent: &Agent, rule: &PoolerRule, console: Option<Console>, load: Load) -> Result<(), Failure> {
+async fn carry_out(means: &Means, rule: &PoolerRule, console: Option<Console>, load: Load) -> Result<(), Failure> {
     let (reload, addresses) = match load {
         Load::AsItIs => (None, vec![None; rule.entries.len()]),
         Load::Anew(addresses) => (Some("RELOAD".to_owned()), addresses),
@@ -118,7 +118,7 @@ async fn carry_out(agent: &Agent, rule: &PoolerRule, console: Option<Console>, l
     let (mut console, told) = match told {
         Some(answered) => answered,
         None => {
-            let mut console = Console::open(rule, agent.clock).await?;
+            let mut console = Console::open(rule, means.clock).await?;
             let told = console.command(&commands, COMMAND_LIMIT).await?;
             (console, told)
         }
@@ -153,8 +153,8 @@ fn complaints(told: &[Result<(), String>]) -> String {
 }
 
 /// Removes the copy that the way back would need.
-pub(super) fn forget(agent: &Agent, participation: &Participation, rule: &PoolerRule) -> Result<(), Failure> {
-    let copy = copy_path(agent, participation, rule);
+pub(super) fn forget(means: &Means, participation: &Participation, rule: &PoolerRule) -> Result<(), Failure> {
+    let copy = copy_path(means, participation, rule);
     match std::fs::remove_file(&copy) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Failure::new(Reason::StoreUnwritable, "cannot remove the copy of the pooler's file")
@@ -166,13 +166,13 @@ pub(super) fn forget(agent: &Agent, participation: &Participation, rule: &Pooler
 }
 
 /// Where the file is kept for the way back: one for each file and migration.
-fn copy_path(agent: &Agent, participation: &Participation, rule: &PoolerRule) -> PathBuf {
+fn copy_path(means: &Means, participation: &Participation, rule: &PoolerRule) -> PathBuf {
     let config = match &rule.repoint {
         Repoint::File { config, .. } => config.as_os_str().as_encoded_bytes(),
         Repoint::Command { .. } => &[],
     };
     let digest: String = Sha256::digest(config)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    agent.settings.state_dir.join("pooler").join(format!("{}.{digest}.ini", participation.migration))
+    means.state_dir.join("pooler").join(format!("{}.{digest}.ini", participation.migration))
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure};
+use pgportage_link::{Clock, Effect, Failure};
 use pgportage_proto::{MigrationId, Reason};
 
 use super::standby::Standby;
-use crate::agent::Agent;
-use crate::postgres::{Purpose, Session, sql_failure};
+use crate::journal::Journal;
+use crate::postgres::{Door, Purpose, Session, sql_failure};
 
 /// A look that takes longer is given up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,34 +48,41 @@ pub(super) struct Seen {
 ///
 /// What the server reports; [`Reason::ServerUnreachable`] after [`PATIENCE`].
 pub(super) async fn look(
-    agent: &Agent,
+    door: &Door,
+    journal: &Journal,
+    clock: Clock,
     session: &mut Option<Session>,
     migration: &MigrationId,
 ) -> Result<Seen, Failure> {
-    let looked = agent.clock.timeout(PATIENCE, Box::pin(looked(agent, session, migration))).await;
+    let looked = clock.timeout(PATIENCE, Box::pin(looked(door, journal, clock, session, migration))).await;
     looked.unwrap_or_else(|_| {
         Err(Failure::new(Reason::ServerUnreachable, "the server does not answer").effect(Effect::Unknown))
     })
 }
 
-async fn looked(agent: &Agent, session: &mut Option<Session>, migration: &MigrationId) -> Result<Seen, Failure> {
+async fn looked(
+    door: &Door,
+    journal: &Journal,
+    clock: Clock,
+    session: &mut Option<Session>,
+    migration: &MigrationId,
+) -> Result<Seen, Failure> {
     let failure = |error| sql_failure(error, "look at the source");
     let open = match session.take() {
         Some(open) if !open.is_closed() => open,
         Some(_) | None => {
-            let participation = agent
-                .journal
+            let participation = journal
                 .participation(migration)?
                 .ok_or_else(|| Failure::new(Reason::MigrationMissing, "the migration is over").effect(Effect::None))?;
-            let open = agent.door.open(&participation.database, Purpose::Watch).await?;
+            let open = door.open(&participation.database, Purpose::Watch).await?;
             open.batch_execute(SETTINGS).await.map_err(failure)?;
             open
         }
     };
     let open = session.insert(open);
-    let begun = agent.clock.now();
+    let begun = clock.now();
     open.execute(COMMIT, &[]).await.map_err(failure)?;
-    let commit_latency = agent.clock.now().duration_since(begun);
+    let commit_latency = clock.now().duration_since(begun);
     let rows = open.query(STANDBYS, &[]).await.map_err(failure)?;
     let mut seen = Seen { commit_latency, position: 0, standbys: Vec::new() };
     for row in &rows {

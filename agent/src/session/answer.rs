@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use pgportage_link::Failure;
 use pgportage_link::identity::Role;
+use pgportage_link::relay::Relay;
 use pgportage_link::serve::Relayed;
 use pgportage_link::tls::Identity;
+use pgportage_link::{Failure, Tasks};
 use pgportage_proto::v1;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::agent::Agent;
+use crate::journal::Journal;
 
 /// Most relays being accepted at a time. What a coordinator offers beyond it
 /// costs nothing and is asked for again.
@@ -23,13 +24,22 @@ const ACCEPTING: usize = 16;
 #[derive(Debug)]
 pub(super) struct Answer {
     identity: Identity,
+    journal: Journal,
+    relay: Relay,
+    tasks: Tasks,
     entrance: mpsc::Sender<Relayed>,
     permits: Arc<Semaphore>,
 }
 
 impl Answer {
-    pub(super) fn new(identity: Identity, entrance: mpsc::Sender<Relayed>) -> Self {
-        Self { identity, entrance, permits: Arc::new(Semaphore::new(ACCEPTING)) }
+    pub(super) fn new(
+        identity: Identity,
+        journal: Journal,
+        relay: Relay,
+        tasks: Tasks,
+        entrance: mpsc::Sender<Relayed>,
+    ) -> Self {
+        Self { identity, journal, relay, tasks, entrance, permits: Arc::new(Semaphore::new(ACCEPTING)) }
     }
 
     /// Returns at once; the relay is accepted meanwhile, or not.
@@ -37,9 +47,9 @@ impl Answer {
     /// # Errors
     ///
     /// When the journal cannot be read.
-    pub(super) fn offered(&self, agent: &Arc<Agent>, offer: v1::RelayOffer) -> Result<(), Failure> {
+    pub(super) fn offered(&self, offer: v1::RelayOffer) -> Result<(), Failure> {
         let v1::RelayOffer { relay_id, peer_agent_id: peer } = offer;
-        let known = agent.journal.participations()?.iter().any(|participation| participation.peer == peer);
+        let known = self.journal.participations()?.iter().any(|participation| participation.peer == peer);
         let expected = self.identity.id_of(Role::Agent, &peer);
         let (true, Ok(expected)) = (known, expected) else {
             tracing::warn!(peer, "refused a relay: this agent has no migration with whoever asks");
@@ -49,12 +59,12 @@ impl Answer {
             tracing::warn!(peer, "refused a relay: too many are being accepted");
             return Ok(());
         };
-        let (agent, entrance) = (Arc::clone(agent), self.entrance.clone());
-        let tasks = agent.tasks.clone();
-        tasks.spawn(async move {
+        let (relay, entrance) = (self.relay.clone(), self.entrance.clone());
+        let stop = self.tasks.stop.clone();
+        self.tasks.spawn(async move {
             let _permit = permit;
             let accepting = async {
-                match agent.relay.accept(&relay_id).await {
+                match relay.accept(&relay_id).await {
                     // The link's server is gone only when the agent stops.
                     Ok(stream) => drop(entrance.send(Relayed { transport: Box::new(stream), expected }).await),
                     Err(failure) => {
@@ -62,7 +72,7 @@ impl Answer {
                     }
                 }
             };
-            agent.stop.run_until_cancelled(accepting).await;
+            stop.run_until_cancelled(accepting).await;
         });
         Ok(())
     }

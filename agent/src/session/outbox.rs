@@ -1,7 +1,6 @@
 //! What leaves in one session. Nothing here waits.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
@@ -12,8 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 
 use super::request;
-use crate::agent::Agent;
-use crate::step::Progress;
+use crate::step::{Handles, Progress};
 use crate::wire;
 
 /// A fact that is not acknowledged by then is told again in the same session.
@@ -28,7 +26,7 @@ const PATIENCE: u32 = 5;
 /// What leaves in one session, and what of it has left.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    agent: Arc<Agent>,
+    handles: Handles,
     outgoing: mpsc::Sender<v1::AttachAgentRequest>,
     /// When each unacknowledged fact was last sent.
     sent: HashMap<(String, i64), Instant>,
@@ -40,25 +38,25 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(agent: Arc<Agent>, outgoing: mpsc::Sender<v1::AttachAgentRequest>) -> Self {
-        let beats = VecDeque::from([agent.clock.now()]);
-        Self { agent, outgoing, sent: HashMap::new(), told: BTreeMap::new(), beats, last_beat: 0, dropped_beats: 0 }
+    pub(super) fn new(handles: Handles, outgoing: mpsc::Sender<v1::AttachAgentRequest>) -> Self {
+        let beats = VecDeque::from([handles.tasks.clock.now()]);
+        Self { handles, outgoing, sent: HashMap::new(), told: BTreeMap::new(), beats, last_beat: 0, dropped_beats: 0 }
     }
 
     /// The first message. There is room for it.
     pub(super) fn hello(&mut self, hello: v1::Hello) {
         let _room = self.send(Up::Hello(hello));
-        self.beats = VecDeque::from([self.agent.clock.now()]);
+        self.beats = VecDeque::from([self.handles.tasks.clock.now()]);
     }
 
     /// Sends a heartbeat, or gives the session up when the coordinator has not
     /// read for several of them.
     pub(super) fn heartbeat(&mut self) -> Result<(), Failure> {
-        let beat = wire::heartbeat(self.last_beat + 1, self.agent.gauges.snapshot());
+        let beat = wire::heartbeat(self.last_beat + 1, self.handles.gauges.snapshot());
         if self.send(Up::Heartbeat(beat)) {
             self.last_beat += 1;
             self.dropped_beats = 0;
-            self.beats.push_back(self.agent.clock.now());
+            self.beats.push_back(self.handles.tasks.clock.now());
             if self.beats.len() > REMEMBERED_BEATS {
                 self.beats.pop_front();
             }
@@ -76,14 +74,14 @@ impl Outbox {
     pub(super) fn age_of(&self, beat: i64) -> Option<Duration> {
         let back = usize::try_from(self.last_beat.checked_sub(beat)?).ok()?;
         let index = self.beats.len().checked_sub(1)?.checked_sub(back)?;
-        Some(self.agent.clock.now().duration_since(*self.beats.get(index)?))
+        Some(self.handles.tasks.clock.now().duration_since(*self.beats.get(index)?))
     }
 
     /// Sends what the journal holds and this session has not told, or has told
     /// too long ago.
     pub(super) fn facts(&mut self) -> Result<(), Failure> {
-        let now = self.agent.clock.now();
-        let entries = self.agent.journal.facts_to_send()?;
+        let now = self.handles.tasks.clock.now();
+        let entries = self.handles.journal.facts_to_send()?;
         let mut sent = HashMap::with_capacity(entries.len());
         for entry in entries {
             let key = (entry.command_id.clone(), entry.sequence);
@@ -107,7 +105,7 @@ impl Outbox {
 
     /// Says that a command's id is taken.
     pub(super) fn conflict(&mut self, command_id: String, failure: Failure) {
-        let fact = wire::conflict(command_id, failure, self.agent.clock.wall());
+        let fact = wire::conflict(command_id, failure, self.handles.tasks.clock.wall());
         let _room = self.send(Up::Fact(fact));
     }
 

@@ -1,15 +1,14 @@
 //! Questions of the coordinator: answered beside everything else, at once or not
 //! at all. Nothing is stored.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::{Reason, v1};
 use tokio::task::JoinSet;
 
-use crate::agent::Agent;
 use crate::situation;
+use crate::step::Handles;
 use crate::wire::{self, Question};
 
 /// Questions being answered at the same time. Each takes a session of the server
@@ -23,13 +22,13 @@ const WAY_BACK: Duration = Duration::from_millis(300);
 /// Questions that are being answered in one session. Dropping it drops them.
 #[derive(Debug)]
 pub(super) struct Questions {
-    agent: Arc<Agent>,
+    handles: Handles,
     answering: JoinSet<v1::Answer>,
 }
 
 impl Questions {
-    pub(super) fn new(agent: Arc<Agent>) -> Self {
-        Self { agent, answering: JoinSet::new() }
+    pub(super) fn new(handles: Handles) -> Self {
+        Self { handles, answering: JoinSet::new() }
     }
 
     /// Begins to answer. Never waits.
@@ -37,7 +36,7 @@ impl Questions {
         let id = message.id.clone();
         let outcome = match wire::question(message) {
             Ok(Some(question)) if self.answering.len() < MOST => {
-                let answer = answer(Arc::clone(&self.agent), question);
+                let answer = answer(self.handles.clone(), question);
                 self.answering.spawn(answer);
                 return;
             }
@@ -64,10 +63,10 @@ impl Questions {
     }
 }
 
-async fn answer(agent: Arc<Agent>, question: Question) -> v1::Answer {
+async fn answer(handles: Handles, question: Question) -> v1::Answer {
     let Question { id, migration, timeout } = question;
-    let until = agent.clock.now() + timeout.min(LONGEST).saturating_sub(WAY_BACK);
-    let outcome = Box::pin(situation::look(&agent, &migration, until)).await;
+    let until = handles.tasks.clock.now() + timeout.min(LONGEST).saturating_sub(WAY_BACK);
+    let outcome = Box::pin(situation::look(&handles, &migration, until)).await;
     if let Err(failure) = &outcome {
         tracing::debug!(migration.id = %migration, "a question without an answer: {failure}");
     }

@@ -10,9 +10,9 @@ use super::{
     Capacity, DiskSituation, Limit, PreparedTransaction, ServerSession, Situation, SlotSituation,
     SubscriptionSituation, Unchecked,
 };
-use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::postgres::{APPLICATION_PREFIX, Purpose, Session, free_disk_bytes, sql_failure};
+use crate::step::Handles;
 use crate::stream::{incoming, outgoing};
 
 /// Ours are: the sessions that the agent opened (`$1`), its programs and keepers
@@ -149,9 +149,9 @@ const ERRORS: &str = "\
 SELECT apply_error_count, sync_error_count FROM pg_stat_subscription_stats WHERE subid = $1";
 
 /// Everything that the server can tell in time.
-pub(super) async fn look(agent: &Agent, participation: &Participation, limit: Limit) -> Situation {
+pub(super) async fn look(handles: &Handles, participation: &Participation, limit: Limit) -> Situation {
     let mut situation = Situation::default();
-    let opening = agent.door.open(&participation.database, Purpose::Watch);
+    let opening = handles.door.open(&participation.database, Purpose::Watch);
     let session = match limit.within(opening).await.and_then(|opened| opened) {
         Ok(session) => session,
         Err(failure) => {
@@ -159,7 +159,7 @@ pub(super) async fn look(agent: &Agent, participation: &Participation, limit: Li
             return situation;
         }
     };
-    let look = Look { agent, participation, session: &session, limit };
+    let look = Look { handles, participation, session: &session, limit };
     let mut unchecked = Vec::new();
     let mut note = |subject, failure| unchecked.push(Unchecked { subject, failure });
     match look.sessions().await {
@@ -196,7 +196,7 @@ pub(super) async fn look(agent: &Agent, participation: &Participation, limit: Li
     }
     match limit.within(free_disk_bytes(&session)).await {
         Ok(free) => {
-            let warn_bytes = agent.policy.limits().free_disk_warn_bytes;
+            let warn_bytes = handles.policy.limits().free_disk_warn_bytes;
             situation.disk = free.map(|free_bytes| DiskSituation { free_bytes, warn_bytes });
         }
         Err(failure) => note("the disk", failure),
@@ -207,7 +207,7 @@ pub(super) async fn look(agent: &Agent, participation: &Participation, limit: Li
 
 /// The session that everything is read on.
 struct Look<'a> {
-    agent: &'a Agent,
+    handles: &'a Handles,
     participation: &'a Participation,
     session: &'a Session,
     limit: Limit,
@@ -251,11 +251,11 @@ impl Look<'_> {
     }
 
     async fn sessions(&self) -> Result<Sessions, Failure> {
-        let own: Vec<i32> = self.agent.door.own_sessions().into_iter().map(|session| session.pid).collect();
-        let role = self.agent.roles.replication(self.participation);
+        let own: Vec<i32> = self.handles.door.own_sessions().into_iter().map(|session| session.pid).collect();
+        let role = self.handles.roles.replication(self.participation);
         let programs = format!("{APPLICATION_PREFIX} %");
         let parameters: &Parameters<'_> =
-            &[&own, &self.agent.door.user(), &programs, &role, &incoming(self.participation)];
+            &[&own, &self.handles.door.user(), &programs, &role, &incoming(self.participation)];
         let rows = self.rows(SESSIONS, parameters, "look at the sessions").await?;
         let session = |row: &Row| ServerSession {
             pid: row.get(1),
@@ -279,7 +279,7 @@ impl Look<'_> {
             return Ok(());
         }
         Err(Failure::new(Reason::PrivilegeMissing, "the agent's role does not see what other roles do")
-            .hint(format!("GRANT pg_monitor TO {};", crate::postgres::quote_ident(self.agent.door.user())))
+            .hint(format!("GRANT pg_monitor TO {};", crate::postgres::quote_ident(self.handles.door.user())))
             .effect(Effect::None))
     }
 

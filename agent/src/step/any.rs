@@ -85,7 +85,7 @@ impl<A: Act> AnyAct for A {
 /// One look and, unless it was done before, one act.
 async fn perform<A: Act>(act: &A, cx: &Context) -> Result<A::Output, Failure> {
     if A::needs_slot(cx.participation.side) {
-        cx.agent.slots.stands(&cx.participation.migration)?;
+        cx.slots.stands(&cx.participation.migration)?;
     }
     let survey = act.survey(cx).await?;
     pass(A::KIND, Verb::Perform, Moment::Surveyed);

@@ -142,7 +142,7 @@ impl Act for CertifySwitch {
     }
 
     async fn perform(&self, cx: &Context) -> Result<CertifySwitchResult, Failure> {
-        let history = cx.agent.journal.history(&cx.participation.migration)?;
+        let history = cx.journal.history(&cx.participation.migration)?;
         let record = record::switch_record(history, &cx.plan_digest, self.cutover_epoch)?;
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         let told = if cx.participation.side == self.switch.leaves() {
@@ -154,7 +154,7 @@ impl Act for CertifySwitch {
         };
         let statement = self.statement(cx, server(&session).await?, told, &record)?;
         cx.fail_point("certify_switch.perform.stated");
-        let signed = SignedStatement::sign(&statement, &cx.agent.identity)?;
+        let signed = SignedStatement::sign(&statement, &cx.identity)?;
         Ok(CertifySwitchResult { signed })
     }
 
@@ -167,7 +167,7 @@ impl Act for CertifySwitch {
 impl CertifySwitch {
     fn statement(&self, cx: &Context, server: Server, told: Told, record: &SwitchRecord) -> Result<Statement, Failure> {
         let participation = &cx.participation;
-        let identity = &cx.agent.identity;
+        let identity = &cx.identity;
         Ok(Statement {
             format: FORMAT,
             migration: participation.migration.to_string(),

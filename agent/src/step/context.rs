@@ -1,16 +1,31 @@
 //! What a step is given to work with.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_link::tls::Identity;
+use pgportage_link::{Clock, Effect, Failure, Remedy, Tasks};
 use pgportage_proto::Reason;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::figures::{Gauges, LinkTraffic};
+use crate::heartbeat::Heartbeats;
+use crate::hook::Hooks;
+use crate::journal::Journal;
 use crate::ledger::Entry;
 use crate::migration::Participation;
+use crate::peer::Peers;
+use crate::policy::Policy;
+use crate::pooler::Poolers;
 use crate::postgres::Door;
+use crate::role::Roles;
+use crate::settings::Settings;
+use crate::slot::Slots;
+use crate::snapshot::Snapshots;
+use crate::step::cutover::Switches;
+use crate::tunnel::Tunnels;
 
 /// How far an attempt is. Lossy: the latest wins.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -88,16 +103,63 @@ pub struct Context {
     /// How long the step may go without progress before it fails with
     /// [`Reason::Stalled`].
     pub stall_timeout: Duration,
-    /// Opens database sessions.
-    pub door: Door,
-    /// The long-lived things of this agent that outlast one command.
-    pub agent: Arc<crate::agent::Agent>,
+    /// What the act is carried out with.
+    pub handles: Handles,
     /// The clocks.
     pub clock: Clock,
     /// Where progress goes.
     pub progress: watch::Sender<Progress>,
     /// Says stop. Honoured at safe points.
     pub cancel: CancellationToken,
+}
+
+/// What acts are carried out with: one of each for the whole agent, made where the
+/// process is put together. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Handles {
+    /// What `agent.toml` says.
+    pub settings: Arc<Settings>,
+    /// What may be done here.
+    pub policy: Arc<Policy>,
+    /// Who this agent is, and the key that proves it.
+    pub identity: Identity,
+    /// What survives a crash.
+    pub journal: Journal,
+    /// Opens database sessions.
+    pub door: Door,
+    /// The replication slots.
+    pub slots: Slots,
+    /// The replication roles.
+    pub roles: Roles,
+    /// Dials the other agents.
+    pub peers: Peers,
+    /// Where the server's own subscriptions enter the link.
+    pub tunnels: Tunnels,
+    /// The snapshots of the migrations that this agent is the source of.
+    pub snapshots: Snapshots,
+    /// The heartbeats of the migrations that this agent publishes for.
+    pub heartbeats: Heartbeats,
+    /// The poolers that applications reach databases through.
+    pub poolers: Poolers,
+    /// Commands of the machine's owner at named points of a switch.
+    pub hooks: Hooks,
+    /// What switches are carried out and settled with.
+    pub switches: Switches,
+    /// What is measured between commands.
+    pub gauges: Gauges,
+    /// What went over the link.
+    pub traffic: LinkTraffic,
+    /// The tasks that outlast a command.
+    pub tasks: Tasks,
+}
+
+/// An act reaches the handles as if they were its own: `cx.journal`.
+impl Deref for Context {
+    type Target = Handles;
+
+    fn deref(&self) -> &Handles {
+        &self.handles
+    }
 }
 
 impl Context {

@@ -197,7 +197,7 @@ async fn copy(cx: &Context) -> Result<CopyTablesResult, Failure> {
 
 async fn open_snapshot(cx: &Context, held: &str) -> Result<SourceSnapshot, Failure> {
     cx.report(Progress { subject: "the source, to keep a snapshot".to_owned(), ..Progress::default() });
-    let peer = cx.agent.peers.call(&cx.participation).await?;
+    let peer = cx.peers.call(&cx.participation).await?;
     peer.open_snapshot(held, SNAPSHOT_LIMIT.min(cx.stall_timeout)).await
 }
 
@@ -239,7 +239,7 @@ async fn complete(
     .with_rows(&ledger.rows);
     let rows = async {
         if let Some(snapshot) = snapshot {
-            let packing = cx.agent.peers.packing(&cx.participation).await;
+            let packing = cx.peers.packing(&cx.participation).await;
             try_join_all((0..jobs(cx)).map(|_| rows::work(cx, &board, snapshot, packing))).await?;
             ledger::rows_are_complete(&**session, &snapshot.consistent_point).await?;
             cx.fail_point("copy_tables.perform.rows_complete");
@@ -300,7 +300,7 @@ async fn supervise(cx: &Context, board: &Board) -> Failure {
 async fn release(cx: &Context, board: &Board, consistent_point: &str) -> Result<(), Failure> {
     let mut patience = Patience::new(cx);
     loop {
-        let released = match cx.agent.peers.call(&cx.participation).await {
+        let released = match cx.peers.call(&cx.participation).await {
             Ok(peer) => peer.release_snapshot(consistent_point).await,
             Err(failure) => Err(failure),
         };
@@ -340,6 +340,6 @@ async fn run_script(cx: &Context, script: &str) -> Result<(), Failure> {
 /// as far as the budget of sessions allows.
 fn jobs(cx: &Context) -> usize {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let budget = usize::from(cx.agent.settings.postgres.max_sessions).saturating_sub(SPARE_SESSIONS) / 2;
+    let budget = usize::from(cx.settings.postgres.max_sessions).saturating_sub(SPARE_SESSIONS) / 2;
     cores.clamp(1, 8).min(budget.max(1))
 }

@@ -38,18 +38,22 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Haste, Remedy};
+use pgportage_link::{Effect, Failure, Haste, Remedy, Tasks};
 use pgportage_proto::{MigrationId, Reason};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_postgres::GenericClient;
 
-use crate::agent::Agent;
+use crate::hook::Hooks;
+use crate::journal::Journal;
 use crate::migration::Participation;
-use crate::pooler::Unreachable;
+use crate::peer::Peers;
+use crate::policy::Policy;
+use crate::pooler::{Poolers, Unreachable};
 use crate::postgres::catalog::Sequences;
 use crate::postgres::expel::Expulsion;
-use crate::postgres::{Lsn, Session, sql_failure};
+use crate::postgres::{Door, Lsn, Session, sql_failure};
+use crate::role::Roles;
 use crate::snapshot::Written;
 use fingerprint::Fingerprint;
 use scrutiny::Scrutiny;
@@ -66,9 +70,42 @@ pub use resolve::{resolve, settle_by_itself, unfence_locally};
 pub use scrutiny::WrittenRows;
 pub use sequence::SequencePosition;
 
+/// What switches are carried out and settled with, by acts and by themselves.
+/// Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Switches {
+    door: Door,
+    journal: Journal,
+    policy: Arc<Policy>,
+    roles: Roles,
+    peers: Peers,
+    poolers: Poolers,
+    hooks: Hooks,
+    tasks: Tasks,
+    sessions: Arc<CutoverSessions>,
+}
+
+impl Switches {
+    /// None is under way yet.
+    #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "called once, where the process is put together")]
+    pub fn new(
+        door: Door,
+        journal: Journal,
+        policy: Arc<Policy>,
+        roles: Roles,
+        peers: Peers,
+        poolers: Poolers,
+        hooks: Hooks,
+        tasks: Tasks,
+    ) -> Self {
+        Self { door, journal, policy, roles, peers, poolers, hooks, tasks, sessions: Arc::default() }
+    }
+}
+
 /// The sessions of cutovers under way, by migration.
 #[derive(Debug, Default)]
-pub struct CutoverSessions {
+struct CutoverSessions {
     leaving: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<LeavingSide>>>>,
     entering: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<EnteringSide>>>>,
     /// When the budgets of the barriers that stand end: known whoever works on them.
@@ -202,8 +239,12 @@ impl CutoverSessions {
 /// # Errors
 ///
 /// [`Reason::BarrierLost`] when this switch is not under way, or nothing listens.
-pub(crate) async fn written(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Arc<Written>, Failure> {
-    let cutover = agent.cutovers.leaving(&participation.migration).ok_or_else(|| sessions_lost(Effect::None))?;
+pub(crate) async fn written(
+    switches: &Switches,
+    participation: &Participation,
+    epoch: i64,
+) -> Result<Arc<Written>, Failure> {
+    let cutover = switches.sessions.leaving(&participation.migration).ok_or_else(|| sessions_lost(Effect::None))?;
     // Not held while it is read: nobody else has to wait for that.
     let cutover = cutover.lock().await;
     let written = cutover.written.as_ref().filter(|_| cutover.epoch == epoch);

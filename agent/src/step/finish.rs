@@ -14,7 +14,6 @@ use crate::ledger;
 use crate::ledger::Ownership;
 use crate::message::relations;
 use crate::policy::DestructiveAct;
-use crate::pooler::Poolers;
 use crate::postgres::access::{Access, own_role};
 use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
 use crate::step::patience::Patience;
@@ -108,7 +107,7 @@ async fn finish_source(cx: &Context) -> Result<FinishMigrationResult, Failure> {
     report(cx, "dropping the subscription of the way back");
     remove_way_back(cx).await?;
     cx.fail_point("finish_migration.perform.way_back");
-    cx.agent.heartbeats.stop(migration).await;
+    cx.heartbeats.stop(migration).await;
     report(cx, "dropping the replication slot");
     subscribe::remove_slots(cx).await?;
     cx.fail_point("finish_migration.perform.slot");
@@ -128,9 +127,9 @@ async fn finish_source(cx: &Context) -> Result<FinishMigrationResult, Failure> {
     report(cx, "dropping the replication role");
     connect::remove_roles(cx).await?;
     cx.fail_point("finish_migration.perform.roles");
-    cx.agent.heartbeats.forget(migration)?;
-    Poolers::forget(&cx.agent, &cx.participation)?;
-    cx.agent.gauges.remove(migration);
+    cx.heartbeats.forget(migration)?;
+    cx.poolers.forget(&cx.participation)?;
+    cx.gauges.remove(migration);
     Ok(FinishMigrationResult { unfence_statements })
 }
 
@@ -138,7 +137,7 @@ async fn finish_source(cx: &Context) -> Result<FinishMigrationResult, Failure> {
 /// they depend on is dropped. Empty when no fence stands.
 async fn keep_unfence_statements(cx: &Context) -> Result<Vec<String>, Failure> {
     let migration = &cx.participation.migration;
-    if let Some(text) = cx.agent.journal.note(migration, UNFENCE_NOTE)? {
+    if let Some(text) = cx.journal.note(migration, UNFENCE_NOTE)? {
         return serde_json::from_str(&text).map_err(|error| {
             Failure::new(Reason::Internal, "the journal's note of the fence is unreadable").because(&error)
         });
@@ -148,7 +147,7 @@ async fn keep_unfence_statements(cx: &Context) -> Result<Vec<String>, Failure> {
     if !statements.is_empty() {
         let text = serde_json::to_string(&statements)
             .map_err(|error| Failure::new(Reason::Internal, "cannot encode the statements").because(&error))?;
-        cx.agent.journal.set_note(migration, UNFENCE_NOTE, &text)?;
+        cx.journal.set_note(migration, UNFENCE_NOTE, &text)?;
     }
     Ok(statements)
 }
@@ -193,7 +192,7 @@ async fn finish_destination(cx: &Context, undecided: Undecided) -> Result<Finish
     subscribe::remove_subscription(cx).await?;
     cx.fail_point("finish_migration.perform.subscription");
     report(cx, "dropping the way back");
-    cx.agent.heartbeats.stop(&cx.participation.migration).await;
+    cx.heartbeats.stop(&cx.participation.migration).await;
     subscribe::remove_slots(cx).await?;
     cx.fail_point("finish_migration.perform.slot_back");
     publication::remove_publication(cx).await?;

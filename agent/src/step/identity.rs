@@ -167,7 +167,7 @@ pub(crate) async fn restore(cx: &Context) -> Result<(), Failure> {
             cx.fail_point("set_replica_identity.undo.restored");
         }
     }
-    cx.agent.journal.clear_note(&cx.participation.migration, NOTE)
+    cx.journal.clear_note(&cx.participation.migration, NOTE)
 }
 
 /// Takes `REPLICA IDENTITY FULL` from tables of the destination. What they had on
@@ -240,7 +240,7 @@ async fn set(cx: &Context, session: &mut Session, table: &RelationName, identity
 }
 
 fn read_note(cx: &Context) -> Result<Vec<Before>, Failure> {
-    let Some(text) = cx.agent.journal.note(&cx.participation.migration, NOTE)? else { return Ok(Vec::new()) };
+    let Some(text) = cx.journal.note(&cx.participation.migration, NOTE)? else { return Ok(Vec::new()) };
     serde_json::from_str(&text).map_err(|error| {
         Failure::new(Reason::Internal, "the journal's note of replica identities is unreadable").because(&error)
     })
@@ -249,5 +249,5 @@ fn read_note(cx: &Context) -> Result<Vec<Before>, Failure> {
 fn write_note(cx: &Context, noted: &[Before]) -> Result<(), Failure> {
     let text = serde_json::to_string(noted)
         .map_err(|error| Failure::new(Reason::Internal, "cannot encode the replica identities").because(&error))?;
-    cx.agent.journal.set_note(&cx.participation.migration, NOTE, &text)
+    cx.journal.set_note(&cx.participation.migration, NOTE, &text)
 }

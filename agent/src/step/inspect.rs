@@ -203,7 +203,7 @@ impl Act for CheckServer {
     async fn perform(&self, cx: &Context) -> Result<CheckServerResult, Failure> {
         let participation = &cx.participation;
         let side = participation.side;
-        let server = cx.door.open(&cx.agent.settings.postgres.maintenance_database, Purpose::Control).await?;
+        let server = cx.door.open(&cx.settings.postgres.maintenance_database, Purpose::Control).await?;
         let session = match cx.door.open(&participation.database, Purpose::Control).await {
             Ok(session) => Some(session),
             Err(failure) if failure.reason == Reason::DatabaseMissing && side == Side::Destination => None,
@@ -211,7 +211,7 @@ impl Act for CheckServer {
         };
         let mut inventory = inventory::take(&server, session.as_ref(), &participation.database).await?;
         inventory.pg_dump_version_num = match side {
-            Side::Source => program::dump_version(&cx.agent, server.version).await,
+            Side::Source => program::dump_version(&cx.settings, cx.clock, server.version).await,
             Side::Destination => 0,
         };
         let examination = Examination {
@@ -222,7 +222,7 @@ impl Act for CheckServer {
             session: session.as_ref(),
             inventory: &inventory,
             source: self.source.as_ref(),
-            agent: &cx.agent,
+            handles: &cx.handles,
         };
         let (server_checks, role_checks, database_checks, way_back_checks) = match side {
             Side::Source => (SOURCE_SERVER, PUBLISHER, SOURCE_DATABASE, [SOURCE_WAY_BACK, SUBSCRIBER]),

@@ -83,7 +83,7 @@ impl Act for CreatePublication {
         let exists = publication_exists(&*session, &name).await?;
         match (ledger::ownership(&*session, &cx.participation).await?, exists) {
             (Ownership::Ours, true) => {
-                cx.agent.heartbeats.start(&cx.participation);
+                cx.heartbeats.start(&cx.participation);
                 let table_count = count(&catalog::published_tables(&session, &name).await?);
                 Ok(Survey::Done(CreatePublicationResult { publication_name: name, table_count }))
             }
@@ -104,7 +104,7 @@ impl Act for CreatePublication {
 
     async fn perform(&self, cx: &Context) -> Result<CreatePublicationResult, Failure> {
         let name = outgoing(&cx.participation);
-        cx.agent.heartbeats.intend(&cx.participation)?;
+        cx.heartbeats.intend(&cx.participation)?;
         cx.fail_point("create_publication.perform.intended");
         let mut patience = Patience::new(cx);
         let table_count = loop {
@@ -115,7 +115,7 @@ impl Act for CreatePublication {
             }
         };
         cx.fail_point("create_publication.perform.committed");
-        cx.agent.heartbeats.start(&cx.participation);
+        cx.heartbeats.start(&cx.participation);
         Ok(CreatePublicationResult { publication_name: name, table_count })
     }
 
@@ -132,7 +132,7 @@ impl Act for CreatePublication {
 /// [`Reason::WrongState`] when the source is fenced: the way to lift the fence
 /// is kept in the schema.
 pub(crate) async fn remove_publication(cx: &Context) -> Result<(), Failure> {
-    cx.agent.heartbeats.stop(&cx.participation.migration).await;
+    cx.heartbeats.stop(&cx.participation.migration).await;
     let mut patience = Patience::new(cx);
     loop {
         cx.safe_point()?;
@@ -142,7 +142,7 @@ pub(crate) async fn remove_publication(cx: &Context) -> Result<(), Failure> {
         }
     }
     cx.fail_point("create_publication.undo.dropped");
-    cx.agent.heartbeats.forget(&cx.participation.migration)
+    cx.heartbeats.forget(&cx.participation.migration)
 }
 
 /// What a fence means for the removal of our schema.
@@ -241,7 +241,7 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
             .collect();
         return Err(without_identity(&bare));
     }
-    let role = quote_ident(&cx.agent.roles.replication(&cx.participation));
+    let role = quote_ident(&cx.roles.replication(&cx.participation));
     for grant in [
         format!("GRANT USAGE ON SCHEMA {} TO {role}", names::SCHEMA),
         format!("GRANT SELECT ON {} TO {role}", ledger::table(stream.heartbeat_table())),

@@ -82,11 +82,11 @@ impl Act for RestoreSchema {
     async fn survey(&self, cx: &Context) -> Result<Survey<RestoreSchemaResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         let migration = &cx.participation.migration;
-        let Some(baseline) = cx.agent.journal.note(migration, BASELINE_NOTE)? else {
+        let Some(baseline) = cx.journal.note(migration, BASELINE_NOTE)? else {
             return Ok(Survey::Ready);
         };
-        let intended = cx.agent.journal.note(migration, INTENT_NOTE)?;
-        let restored = cx.agent.journal.note(migration, RESTORED_NOTE)?;
+        let intended = cx.journal.note(migration, INTENT_NOTE)?;
+        let restored = cx.journal.note(migration, RESTORED_NOTE)?;
         let exceeded = Baseline::from_json(&baseline)?.is_exceeded(&*session).await?;
         match (restored, intended, exceeded) {
             (Some(digest), _, _) => Ok(Survey::Done(result(&digest, &session).await?)),
@@ -97,7 +97,7 @@ impl Act for RestoreSchema {
     }
 
     async fn perform(&self, cx: &Context) -> Result<RestoreSchemaResult, Failure> {
-        let journal = &cx.agent.journal;
+        let journal = &cx.journal;
         let migration = &cx.participation.migration;
         let mut session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
         restore::end_leftovers(cx, &session).await?;
@@ -126,7 +126,7 @@ impl Act for RestoreSchema {
     }
 
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
-        let journal = &cx.agent.journal;
+        let journal = &cx.journal;
         let migration = &cx.participation.migration;
         restore::forget(cx);
         let Some(baseline) = journal.note(migration, BASELINE_NOTE)? else { return Ok(()) };
@@ -152,7 +152,7 @@ impl RestoreSchema {
         let fetched = restore::fetch(cx, &program, &rights(&**session).await?).await?;
         let digest = hex(&fetched.digest);
         cx.safe_point()?;
-        cx.agent.journal.set_note(&cx.participation.migration, INTENT_NOTE, &digest)?;
+        cx.journal.set_note(&cx.participation.migration, INTENT_NOTE, &digest)?;
         cx.fail_point("restore_schema.perform.intended");
         let sections = match self.copy_method {
             CopyMethod::Native => Sections::All,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::look::Slots;
+use super::look::Seen;
 use crate::figures::{Forecast, Room, WalLimit};
 use crate::policy::{Limits, Policy};
 
@@ -34,7 +34,7 @@ impl<'a> Bounds<'a> {
     }
 
     /// The limit that is met first.
-    fn nearest(&self, seen: &Slots) -> Option<(WalLimit, u64)> {
+    fn nearest(&self, seen: &Seen) -> Option<(WalLimit, u64)> {
         let policy = seen
             .retained_wal_bytes
             .filter(|_| self.gives_way)
@@ -63,7 +63,7 @@ struct Measurement {
 impl Measurements {
     /// Takes a look in. One without a slot, and a position that went back (another
     /// server answers), begin anew.
-    pub(super) fn add(&mut self, seen: &Slots, at: Instant) {
+    pub(super) fn add(&mut self, seen: &Seen, at: Instant) {
         let (Some(position), Some(retained)) = (seen.wal_position, seen.retained_wal_bytes) else {
             self.0.clear();
             return;
@@ -78,7 +78,7 @@ impl Measurements {
     }
 
     /// What they say about the future. `seen` is the look that was taken in last.
-    pub(super) fn forecast(&self, seen: &Slots, bounds: &Bounds<'_>) -> Option<Forecast> {
+    pub(super) fn forecast(&self, seen: &Seen, bounds: &Bounds<'_>) -> Option<Forecast> {
         let (first, last) = (self.0.front()?, self.0.back()?);
         let span = last.at.duration_since(first.at);
         if span < SHORTEST {
@@ -115,12 +115,12 @@ mod tests {
         Limits { retained_wal_abort_bytes: 1_000 * MIB, free_disk_abort_bytes: 100 * MIB, ..Limits::default() }
     }
 
-    fn seen(position: u64, retained: u64) -> Slots {
-        Slots { exist: true, wal_position: Some(position), retained_wal_bytes: Some(retained), ..Slots::default() }
+    fn seen(position: u64, retained: u64) -> Seen {
+        Seen { exist: true, wal_position: Some(position), retained_wal_bytes: Some(retained), ..Seen::default() }
     }
 
     /// Looks every three seconds at what `of` says of each.
-    fn looks(count: u64, of: impl Fn(u64) -> Slots) -> (Measurements, Slots) {
+    fn looks(count: u64, of: impl Fn(u64) -> Seen) -> (Measurements, Seen) {
         let start = Clock.now();
         let mut measurements = Measurements::default();
         for number in 0..count {
@@ -129,7 +129,7 @@ mod tests {
         (measurements, of(count - 1))
     }
 
-    fn forecast(count: u64, of: impl Fn(u64) -> Slots) -> Option<Forecast> {
+    fn forecast(count: u64, of: impl Fn(u64) -> Seen) -> Option<Forecast> {
         let (measurements, last) = looks(count, of);
         let limits = limits();
         measurements.forecast(&last, &Bounds { limits: &limits, gives_way: true })
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_nearest_limit_is_named() {
-        let with = |safe: Option<u64>, free: Option<u64>| Slots {
+        let with = |safe: Option<u64>, free: Option<u64>| Seen {
             safe_wal_bytes: safe,
             free_disk_bytes: free,
             ..seen(0, 900 * MIB)
@@ -200,7 +200,7 @@ mod tests {
             measurements.add(&seen(position, position), start + Duration::from_secs(second));
         }
         assert_eq!(measurements.0.len(), 1);
-        measurements.add(&Slots::default(), start + Duration::from_secs(30));
+        measurements.add(&Seen::default(), start + Duration::from_secs(30));
         assert!(measurements.0.is_empty(), "the slot is gone");
     }
 }

@@ -1,6 +1,6 @@
 //! When the migration gives way: pure, so that every edge can be tested.
 
-use super::look::Slots;
+use super::look::Seen;
 use crate::policy::Limits;
 
 /// What to make of a look.
@@ -15,7 +15,7 @@ pub(super) enum Judgement {
 }
 
 /// Compares a look with the policy. What is not known harms nobody.
-pub(super) fn judge(seen: &Slots, limits: &Limits) -> Judgement {
+pub(super) fn judge(seen: &Seen, limits: &Limits) -> Judgement {
     let retained = seen.retained_wal_bytes.unwrap_or(0);
     let xmin_age = seen.xmin_age.unwrap_or(0);
     let free = seen.free_disk_bytes.unwrap_or(u64::MAX);
@@ -78,8 +78,8 @@ fn bytes(count: u64) -> String {
 mod tests {
     use super::*;
 
-    fn seen() -> Slots {
-        Slots { exist: true, retained_wal_bytes: Some(0), xmin_age: Some(3), ..Slots::default() }
+    fn seen() -> Seen {
+        Seen { exist: true, retained_wal_bytes: Some(0), xmin_age: Some(3), ..Seen::default() }
     }
 
     #[test]
@@ -93,19 +93,19 @@ mod tests {
             xmin_age_abort: 2_000,
             ..Limits::default()
         };
-        let is_warning = |seen: &Slots| matches!(judge(seen, &limits), Judgement::Warn(_));
-        let gives_way = |seen: &Slots| matches!(judge(seen, &limits), Judgement::GiveWay(_));
+        let is_warning = |seen: &Seen| matches!(judge(seen, &limits), Judgement::Warn(_));
+        let gives_way = |seen: &Seen| matches!(judge(seen, &limits), Judgement::GiveWay(_));
         assert_eq!(judge(&seen(), &limits), Judgement::Well);
-        assert_eq!(judge(&Slots::default(), &limits), Judgement::Well);
-        assert!(is_warning(&Slots { retained_wal_bytes: Some(100 << 20), ..seen() }));
-        assert!(is_warning(&Slots { retained_wal_bytes: Some((200 << 20) - 1), ..seen() }));
-        assert!(gives_way(&Slots { retained_wal_bytes: Some(200 << 20), ..seen() }));
-        assert!(is_warning(&Slots { free_disk_bytes: Some((50 << 20) - 1), ..seen() }));
-        assert!(gives_way(&Slots { free_disk_bytes: Some((20 << 20) - 1), ..seen() }));
-        assert!(is_warning(&Slots { xmin_age: Some(1_000), ..seen() }));
-        assert!(gives_way(&Slots { xmin_age: Some(2_000), ..seen() }));
-        assert!(is_warning(&Slots { retained_wal_bytes: Some(80 << 20), safe_wal_bytes: Some(1 << 20), ..seen() }));
+        assert_eq!(judge(&Seen::default(), &limits), Judgement::Well);
+        assert!(is_warning(&Seen { retained_wal_bytes: Some(100 << 20), ..seen() }));
+        assert!(is_warning(&Seen { retained_wal_bytes: Some((200 << 20) - 1), ..seen() }));
+        assert!(gives_way(&Seen { retained_wal_bytes: Some(200 << 20), ..seen() }));
+        assert!(is_warning(&Seen { free_disk_bytes: Some((50 << 20) - 1), ..seen() }));
+        assert!(gives_way(&Seen { free_disk_bytes: Some((20 << 20) - 1), ..seen() }));
+        assert!(is_warning(&Seen { xmin_age: Some(1_000), ..seen() }));
+        assert!(gives_way(&Seen { xmin_age: Some(2_000), ..seen() }));
+        assert!(is_warning(&Seen { retained_wal_bytes: Some(80 << 20), safe_wal_bytes: Some(1 << 20), ..seen() }));
         // A slot that is not there harms nobody, whatever the disk says.
-        assert_eq!(judge(&Slots { exist: false, free_disk_bytes: Some(0), ..seen() }, &limits), Judgement::Well);
+        assert_eq!(judge(&Seen { exist: false, free_disk_bytes: Some(0), ..seen() }, &limits), Judgement::Well);
     }
 }

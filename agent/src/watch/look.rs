@@ -1,16 +1,14 @@
 //! What the server says about our slots, and how they are dropped.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_link::{Failure, Remedy};
+use pgportage_link::{Clock, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use crate::agent::Agent;
 use crate::migration::Participation;
 use crate::names::former_slot;
 use crate::postgres::{Purpose, Session, free_disk_bytes, sql_failure};
-use crate::slot;
+use crate::slot::Slots;
 use crate::stream::{outgoing, outgoing_copy};
 
 /// How often to try to drop a slot whose walsender has just been ended, and the
@@ -21,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Our slots of one migration, together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Slots {
+pub(super) struct Seen {
     /// Whether the stream's own slot is there.
     pub(super) exist: bool,
     /// Why the stream's slot cannot be used any more.
@@ -54,24 +52,20 @@ const OURS: &str = "
 
 /// The name of the stream's slot, those of its copy and of the former one, and the
 /// subscriber.
-fn parameters(slots: &slot::Slots, participation: &Participation) -> Result<(String, [String; 2], String), Failure> {
+fn parameters(slots: &Slots, participation: &Participation) -> Result<(String, [String; 2], String), Failure> {
     let migration = &participation.migration;
     let system = slots.subscriber(migration)?;
     Ok((outgoing(participation), [outgoing_copy(participation), former_slot(migration)], system))
 }
 
 /// Looks at our slots.
-pub(super) async fn slots(
-    session: &Session,
-    ours: &slot::Slots,
-    participation: &Participation,
-) -> Result<Slots, Failure> {
+pub(super) async fn slots(session: &Session, ours: &Slots, participation: &Participation) -> Result<Seen, Failure> {
     let (name, others, system) = parameters(ours, participation)?;
     let rows = session
         .query(OURS, &[&name, &system, &participation.database, &others.as_slice()])
         .await
         .map_err(|error| sql_failure(error, "look at the replication slots"))?;
-    let mut seen = Slots { free_disk_bytes: free_disk_bytes(session).await, ..Slots::default() };
+    let mut seen = Seen { free_disk_bytes: free_disk_bytes(session).await, ..Seen::default() };
     for row in &rows {
         let number = |index| row.get::<_, Option<i64>>(index).and_then(|number| u64::try_from(number).ok());
         seen.retained_wal_bytes = seen.retained_wal_bytes.max(number(3));
@@ -97,14 +91,15 @@ pub(super) async fn slots(
 ///
 /// Tries from the database itself; where that is closed to us, from outside.
 pub(super) async fn drop_slots(
-    agent: &Arc<Agent>,
+    ours: &Slots,
+    clock: Clock,
     participation: &Participation,
     outside: &Session,
 ) -> Result<(), Failure> {
-    let inside = agent.slots.session(participation, Purpose::Watch).await.ok();
+    let inside = ours.session(participation, Purpose::Watch).await.ok();
     let session = inside.as_ref().unwrap_or(outside);
     let failed = |error| sql_failure(error, "drop the replication slot");
-    let (name, others, system) = parameters(&agent.slots, participation)?;
+    let (name, others, system) = parameters(ours, participation)?;
     let mut last = None;
     for _try in 0..TRIES {
         let rows = session
@@ -124,7 +119,7 @@ pub(super) async fn drop_slots(
                 last = Some(failed(error));
             }
         }
-        agent.clock.sleep(PAUSE).await;
+        clock.sleep(PAUSE).await;
     }
     Err(last.unwrap_or_else(|| Failure::new(Reason::Stalled, "the replication slot stays in use").remedy(Remedy::Wait)))
 }

@@ -10,11 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pgportage_agent::agent::Agent;
+use pgportage_agent::daemon::Assembly;
 use pgportage_agent::journal::Journal;
 use pgportage_agent::policy::Policy;
 use pgportage_agent::runner::Runner;
-use pgportage_agent::session::Session;
 use pgportage_agent::settings::Settings;
 use pgportage_link::Clock;
 use pgportage_link::identity::Role;
@@ -97,11 +96,11 @@ impl Site {
         let policy = Policy::load(&settings.policy).unwrap_or_else(|e| panic!("{e}: {}", e.detail));
         let journal = Journal::open(&settings.journal_path()).unwrap();
         let identity = Identity::load(&self.identity, Clock).unwrap();
-        let agent = Arc::new(Agent::new(settings, policy, journal, identity.clone()));
-        let runner = Runner::new(Arc::clone(&agent));
+        let agent = Assembly::new(settings, policy, journal, identity);
+        let runner = agent.runner();
         runner.resume().unwrap();
         let (entrance, _relayed) = mpsc::channel(1);
-        agent.tasks.spawn(Session::new(Arc::clone(&agent), Arc::clone(&runner), identity, entrance).run());
+        agent.tasks.spawn(agent.session(Arc::clone(&runner), entrance).run());
         RunningAgent { agent, runner }
     }
 }
@@ -113,14 +112,14 @@ fn issue(authority: &Authority, directory: &TempDir, role: Role, name: &str) -> 
 
 /// An agent of this process.
 pub(crate) struct RunningAgent {
-    pub agent: Arc<Agent>,
+    pub agent: Assembly,
     pub runner: Arc<Runner>,
 }
 
 impl RunningAgent {
     /// Stops it as SIGTERM does, and frees its journal.
     pub(crate) async fn stop(self) {
-        self.agent.stop.cancel();
+        self.agent.tasks.stop.cancel();
         self.agent.tasks.tracker.close();
         Clock.timeout(PATIENCE, self.agent.tasks.tracker.wait()).await.expect("the agent's tasks end");
     }

@@ -3,7 +3,6 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use pgportage_agent::metrics;
 use pgportage_link::Clock;
 use pgportage_link::fail_point;
 use pgportage_proto::v1::attach_agent_request::Message as Up;
@@ -53,7 +52,7 @@ async fn hello_welcome_work_and_goodbye() {
     assert!(!serial.is_empty());
     let orders = MigrationId::new("orders").unwrap();
     running.agent.gauges.update(&orders, |gauge| gauge.lag = Some(Duration::from_millis(250)));
-    let figures = metrics::register(&running.agent, &running.runner).render();
+    let figures = running.agent.metrics(&running.runner).render();
     for line in [
         "pgportage_attached 1",
         "pgportage_unacknowledged_facts 0",

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_agent::step::inspect::{
@@ -27,8 +26,7 @@ fn context(lone: &Lone) -> Context {
         leader_epoch: 1,
         plan_digest: vec![0; 32],
         stall_timeout: Duration::from_secs(60),
-        door: lone.agent.door.clone(),
-        agent: Arc::clone(&lone.agent),
+        handles: lone.agent.handles.clone(),
         clock: Clock,
         progress: watch::Sender::new(Progress::default()),
         cancel: CancellationToken::new(),

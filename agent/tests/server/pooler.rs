@@ -39,13 +39,13 @@ fn agent_beside(source: &Cluster, policy: &str) -> Lone {
 
 async fn pause(lone: &Lone, cutover_epoch: i64) -> Result<(), Failure> {
     let Lone { agent, participation, .. } = lone;
-    let approached = agent.poolers.approach(agent, participation, Unreachable::Refuse).await?;
+    let approached = agent.poolers.approach(participation, Unreachable::Refuse).await?;
     let pause = Pause { cutover_epoch, occasion: Occasion::Leaving };
-    agent.poolers.pause(agent, participation, pause, approached, Clock.now() + BUDGET).await
+    agent.poolers.pause(participation, pause, approached, Clock.now() + BUDGET).await
 }
 
 async fn try_to_let_on(lone: &Lone, towards: Towards) -> Result<(), Failure> {
-    lone.agent.poolers.let_on(&lone.agent, &lone.participation, towards).await
+    lone.agent.poolers.let_on(&lone.participation, towards).await
 }
 
 async fn let_on(lone: &Lone, towards: Towards) {
@@ -172,12 +172,12 @@ async fn one_that_does_not_answer_keeps_no_other_from_being_led() {
     let clients = Pooled::start(&pooler.config(DATABASE), 4, 3);
     clients.wait_for_commits(20, LIMIT).await.unwrap();
 
-    let refused = agent.poolers.approach(agent, participation, Unreachable::Refuse).await.unwrap_err();
+    let refused = agent.poolers.approach(participation, Unreachable::Refuse).await.unwrap_err();
     assert_eq!(refused.reason, Reason::PoolerUnreachable);
     assert!(refused.detail.contains(&dead.to_string()), "{refused:?}");
-    let approached = agent.poolers.approach(agent, participation, Unreachable::LeaveOut).await.unwrap();
+    let approached = agent.poolers.approach(participation, Unreachable::LeaveOut).await.unwrap();
     let pause = Pause { cutover_epoch: 1, occasion: Occasion::Leaving };
-    agent.poolers.pause(agent, participation, pause, approached, Clock.now() + BUDGET).await.unwrap();
+    agent.poolers.pause(participation, pause, approached, Clock.now() + BUDGET).await.unwrap();
     assert_eq!(pooler.entry(DATABASE, "paused").await.unwrap(), "1");
 
     let silent = silent.listen(8).unwrap();

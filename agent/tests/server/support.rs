@@ -1,10 +1,9 @@
 //! One agent beside one cluster, without a coordinator.
 
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_agent::agent::Agent;
+use pgportage_agent::daemon::Assembly;
 use pgportage_agent::journal::Journal;
 use pgportage_agent::migration::Participation;
 use pgportage_agent::policy::Policy;
@@ -49,7 +48,7 @@ impl Options {
 /// An agent and the directory it lives in.
 pub(crate) struct Lone {
     /// The agent.
-    pub(crate) agent: Arc<Agent>,
+    pub(crate) agent: Assembly,
     /// Its part.
     pub(crate) participation: Participation,
     _home: TempDir,
@@ -70,7 +69,7 @@ impl Lone {
         Self { agent, participation, _home: home }
     }
 
-    fn start(home: &TempDir, cluster: &Cluster, options: &Options) -> Arc<Agent> {
+    fn start(home: &TempDir, cluster: &Cluster, options: &Options) -> Assembly {
         let authority = Authority::create(&home.path().join("authority"), "example.org", Clock).unwrap();
         let issued = authority.issue(Role::Agent, "alpha", DAY).unwrap();
         let identity = authority.write(&issued, &home.path().join("certs")).unwrap();
@@ -112,6 +111,6 @@ impl Lone {
         let settings = Settings::load(&settings).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
         let policy = Policy::load(&policy).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
         let journal = Journal::open(&settings.journal_path()).unwrap();
-        Arc::new(Agent::new(settings, policy, journal, Identity::load(&identity, Clock).unwrap()))
+        Assembly::new(settings, policy, journal, Identity::load(&identity, Clock).unwrap())
     }
 }

@@ -1,11 +1,9 @@
 //! The watch, beside real servers.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_agent::figures::Gauge;
 use pgportage_agent::journal::CommandEntry;
-use pgportage_agent::watch;
 use pgportage_link::{Clock, Remedy};
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
@@ -96,7 +94,7 @@ async fn given_up(lone: &Lone) -> Reason {
 }
 
 async fn stop(lone: &Lone) {
-    lone.agent.stop.cancel();
+    lone.agent.tasks.stop.cancel();
     lone.agent.tasks.tracker.close();
     Clock.timeout(PATIENCE, lone.agent.tasks.tracker.wait()).await.unwrap();
 }
@@ -121,7 +119,7 @@ async fn warns_then_gives_way_while_a_subscriber_holds_the_slot() {
     source.wait_until("shop", active, PATIENCE).await.unwrap();
 
     let lone = beside(&source, true);
-    lone.agent.tasks.spawn(watch::run(Arc::clone(&lone.agent)));
+    lone.agent.tasks.spawn(lone.agent.watch().run());
     let seen = gauge(&lone, "the first look", |gauge| gauge.retained_wal_bytes.is_some()).await;
     assert_eq!(seen.warning, "");
     assert!(seen.xmin_age.is_some() && seen.free_disk_bytes.is_some(), "{seen:?}");
@@ -142,7 +140,7 @@ async fn warns_then_gives_way_while_a_subscriber_holds_the_slot() {
 async fn without_the_policys_word_it_only_warns() {
     let source = source(PostgresVersion::V15, &ClusterOptions::new()).await;
     let lone = beside(&source, false);
-    lone.agent.tasks.spawn(watch::run(Arc::clone(&lone.agent)));
+    lone.agent.tasks.spawn(lone.agent.watch().run());
     write(&source, 16).await;
     gauge(&lone, "a warning", |gauge| gauge.warning.contains("the policy does not allow")).await;
     source.wait_until("shop", &format!("SELECT NOT ({})", &GONE[7..]), PATIENCE).await.unwrap();
@@ -155,7 +153,7 @@ async fn a_slot_that_the_server_gave_up_is_noticed() {
     for version in [PostgresVersion::V14, PostgresVersion::V18] {
         let source = source(version, &options).await;
         let lone = beside(&source, true);
-        lone.agent.tasks.spawn(watch::run(Arc::clone(&lone.agent)));
+        lone.agent.tasks.spawn(lone.agent.watch().run());
         gauge(&lone, "the first look", |gauge| gauge.retained_wal_bytes.is_some()).await;
         write(&source, 6).await;
         source.execute("shop", "CHECKPOINT").await.unwrap();
@@ -168,7 +166,7 @@ async fn a_slot_that_the_server_gave_up_is_noticed() {
 async fn a_slot_that_somebody_dropped_is_noticed() {
     let mut source = source(PostgresVersion::V17, &ClusterOptions::new()).await;
     let lone = beside(&source, true);
-    lone.agent.tasks.spawn(watch::run(Arc::clone(&lone.agent)));
+    lone.agent.tasks.spawn(lone.agent.watch().run());
     gauge(&lone, "the first look", |gauge| gauge.retained_wal_bytes.is_some()).await;
     // A server that is away is no lost slot.
     source.restart().await.unwrap();
@@ -185,7 +183,7 @@ async fn a_new_start_drops_what_was_given_up() {
     let lone = beside(&source, true);
     let migration = &lone.participation.migration;
     lone.agent.journal.set_note(migration, "slot_given_up", "WAL_LIMIT_EXCEEDED\nToo much WAL.").unwrap();
-    lone.agent.tasks.spawn(watch::run(Arc::clone(&lone.agent)));
+    lone.agent.tasks.spawn(lone.agent.watch().run());
     source.wait_until("shop", GONE, PATIENCE).await.unwrap();
     let failure = lone.agent.slots.stands(migration).unwrap_err();
     assert_eq!((failure.reason, failure.detail.as_str()), (Reason::WalLimitExceeded, "Too much WAL."));

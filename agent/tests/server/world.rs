@@ -1,13 +1,11 @@
 //! Two agents, one migration.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_agent::agent::Agent;
+use pgportage_agent::daemon::Assembly;
 use pgportage_agent::journal::{CommandEntry, Journal};
 use pgportage_agent::ledger;
-use pgportage_agent::link_service;
 use pgportage_agent::migration::Participation;
 use pgportage_agent::policy::Policy;
 use pgportage_agent::settings::Settings;
@@ -80,8 +78,8 @@ impl Default for Options {
 pub(crate) struct World {
     pub source: Cluster,
     pub destination: Cluster,
-    pub source_agent: Arc<Agent>,
-    pub destination_agent: Arc<Agent>,
+    pub source_agent: Assembly,
+    pub destination_agent: Assembly,
     pub options: Options,
     pub authority: Authority,
     pub directory: TempDir,
@@ -175,8 +173,7 @@ impl World {
             leader_epoch: 1,
             plan_digest: vec![1; 32],
             stall_timeout: PATIENCE,
-            door: agent.door.clone(),
-            agent: Arc::clone(agent),
+            handles: agent.handles.clone(),
             clock: Clock,
             progress: watch::channel(Progress::default()).0,
             cancel: CancellationToken::new(),
@@ -235,13 +232,13 @@ fn names(side: Side) -> (&'static str, &'static str) {
     }
 }
 
-fn participation(agent: &Agent, database: &str) -> Participation {
-    let side = if agent.name == "alpha" { Side::Source } else { Side::Destination };
+fn participation(agent: &Assembly, database: &str) -> Participation {
+    let side = if agent.settings.name == "alpha" { Side::Source } else { Side::Destination };
     Participation { migration: migration(), side, database: database.to_owned(), peer: names(side).1.to_owned() }
 }
 
 /// Writes a participation into a journal, as an accepted command does.
-pub(crate) fn join(agent: &Agent, participation: &Participation) {
+pub(crate) fn join(agent: &Assembly, participation: &Participation) {
     let command = CommandEntry {
         id: Uuid::now_v7().to_string(),
         migration: participation.migration.to_string(),
@@ -267,7 +264,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn agent(&self, authority: &Authority, directory: &Path, direct: Option<u16>, options: &Options) -> Arc<Agent> {
+    fn agent(&self, authority: &Authority, directory: &Path, direct: Option<u16>, options: &Options) -> Assembly {
         let Self { side, cluster, link_port, peer_port } = *self;
         use std::os::unix::fs::PermissionsExt;
 
@@ -336,11 +333,11 @@ impl Place<'_> {
         let settings = Settings::load(&settings_path).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
         let policy = Policy::load(&policy_path).unwrap_or_else(|failure| panic!("{failure}: {}", failure.detail));
         let journal = Journal::open(&settings.journal_path()).unwrap();
-        Arc::new(Agent::new(settings, policy, journal, Identity::load(&identity, Clock).unwrap()))
+        Assembly::new(settings, policy, journal, Identity::load(&identity, Clock).unwrap())
     }
 }
 
-async fn serve_link(agent: &Arc<Agent>, port: u16) -> Serving {
+async fn serve_link(agent: &Assembly, port: u16) -> Serving {
     // After a cut the old listener closes in a task of its own.
     let listener = wait::until("the link's port", PATIENCE, || async {
         Ok(match serve::bind(([127, 0, 0, 1], port).into()).await {
@@ -351,7 +348,7 @@ async fn serve_link(agent: &Arc<Agent>, port: u16) -> Serving {
     .await
     .unwrap();
     let identity = Identity::load(&agent.settings.identity, Clock).unwrap();
-    let routes = Routes::new(link_service::service(Arc::clone(agent)));
+    let routes = Routes::new(agent.link_service());
     let stop = CancellationToken::new();
     let token = stop.clone();
     let task = tokio::spawn(async move {

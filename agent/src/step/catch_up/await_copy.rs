@@ -216,8 +216,8 @@ fn failed(what: &str) -> Failure {
 
 /// Whether the source's agent reaches its server at this moment.
 async fn source_answers(cx: &Context) -> bool {
-    match cx.agent.peers.connect(&cx.participation, 1).await {
-        Ok(peer) => peer.open_tunnel(Packing::Plain, cx.agent.traffic.tunnel()).await.is_ok(),
+    match cx.peers.connect(&cx.participation, 1).await {
+        Ok(peer) => peer.open_tunnel(Packing::Plain, cx.traffic.tunnel()).await.is_ok(),
         Err(_) => false,
     }
 }

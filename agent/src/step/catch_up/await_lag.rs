@@ -81,15 +81,15 @@ impl Act for AwaitLag {
     }
 
     async fn perform(&self, cx: &Context) -> Result<AwaitLagResult, Failure> {
-        cx.agent.heartbeats.start(&cx.participation);
+        cx.heartbeats.start(&cx.participation);
         let mut patience = Patience::new(cx);
         let mut window: Option<Window> = None;
         let mut best: Option<Duration> = None;
         let mut arrived = None;
         loop {
-            cx.agent.slots.stands(&cx.participation.migration)?;
+            cx.slots.stands(&cx.participation.migration)?;
             let now = cx.clock.now();
-            let reading = cx.agent.heartbeats.reading(&cx.participation.migration);
+            let reading = cx.heartbeats.reading(&cx.participation.migration);
             window = Window::next(window, reading, self.max_lag, now);
             if let (Some(window), Some(reading)) = (&window, reading)
                 && window.is_stable(reading, self.stable_window, now)
@@ -118,7 +118,7 @@ impl Act for AwaitLag {
                 });
             }
             arrived = arrived.or(reading.map(|reading| reading.arrived));
-            cx.agent.heartbeats.hurry(&cx.participation.migration);
+            cx.heartbeats.hurry(&cx.participation.migration);
             cx.pause(LOOK).await?;
         }
     }

@@ -51,7 +51,7 @@ impl Act for ReachPeer {
     }
 
     async fn perform(&self, cx: &Context) -> Result<ReachPeerResult, Failure> {
-        let peer = cx.agent.peers.call(&cx.participation).await?;
+        let peer = cx.peers.call(&cx.participation).await?;
         // The first call may include the handshake; the second is the figure.
         peer.greet().await?;
         let asked = cx.clock.now();
@@ -59,7 +59,7 @@ impl Act for ReachPeer {
         Ok(ReachPeerResult {
             round_trip: cx.clock.now().duration_since(asked),
             software_version: greeting.software_version,
-            relayed: cx.agent.peers.relayed(&cx.participation.peer),
+            relayed: cx.peers.relayed(&cx.participation.peer),
         })
     }
 

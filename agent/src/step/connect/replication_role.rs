@@ -83,16 +83,16 @@ impl Act for CreateReplicationRole {
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreateReplicationRoleResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-        let names = cx.agent.roles.names(&cx.participation);
+        let names = cx.roles.names(&cx.participation);
         let bypass = needs_bypass(&*session).await?;
         let replication = role_state(&*session, &names.replication).await?;
         let canary = role_state(&*session, &names.canary).await?;
-        if let Some(role) = cx.agent.roles.premade_replication() {
+        if let Some(role) = cx.roles.premade_replication() {
             check_premade(&role.name, replication.as_ref(), bypass)?;
         } else {
             check_ours(cx, &names.replication, replication.as_ref())?;
         }
-        if cx.agent.roles.premade_canary().is_none() {
+        if cx.roles.premade_canary().is_none() {
             check_ours(cx, &names.canary, canary.as_ref())?;
         } else if canary.is_none() {
             return Err(missing(&names.canary));
@@ -106,7 +106,7 @@ impl Act for CreateReplicationRole {
     }
 
     async fn perform(&self, cx: &Context) -> Result<CreateReplicationRoleResult, Failure> {
-        let names = cx.agent.roles.names(&cx.participation);
+        let names = cx.roles.names(&cx.participation);
         let mut patience = Patience::new(cx);
         loop {
             cx.safe_point()?;
@@ -191,7 +191,7 @@ async fn make_roles(cx: &Context, names: &RoleNames) -> Result<(), Failure> {
         session.query_one(ABLE, &[]).await.map_err(|error| sql_failure(error, "look at the agent's own role"))?;
     let (version, may_give_bypass): (i32, bool) = (able.get(0), able.get(1));
     let bypass = needs_bypass(&*session).await?;
-    let roles = &cx.agent.roles;
+    let roles = &cx.roles;
     if roles.premade_replication().is_none() && bypass && !may_give_bypass {
         return Err(Failure::new(
             Reason::PrivilegeMissing,
@@ -258,25 +258,25 @@ const CONNECT_GRANTED: &str = "connect_granted";
 /// Durable before the grant is committed: a revoke too many would be visible, a
 /// grant left behind would not.
 fn remember_connect_grant(cx: &Context) -> Result<(), Failure> {
-    cx.agent.journal.set_note(&cx.participation.migration, CONNECT_GRANTED, "yes")
+    cx.journal.set_note(&cx.participation.migration, CONNECT_GRANTED, "yes")
 }
 
 /// Revokes what our roles were granted, and drops them. Leaves roles made
 /// beforehand as they were.
 pub(crate) async fn remove_roles(cx: &Context) -> Result<(), Failure> {
     let participation = &cx.participation;
-    let names = cx.agent.roles.names(participation);
-    let roles = &cx.agent.roles;
+    let names = cx.roles.names(participation);
+    let roles = &cx.roles;
     let mut session = cx.door.open(&participation.database, Purpose::Control).await?;
     if roles.premade_replication().is_none() {
         remove_role(cx, &mut session, &names.replication).await?;
-    } else if cx.agent.journal.note(&participation.migration, CONNECT_GRANTED)?.is_some() {
+    } else if cx.journal.note(&participation.migration, CONNECT_GRANTED)?.is_some() {
         let (database, role) = (quote_ident(&participation.database), quote_ident(&names.replication));
         session
             .batch_execute(&format!("REVOKE CONNECT ON DATABASE {database} FROM {role}"))
             .await
             .map_err(|error| sql_failure(error, "revoke CONNECT from the replication role"))?;
-        cx.agent.journal.clear_note(&participation.migration, CONNECT_GRANTED)?;
+        cx.journal.clear_note(&participation.migration, CONNECT_GRANTED)?;
     }
     cx.fail_point("create_replication_role.undo.one_dropped");
     if roles.premade_canary().is_none() {

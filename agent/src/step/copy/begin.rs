@@ -183,8 +183,8 @@ async fn mend_all(
     if tables.is_empty() {
         return Ok(());
     }
-    let peer = cx.agent.peers.connect(&cx.participation, 1).await?;
-    let packing = cx.agent.peers.known_packing(&cx.participation).await;
+    let peer = cx.peers.connect(&cx.participation, 1).await?;
+    let packing = cx.peers.known_packing(&cx.participation).await;
     for (number, table) in tables.iter().enumerate() {
         let subject = format!("a snapshot was lost: exchanging touched rows, table {} of {}", number + 1, tables.len());
         cx.report(Progress { subject, ..Progress::default() });

@@ -96,7 +96,7 @@ pub(super) fn of_the_link(failure: &Failure) -> bool {
 async fn open(cx: &Context) -> Result<(Session, PeerClient), Failure> {
     let session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
     session.batch_execute(SETTINGS).await.map_err(|error| sql_failure(error, "prepare to copy"))?;
-    let peer = cx.agent.peers.connect(&cx.participation, super::jobs(cx)).await?;
+    let peer = cx.peers.connect(&cx.participation, super::jobs(cx)).await?;
     Ok((session, peer))
 }
 

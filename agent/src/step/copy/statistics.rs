@@ -264,8 +264,8 @@ async fn attempt(
     heirs: &[Heir],
     outcomes: &mut [Outcome],
 ) -> Result<(), Failure> {
-    let peer = cx.agent.peers.call(&cx.participation).await?;
-    let packing = cx.agent.peers.known_packing(&cx.participation).await;
+    let peer = cx.peers.call(&cx.participation).await?;
+    let packing = cx.peers.known_packing(&cx.participation).await;
     let names: Vec<_> = heirs.iter().map(|heir| heir.name.clone()).collect();
     let mut source = peer.read_statistics(&names, packing).await?;
     let desk = match desk.take() {

@@ -11,10 +11,10 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::{MigrationId, Reason, Side};
 
+use super::Switches;
 use super::fence::FENCE_NOTE;
 use super::let_go::{let_go, let_go_in_time, onward};
 use super::resolve::SETTLED_NOTE;
-use crate::agent::{Agent, SharedAgent};
 use crate::migration::Participation;
 use crate::peer::Announcement;
 use crate::pooler::{Occasion, Onward, Pause};
@@ -39,26 +39,26 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// [`Reason::WrongState`] when this side is not about to be entered; those of
 /// [`crate::pooler::Poolers::pause`], and nobody waits then.
 pub async fn heed(
-    agent: &SharedAgent,
+    switches: &Switches,
     participation: &Participation,
     epoch: i64,
     announcement: Announcement,
 ) -> Result<bool, Failure> {
     let migration = &participation.migration;
     match announcement {
-        Announcement::LocksNext { time_left } => make_clients_wait(agent, participation, epoch, time_left).await,
+        Announcement::LocksNext { time_left } => make_clients_wait(switches, participation, epoch, time_left).await,
         Announcement::GivenUp => {
             let pause = Pause { cutover_epoch: epoch, occasion: Occasion::Entering };
-            if crate::pooler::pause_of(&agent.journal, migration)? == Some(pause) {
-                let_go(agent, participation).await?;
+            if crate::pooler::pause_of(&switches.journal, migration)? == Some(pause) {
+                let_go(switches, participation).await?;
             }
             Ok(false)
         }
         Announcement::Opened => {
-            if noted(agent, migration, FENCE_NOTE)? == Some(epoch) {
-                agent.journal.set_note(migration, SETTLED_NOTE, &epoch.to_string())?;
-                let (shared, participation) = (SharedAgent::clone(agent), participation.clone());
-                agent.tasks.spawn(async move {
+            if noted(switches, migration, FENCE_NOTE)? == Some(epoch) {
+                switches.journal.set_note(migration, SETTLED_NOTE, &epoch.to_string())?;
+                let (shared, participation) = (switches.clone(), participation.clone());
+                switches.tasks.spawn(async move {
                     if let Err(failure) = let_go(&shared, &participation).await {
                         tracing::error!(migration.id = %participation.migration, detail = failure.detail, "the poolers' clients still wait: {failure}");
                     }
@@ -71,7 +71,7 @@ pub async fn heed(
 
 /// Pauses this side's poolers for a rollback that is about to enter it.
 async fn make_clients_wait(
-    agent: &SharedAgent,
+    switches: &Switches,
     participation: &Participation,
     epoch: i64,
     time_left: Duration,
@@ -82,8 +82,8 @@ async fn make_clients_wait(
             .remedy(Remedy::Operator)
             .effect(Effect::None)
     };
-    let deadline = agent.clock.now() + time_left;
-    let entering = agent.cutovers.entering(&participation.migration).ok_or_else(not_entered)?;
+    let deadline = switches.tasks.clock.now() + time_left;
+    let entering = switches.sessions.entering(&participation.migration).ok_or_else(not_entered)?;
     let unreachable = {
         let mut entering = entering.lock().await;
         if entering.epoch != epoch {
@@ -92,19 +92,19 @@ async fn make_clients_wait(
         entering.clients_wait_until = Some(deadline + PATIENCE);
         entering.unreachable
     };
-    if agent.policy.poolers(&participation.database).next().is_none() {
+    if switches.policy.poolers(&participation.database).next().is_none() {
         return Ok(false);
     }
-    let approached = agent.poolers.approach(agent, participation, unreachable).await?;
+    let approached = switches.poolers.approach(participation, unreachable).await?;
     if approached.is_empty() {
         return Ok(false);
     }
     let pause = Pause { cutover_epoch: epoch, occasion: Occasion::Entering };
-    let_go_in_time(agent, participation, pause, deadline + PATIENCE);
-    let paused = agent.poolers.pause(agent, participation, pause, approached, deadline).await;
+    let_go_in_time(switches, participation, pause, deadline + PATIENCE);
+    let paused = switches.poolers.pause(participation, pause, approached, deadline).await;
     if let Err(failure) = paused {
         // Nobody opens without the locks, which do not come now.
-        if let Err(failure) = let_go(agent, participation).await {
+        if let Err(failure) = let_go(switches, participation).await {
             tracing::error!(detail = failure.detail, "the poolers' clients still wait: {failure}");
         }
         return Err(failure);
@@ -124,11 +124,11 @@ pub(super) async fn announce_locks(cx: &Context, epoch: i64, time_left: Duration
         return Ok(false);
     }
     let migration = &cx.participation.migration;
-    cx.agent.journal.set_note(migration, AWAITED_NOTE, &epoch.to_string())?;
-    let peer = cx.agent.peers.call(&cx.participation).await?;
+    cx.journal.set_note(migration, AWAITED_NOTE, &epoch.to_string())?;
+    let peer = cx.peers.call(&cx.participation).await?;
     let clients_wait = peer.announce_cutover(epoch, Announcement::LocksNext { time_left }).await?;
     if !clients_wait {
-        cx.agent.journal.clear_note(migration, AWAITED_NOTE)?;
+        cx.journal.clear_note(migration, AWAITED_NOTE)?;
     }
     Ok(clients_wait)
 }
@@ -136,9 +136,9 @@ pub(super) async fn announce_locks(cx: &Context, epoch: i64, time_left: Duration
 /// On the side that was entered: tells the other agent that it has opened. What is not
 /// heard comes with the coordinator's next command.
 pub(super) fn announce_opening(cx: &Context, epoch: i64) {
-    let (agent, participation) = (SharedAgent::clone(&cx.agent), cx.participation.clone());
-    cx.agent.tasks.spawn(async move {
-        let told = agent.stop.run_until_cancelled(announce(&agent, &participation, epoch, Announcement::Opened)).await;
+    let (switches, participation) = (cx.switches.clone(), cx.participation.clone());
+    cx.tasks.spawn(async move {
+        let told = switches.tasks.stop.run_until_cancelled(announce(&switches, &participation, epoch, Announcement::Opened)).await;
         if let Some(Err(failure)) = told {
             tracing::info!(migration.id = %participation.migration, "the other agent was not told of the opening: {failure}");
         }
@@ -148,18 +148,18 @@ pub(super) fn announce_opening(cx: &Context, epoch: i64) {
 /// On the side that was left, or was to be: tells an agent whose clients wait that they
 /// may go on here, once nothing stands in their way. What is not heard is told again
 /// with the next call.
-pub(super) fn tell_the_end(agent: &SharedAgent, participation: &Participation) -> Result<(), Failure> {
+pub(super) fn tell_the_end(switches: &Switches, participation: &Participation) -> Result<(), Failure> {
     let migration = &participation.migration;
-    let Some(epoch) = noted(agent, migration, AWAITED_NOTE)? else { return Ok(()) };
-    match onward(agent, participation, epoch)? {
+    let Some(epoch) = noted(switches, migration, AWAITED_NOTE)? else { return Ok(()) };
+    match onward(switches, participation, epoch)? {
         Onward::InDoubt => {}
         // It knows best.
-        Onward::Forth => agent.journal.clear_note(migration, AWAITED_NOTE)?,
+        Onward::Forth => switches.journal.clear_note(migration, AWAITED_NOTE)?,
         Onward::Back => {
-            let (shared, participation) = (SharedAgent::clone(agent), participation.clone());
-            agent.tasks.spawn(async move {
+            let (shared, participation) = (switches.clone(), participation.clone());
+            switches.tasks.spawn(async move {
                 let telling = announce(&shared, &participation, epoch, Announcement::GivenUp);
-                let told = shared.stop.run_until_cancelled(telling).await;
+                let told = shared.tasks.stop.run_until_cancelled(telling).await;
                 let told = told.map(|told| told.and_then(|()| forget(&shared, &participation.migration, epoch)));
                 if let Some(Err(failure)) = told {
                     tracing::warn!(migration.id = %participation.migration, "clients of the other agent's poolers still wait: {failure}");
@@ -171,22 +171,22 @@ pub(super) fn tell_the_end(agent: &SharedAgent, participation: &Participation) -
 }
 
 async fn announce(
-    agent: &Agent,
+    switches: &Switches,
     participation: &Participation,
     epoch: i64,
     announcement: Announcement,
 ) -> Result<(), Failure> {
-    agent.peers.call(participation).await?.announce_cutover(epoch, announcement).await.map(drop)
+    switches.peers.call(participation).await?.announce_cutover(epoch, announcement).await.map(drop)
 }
 
 /// The next switch may have begun meanwhile.
-fn forget(agent: &Agent, migration: &MigrationId, epoch: i64) -> Result<(), Failure> {
-    if noted(agent, migration, AWAITED_NOTE)? == Some(epoch) {
-        agent.journal.clear_note(migration, AWAITED_NOTE)?;
+fn forget(switches: &Switches, migration: &MigrationId, epoch: i64) -> Result<(), Failure> {
+    if noted(switches, migration, AWAITED_NOTE)? == Some(epoch) {
+        switches.journal.clear_note(migration, AWAITED_NOTE)?;
     }
     Ok(())
 }
 
-fn noted(agent: &Agent, migration: &MigrationId, key: &str) -> Result<Option<i64>, Failure> {
-    Ok(agent.journal.note(migration, key)?.and_then(|text| text.parse().ok()))
+fn noted(switches: &Switches, migration: &MigrationId, key: &str) -> Result<Option<i64>, Failure> {
+    Ok(switches.journal.note(migration, key)?.and_then(|text| text.parse().ok()))
 }

@@ -167,7 +167,7 @@ impl Act for RaiseBarrier {
     }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<RaiseBarrierResult>, Failure> {
-        let Some(cutover) = cx.agent.cutovers.leaving(&cx.participation.migration) else {
+        let Some(cutover) = cx.switches.sessions.leaving(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let cutover = cutover.lock().await;
@@ -182,7 +182,7 @@ impl Act for RaiseBarrier {
 
     async fn perform(&self, cx: &Context) -> Result<RaiseBarrierResult, Failure> {
         let migration = &cx.participation.migration;
-        let Some(cutover) = cx.agent.cutovers.leaving(migration) else {
+        let Some(cutover) = cx.switches.sessions.leaving(migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let raised = {
@@ -191,8 +191,8 @@ impl Act for RaiseBarrier {
         };
         if raised.is_err() {
             // The locks go with their session: the source is open again.
-            cx.agent.cutovers.drop_leaving(migration);
-            if let Err(failure) = let_go(&cx.agent, &cx.participation).await {
+            cx.switches.sessions.drop_leaving(migration);
+            if let Err(failure) = let_go(&cx.switches, &cx.participation).await {
                 tracing::error!(detail = failure.detail, "the poolers' clients still wait: {failure}");
             }
         }
@@ -200,17 +200,17 @@ impl Act for RaiseBarrier {
     }
 
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
-        cx.agent.cutovers.drop_leaving(&cx.participation.migration);
-        let_go(&cx.agent, &cx.participation).await
+        cx.switches.sessions.drop_leaving(&cx.participation.migration);
+        let_go(&cx.switches, &cx.participation).await
     }
 }
 
 async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> Result<RaiseBarrierResult, Failure> {
-    let limits = cx.agent.policy.limits();
+    let limits = cx.policy.limits();
     let tables = lockable(&cutover.writer).await?;
     begin_and_evict_maintenance(cx, cutover, &tables, limits.barrier_conflict).await?;
     cx.fail_point("raise_barrier.perform.evicted");
-    let poolers = cx.agent.poolers.approach(&cx.agent, &cx.participation, Unreachable::Refuse).await?;
+    let poolers = cx.poolers.approach(&cx.participation, Unreachable::Refuse).await?;
 
     // The outage begins: for the clients of a pooler here or beside the other agent,
     // for others with the locks, which then find no transaction of a pooler in their way.
@@ -221,8 +221,8 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
     };
     let deadline = raised_at + step.max_outage;
     let pause = Pause { cutover_epoch: step.cutover_epoch, occasion: Occasion::Leaving };
-    let_go_in_time(&cx.agent, &cx.participation, pause, deadline);
-    cx.agent.poolers.pause(&cx.agent, &cx.participation, pause, poolers, deadline).await?;
+    let_go_in_time(&cx.switches, &cx.participation, pause, deadline);
+    cx.poolers.pause(&cx.participation, pause, poolers, deadline).await?;
     cx.fail_point("raise_barrier.perform.paused");
     let too_early = match Bug::MarkerBeforeBarrier.is_seeded() {
         true => Some(write_marker(&cutover.writer, step.cutover_epoch).await?),
@@ -265,7 +265,7 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
         cancelled_session_count: cancelled,
     };
     cutover.barrier = Some(Barrier { raised_at, deadline, result: result.clone() });
-    cx.agent.cutovers.stands_until(&cx.participation.migration, deadline);
+    cx.switches.sessions.stands_until(&cx.participation.migration, deadline);
     Ok(result)
 }
 

@@ -23,8 +23,8 @@ impl Canary {
     /// whether the role may connect: otherwise its refusal would prove nothing.
     pub(super) async fn wake(cx: &Context) -> Result<Self, Failure> {
         let canary = Self {
-            role: cx.agent.roles.names(&cx.participation).canary,
-            password: cx.agent.roles.canary_password(&cx.participation).await?,
+            role: cx.roles.names(&cx.participation).canary,
+            password: cx.roles.canary_password(&cx.participation).await?,
         };
         match canary.log_in(cx).await {
             Ok(_) => Ok(canary),
@@ -63,7 +63,7 @@ impl Canary {
     }
 
     async fn log_in(&self, cx: &Context) -> Result<Session, Failure> {
-        let address = &cx.agent.settings.postgres.replication_address;
+        let address = &cx.settings.postgres.replication_address;
         cx.door.open_as(address, &cx.participation.database, &self.role, &self.password, Purpose::Control).await
     }
 }

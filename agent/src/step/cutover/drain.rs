@@ -81,7 +81,7 @@ impl Act for DrainToMarker {
     }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<DrainToMarkerResult>, Failure> {
-        let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) else {
+        let Some(cutover) = cx.switches.sessions.entering(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let cutover = cutover.lock().await;
@@ -92,7 +92,7 @@ impl Act for DrainToMarker {
     }
 
     async fn perform(&self, cx: &Context) -> Result<DrainToMarkerResult, Failure> {
-        let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) else {
+        let Some(cutover) = cx.switches.sessions.entering(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let drained = drain(cx, self, &mut *cutover.lock().await).await?;
@@ -102,7 +102,7 @@ impl Act for DrainToMarker {
 
     /// Sequences that were set are harmless: the next try sets them again.
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
-        cx.agent.cutovers.drop_entering(&cx.participation.migration);
+        cx.switches.sessions.drop_entering(&cx.participation.migration);
         Ok(())
     }
 }

@@ -18,7 +18,6 @@ use super::resolve::give_up_fence;
 use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, positions};
 use super::{LeavingSide, current_lsn, refuse_in_rehearsal, remaining, sessions_lost};
-use crate::hook;
 use crate::ledger;
 use crate::message::{int32, marker, sequence_messages};
 use crate::policy::{DestructiveAct, HookPoint};
@@ -100,7 +99,7 @@ impl Act for FenceSource {
     }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<FenceSourceResult>, Failure> {
-        let Some(cutover) = cx.agent.cutovers.leaving(&cx.participation.migration) else {
+        let Some(cutover) = cx.switches.sessions.leaving(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::Unknown));
         };
         let cutover = cutover.lock().await;
@@ -117,7 +116,7 @@ impl Act for FenceSource {
     }
 
     async fn perform(&self, cx: &Context) -> Result<FenceSourceResult, Failure> {
-        let Some(cutover) = cx.agent.cutovers.leaving(&cx.participation.migration) else {
+        let Some(cutover) = cx.switches.sessions.leaving(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::Unknown));
         };
         let mut cutover = cutover.lock().await;
@@ -127,7 +126,7 @@ impl Act for FenceSource {
     }
 
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
-        give_up_fence(&cx.agent, &cx.participation, self.cutover_epoch).await
+        give_up_fence(&cx.switches, &cx.participation, self.cutover_epoch).await
     }
 }
 
@@ -139,8 +138,8 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
         None => return Err(sessions_lost(Effect::None)),
     };
     remaining(deadline, cx.clock.now())?;
-    let replication_role = cx.agent.roles.names(participation).replication;
-    cx.agent.journal.set_note(&participation.migration, FENCE_NOTE, &step.cutover_epoch.to_string())?;
+    let replication_role = cx.roles.names(participation).replication;
+    cx.journal.set_note(&participation.migration, FENCE_NOTE, &step.cutover_epoch.to_string())?;
     cx.fail_point("fence_source.perform.noted");
     if Bug::FenceOfOneRole.is_seeded() {
         return seeded::fence_owner(step.cutover_epoch, &participation.database, cutover).await;
@@ -167,7 +166,7 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     );
     cx.fail_point("fence_source.perform.proved");
     let left = remaining(deadline, cx.clock.now()).map_err(|failure| failure.effect(Effect::Unknown))?;
-    hook::ask(&cx.agent, participation, HookPoint::AfterFence, Some(left)).await?;
+    cx.hooks.ask(participation, HookPoint::AfterFence, Some(left)).await?;
     Ok(FenceSourceResult {
         fence_lsn,
         sequences: emptied.sequences,

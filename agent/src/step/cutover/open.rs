@@ -4,7 +4,6 @@
 //! The transaction is begun behind P3, and everything in it done, while the other side is
 //! fenced. P6 completes and commits it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryFutureExt;
@@ -15,13 +14,12 @@ use tokio::try_join;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::Switches;
 use super::announce::announce_opening;
 use super::let_go::lead_back;
 use super::resolve::fence_table_exists;
 use super::sequence::{SequencePosition, set_all};
 use super::{EnteringSide, await_disk, current_lsn, refuse_in_rehearsal, sessions_lost};
-use crate::agent::Agent;
-use crate::hook;
 use crate::ledger;
 use crate::message::sequences;
 use crate::migration::Participation;
@@ -85,7 +83,7 @@ impl Act for OpenDestination {
     async fn survey(&self, cx: &Context) -> Result<Survey<OpenDestinationResult>, Failure> {
         // Applications wait. As long as this side may decide it has not, and it looks again
         // behind the lock.
-        if let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) {
+        if let Some(cutover) = cx.switches.sessions.entering(&cx.participation.migration) {
             let cutover = cutover.lock().await;
             let may_decide = cutover.epoch == self.cutover_epoch && cutover.open_deadline.is_some();
             if may_decide && !cutover.session.is_closed() {
@@ -95,7 +93,7 @@ impl Act for OpenDestination {
         let client = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
         if opened_epoch(&client).await? == Some(self.cutover_epoch) {
             lead_back(cx)?;
-            hook::tell(&cx.agent, &cx.participation, HookPoint::AfterOpen);
+            cx.hooks.tell(&cx.participation, HookPoint::AfterOpen);
             return Ok(Survey::Done(OpenDestinationResult { open_lsn: current_lsn(&client).await?.to_string() }));
         }
         Ok(Survey::Ready)
@@ -103,7 +101,7 @@ impl Act for OpenDestination {
 
     async fn perform(&self, cx: &Context) -> Result<OpenDestinationResult, Failure> {
         let migration = &cx.participation.migration;
-        let Some(cutover) = cx.agent.cutovers.entering(migration) else {
+        let Some(cutover) = cx.switches.sessions.entering(migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let mut cutover = cutover.lock().await;
@@ -112,15 +110,15 @@ impl Act for OpenDestination {
             Some(_) | None => return Err(sessions_lost(Effect::None)),
         };
         refuse_in_rehearsal(cutover.rehearsal)?;
-        hook::owe_on_entry(&cx.agent, &cx.participation, self.cutover_epoch)?;
+        cx.hooks.owe_on_entry(&cx.participation, self.cutover_epoch)?;
         let left = deadline.saturating_duration_since(cx.clock.now());
-        hook::ask(&cx.agent, &cx.participation, HookPoint::BeforeOpen, Some(left)).await?;
+        cx.hooks.ask(&cx.participation, HookPoint::BeforeOpen, Some(left)).await?;
         // Most stand where they stood when the marker came.
         let moved: Vec<_> =
             self.sequences.iter().filter(|sequence| !cutover.sequences.contains(sequence)).cloned().collect();
         let EnteringSide { session, open_deadline, pending, .. } = &mut *cutover;
         if !std::mem::take(pending) {
-            decide(&cx.agent, &cx.participation, session, self.cutover_epoch, left).await?;
+            decide(&cx.switches, &cx.participation, session, self.cutover_epoch, left).await?;
         }
         if let Err(failure) = self.complete(cx, session, &moved, deadline, open_deadline).await {
             take_back(session).await;
@@ -133,8 +131,8 @@ impl Act for OpenDestination {
         announce_opening(cx, self.cutover_epoch);
         let open_lsn = current_lsn(session).await?.to_string();
         drop(cutover);
-        cx.agent.cutovers.drop_entering(migration);
-        hook::tell(&cx.agent, &cx.participation, HookPoint::AfterOpen);
+        cx.switches.sessions.drop_entering(migration);
+        cx.hooks.tell(&cx.participation, HookPoint::AfterOpen);
         Ok(OpenDestinationResult { open_lsn })
     }
 
@@ -204,21 +202,21 @@ struct Found {
 /// what is left to do at P6 takes two round trips. Where it cannot be made, P6 will say
 /// why.
 pub(super) fn decide_ahead(cx: &Context, epoch: i64) {
-    let Some(cutover) = cx.agent.cutovers.entering(&cx.participation.migration) else { return };
-    let (agent, participation) = (Arc::clone(&cx.agent), cx.participation.clone());
-    let stop = agent.stop.clone();
+    let Some(cutover) = cx.switches.sessions.entering(&cx.participation.migration) else { return };
+    let (switches, participation) = (cx.switches.clone(), cx.participation.clone());
+    let stop = switches.tasks.stop.clone();
     let ahead = async move {
         let mut cutover = cutover.lock().await;
         let Some(deadline) = cutover.open_deadline.filter(|_| cutover.epoch == epoch && !cutover.rehearsal) else {
             return;
         };
-        let left = deadline.saturating_duration_since(agent.clock.now());
-        match decide(&agent, &participation, &cutover.session, epoch, left).await {
+        let left = deadline.saturating_duration_since(switches.tasks.clock.now());
+        match decide(&switches, &participation, &cutover.session, epoch, left).await {
             Ok(()) => cutover.pending = true,
             Err(failure) => tracing::warn!(detail = failure.detail, "not decided ahead: {failure}"),
         }
     };
-    cx.agent.tasks.spawn(stop.run_until_cancelled_owned(ahead));
+    cx.tasks.spawn(stop.run_until_cancelled_owned(ahead));
 }
 
 /// Makes the decision, and with it everything that makes it true, and leaves it pending in
@@ -231,14 +229,14 @@ pub(super) fn decide_ahead(cx: &Context, epoch: i64) {
 ///
 /// [`Reason::OpenRefused`], or what the server reports. No transaction is left then.
 async fn decide(
-    agent: &Agent,
+    switches: &Switches,
     participation: &Participation,
     session: &Client,
     epoch: i64,
     left: Duration,
 ) -> Result<(), Failure> {
     let decided = async {
-        let found = begin_behind_the_lock(agent, participation, session, left).await?;
+        let found = begin_behind_the_lock(switches, participation, session, left).await?;
         if found.state != "closed" {
             return Err(refused(&format!("the {} is open already", participation.side)));
         }
@@ -263,7 +261,7 @@ async fn take_back(session: &Client) {
 
 /// Begins, locks the decision and reads what it depends on, in one round trip.
 async fn begin_behind_the_lock(
-    agent: &Agent,
+    switches: &Switches,
     participation: &Participation,
     session: &Client,
     left: Duration,
@@ -276,7 +274,7 @@ async fn begin_behind_the_lock(
         session.batch_execute(&begin).map_err(|error| sql_failure(error, DOING)),
         session.query_typed_one(DECISION, &[]).map_err(|error| sql_failure(error, DOING)),
         Access::read(session),
-        keep_own_grants(agent, participation, session),
+        keep_own_grants(switches, participation, session),
         fence_table_exists(session),
         await_disk(session)
     )?;
@@ -308,7 +306,7 @@ async fn write(participation: &Participation, session: &Client, epoch: i64, foun
 ///
 /// What the decision itself would meet.
 pub(super) async fn try_to_decide(cx: &Context, session: &Client, epoch: i64) -> Result<(), Failure> {
-    let decided = decide(&cx.agent, &cx.participation, session, epoch, TRIAL).await;
+    let decided = decide(&cx.switches, &cx.participation, session, epoch, TRIAL).await;
     decided.map_err(|failure| failure.effect(Effect::None))?;
     take_back(session).await;
     Ok(())
@@ -326,13 +324,13 @@ pub(super) async fn opened_epoch(client: &Client) -> Result<Option<i64>, Failure
 /// The agent's own role, and the one that the other side logs in as for the way
 /// back.
 async fn keep_own_grants(
-    agent: &Agent,
+    switches: &Switches,
     participation: &Participation,
     client: &Client,
 ) -> Result<Vec<String>, Failure> {
     const OURS: &str = "\
 SELECT rolname::text FROM pg_roles WHERE (rolname = current_user AND NOT rolsuper) OR rolname = $1 ORDER BY 1";
-    let follower = agent.roles.replication(participation);
+    let follower = switches.roles.replication(participation);
     let database = quote_ident(&participation.database);
     let rows = client
         .query_typed(OURS, &[(&follower, Type::NAME)])

@@ -19,11 +19,10 @@ use super::open::try_to_decide;
 use super::scrutiny::Scrutiny;
 use super::seeded::{self, Bug};
 use super::{EnteringSide, LeavingSide};
-use crate::hook;
 use crate::message::{duration, int32};
 use crate::names;
 use crate::policy::{DestructiveAct, HookPoint};
-use crate::pooler::{self, Unreachable};
+use crate::pooler::Unreachable;
 use crate::postgres::access::own_role;
 use crate::postgres::catalog::Sequences;
 use crate::postgres::expel::Expulsion;
@@ -196,11 +195,11 @@ impl Act for PrepareCutover {
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
         let migration = &cx.participation.migration;
         if cx.participation.side == self.switch.leaves() {
-            cx.agent.cutovers.drop_leaving(migration);
-            let_go(&cx.agent, &cx.participation).await
+            cx.switches.sessions.drop_leaving(migration);
+            let_go(&cx.switches, &cx.participation).await
         } else {
-            cx.agent.cutovers.drop_entering(migration);
-            let_go(&cx.agent, &cx.participation).await
+            cx.switches.sessions.drop_entering(migration);
+            let_go(&cx.switches, &cx.participation).await
         }
     }
 }
@@ -208,7 +207,7 @@ impl Act for PrepareCutover {
 async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<PrepareCutoverResult, Failure> {
     let database = &cx.participation.database;
     let migration = &cx.participation.migration;
-    cx.agent.cutovers.drop_leaving(migration);
+    cx.switches.sessions.drop_leaving(migration);
     outgoing_slot_stands(cx)?;
     let holder = cx.door.open(database, Purpose::Cutover).await?;
     let mut writer = cx.door.open(database, Purpose::Cutover).await?;
@@ -221,11 +220,11 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     }
     refuse_superusers(cx, &writer).await?;
     refuse_long_writers(cx, &writer).await?;
-    pooler::check(&cx.agent, &cx.participation).await?;
-    poolers_lead_here(&cx.agent, &cx.participation)?;
+    cx.poolers.check(&cx.participation).await?;
+    poolers_lead_here(&cx.switches, &cx.participation)?;
     let canary = Canary::wake(cx).await?;
     let written = match step.compare_written {
-        true => Some(Arc::new(Written::begin(&cx.agent.slots, cx.clock, &cx.participation).await?)),
+        true => Some(Arc::new(Written::begin(&cx.slots, cx.clock, &cx.participation).await?)),
         false => None,
     };
 
@@ -254,9 +253,9 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     // Once for nothing: what a session has not read before takes it several times as
     // long, and behind the barrier applications wait for it.
     sequences.read(&writer).await?;
-    let ours = vec![own_role(&*writer).await?, cx.agent.roles.names(&cx.participation).replication];
+    let ours = vec![own_role(&*writer).await?, cx.roles.names(&cx.participation).replication];
     try_to_fence(cx, &mut writer, step.cutover_epoch, &ours).await?;
-    cx.agent.cutovers.hold_leaving(
+    cx.switches.sessions.hold_leaving(
         migration,
         LeavingSide {
             epoch: step.cutover_epoch,
@@ -279,9 +278,9 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
         return Ok(result);
     }
     // Last of all: whatever is told here believes that the outage is near.
-    hook::owe(&cx.agent, &cx.participation, step.cutover_epoch)?;
-    hook::ask(&cx.agent, &cx.participation, HookPoint::BeforeBarrier, None).await.map_err(|failure| {
-        cx.agent.cutovers.drop_leaving(migration);
+    cx.hooks.owe(&cx.participation, step.cutover_epoch)?;
+    cx.hooks.ask(&cx.participation, HookPoint::BeforeBarrier, None).await.map_err(|failure| {
+        cx.switches.sessions.drop_leaving(migration);
         failure.effect(Effect::None)
     })?;
     Ok(result)
@@ -289,12 +288,12 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
 
 async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<PrepareCutoverResult, Failure> {
     let migration = &cx.participation.migration;
-    cx.agent.cutovers.drop_entering(migration);
+    cx.switches.sessions.drop_entering(migration);
     if step.way_back {
         outgoing_slot_stands(cx)?;
     }
     if step.switch == Switch::Rollback {
-        pooler::check_back(&cx.agent, &cx.participation, step.unreachable).await?;
+        cx.poolers.check_back(&cx.participation, step.unreachable).await?;
     }
     let session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
     prove_closed(cx, &session).await?;
@@ -337,7 +336,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
         catalog_digest: catalog_digest.clone(),
         table_count: u32::try_from(subscribed.len()).unwrap_or(u32::MAX),
     };
-    cx.agent.cutovers.hold_entering(
+    cx.switches.sessions.hold_entering(
         migration,
         EnteringSide {
             epoch: step.cutover_epoch,
@@ -360,7 +359,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
 /// The slot that this side's changes leave through is needed: to drain, or for the
 /// way back.
 fn outgoing_slot_stands(cx: &Context) -> Result<(), Failure> {
-    let stands = cx.agent.slots.stands(&cx.participation.migration);
+    let stands = cx.slots.stands(&cx.participation.migration);
     match cx.participation.side {
         Side::Source => stands,
         Side::Destination => stands.map_err(|failure| way_back::lost(failure.message).detail(failure.detail)),

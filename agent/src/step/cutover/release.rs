@@ -61,16 +61,16 @@ impl Act for ReleaseBarrier {
 
     async fn perform(&self, cx: &Context) -> Result<ReleaseBarrierResult, Failure> {
         let migration = &cx.participation.migration;
-        cx.agent.journal.set_note(migration, SETTLED_NOTE, &self.cutover_epoch.to_string())?;
+        cx.journal.set_note(migration, SETTLED_NOTE, &self.cutover_epoch.to_string())?;
         let mut barrier_time = Duration::ZERO;
-        if let Some(cutover) = cx.agent.cutovers.leaving(migration)
+        if let Some(cutover) = cx.switches.sessions.leaving(migration)
             && let Some(barrier) = &cutover.lock().await.barrier
         {
             barrier_time = cx.clock.now().duration_since(barrier.raised_at);
         }
-        cx.agent.cutovers.drop_leaving(migration);
+        cx.switches.sessions.drop_leaving(migration);
         cx.fail_point("release_barrier.perform.released");
-        let led = let_go(&cx.agent, &cx.participation).await;
+        let led = let_go(&cx.switches, &cx.participation).await;
         note_closed(cx, self.cutover_epoch).await?;
         cx.fail_point("release_barrier.perform.closed");
         // A pooler that cannot be led there keeps its clients waiting, and this
@@ -99,7 +99,7 @@ async fn note_closed(cx: &Context, epoch: i64) -> Result<(), Failure> {
     if let Some(before) = transaction.query_opt(SAVED_BEFORE, &[]).await.map_err(failure)? {
         // What we granted to ourselves while it was open is not the applications'.
         let before = Access::from_json(before.get(0))?;
-        let ours = [own_role(&transaction).await?, cx.agent.roles.replication(&cx.participation)].map(Some);
+        let ours = [own_role(&transaction).await?, cx.roles.replication(&cx.participation)].map(Some);
         saved.grants.retain(|grant| {
             !ours.contains(&grant.grantee) || before.grants.iter().any(|held| held.grantee == grant.grantee)
         });

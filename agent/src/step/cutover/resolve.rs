@@ -13,9 +13,9 @@ use pgportage_proto::{MigrationId, Reason, Side};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, GenericClient};
 
+use super::Switches;
 use super::fence::FENCE_NOTE;
 use super::let_go::{let_go, let_go_what_is_left};
-use crate::agent::{Agent, SharedAgent};
 use crate::journal::Journal;
 use crate::migration::Participation;
 use crate::peer::Resolution;
@@ -44,11 +44,11 @@ pub(crate) fn was_left(journal: &Journal, migration: &MigrationId) -> Result<boo
 /// # Errors
 ///
 /// What the server reports; nothing is promised then.
-pub async fn resolve(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
+pub async fn resolve(switches: &Switches, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
     let doing = "settle the cutover";
     // With its session goes a decision that is pending; one under way is waited for.
-    agent.cutovers.drop_entering(&participation.migration);
-    let mut client = agent.door.open(&participation.database, Purpose::Cutover).await?;
+    switches.sessions.drop_entering(&participation.migration);
+    let mut client = switches.door.open(&participation.database, Purpose::Cutover).await?;
     let transaction = client.transaction().await.map_err(|error| sql_failure(error, doing))?;
     transaction
         .batch_execute("SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = 0")
@@ -83,22 +83,22 @@ pub async fn resolve(agent: &Agent, participation: &Participation, epoch: i64) -
 /// [`Reason::DestinationOpened`] when it has opened: the cutover goes forward.
 /// [`Reason::CutoverInDoubt`] when it cannot be asked.
 pub(super) async fn give_up_fence(
-    agent: &SharedAgent,
+    switches: &Switches,
     participation: &Participation,
     epoch: i64,
 ) -> Result<(), Failure> {
     let migration = &participation.migration;
-    let mut client = agent.door.open(&participation.database, Purpose::Cutover).await?;
+    let mut client = switches.door.open(&participation.database, Purpose::Cutover).await?;
     if fenced_epoch(&client).await?.is_none() {
-        agent.journal.clear_note(migration, FENCE_NOTE)?;
-        agent.cutovers.drop_leaving(migration);
-        return let_go(agent, participation).await;
+        switches.journal.clear_note(migration, FENCE_NOTE)?;
+        switches.sessions.drop_leaving(migration);
+        return let_go(switches, participation).await;
     }
-    match ask(agent, participation, epoch).await? {
+    match ask(switches, participation, epoch).await? {
         Resolution::Opened => {
-            agent.journal.set_note(migration, SETTLED_NOTE, &epoch.to_string())?;
-            agent.cutovers.drop_leaving(migration);
-            if let Err(failure) = let_go(agent, participation).await {
+            switches.journal.set_note(migration, SETTLED_NOTE, &epoch.to_string())?;
+            switches.sessions.drop_leaving(migration);
+            if let Err(failure) = let_go(switches, participation).await {
                 tracing::error!(detail = failure.detail, "the poolers' clients still wait: {failure}");
             }
             let opened =
@@ -111,15 +111,15 @@ pub(super) async fn give_up_fence(
         }
         Resolution::WillNotOpen => {
             lift(&mut client, &participation.database).await?;
-            agent.journal.clear_note(migration, FENCE_NOTE)?;
-            agent.cutovers.drop_leaving(migration);
+            switches.journal.clear_note(migration, FENCE_NOTE)?;
+            switches.sessions.drop_leaving(migration);
             tracing::warn!(migration.id = %migration, cutover_epoch = epoch, side = %participation.side, "the fence is lifted: this side takes writes");
-            let_go(agent, participation).await
+            let_go(switches, participation).await
         }
     }
 }
 
-async fn ask(agent: &Agent, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
+async fn ask(switches: &Switches, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
     let (left, entered) = (participation.side, participation.side.other());
     let in_doubt = |failure: Failure| {
         Failure::new(Reason::CutoverInDoubt, format!("nobody knows whether the {entered} has opened"))
@@ -131,7 +131,7 @@ async fn ask(agent: &Agent, participation: &Participation, epoch: i64) -> Result
             .remedy(Remedy::Wait)
             .effect(Effect::Unknown)
     };
-    let peer = agent.peers.call(participation).await.map_err(in_doubt)?;
+    let peer = switches.peers.call(participation).await.map_err(in_doubt)?;
     peer.resolve_cutover(epoch).await.map_err(in_doubt)
 }
 
@@ -183,22 +183,22 @@ async fn lift(client: &mut Client, database: &str) -> Result<(), Failure> {
 /// budget is over, because the destination does not open any more by then and
 /// applications wait; after a restart of the agent at once, because the barrier is
 /// gone then.
-pub async fn settle_by_itself(agent: SharedAgent) {
+pub async fn settle_by_itself(switches: Switches) {
     let mut under_way = HashMap::new();
     loop {
         let pause = async {
-            let now = agent.clock.now();
-            let due = agent.cutovers.next_deadline(now);
-            agent.clock.sleep_until(due.map_or(now + ASK_AGAIN, |due| due.min(now + ASK_AGAIN))).await;
+            let now = switches.tasks.clock.now();
+            let due = switches.sessions.next_deadline(now);
+            switches.tasks.clock.sleep_until(due.map_or(now + ASK_AGAIN, |due| due.min(now + ASK_AGAIN))).await;
         };
         tokio::select! {
             biased;
-            () = agent.stop.cancelled() => return,
+            () = switches.tasks.stop.cancelled() => return,
             // Its budget may be shorter than the pause.
-            () = agent.cutovers.raised.notified() => continue,
+            () = switches.sessions.raised.notified() => continue,
             () = pause => {}
         }
-        let participations = match agent.journal.participations() {
+        let participations = match switches.journal.participations() {
             Ok(participations) => participations,
             Err(failure) => {
                 tracing::error!(%failure, "cannot read the journal");
@@ -210,33 +210,33 @@ pub async fn settle_by_itself(agent: SharedAgent) {
             // A pooler that does not answer holds up what is left of its own migration.
             let migration = participation.migration.clone();
             under_way.entry(migration).or_insert_with(|| {
-                let agent = SharedAgent::clone(&agent);
-                agent.tasks.clone().spawn(async move { settle_and_let_go(&agent, &participation).await })
+                let switches = switches.clone();
+                switches.tasks.clone().spawn(async move { settle_and_let_go(&switches, &participation).await })
             });
         }
     }
 }
 
-async fn settle_and_let_go(agent: &SharedAgent, participation: &Participation) {
+async fn settle_and_let_go(switches: &Switches, participation: &Participation) {
     let migration = &participation.migration;
-    if let Err(failure) = settle(agent, participation).await {
+    if let Err(failure) = settle(switches, participation).await {
         tracing::warn!(migration.id = %migration, %failure, "the cutover is in doubt");
     }
-    if let Err(failure) = let_go_what_is_left(agent, participation).await {
+    if let Err(failure) = let_go_what_is_left(switches, participation).await {
         tracing::error!(migration.id = %migration, detail = failure.detail, "the poolers' clients still wait: {failure}");
     }
 }
 
-async fn settle(agent: &SharedAgent, participation: &Participation) -> Result<(), Failure> {
-    if in_doubt(agent, &participation.migration)?.is_none() {
+async fn settle(switches: &Switches, participation: &Participation) -> Result<(), Failure> {
+    if in_doubt(switches, &participation.migration)?.is_none() {
         return Ok(());
     }
     // A command may work on it to its end, and leave nothing in doubt.
-    if let Some(cutover) = agent.cutovers.leaving(&participation.migration) {
+    if let Some(cutover) = switches.sessions.leaving(&participation.migration) {
         drop(cutover.lock().await);
     }
-    let Some(epoch) = in_doubt(agent, &participation.migration)? else { return Ok(()) };
-    match give_up_fence(agent, participation, epoch).await {
+    let Some(epoch) = in_doubt(switches, &participation.migration)? else { return Ok(()) };
+    match give_up_fence(switches, participation, epoch).await {
         Err(failure) if failure.reason == Reason::DestinationOpened => Ok(()),
         settled => settled,
     }
@@ -244,12 +244,12 @@ async fn settle(agent: &SharedAgent, participation: &Participation) -> Result<()
 
 /// The switch whose fence may stand, and nobody knows why: it is not settled, and no
 /// budget for it runs.
-fn in_doubt(agent: &Agent, migration: &MigrationId) -> Result<Option<i64>, Failure> {
-    if agent.cutovers.deadline(migration).is_some_and(|deadline| agent.clock.now() < deadline) {
+fn in_doubt(switches: &Switches, migration: &MigrationId) -> Result<Option<i64>, Failure> {
+    if switches.sessions.deadline(migration).is_some_and(|deadline| switches.tasks.clock.now() < deadline) {
         return Ok(None);
     }
-    let settled = noted_epoch(&agent.journal, migration, SETTLED_NOTE)?;
-    Ok(noted_epoch(&agent.journal, migration, FENCE_NOTE)?.filter(|epoch| settled != Some(*epoch)))
+    let settled = noted_epoch(&switches.journal, migration, SETTLED_NOTE)?;
+    Ok(noted_epoch(&switches.journal, migration, FENCE_NOTE)?.filter(|epoch| settled != Some(*epoch)))
 }
 
 /// The number of the switch that a journal note names.
@@ -267,11 +267,11 @@ pub(super) fn noted_epoch(journal: &Journal, migration: &MigrationId, key: &str)
 /// [`Reason::RequestInvalid`] when this side itself is said to be destroyed, or what
 /// the server reports.
 pub async fn unfence_locally(
-    agent: &SharedAgent,
+    switches: &Switches,
     migration: &MigrationId,
     destroyed: Option<Side>,
 ) -> Result<(), Failure> {
-    let Some(participation) = agent.journal.participation(migration)? else {
+    let Some(participation) = switches.journal.participation(migration)? else {
         return Err(Failure::new(Reason::MigrationMissing, format!("this agent has no part in migration {migration}"))
             .effect(Effect::None));
     };
@@ -282,7 +282,7 @@ pub async fn unfence_locally(
             .hint(format!("If the {0} is destroyed, say --{0}-destroyed.", side.other()))
             .effect(Effect::None));
     }
-    let mut client = agent.door.open(&participation.database, Purpose::Cutover).await?;
+    let mut client = switches.door.open(&participation.database, Purpose::Cutover).await?;
     let Some(epoch) = fenced_epoch(&client).await? else { return Ok(()) };
     if let Some(destroyed) = destroyed {
         tracing::warn!(
@@ -291,8 +291,8 @@ pub async fn unfence_locally(
             "lifting the fence on the operator's statement that the {destroyed} is destroyed"
         );
         lift(&mut client, &participation.database).await?;
-        agent.journal.clear_note(migration, FENCE_NOTE)?;
-        return let_go(agent, &participation).await;
+        switches.journal.clear_note(migration, FENCE_NOTE)?;
+        return let_go(switches, &participation).await;
     }
-    give_up_fence(agent, &participation, epoch).await
+    give_up_fence(switches, &participation, epoch).await
 }

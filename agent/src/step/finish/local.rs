@@ -8,14 +8,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{FinishMigrationResult, Undecided, finish_destination, finish_source, is_open};
-use crate::agent::SharedAgent;
 use crate::ledger;
 use crate::ledger::Ownership;
 use crate::migration::Participation;
 use crate::peer::Resolution;
 use crate::pooler;
 use crate::postgres::{Purpose, Session, sql_failure};
-use crate::step::{Context, Progress, publication};
+use crate::step::{Context, Handles, Progress, publication};
 
 /// How long one part may go without moving. A person waits.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -41,8 +40,8 @@ SELECT EXISTS (SELECT FROM pgportage.marker m, pgportage.fence f WHERE m.cutover
 /// [`Reason::CutoverInDoubt`] when the source is fenced and the destination does
 /// not answer, or has not decided; [`Reason::WrongState`] when the fence has to be
 /// lifted or clients of a pooler let on first; otherwise what the server reports.
-pub async fn clean_up_locally(agent: &SharedAgent, migration: &MigrationId) -> Result<FinishMigrationResult, Failure> {
-    let Some(participation) = agent.journal.participation(migration)? else {
+pub async fn clean_up_locally(handles: &Handles, migration: &MigrationId) -> Result<FinishMigrationResult, Failure> {
+    let Some(participation) = handles.journal.participation(migration)? else {
         return Err(Failure::new(Reason::MigrationMissing, format!("this agent has no part in migration {migration}"))
             .effect(Effect::None));
     };
@@ -50,10 +49,10 @@ pub async fn clean_up_locally(agent: &SharedAgent, migration: &MigrationId) -> R
         migration.id = %migration, side = %participation.side, database = participation.database,
         "removing everything of ours by local command"
     );
-    let session = agent.door.open(&participation.database, Purpose::Control).await?;
+    let session = handles.door.open(&participation.database, Purpose::Control).await?;
     // Whoever works here has the last word: no coordinator does.
-    let leader_epoch = agent.journal.leader_epoch()?.max(ledger::highest_epoch(&*session).await?);
-    let cx = context(agent, &participation, leader_epoch);
+    let leader_epoch = handles.journal.leader_epoch()?.max(ledger::highest_epoch(&*session).await?);
+    let cx = context(handles, &participation, leader_epoch);
     match participation.side {
         Side::Source => {
             check_source(&cx, &session).await?;
@@ -69,16 +68,15 @@ pub async fn clean_up_locally(agent: &SharedAgent, migration: &MigrationId) -> R
     }
 }
 
-fn context(agent: &SharedAgent, participation: &Participation, leader_epoch: i64) -> Context {
+fn context(handles: &Handles, participation: &Participation, leader_epoch: i64) -> Context {
     Context {
         participation: participation.clone(),
         command_id: format!("cleanup-{}", uuid::Uuid::now_v7()),
         leader_epoch,
         plan_digest: Vec::new(),
         stall_timeout: STALL_TIMEOUT,
-        door: agent.door.clone(),
-        agent: SharedAgent::clone(agent),
-        clock: agent.clock,
+        clock: handles.tasks.clock,
+        handles: handles.clone(),
         progress: watch::Sender::new(Progress::default()),
         cancel: CancellationToken::new(),
     }
@@ -101,7 +99,7 @@ async fn check_source(cx: &Context, session: &Session) -> Result<(), Failure> {
             .effect(Effect::None));
     }
     let row = session.query_one(FENCED_EPOCH, &[]).await.map_err(|error| sql_failure(error, "look at the fence"))?;
-    let peer = cx.agent.peers.call(&cx.participation).await.map_err(|failure| in_doubt(&failure))?;
+    let peer = cx.peers.call(&cx.participation).await.map_err(|failure| in_doubt(&failure))?;
     match peer.resolve_cutover(row.get(0)).await.map_err(|failure| in_doubt(&failure))? {
         Resolution::Opened => Ok(()),
         Resolution::WillNotOpen => Err(Failure::new(Reason::WrongState, "the source is fenced")
@@ -113,7 +111,7 @@ async fn check_source(cx: &Context, session: &Session) -> Result<(), Failure> {
 
 /// With the participation goes the note that clients of a pooler wait.
 fn check_poolers(cx: &Context) -> Result<(), Failure> {
-    if pooler::pause_of(&cx.agent.journal, &cx.participation.migration)?.is_none() {
+    if pooler::pause_of(&cx.journal, &cx.participation.migration)?.is_none() {
         return Ok(());
     }
     Err(Failure::new(Reason::WrongState, "clients of a pooler still wait for the end of a cutover")

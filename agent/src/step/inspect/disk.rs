@@ -12,7 +12,7 @@ const MIB: u64 = 1 << 20;
 /// On the source WAL piles up while the migration runs.
 pub(super) async fn of_wal(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let Some(free) = free_disk_bytes(x.server).await else { return Ok(vec![]) };
-    let limits = x.agent.policy.limits();
+    let limits = x.handles.policy.limits();
     let severity = match free {
         free if free < limits.free_disk_abort_bytes => Severity::Refuse,
         free if free < limits.free_disk_warn_bytes => Severity::Note,

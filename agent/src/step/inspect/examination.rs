@@ -1,7 +1,5 @@
 //! What every question is asked with, and what becomes of one that fails.
 
-use std::sync::Arc;
-
 use futures_util::future::BoxFuture;
 use pgportage_link::Failure;
 use pgportage_proto::{MigrationId, Reason, Side};
@@ -9,8 +7,8 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::{Finding, Inventory, Severity};
-use crate::agent::Agent;
 use crate::postgres::{Session, sql_failure};
+use crate::step::Handles;
 
 /// What every question is asked with.
 pub(super) struct Examination<'a> {
@@ -24,7 +22,7 @@ pub(super) struct Examination<'a> {
     pub(super) inventory: &'a Inventory,
     /// Destination: what the source said.
     pub(super) source: Option<&'a Inventory>,
-    pub(super) agent: &'a Arc<Agent>,
+    pub(super) handles: &'a Handles,
 }
 
 type Question = for<'a> fn(&'a Examination<'a>) -> BoxFuture<'a, Result<Vec<Finding>, Failure>>;

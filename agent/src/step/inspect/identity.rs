@@ -64,7 +64,7 @@ const TABLES: &str = concat!(
 
 /// One finding for each table that has to be mended or agreed to.
 pub(super) async fn findings(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
-    let allowed = x.agent.policy.destructive().replica_identity_full;
+    let allowed = x.handles.policy.destructive().replica_identity_full;
     let found = each(x.in_database()?, TABLES, &[], |row| {
         let table = RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1));
         Table {

@@ -77,14 +77,14 @@ fn publishing(x: &Examination<'_>, standing: &Standing) -> Vec<Finding> {
     let role = &standing.role;
     let mut findings = Vec::new();
     // A replication role made beforehand makes the slot itself.
-    if !standing.replicates && x.agent.policy.roles().replication.is_none() {
+    if !standing.replicates && x.handles.policy.roles().replication.is_none() {
         findings.push(missing(
             role.clone(),
             "the agent's role may not make a replication slot",
             format!("ALTER ROLE {role} REPLICATION"),
         ));
     }
-    let roles = x.agent.policy.roles();
+    let roles = x.handles.policy.roles();
     if roles.replication.is_none() || roles.canary.is_none() {
         if x.major() < 16 {
             findings.push(missing(
@@ -215,7 +215,7 @@ pub(super) async fn row_security(x: &Examination<'_>) -> Result<Vec<Finding>, Fa
     let Some(tables) = one(x.in_database()?, TABLES, &[]).await?.get::<_, Option<String>>(0) else {
         return Ok(vec![]);
     };
-    let (reader, able) = match &x.agent.policy.roles().replication {
+    let (reader, able) = match &x.handles.policy.roles().replication {
         Some(premade) => {
             const ABLE: &str =
                 "SELECT coalesce((SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = $1), false)";

@@ -1,25 +1,25 @@
 //! PostgreSQL's own programs on the agent's machine.
 
-use pgportage_link::Failure;
+use pgportage_link::{Clock, Failure};
 use pgportage_proto::Reason;
 
 use super::examination::Examination;
 use super::{Finding, Severity};
-use crate::agent::Agent;
 use crate::postgres::ServerVersion;
 use crate::postgres::programs::{Tool, at_least_as_recent, choose_dump, choose_restore, find};
+use crate::settings::Settings;
 
 /// The version of the pg_dump that would be used on a source of this version.
 /// Zero when there is none.
-pub(super) async fn dump_version(agent: &Agent, server: ServerVersion) -> i32 {
-    let found = find(Tool::Dump, agent.settings.programs.pg_dump.as_deref(), agent.clock).await;
+pub(super) async fn dump_version(settings: &Settings, clock: Clock, server: ServerVersion) -> i32 {
+    let found = find(Tool::Dump, settings.programs.pg_dump.as_deref(), clock).await;
     found.and_then(|programs| choose_dump(&programs, server, 0)).map_or(0, |program| program.version.num())
 }
 
 /// A pg_dump that can read the source.
 pub(super) async fn dump(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let server = x.server.version;
-    let found = find(Tool::Dump, x.agent.settings.programs.pg_dump.as_deref(), x.agent.clock).await;
+    let found = find(Tool::Dump, x.handles.settings.programs.pg_dump.as_deref(), x.handles.tasks.clock).await;
     let program = match found.and_then(|programs| choose_dump(&programs, server, 0)) {
         Ok(program) => program,
         Err(failure) => return refused(failure),
@@ -41,7 +41,7 @@ pub(super) async fn dump(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
 /// A pg_restore that the destination understands.
 pub(super) async fn restore(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let server = x.server.version;
-    let found = find(Tool::Restore, x.agent.settings.programs.pg_restore.as_deref(), x.agent.clock).await;
+    let found = find(Tool::Restore, x.handles.settings.programs.pg_restore.as_deref(), x.handles.tasks.clock).await;
     match found.and_then(|programs| choose_restore(&programs, server)) {
         Ok(_) => Ok(vec![]),
         Err(failure) => refused(failure),

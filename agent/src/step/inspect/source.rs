@@ -166,7 +166,7 @@ pub(super) async fn time_limits(x: &Examination<'_>) -> Result<Vec<Finding>, Fai
            AND split_part(s.config, '=', 1) IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
                'idle_in_transaction_session_timeout', 'idle_session_timeout')
            AND split_part(s.config, '=', 2) !~ '^0+[a-z]*$'";
-    let Some(role) = &x.agent.policy.roles().replication else { return Ok(vec![]) };
+    let Some(role) = &x.handles.policy.roles().replication else { return Ok(vec![]) };
     each(x.server, LIMITS, &[&role.name, &x.database], |row| {
         Finding::new(
             Reason::TimeLimitSet,

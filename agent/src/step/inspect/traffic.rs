@@ -63,7 +63,7 @@ pub(super) async fn superusers(x: &Examination<'_>) -> Result<Vec<Finding>, Fail
           JOIN pg_roles AS r ON r.oid = a.usesysid
          WHERE a.datname = $1 AND r.rolsuper AND a.backend_type = 'client backend'
            AND NOT (a.pid = ANY ($2)) GROUP BY 1 ORDER BY 1";
-    let own: Vec<i32> = x.agent.door.own_sessions().iter().map(|session| session.pid).collect();
+    let own: Vec<i32> = x.handles.door.own_sessions().iter().map(|session| session.pid).collect();
     each(x.server, SUPERUSERS, &[&x.database, &own], |row| {
         Finding::new(
             Reason::SuperuserSession,

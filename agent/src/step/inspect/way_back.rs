@@ -12,7 +12,7 @@ use crate::postgres::quote_ident;
 /// Whether this machine's owner allows one.
 #[expect(clippy::unused_async, reason = "every check has one form")]
 pub(super) async fn policy(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
-    if x.agent.policy.destructive().way_back {
+    if x.handles.policy.destructive().way_back {
         return Ok(vec![]);
     }
     let message = format!("the policy of the {}'s agent does not allow a way back", x.side);

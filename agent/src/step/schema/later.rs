@@ -74,7 +74,7 @@ pub(in crate::step) fn forget(cx: &Context) {
 
 /// What `pg_restore` would do after the rows, as statements.
 async fn script(cx: &Context, program: &Program, path: &std::path::Path) -> Result<String, Failure> {
-    let login = Login::prepare(&cx.agent.door, &cx.agent.settings.state_dir, &cx.participation.database, "script")?;
+    let login = Login::prepare(&cx.door, &cx.settings.state_dir, &cx.participation.database, "script")?;
     let mut command = login.program(&program.path);
     command
         .args(["--section=post-data", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--file=-", "--"])

@@ -60,7 +60,7 @@ pub(super) enum Sections {
 ///
 /// [`Reason::PgDumpMissing`] or [`Reason::PgDumpTooOld`].
 pub(super) async fn choose(cx: &Context, server: ServerVersion) -> Result<Program, Failure> {
-    let configured = cx.agent.settings.programs.pg_restore.as_deref();
+    let configured = cx.settings.programs.pg_restore.as_deref();
     let found = programs::find(Tool::Restore, configured, cx.clock).await?;
     programs::choose_restore(&found, server)
 }
@@ -72,7 +72,7 @@ pub(super) async fn choose(cx: &Context, server: ServerVersion) -> Result<Progra
 ///
 /// What the source reports; [`Reason::Stalled`] when nothing comes any more.
 pub(super) async fn fetch(cx: &Context, program: &Program, rights: &Rights) -> Result<Fetched, Failure> {
-    let peer = cx.agent.peers.call(&cx.participation).await?;
+    let peer = cx.peers.call(&cx.participation).await?;
     let mut stream = peer.dump_schema(program.version).await?;
     let mut bytes = Vec::new();
     let mut hash = Sha256::new();
@@ -118,7 +118,7 @@ pub(super) fn forget(cx: &Context) {
 }
 
 pub(super) fn archive_path(cx: &Context) -> PathBuf {
-    cx.agent.settings.state_dir.join("schema").join(format!("{}.dump", cx.participation.migration))
+    cx.settings.state_dir.join("schema").join(format!("{}.dump", cx.participation.migration))
 }
 
 pub(super) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
@@ -198,7 +198,7 @@ pub(super) async fn end_leftovers(cx: &Context, session: &Session) -> Result<(),
 ///
 /// [`Reason::PgRestoreFailed`]: nothing was restored.
 pub(super) async fn run(cx: &Context, program: &Program, fetched: &Fetched, sections: Sections) -> Result<(), Failure> {
-    let login = Login::prepare(&cx.agent.door, &cx.agent.settings.state_dir, &cx.participation.database, PURPOSE)?;
+    let login = Login::prepare(&cx.door, &cx.settings.state_dir, &cx.participation.database, PURPOSE)?;
     let mut command = login.command(&program.path);
     command
         .args(["--single-transaction", "--exit-on-error", "--no-publications", "--no-subscriptions"])

@@ -65,7 +65,7 @@ pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
     }
     let failure = |error| sql_failure(error, "let the replication role read the published tables");
     let publication = names::replication_name(&cx.participation.migration);
-    let role = cx.agent.roles.replication(&cx.participation);
+    let role = cx.roles.replication(&cx.participation);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
     let schemas: Vec<String> = transaction
@@ -114,7 +114,7 @@ pub(crate) async fn revoke_reading(cx: &Context) -> Result<(), Failure> {
         return Ok(());
     }
     let failure = |error| sql_failure(error, "revoke what the replication role could read");
-    let role = cx.agent.roles.replication(&cx.participation);
+    let role = cx.roles.replication(&cx.participation);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
     if ledger::ownership(&transaction, &cx.participation).await? != Ownership::Ours

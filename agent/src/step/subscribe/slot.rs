@@ -131,7 +131,7 @@ impl Act for CreateSlot {
             }
         }
         cx.fail_point("create_slot.perform.granted");
-        cx.agent.slots.intend(&cx.participation.migration, &name)?;
+        cx.slots.intend(&cx.participation.migration, &name)?;
         cx.fail_point("create_slot.perform.intended");
         match self.copy_method {
             // Boxed: both hold futures of logins.
@@ -164,7 +164,7 @@ impl Act for CreateSlot {
 }
 
 async fn find(cx: &Context, session: &Session, name: &str) -> Result<Found, Failure> {
-    let Some(slot) = cx.agent.slots.ours(&cx.participation, session, name).await? else { return Ok(Found::Nothing) };
+    let Some(slot) = cx.slots.ours(&cx.participation, session, name).await? else { return Ok(Found::Nothing) };
     if slot.wal_status == "lost" {
         return Err(Failure::new(Reason::SlotLost, format!("replication slot {} was invalidated", quote_ident(name)))
             .detail("The source removed WAL that the slot needed. The copy has to start again.")
@@ -209,7 +209,7 @@ fn still_there() -> Failure {
 
 /// Makes the slot on a session of its own.
 async fn create(cx: &Context, name: &str) -> Result<(), Failure> {
-    let maker = cx.agent.slots.session(&cx.participation, Purpose::Scan).await?;
+    let maker = cx.slots.session(&cx.participation, Purpose::Scan).await?;
     maker.batch_execute(WAIT_FOR_LOCKS).await.map_err(|error| sql_failure(error, "create the replication slot"))?;
     let parameters: [&(dyn postgres_types::ToSql + Sync); 1] = [&name];
     let creation = async {
@@ -224,7 +224,7 @@ async fn keep_snapshot(cx: &Context, name: &str) -> Result<(), Failure> {
     let mut patience = Patience::new(cx);
     loop {
         cx.safe_point()?;
-        let creation = async { cx.agent.snapshots.open(&cx.participation, None).await.map(|_| ()) };
+        let creation = async { cx.snapshots.open(&cx.participation, None).await.map(|_| ()) };
         // The keeper's statement ends with its session, and that with the future.
         match attend(cx, name, creation, None).await {
             Err(failure) if failure.sqlstate.as_deref() == Some(DUPLICATE_OBJECT) => {
@@ -341,11 +341,11 @@ fn describe(blockers: &[Blocker]) -> String {
 /// What the server reports; [`Reason::Stalled`] when a slot stays in use.
 pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
     let migration = &cx.participation.migration;
-    if !cx.agent.slots.is_intended(migration)? {
+    if !cx.slots.is_intended(migration)? {
         return Ok(());
     }
-    let system = cx.agent.slots.subscriber(migration)?;
-    let role = cx.agent.roles.replication(&cx.participation);
+    let system = cx.slots.subscriber(migration)?;
+    let role = cx.roles.replication(&cx.participation);
     let mut patience = Patience::new(cx);
     loop {
         cx.safe_point()?;
@@ -354,8 +354,8 @@ pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
             Err(failure) => patience.again(cx, failure, "the destination to let go of the replication slot").await?,
         }
     }
-    cx.agent.snapshots.forget(migration)?;
-    cx.agent.slots.forget(migration)
+    cx.snapshots.forget(migration)?;
+    cx.slots.forget(migration)
 }
 
 async fn drop_slots(cx: &Context, system: &str, role: &str) -> Result<(), Failure> {
@@ -369,7 +369,7 @@ async fn drop_slots(cx: &Context, system: &str, role: &str) -> Result<(), Failur
     if rows.is_empty() {
         return Ok(());
     }
-    let dropper = cx.agent.slots.session(&cx.participation, Purpose::Control).await?;
+    let dropper = cx.slots.session(&cx.participation, Purpose::Control).await?;
     for row in rows {
         let (slot, active): (String, Option<i32>) = (row.get(0), row.get(1));
         if let Some(pid) = active {

@@ -106,7 +106,7 @@ impl Act for CreateSubscription {
         let name = incoming(&cx.participation);
         let Some(state) = state(&*session, &name).await? else { return Ok(Survey::Ready) };
         check_ours(&cx.participation, &name, &state)?;
-        let carries_password = cx.agent.journal.note(&cx.participation.migration, PASSWORD_ASKED)?.is_none();
+        let carries_password = cx.journal.note(&cx.participation.migration, PASSWORD_ASKED)?.is_none();
         if state.enabled && state.tables > 0 && carries_password {
             let table_count = count(state.tables);
             return Ok(Survey::Done(CreateSubscriptionResult { subscription_name: name, table_count }));
@@ -124,12 +124,12 @@ impl Act for CreateSubscription {
             .get(0);
         if self.path == ConnectionPath::Tunnel {
             report(cx, "the link, to measure it");
-            cx.agent.peers.packing(&cx.participation).await;
+            cx.peers.packing(&cx.participation).await;
         }
         let (host, port) = self.address(cx).await?;
         report(cx, "the source agent, for a login");
-        cx.agent.journal.set_note(&cx.participation.migration, PASSWORD_ASKED, "yes")?;
-        let access = cx.agent.peers.call(&cx.participation).await?.replication_access(&system).await?;
+        cx.journal.set_note(&cx.participation.migration, PASSWORD_ASKED, "yes")?;
+        let access = cx.peers.call(&cx.participation).await?.replication_access(&system).await?;
         cx.fail_point("create_subscription.perform.access");
         report(cx, "a trial login on the source");
         let source = prove_login(cx, self.path, &host, port, &access).await?;
@@ -156,7 +156,7 @@ impl Act for CreateSubscription {
             hush(&session).await?;
         }
         cx.fail_point("create_subscription.perform.created");
-        cx.agent.journal.clear_note(&cx.participation.migration, PASSWORD_ASKED)?;
+        cx.journal.clear_note(&cx.participation.migration, PASSWORD_ASKED)?;
         enable(&session, &name).await?;
         cx.fail_point("create_subscription.perform.enabled");
         if self.copy_method == CopyMethod::Native {
@@ -181,12 +181,12 @@ impl CreateSubscription {
     async fn address(&self, cx: &Context) -> Result<(String, u16), Failure> {
         match self.path {
             ConnectionPath::Tunnel => {
-                let address = cx.agent.tunnels.ensure(&cx.participation).await?;
+                let address = cx.tunnels.ensure(&cx.participation).await?;
                 Ok((address.ip().to_string(), address.port()))
             }
             ConnectionPath::Direct => {
                 let database = &cx.participation.database;
-                let address = cx.agent.policy.source_address(database).ok_or_else(|| {
+                let address = cx.policy.source_address(database).ok_or_else(|| {
                     Failure::new(Reason::PolicyDenied, "the policy names no address of the source server")
                         .hint(format!(
                             "Add `source_address = \"host:port\"` to the table of database {database:?} in the policy \
@@ -495,8 +495,8 @@ pub(crate) async fn remove_subscription(cx: &Context) -> Result<(), Failure> {
             Err(failure) => patience.again(cx, failure, "the subscription's workers to end").await?,
         }
     }
-    cx.agent.journal.clear_note(&cx.participation.migration, PASSWORD_ASKED)?;
-    cx.agent.tunnels.close(&cx.participation.migration);
+    cx.journal.clear_note(&cx.participation.migration, PASSWORD_ASKED)?;
+    cx.tunnels.close(&cx.participation.migration);
     Ok(())
 }
 

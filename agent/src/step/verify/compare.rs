@@ -96,8 +96,7 @@ impl Act for CompareRows {
             migration.id = %cx.participation.migration, tables = plan.tables.len(), ?hashing,
             "comparing rows by their hashes"
         );
-        let mut notebook =
-            Notebook::open(&cx.agent.settings.state_dir, &cx.participation.migration, self.comparison_id)?;
+        let mut notebook = Notebook::open(&cx.settings.state_dir, &cx.participation.migration, self.comparison_id)?;
         let mut obstructed = Vec::new();
         for (table, obstacle) in plan.obstacles {
             notebook.note(&table, TableNote { obstacle, complete: true, ..TableNote::default() });
@@ -129,7 +128,7 @@ impl Act for CompareRows {
 /// What either side reports.
 pub(in crate::step) async fn open(cx: &Context) -> Result<(Reader, Questions), Failure> {
     let here = Reader::open(&cx.door, &cx.participation.database).await?;
-    let there = cx.agent.peers.call(&cx.participation).await?.compare_rows().await?;
+    let there = cx.peers.call(&cx.participation).await?.compare_rows().await?;
     Ok((here, there))
 }
 

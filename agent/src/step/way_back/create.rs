@@ -66,7 +66,7 @@ impl Act for CreateWayBack {
 
     async fn survey(&self, cx: &Context) -> Result<Survey<CreateWayBackResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-        let journal = &cx.agent.journal;
+        let journal = &cx.journal;
         let migration = &cx.participation.migration;
         let whole = journal.note(migration, PROVED)?.is_some() && journal.note(migration, PASSWORD_ASKED)?.is_none();
         Ok(match made(cx, &session).await? {
@@ -84,25 +84,25 @@ impl Act for CreateWayBack {
         report(cx, "the destination's agent, for a login");
         let row = session.query_one(SYSTEM_IDENTIFIER, &[]).await;
         let system: String = row.map_err(|error| sql_failure(error, "read the system identifier"))?.get(0);
-        let address = cx.agent.tunnels.ensure(&cx.participation).await?;
-        cx.agent.journal.set_note(migration, PASSWORD_ASKED, "yes")?;
-        let access = cx.agent.peers.call(&cx.participation).await?.replication_access(&system).await?;
+        let address = cx.tunnels.ensure(&cx.participation).await?;
+        cx.journal.set_note(migration, PASSWORD_ASKED, "yes")?;
+        let access = cx.peers.call(&cx.participation).await?.replication_access(&system).await?;
         cx.fail_point("create_way_back.perform.access");
         report(cx, "a trial login on the destination");
         let (host, port) = (address.ip().to_string(), address.port());
         let version = prove_login(cx, ConnectionPath::Tunnel, &host, port, &access).await?;
         let entrance = Entrance { host, port, version };
         hush(&session).await?;
-        if cx.agent.journal.note(migration, PROVED)?.is_none() {
+        if cx.journal.note(migration, PROVED)?.is_none() {
             cx.fail_point("create_way_back.perform.proving");
             prove(cx, &mut session, &name, &entrance, &access).await?;
-            cx.agent.journal.set_note(migration, PROVED, "yes")?;
+            cx.journal.set_note(migration, PROVED, "yes")?;
             cx.fail_point("create_way_back.perform.proved");
         }
         report(cx, "the destination, for the list of published tables");
         entrance.subscribe(cx, &mut session, &name, &access).await?;
         cx.fail_point("create_way_back.perform.created");
-        cx.agent.journal.clear_note(migration, PASSWORD_ASKED)?;
+        cx.journal.clear_note(migration, PASSWORD_ASKED)?;
         made(cx, &session).await?.ok_or_else(|| lost("its subscription is gone"))
     }
 
@@ -121,9 +121,9 @@ pub(crate) async fn remove_way_back(cx: &Context) -> Result<(), Failure> {
     let migration = &cx.participation.migration;
     remove(cx, &incoming(&cx.participation)).await?;
     cx.fail_point("create_way_back.undo.dropped");
-    cx.agent.journal.clear_note(migration, PROVED)?;
-    cx.agent.journal.clear_note(migration, PASSWORD_ASKED)?;
-    cx.agent.tunnels.close(migration);
+    cx.journal.clear_note(migration, PROVED)?;
+    cx.journal.clear_note(migration, PASSWORD_ASKED)?;
+    cx.tunnels.close(migration);
     Ok(())
 }
 

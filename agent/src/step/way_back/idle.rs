@@ -12,15 +12,15 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_link::Failure;
+use pgportage_link::{Failure, Tasks};
 use pgportage_proto::MigrationId;
 
-use crate::agent::Agent;
+use crate::journal::Journal;
 use crate::migration::Participation;
-use crate::postgres::{Purpose, Session, sql_failure};
+use crate::postgres::{Door, Purpose, Session, sql_failure};
+use crate::slot::Slots;
 use crate::stream::outgoing;
 
 /// Time between two moves: WAL of so long is kept, and decoded at the next move.
@@ -36,20 +36,20 @@ FROM pg_replication_slots
 WHERE slot_name = $1 AND active_pid IS NULL AND confirmed_flush_lsn < $2::text::pg_lsn";
 
 /// Moves the slots of closed sides along, until the agent stops.
-pub async fn keep_idle_slots_moving(agent: Arc<Agent>) {
+pub async fn keep_idle_slots_moving(door: Door, journal: Journal, slots: Slots, tasks: Tasks) {
     // Each kept: one that comes and goes would be met by the preconditions of a
     // switch, which cannot know whose it was.
     let mut sessions = HashMap::new();
     loop {
         tokio::select! {
             biased;
-            () = agent.stop.cancelled() => return,
-            () = agent.clock.sleep(INTERVAL) => {}
+            () = tasks.stop.cancelled() => return,
+            () = tasks.clock.sleep(INTERVAL) => {}
         }
-        let participations = agent.journal.participations().unwrap_or_default();
+        let participations = journal.participations().unwrap_or_default();
         sessions.retain(|migration, _| participations.iter().any(|known| known.migration == *migration));
         for participation in &participations {
-            if let Err(failure) = move_along(&agent, participation, &mut sessions).await {
+            if let Err(failure) = move_along(&door, &slots, participation, &mut sessions).await {
                 sessions.remove(&participation.migration);
                 tracing::debug!(
                     migration.id = %participation.migration, %failure, detail = failure.detail,
@@ -61,23 +61,24 @@ pub async fn keep_idle_slots_moving(agent: Arc<Agent>) {
 }
 
 async fn move_along(
-    agent: &Agent,
+    door: &Door,
+    slots: &Slots,
     participation: &Participation,
     sessions: &mut HashMap<MigrationId, Session>,
 ) -> Result<(), Failure> {
-    if !agent.slots.is_intended(&participation.migration)? {
+    if !slots.is_intended(&participation.migration)? {
         return Ok(());
     }
     let failure = |error| sql_failure(error, "move an idle slot");
     let session = match sessions.entry(participation.migration.clone()) {
         Entry::Occupied(open) => open.into_mut(),
-        Entry::Vacant(none) => none.insert(agent.door.open(&participation.database, Purpose::Watch).await?),
+        Entry::Vacant(none) => none.insert(door.open(&participation.database, Purpose::Watch).await?),
     };
     let row = session.query_one(POSITION, &[]).await.map_err(failure)?;
     let (position, known): (String, bool) = (row.get(0), row.get(1));
     if !known || !session.query_one(CLOSED, &[]).await.map_err(failure)?.get::<_, bool>(0) {
         return Ok(());
     }
-    let mover = agent.slots.session(participation, Purpose::Scan).await?;
+    let mover = slots.session(participation, Purpose::Scan).await?;
     mover.query(MOVE, &[&outgoing(participation), &position]).await.map(drop).map_err(failure)
 }

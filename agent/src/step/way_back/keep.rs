@@ -61,7 +61,7 @@ impl Act for KeepStream {
     }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<KeepStreamResult>, Failure> {
-        let kept = cx.agent.journal.note(&cx.participation.migration, KEPT)?;
+        let kept = cx.journal.note(&cx.participation.migration, KEPT)?;
         if kept != Some(self.cutover_epoch.to_string()) {
             return Ok(Survey::Ready);
         }
@@ -81,7 +81,7 @@ impl Act for KeepStream {
             return Err(Failure::new(Reason::WrongState, format!("the {} has not opened", cx.participation.side))
                 .effect(Effect::None));
         }
-        if !cx.agent.slots.is_intended(migration)? {
+        if !cx.slots.is_intended(migration)? {
             return Err(lost(format!("the slot on the {} was given up", cx.participation.side)));
         }
         let begin = beginning(&session).await?;
@@ -93,7 +93,7 @@ impl Act for KeepStream {
                 Err(failure) => patience.again(cx, failure, "the replication slot of the way back").await?,
             }
         }
-        cx.agent.journal.set_note(migration, KEPT, &self.cutover_epoch.to_string())?;
+        cx.journal.set_note(migration, KEPT, &self.cutover_epoch.to_string())?;
         Ok(KeepStreamResult { begin_lsn: begin.to_string() })
     }
 
@@ -115,7 +115,7 @@ pub(crate) async fn beginning(client: &Client) -> Result<Lsn, Failure> {
 
 async fn keep(cx: &Context, begin: Lsn) -> Result<(), Failure> {
     let (name, copy) = (outgoing(&cx.participation), outgoing_copy(&cx.participation));
-    let session = cx.agent.slots.session(&cx.participation, Purpose::Scan).await?;
+    let session = cx.slots.session(&cx.participation, Purpose::Scan).await?;
     let failure = |error| sql_failure(error, "fix where the way back begins");
     if position(&session, &copy).await?.is_none() {
         let now = position(&session, &name)

@@ -57,7 +57,7 @@ async fn a_fence_at_work_when_its_budget_ends_is_taken_back_at_once() {
     let database = world.options.database.clone();
     // Beyond the pause between two looks of the agent, and between two ends of it.
     let budget = Duration::from_millis(1500);
-    tokio::spawn(settle_by_itself(world.context(Side::Source).agent));
+    tokio::spawn(settle_by_itself(world.source_agent.switches.clone()));
     perform(&world, Side::Source, &cutover(1, budget)).await.unwrap();
     perform(&world, Side::Destination, &cutover(1, budget)).await.unwrap();
     let late = unseen_login(&world, super::APPLICATION, super::PASSWORD, 10);

@@ -370,7 +370,7 @@ async fn an_archive_that_ends_early_is_not_a_whole_one() {
     blocker.batch_execute("BEGIN; LOCK TABLE held IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
     let mut stream = peer.dump_schema(ServerVersion::from_num(180_006)).await.unwrap();
-    world.source_agent.stop.cancel();
+    world.source_agent.tasks.stop.cancel();
     let failure = stream.next().await.unwrap_err();
     assert_eq!((failure.reason, failure.remedy), (Reason::PeerUnreachable, Remedy::Wait), "{}", shown(&failure));
 }

@@ -192,7 +192,7 @@ async fn a_stream_that_ends_early_is_not_a_whole_range() {
     let large = snapshot.tables.iter().find(|table| table.name.relation == "plain").unwrap();
     let mut rows = peer.copy_range(&snapshot.consistent_point, large, Blocks::ALL, Packing::Plain).await.unwrap();
     assert!(rows.next().await.unwrap().is_some());
-    world.source_agent.stop.cancel();
+    world.source_agent.tasks.stop.cancel();
     let ended = loop {
         match rows.next().await {
             Ok(Some(_)) => {}

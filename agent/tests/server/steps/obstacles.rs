@@ -130,14 +130,14 @@ async fn an_outage_of_the_link_is_lag_and_passes() {
     let low = AwaitLag { max_lag: Duration::from_secs(3), stable_window: Duration::from_secs(1) };
     perform(&world, Side::Source, &low).await;
     world.cut_link();
-    let agent = std::sync::Arc::clone(&world.source_agent);
+    let agent = world.source_agent.clone();
     let lag = || agent.heartbeats.reading(&crate::world::migration()).map(|reading| reading.lag);
     let grows = async {
         while lag().is_none_or(|lag| lag < Duration::from_secs(4)) {
-            agent.clock.sleep(Duration::from_millis(50)).await;
+            agent.tasks.clock.sleep(Duration::from_millis(50)).await;
         }
     };
-    agent.clock.timeout(PATIENCE, grows).await.expect("the lag grows while nothing arrives");
+    agent.tasks.clock.timeout(PATIENCE, grows).await.expect("the lag grows while nothing arrives");
     world.mend_link().await;
     perform(&world, Side::Source, &low).await;
     let gauge = agent.gauges.snapshot().remove(&crate::world::migration()).unwrap();

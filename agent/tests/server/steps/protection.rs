@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use pgportage_agent::figures::HeldBack;
 use pgportage_agent::peer::{Blocks, Packing};
-use pgportage_agent::protection;
 use pgportage_agent::snapshot::Rate;
 use pgportage_proto::Side;
 use pgportage_tests::wait::{self, Seen};
@@ -45,7 +44,7 @@ async fn readers_give_way_to_a_standby_that_falls_behind() {
     let agent = &world.source_agent;
     // As the watch does, which looks at the same migration.
     agent.gauges.update(&migration(), |_| ());
-    tokio::spawn(protection::run(Arc::clone(agent)));
+    tokio::spawn(agent.protection().run());
 
     // Slow enough to be there all the while.
     let tune = |rate: i64| agent.snapshots.tune(&migration(), Rate::limit(rate)).unwrap();

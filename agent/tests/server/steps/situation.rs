@@ -1,6 +1,5 @@
 //! What an agent sees around a migration when somebody asks why it does not move.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgportage_agent::postgres::Purpose;
@@ -167,7 +166,7 @@ async fn what_is_away_or_hidden_is_said_in_time() {
 
 /// Every session that the source's agent may have.
 async fn whole_budget(world: &World) -> Vec<pgportage_agent::postgres::Session> {
-    let agent = Arc::clone(&world.source_agent);
+    let agent = world.source_agent.clone();
     let mut sessions = Vec::new();
     for _ in 0..agent.settings.postgres.max_sessions {
         sessions.push(agent.door.open("postgres", Purpose::Control).await.unwrap());
