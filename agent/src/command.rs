@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::Participation;
 use pgportage_proto::{Reason, Verb, v1};
 
-use crate::migration::Participation;
 use crate::policy::Intent;
 use crate::step::AnyAct;
 

@@ -10,14 +10,14 @@ use pgportage_link::metrics::Endpoint;
 use pgportage_link::serve::{self, Entrance, ServeSettings};
 use pgportage_link::tls::Identity;
 use pgportage_link::{Clock, Effect, Failure, health, notify, telemetry};
+use pgportage_migration::journal::Journal;
+use pgportage_postgres::Purpose;
 use pgportage_proto::Reason;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
-use crate::journal::Journal;
 use crate::policy::Policy;
-use crate::postgres::Purpose;
 use crate::reports;
 use crate::settings::Settings;
 use crate::step::{Handles, cutover, way_back};

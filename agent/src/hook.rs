@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pgportage_link::{Clock, Effect, Failure, Remedy, Tasks};
+use pgportage_migration::Participation;
+use pgportage_migration::journal::Journal;
 use pgportage_proto::{MigrationId, Reason};
 
-use crate::journal::Journal;
-use crate::migration::Participation;
 use crate::policy::{HookPoint, Policy};
 use crate::program;
 

@@ -14,10 +14,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use pgportage_data_plane::drift;
+use pgportage_data_plane::peer::{
+    Announcement, CHUNKS_WAITING, Chunk, Packer, Packing, Resolution, carry, decode_held_point, decode_range,
+    encode_conditions, encode_listing, encode_piece, encode_snapshot_table, make_noise, packing_speed,
+};
+use pgportage_data_plane::snapshot::Piece;
+use pgportage_data_plane::statistics;
 use pgportage_link::http2::FACT_MESSAGE_BYTES;
 use pgportage_link::identity::{PeerIdentity, Role};
 use pgportage_link::status::to_status;
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::Participation;
+use pgportage_postgres::RelationName;
 use pgportage_proto::v1::peer_service_server::{PeerService, PeerServiceServer};
 use pgportage_proto::{MigrationId, Reason, Side, v1};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,15 +35,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::drift;
-use crate::migration::Participation;
-use crate::peer::{
-    Announcement, CHUNKS_WAITING, Chunk, Packer, Packing, Resolution, carry, decode_held_point, decode_range,
-    encode_conditions, encode_listing, encode_piece, encode_snapshot_table, make_noise, packing_speed,
-};
-use crate::postgres::RelationName;
-use crate::snapshot::Piece;
-use crate::statistics;
 use crate::step::Handles;
 use crate::step::cutover::{heed, resolve};
 
@@ -407,7 +407,8 @@ impl PeerService for Service {
     async fn watch_heartbeat(&self, request: Request<v1::WatchHeartbeatRequest>) -> Answer<Self::WatchHeartbeatStream> {
         let participation =
             self.authorise_publisher(request.extensions().get(), &request.get_ref().migration_id).map_err(to_status)?;
-        let numbers = crate::heartbeat::arrivals(&self.handles.door, &self.handles.tasks, &participation);
+        let numbers =
+            pgportage_data_plane::heartbeat::arrivals(&self.handles.door, &self.handles.tasks, &participation);
         let stream = numbers.map(|sequence| Ok(v1::WatchHeartbeatResponse { sequence }));
         Ok(Response::new(Box::pin(stream)))
     }

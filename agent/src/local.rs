@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 use std::future::Future;
 
 use pgportage_link::{Failure, telemetry};
+use pgportage_migration::journal::Journal;
 use pgportage_proto::{MigrationId, Side};
 
 use crate::daemon::{self, Assembly};
-use crate::journal::Journal;
 use crate::reports;
 use crate::settings::Settings;
 use crate::step::{Handles, cutover, finish};

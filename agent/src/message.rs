@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
+use pgportage_postgres::RelationName;
 use pgportage_proto::{Reason, v1};
 use uuid::Uuid;
 
-use crate::postgres::RelationName;
 use crate::step::cutover::SequencePosition;
 
 /// A field that is not as it has to be.

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_data_plane::figures::{Gauge, Gauges, LinkTraffic, Standing};
 use pgportage_link::metrics::Metrics;
+use pgportage_migration::journal::Journal;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use crate::figures::{Gauge, Gauges, LinkTraffic, Standing};
-use crate::journal::Journal;
 use crate::runner::{Attempts, Runner};
 use crate::step::{Handles, ProgressPart};
 

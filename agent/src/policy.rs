@@ -14,12 +14,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pgportage_data_plane::peer::PeerAddress;
+use pgportage_data_plane::role::PremadeRoles;
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::Participation;
 use pgportage_proto::{ActKind, Reason, Side, Verb};
-
-use crate::migration::Participation;
-use crate::peer::PeerAddress;
-use crate::role::PremadeRoles;
 
 pub use command::LocalCommand;
 pub use hook::{HookPoint, HookRule};

@@ -27,12 +27,12 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_migration::Participation;
+use pgportage_migration::journal::Journal;
 use pgportage_proto::{MigrationId, Reason};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::journal::Journal;
-use crate::migration::Participation;
 use crate::policy::{Policy, PoolerRule};
 use console::{Console, command};
 use turn::Turns;

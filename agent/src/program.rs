@@ -9,11 +9,11 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use pgportage_link::Clock;
+use pgportage_migration::Participation;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use crate::migration::Participation;
 use crate::policy::LocalCommand;
 
 /// What of its output is kept: enough for an error, not enough to fill a log.

@@ -23,15 +23,15 @@ mod standby;
 
 use std::time::Duration;
 
+use pgportage_data_plane::figures::{Gauges, HeldBack};
+use pgportage_data_plane::snapshot::Snapshots;
+use pgportage_migration::journal::Journal;
+use pgportage_postgres::{Door, Session};
 use pgportage_proto::MigrationId;
 
 use pgportage_link::Tasks;
 
-use crate::figures::{Gauges, HeldBack};
-use crate::journal::Journal;
-use crate::postgres::{Door, Session};
 use crate::settings::ProtectionSettings;
-use crate::snapshot::Snapshots;
 use governor::{Governor, Limits};
 use standby::Standbys;
 

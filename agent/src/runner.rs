@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::journal::{CommandEntry, FactKind, Known};
 use pgportage_proto::{ActKind, MigrationId, Reason, Verb, v1};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::command::{Command, Fact};
-use crate::journal::{CommandEntry, FactKind, Known};
 use crate::reports;
 use crate::step::fail_points::{Moment, pass};
 use crate::step::{Context, Handles, Progress};

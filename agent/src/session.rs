@@ -16,6 +16,8 @@ mod questions;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_data_plane::figures::Standing;
+use pgportage_data_plane::snapshot::Rate;
 use pgportage_link::dial::{self, Way};
 use pgportage_link::http2::{COMMAND_MESSAGE_BYTES, Http2Settings};
 use pgportage_link::identity::Role;
@@ -33,9 +35,7 @@ use tonic::Streaming;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::figures::Standing;
 use crate::runner::{Runner, Sender, Taken};
-use crate::snapshot::Rate;
 use crate::step::Handles;
 use crate::wire;
 use answer::Answer;

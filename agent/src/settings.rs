@@ -6,13 +6,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pgportage_data_plane::peer::Compression;
+use pgportage_data_plane::tunnel::TunnelSettings;
 use pgportage_link::settings::{self, IdentitySettings, Problems, TelemetrySettings, Validate};
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
-
-use crate::peer::Compression;
-use crate::tunnel::TunnelSettings;
 
 /// What variables that override the file begin with, for example
 /// `PGPORTAGE_AGENT_POSTGRES__PORT`.
@@ -237,17 +236,6 @@ impl Validate for ProgramSettings {
             if path.as_ref().is_some_and(|path| !path.is_absolute()) {
                 problems.add(key, ABSOLUTE);
             }
-        }
-    }
-}
-
-impl Validate for TunnelSettings {
-    fn validate(&self, problems: &mut Problems) {
-        if self.first_port == 0 {
-            problems.add("first_port", "must not be 0");
-        }
-        if self.first_port > self.last_port {
-            problems.add("last_port", "must not be below first_port");
         }
     }
 }

@@ -8,12 +8,12 @@ mod server;
 
 use std::time::Duration;
 
+use pgportage_data_plane::peer::Peers;
 use pgportage_link::{Clock, Effect, Failure};
+use pgportage_migration::Participation;
 use pgportage_proto::{MigrationId, Reason};
 use tokio::time::Instant;
 
-use crate::migration::Participation;
-use crate::peer::Peers;
 use crate::step::Handles;
 
 /// The facts of one side.

@@ -37,12 +37,12 @@ use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use crate::policy::DestructiveAct;
 pub use any::AnyAct;
 pub use context::Context;
+pub use context::Handles;
 pub use context::IndexBuild;
 pub use context::Progress;
 pub use context::ProgressPart;
 pub use context::ProgressUnit;
 pub use v1::command_result::Result as Produced;
-pub use context::Handles;
 
 /// What a look at the server found.
 #[derive(Clone, Debug, PartialEq, Eq)]

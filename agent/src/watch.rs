@@ -18,17 +18,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_data_plane::figures::{Gauge, Gauges};
+use pgportage_data_plane::slot::Slots;
 use pgportage_link::Failure;
 use pgportage_link::Tasks;
+use pgportage_migration::Participation;
+use pgportage_migration::journal::Journal;
+use pgportage_postgres::{Door, Purpose, Session};
 use pgportage_proto::MigrationId;
 use pgportage_proto::Reason;
 
-use crate::figures::{Gauge, Gauges};
-use crate::journal::Journal;
-use crate::migration::Participation;
-use crate::postgres::{Door, Purpose, Session};
 use crate::policy::Policy;
-use crate::slot::Slots;
 use forecast::{Bounds, Measurements};
 use limit::{Judgement, judge};
 use look::{Seen, drop_slots, slots};

@@ -10,18 +10,18 @@ mod situation;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use pgportage_data_plane::drift::{Change, DriftedObject};
+use pgportage_data_plane::figures::{Forecast, Gauge, SchemaDrift, WalLimit};
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::Participation;
+use pgportage_migration::journal::FactEntry;
 use pgportage_proto::{MigrationId, Reason, Side, Verb, v1};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::command::{Command, Fact};
-use crate::drift::{Change, DriftedObject};
-use crate::figures::{Forecast, Gauge, SchemaDrift, WalLimit};
-use crate::journal::FactEntry;
 use crate::message::{duration, int32, int64, missing, some, span};
-use crate::migration::Participation;
 use crate::step;
 use crate::step::{IndexBuild, Progress, ProgressPart, ProgressUnit};
 

@@ -3,35 +3,35 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use pgportage_data_plane::drift::Drift;
+use pgportage_data_plane::figures::{Gauges, LinkTraffic, Standing};
+use pgportage_data_plane::heartbeat::Heartbeats;
+use pgportage_data_plane::peer::Peers;
+use pgportage_data_plane::role::Roles;
+use pgportage_data_plane::slot::Slots;
+use pgportage_data_plane::snapshot::Snapshots;
+use pgportage_data_plane::tunnel::Tunnels;
 use pgportage_link::Tasks;
 use pgportage_link::metrics::Metrics;
 use pgportage_link::relay::Relay;
 use pgportage_link::serve::Relayed;
 use pgportage_link::tls::Identity;
+use pgportage_migration::journal::Journal;
+use pgportage_postgres::{Door, DoorSettings};
 use pgportage_proto::v1::peer_service_server::PeerServiceServer;
 use tokio::sync::mpsc;
 
-use crate::drift::Drift;
-use crate::figures::{Gauges, LinkTraffic, Standing};
-use crate::heartbeat::Heartbeats;
 use crate::hook::Hooks;
-use crate::journal::Journal;
 use crate::link_service::{self, Service};
 use crate::metrics;
-use crate::peer::Peers;
 use crate::policy::Policy;
 use crate::pooler::Poolers;
-use crate::postgres::{Door, DoorSettings};
 use crate::protection::Protection;
-use crate::role::Roles;
 use crate::runner::Runner;
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::slot::Slots;
-use crate::snapshot::Snapshots;
 use crate::step::Handles;
 use crate::step::cutover::Switches;
-use crate::tunnel::Tunnels;
 use crate::watch::Watch;
 
 /// An agent that was put together. Only the process itself and tests know it whole:

@@ -2,21 +2,21 @@
 //! session.
 
 use futures_util::{Stream, StreamExt};
+use pgportage_data_plane::comparison::{
+    ComparedTable, Part, Reader, Which, decode_part, encode_content, encode_digest, encode_row, encode_table,
+    encode_written,
+};
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::Participation;
+use pgportage_migration::stream::Stream as Changes;
+use pgportage_postgres::RelationName;
 use pgportage_proto::{Reason, v1};
 use tokio::sync::mpsc;
 use tonic::Status;
 use v1::compare_rows_request::Message as Question;
 use v1::compare_rows_response::Message as Answer;
 
-use crate::comparison::{
-    ComparedTable, Part, Reader, Which, decode_part, encode_content, encode_digest, encode_row, encode_table,
-    encode_written,
-};
-use crate::migration::Participation;
-use crate::postgres::RelationName;
 use crate::step::{Handles, cutover};
-use crate::stream::Stream as Changes;
 
 /// Tables, rows or contents in one message.
 const TABLES: usize = 100;

@@ -5,16 +5,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use pgportage_data_plane::peer::{CHUNK_BYTES, CHUNKS_WAITING};
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::names;
+use pgportage_postgres::programs::{self, Program, Tool};
+use pgportage_postgres::{Login, Purpose, ServerVersion, listen_to_complaint, told_complaint};
 use pgportage_proto::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::names;
-use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING};
-use crate::postgres::programs::{self, Program, Tool};
-use crate::postgres::{Login, Purpose, ServerVersion, listen_to_complaint, told_complaint};
 use crate::step::Handles;
 
 /// Pieces of an archive; none, or an error, is the last one. Without one of them

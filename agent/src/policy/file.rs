@@ -5,6 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pgportage_data_plane::peer::PeerAddress;
+use pgportage_data_plane::role::PremadeRoles;
+use pgportage_data_plane::slot::PremadeRole;
 use pgportage_link::Failure;
 use pgportage_link::settings::ByteSize;
 use pgportage_proto::{ActKind, Side};
@@ -19,10 +22,7 @@ use super::Limits;
 use super::Policy;
 use super::hook;
 use super::pooler;
-use crate::peer::PeerAddress;
-use crate::role::PremadeRoles;
 use crate::settings::{invalid, is_address, is_name};
-use crate::slot::PremadeRole;
 
 /// Written instead of the address of a peer that the coordinator relays to.
 const RELAY: &str = "relay";

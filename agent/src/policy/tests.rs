@@ -1,10 +1,10 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
+use pgportage_data_plane::peer::PeerAddress;
 use pgportage_proto::MigrationId;
 
 use super::*;
-use crate::peer::PeerAddress;
 
 const POLICY: &str = r#"
 steps = ["check_server", "fence_source", "raise_barrier"]

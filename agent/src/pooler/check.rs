@@ -5,13 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_migration::Participation;
 use pgportage_proto::Reason;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Means;
 use super::console::{Console, EntryState, Shown};
 use super::{Unreachable, file, ini};
-use crate::migration::Participation;
 use crate::policy::{PoolerRule, Repoint, ServerAddress};
 
 /// How long the destination may take to answer at the pooler's address.

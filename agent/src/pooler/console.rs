@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select};
 use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_postgres::{APPLICATION_PREFIX, Secret};
 use pgportage_proto::Reason;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Client, Config, Connection, NoTls, SimpleQueryMessage, Socket};
 
 use crate::policy::{PoolerRule, ServerAddress};
-use crate::postgres::{APPLICATION_PREFIX, Secret};
 
 /// The name of the console among the pooler's databases.
 const DATABASE: &str = "pgbouncer";

@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::Participation;
 use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
 
 use super::Means;
 use super::console::{Console, command};
 use super::{Towards, file, ini};
-use crate::migration::Participation;
 use crate::policy::{PoolerRule, Repoint, ServerAddress};
 use crate::program;
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use pgportage_link::{Clock, Effect, Failure};
+use pgportage_migration::journal::Journal;
+use pgportage_postgres::{Door, Purpose, Session, sql_failure};
 use pgportage_proto::{MigrationId, Reason};
 
 use super::standby::Standby;
-use crate::journal::Journal;
-use crate::postgres::{Door, Purpose, Session, sql_failure};
 
 /// A look that takes longer is given up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);

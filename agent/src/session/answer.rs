@@ -7,10 +7,9 @@ use pgportage_link::relay::Relay;
 use pgportage_link::serve::Relayed;
 use pgportage_link::tls::Identity;
 use pgportage_link::{Failure, Tasks};
+use pgportage_migration::journal::Journal;
 use pgportage_proto::v1;
 use tokio::sync::{Semaphore, mpsc};
-
-use crate::journal::Journal;
 
 /// Most relays being accepted at a time. What a coordinator offers beyond it
 /// costs nothing and is asked for again.

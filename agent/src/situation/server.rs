@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::Participation;
+use pgportage_migration::stream::{incoming, outgoing};
+use pgportage_postgres::{APPLICATION_PREFIX, Purpose, Session, free_disk_bytes, sql_failure};
 use pgportage_proto::{Reason, Side};
 use tokio_postgres::Row;
 
@@ -10,10 +13,7 @@ use super::{
     Capacity, DiskSituation, Limit, PreparedTransaction, ServerSession, Situation, SlotSituation,
     SubscriptionSituation, Unchecked,
 };
-use crate::migration::Participation;
-use crate::postgres::{APPLICATION_PREFIX, Purpose, Session, free_disk_bytes, sql_failure};
 use crate::step::Handles;
-use crate::stream::{incoming, outgoing};
 
 /// Ours are: the sessions that the agent opened (`$1`), its programs and keepers
 /// (role `$2`, applications like `$3`), everything of the replication role
@@ -279,7 +279,7 @@ impl Look<'_> {
             return Ok(());
         }
         Err(Failure::new(Reason::PrivilegeMissing, "the agent's role does not see what other roles do")
-            .hint(format!("GRANT pg_monitor TO {};", crate::postgres::quote_ident(self.handles.door.user())))
+            .hint(format!("GRANT pg_monitor TO {};", pgportage_postgres::quote_ident(self.handles.door.user())))
             .effect(Effect::None))
     }
 

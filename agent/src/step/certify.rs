@@ -20,11 +20,11 @@ use pgportage_link::switch_certificate::{
     SignedStatement, Statement, TableSet, Verification, Written, hex,
 };
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_postgres::{Purpose, RelationName, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, v1};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::postgres::{Purpose, RelationName, sql_failure};
 use crate::step::cutover::{
     DrainToMarkerResult, FenceSourceResult, PrepareCutoverResult, RaiseBarrierResult, ReleaseBarrierResult,
     SequencePosition, Switch, WrittenRows,

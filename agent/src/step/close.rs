@@ -4,6 +4,11 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::ledger;
+use pgportage_migration::names;
+use pgportage_postgres::access::{Access, own_role};
+use pgportage_postgres::expel::Expulsion;
+use pgportage_postgres::{Purpose, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::Client;
 
@@ -12,13 +17,8 @@ use super::Consequences;
 use super::Context;
 use super::Produced;
 use super::Survey;
-use crate::ledger;
 use crate::message::int32;
-use crate::names;
 use crate::policy::DestructiveAct;
-use crate::postgres::access::{Access, own_role};
-use crate::postgres::expel::Expulsion;
-use crate::postgres::{Purpose, sql_failure};
 
 /// How long sessions get to end.
 const EXPEL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,28 +4,28 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_data_plane::figures::{Gauges, LinkTraffic};
+use pgportage_data_plane::heartbeat::Heartbeats;
+use pgportage_data_plane::peer::Peers;
+use pgportage_data_plane::role::Roles;
+use pgportage_data_plane::slot::Slots;
+use pgportage_data_plane::snapshot::Snapshots;
+use pgportage_data_plane::tunnel::Tunnels;
 use pgportage_link::tls::Identity;
 use pgportage_link::{Clock, Effect, Failure, Remedy, Tasks};
+use pgportage_migration::Participation;
+use pgportage_migration::journal::Journal;
+use pgportage_migration::ledger::Entry;
+use pgportage_postgres::Door;
 use pgportage_proto::Reason;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::figures::{Gauges, LinkTraffic};
-use crate::heartbeat::Heartbeats;
 use crate::hook::Hooks;
-use crate::journal::Journal;
-use crate::ledger::Entry;
-use crate::migration::Participation;
-use crate::peer::Peers;
 use crate::policy::Policy;
 use crate::pooler::Poolers;
-use crate::postgres::Door;
-use crate::role::Roles;
 use crate::settings::Settings;
-use crate::slot::Slots;
-use crate::snapshot::Snapshots;
 use crate::step::cutover::Switches;
-use crate::tunnel::Tunnels;
 
 /// How far an attempt is. Lossy: the latest wins.
 #[derive(Clone, Debug, Default, PartialEq)]

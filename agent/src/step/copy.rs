@@ -8,7 +8,7 @@
 //! and validated then, several tables at a time. Each table gets the source's
 //! statistics where the server can be told of them, and is analysed elsewhere.
 //!
-//! The rows come through [`crate::peer::PeerClient::copy_range`]; when the
+//! The rows come through [`pgportage_data_plane::peer::PeerClient::copy_range`]; when the
 //! source's snapshot is lost, another one is asked for. Tables that were complete
 //! are brought to it, row by row where they were touched; everything else of the
 //! lost one is thrown away: rows of two snapshots are never mixed.
@@ -30,7 +30,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use pgportage_data_plane::peer::SourceSnapshot;
 use pgportage_link::{Effect, Failure};
+use pgportage_postgres::{Purpose, Session, is_passing, sql_failure};
 use pgportage_proto::{ActKind, CopyMethod, Reason, Side, v1};
 
 use self::board::Board;
@@ -40,8 +42,6 @@ use self::plan::{pieces, remaining};
 use self::yard::Statistics;
 use super::schema::later;
 use crate::message::int32;
-use crate::peer::SourceSnapshot;
-use crate::postgres::{Purpose, Session, is_passing, sql_failure};
 use crate::step::patience::{Patience, stalled};
 use crate::step::{Act, Context, Produced, Progress, Survey};
 

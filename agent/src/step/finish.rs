@@ -7,15 +7,15 @@
 mod local;
 
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::ledger;
+use pgportage_migration::ledger::Ownership;
+use pgportage_postgres::access::{Access, own_role};
+use pgportage_postgres::{Purpose, RelationName, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::GenericClient;
 
-use crate::ledger;
-use crate::ledger::Ownership;
 use crate::message::relations;
 use crate::policy::DestructiveAct;
-use crate::postgres::access::{Access, own_role};
-use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
 use crate::step::patience::Patience;
 use crate::step::publication::{self, Fenced};
 use crate::step::way_back::remove_way_back;

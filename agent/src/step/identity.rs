@@ -4,13 +4,13 @@
 //! the first table is changed, so that undo and finish can give it back.
 
 use pgportage_link::{Effect, Failure};
+use pgportage_postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 
 use crate::message::{int32, relations};
 use crate::policy::DestructiveAct;
-use crate::postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
 use crate::step::patience::Patience;
 use crate::step::{Act, Consequences, Context, Produced, Progress, ProgressUnit, Survey};
 

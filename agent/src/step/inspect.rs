@@ -24,9 +24,9 @@ mod trigger;
 mod way_back;
 
 use pgportage_link::{Effect, Failure};
+use pgportage_postgres::{Purpose, RelationName, quote_ident, quote_literal};
 use pgportage_proto::{ActKind, Reason, Side, v1};
 
-use crate::postgres::{Purpose, RelationName, quote_ident, quote_literal};
 use crate::step::{Act, Context, Produced, Progress, Survey};
 use examination::{Check, Examination, answer};
 use finding::apply_consents;

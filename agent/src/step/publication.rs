@@ -11,18 +11,18 @@
 //! without one makes the application's own UPDATE and DELETE fail.
 
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::Participation;
+use pgportage_migration::ledger;
+use pgportage_migration::ledger::Ownership;
+use pgportage_migration::names;
+use pgportage_migration::stream::{Stream, outgoing};
+use pgportage_postgres::{Purpose, RelationName, Session, catalog, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::{Client, GenericClient};
 
-use crate::ledger;
-use crate::ledger::Ownership;
 use crate::message::int32;
-use crate::migration::Participation;
-use crate::names;
-use crate::postgres::{Purpose, RelationName, Session, catalog, quote_ident, sql_failure};
 use crate::step::patience::Patience;
 use crate::step::{Act, Context, Produced, Progress, Survey};
-use crate::stream::{Stream, outgoing};
 
 const PUBLICATION_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)";
 

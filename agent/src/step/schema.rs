@@ -17,6 +17,10 @@ mod restore;
 mod sql;
 
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::ledger;
+use pgportage_migration::ledger::Ownership;
+use pgportage_migration::names;
+use pgportage_postgres::{Purpose, Session, sql_failure};
 use pgportage_proto::{ActKind, CopyMethod, Reason, Side, Verb, v1};
 
 use self::contents::{Baseline, relation_count, rights};
@@ -25,10 +29,6 @@ use super::Act;
 use super::Context;
 use super::Produced;
 use super::Survey;
-use crate::ledger;
-use crate::ledger::Ownership;
-use crate::names;
-use crate::postgres::{Purpose, Session, sql_failure};
 
 /// Journal note: what the database held before, as JSON. Present from the first
 /// attempt until the undo.

@@ -13,7 +13,17 @@ mod repair;
 mod scan;
 mod settle;
 
+#[cfg(test)]
+use pgportage_data_plane::comparison::{Column, Form};
+
 pub use compare::{CompareRows, CompareRowsResult};
 pub(in crate::step) use compare::{Plan, open};
 pub use count::{CountRows, CountRowsResult, SequencePlace, TableCount};
 pub use notebook::TableComparison;
+
+/// Columns of their own text, and generated ones.
+#[cfg(test)]
+pub(in crate::step) fn columns(own: &[&str], generated: &[&str]) -> Vec<Column> {
+    let column = |form| move |name: &&str| Column { name: (*name).to_owned(), form };
+    own.iter().map(column(Form::Text)).chain(generated.iter().map(column(Form::Generated))).collect()
+}

@@ -8,10 +8,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use pgportage_data_plane::figures::{Forecast, Room, WalLimit};
 use tokio::time::Instant;
 
 use super::look::Seen;
-use crate::figures::{Forecast, Room, WalLimit};
 use crate::policy::{Limits, Policy};
 
 /// Looks from before this say nothing about the present.

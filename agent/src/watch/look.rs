@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
+use pgportage_data_plane::slot::Slots;
 use pgportage_link::{Clock, Failure, Remedy};
+use pgportage_migration::Participation;
+use pgportage_migration::names::former_slot;
+use pgportage_migration::stream::{outgoing, outgoing_copy};
+use pgportage_postgres::{Purpose, Session, free_disk_bytes, sql_failure};
 use pgportage_proto::Reason;
-
-use crate::migration::Participation;
-use crate::names::former_slot;
-use crate::postgres::{Purpose, Session, free_disk_bytes, sql_failure};
-use crate::slot::Slots;
-use crate::stream::{outgoing, outgoing_copy};
 
 /// How often to try to drop a slot whose walsender has just been ended, and the
 /// pause between: together well under the time after which a subscriber comes

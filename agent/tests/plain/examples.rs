@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgportage_agent::peer::PeerAddress;
 use pgportage_agent::policy::{HookPoint, Policy};
 use pgportage_agent::settings::Settings;
+use pgportage_data_plane::peer::PeerAddress;
 use pgportage_link::settings::print;
 use tempfile::TempDir;
 

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use pgportage_agent::journal::{CommandEntry, FactKind, Journal, Known};
 use pgportage_link::Clock;
+use pgportage_migration::journal::{CommandEntry, FactKind, Journal, Known};
 use rand::Rng;
 
 /// Where the writer writes. Set only in the process that this test starts.

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pgportage_agent::daemon::Assembly;
-use pgportage_agent::journal::Journal;
 use pgportage_agent::policy::Policy;
 use pgportage_agent::runner::Runner;
 use pgportage_agent::settings::Settings;
@@ -21,6 +20,7 @@ use pgportage_link::issue::Authority;
 use pgportage_link::serve::{self, ServeSettings};
 use pgportage_link::settings::IdentitySettings;
 use pgportage_link::tls::Identity;
+use pgportage_migration::journal::Journal;
 use pgportage_proto::v1;
 use pgportage_proto::v1::attach_agent_request::Message as Up;
 use pgportage_proto::v1::attach_agent_response::Message as Down;

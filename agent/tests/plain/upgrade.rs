@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use pgportage_agent::journal::Journal;
 use pgportage_agent::wire;
+use pgportage_migration::journal::Journal;
 use pgportage_proto::v1::command_fact::Fact;
 use pgportage_proto::{MigrationId, Side, v1};
 use pgportage_tests::before::{self, Left};

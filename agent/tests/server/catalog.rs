@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use pgportage_agent::postgres::{Door, DoorSettings, Purpose, Session, catalog};
 use pgportage_link::Clock;
+use pgportage_postgres::{Door, DoorSettings, Purpose, Session, catalog};
 use pgportage_tests::cluster::{Cluster, ClusterOptions, SUPERUSER};
 use pgportage_tests::postgres_versions::{PostgresVersion, tools_for};
 

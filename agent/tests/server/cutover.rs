@@ -10,9 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use pgportage_agent::names;
 use pgportage_agent::pooler::Unreachable;
-use pgportage_agent::postgres::access::Access;
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
 use pgportage_agent::step::cutover::{
@@ -22,6 +20,8 @@ use pgportage_agent::step::cutover::{
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::{Act, Survey};
 use pgportage_link::{Effect, Failure, fail_point};
+use pgportage_migration::names;
+use pgportage_postgres::access::Access;
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{Cluster, SUPERUSER, connect};
 use pgportage_tests::wait::{self, Seen};

@@ -4,11 +4,11 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use pgportage_agent::postgres::{
+use pgportage_link::{Clock, Remedy};
+use pgportage_postgres::{
     Door, DoorSettings, Purpose, RelationName, Secret, Walsender, catalog, quote_ident, quote_literal, scram_verifier,
     sql_failure,
 };
-use pgportage_link::{Clock, Remedy};
 use pgportage_proto::Reason;
 use pgportage_tests::cluster::{Cluster, ClusterOptions, SUPERUSER};
 use pgportage_tests::postgres_versions::PostgresVersion;

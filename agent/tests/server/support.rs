@@ -4,14 +4,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use pgportage_agent::daemon::Assembly;
-use pgportage_agent::journal::Journal;
-use pgportage_agent::migration::Participation;
 use pgportage_agent::policy::Policy;
 use pgportage_agent::settings::Settings;
 use pgportage_link::Clock;
 use pgportage_link::identity::Role;
 use pgportage_link::issue::Authority;
 use pgportage_link::tls::Identity;
+use pgportage_migration::Participation;
+use pgportage_migration::journal::Journal;
 use pgportage_proto::{MigrationId, Side};
 use pgportage_tests::cluster::{Cluster, SUPERUSER};
 use tempfile::TempDir;

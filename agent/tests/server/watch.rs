@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use pgportage_agent::figures::Gauge;
-use pgportage_agent::journal::CommandEntry;
+use pgportage_data_plane::figures::Gauge;
 use pgportage_link::{Clock, Remedy};
+use pgportage_migration::journal::CommandEntry;
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
 use pgportage_tests::postgres_versions::PostgresVersion;

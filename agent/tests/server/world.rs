@@ -4,9 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgportage_agent::daemon::Assembly;
-use pgportage_agent::journal::{CommandEntry, Journal};
-use pgportage_agent::ledger;
-use pgportage_agent::migration::Participation;
 use pgportage_agent::policy::Policy;
 use pgportage_agent::settings::Settings;
 use pgportage_agent::step::{Context, Progress};
@@ -16,6 +13,9 @@ use pgportage_link::issue::Authority;
 use pgportage_link::serve::{self, ServeSettings};
 use pgportage_link::settings::IdentitySettings;
 use pgportage_link::tls::Identity;
+use pgportage_migration::Participation;
+use pgportage_migration::journal::{CommandEntry, Journal};
+use pgportage_migration::ledger;
 use pgportage_proto::{MigrationId, Side};
 use pgportage_tests::cluster::{Cluster, ClusterOptions, SUPERUSER, free_port};
 use pgportage_tests::postgres_versions::{PostgresVersion, Tools, tools_for};
@@ -183,8 +183,7 @@ impl World {
     /// Does to the destination what *close* does, as far as others can see it.
     pub(crate) async fn close_destination(&self) {
         let cx = self.context(Side::Destination);
-        let mut session =
-            cx.door.open(&self.options.database, pgportage_agent::postgres::Purpose::Control).await.unwrap();
+        let mut session = cx.door.open(&self.options.database, pgportage_postgres::Purpose::Control).await.unwrap();
         let transaction = session.transaction().await.unwrap();
         ledger::ensure(&transaction, &cx.participation).await.unwrap();
         transaction

@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pgportage_data_plane::peer::Packing;
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::names;
+use pgportage_postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, v1};
 
 use crate::message::int32;
-use crate::names;
-use crate::peer::Packing;
-use crate::postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
 use crate::step::patience::{Patience, stalled};
 use crate::step::{Act, Context, Produced, Progress, ProgressPart, ProgressUnit, Survey};
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use pgportage_data_plane::heartbeat::Reading;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::{ActKind, Reason, Side, v1};
 use tokio::time::Instant;
 
-use crate::heartbeat::Reading;
 use crate::message::{duration, span};
 use crate::step::patience::{Patience, stalled};
 use crate::step::{Act, Context, Produced, Progress, ProgressUnit, Survey};

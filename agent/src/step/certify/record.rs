@@ -7,15 +7,15 @@
 use std::time::SystemTime;
 
 use pgportage_link::Failure;
+use pgportage_migration::journal::PastFact;
+use pgportage_postgres::RelationName;
 use pgportage_proto::{Reason, v1};
 use prost::Message;
 use v1::command::Action as Asked;
 use v1::command_fact::Fact as Told;
 
 use super::{Compared, Counted, Done, SwitchRecord};
-use crate::journal::PastFact;
 use crate::message::{marker, relations, reported, sequences, uint32};
-use crate::postgres::RelationName;
 use crate::step::cutover::{
     DrainToMarker, DrainToMarkerResult, FenceSourceResult, OpenDestination, PrepareCutoverResult, RaiseBarrierResult,
     ReleaseBarrierResult, WrittenRows,

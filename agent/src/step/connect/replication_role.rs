@@ -1,19 +1,19 @@
 //! The replication role and the canary role of the side that publishes: the source,
 //! and for the way back the destination.
 //!
-//! What they are called and whose they are is in [`crate::role`].
+//! What they are called and whose they are is in [`pgportage_data_plane::role`].
 //!
 //! Class: convergent, inside one transaction. What the role may read is granted
 //! with the slot (`crate::step::CreateSlot`), after the schema was dumped: the
 //! dump would carry the grants to a server that has no such role.
 
+use pgportage_data_plane::role::{RoleNames, RoleState, comment, role_state};
 use pgportage_link::Effect;
 use pgportage_link::Failure;
+use pgportage_postgres::{Purpose, Secret, Session, hush, quote_ident, quote_literal, scram_verifier, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::{GenericClient, Transaction};
 
-use crate::postgres::{Purpose, Secret, Session, hush, quote_ident, quote_literal, scram_verifier, sql_failure};
-use crate::role::{RoleNames, RoleState, comment, role_state};
 use crate::step::patience::Patience;
 use crate::step::{Act, Context, Produced, Survey};
 

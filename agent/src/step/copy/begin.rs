@@ -5,7 +5,10 @@
 //! rows that were touched since; everything else is thrown away. Killed in
 //! between, the destination holds what it held.
 
+use pgportage_data_plane::peer::SourceSnapshot;
 use pgportage_link::Failure;
+use pgportage_migration::ledger;
+use pgportage_postgres::{Purpose, RelationName, sql_failure};
 #[cfg(doc)]
 use pgportage_proto::Reason;
 use tokio_postgres::Transaction;
@@ -14,9 +17,6 @@ use super::fate::{Fate, fates};
 use super::ledger::{DDL, Ledger, another};
 use super::mend::mend;
 use super::plan::pieces;
-use crate::ledger;
-use crate::peer::SourceSnapshot;
-use crate::postgres::{Purpose, RelationName, sql_failure};
 use crate::step::{Context, Progress};
 
 /// The source drops what the lost snapshot needs as soon as it hears of this, so

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use pgportage_data_plane::snapshot::SnapshotTable;
+use pgportage_postgres::RelationName;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::index::Builds;
 use super::plan::Piece;
 use super::yard::{Demand, Job, Statistics, Yard};
-use crate::postgres::RelationName;
-use crate::snapshot::SnapshotTable;
 use crate::step::schema::later::Build;
 use crate::step::{Progress, ProgressPart, ProgressUnit};
 

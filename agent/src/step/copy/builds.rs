@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
+use pgportage_postgres::{Purpose, RelationName, Session, sql_failure};
 
-use crate::postgres::{Purpose, RelationName, Session, sql_failure};
 use crate::step::{Context, IndexBuild};
 
 /// A look that takes longer is given up: reports of the rows must not wait.

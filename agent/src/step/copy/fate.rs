@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use pgportage_data_plane::peer::SourceSnapshot;
+use pgportage_data_plane::snapshot::Change;
+use pgportage_postgres::RelationName;
+
 use super::ledger::Ledger;
-use crate::peer::SourceSnapshot;
-use crate::postgres::RelationName;
-use crate::snapshot::Change;
 
 /// What becomes of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ mod tests {
     use super::super::ledger::{Planned, WHOLE};
     use super::super::plan::Done;
     use super::*;
-    use crate::snapshot::SnapshotTable;
+    use pgportage_data_plane::snapshot::SnapshotTable;
 
     fn name(table: &str) -> RelationName {
         RelationName::new("public", table)

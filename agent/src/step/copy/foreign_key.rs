@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::try_join_all;
 use pgportage_link::Failure;
+use pgportage_postgres::{RelationName, Session, is_passing, quote_ident, sql_failure};
 use pgportage_proto::Reason;
 
 use super::index::ready;
-use crate::postgres::{RelationName, Session, is_passing, quote_ident, sql_failure};
 use crate::step::patience::Patience;
 use crate::step::schema::later::ForeignKey;
 use crate::step::{Context, Progress};

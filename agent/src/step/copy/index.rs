@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use pgportage_link::Failure;
+use pgportage_postgres::{Purpose, RelationName, Session, is_passing, sql_failure};
 use pgportage_proto::Reason;
 use tokio_postgres::GenericClient;
 
 use super::board::{Board, Next};
 use super::yard::{Job, Task};
-use crate::postgres::{Purpose, RelationName, Session, is_passing, sql_failure};
 use crate::step::Context;
 use crate::step::patience::Patience;
 use crate::step::schema::later::{Build, Built};

@@ -9,11 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_postgres::{RelationName, sql_failure};
 use pgportage_proto::Reason;
 use tokio_postgres::{GenericClient, Transaction};
 
 use super::plan::Done;
-use crate::postgres::{RelationName, sql_failure};
 
 /// Made once; several sessions may see them missing.
 pub(super) const DDL: &str = "\
@@ -98,7 +98,7 @@ pub(super) struct Ledger {
 /// One table of the snapshot that is being copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Planned {
-    /// As [`crate::snapshot::SnapshotTable::identity`].
+    /// As [`pgportage_data_plane::snapshot::SnapshotTable::identity`].
     pub(super) identity: String,
     /// Into how many parts it was cut.
     pub(super) part_count: i64,

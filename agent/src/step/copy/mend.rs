@@ -5,13 +5,13 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
+use pgportage_data_plane::peer::{Packing, PeerClient, RangeStream, SourceSnapshot, Touched};
+use pgportage_data_plane::snapshot::SnapshotTable;
 use pgportage_link::Failure;
+use pgportage_postgres::{quote_ident, sql_failure};
 use tokio_postgres::{CopyInSink, GenericClient, Transaction};
 
 use super::rows;
-use crate::peer::{Packing, PeerClient, RangeStream, SourceSnapshot, Touched};
-use crate::postgres::{quote_ident, sql_failure};
-use crate::snapshot::SnapshotTable;
 use crate::step::Context;
 use crate::step::patience::stalled;
 
@@ -122,7 +122,7 @@ async fn carry(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::RelationName;
+    use pgportage_postgres::RelationName;
 
     #[test]
     fn rows_go_by_every_column_of_their_key() {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use pgportage_data_plane::peer::Blocks;
+use pgportage_data_plane::snapshot::SnapshotTable;
+use pgportage_postgres::RelationName;
+
 use super::ledger::WHOLE;
-use crate::peer::Blocks;
-use crate::postgres::RelationName;
-use crate::snapshot::SnapshotTable;
 
 /// A table is cut into about so many parts of the whole database: what a crash
 /// throws away, one part for every job, then stays below a few hundredths.

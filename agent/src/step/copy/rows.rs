@@ -2,16 +2,16 @@
 
 use bytes::Bytes;
 use futures_util::SinkExt;
+use pgportage_data_plane::peer::{Blocks, Packing, PeerClient, RangeStream, SourceSnapshot};
+use pgportage_data_plane::snapshot::SnapshotTable;
 use pgportage_link::{Failure, Remedy};
+use pgportage_postgres::{Purpose, Session, is_passing, quote_ident, sql_failure};
 use pgportage_proto::Reason;
 use tokio_postgres::CopyInSink;
 
 use super::board::{Board, Next};
 use super::ledger::{self, Claim};
 use super::plan::{Done, Piece};
-use crate::peer::{Blocks, Packing, PeerClient, RangeStream, SourceSnapshot};
-use crate::postgres::{Purpose, Session, is_passing, quote_ident, sql_failure};
-use crate::snapshot::SnapshotTable;
 use crate::step::Context;
 use crate::step::patience::Patience;
 
@@ -172,7 +172,7 @@ pub(super) fn statement(table: &SnapshotTable, whole: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::RelationName;
+    use pgportage_postgres::RelationName;
 
     #[test]
     fn only_a_whole_table_is_frozen() {

@@ -16,16 +16,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::SinkExt;
 use futures_util::future::try_join_all;
+use pgportage_data_plane::peer::SourceStatistics;
+use pgportage_data_plane::statistics::{self, Condition};
 use pgportage_link::{Effect, Failure};
+use pgportage_postgres::{Purpose, RelationName, ServerVersion, Session, sql_failure};
 use pgportage_proto::Reason;
 use tokio_postgres::Statement;
 
 use super::board::{Board, MOST_ASKED, Next};
 use super::index::analyse;
 use super::unless_stopped;
-use crate::peer::SourceStatistics;
-use crate::postgres::{Purpose, RelationName, ServerVersion, Session, sql_failure};
-use crate::statistics::{self, Condition};
 use crate::step::{Context, Progress};
 
 /// The first version that can be told.

@@ -223,7 +223,7 @@ impl Yard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::RelationName;
+    use pgportage_postgres::RelationName;
 
     fn build(object: Built, statements: &str) -> Build {
         Build::new(RelationName::new("public", "t"), object, statements.to_owned())

@@ -8,15 +8,15 @@
 
 use std::time::Duration;
 
+use pgportage_data_plane::peer::Announcement;
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::Participation;
+use pgportage_migration::journal::SETTLED_NOTE;
 use pgportage_proto::{MigrationId, Reason, Side};
 
 use super::Switches;
 use super::fence::FENCE_NOTE;
 use super::let_go::{let_go, let_go_in_time, onward};
-use super::resolve::SETTLED_NOTE;
-use crate::migration::Participation;
-use crate::peer::Announcement;
 use crate::pooler::{Occasion, Onward, Pause};
 use crate::step::Context;
 

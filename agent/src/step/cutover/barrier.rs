@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_postgres::{RelationName, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio::try_join;
 use tokio_postgres::types::ToSql;
@@ -21,7 +22,6 @@ use super::{Barrier, LeavingSide, current_lsn, remaining, sessions_lost};
 use crate::message::{duration, int32, sequence_messages, span};
 use crate::policy::BarrierConflict;
 use crate::pooler::{Occasion, Pause, Unreachable};
-use crate::postgres::{RelationName, sql_failure};
 use crate::step::{Act, Consequences, Context, Produced, Survey};
 
 /// How long autovacuum and other maintenance get to leave. Hinders no writer. A

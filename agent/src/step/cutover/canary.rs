@@ -1,11 +1,11 @@
 //! The canary: a role of ours without CONNECT, whose refused login proves the
 //! fence from the outside.
 
+use pgportage_data_plane::role;
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_postgres::{Purpose, Secret, Session};
 use pgportage_proto::Reason;
 
-use crate::postgres::{Purpose, Secret, Session};
-use crate::role;
 use crate::step::Context;
 
 /// What PostgreSQL says to a login without CONNECT.

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::ledger;
+use pgportage_postgres::sql_failure;
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio::try_join;
 use tokio_postgres::types::Type;
@@ -13,9 +15,7 @@ use super::scrutiny::WrittenRows;
 use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, set_all};
 use super::{EnteringSide, await_disk, current_lsn, remaining, sessions_lost};
-use crate::ledger;
 use crate::message::{duration, int32, marker, sequences, span};
-use crate::postgres::sql_failure;
 use crate::step::{Act, Context, Produced, Progress, Survey};
 
 /// How often the destination is asked for the marker. The outage waits for it.

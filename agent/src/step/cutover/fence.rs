@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::ledger;
+use pgportage_postgres::access::Access;
+use pgportage_postgres::{quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio::time::Instant;
 use tokio::try_join;
@@ -18,11 +21,8 @@ use super::resolve::give_up_fence;
 use super::seeded::{self, Bug};
 use super::sequence::{SequencePosition, positions};
 use super::{LeavingSide, current_lsn, refuse_in_rehearsal, remaining, sessions_lost};
-use crate::ledger;
 use crate::message::{int32, marker, sequence_messages};
 use crate::policy::{DestructiveAct, HookPoint};
-use crate::postgres::access::Access;
-use crate::postgres::{quote_ident, sql_failure};
 use crate::step::{Act, Consequences, Context, Produced, Progress, Survey};
 
 /// Journal note of the source agent: the epoch of a fence that may be durable.

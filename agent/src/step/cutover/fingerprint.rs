@@ -6,10 +6,9 @@
 //! of, and row versions where the rows hold nothing else.
 
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_postgres::sql_failure;
 use pgportage_proto::Reason;
 use tokio_postgres::{Client, Statement};
-
-use crate::postgres::sql_failure;
 
 /// Schemas that are nobody's definition: the system's, temporary ones, ours.
 /// `relpages` and the like change with every VACUUM and are left out of

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::stream::outgoing;
+use pgportage_postgres::{Session, sql_failure};
 use pgportage_proto::Reason;
 
-use crate::postgres::{Session, sql_failure};
 use crate::step::Context;
-use crate::stream::outgoing;
 
 /// How long the stream may take to come back, while nobody waits for it: twice
 /// PostgreSQL's default of `wal_retrieve_retry_interval`, after which a subscription

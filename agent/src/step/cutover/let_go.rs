@@ -6,17 +6,18 @@
 //! that failed, its undo, P7, P6a, the watch over what is left behind, and a
 //! timer for the case that nobody does.
 
+use pgportage_data_plane::peer::Resolution;
 use pgportage_link::Failure;
+use pgportage_migration::Participation;
+use pgportage_migration::journal::SETTLED_NOTE;
 use pgportage_proto::Side;
 use tokio::time::Instant;
 
 use super::Switches;
 use super::announce::tell_the_end;
 use super::fence::FENCE_NOTE;
-use super::resolve::{SETTLED_NOTE, noted_epoch, resolve};
+use super::resolve::{noted_epoch, resolve};
 use crate::hook;
-use crate::migration::Participation;
-use crate::peer::Resolution;
 use crate::policy::HookPoint;
 use crate::pooler::{self, Occasion, Onward, Pause, Towards};
 use crate::step::Context;

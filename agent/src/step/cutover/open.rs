@@ -8,6 +8,11 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::Participation;
+use pgportage_migration::ledger;
+use pgportage_migration::stream::incoming;
+use pgportage_postgres::access::Access;
+use pgportage_postgres::{Purpose, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio::time::Instant;
 use tokio::try_join;
@@ -20,14 +25,9 @@ use super::let_go::lead_back;
 use super::resolve::fence_table_exists;
 use super::sequence::{SequencePosition, set_all};
 use super::{EnteringSide, await_disk, current_lsn, refuse_in_rehearsal, sessions_lost};
-use crate::ledger;
 use crate::message::sequences;
-use crate::migration::Participation;
 use crate::policy::{DestructiveAct, HookPoint};
-use crate::postgres::access::Access;
-use crate::postgres::{Purpose, quote_ident, sql_failure};
 use crate::step::{Act, Consequences, Context, Produced, Survey};
-use crate::stream::incoming;
 
 const DECISION: &str = "SELECT state, floor_epoch, saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE";
 

@@ -5,7 +5,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_data_plane::snapshot::Written;
 use pgportage_link::{Effect, Failure, Haste, Remedy};
+use pgportage_migration::names;
+use pgportage_migration::stream::{incoming, outgoing};
+use pgportage_postgres::access::own_role;
+use pgportage_postgres::catalog::Sequences;
+use pgportage_postgres::expel::Expulsion;
+use pgportage_postgres::{Purpose, RelationName, Session, catalog, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
@@ -20,16 +27,9 @@ use super::scrutiny::Scrutiny;
 use super::seeded::{self, Bug};
 use super::{EnteringSide, LeavingSide};
 use crate::message::{duration, int32};
-use crate::names;
 use crate::policy::{DestructiveAct, HookPoint};
 use crate::pooler::Unreachable;
-use crate::postgres::access::own_role;
-use crate::postgres::catalog::Sequences;
-use crate::postgres::expel::Expulsion;
-use crate::postgres::{Purpose, RelationName, Session, catalog, sql_failure};
-use crate::snapshot::Written;
 use crate::step::{Act, Consequences, Context, Produced, Survey, way_back};
-use crate::stream::{incoming, outgoing};
 
 /// A transaction that has written and is older than this would keep the barrier
 /// waiting for longer than an outage may last.

@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
+use pgportage_migration::journal::SETTLED_NOTE;
+use pgportage_migration::ledger;
+use pgportage_postgres::access::{Access, own_role};
+use pgportage_postgres::{Purpose, sql_failure};
 use pgportage_proto::{ActKind, Side, Verb, v1};
 
 use super::let_go::let_go;
-use super::resolve::SETTLED_NOTE;
-use crate::ledger;
 use crate::message::span;
-use crate::postgres::access::{Access, own_role};
-use crate::postgres::{Purpose, sql_failure};
 use crate::step::{Act, Context, Produced, Survey};
 
 const FENCED: &str = "SELECT saved_access FROM pgportage.fence WHERE cutover_epoch = $1";

@@ -8,7 +8,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use pgportage_data_plane::peer::Resolution;
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::Participation;
+use pgportage_migration::journal::{Journal, SETTLED_NOTE};
+use pgportage_postgres::access::Access;
+use pgportage_postgres::{Purpose, sql_failure};
 use pgportage_proto::{MigrationId, Reason, Side};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, GenericClient};
@@ -16,27 +21,9 @@ use tokio_postgres::{Client, GenericClient};
 use super::Switches;
 use super::fence::FENCE_NOTE;
 use super::let_go::{let_go, let_go_what_is_left};
-use crate::journal::Journal;
-use crate::migration::Participation;
-use crate::peer::Resolution;
-use crate::postgres::access::Access;
-use crate::postgres::{Purpose, sql_failure};
-
-/// Journal note of the source agent: the epoch at which the destination is
-/// known to have opened. From then on nothing is left to settle.
-pub(super) const SETTLED_NOTE: &str = "cutover.settled";
 
 /// How often the source agent asks a destination that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Whether a switch that left this side was ever decided.
-///
-/// # Errors
-///
-/// [`Reason::StoreUnwritable`] when the journal cannot be read.
-pub(crate) fn was_left(journal: &Journal, migration: &MigrationId) -> Result<bool, Failure> {
-    Ok(journal.note(migration, SETTLED_NOTE)?.is_some())
-}
 
 /// On the side that is entered: settles the cutover `epoch`. Called over the link
 /// by the agent of the side that is left.

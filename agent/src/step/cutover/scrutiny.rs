@@ -8,14 +8,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_data_plane::comparison::{
+    ComparedTable, Digest, Hashing, Part, PartDigest, Questions, Reader, RowKey, Which,
+};
+use pgportage_data_plane::snapshot::WrittenTable;
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_postgres::RelationName;
 use pgportage_proto::{Reason, v1};
 use tokio::try_join;
 
-use crate::comparison::{ComparedTable, Digest, Hashing, Part, PartDigest, Questions, Reader, RowKey, Which};
 use crate::message::{int32, span};
-use crate::postgres::RelationName;
-use crate::snapshot::WrittenTable;
 use crate::step::Context;
 use crate::step::verify::{Plan, open};
 
@@ -167,7 +169,7 @@ fn time_over(limit: Duration) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::columns;
+    use crate::step::verify::columns;
 
     fn table(name: &str, size_bytes: i64) -> Arc<ComparedTable> {
         Arc::new(ComparedTable {

@@ -5,13 +5,13 @@
 //! `fail-points` of the link, which no release build has: nothing of this is in it.
 
 use pgportage_link::{Failure, fail_point};
+use pgportage_postgres::access::Access;
+use pgportage_postgres::{quote_ident, sql_failure};
 use tokio_postgres::{Client, GenericClient};
 
 use super::LeavingSide;
 use super::fence::FenceSourceResult;
 use super::sequence::positions;
-use crate::postgres::access::Access;
-use crate::postgres::{quote_ident, sql_failure};
 
 /// A mistake that a test can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,12 @@
 //! Reading the source's sequences and setting the destination's.
 
 use pgportage_link::Failure;
+use pgportage_postgres::catalog::{SequenceState, Sequences};
+use pgportage_postgres::{RelationName, sql_failure};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::seeded::{self, Bug};
-use crate::postgres::catalog::{SequenceState, Sequences};
-use crate::postgres::{RelationName, sql_failure};
 
 /// Where one sequence stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
+use pgportage_data_plane::peer::Resolution;
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::Participation;
+use pgportage_migration::ledger;
+use pgportage_migration::ledger::Ownership;
+use pgportage_postgres::{Purpose, Session, sql_failure};
 use pgportage_proto::{MigrationId, Reason, Side};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{FinishMigrationResult, Undecided, finish_destination, finish_source, is_open};
-use crate::ledger;
-use crate::ledger::Ownership;
-use crate::migration::Participation;
-use crate::peer::Resolution;
 use crate::pooler;
-use crate::postgres::{Purpose, Session, sql_failure};
 use crate::step::{Context, Handles, Progress, publication};
 
 /// How long one part may go without moving. A person waits.

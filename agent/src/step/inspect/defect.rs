@@ -1,11 +1,11 @@
 //! Which releases do what is needed, and which do something else.
 
 use pgportage_link::Failure;
+use pgportage_postgres::ServerVersion;
 use pgportage_proto::{Reason, Side};
 
 use super::examination::Examination;
 use super::{Finding, Severity};
-use crate::postgres::ServerVersion;
 
 /// The oldest and the newest branch that whole migrations are tested with.
 const TESTED: std::ops::RangeInclusive<i32> = 14..=18;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use pgportage_link::Failure;
+use pgportage_migration::stream::Stream;
+use pgportage_postgres::{catalog, quote_ident, sql_failure};
 use pgportage_proto::Reason;
 
 use super::examination::{Examination, one};
 use super::source::locks_for;
 use super::{Finding, Inventory, Severity};
-use crate::postgres::{catalog, quote_ident, sql_failure};
-use crate::stream::Stream;
 
 /// How many objects a finding names before it only counts.
 const NAMED: usize = 5;

@@ -1,11 +1,11 @@
 //! Room on the disk, where it can be known.
 
 use pgportage_link::Failure;
+use pgportage_postgres::free_disk_bytes;
 use pgportage_proto::Reason;
 
 use super::examination::Examination;
 use super::{Finding, Severity};
-use crate::postgres::free_disk_bytes;
 
 const MIB: u64 = 1 << 20;
 

@@ -2,12 +2,12 @@
 
 use futures_util::future::BoxFuture;
 use pgportage_link::Failure;
+use pgportage_postgres::{Session, sql_failure};
 use pgportage_proto::{MigrationId, Reason, Side};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::{Finding, Inventory, Severity};
-use crate::postgres::{Session, sql_failure};
 use crate::step::Handles;
 
 /// What every question is asked with.

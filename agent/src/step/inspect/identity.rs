@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use pgportage_link::Failure;
+use pgportage_postgres::catalog::{user_relation, user_tables};
+use pgportage_postgres::{RelationName, quote_ident};
 use pgportage_proto::{Reason, Side};
 
 use super::examination::{Examination, each};
 use super::{Consent, Finding, Severity};
-use crate::postgres::catalog::{user_relation, user_tables};
-use crate::postgres::{RelationName, quote_ident};
 
 /// Tables without a usable replica identity, and those whose whole row cannot
 /// be compared.

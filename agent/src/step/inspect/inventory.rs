@@ -1,11 +1,11 @@
 //! What a server is and holds.
 
 use pgportage_link::Failure;
+use pgportage_postgres::catalog::{user_relation, user_tables};
+use pgportage_postgres::{Session, sql_failure};
 
 use super::examination::one;
 use super::{Extension, Inventory};
-use crate::postgres::catalog::{user_relation, user_tables};
-use crate::postgres::{Session, sql_failure};
 
 /// Reads the inventory; what concerns the database stays empty while there is
 /// none.

@@ -2,14 +2,14 @@
 //! of it. **Nothing is silently left out.**
 
 use pgportage_link::Failure;
+use pgportage_migration::names::replication_name;
+use pgportage_postgres::catalog::user_relation;
+use pgportage_postgres::{RelationName, quote_ident, quote_literal};
 use pgportage_proto::Reason;
 use tokio_postgres::Client;
 
 use super::examination::{Examination, each, one};
 use super::{Finding, Severity};
-use crate::names::replication_name;
-use crate::postgres::catalog::user_relation;
-use crate::postgres::{RelationName, quote_ident, quote_literal};
 
 /// Everything in the database that does not travel by itself, for the report of
 /// *verify*: the same words as in preflight.

@@ -1,11 +1,11 @@
 //! What an earlier migration left behind.
 
 use pgportage_link::Failure;
+use pgportage_postgres::{quote_ident, quote_literal};
 use pgportage_proto::Reason;
 
 use super::examination::{Examination, each};
 use super::{Finding, Severity};
-use crate::postgres::{quote_ident, quote_literal};
 
 /// Slots of ours for this database, and those of table copies that nobody
 /// reads any more. Each keeps WAL for ever.

@@ -1,12 +1,12 @@
 //! What the agent's role may do.
 
 use pgportage_link::Failure;
+use pgportage_postgres::catalog::user_relation;
+use pgportage_postgres::quote_ident;
 use pgportage_proto::Reason;
 
 use super::examination::{Examination, each, one};
 use super::{Finding, Severity};
-use crate::postgres::catalog::user_relation;
-use crate::postgres::quote_ident;
 
 /// The agent's role, as far as it matters.
 pub(super) struct Standing {

@@ -1,12 +1,12 @@
 //! PostgreSQL's own programs on the agent's machine.
 
 use pgportage_link::{Clock, Failure};
+use pgportage_postgres::ServerVersion;
+use pgportage_postgres::programs::{Tool, at_least_as_recent, choose_dump, choose_restore, find};
 use pgportage_proto::Reason;
 
 use super::examination::Examination;
 use super::{Finding, Severity};
-use crate::postgres::ServerVersion;
-use crate::postgres::programs::{Tool, at_least_as_recent, choose_dump, choose_restore, find};
 use crate::settings::Settings;
 
 /// The version of the pg_dump that would be used on a source of this version.

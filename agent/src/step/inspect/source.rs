@@ -1,12 +1,12 @@
 //! Whether the source's server is set up for a migration.
 
 use pgportage_link::Failure;
+use pgportage_migration::stream::Stream;
+use pgportage_postgres::quote_ident;
 use pgportage_proto::Reason;
 
 use super::examination::{Examination, each, one};
 use super::{Finding, Severity};
-use crate::postgres::quote_ident;
-use crate::stream::Stream;
 
 /// Slots and WAL senders that the copy can use with the usual
 /// `max_sync_workers_per_subscription` of 2, the stream's own included.

@@ -1,11 +1,11 @@
 //! What runs on the source at the moment.
 
 use pgportage_link::Failure;
+use pgportage_postgres::quote_literal;
 use pgportage_proto::Reason;
 
 use super::examination::{Examination, each};
 use super::{Finding, Severity};
-use crate::postgres::quote_literal;
 
 /// Prepared transactions hold up the slot's making and are invisible to it.
 pub(super) async fn prepared(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {

@@ -1,12 +1,12 @@
 //! Triggers that fire for replicated changes.
 
 use pgportage_link::Failure;
+use pgportage_postgres::catalog::user_relation;
+use pgportage_postgres::{RelationName, quote_ident};
 use pgportage_proto::Reason;
 
 use super::examination::{Examination, each};
 use super::{Finding, Severity};
-use crate::postgres::catalog::user_relation;
-use crate::postgres::{RelationName, quote_ident};
 
 /// `ENABLE ALWAYS` and `ENABLE REPLICA` triggers and rules: on the destination
 /// they do again what they did on the source.

@@ -1,13 +1,13 @@
 //! What the way back needs beside what the way there does.
 
 use pgportage_link::Failure;
+use pgportage_postgres::catalog::user_relation;
+use pgportage_postgres::quote_ident;
 use pgportage_proto::Reason;
 
 use super::examination::{Examination, each, one};
 use super::privilege::{missing, standing};
 use super::{Finding, Severity};
-use crate::postgres::catalog::user_relation;
-use crate::postgres::quote_ident;
 
 /// Whether this machine's owner allows one.
 #[expect(clippy::unused_async, reason = "every check has one form")]

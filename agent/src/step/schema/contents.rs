@@ -9,12 +9,12 @@
 use std::collections::BTreeSet;
 
 use pgportage_link::{Effect, Failure};
+use pgportage_postgres::{quote_ident, quote_literal, sql_failure};
 use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{GenericClient, Transaction};
 
 use super::archive::Rights;
-use crate::postgres::{quote_ident, quote_literal, sql_failure};
 
 /// Objects of the whole database, as kind and identity, both as `DROP` takes
 /// them. Oids below 16384 are the system's own; what belongs to an extension or

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 
 use pgportage_link::{Effect, Failure};
+use pgportage_postgres::programs::{Program, Tool};
+use pgportage_postgres::{Login, RelationName, Session, listen_to_complaint, told_complaint};
 use pgportage_proto::Reason;
 
 use super::archive::Archive;
 pub(in crate::step) use super::archive::{Build, Built, ForeignKey};
 use super::contents::rights;
 use super::restore::{self, archive_path, write_private};
-use crate::postgres::programs::{Program, Tool};
-use crate::postgres::{Login, RelationName, Session, listen_to_complaint, told_complaint};
 use crate::step::Context;
 
 /// What the first part of the schema has left.

@@ -9,14 +9,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_postgres::programs::{self, Program, Tool};
+use pgportage_postgres::{
+    Login, ServerVersion, Session, application_name, listen_to_complaint, sql_failure, told_complaint,
+};
 use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
 
 use super::archive::{Archive, ArchiveError, Changes, Rights};
-use crate::postgres::programs::{self, Program, Tool};
-use crate::postgres::{
-    Login, ServerVersion, Session, application_name, listen_to_complaint, sql_failure, told_complaint,
-};
 use crate::step::{Context, Progress, ProgressUnit};
 
 /// Most bytes of a schema. Ten thousand tables make about 20 MB; the limit keeps

@@ -308,7 +308,7 @@ fn closing_comment(text: &[u8], start: usize) -> usize {
 /// leave plain makes no difference to what is looked up, except here: so the
 /// plain form is for lowercase words, as in `fmtId`.
 pub(super) fn quote_as_pg_dump(name: &str) -> String {
-    crate::postgres::quote_ident(name)
+    pgportage_postgres::quote_ident(name)
 }
 
 #[cfg(test)]

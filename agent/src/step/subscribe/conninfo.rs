@@ -1,8 +1,7 @@
 //! The connection string of a subscription.
 
+use pgportage_postgres::Secret;
 use zeroize::Zeroizing;
-
-use crate::postgres::Secret;
 
 /// Where a subscription connects to and as whom.
 pub(super) struct Target<'a> {

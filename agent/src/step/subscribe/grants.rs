@@ -8,13 +8,13 @@
 use std::collections::BTreeSet;
 
 use pgportage_link::Failure;
+use pgportage_migration::ledger;
+use pgportage_migration::ledger::Ownership;
+use pgportage_migration::names;
+use pgportage_postgres::{Purpose, RelationName, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb};
 use serde::{Deserialize, Serialize};
 
-use crate::ledger;
-use crate::ledger::Ownership;
-use crate::names;
-use crate::postgres::{Purpose, RelationName, quote_ident, sql_failure};
 use crate::step::Context;
 
 /// The action whose ledger rows keep the list.

@@ -7,17 +7,17 @@
 
 use std::time::Duration;
 
+use pgportage_data_plane::slot::{SlotState, slot_state};
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::names::former_slot;
+use pgportage_migration::stream::{outgoing, outgoing_copy};
+use pgportage_postgres::{CancelHandle, Purpose, Session, is_passing, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, CopyMethod, Reason, Side, Verb, v1};
 
 use super::grants::{grant_reading, revoke_reading};
-use crate::names::former_slot;
 use crate::policy::DestructiveAct;
-use crate::postgres::{CancelHandle, Purpose, Session, is_passing, quote_ident, sql_failure};
-use crate::slot::{SlotState, slot_state};
 use crate::step::patience::{Patience, stalled};
 use crate::step::{Act, Consequences, Context, Produced, Progress, Survey};
-use crate::stream::{outgoing, outgoing_copy};
 
 /// The slot is there already.
 const DUPLICATE_OBJECT: &str = "42710";

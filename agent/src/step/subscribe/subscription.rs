@@ -17,23 +17,23 @@
 
 use bytes::Bytes;
 use futures_util::SinkExt;
+use pgportage_data_plane::role::{ReplicationAccess, hba_name};
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::Participation;
+use pgportage_migration::ledger;
+use pgportage_migration::names;
+use pgportage_migration::stream::incoming;
+use pgportage_postgres::{
+    Purpose, Secret, ServerVersion, Session, Walsender, hush, quote_ident, quote_literal, sql_failure,
+};
 use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Reason, Side, Verb, v1};
 use tokio_postgres::{GenericClient, Transaction};
 use zeroize::Zeroizing;
 
 use super::conninfo::{Target, csv_line};
-use crate::ledger;
 use crate::message::int32;
-use crate::migration::Participation;
-use crate::names;
-use crate::postgres::{
-    Purpose, Secret, ServerVersion, Session, Walsender, hush, quote_ident, quote_literal, sql_failure,
-};
-use crate::role::{ReplicationAccess, hba_name};
 use crate::step::patience::Patience;
 use crate::step::{Act, Context, Produced, Progress, Survey};
-use crate::stream::incoming;
 
 const SUBSCRIPTION: &str = "\
 SELECT s.subenabled, s.subslotname::text, s.subpublications::text[],

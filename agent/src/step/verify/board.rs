@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pgportage_data_plane::comparison::{ComparedTable, Difference, Hashing, RowKey};
 use pgportage_link::Failure;
+use pgportage_postgres::RelationName;
 use tokio::time::Instant;
 
 use super::notebook::{Notebook, TableComparison, TableNote};
 use super::repair::header;
-use crate::comparison::{ComparedTable, Difference, Hashing, RowKey};
-use crate::postgres::RelationName;
 use crate::step::{Context, Progress, ProgressUnit};
 
 /// Tables up to this size are compared together with others.

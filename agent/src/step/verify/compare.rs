@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use pgportage_data_plane::comparison::{ComparedTable, Hashing, Questions, Reader};
 use pgportage_link::{Effect, Failure};
+use pgportage_postgres::RelationName;
 use pgportage_proto::{ActKind, Side, v1};
 
 use super::board::Board;
 use super::notebook::{Notebook, TableComparison, TableNote};
 use super::scan::Worker;
-use crate::comparison::{ComparedTable, Hashing, Questions, Reader};
 use crate::message::{duration, span};
-use crate::postgres::RelationName;
 use crate::step::{Act, Context, Produced, Progress, Survey};
 
 /// Tables compared at the same time: while one side of one is read, the other
@@ -182,7 +182,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::columns;
+    use crate::step::verify::columns;
 
     #[test]
     fn tables_are_matched_and_nothing_is_left_out() {

@@ -5,13 +5,13 @@
 //! inserted and deleted rows are read after each count, so that the coordinator
 //! can tell a difference that writes explain from one that they do not.
 
+use pgportage_data_plane::comparison::replicated_tables;
 use pgportage_link::{Effect, Failure};
+use pgportage_postgres::catalog::{self, SchemaObject, SequenceState};
+use pgportage_postgres::{Purpose, RelationName, Session, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, v1};
 
-use crate::comparison::replicated_tables;
 use crate::message::relations;
-use crate::postgres::catalog::{self, SchemaObject, SequenceState};
-use crate::postgres::{Purpose, RelationName, Session, sql_failure};
 use crate::step::cutover::SequencePosition;
 use crate::step::inspect::{Finding, not_replicated};
 use crate::step::patience::Patience;

@@ -12,13 +12,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pgportage_data_plane::comparison::{ComparedTable, Difference, Digest, RowKey};
 use pgportage_link::{Effect, Failure};
+use pgportage_postgres::RelationName;
 use pgportage_proto::{MigrationId, Reason, v1};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::comparison::{ComparedTable, Difference, Digest, RowKey};
-use crate::postgres::RelationName;
 use crate::reports;
 
 /// Form of the file. Another one is not read: the comparison begins anew.

@@ -4,10 +4,9 @@
 //! Written for a person who reads them first: they hold rows as they were when
 //! the difference was found.
 
+use pgportage_data_plane::comparison::{ComparedTable, Difference, RowContent, RowKey};
+use pgportage_postgres::{quote_ident, quote_literal};
 use pgportage_proto::Side;
-
-use crate::comparison::{ComparedTable, Difference, RowContent, RowKey};
-use crate::postgres::{quote_ident, quote_literal};
 
 /// What stands above the statements for a side.
 pub(super) fn header(side: Side) -> String {
@@ -76,12 +75,12 @@ fn upsert(table: &ComparedTable, content: &RowContent) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::RelationName;
+    use pgportage_postgres::RelationName;
 
     fn table(key: &[&str]) -> ComparedTable {
         ComparedTable {
             name: RelationName::new("public", "order"),
-            columns: crate::comparison::columns(&["a", "b"], &["total"]),
+            columns: crate::step::verify::columns(&["a", "b"], &["total"]),
             key: key.iter().map(|&name| name.to_owned()).collect(),
             size_bytes: 0,
         }

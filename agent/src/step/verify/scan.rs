@@ -4,17 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_data_plane::comparison::{
+    ComparedTable, Digest, MOST_BUCKETS, Part, PartDigest, Questions, Reader, RowKey, Suspect, Which, differing,
+};
 use pgportage_link::{Failure, Remedy};
+use pgportage_postgres::is_passing;
 use pgportage_proto::Reason;
 use tokio::time::Instant;
 
 use super::board::{Board, SAVE_INTERVAL, Work};
 use super::compare::open;
 use super::notebook::TableNote;
-use crate::comparison::{
-    ComparedTable, Digest, MOST_BUCKETS, Part, PartDigest, Questions, Reader, RowKey, Suspect, Which, differing,
-};
-use crate::postgres::is_passing;
 use crate::step::Context;
 use crate::step::patience::Patience;
 

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_data_plane::comparison::{
+    ComparedTable, Difference, Part, RowContent, RowHash, RowKey, Suspect, Verdict, Which,
+};
 use pgportage_link::Failure;
+use pgportage_migration::stream::Stream;
 
 use super::notebook::TableNote;
 use super::repair::statement;
 use super::scan::Worker;
-use crate::comparison::{ComparedTable, Difference, Part, RowContent, RowHash, RowKey, Suspect, Verdict, Which};
 use crate::step::patience::{Patience, stalled};
-use crate::stream::Stream;
 
 /// Looks at each side before rows that were written between all of them are given
 /// up.

@@ -9,20 +9,20 @@
 
 use std::time::Duration;
 
+use pgportage_data_plane::role::ReplicationAccess;
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::ledger;
+use pgportage_migration::names;
+use pgportage_migration::stream::{Stream, incoming};
+use pgportage_postgres::{Purpose, ServerVersion, Session, hush, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, ConnectionPath, Side, v1};
 use tokio_postgres::Client;
 
 use super::lost;
-use crate::ledger;
 use crate::message::int32;
-use crate::names;
-use crate::postgres::{Purpose, ServerVersion, Session, hush, quote_ident, sql_failure};
-use crate::role::ReplicationAccess;
 use crate::step::patience::{Patience, stalled};
 use crate::step::subscribe::{drop_subscription, make_subscription, prove_login, subscription};
 use crate::step::{Act, Context, Produced, Progress, Survey};
-use crate::stream::{Stream, incoming};
 
 /// Journal note: a password was asked for, and the subscription may carry another.
 const PASSWORD_ASKED: &str = "way_back.password_asked";

@@ -7,17 +7,17 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::ledger;
+use pgportage_migration::stream::{Stream, incoming};
+use pgportage_postgres::{Purpose, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::Client;
 
 use super::lost;
-use crate::ledger;
 use crate::message::span;
-use crate::postgres::{Purpose, quote_ident, sql_failure};
 use crate::step::patience::{Patience, stalled};
 use crate::step::subscribe::subscription;
 use crate::step::{Act, Context, Produced, Progress, Survey};
-use crate::stream::{Stream, incoming};
 
 /// How often to look for the heartbeat.
 const LOOK: Duration = Duration::from_millis(50);

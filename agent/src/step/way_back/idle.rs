@@ -14,14 +14,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
 
+use pgportage_data_plane::slot::Slots;
 use pgportage_link::{Failure, Tasks};
+use pgportage_migration::Participation;
+use pgportage_migration::journal::Journal;
+use pgportage_migration::stream::outgoing;
+use pgportage_postgres::{Door, Purpose, Session, sql_failure};
 use pgportage_proto::MigrationId;
-
-use crate::journal::Journal;
-use crate::migration::Participation;
-use crate::postgres::{Door, Purpose, Session, sql_failure};
-use crate::slot::Slots;
-use crate::stream::outgoing;
 
 /// Time between two moves: WAL of so long is kept, and decoded at the next move.
 const INTERVAL: Duration = Duration::from_secs(10);

@@ -9,15 +9,15 @@
 //! the two is found after a crash says how far that was. Nobody streams from it yet.
 
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::ledger;
+use pgportage_migration::stream::{outgoing, outgoing_copy};
+use pgportage_postgres::{Lsn, Purpose, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, v1};
 use tokio_postgres::Client;
 
 use super::lost;
-use crate::ledger;
-use crate::postgres::{Lsn, Purpose, sql_failure};
 use crate::step::patience::Patience;
 use crate::step::{Act, Context, Produced, Survey};
-use crate::stream::{outgoing, outgoing_copy};
 
 /// Journal note: the switch whose beginning the slot has on disk.
 const KEPT: &str = "way_back.kept";

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use pgportage_agent::figures::Traffic;
-use pgportage_agent::migration::Participation;
-use pgportage_agent::peer::{Announcement, Blocks, Compression, Packing, Peers};
-use pgportage_agent::postgres::{RelationName, ServerVersion};
-use pgportage_agent::snapshot::SnapshotTable;
+use pgportage_data_plane::figures::Traffic;
+use pgportage_data_plane::peer::{Announcement, Blocks, Compression, Packing, Peers};
+use pgportage_data_plane::snapshot::SnapshotTable;
 use pgportage_link::identity::Role;
 use pgportage_link::relay::Relay;
 use pgportage_link::{Clock, Failure, Remedy};
+use pgportage_migration::Participation;
+use pgportage_postgres::{RelationName, ServerVersion};
 use pgportage_proto::{MigrationId, Reason, Side};
 
 use crate::world::{World, join, migration};
@@ -65,7 +65,7 @@ async fn only_the_other_agent_of_the_migration_is_served() {
     assert_eq!(greeting.agent, "beta");
 
     // Another agent's certificate, an operator's, a coordinator's.
-    let policy = world.destination_agent.policy.clone();
+    let policy = &world.destination_agent.policy;
     let mut refusals = Vec::new();
     for (role, name) in
         [(Role::Agent, "gamma"), (Role::Operator, "beta"), (Role::Operator, "ada"), (Role::Coordinator, "main")]

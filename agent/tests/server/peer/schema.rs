@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
-use pgportage_agent::postgres::ServerVersion;
 use pgportage_agent::step::schema::{RestoreSchema, RestoreSchemaResult};
 use pgportage_agent::step::{Act, Context, Survey};
 use pgportage_link::{Effect, Failure, Remedy, fail_point};
+use pgportage_postgres::ServerVersion;
 use pgportage_proto::{CopyMethod, Reason, Side};
 use pgportage_tests::cluster::Cluster;
 use pgportage_tests::postgres_versions::{PostgresVersion, tools_for};

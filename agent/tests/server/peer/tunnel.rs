@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};
-use pgportage_agent::peer::{Compression, Packing, Peers};
-use pgportage_agent::tunnel::Tunnels;
+use pgportage_data_plane::peer::{Compression, Packing, Peers};
+use pgportage_data_plane::tunnel::Tunnels;
 use pgportage_link::Clock;
 use pgportage_link::identity::Role;
 use pgportage_link::relay::Relay;
@@ -43,7 +43,7 @@ async fn the_link_is_measured_once() {
     let identity = world.identity(Role::Agent, "beta");
     let settled = |compression| {
         let relay = Relay::new("127.0.0.1:1", "main", identity.clone());
-        let policy = world.destination_agent.policy.clone();
+        let policy = &world.destination_agent.policy;
         Peers::new(identity.clone(), policy.peers().clone(), relay, compression, Clock)
     };
     let (always, never, curious) = (settled(Compression::Zstd), settled(Compression::Off), settled(Compression::Auto));

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use pgportage_agent::postgres::RelationName;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
@@ -19,6 +18,7 @@ use pgportage_agent::step::schema::RestoreSchema;
 use pgportage_agent::step::subscribe::{CreateSlot, CreateSubscription};
 use pgportage_agent::step::verify::{CompareRows, CompareRowsResult, CountRows};
 use pgportage_link::Clock;
+use pgportage_postgres::RelationName;
 use pgportage_proto::{ConnectionPath, CopyMethod, Side};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

@@ -4,9 +4,6 @@
 
 use std::time::Duration;
 
-use pgportage_agent::peer::{Blocks, Packing, Touched};
-use pgportage_agent::postgres::RelationName;
-use pgportage_agent::snapshot::{Rate, SnapshotTable};
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
@@ -15,7 +12,10 @@ use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
 use pgportage_agent::step::subscribe::{CreateSlot, CreateSubscription};
 use pgportage_agent::step::verify::CountRows;
+use pgportage_data_plane::peer::{Blocks, Packing, Touched};
+use pgportage_data_plane::snapshot::{Rate, SnapshotTable};
 use pgportage_link::{Clock, Remedy, fail_point};
+use pgportage_postgres::RelationName;
 use pgportage_proto::{ConnectionPath, CopyMethod, Reason, Side};
 use pgportage_tests::cluster::Cluster;
 
@@ -274,7 +274,7 @@ async fn every_shape_arrives(world: &World) {
     write(world, 2_000_000).await;
     follow_and_compare(world).await;
     let late = perform_with(&world.context(Side::Source), &SLOT).await.unwrap();
-    assert_eq!(late.slot_name, pgportage_agent::names::replication_name(&crate::world::migration()));
+    assert_eq!(late.slot_name, pgportage_migration::names::replication_name(&crate::world::migration()));
 }
 
 /// A death of the destination's agent costs the parts that were under way, and

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use pgportage_agent::names;
-use pgportage_agent::postgres::RelationName;
 use pgportage_agent::step::Act;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
@@ -17,6 +15,8 @@ use pgportage_agent::step::schema::RestoreSchema;
 use pgportage_agent::step::subscribe::{CreateSlot, CreateSubscription};
 use pgportage_agent::step::verify::CountRows;
 use pgportage_link::fail_point;
+use pgportage_migration::names;
+use pgportage_postgres::RelationName;
 use pgportage_proto::{ConnectionPath, CopyMethod, Reason, Side};
 
 use super::catalogs::{assert_same, read};

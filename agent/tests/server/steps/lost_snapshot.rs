@@ -6,12 +6,11 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use pgportage_agent::names;
 use pgportage_link::fail_point;
+use pgportage_migration::names;
 use pgportage_proto::Side;
-use pgportage_tests::postgres_versions::PostgresVersion;
 use pgportage_tests::postgres_versions::PostgresVersion::{V14, V16, V18};
-use pgportage_tests::postgres_versions::tools_for;
+use pgportage_tests::postgres_versions::{PostgresVersion, tools_for};
 
 use super::contract::{perform, perform_with, undo};
 use super::copy::{COPY, SLOT, follow_and_compare, ready_with};

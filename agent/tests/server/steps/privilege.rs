@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use pgportage_agent::postgres::RelationName;
 use pgportage_agent::step::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::step::close::CloseDatabase;
 use pgportage_agent::step::connect::CreateReplicationRole;
@@ -11,6 +10,7 @@ use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::schema::RestoreSchema;
 use pgportage_agent::step::subscribe::{CreateSlot, CreateSubscription};
 use pgportage_agent::step::verify::CountRows;
+use pgportage_postgres::RelationName;
 use pgportage_proto::{ConnectionPath, CopyMethod, Side};
 use pgportage_tests::postgres_versions::PostgresVersion;
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pgportage_agent::figures::HeldBack;
-use pgportage_agent::peer::{Blocks, Packing};
-use pgportage_agent::snapshot::Rate;
+use pgportage_data_plane::figures::HeldBack;
+use pgportage_data_plane::peer::{Blocks, Packing};
+use pgportage_data_plane::snapshot::Rate;
 use pgportage_proto::Side;
 use pgportage_tests::wait::{self, Seen};
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use pgportage_agent::postgres::Purpose;
 use pgportage_agent::situation::{self, LinkSituation, ServerSession, Situation};
 use pgportage_agent::step::connect::CreateReplicationRole;
 use pgportage_agent::step::publication::CreatePublication;
 use pgportage_agent::step::subscribe::CreateSlot;
 use pgportage_link::Clock;
+use pgportage_postgres::Purpose;
 use pgportage_proto::{CopyMethod, MigrationId, Reason, Side};
 
 use super::contract::{perform, perform_with};
@@ -165,7 +165,7 @@ async fn what_is_away_or_hidden_is_said_in_time() {
 }
 
 /// Every session that the source's agent may have.
-async fn whole_budget(world: &World) -> Vec<pgportage_agent::postgres::Session> {
+async fn whole_budget(world: &World) -> Vec<pgportage_postgres::Session> {
     let agent = world.source_agent.clone();
     let mut sessions = Vec::new();
     for _ in 0..agent.settings.postgres.max_sessions {

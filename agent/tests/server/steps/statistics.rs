@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use pgportage_agent::peer::Packing;
-use pgportage_agent::postgres::RelationName;
-use pgportage_agent::statistics::Condition;
 use pgportage_agent::step::copy::CopyTables;
+use pgportage_data_plane::peer::Packing;
+use pgportage_data_plane::statistics::Condition;
 use pgportage_link::fail_point;
+use pgportage_postgres::RelationName;
 use pgportage_proto::{CopyMethod, Side};
 use pgportage_tests::cluster::Cluster;
 use pgportage_tests::postgres_versions::{PostgresVersion, tools_for};

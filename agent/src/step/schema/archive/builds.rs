@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pgportage_postgres::RelationName;
+
 use super::super::sql::{KeyWords, plain_key};
 use super::{Archive, Entry};
-use crate::postgres::RelationName;
 
 /// An index or a constraint of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use pgportage_postgres::{RelationName, quote_ident};
+
 use super::Archive;
-use crate::postgres::{RelationName, quote_ident};
 
 /// A foreign key that is made `NOT VALID` and was valid on the source.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,235 @@
+//! Schema drift: DDL that was run on one side only, noticed within seconds.
+//!
+//! Replication carries rows, not DDL. While a side follows the other one, its agent
+//! compares the schemas of both, by the hashes that the verification compares; what
+//! differs is told to the coordinator by name. The operator makes the change on the
+//! other side as well, or takes it back.
+//!
+//! A side follows when it is closed and has its subscription, which is made when the
+//! schema is whole: what the copy has not built yet is no drift. **Invariant:** only
+//! what differed for [`pace::INTERVAL`] is told, so that a change that is being made
+//! on both sides is none either; what could not be compared is never told as level.
+
+mod difference;
+mod pace;
+mod published;
+
+use std::collections::HashMap;
+
+use pgportage_link::{Failure, Tasks};
+use pgportage_migration::Participation;
+use pgportage_migration::journal::Journal;
+use pgportage_migration::stream::incoming;
+use pgportage_postgres::catalog::{self, SchemaObject};
+use pgportage_postgres::{Door, Purpose, Session, sql_failure};
+use pgportage_proto::{MigrationId, Side};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::figures::{Gauges, SchemaDrift};
+use crate::peer::Peers;
+
+use pace::{INTERVAL, Pace};
+
+pub use difference::{Change, Differences, DriftedObject, Published, by_urgency, compare};
+pub use published::published;
+
+/// Most objects that are named to the coordinator; the rest is a number.
+const NAMED: usize = 20;
+
+/// A side that follows: closed, with its subscription. Our tables are missing on a
+/// source that was never left.
+const CANDIDATE: &str = "SELECT to_regclass('pgportage.decision') IS NOT NULL";
+
+const FOLLOWS: &str = "\
+SELECT EXISTS (SELECT FROM pgportage.decision WHERE id = 1 AND state = 'closed')
+   AND EXISTS (SELECT FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
+                WHERE s.subname = $1 AND d.datname = current_database())";
+
+/// Whether this side follows the other one at this moment.
+async fn follows(session: &Session, participation: &Participation) -> Result<bool, Failure> {
+    let failure = |error| sql_failure(error, "look whether this side follows the other one");
+    if !session.query_one(CANDIDATE, &[]).await.map_err(failure)?.get::<_, bool>(0) {
+        return Ok(false);
+    }
+    Ok(session.query_one(FOLLOWS, &[&incoming(participation)]).await.map_err(failure)?.get(0))
+}
+
+/// Watches every migration of this agent for drift. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Drift {
+    door: Door,
+    journal: Journal,
+    peers: Peers,
+    gauges: Gauges,
+    tasks: Tasks,
+}
+
+impl Drift {
+    /// Nothing was seen yet.
+    #[must_use]
+    pub fn new(door: Door, journal: Journal, peers: Peers, gauges: Gauges, tasks: Tasks) -> Self {
+        Self { door, journal, peers, gauges, tasks }
+    }
+
+    /// Watches until the agent stops.
+    pub async fn run(self) {
+        let mut watched: HashMap<MigrationId, CancellationToken> = HashMap::new();
+        loop {
+            let participations = self.journal.participations().unwrap_or_default();
+            watched.retain(|migration, stop| {
+                let stays = participations.iter().any(|known| known.migration == *migration);
+                if !stays {
+                    stop.cancel();
+                }
+                stays
+            });
+            for participation in participations {
+                watched.entry(participation.migration.clone()).or_insert_with(|| {
+                    let stop = self.tasks.stop.child_token();
+                    let watch = Watch { with: self.clone(), participation, told: None };
+                    self.tasks.spawn(watch.run(stop.clone()));
+                    stop
+                });
+            }
+            tokio::select! {
+                biased;
+                () = self.tasks.stop.cancelled() => return,
+                () = self.tasks.clock.sleep(INTERVAL) => {}
+            }
+        }
+    }
+}
+
+/// One migration's watch.
+#[derive(Debug)]
+struct Watch {
+    with: Drift,
+    participation: Participation,
+    /// What was told last, to say it once.
+    told: Option<Differences>,
+}
+
+/// What was seen of both schemas, and since when they differ.
+#[derive(Debug, Default)]
+struct Sight {
+    theirs: Option<Published>,
+    ours: Vec<SchemaObject>,
+    differing: Option<(Differences, Instant)>,
+}
+
+impl Watch {
+    async fn run(mut self, stop: CancellationToken) {
+        stop.run_until_cancelled(async {
+            loop {
+                if let Err(failure) = self.follow().await {
+                    tracing::debug!(
+                        migration.id = %self.participation.migration, %failure, detail = failure.detail,
+                        "the schemas could not be compared"
+                    );
+                }
+                // A drift stays until it is seen to be gone; nothing stays level unseen.
+                if self.told.as_ref().is_some_and(Differences::is_empty) {
+                    self.tell_nothing();
+                }
+                self.with.tasks.clock.sleep(INTERVAL).await;
+            }
+        })
+        .await;
+        if !self.with.tasks.stop.is_cancelled() {
+            self.tell_nothing();
+        }
+    }
+
+    /// Compares for as long as this side follows. The session stays open while it
+    /// does not: one that came and went would be met by the preconditions of a
+    /// switch, which cannot know whose it was.
+    async fn follow(&mut self) -> Result<(), Failure> {
+        let clock = self.with.tasks.clock;
+        // No session for a source that nobody has left: it follows nobody.
+        while self.participation.side == Side::Source && !self.with.journal.was_left(&self.participation.migration)? {
+            clock.sleep(INTERVAL).await;
+        }
+        let session = self.with.door.open(&self.participation.database, Purpose::Control).await?;
+        while !follows(&session, &self.participation).await? {
+            self.tell_nothing();
+            clock.sleep(INTERVAL).await;
+        }
+        let mut theirs = self.with.peers.call(&self.participation).await?.watch_schema().await?;
+        let (mut sight, mut known, mut pace) = (Sight::default(), None, Pace::default());
+        let mut due = clock.now();
+        loop {
+            tokio::select! {
+                listing = theirs.next() => match listing? {
+                    Some(listing) => sight.theirs = Some(listing),
+                    None => return Ok(()),
+                },
+                () = clock.sleep_until(due) => {}
+            }
+            let begun = clock.now();
+            if !follows(&session, &self.participation).await? {
+                self.tell_nothing();
+                return Ok(());
+            }
+            if published::changed(&session, &mut known, begun).await? {
+                sight.ours = catalog::schema_objects(&session).await?;
+            }
+            self.judge(&mut sight);
+            due = begun + pace.after(clock.now().duration_since(begun));
+        }
+    }
+
+    /// Tells what is certain.
+    fn judge(&mut self, sight: &mut Sight) {
+        let Some(theirs) = &sight.theirs else { return };
+        let differences = compare(theirs, &sight.ours);
+        if differences.is_empty() {
+            sight.differing = None;
+            self.tell_level();
+            return;
+        }
+        let now = self.with.tasks.clock.now();
+        let since = match &sight.differing {
+            Some((before, since)) if *before == differences => *since,
+            Some(_) | None => now,
+        };
+        sight.differing = Some((differences.clone(), since));
+        if now.duration_since(since) >= INTERVAL && self.told.as_ref() != Some(&differences) {
+            self.tell(differences);
+        }
+    }
+
+    fn tell(&mut self, differences: Differences) {
+        let Participation { migration, side, .. } = &self.participation;
+        let object_count = differences.len();
+        tracing::warn!(
+            migration.id = %migration, %side, objects = object_count,
+            "schema drift: the two sides are not level"
+        );
+        let mut objects = by_urgency(&differences);
+        objects.truncate(NAMED);
+        let drift = SchemaDrift { follower: *side, object_count, objects };
+        self.with.gauges.update(migration, |gauge| gauge.schema_drift = Some(drift));
+        self.told = Some(differences);
+    }
+
+    fn tell_level(&mut self) {
+        let migration = &self.participation.migration;
+        if self.told.as_ref().is_some_and(Differences::is_empty) {
+            return;
+        }
+        if self.told.is_some() {
+            tracing::info!(migration.id = %migration, "the schemas of both sides are level again");
+        }
+        let level = SchemaDrift { follower: self.participation.side, object_count: 0, objects: Vec::new() };
+        self.with.gauges.update(migration, |gauge| gauge.schema_drift = Some(level));
+        self.told = Some(Differences::new());
+    }
+
+    /// Nothing is known any more.
+    fn tell_nothing(&mut self) {
+        if self.told.take().is_some() {
+            self.with.gauges.forget_drift(&self.participation.migration);
+        }
+    }
+}

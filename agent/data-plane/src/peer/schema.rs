@@ -1,0 +1,82 @@
+//! What the schema of the side that publishes is made of, on its way to the side
+//! that follows.
+
+use pgportage_link::status::{from_status, to_status};
+use pgportage_link::{Effect, Failure};
+use pgportage_postgres::catalog::SchemaObject;
+use pgportage_proto::{Reason, v1};
+use tonic::{Status, Streaming};
+
+use super::client::{CALL_TIMEOUT, PeerClient};
+use crate::drift::Published;
+
+/// Objects in one message: a hundred bytes each, far below what one may hold.
+const OBJECTS: usize = 4_000;
+
+/// Listings of the publisher's schema, the newest as soon as it changes. Dropping
+/// it ends the looking.
+#[derive(Debug)]
+pub struct PublishedStream {
+    messages: Streaming<v1::WatchSchemaResponse>,
+    /// What has come of the next listing.
+    arriving: Vec<SchemaObject>,
+}
+
+impl PublishedStream {
+    /// The next listing; none when the other agent ends. Losing the future loses
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the other agent reports.
+    pub async fn next(&mut self) -> Result<Option<Published>, Failure> {
+        while let Some(message) = self.messages.message().await.map_err(from_status)? {
+            for object in message.objects {
+                let digest = object.digest.try_into().map_err(|_| malformed("digest"))?;
+                self.arriving.push(SchemaObject { identity: object.identity, digest });
+            }
+            if message.complete {
+                let objects = std::mem::take(&mut self.arriving);
+                return Ok(Some(Published { objects, unpublished: message.unpublished }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl PeerClient {
+    /// On the side that follows: what the schema of the other side is made of, now
+    /// and after every change.
+    ///
+    /// # Errors
+    ///
+    /// What the other side reports.
+    pub async fn watch_schema(&self) -> Result<PublishedStream, Failure> {
+        let request = v1::WatchSchemaRequest { migration_id: self.migration.to_string() };
+        let messages = self.within(CALL_TIMEOUT, self.client.clone().watch_schema(request)).await?;
+        Ok(PublishedStream { messages, arriving: Vec::new() })
+    }
+}
+
+/// A listing, in as many messages as it needs.
+pub fn encode_listing(listing: Result<Published, Failure>) -> Vec<Result<v1::WatchSchemaResponse, Status>> {
+    let Published { objects, unpublished } = match listing {
+        Ok(listing) => listing,
+        Err(failure) => return vec![Err(to_status(failure))],
+    };
+    let object =
+        |object: &SchemaObject| v1::SchemaObject { identity: object.identity.clone(), digest: object.digest.to_vec() };
+    let part = |objects: &[SchemaObject]| v1::WatchSchemaResponse {
+        objects: objects.iter().map(object).collect(),
+        ..v1::WatchSchemaResponse::default()
+    };
+    let last = v1::WatchSchemaResponse { objects: Vec::new(), complete: true, unpublished };
+    objects.chunks(OBJECTS).map(part).chain([last]).map(Ok).collect()
+}
+
+fn malformed(field: &str) -> Failure {
+    Failure::new(Reason::RequestInvalid, format!("the other agent's answer lacks its {field}"))
+        .hint("Run the same release on both agents.")
+        .effect(Effect::None)
+        .with("field", field)
+}

@@ -1,0 +1,392 @@
+//! Sessions that have imported the snapshot, and what they read.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use pgportage_link::Failure;
+use pgportage_migration::Participation;
+use pgportage_migration::names;
+use pgportage_postgres::{Lsn, Purpose, RelationName, Session, quote_ident, quote_literal, sql_failure};
+use tokio::sync::mpsc;
+use tokio_postgres::CopyOutStream;
+
+use super::tables::{self, KeyType, Published};
+use super::throttle::Throttle;
+use super::touched::Key;
+use super::turns::Turn;
+use super::{Hands, Pace, snapshot_lost};
+use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING, Chunk, Packer};
+
+/// The snapshot that was asked for is gone, or never was.
+const UNKNOWN_SNAPSHOT: [&str; 2] = ["22023", "55000"];
+
+/// COPY data in pieces, then [`Piece::Complete`] or an error. Without one of them
+/// the reading was given up.
+pub type RowStream = mpsc::Receiver<Result<Piece, Failure>>;
+
+/// What a reading gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// COPY data.
+    Rows(Chunk),
+    /// Every row of the range was given.
+    Complete,
+}
+
+/// Rows of one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The table.
+    pub table: RelationName,
+    /// The columns, unquoted.
+    pub columns: Vec<String>,
+    /// Binary rather than text.
+    pub binary: bool,
+    /// Which of its rows.
+    pub selection: Selection,
+}
+
+/// Which rows of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Those in blocks from `first` up to `end`; to the table's end if none.
+    Blocks {
+        /// The first one, from zero.
+        first: i64,
+        /// The first one behind them.
+        end: Option<i64>,
+    },
+    /// The keys of those that were touched since another snapshot, as COPY's text.
+    TouchedKeys {
+        /// What that snapshot is called.
+        since: Lsn,
+    },
+    /// Those that were touched since another snapshot.
+    TouchedRows {
+        /// What that snapshot is called.
+        since: Lsn,
+    },
+}
+
+impl Range {
+    /// Reads blocks.
+    pub(super) fn statement(&self) -> String {
+        let columns = self.columns.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
+        let (first, end) = match self.selection {
+            Selection::Blocks { first, end } => (first, end),
+            Selection::TouchedKeys { .. } | Selection::TouchedRows { .. } => (0, None),
+        };
+        // Everything in the table: a plain COPY, which needs no plan.
+        if first == 0 && end.is_none() {
+            let list = if columns.is_empty() { String::new() } else { format!(" ({columns})") };
+            return format!("COPY {}{list} TO STDOUT (FORMAT {})", self.table, self.format());
+        }
+        let mut condition = format!("ctid >= '({first},0)'::tid");
+        if let Some(end) = end {
+            condition.push_str(&format!(" AND ctid < '({end},0)'::tid"));
+        }
+        // ONLY, as a plain COPY of a table would do.
+        format!(
+            "COPY (SELECT {columns} FROM ONLY {} WHERE {condition}) TO STDOUT (FORMAT {})",
+            self.table,
+            self.format()
+        )
+    }
+
+    /// Reads the rows with these keys, each of them once.
+    pub(super) fn statement_of_keys(&self, published: &Published, keys: &BTreeSet<Key>) -> String {
+        let columns = self.columns.iter().map(|column| format!("t.{}", quote_ident(column))).collect::<Vec<_>>();
+        let literal = |(text, key_type): (&String, &KeyType)| match key_type {
+            KeyType::Value(name) => format!("{}::{name}", quote_literal(text)),
+            KeyType::Text => format!("{}::text", quote_literal(text)),
+        };
+        let rows = keys.iter().map(|key| {
+            let literals: Vec<String> = key.iter().zip(&published.key_types).map(literal).collect();
+            format!("({})", literals.join(", "))
+        });
+        let names = (0..published.key_types.len()).map(|number| format!("k{number}")).collect::<Vec<_>>();
+        let equal =
+            published.table.key.iter().zip(&published.key_types).zip(&names).map(|((column, key_type), name)| {
+                let column = quote_ident(column);
+                match key_type {
+                    KeyType::Value(_) => format!("t.{column} = touched.{name}"),
+                    KeyType::Text => format!("format('%s', t.{column}) = touched.{name}"),
+                }
+            });
+        format!(
+            "COPY (SELECT {} FROM ONLY {} AS t WHERE EXISTS (SELECT FROM (VALUES {}) AS touched ({}) WHERE {})) \
+             TO STDOUT (FORMAT {})",
+            columns.join(", "),
+            self.table,
+            rows.collect::<Vec<_>>().join(", "),
+            names.join(", "),
+            equal.collect::<Vec<_>>().join(" AND "),
+            self.format(),
+        )
+    }
+
+    fn format(&self) -> &'static str {
+        if self.binary { "binary" } else { "text" }
+    }
+}
+
+/// Keys as COPY's text.
+pub(super) fn keys_text(keys: &BTreeSet<Key>) -> Bytes {
+    let mut text = String::new();
+    for key in keys {
+        for (number, value) in key.iter().enumerate() {
+            if number > 0 {
+                text.push('\t');
+            }
+            for letter in value.chars() {
+                match letter {
+                    '\\' => text.push_str("\\\\"),
+                    '\t' => text.push_str("\\t"),
+                    '\n' => text.push_str("\\n"),
+                    '\r' => text.push_str("\\r"),
+                    other => text.push(other),
+                }
+            }
+        }
+        text.push('\n');
+    }
+    text.into()
+}
+
+/// Readers of one snapshot. One that has read a range in order is used again.
+pub(super) struct Readers {
+    hands: Hands,
+    database: String,
+    snapshot_name: String,
+    pace: Pace,
+    idle: Arc<Mutex<Vec<Session>>>,
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readers").field("snapshot_name", &self.snapshot_name).finish_non_exhaustive()
+    }
+}
+
+impl Readers {
+    pub(super) fn new(hands: &Hands, database: &str, snapshot_name: &str, pace: Pace) -> Self {
+        Self {
+            hands: hands.clone(),
+            database: database.to_owned(),
+            snapshot_name: snapshot_name.to_owned(),
+            pace,
+            idle: Arc::default(),
+        }
+    }
+
+    /// What the snapshot holds of the migration's publication.
+    pub(super) async fn tables(&self, participation: &Participation) -> Result<Vec<Published>, Failure> {
+        let reader = self.take().await?;
+        let tables = tables::read(&*reader, &names::replication_name(&participation.migration)).await?;
+        self.lock().push(reader);
+        Ok(tables)
+    }
+
+    /// Begins to read what a COPY gives.
+    pub(super) async fn read(&self, statement: &str, doing: &str, packer: Packer) -> Result<RowStream, Failure> {
+        let reader = self.take().await?;
+        let rows = reader.copy_out(statement).await.map_err(|error| sql_failure(error, doing))?;
+        let (mut packed, pieces, stream) = self.pieces(packer);
+        let doing = doing.to_owned();
+        let idle = Arc::clone(&self.idle);
+        let stop = self.hands.tasks.stop.clone();
+        self.hands.tasks.spawn(async move {
+            let carried = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // Nobody listens: the session is dropped and its statement with it.
+                () = pieces.closed() => return,
+                carried = carry(rows, &mut packed) => carried,
+            };
+            match carried {
+                // Before the last word: the next range finds it.
+                Ok(Carried::Everything) => {
+                    idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+                    let _unheard = pieces.send(Ok(Piece::Complete)).await;
+                }
+                // In the middle of a COPY it is of no use to anybody.
+                Ok(Carried::Unheard) => {}
+                Err(error) => {
+                    let failure = sql_failure(error, &doing);
+                    // If nobody listens any more, nobody needs the reason.
+                    let _unheard = pieces.send(Err(failure)).await;
+                }
+            }
+        });
+        Ok(stream)
+    }
+
+    /// Begins to send what is known without reading.
+    pub(super) fn tell(&self, mut text: Bytes, packer: Packer) -> RowStream {
+        let (mut packed, pieces, stream) = self.pieces(packer);
+        let stop = self.hands.tasks.stop.clone();
+        self.hands.tasks.spawn(async move {
+            while !text.is_empty() {
+                let piece = text.split_to(text.len().min(CHUNK_BYTES));
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    heard = packed.send(piece) => if !heard { return },
+                }
+            }
+            // If nobody listens any more, nobody needs the last word.
+            let _unheard = pieces.send(Ok(Piece::Complete)).await;
+        });
+        stream
+    }
+
+    /// Where one reading goes, and where it comes out.
+    fn pieces(&self, packer: Packer) -> (Pieces, mpsc::Sender<Result<Piece, Failure>>, RowStream) {
+        let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
+        let (throttle, turn) = (Arc::clone(&self.pace.throttle), self.pace.turns.begin());
+        (Pieces { turn, throttle, packer, pieces: pieces.clone() }, pieces, stream)
+    }
+
+    /// A session in a transaction that sees the snapshot.
+    async fn take(&self) -> Result<Session, Failure> {
+        loop {
+            let Some(reader) = self.lock().pop() else { break };
+            if !reader.is_closed() {
+                return Ok(reader);
+            }
+        }
+        let session = self.hands.door.open(&self.database, Purpose::Scan).await?;
+        let import = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+            quote_literal(&self.snapshot_name)
+        );
+        session.batch_execute(&import).await.map_err(|error| {
+            let failure = sql_failure(error, "import the snapshot");
+            if failure.sqlstate.as_deref().is_some_and(|state| UNKNOWN_SNAPSHOT.contains(&state)) {
+                snapshot_lost(&self.snapshot_name).because(&failure)
+            } else {
+                failure
+            }
+        })?;
+        Ok(session)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Session>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How far a reading came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carried {
+    Everything,
+    /// Somebody stopped listening.
+    Unheard,
+}
+
+/// Where a reading goes: in its turn, and no faster than it may.
+struct Pieces {
+    turn: Turn,
+    throttle: Arc<Throttle>,
+    packer: Packer,
+    pieces: mpsc::Sender<Result<Piece, Failure>>,
+}
+
+impl Pieces {
+    /// Says whether anybody listens. Packs here: the task that carries the
+    /// connection has TLS to do.
+    async fn send(&mut self, rows: Bytes) -> bool {
+        self.turn.wait().await;
+        self.throttle.pass(rows.len()).await;
+        self.pieces.send(Ok(Piece::Rows(self.packer.pack(rows)))).await.is_ok()
+    }
+}
+
+/// Sends what comes, which a session of this purpose gathers from many rows, in
+/// pieces.
+async fn carry(rows: CopyOutStream, pieces: &mut Pieces) -> Result<Carried, tokio_postgres::Error> {
+    tokio::pin!(rows);
+    while let Some(data) = rows.next().await {
+        let mut data = data?;
+        while !data.is_empty() {
+            if !pieces.send(data.split_to(data.len().min(CHUNK_BYTES))).await {
+                return Ok(Carried::Unheard);
+            }
+        }
+    }
+    Ok(Carried::Everything)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::SnapshotTable;
+
+    fn range(first_block: i64, end_block: Option<i64>) -> Range {
+        Range {
+            table: RelationName::new("public", "order"),
+            columns: vec!["id".to_owned(), "a \"b".to_owned()],
+            binary: true,
+            selection: Selection::Blocks { first: first_block, end: end_block },
+        }
+    }
+
+    #[test]
+    fn a_whole_table_is_a_plain_copy() {
+        assert_eq!(range(0, None).statement(), "COPY public.\"order\" (id, \"a \"\"b\") TO STDOUT (FORMAT binary)");
+        let bare = Range { columns: Vec::new(), binary: false, ..range(0, None) };
+        assert_eq!(bare.statement(), "COPY public.\"order\" TO STDOUT (FORMAT text)");
+    }
+
+    #[test]
+    fn a_range_is_cut_by_blocks_and_the_last_one_is_open() {
+        assert_eq!(
+            range(8, Some(16)).statement(),
+            "COPY (SELECT id, \"a \"\"b\" FROM ONLY public.\"order\" \
+             WHERE ctid >= '(8,0)'::tid AND ctid < '(16,0)'::tid) TO STDOUT (FORMAT binary)"
+        );
+        assert_eq!(
+            range(16, None).statement(),
+            "COPY (SELECT id, \"a \"\"b\" FROM ONLY public.\"order\" WHERE ctid >= '(16,0)'::tid) TO STDOUT (FORMAT binary)"
+        );
+    }
+
+    fn key(texts: [&str; 2]) -> Key {
+        texts.map(str::to_owned).to_vec()
+    }
+
+    #[test]
+    fn touched_rows_are_found_by_their_keys() {
+        let published = Published {
+            oid: 1,
+            key_types: vec![KeyType::Value("bigint".to_owned()), KeyType::Text],
+            table: SnapshotTable {
+                name: RelationName::new("public", "order"),
+                columns: vec!["id".to_owned(), "a \"b".to_owned()],
+                binary: false,
+                block_count: 1,
+                size_bytes: 1,
+                row_estimate: 1,
+                identity: String::new(),
+                key: vec!["id".to_owned(), "Code".to_owned()],
+            },
+        };
+        let keys = BTreeSet::from([key(["1", "it's"]), key(["2", "b\\"])]);
+        let range = Range { selection: Selection::TouchedRows { since: Lsn::new(1) }, binary: false, ..range(0, None) };
+        assert_eq!(
+            range.statement_of_keys(&published, &keys),
+            "COPY (SELECT t.id, t.\"a \"\"b\" FROM ONLY public.\"order\" AS t WHERE EXISTS (SELECT FROM \
+             (VALUES ('1'::bigint, 'it''s'::text), ('2'::bigint,  E'b\\\\'::text)) AS touched (k0, k1) \
+             WHERE t.id = touched.k0 AND format('%s', t.\"Code\") = touched.k1)) TO STDOUT (FORMAT text)"
+        );
+    }
+
+    #[test]
+    fn keys_are_told_as_copy_understands_them() {
+        let keys = BTreeSet::from([key(["1", "a\tb\\"]), key(["2", "\r\n"])]);
+        assert_eq!(keys_text(&keys), "1\ta\\tb\\\\\n2\t\\r\\n\n".as_bytes());
+    }
+}

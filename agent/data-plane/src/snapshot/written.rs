@@ -1,0 +1,127 @@
+//! Which rows were written since a moment: what a switch compares before the other
+//! side may open.
+//!
+//! A slot of its own, which ends with its session, begins at that moment; what it
+//! decodes names the rows. It lives as long as a switch and keeps no more WAL than
+//! that writes.
+//!
+//! **Invariant:** a row that is not told was not written between the moment and the
+//! marker. That the changes were read up to there is proved by the marker among them.
+
+use std::time::Duration;
+
+use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_migration::Participation;
+use pgportage_migration::names;
+use pgportage_migration::stream::outgoing;
+use pgportage_postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
+use pgportage_proto::Reason;
+
+use super::tables::{self, Published};
+use super::touched::{Difference, Touched};
+use crate::slot::Slots;
+
+/// A slot begins when every transaction that was open then is over. Those that write
+/// for longer would keep the barrier waiting as well.
+const BEGIN_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes of each change that are asked for. What identifies a row is seldom behind
+/// that.
+const CHANGE_BYTES: i32 = 32 << 10;
+
+const CREATE: &str = "SELECT pg_create_logical_replication_slot($1, 'pgoutput', true)";
+
+/// The protocol's version 1 gives whole transactions only.
+const CHANGES: &str = "\
+SELECT substring(data FROM 1 FOR $2)
+FROM pg_logical_slot_peek_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', $3)";
+
+/// Listens to what is written to the published tables of this side. Dropping it ends
+/// the slot.
+#[derive(Debug)]
+pub struct Written {
+    session: Session,
+    slot: String,
+    publication: String,
+    tables: Vec<Published>,
+}
+
+/// What was written to one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenTable {
+    /// The table.
+    pub name: RelationName,
+    /// The columns that identify a row.
+    pub key: Vec<String>,
+    /// The keys of the rows that were written. None: too many, or not known for
+    /// certain.
+    pub keys: Option<Vec<Vec<String>>>,
+}
+
+impl Written {
+    /// Begins to listen: what is committed from here on will be told.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::LongTransaction`] when a transaction does not end; otherwise what the
+    /// server reports, as where it has no room for a slot.
+    pub async fn begin(slots: &Slots, clock: Clock, participation: &Participation) -> Result<Self, Failure> {
+        let session = slots.session(participation, Purpose::Scan).await?;
+        let publication = outgoing(participation);
+        let tables = tables::read(&*session, &publication).await?;
+        let slot = names::passing_slot(&participation.migration, session.pid);
+        match clock.timeout(BEGIN_LIMIT, session.execute(CREATE, &[&slot])).await {
+            Ok(made) => made.map_err(|error| sql_failure(error, "listen to what is written during the switch"))?,
+            Err(_elapsed) => {
+                session.cancel_handle().cancel().await.ok();
+                return Err(too_long());
+            }
+        };
+        Ok(Self { session, slot, publication: quote_ident(&publication), tables })
+    }
+
+    /// What was written until the marker, ours left out. The marker must be committed.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::CouldNotCheck`] when the changes end before the marker; otherwise what
+    /// the server reports.
+    pub async fn until_the_marker(&self) -> Result<Vec<WrittenTable>, Failure> {
+        let rows = self
+            .session
+            .query(CHANGES, &[&self.slot, &CHANGE_BYTES, &self.publication])
+            .await
+            .map_err(|error| sql_failure(error, "read what was written during the switch"))?;
+        let mut touched = Touched::new(&self.tables);
+        rows.iter().for_each(|row| touched.take(row.get(0)));
+        let (ours, tables): (Vec<_>, Vec<_>) =
+            self.tables.iter().partition(|published| published.table.name.schema == names::SCHEMA);
+        let marked = ours.iter().any(|published| {
+            published.table.name.relation == names::MARKER_TABLE
+                && *touched.difference(published.oid) != Difference::None
+        });
+        if !marked {
+            return Err(Failure::new(Reason::CouldNotCheck, "what was written could not be read up to the marker")
+                .hint("Try the switch again; without the comparison if it does not help.")
+                .remedy(Remedy::Operator)
+                .effect(Effect::None));
+        }
+        let written = tables.into_iter().filter_map(|published| {
+            let keys = match touched.difference(published.oid) {
+                Difference::None => return None,
+                Difference::Keys(keys) => Some(keys.iter().cloned().collect()),
+                Difference::Unknown => None,
+            };
+            Some(WrittenTable { name: published.table.name.clone(), key: published.table.key.clone(), keys })
+        });
+        Ok(written.collect())
+    }
+}
+
+fn too_long() -> Failure {
+    let limit = BEGIN_LIMIT.as_secs();
+    Failure::new(Reason::LongTransaction, format!("transactions that have written did not end within {limit} s"))
+        .detail("What is written during the switch is known only from where they end.")
+        .hint("Wait until they end or end them, then try again; or switch without comparing.")
+        .remedy(Remedy::Operator)
+        .effect(Effect::None)
+}

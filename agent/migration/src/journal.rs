@@ -1,0 +1,333 @@
+//! What survives a crash of the agent.
+//!
+//! **Invariant:** nothing is done before it is written here, and no outcome is
+//! told before it is written here.
+//!
+//! The journal is the source of truth for: the migrations this agent takes part
+//! in, which command ids it knows and what it answered, facts that the
+//! coordinator has not acknowledged, small notes of steps, and the highest
+//! coordinator epoch seen. It holds no secret. What was done on a server is
+//! recorded on that server (the ledger), not here.
+//!
+//! SQLite in WAL mode with `synchronous=FULL`: every call that writes has
+//! reached the disk when it returns, but [`Journal::acknowledge`]. Calls block for one small transaction (a
+//! quarter of a millisecond on a virtual disk, a seek on a slow one); they are
+//! made from async code directly, because moving each to another thread would
+//! cost more than it saves and would let two of them overtake each other.
+//!
+//! One `run`ning agent holds the journal ([`Journal::open`]). `unfence` and
+//! `cleanup` open it beside a running agent ([`Journal::open_beside`]): SQLite
+//! orders the writers, nothing of the journal is kept in memory, so each sees
+//! what the other wrote.
+
+mod command;
+mod format;
+
+use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pgportage_link::{Effect, Failure};
+use pgportage_proto::{MigrationId, Reason, Side};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior};
+
+pub use self::command::{CommandEntry, FactEntry, FactKind, Known, PastFact};
+use crate::Participation;
+
+/// Journal note of the source agent: the epoch at which the destination is
+/// known to have opened. From then on nothing is left to settle.
+pub const SETTLED_NOTE: &str = "cutover.settled";
+
+/// The journal. See the module for what it holds. Clones share one connection.
+#[derive(Clone, Debug)]
+pub struct Journal(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    connection: Mutex<Connection>,
+    /// Held by the one running agent; absent in [`Journal::open_beside`].
+    _lock: Option<File>,
+}
+
+impl Journal {
+    /// Opens the journal for the one running agent, and makes it if need be.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreInUse`] when another agent runs on it,
+    /// [`Reason::StoreTooNew`] when a newer release wrote it,
+    /// [`Reason::StoreUnwritable`] for everything else.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        if let Some(directory) = path.parent() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .map_err(|e| unwritable(path, &e))?;
+        }
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.with_extension("lock"))
+            .map_err(|error| unwritable(path, &error))?;
+        // Dies with the process, however it ends.
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Failure::new(Reason::StoreInUse, format!("another agent runs on {}", path.display()))
+                    .hint("Stop the other agent, or give this one another `state_dir`.")
+                    .effect(Effect::None));
+            }
+            Err(error) => return Err(unwritable(path, &std::io::Error::from(error))),
+        }
+        Self::connect(path, Some(lock))
+    }
+
+    /// Opens the journal whether or not an agent runs on it: for the verbs that
+    /// are typed on the agent's own machine.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::open`], without [`Reason::StoreInUse`].
+    pub fn open_beside(path: &Path) -> Result<Self, Failure> {
+        if !path.exists() {
+            return Err(Failure::new(Reason::StoreUnwritable, format!("there is no journal at {}", path.display()))
+                .hint("Give the configuration file of the agent whose migration this is.")
+                .effect(Effect::None));
+        }
+        Self::connect(path, None)
+    }
+
+    fn connect(path: &Path, lock: Option<File>) -> Result<Self, Failure> {
+        // SQLite would make the file with the process's umask.
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| unwritable(path, &error))?;
+        let mut connection = Connection::open(path).map_err(|error| unwritable(path, &error))?;
+        format::prepare(&mut connection).map_err(|problem| match problem {
+            format::Problem::Sqlite(error) => unwritable(path, &error),
+            format::Problem::TooNew { found } => Failure::new(
+                Reason::StoreTooNew,
+                format!("{} has format {found}, this release knows {}", path.display(), format::VERSION),
+            )
+            .hint("Start the release that wrote it, or a newer one.")
+            .effect(Effect::None),
+        })?;
+        Ok(Self(Arc::new(Inner { connection: Mutex::new(connection), _lock: lock })))
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic while the lock was held left at most an open transaction,
+        // which its guard has rolled back.
+        self.0.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- Epochs.
+
+    /// The highest coordinator epoch seen.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn leader_epoch(&self) -> Result<i64, Failure> {
+        const SQL: &str = "SELECT leader_epoch FROM epoch";
+        self.connection().query_row(SQL, [], |row| row.get(0)).map_err(broken)
+    }
+
+    /// Takes note of a coordinator's epoch. It never goes down.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StaleEpoch`] when a higher one was seen before;
+    /// [`Reason::StoreUnwritable`].
+    pub fn raise_leader_epoch(&self, epoch: i64) -> Result<(), Failure> {
+        const SQL: &str = "UPDATE epoch SET leader_epoch = ?1 WHERE leader_epoch < ?1";
+        let seen = self.leader_epoch()?;
+        if epoch < seen {
+            return Err(stale_epoch(epoch, seen));
+        }
+        if epoch > seen {
+            self.connection().execute(SQL, [epoch]).map_err(broken)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the terms of a new session. A coordinator with a higher epoch may
+    /// have lost its store: it counts sessions anew.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StaleEpoch`] from a coordinator that is over,
+    /// [`Reason::StaleSession`] when there was a later session already;
+    /// [`Reason::StoreUnwritable`].
+    pub fn begin_session(&self, leader_epoch: i64, session_epoch: i64) -> Result<(), Failure> {
+        const SQL: &str = "UPDATE epoch SET leader_epoch = ?1, session_epoch = ?2
+            WHERE leader_epoch < ?1 OR (leader_epoch = ?1 AND session_epoch < ?2)";
+        let seen = self.leader_epoch()?;
+        if leader_epoch < seen {
+            return Err(stale_epoch(leader_epoch, seen));
+        }
+        if self.connection().execute(SQL, [leader_epoch, session_epoch]).map_err(broken)? == 0 {
+            return Err(Failure::new(
+                Reason::StaleSession,
+                format!("session {session_epoch} is not newer than the last one"),
+            )
+            .effect(Effect::None));
+        }
+        Ok(())
+    }
+
+    // ---- Participations and notes.
+
+    /// This agent's part in a migration.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn participation(&self, migration: &MigrationId) -> Result<Option<Participation>, Failure> {
+        const SQL: &str = "SELECT migration, side, database, peer FROM participation WHERE migration = ?1";
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(SQL).map_err(broken)?;
+        statement
+            .query_row([migration.as_str()], read_row)
+            .optional()
+            .map_err(broken)?
+            .map(read_participation)
+            .transpose()
+    }
+
+    /// Every migration this agent takes part in.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn participations(&self) -> Result<Vec<Participation>, Failure> {
+        const SQL: &str = "SELECT migration, side, database, peer FROM participation ORDER BY migration";
+        self.rows(SQL, read_row)?.into_iter().map(read_participation).collect()
+    }
+
+    /// Forgets a migration: its participation and its notes. Facts that are
+    /// still to be sent stay.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn forget(&self, migration: &MigrationId) -> Result<(), Failure> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
+        transaction.execute("DELETE FROM note WHERE migration = ?1", [migration.as_str()]).map_err(broken)?;
+        transaction.execute("DELETE FROM participation WHERE migration = ?1", [migration.as_str()]).map_err(broken)?;
+        transaction.commit().map_err(broken)
+    }
+
+    /// Whether a switch that left this side was ever decided.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn was_left(&self, migration: &MigrationId) -> Result<bool, Failure> {
+        Ok(self.note(migration, SETTLED_NOTE)?.is_some())
+    }
+
+    /// A small durable note of a step: an intent, a port, a choice.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn note(&self, migration: &MigrationId, key: &str) -> Result<Option<String>, Failure> {
+        const SQL: &str = "SELECT value FROM note WHERE migration = ?1 AND key = ?2";
+        self.connection().query_row(SQL, [migration.as_str(), key], |row| row.get(0)).optional().map_err(broken)
+    }
+
+    /// Writes a note. On disk when it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn set_note(&self, migration: &MigrationId, key: &str, value: &str) -> Result<(), Failure> {
+        const SQL: &str = "INSERT INTO note (migration, key, value) VALUES (?1, ?2, ?3)
+            ON CONFLICT (migration, key) DO UPDATE SET value = excluded.value";
+        self.connection().execute(SQL, [migration.as_str(), key, value]).map_err(broken)?;
+        Ok(())
+    }
+
+    /// Removes a note.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn clear_note(&self, migration: &MigrationId, key: &str) -> Result<(), Failure> {
+        const SQL: &str = "DELETE FROM note WHERE migration = ?1 AND key = ?2";
+        self.connection().execute(SQL, [migration.as_str(), key]).map_err(broken)?;
+        Ok(())
+    }
+
+    fn rows<T>(&self, sql: &str, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, Failure> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(sql).map_err(broken)?;
+        let rows = statement.query_map([], read).map_err(broken)?;
+        rows.collect::<Result<_, _>>().map_err(broken)
+    }
+}
+
+type ParticipationRow = (String, String, String, String);
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<ParticipationRow> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+}
+
+fn read_participation((migration, side, database, peer): ParticipationRow) -> Result<Participation, Failure> {
+    let Some(side) = [Side::Source, Side::Destination].into_iter().find(|known| known.as_str() == side) else {
+        return Err(Failure::new(Reason::StoreUnwritable, format!("the journal knows no side {side:?}")));
+    };
+    Ok(Participation { migration: MigrationId::new(&migration)?, side, database, peer })
+}
+
+fn stale_epoch(epoch: i64, seen: i64) -> Failure {
+    Failure::new(Reason::StaleEpoch, format!("coordinator epoch {epoch} is over, this agent has seen {seen}"))
+        .detail("Another coordinator has taken over, or the coordinator's store was lost.")
+        .effect(Effect::None)
+}
+
+fn insert_participation(connection: &Connection, participation: &Participation) -> Result<(), Failure> {
+    const INSERT: &str = "INSERT INTO participation (migration, side, database, peer) VALUES (?1, ?2, ?3, ?4)
+        ON CONFLICT DO NOTHING";
+    const SAME: &str = "SELECT side = ?2 AND database = ?3 AND peer = ?4 FROM participation WHERE migration = ?1";
+    let Participation { migration, side, database, peer } = participation;
+    let row = [migration.as_str(), side.as_str(), database, peer];
+    connection.execute(INSERT, row).map_err(broken)?;
+    if connection.query_row(SAME, row, |row| row.get(0)).map_err(broken)? {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::ObjectConflict,
+        format!("this agent already has another part in a migration named {migration}"),
+    )
+    .hint(format!("Choose another name, or run `pgportage-agent cleanup {migration}` here if that one is over."))
+    .effect(Effect::None))
+}
+
+fn unwritable(path: &Path, error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::new(Reason::StoreUnwritable, format!("cannot use the journal {}", path.display()))
+        .because(error)
+        .hint("The directory must exist, belong to the agent's user and have free space.")
+        .effect(Effect::None)
+}
+
+/// A statement on an open journal failed: full disk, broken disk.
+#[expect(clippy::needless_pass_by_value, reason = "fits `map_err`")]
+fn broken(error: rusqlite::Error) -> Failure {
+    Failure::new(Reason::StoreUnwritable, "cannot write the journal")
+        .because(&error)
+        .hint("Look at the disk that holds `state_dir`. Nothing is done that cannot be recorded first.")
+}
+
+#[cfg(test)]
+mod tests;

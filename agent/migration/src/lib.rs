@@ -1,0 +1,13 @@
+//! A migration as one agent sees it: its part in it, what survives a crash, and what
+//! is ours on a server.
+//!
+//! **Invariant:** what is durable is written and read here, in the journal and in the
+//! ledger, and knows nothing of the acts that write it.
+
+pub mod journal;
+pub mod ledger;
+pub mod names;
+mod participation;
+pub mod stream;
+
+pub use participation::Participation;

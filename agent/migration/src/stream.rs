@@ -1,0 +1,137 @@
+//! The two streams of a migration, and what each is made of.
+//!
+//! *Forward* carries the source's changes to the destination; *back* carries the
+//! destination's to the source once applications write there. Each is a
+//! publication and a slot on the side that publishes it, and a subscription on
+//! the side that follows it. Both are made before the first cutover; which one
+//! runs says who writes.
+//!
+//! **Invariant:** a side follows only while it is closed, and its own slot is then
+//! moved past everything that it applied. So nothing that came from the other side
+//! is ever sent back, on every version and without `origin = none`, which would
+//! also leave out what an application's own subscriptions write.
+
+use pgportage_proto::{MigrationId, Side};
+
+use crate::Participation;
+use crate::names;
+
+/// One direction of a migration's changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// From the source to the destination.
+    Forward,
+    /// From the destination to the source.
+    Back,
+}
+
+impl Stream {
+    /// The stream of what applications write on a side.
+    #[must_use]
+    pub fn published_by(side: Side) -> Self {
+        match side {
+            Side::Source => Self::Forward,
+            Side::Destination => Self::Back,
+        }
+    }
+
+    /// The stream that a side follows while it is closed.
+    #[must_use]
+    pub fn followed_by(side: Side) -> Self {
+        match side {
+            Side::Source => Self::Back,
+            Side::Destination => Self::Forward,
+        }
+    }
+
+    /// What its publication, slot, subscription and replication role are called.
+    #[must_use]
+    pub fn name(self, migration: &MigrationId) -> String {
+        match self {
+            Self::Forward => names::replication_name(migration),
+            Self::Back => names::replication_name_back(migration),
+        }
+    }
+
+    /// Our published table whose arrival measures its lag. Each stream has its
+    /// own: what arrives in one must not be sent back in the other.
+    #[must_use]
+    pub fn heartbeat_table(self) -> &'static str {
+        match self {
+            Self::Forward => names::HEARTBEAT_TABLE,
+            Self::Back => names::HEARTBEAT_BACK_TABLE,
+        }
+    }
+}
+
+/// The name of the stream that this side publishes.
+#[must_use]
+pub fn outgoing(participation: &Participation) -> String {
+    Stream::published_by(participation.side).name(&participation.migration)
+}
+
+/// The name of the stream that this side follows.
+#[must_use]
+pub fn incoming(participation: &Participation) -> String {
+    Stream::followed_by(participation.side).name(&participation.migration)
+}
+
+/// What the outgoing slot is called for a moment, while a copy of it takes its
+/// place (see `way_back`).
+#[must_use]
+pub fn outgoing_copy(participation: &Participation) -> String {
+    match Stream::published_by(participation.side) {
+        Stream::Forward => names::slot_copy(&participation.migration),
+        Stream::Back => names::slot_copy_back(&participation.migration),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn what_one_side_publishes_the_other_follows() {
+        assert_eq!(Stream::published_by(Side::Source), Stream::followed_by(Side::Destination));
+        assert_eq!(Stream::published_by(Side::Destination), Stream::followed_by(Side::Source));
+    }
+
+    #[test]
+    fn no_two_names_of_any_migrations_are_equal() {
+        let names: Vec<String> = ["m", "m-back", "back-m", "back", "m-copy", "m--back"]
+            .into_iter()
+            .flat_map(|text| {
+                let migration = MigrationId::new(text).unwrap();
+                let part = |side| Participation {
+                    migration: migration.clone(),
+                    side,
+                    database: "d".to_owned(),
+                    peer: "p".to_owned(),
+                };
+                let (source, destination) = (part(Side::Source), part(Side::Destination));
+                [
+                    outgoing(&source),
+                    outgoing(&destination),
+                    outgoing_copy(&source),
+                    outgoing_copy(&destination),
+                    names::proof_publication(&migration),
+                ]
+            })
+            .collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+    }
+
+    #[test]
+    fn the_longest_names_fit() {
+        let migration = MigrationId::new(&"m".repeat(40)).unwrap();
+        for name in [
+            format!("{}_canary", Stream::Back.name(&migration)),
+            names::slot_copy_back(&migration),
+            names::proof_publication(&migration),
+        ] {
+            assert!(name.len() < 64, "{name}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Everything that knows PostgreSQL: the one door to the database, quoting,
+//! LSNs, versions, catalog queries.
+
+pub mod access;
+pub mod catalog;
+mod complaint;
+mod disk;
+mod door;
+mod error;
+pub mod expel;
+mod gather;
+mod login;
+mod lsn;
+mod passfile;
+pub mod programs;
+mod quiet;
+mod quote;
+pub mod replication;
+mod scram;
+mod secret;
+mod session;
+mod socket;
+mod version;
+
+pub use complaint::{listen as listen_to_complaint, told as told_complaint};
+pub use disk::free_disk_bytes;
+pub use door::{APPLICATION_PREFIX, Door, DoorSettings, Purpose};
+pub use error::{is_passing, sql_failure};
+pub use login::{Login, application_name};
+pub use lsn::{Lsn, LsnInvalid};
+pub use quiet::hush;
+pub use quote::{RelationName, quote_ident, quote_literal};
+pub use replication::Walsender;
+pub use scram::scram_verifier;
+pub use secret::Secret;
+pub use session::{CancelHandle, Session, SessionIdentity};
+pub use version::ServerVersion;
