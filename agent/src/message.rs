@@ -10,7 +10,7 @@ use pgportage_postgres::RelationName;
 use pgportage_proto::{Reason, v1};
 use uuid::Uuid;
 
-use crate::step::cutover::SequencePosition;
+use pgportage_postgres::catalog::SequencePosition;
 
 /// A field that is not as it has to be.
 pub(crate) fn missing(field: &str) -> Failure {

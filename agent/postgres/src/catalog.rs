@@ -9,7 +9,7 @@ mod table;
 
 pub use fingerprint::fingerprint;
 pub use object::{SchemaObject, catalog_digest, digest_of, schema_objects};
-pub use sequence::{SequenceState, Sequences, sequences};
+pub use sequence::{SequencePosition, SequenceState, Sequences, sequences};
 pub use table::{published_tables, user_tables};
 
 /// A relation (`c` in `pg_class`, `n` its schema) is the user's: not of the

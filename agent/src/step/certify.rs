@@ -26,11 +26,12 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::step::cutover::{
-    DrainToMarkerResult, FenceSourceResult, PrepareCutoverResult, RaiseBarrierResult, ReleaseBarrierResult,
-    SequencePosition, Switch, WrittenRows,
+    DrainToMarkerResult, FenceSourceResult, PrepareCutoverResult, RaiseBarrierResult, ReleaseBarrierResult, Switch,
+    WrittenRows,
 };
 use crate::step::way_back::beginning;
 use crate::step::{Act, Context, Produced, Survey};
+use pgportage_postgres::catalog::SequencePosition;
 
 const SERVER: &str = "\
 SELECT system_identifier::text, current_setting('server_version_num')::int FROM pg_control_system()";

@@ -24,7 +24,7 @@ mod trigger;
 mod way_back;
 
 use pgportage_link::{Effect, Failure};
-use pgportage_postgres::{Purpose, RelationName, quote_ident, quote_literal};
+use pgportage_postgres::{Purpose, quote_ident, quote_literal};
 use pgportage_proto::{ActKind, Reason, Side, v1};
 
 use crate::step::{Act, Context, Produced, Progress, Survey};
@@ -32,6 +32,7 @@ use examination::{Check, Examination, answer};
 use finding::apply_consents;
 
 pub use finding::{Consent, Finding, Severity};
+pub use inventory::{Extension, Inventory};
 pub use left_out::not_replicated;
 
 /// Asks whether a server can take the given part in a migration.
@@ -52,45 +53,6 @@ pub struct CheckServerResult {
     pub inventory: Inventory,
     /// What was found, worst first. Includes what the operator agreed to.
     pub findings: Vec<Finding>,
-}
-
-/// What a server is and what the database on it needs, in names and numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inventory {
-    /// The value of `server_version_num`.
-    pub server_version_num: i32,
-    /// The cluster's system identifier, as decimal digits.
-    pub system_identifier: String,
-    /// The database's encoding, for example `UTF8`.
-    pub encoding: String,
-    /// The database's collation provider and locale.
-    pub collation: String,
-    /// Extensions installed in the database, `plpgsql` left out.
-    pub extensions: Vec<Extension>,
-    /// Roles that the schema names as owner or grantee, sorted.
-    pub role_names: Vec<String>,
-    /// Those of them that own something, sorted.
-    pub owner_role_names: Vec<String>,
-    /// Number of tables that will be published.
-    pub table_count: i32,
-    /// Number of relations of every kind, indexes included.
-    pub relation_count: i32,
-    /// Size of the database.
-    pub size_bytes: i64,
-    /// Version of the agent's pg_dump as a `server_version_num`. Zero if absent.
-    pub pg_dump_version_num: i32,
-    /// Tables without a usable replica identity that the operator agreed to
-    /// give `REPLICA IDENTITY FULL`.
-    pub identity_full_tables: Vec<RelationName>,
-}
-
-/// One extension.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Extension {
-    /// Its name.
-    pub name: String,
-    /// The version installed.
-    pub version: String,
 }
 
 /// Questions to a server that publishes: the source's, and for the way back the

@@ -7,6 +7,7 @@ mod script;
 
 mod examples;
 mod journal;
+mod layers;
 mod policy;
 mod session;
 mod upgrade;

@@ -7,6 +7,17 @@ use tokio_postgres::{Client, Statement};
 use super::user_relation;
 use crate::{RelationName, sql_failure};
 
+/// Where one sequence stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SequencePosition {
+    /// The sequence.
+    pub name: RelationName,
+    /// Its last value.
+    pub last_value: i64,
+    /// Whether the last value was handed out.
+    pub called: bool,
+}
+
 /// Where one sequence stands, and how it moves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SequenceState {

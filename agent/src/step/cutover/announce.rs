@@ -14,9 +14,9 @@ use pgportage_migration::Participation;
 use pgportage_migration::journal::SETTLED_NOTE;
 use pgportage_proto::{MigrationId, Reason, Side};
 
-use super::Switches;
 use super::fence::FENCE_NOTE;
 use super::let_go::{let_go, let_go_in_time, onward};
+use super::sessions::Switches;
 use crate::pooler::{Occasion, Onward, Pause};
 use crate::step::Context;
 

@@ -17,8 +17,9 @@ use super::announce::announce_locks;
 use super::cycle::{WaitsFor, victims};
 use super::let_go::{let_go, let_go_in_time};
 use super::seeded::Bug;
-use super::sequence::{SequencePosition, positions};
-use super::{Barrier, LeavingSide, current_lsn, remaining, sessions_lost};
+use super::sequence::positions;
+use super::sessions::{Barrier, LeavingSide, RaiseBarrierResult, sessions_lost};
+use super::{current_lsn, remaining};
 use crate::message::{duration, int32, sequence_messages, span};
 use crate::policy::BarrierConflict;
 use crate::pooler::{Occasion, Pause, Unreachable};
@@ -115,23 +116,6 @@ pub struct RaiseBarrier {
     pub cutover_epoch: i64,
     /// The hard budget for the outage.
     pub max_outage: Duration,
-}
-
-/// The barrier stands and the marker is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RaiseBarrierResult {
-    /// The marker.
-    pub marker_id: Uuid,
-    /// Position of the source after the marker.
-    pub marker_lsn: String,
-    /// Every sequence.
-    pub sequences: Vec<SequencePosition>,
-    /// The catalog, as both sides can compute it.
-    pub catalog_digest: Vec<u8>,
-    /// From the first lock request to the last grant.
-    pub lock_wait: Duration,
-    /// Sessions whose statement was cancelled.
-    pub cancelled_session_count: u32,
 }
 
 impl Act for RaiseBarrier {

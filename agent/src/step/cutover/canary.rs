@@ -1,12 +1,11 @@
 //! The canary: a role of ours without CONNECT, whose refused login proves the
 //! fence from the outside.
 
-use pgportage_data_plane::role;
+use pgportage_data_plane::role::{self, Roles};
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_postgres::{Purpose, Secret, Session};
+use pgportage_migration::Participation;
+use pgportage_postgres::{Door, Purpose, Secret, Session};
 use pgportage_proto::Reason;
-
-use crate::step::Context;
 
 /// What PostgreSQL says to a login without CONNECT.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
@@ -14,6 +13,9 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 /// The canary, with a password that was made for this cutover.
 #[derive(Debug)]
 pub(super) struct Canary {
+    door: Door,
+    address: String,
+    database: String,
     role: String,
     password: Secret,
 }
@@ -21,12 +23,20 @@ pub(super) struct Canary {
 impl Canary {
     /// Makes the password and proves that a login gets as far as the question
     /// whether the role may connect: otherwise its refusal would prove nothing.
-    pub(super) async fn wake(cx: &Context) -> Result<Self, Failure> {
+    pub(super) async fn wake(
+        door: &Door,
+        roles: &Roles,
+        address: &str,
+        participation: &Participation,
+    ) -> Result<Self, Failure> {
         let canary = Self {
-            role: cx.roles.names(&cx.participation).canary,
-            password: cx.roles.canary_password(&cx.participation).await?,
+            door: door.clone(),
+            address: address.to_owned(),
+            database: participation.database.clone(),
+            role: roles.names(participation).canary,
+            password: roles.canary_password(participation).await?,
         };
-        match canary.log_in(cx).await {
+        match canary.log_in().await {
             Ok(_) => Ok(canary),
             Err(failure) if failure.sqlstate.as_deref() == Some(INSUFFICIENT_PRIVILEGE) => Ok(canary),
             Err(failure) => Err(Failure::new(Reason::LoginRefused, "the canary role cannot log in to the source")
@@ -35,7 +45,7 @@ impl Canary {
                     "Let role {} in with a password from this machine, with a line in pg_hba.conf like: \
                      host {} {} 127.0.0.1/32 scram-sha-256",
                     canary.role,
-                    role::hba_name(&cx.participation.database),
+                    role::hba_name(&canary.database),
                     role::hba_name(&canary.role)
                 ))
                 .because(&failure)
@@ -45,7 +55,7 @@ impl Canary {
     }
 
     /// Proves that the server refuses a login for want of CONNECT.
-    pub(super) async fn prove_refused(&self, cx: &Context) -> Result<(), Failure> {
+    pub(super) async fn prove_refused(&self) -> Result<(), Failure> {
         let incomplete = |detail: String| {
             Failure::new(Reason::FenceIncomplete, "the fence is not proved by a refused login")
                 .detail(detail)
@@ -53,7 +63,7 @@ impl Canary {
                 .remedy(Remedy::Operator)
                 .effect(Effect::Unknown)
         };
-        match self.log_in(cx).await {
+        match self.log_in().await {
             Ok(_) => Err(incomplete(format!("Role {} could log in.", self.role))),
             Err(failure) if failure.sqlstate.as_deref() == Some(INSUFFICIENT_PRIVILEGE) => Ok(()),
             Err(failure) => {
@@ -62,8 +72,7 @@ impl Canary {
         }
     }
 
-    async fn log_in(&self, cx: &Context) -> Result<Session, Failure> {
-        let address = &cx.settings.postgres.replication_address;
-        cx.door.open_as(address, &cx.participation.database, &self.role, &self.password, Purpose::Control).await
+    async fn log_in(&self) -> Result<Session, Failure> {
+        self.door.open_as(&self.address, &self.database, &self.role, &self.password, Purpose::Control).await
     }
 }

@@ -13,10 +13,12 @@ use uuid::Uuid;
 use super::open::decide_ahead;
 use super::scrutiny::WrittenRows;
 use super::seeded::{self, Bug};
-use super::sequence::{SequencePosition, set_all};
-use super::{EnteringSide, await_disk, current_lsn, remaining, sessions_lost};
+use super::sequence::set_all;
+use super::sessions::{DrainToMarkerResult, EnteringSide, sessions_lost};
+use super::{await_disk, current_lsn, remaining};
 use crate::message::{duration, int32, marker, sequences, span};
 use crate::step::{Act, Context, Produced, Progress, Survey};
+use pgportage_postgres::catalog::SequencePosition;
 
 /// How often the destination is asked for the marker. The outage waits for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -39,19 +41,6 @@ pub struct DrainToMarker {
     /// How long comparing what was written since P0 may take. None: it is not
     /// compared.
     pub compare_limit: Option<Duration>,
-}
-
-/// The marker is applied and flushed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DrainToMarkerResult {
-    /// From the command to the visible marker.
-    pub drain_time: Duration,
-    /// How many sequences were set.
-    pub sequence_count: u32,
-    /// Position of the destination after the flush.
-    pub flush_lsn: String,
-    /// What was compared, where that was asked for. Nothing of it differed.
-    pub compared: Option<WrittenRows>,
 }
 
 impl Act for DrainToMarker {
@@ -173,7 +162,7 @@ async fn compare(
 ) -> Result<WrittenRows, Failure> {
     cx.report(Progress { subject: "comparing what was written".to_owned(), ..Progress::default() });
     let scrutiny = cutover.scrutiny.as_mut().ok_or_else(|| sessions_lost(Effect::None))?;
-    let compared = Box::pin(scrutiny.compare(cx, step.cutover_epoch, limit)).await?;
+    let compared = Box::pin(scrutiny.compare(cx.clock, step.cutover_epoch, limit)).await?;
     tracing::info!(
         migration.id = %cx.participation.migration, cutover_epoch = step.cutover_epoch, tables = compared.table_count,
         rows = compared.row_count, left_out = compared.left_out.len(), elapsed = ?compared.elapsed,

@@ -19,11 +19,13 @@ use uuid::Uuid;
 
 use super::resolve::give_up_fence;
 use super::seeded::{self, Bug};
-use super::sequence::{SequencePosition, positions};
-use super::{LeavingSide, current_lsn, refuse_in_rehearsal, remaining, sessions_lost};
+use super::sequence::positions;
+use super::sessions::{FenceSourceResult, LeavingSide, sessions_lost};
+use super::{current_lsn, refuse_in_rehearsal, remaining};
 use crate::message::{int32, marker, sequence_messages};
 use crate::policy::{DestructiveAct, HookPoint};
 use crate::step::{Act, Consequences, Context, Produced, Progress, Survey};
+use pgportage_postgres::catalog::SequencePosition;
 
 /// Journal note of the source agent: the epoch of a fence that may be durable.
 /// Written before the fence, cleared when it is lifted.
@@ -57,19 +59,6 @@ pub struct FenceSource {
     pub cutover_epoch: i64,
     /// The marker whose drain is proved.
     pub marker_id: Uuid,
-}
-
-/// Nobody is left on the source, and nobody can log in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FenceSourceResult {
-    /// Position of the source after the fence.
-    pub fence_lsn: String,
-    /// Every sequence, read when nobody was left.
-    pub sequences: Vec<SequencePosition>,
-    /// Sessions that were ended.
-    pub terminated_session_count: u32,
-    /// The catalog, as both sides can compute it.
-    pub catalog_digest: Vec<u8>,
 }
 
 impl Act for FenceSource {
@@ -154,7 +143,7 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
     // At once: whoever is ended tries to log in again and again, and everybody is slower.
     let ((), emptied) =
-        try_join!(cutover.canary.prove_refused(cx), empty(cx, cutover, &replication_role, &access_version, deadline))?;
+        try_join!(cutover.canary.prove_refused(), empty(cx, cutover, &replication_role, &access_version, deadline))?;
     let ms = |from: Instant, to: Instant| u64::try_from(to.duration_since(from).as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
         commit_ms = ms(begun, committed),

@@ -13,10 +13,10 @@ use pgportage_migration::journal::SETTLED_NOTE;
 use pgportage_proto::Side;
 use tokio::time::Instant;
 
-use super::Switches;
 use super::announce::tell_the_end;
 use super::fence::FENCE_NOTE;
 use super::resolve::{noted_epoch, resolve};
+use super::sessions::Switches;
 use crate::hook;
 use crate::policy::HookPoint;
 use crate::pooler::{self, Occasion, Onward, Pause, Towards};

@@ -19,15 +19,16 @@ use tokio::try_join;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::Switches;
 use super::announce::announce_opening;
 use super::let_go::lead_back;
 use super::resolve::fence_table_exists;
-use super::sequence::{SequencePosition, set_all};
-use super::{EnteringSide, await_disk, current_lsn, refuse_in_rehearsal, sessions_lost};
+use super::sequence::set_all;
+use super::sessions::{EnteringSide, Switches, sessions_lost};
+use super::{await_disk, current_lsn, refuse_in_rehearsal};
 use crate::message::sequences;
 use crate::policy::{DestructiveAct, HookPoint};
 use crate::step::{Act, Consequences, Context, Produced, Survey};
+use pgportage_postgres::catalog::SequencePosition;
 
 const DECISION: &str = "SELECT state, floor_epoch, saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE";
 

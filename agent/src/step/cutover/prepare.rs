@@ -25,11 +25,11 @@ use super::let_go::{let_go, poolers_lead_here};
 use super::open::try_to_decide;
 use super::scrutiny::Scrutiny;
 use super::seeded::{self, Bug};
-use super::{EnteringSide, LeavingSide};
+use super::sessions::{EnteringSide, LeavingSide};
 use crate::message::{duration, int32};
 use crate::policy::{DestructiveAct, HookPoint};
 use crate::pooler::Unreachable;
-use crate::step::{Act, Consequences, Context, Produced, Survey, way_back};
+use crate::step::{Act, Consequences, Context, Produced, Survey, verify, way_back};
 
 /// A transaction that has written and is older than this would keep the barrier
 /// waiting for longer than an outage may last.
@@ -222,7 +222,8 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     refuse_long_writers(cx, &writer).await?;
     cx.poolers.check(&cx.participation).await?;
     poolers_lead_here(&cx.switches, &cx.participation)?;
-    let canary = Canary::wake(cx).await?;
+    let canary =
+        Canary::wake(&cx.door, &cx.roles, &cx.settings.postgres.replication_address, &cx.participation).await?;
     let written = match step.compare_written {
         true => Some(Arc::new(Written::begin(&cx.slots, cx.clock, &cx.participation).await?)),
         false => None,
@@ -327,7 +328,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     let subscribed = without_ours(subscribed);
     try_to_decide(cx, &session, step.cutover_epoch).await?;
     let scrutiny = match step.compare_written {
-        true => Some(Box::pin(Scrutiny::begin(cx)).await?),
+        true => Some(Box::pin(scrutinise(cx)).await?),
         false => None,
     };
     let catalog_digest = catalog::catalog_digest(&session).await?.to_vec();
@@ -510,4 +511,11 @@ async fn refuse_long_writers(cx: &Context, client: &Session) -> Result<(), Failu
         .detail(format!("The barrier would wait for it: {}.", writers.join("; ")))
         .hint("Wait until it ends, or end it, then try the cutover again.")
         .effect(Effect::None))
+}
+
+/// Opens both ends, for the comparison of what is written from here on.
+async fn scrutinise(cx: &Context) -> Result<Scrutiny, Failure> {
+    let (mut here, mut there) = verify::open(cx).await?;
+    let (plan, hashing) = verify::Plan::make(cx, &mut here, &mut there).await?;
+    Ok(Scrutiny::new(here, there, plan.tables, hashing))
 }

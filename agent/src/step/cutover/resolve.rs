@@ -18,9 +18,9 @@ use pgportage_proto::{MigrationId, Reason, Side};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, GenericClient};
 
-use super::Switches;
 use super::fence::FENCE_NOTE;
 use super::let_go::{let_go, let_go_what_is_left};
+use super::sessions::Switches;
 
 /// How often the source agent asks a destination that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);

@@ -12,14 +12,12 @@ use pgportage_data_plane::comparison::{
     ComparedTable, Digest, Hashing, Part, PartDigest, Questions, Reader, RowKey, Which,
 };
 use pgportage_data_plane::snapshot::WrittenTable;
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_postgres::RelationName;
 use pgportage_proto::{Reason, v1};
 use tokio::try_join;
 
 use crate::message::{int32, span};
-use crate::step::Context;
-use crate::step::verify::{Plan, open};
 
 /// A table up to this size is compared whole where its rows cannot be named.
 const SMALL: i64 = 1 << 20;
@@ -65,15 +63,9 @@ impl From<WrittenRows> for v1::SwitchComparison {
 }
 
 impl Scrutiny {
-    /// Opens both ends.
-    ///
-    /// # Errors
-    ///
-    /// As [`open`].
-    pub(super) async fn begin(cx: &Context) -> Result<Self, Failure> {
-        let (mut here, mut there) = open(cx).await?;
-        let (plan, hashing) = Plan::make(cx, &mut here, &mut there).await?;
-        Ok(Self { here, there, tables: plan.tables, hashing })
+    /// Both ends, open, with what they have in common.
+    pub(super) fn new(here: Reader, there: Questions, tables: Vec<Arc<ComparedTable>>, hashing: Hashing) -> Self {
+        Self { here, there, tables, hashing }
     }
 
     /// Compares what was written since P0 of this switch. Nobody writes.
@@ -83,12 +75,12 @@ impl Scrutiny {
     /// [`Reason::RowsDiffer`]; [`Reason::VerificationIncomplete`] when the time is over;
     /// otherwise what either side reports. The time has to be paid by applications, so
     /// nothing is tried twice.
-    pub(super) async fn compare(&mut self, cx: &Context, epoch: i64, limit: Duration) -> Result<WrittenRows, Failure> {
-        let begun = cx.clock.now();
-        let compared = cx.clock.timeout(limit, Box::pin(self.look(epoch))).await;
+    pub(super) async fn compare(&mut self, clock: Clock, epoch: i64, limit: Duration) -> Result<WrittenRows, Failure> {
+        let begun = clock.now();
+        let compared = clock.timeout(limit, Box::pin(self.look(epoch))).await;
         let compared = compared.unwrap_or_else(|_elapsed| Err(time_over(limit)));
         let compared = compared.map_err(|failure| failure.remedy(Remedy::Operator).effect(Effect::None))?;
-        Ok(WrittenRows { elapsed: cx.clock.now().duration_since(begun), ..compared })
+        Ok(WrittenRows { elapsed: clock.now().duration_since(begun), ..compared })
     }
 
     async fn look(&mut self, epoch: i64) -> Result<WrittenRows, Failure> {

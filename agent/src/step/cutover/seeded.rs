@@ -9,9 +9,8 @@ use pgportage_postgres::access::Access;
 use pgportage_postgres::{quote_ident, sql_failure};
 use tokio_postgres::{Client, GenericClient};
 
-use super::LeavingSide;
-use super::fence::FenceSourceResult;
 use super::sequence::positions;
+use super::sessions::{FenceSourceResult, LeavingSide};
 
 /// A mistake that a test can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

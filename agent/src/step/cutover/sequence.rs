@@ -1,23 +1,12 @@
 //! Reading the source's sequences and setting the destination's.
 
 use pgportage_link::Failure;
-use pgportage_postgres::catalog::{SequenceState, Sequences};
-use pgportage_postgres::{RelationName, sql_failure};
+use pgportage_postgres::catalog::{SequencePosition, SequenceState, Sequences};
+use pgportage_postgres::sql_failure;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::seeded::{self, Bug};
-
-/// Where one sequence stands.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SequencePosition {
-    /// The sequence.
-    pub name: RelationName,
-    /// Its last value.
-    pub last_value: i64,
-    /// Whether the last value was handed out.
-    pub called: bool,
-}
 
 /// Where every sequence of the database stands.
 pub(super) async fn positions(client: &Client, sequences: &Sequences) -> Result<Vec<SequencePosition>, Failure> {

@@ -7,12 +7,11 @@
 
 use pgportage_data_plane::comparison::replicated_tables;
 use pgportage_link::{Effect, Failure};
-use pgportage_postgres::catalog::{self, SchemaObject, SequenceState};
+use pgportage_postgres::catalog::{self, SchemaObject, SequencePosition, SequenceState};
 use pgportage_postgres::{Purpose, RelationName, Session, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, v1};
 
 use crate::message::relations;
-use crate::step::cutover::SequencePosition;
 use crate::step::inspect::{Finding, not_replicated};
 use crate::step::patience::Patience;
 use crate::step::{Act, Context, Produced, Progress, ProgressPart, ProgressUnit, Survey};
