@@ -10,7 +10,7 @@ use crate::settings::Settings;
 /// The pgportage agent: carries out, beside one PostgreSQL server, what a
 /// coordinator asks for and its policy file allows.
 #[derive(Debug, Parser)]
-#[command(name = "pgportage-agent", version, about, after_help = AFTER_HELP)]
+#[command(name = "pgportage-agent", version, about, after_help = AFTER_HELP, disable_help_subcommand = true)]
 pub struct Arguments {
     /// The configuration file.
     #[arg(
@@ -67,6 +67,12 @@ pub enum Verb {
     Cleanup {
         /// The migration's name.
         migration: String,
+    },
+    /// Explain a verb, or the code of a failure or a finding, for example
+    /// `help SLOT_LOST`.
+    Help {
+        /// A verb or a code.
+        words: Vec<String>,
     },
 }
 

@@ -35,6 +35,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::policy::DestructiveAct;
 use crate::step::Handles;
 use crate::step::cutover::{heed, resolve};
 
@@ -129,7 +130,7 @@ impl Service {
         back: Side,
     ) -> Result<Participation, Failure> {
         let participation = self.authorise(caller, migration, None)?;
-        if participation.side == back && !self.handles.policy.destructive().way_back {
+        if participation.side == back && !self.handles.policy.destructive().allows(DestructiveAct::WayBack) {
             let message = format!("the policy of the {back}'s agent does not allow a way back");
             return Err(Failure::new(Reason::PeerRefused, message)
                 .hint("Set `way_back = true` under [destructive] in its policy, then restart it.")

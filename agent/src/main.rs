@@ -2,21 +2,24 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use pgportage_agent::arguments::{Arguments, Verb};
 use pgportage_agent::daemon;
 use pgportage_agent::local;
-use pgportage_link::{Failure, settings};
+use pgportage_link::{Failure, program, settings};
 use pgportage_proto::Side;
+
+/// As it is typed.
+const NAME: &str = "pgportage-agent";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Verb::Help { words }) = &arguments.verb {
+        return program::print_help(Arguments::command(), words);
+    }
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(&failure);
-            ExitCode::FAILURE
-        }
+        Err(failure) => program::end(NAME, &failure),
     }
 }
 
@@ -40,6 +43,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             say(&daemon::block_on(local::unfence(loaded, migration, destroyed))?)
         }
         Some(Verb::Cleanup { migration }) => say(&daemon::block_on(local::clean_up(loaded, migration))?),
+        // Answered before the settings are read.
+        Some(Verb::Help { .. }) => Ok(()),
     }
 }
 
@@ -48,17 +53,4 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn say(text: &str) -> Result<(), Failure> {
     print!("{text}");
     Ok(())
-}
-
-#[expect(clippy::print_stderr, reason = "the log may not have been started")]
-fn complain(failure: &Failure) {
-    eprintln!("pgportage-agent: {failure} ({})", failure.reason);
-    for (label, text) in [("detail", &failure.detail), ("hint", &failure.hint)] {
-        for line in text.lines() {
-            eprintln!("  {label}: {line}");
-        }
-    }
-    for cause in &failure.causes {
-        eprintln!("  because: {cause}");
-    }
 }

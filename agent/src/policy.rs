@@ -5,12 +5,12 @@
 //! else happens.
 
 mod command;
+mod destructive;
 mod file;
 mod hook;
 mod pooler;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use pgportage_migration::Participation;
 use pgportage_proto::{ActKind, Reason, Side, Verb};
 
 pub use command::LocalCommand;
+pub use destructive::{Destructive, DestructiveAct};
 pub use hook::{HookPoint, HookRule};
 pub use pooler::{PoolerRule, Repoint, ServerAddress};
 
@@ -110,83 +111,6 @@ pub enum BarrierConflict {
     Cancel,
     /// The switchover is taken back; no statement of an application is cancelled.
     Yield,
-}
-
-/// Acts that cannot simply be taken back, or that applications feel. All of
-/// them are forbidden unless the file says otherwise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Destructive {
-    /// Keeping applications off the source for good.
-    pub fence: bool,
-    /// Letting applications in on the destination: the point of no return.
-    pub open: bool,
-    /// Dropping our replication slot.
-    pub drop_slot: bool,
-    /// Ending sessions of applications.
-    pub terminate_sessions: bool,
-    /// `REPLICA IDENTITY FULL` on tables without a key.
-    pub replica_identity_full: bool,
-    /// What lets a migration return after its cutover: on the destination a
-    /// publication, a slot and a role that the source's agent may log in as; on the
-    /// source a subscription that writes what the destination wrote.
-    pub way_back: bool,
-}
-
-/// One of the acts that need a word in the policy of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum DestructiveAct {
-    /// See [`Destructive::fence`].
-    Fence,
-    /// See [`Destructive::open`].
-    Open,
-    /// See [`Destructive::drop_slot`].
-    DropSlot,
-    /// See [`Destructive::terminate_sessions`].
-    TerminateSessions,
-    /// See [`Destructive::replica_identity_full`].
-    ReplicaIdentityFull,
-    /// See [`Destructive::way_back`].
-    WayBack,
-}
-
-impl DestructiveAct {
-    /// Every act, in the order of the file.
-    pub const ALL: [Self; 6] =
-        [Self::Fence, Self::Open, Self::DropSlot, Self::TerminateSessions, Self::ReplicaIdentityFull, Self::WayBack];
-
-    /// The key under `[destructive]`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fence => "fence",
-            Self::Open => "open",
-            Self::DropSlot => "drop_slot",
-            Self::TerminateSessions => "terminate_sessions",
-            Self::ReplicaIdentityFull => "replica_identity_full",
-            Self::WayBack => "way_back",
-        }
-    }
-}
-
-impl fmt::Display for DestructiveAct {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl Destructive {
-    /// Whether an act is allowed.
-    #[must_use]
-    pub fn allows(&self, act: DestructiveAct) -> bool {
-        match act {
-            DestructiveAct::Fence => self.fence,
-            DestructiveAct::Open => self.open,
-            DestructiveAct::DropSlot => self.drop_slot,
-            DestructiveAct::TerminateSessions => self.terminate_sessions,
-            DestructiveAct::ReplicaIdentityFull => self.replica_identity_full,
-            DestructiveAct::WayBack => self.way_back,
-        }
-    }
 }
 
 /// What a command wants to do, as far as the policy is concerned.

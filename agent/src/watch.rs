@@ -28,7 +28,7 @@ use pgportage_postgres::{Door, Purpose, Session};
 use pgportage_proto::MigrationId;
 use pgportage_proto::Reason;
 
-use crate::policy::Policy;
+use crate::policy::{DestructiveAct, Policy};
 use forecast::{Bounds, Measurements};
 use limit::{Judgement, judge};
 use look::{Seen, drop_slots, slots};
@@ -180,7 +180,7 @@ impl Watch {
         match judge(&seen, self.policy.limits()) {
             Judgement::Well => self.warn(migration, String::new()),
             Judgement::Warn(text) => self.warn(migration, text),
-            Judgement::GiveWay(text) if self.policy.destructive().drop_slot => {
+            Judgement::GiveWay(text) if self.policy.destructive().allows(DestructiveAct::DropSlot) => {
                 self.give_up(participation, Reason::WalLimitExceeded, text)?;
                 pgportage_link::fail_point::hit("watch.give_up.noted");
                 let Some(session) = &self.session else { return Ok(()) };

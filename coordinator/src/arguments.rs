@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 /// Decides about migrations, keeps their history, commands the agents.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "pgportage-coordinator", version)]
+#[command(name = "pgportage-coordinator", version, disable_help_subcommand = true)]
 pub struct Arguments {
     /// Configuration file
     #[arg(long, global = true, value_name = "FILE", default_value = "/etc/pgportage/coordinator.toml")]
@@ -20,10 +20,15 @@ pub struct Arguments {
 }
 
 /// What to do.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Verb {
     /// Serve until told to stop
     Run,
     /// Check the configuration and the certificate, then end
     CheckConfig,
+    /// Explain a verb or the code of a failure, for example `help STORE_IN_USE`
+    Help {
+        /// A verb or a code
+        words: Vec<String>,
+    },
 }

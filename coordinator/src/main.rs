@@ -2,20 +2,21 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use pgportage_coordinator::arguments::{Arguments, Verb};
 use pgportage_coordinator::daemon;
 use pgportage_coordinator::settings::Settings;
-use pgportage_link::{Failure, settings};
+use pgportage_link::{Failure, program, settings};
 use pgportage_proto::Reason;
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    if let Some(Verb::Help { words }) = &arguments.verb {
+        return program::print_help(Arguments::command(), words);
+    }
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(&failure);
-            ExitCode::FAILURE
-        }
+        Err(failure) => program::end("pgportage-coordinator", &failure),
     }
 }
 
@@ -25,13 +26,15 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         say(&settings::print(&loaded)?);
         return Ok(());
     }
-    match arguments.verb {
+    match &arguments.verb {
         None | Some(Verb::Run) => runtime()?.block_on(daemon::run(loaded)),
         Some(Verb::CheckConfig) => {
             daemon::check(&loaded)?;
             say("the configuration and the certificate are in order\n");
             Ok(())
         }
+        // Answered before the settings are read.
+        Some(Verb::Help { .. }) => Ok(()),
     }
 }
 
@@ -45,17 +48,4 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 #[expect(clippy::print_stdout, reason = "what was asked for")]
 fn say(text: &str) {
     print!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "the log may not have been started")]
-fn complain(failure: &Failure) {
-    eprintln!("pgportage-coordinator: {failure} ({})", failure.reason);
-    for (label, text) in [("detail", &failure.detail), ("hint", &failure.hint)] {
-        for line in text.lines() {
-            eprintln!("  {label}: {line}");
-        }
-    }
-    for cause in &failure.causes {
-        eprintln!("  because: {cause}");
-    }
 }

@@ -1,5 +1,6 @@
-//! Where the contract's messages become domain types and back. Nothing else in
-//! this crate but the services sees generated types.
+//! Where the contract's messages become domain types and back. Beside it only what
+//! speaks sees generated types: the services, and the fleet with what it is given to
+//! send. A test of the workspace holds the list.
 
 mod certificate;
 mod command;

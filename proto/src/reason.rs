@@ -1,8 +1,8 @@
 //! The stable identifiers of failures and findings.
 //!
 //! One list for both, because an operator who reads `WAL_LEVEL_TOO_LOW` does
-//! not care whether preflight or a step said it. Each has a page in
-//! `docs/errors/`; a test checks that.
+//! not care whether preflight or a step said it. Each has a page in `docs/errors/`
+//! that is part of the programs: without it nothing compiles.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ macro_rules! reasons {
         /// Why something did not succeed, or what preflight found.
         ///
         /// The text form is stable: programs match on it, and
-        /// `docs/errors/<TEXT>.md` explains it.
+        /// [`Reason::page`] explains it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Reason {
             $($(#[$doc])* $variant,)+
@@ -27,6 +27,15 @@ macro_rules! reasons {
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)+
+                }
+            }
+
+            /// What happened, how to see it and what to do, in Markdown: what
+            /// `pgportage help <TEXT>` prints.
+            #[must_use]
+            pub fn page(self) -> &'static str {
+                match self {
+                    $(Self::$variant => include_str!(concat!("../../docs/errors/", $text, ".md")),)+
                 }
             }
         }
@@ -276,6 +285,38 @@ reasons! {
     TablespaceNotMoved = "TABLESPACE_NOT_MOVED",
     /// An invalid index is not moved.
     IndexInvalid = "INDEX_INVALID",
+}
+
+impl Reason {
+    /// How many are named for a text that is none.
+    const NEAREST: usize = 3;
+
+    /// The reasons whose texts are most like this one; none when nothing is.
+    #[must_use]
+    pub fn nearest(text: &str) -> Vec<Self> {
+        let mut ranked: Vec<_> = Self::ALL.iter().map(|&reason| (unlikeness(text, reason.as_str()), reason)).collect();
+        ranked.sort_by_key(|(unlike, _)| *unlike);
+        let near = |(unlike, reason): (usize, Self)| (unlike <= reason.as_str().len() / 3).then_some(reason);
+        ranked.into_iter().map_while(near).take(Self::NEAREST).collect()
+    }
+}
+
+/// How many letters have to be put in, taken out or replaced to make one of the other.
+/// A beginning that stops between words is near.
+fn unlikeness(text: &str, known: &str) -> usize {
+    if text.len() > 2 && known.split('_').any(|word| word == text) {
+        return 1;
+    }
+    let mut above: Vec<usize> = (0..=known.len()).collect();
+    for (row, letter) in text.bytes().enumerate() {
+        let mut line = vec![row + 1];
+        for (column, other) in known.bytes().enumerate() {
+            let replaced = above[column] + usize::from(letter != other);
+            line.push(replaced.min(above[column + 1] + 1).min(line[column] + 1));
+        }
+        above = line;
+    }
+    above.last().copied().unwrap_or_default()
 }
 
 /// A text that names no reason of this release.

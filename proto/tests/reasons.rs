@@ -26,8 +26,8 @@ fn pages_and_reasons_are_the_same() {
 #[test]
 fn each_page_says_what_happened_how_to_see_it_and_what_to_do() {
     for &reason in Reason::ALL {
-        let page = fs::read_to_string(pages().join(format!("{reason}.md"))).unwrap();
-        let mut rest = page.strip_prefix(&format!("# {reason}\n")).unwrap_or_else(|| panic!("{reason}: the title"));
+        let mut rest =
+            reason.page().strip_prefix(&format!("# {reason}\n")).unwrap_or_else(|| panic!("{reason}: the title"));
         for section in SECTIONS {
             let (text, after) = rest.split_once(section).unwrap_or_else(|| panic!("{reason}: no {section}"));
             assert!(!text.trim().is_empty(), "{reason}: nothing before {section}");
@@ -50,4 +50,18 @@ fn reasons_have_the_form_of_their_standard() {
         assert!(text.chars().all(|c| inner(c) || c == '_'), "{text}");
         assert_eq!(text.parse(), Ok(reason), "two reasons with the text {text}");
     }
+}
+
+#[test]
+fn a_mistyped_reason_is_near_what_was_meant() {
+    for (typed, meant) in [
+        ("SLOT_LOSST", Reason::SlotLost),
+        ("BARIER_TIMEOUT", Reason::BarrierTimeout),
+        ("STALLED_", Reason::Stalled),
+        ("COLLATION", Reason::CollationDiffers),
+    ] {
+        assert_eq!(Reason::nearest(typed).first(), Some(&meant), "{typed}");
+    }
+    assert_eq!(Reason::nearest("cutovr"), []);
+    assert_eq!(Reason::nearest(""), []);
 }

@@ -49,6 +49,9 @@ pub struct Program {
     pub run_as: RunAs,
     /// The network namespace it runs in; that of the test if none.
     pub namespace: Option<String>,
+    /// Whether it may ask the scheduler for more than its share, if the test runs as
+    /// root: without, it lacks `CAP_SYS_NICE`.
+    pub may_haste: bool,
     /// Where its standard output goes.
     pub stdout: Output,
     /// Where its standard error goes.
@@ -86,6 +89,7 @@ impl Program {
             environment: Vec::new(),
             run_as: RunAs::Myself,
             namespace: None,
+            may_haste: true,
             stdout: Output::Discard,
             stderr: Output::Discard,
         }
@@ -131,6 +135,9 @@ impl Program {
         command.args(["--pdeathsig", "KILL"]);
         if self.run_as == RunAs::Unprivileged && running_as_root() {
             command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()]);
+        }
+        if !self.may_haste && running_as_root() {
+            command.arg("--bounding-set=-sys_nice");
         }
         command.arg("--").arg(self.path).args(self.arguments).envs(self.environment);
         command.stdin(Stdio::null()).stdout(self.stdout).stderr(self.stderr);

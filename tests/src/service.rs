@@ -25,6 +25,7 @@ pub struct Service {
     environment: Vec<(OsString, OsString)>,
     log_path: PathBuf,
     namespace: Option<String>,
+    may_haste: bool,
     child: Option<Child>,
 }
 
@@ -33,7 +34,16 @@ impl Service {
     #[must_use]
     pub fn new(name: &str, path: PathBuf, log_path: PathBuf) -> Self {
         let name = name.to_owned();
-        Self { name, path, arguments: Vec::new(), environment: Vec::new(), log_path, namespace: None, child: None }
+        Self {
+            name,
+            path,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            log_path,
+            namespace: None,
+            may_haste: true,
+            child: None,
+        }
     }
 
     /// Adds arguments.
@@ -48,6 +58,11 @@ impl Service {
     pub fn place(mut self, place: &Place) -> Self {
         self.namespace.clone_from(&place.namespace);
         self
+    }
+
+    /// Whether it may ask the scheduler for more than its share, from its next start on.
+    pub fn allow_haste(&mut self, allowed: bool) {
+        self.may_haste = allowed;
     }
 
     /// Sets a variable for every later start.
@@ -111,6 +126,7 @@ impl Service {
         let log = self.open_log()?;
         let mut program = Program::new(&self.path).arguments(self.arguments.iter().cloned());
         program.namespace.clone_from(&self.namespace);
+        program.may_haste = self.may_haste;
         for (name, value) in &self.environment {
             program = program.variable(name, value);
         }

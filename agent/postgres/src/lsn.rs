@@ -24,12 +24,6 @@ impl Lsn {
     pub fn value(self) -> u64 {
         self.0
     }
-
-    /// Bytes of WAL from `earlier` to here; zero when it is not earlier.
-    #[must_use]
-    pub fn bytes_since(self, earlier: Self) -> u64 {
-        self.0.saturating_sub(earlier.0)
-    }
 }
 
 /// A text that is no LSN.
@@ -101,6 +95,5 @@ mod tests {
         for text in ["", "16", "/", "16/", "+1/2", "1/123456789", "1/2/3", "g/0"] {
             assert_eq!(text.parse::<Lsn>(), Err(LsnInvalid(text.to_owned())), "{text:?}");
         }
-        assert_eq!(Lsn::new(5).bytes_since(Lsn::new(7)), 0);
     }
 }

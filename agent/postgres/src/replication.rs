@@ -27,8 +27,6 @@ const PARAMETER: &[u8] = b"replication\0database\0";
 pub struct SystemIdentity {
     /// The cluster's system identifier, as decimal digits.
     pub system_identifier: String,
-    /// The current timeline.
-    pub timeline: i32,
     /// The current flush position.
     pub position: Lsn,
 }
@@ -159,7 +157,6 @@ impl Session {
             .find_map(|message| match message {
                 SimpleQueryMessage::Row(row) => Some(SystemIdentity {
                     system_identifier: row.get(0)?.to_owned(),
-                    timeline: row.get(1)?.parse().ok()?,
                     position: row.get(2)?.parse().ok()?,
                 }),
                 _ => None,

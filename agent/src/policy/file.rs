@@ -57,17 +57,6 @@ struct LimitsSection {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct DestructiveSection {
-    fence: bool,
-    open: bool,
-    drop_slot: bool,
-    terminate_sessions: bool,
-    replica_identity_full: bool,
-    way_back: bool,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 struct RolesSection {
     replication: Option<RoleSection>,
     canary: Option<RoleSection>,
@@ -132,8 +121,7 @@ pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
     let databases = databases(&mut problems, &mut table, &peers);
     let steps = steps(&mut problems, &mut table);
     let limits = limits(&mut problems, &mut table);
-    let DestructiveSection { fence, open, drop_slot, terminate_sessions, replica_identity_full, way_back } =
-        problems.section(&mut table, "destructive");
+    let destructive = Destructive::read(&mut problems, &mut table);
     let RolesSection { replication, canary } = problems.section(&mut table, "roles");
     let replication = role(&mut problems, "roles.replication", replication);
     let canary = role(&mut problems, "roles.canary", canary);
@@ -152,7 +140,7 @@ pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
         steps,
         peers,
         limits,
-        destructive: Destructive { fence, open, drop_slot, terminate_sessions, replica_identity_full, way_back },
+        destructive,
         roles: PremadeRoles { replication, canary },
         poolers,
         hooks,

@@ -12,7 +12,7 @@ use pgportage_data_plane::figures::{Forecast, Room, WalLimit};
 use tokio::time::Instant;
 
 use super::look::Seen;
-use crate::policy::{Limits, Policy};
+use crate::policy::{DestructiveAct, Limits, Policy};
 
 /// Looks from before this say nothing about the present.
 const WINDOW: Duration = Duration::from_secs(120);
@@ -30,7 +30,7 @@ pub(super) struct Bounds<'a> {
 
 impl<'a> Bounds<'a> {
     pub(super) fn of(policy: &'a Policy) -> Self {
-        Self { limits: policy.limits(), gives_way: policy.destructive().drop_slot }
+        Self { limits: policy.limits(), gives_way: policy.destructive().allows(DestructiveAct::DropSlot) }
     }
 
     /// The limit that is met first.

@@ -1,13 +1,15 @@
 //! The examples in `deploy/examples` are what this release reads.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgportage_agent::policy::{HookPoint, Policy};
+use pgportage_agent::policy::{DestructiveAct, HookPoint, Policy};
 use pgportage_agent::settings::Settings;
 use pgportage_data_plane::peer::PeerAddress;
 use pgportage_link::settings::print;
+use pgportage_proto::ActKind;
 use tempfile::TempDir;
 
 /// The example as it is, or with everything in it that is commented out.
@@ -60,10 +62,41 @@ fn the_policy_loads_and_shows_the_defaults() {
     assert_eq!(policy.limits(), whole.limits());
     let address = PeerAddress::Direct("destination-b.example.com:7444".to_owned());
     assert_eq!(policy.peer_address("destination-b"), Some(&address));
-    assert!(policy.destructive().fence && !policy.destructive().open);
+    let allows = |act| policy.destructive().allows(act);
+    assert!(allows(DestructiveAct::Fence) && !allows(DestructiveAct::Open));
     assert!(policy.roles().replication.is_none() && whole.roles().canary.is_some());
     assert_eq!((policy.poolers("shop").count(), whole.poolers("shop").count()), (0, 1));
     assert_eq!(whole.poolers("shop").next().unwrap().pause_timeout, Duration::from_secs(1));
     let told = |policy: &Policy| policy.hooks(HookPoint::AfterOpen, "shop").map(|hook| hook.command.timeout).next();
     assert_eq!((told(&policy), told(&whole)), (None, Some(Duration::from_secs(5))));
+}
+
+#[test]
+fn the_example_policy_has_every_destructive_act_and_no_other() {
+    let example = include_str!("../../../deploy/examples/policy.toml");
+    let (_, section) = example.split_once("\n[destructive]\n").unwrap();
+    let keys = section.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(" = "));
+    let keys: BTreeSet<_> = keys.map(|(key, _)| key).filter(|key| !key.starts_with('#')).collect();
+    assert_eq!(keys, DestructiveAct::ALL.iter().map(|act| act.as_str()).collect());
+}
+
+/// The words in backticks.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn the_owners_page_has_every_act_and_what_the_policy_must_allow() {
+    let page = include_str!("../../README.md");
+    let (_, table) = page.split_once("| act | side | on the server | needs in `[destructive]` |\n").unwrap();
+    let rows: Vec<Vec<_>> = table
+        .lines()
+        .skip(1)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    let said: BTreeSet<_> = rows.iter().flat_map(|row| quoted(row[1])).collect();
+    assert_eq!(said, ActKind::ALL.iter().map(|kind| kind.as_str()).collect());
+    let needed: BTreeSet<_> = rows.iter().flat_map(|row| quoted(row[4])).collect();
+    assert_eq!(needed, DestructiveAct::ALL.iter().map(|act| act.as_str()).collect());
 }

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::certs::DEFAULT_DAYS;
-use crate::view::{Connection, CopyMethod, MaxRate};
+use crate::view::{Chosen, MaxRate};
 
 pub use rehearsal::{Extent, Rehearsal};
 
@@ -112,6 +112,8 @@ pub enum Verb {
     Completions(Completions),
     /// Write the manual pages into a directory
     Man(Man),
+    /// Explain a verb, or the code of a failure or a finding
+    Help(Help),
 }
 
 impl Verb {
@@ -138,6 +140,7 @@ impl Verb {
             Self::Certificate(_) => "certificate",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
+            Self::Help(_) => "help",
         }
     }
 }
@@ -148,6 +151,14 @@ pub struct Certs {
     /// What to make.
     #[command(subcommand)]
     pub act: CertsAct,
+}
+
+/// What to explain.
+#[derive(Clone, Debug, Args)]
+pub struct Help {
+    /// A verb, or a code such as SLOT_LOST
+    #[arg(value_name = "VERB|CODE")]
+    pub words: Vec<String>,
 }
 
 /// A migration's name.
@@ -206,10 +217,9 @@ pub struct Preflight {
     /// The database to move
     #[arg(long, value_name = "DB")]
     pub database: String,
-    /// How the destination server reaches the source server: tunnel (through the
-    /// agents' link) or direct (at the address in the destination agent's policy)
-    #[arg(long, value_enum, value_name = "HOW", default_value = "tunnel", hide_possible_values = true)]
-    pub connection: Connection,
+    /// What moves the rows.
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// Once the applications are on the destination, the source is left behind:
     /// no rollback
     #[arg(long)]
@@ -223,7 +233,7 @@ pub struct Create {
     pub name: String,
     /// A TOML file that describes the migration, instead of the options from --from to
     /// --max-rate; its keys are their names
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["method", "connection", "copy_method"])]
     pub file: Option<PathBuf>,
     /// What to move.
     #[command(flatten)]
@@ -245,17 +255,9 @@ pub struct CreateOptions {
     /// The database to move
     #[arg(long, value_name = "DB", required_unless_present = "file", conflicts_with = "file")]
     pub database: Option<String>,
-    /// How the destination server reaches the source server: tunnel (through the
-    /// agents' link) or direct (at the address in the destination agent's policy)
-    #[arg(
-        long,
-        value_enum,
-        value_name = "HOW",
-        default_value = "tunnel",
-        hide_possible_values = true,
-        conflicts_with = "file"
-    )]
-    pub connection: Connection,
+    /// What moves the rows.
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// Once the applications are on the destination, the source is left behind:
     /// no rollback
     #[arg(long, conflicts_with = "file")]
@@ -263,18 +265,6 @@ pub struct CreateOptions {
     /// Lag under which it is ready, for example 500ms [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "file")]
     pub max_lag: Option<Duration>,
-    /// How the rows that are there already are copied: snapshot (by the agents,
-    /// several tables at a time, indexes afterwards) or native (by the
-    /// subscription, one worker a table)
-    #[arg(
-        long,
-        value_enum,
-        value_name = "METHOD",
-        default_value = "snapshot",
-        hide_possible_values = true,
-        conflicts_with = "file"
-    )]
-    pub copy_method: CopyMethod,
     /// Table data that the copy may read in a second, for example 50MB [default:
     /// as fast as it goes]
     #[arg(long, value_name = "RATE", conflicts_with = "file")]

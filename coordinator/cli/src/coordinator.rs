@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::arguments::Verify;
 use crate::settings::Settings;
-use crate::view::{Agent, Certified, Connection, CopyMethod, Explained, Finding, MaxRate, Migration, Plan, Preflight};
+use crate::view::{Agent, Certified, Explained, Finding, MaxRate, Migration, Plan, Preflight, Way};
 use crate::wire;
 
 /// Verbs answer at once: the work goes on after the answer.
@@ -52,10 +52,8 @@ pub struct Route {
     /// Lag under which the migration is ready. The coordinator's default when
     /// unset.
     pub max_lag: Option<Duration>,
-    /// How the destination server reaches the source server.
-    pub connection: Connection,
-    /// How the rows that are there already are copied.
-    pub copy_method: CopyMethod,
+    /// What moves the rows, and by which way.
+    pub way: Way,
     /// How fast the copy may read.
     pub max_rate: MaxRate,
     /// Whether the applications can return after the cutover.
@@ -69,8 +67,8 @@ impl From<Route> for v1::MigrationSpec {
             destination_agent_id: route.destination_agent,
             database: route.database,
             max_lag: route.max_lag.map(wire::to_duration),
-            connection_path: wire::to_path(route.connection).into(),
-            copy_method: wire::to_copy_method(route.copy_method).into(),
+            connection_path: v1::ConnectionPath::from(route.way.connection).into(),
+            copy_method: v1::CopyMethod::from(route.way.copy_method).into(),
             max_rate_bytes: wire::to_rate(route.max_rate),
             without_way_back: !route.way_back,
             ..Self::default()

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use pgportage_link::Failure;
 use pgportage_link::settings::{self, Problems, Validate};
+use pgportage_proto::{ConnectionPath, CopyMethod};
 use serde::Deserialize;
 
 use crate::coordinator::Route;
-use crate::view::{Connection, CopyMethod, MaxRate};
+use crate::view::{Chosen, MaxRate, Method};
 
 /// The whole file. Its keys are the options of `create`.
 #[derive(Clone, Debug, Deserialize)]
@@ -19,12 +20,12 @@ struct Description {
     from: String,
     to: String,
     database: String,
-    #[serde(default)]
-    connection: Connection,
+    method: Option<Method>,
+    // As they were written before there was a method.
+    connection: Option<ConnectionPath>,
+    copy_method: Option<CopyMethod>,
     #[serde(default, with = "settings::optional_duration")]
     max_lag: Option<Duration>,
-    #[serde(default)]
-    copy_method: CopyMethod,
     #[serde(default)]
     max_rate: MaxRate,
     #[serde(default)]
@@ -44,12 +45,22 @@ impl Validate for Description {
         if self.max_lag.is_some_and(|lag| lag.is_zero()) {
             problems.add("max_lag", "must be above 0");
         }
-        if self.copy_method == CopyMethod::Native && self.max_rate != MaxRate::default() {
-            problems.add(
-                "max_rate",
-                "cannot limit what the subscription copies: leave it out, or set copy_method = \"snapshot\"",
-            );
+        for (key, written) in [("connection", self.connection.is_some()), ("copy_method", self.copy_method.is_some())] {
+            if written && self.method.is_some() {
+                problems.add(key, "says again what `method` says: leave it out");
+            }
         }
+        let way = self.chosen().way();
+        if way.copy_method == CopyMethod::Native && self.max_rate != MaxRate::default() {
+            problems
+                .add("max_rate", "cannot limit what the subscription copies: leave it out, or set method = \"agents\"");
+        }
+    }
+}
+
+impl Description {
+    fn chosen(&self) -> Chosen {
+        Chosen { method: self.method, connection: self.connection, copy_method: self.copy_method }
     }
 }
 
@@ -65,17 +76,9 @@ pub fn read(file: &Path) -> Result<Route, Failure> {
         settings::failure(&problems)
             .hint("Mend the file, then type it again; `pgportage create --help` lists the keys.")
     })?;
-    let Description { from, to, database, connection, max_lag, copy_method, max_rate, no_way_back } = described;
-    Ok(Route {
-        source_agent: from,
-        destination_agent: to,
-        database,
-        max_lag,
-        connection,
-        copy_method,
-        max_rate,
-        way_back: !no_way_back,
-    })
+    let way = described.chosen().way();
+    let Description { from, to, database, max_lag, max_rate, no_way_back, .. } = described;
+    Ok(Route { source_agent: from, destination_agent: to, database, max_lag, way, max_rate, way_back: !no_way_back })
 }
 
 #[cfg(test)]
@@ -93,7 +96,7 @@ mod tests {
         let route = written("from = \"a\"\nto = \"b\"\ndatabase = \"shop\"\n").unwrap();
         assert_eq!((route.source_agent.as_str(), route.destination_agent.as_str()), ("a", "b"));
         assert_eq!((route.database.as_str(), route.max_lag, route.way_back), ("shop", None, true));
-        assert_eq!((route.connection, route.copy_method), (Connection::Tunnel, CopyMethod::Snapshot));
+        assert_eq!(route.way, Method::Agents.into());
         assert_eq!(route.max_rate, MaxRate(None));
     }
 
@@ -119,9 +122,14 @@ mod tests {
         for key in ["to", "colour", "connection", "max_lag", "max_rate", "database"] {
             assert!(failure.detail.lines().any(|line| line.contains(key)), "{key}: {}", failure.detail);
         }
-        let failure =
-            written("from = \"a\"\nto = \"b\"\ndatabase = \"x\"\ncopy_method = \"native\"\nmax_rate = \"5MB\"\n");
-        assert!(failure.unwrap_err().detail.contains("cannot limit"));
+        for (choice, problem) in [
+            ("copy_method = \"native\"\nmax_rate = \"5MB\"", "cannot limit"),
+            ("method = \"postgresql\"\nmax_rate = \"5MB\"", "cannot limit"),
+            ("method = \"agents\"\nconnection = \"direct\"", "says again"),
+        ] {
+            let failure = written(&format!("from = \"a\"\nto = \"b\"\ndatabase = \"x\"\n{choice}\n")).unwrap_err();
+            assert!(failure.detail.contains(problem), "{}", failure.detail);
+        }
         assert!(read(Path::new("/nonexistent/shop.toml")).unwrap_err().detail.contains("/nonexistent/shop.toml"));
     }
 }

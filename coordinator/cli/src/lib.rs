@@ -53,6 +53,7 @@ async fn carry_out(terminal: &Terminal, arguments: &Arguments) -> Result<Exit, S
     match verb {
         Verb::Certs(certs) => verb::certs(terminal, certs).map_err(Stop::from),
         Verb::Completions(completions) => Ok(verb::completions(terminal, completions.shell)),
+        Verb::Help(help) => verb::help(terminal, &help.words),
         Verb::Man(man) => verb::man(terminal, &man.directory).map_err(Stop::from),
         Verb::Certificate(certificate) => match &certificate.act {
             CertificateAct::Verify(verify) => {

@@ -10,7 +10,7 @@ mod run;
 
 pub use certificate::verify as verify_certificate;
 pub use certs::certs;
-pub use local::{completions, man};
+pub use local::{completions, help, man};
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
         Verb::Finish(arguments) => Box::pin(run::finish(hand, arguments)).await,
         Verb::Abort(arguments) => Box::pin(run::abort(hand, arguments)).await,
         Verb::Certificate(arguments) => certificate::run(hand, &arguments.act).await,
-        Verb::Certs(_) | Verb::Completions(_) | Verb::Man(_) => {
+        Verb::Certs(_) | Verb::Completions(_) | Verb::Man(_) | Verb::Help(_) => {
             Err(Failure::new(Reason::Internal, "this verb does not speak to the coordinator").into())
         }
     }

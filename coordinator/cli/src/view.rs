@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 pub use certified::{Certified, Proof, Saved};
-pub use choice::{Connection, CopyMethod, MaxRate};
+pub use choice::{Chosen, MaxRate, Method, Way};
 pub use cutover::{Cutover, CutoverPhase};
 pub use drift::{Change, DriftedObject, SchemaDrift};
 pub use explained::{
@@ -45,12 +45,11 @@ pub struct Migration {
     pub source_agent: String,
     /// The agent beside the server moved to.
     pub destination_agent: String,
-    /// How the destination server reaches the source server.
-    pub connection: Connection,
+    /// What moves the rows, and by which way.
+    #[serde(flatten)]
+    pub way: Way,
     /// Whether the agents reach each other through the coordinator.
     pub relayed: bool,
-    /// How the rows that were there already are copied.
-    pub copy_method: CopyMethod,
     /// Bytes of table data that the copy may read in a second. None: as fast as
     /// it goes.
     pub max_rate_bytes: Option<i64>,
@@ -418,10 +417,10 @@ pub const CUTOVER_STEP: &str = "cutover";
 /// The name of the step that removes everything of ours.
 pub const FINISH_STEP: &str = "finish";
 
-/// The page that explains a reason or a finding.
+/// The command that prints the page of a reason or a finding.
 #[must_use]
 pub fn page(reason: &str) -> String {
-    format!("docs/errors/{reason}.md")
+    format!("pgportage help {reason}")
 }
 
 fn rfc3339<S: Serializer>(time: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -16,10 +16,10 @@ pub use certified::certified;
 pub use explained::explained;
 
 use crate::view::{
-    Agent, AgentState, Build, CUTOVER_STEP, Connection, CopyMethod, Cutover, CutoverPhase, Effect, FINISH_STEP,
-    Failure, Figures, Finding, Forecast, MaxRate, Migration, MigrationState, Part, Plan, PlannedStep, Preflight,
-    Progress, Rehearsal, Remedy, RowComparison, SchemaDrift, Severity, Side, Step, StepState, SwitchComparison, Unit,
-    Verification, WalLimit, WayBack, page,
+    Agent, AgentState, Build, CUTOVER_STEP, Cutover, CutoverPhase, Effect, FINISH_STEP, Failure, Figures, Finding,
+    Forecast, MaxRate, Migration, MigrationState, Part, Plan, PlannedStep, Preflight, Progress, Rehearsal, Remedy,
+    RowComparison, SchemaDrift, Severity, Side, Step, StepState, SwitchComparison, Unit, Verification, WalLimit, Way,
+    WayBack, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -45,24 +45,6 @@ pub fn consent(finding: &Finding) -> v1::Consent {
         code: finding.code.clone(),
         object: finding.object.clone(),
         evidence_digest: finding.evidence_digest.clone(),
-    }
-}
-
-/// How the servers connect, as the contract writes it.
-#[must_use]
-pub fn to_path(connection: Connection) -> v1::ConnectionPath {
-    match connection {
-        Connection::Tunnel => v1::ConnectionPath::Tunnel,
-        Connection::Direct => v1::ConnectionPath::Direct,
-    }
-}
-
-/// How rows are copied, as the contract writes it.
-#[must_use]
-pub fn to_copy_method(method: CopyMethod) -> v1::CopyMethod {
-    match method {
-        CopyMethod::Snapshot => v1::CopyMethod::Snapshot,
-        CopyMethod::Native => v1::CopyMethod::Native,
     }
 }
 
@@ -133,15 +115,8 @@ impl From<v1::Migration> for Migration {
         };
         Self {
             name: message.id,
-            connection: match spec.connection_path() {
-                v1::ConnectionPath::Direct => Connection::Direct,
-                v1::ConnectionPath::Tunnel | v1::ConnectionPath::Unspecified => Connection::Tunnel,
-            },
+            way: Way::new(spec.connection_path().into(), spec.copy_method().into()),
             relayed: message.relayed,
-            copy_method: match spec.copy_method() {
-                v1::CopyMethod::Native => CopyMethod::Native,
-                v1::CopyMethod::Snapshot | v1::CopyMethod::Unspecified => CopyMethod::Snapshot,
-            },
             max_rate_bytes: Some(message.max_rate_bytes).filter(|rate| *rate > 0),
             max_lag: span(spec.max_lag),
             way_back,
@@ -478,7 +453,7 @@ mod tests {
     fn a_reason_of_a_newer_release_keeps_its_text() {
         let failure = Failure::from(v1::Failure { reason: "BRAND_NEW".to_owned(), ..Default::default() });
         assert_eq!(failure.reason, "BRAND_NEW");
-        assert_eq!(failure.page, "docs/errors/BRAND_NEW.md");
+        assert_eq!(failure.page, "pgportage help BRAND_NEW");
         assert_eq!((failure.remedy, failure.effect), (Remedy::Operator, Effect::Unknown));
     }
 

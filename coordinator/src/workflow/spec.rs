@@ -120,7 +120,7 @@ impl Spec {
             CopyMethod::Snapshot => Ok(()),
             CopyMethod::Native => Err(invalid("a copy by the subscription cannot be limited")
                 .detail("Its rows come in the same stream as everything else.")
-                .hint("Choose the copy method snapshot, or leave max_rate out.")
+                .hint("Choose the method agents, or leave max_rate out.")
                 .with("field", "max_rate_bytes")),
         }
     }

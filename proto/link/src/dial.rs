@@ -5,11 +5,12 @@
 //! [`channel`] returns, or that [`crate::status::from_status`] finds in a call
 //! that needed a new connection.
 
-use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use pgportage_proto::Reason;
 use rustls_pki_types::ServerName;
@@ -21,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::http2::{HEADER_LIST_BYTES, Http2Settings};
 use crate::identity::{PeerIdentity, SpiffeId};
-use crate::relay::Relay;
+use crate::status::found_in;
 use crate::tls::{Identity, SERVER_NAME, explain, tls_error};
 use crate::transport::BoxedTransport;
 use crate::{Effect, Failure, Remedy};
@@ -40,7 +41,14 @@ pub enum Way {
     /// At its own address, `host:port`.
     Direct(String),
     /// Through the coordinator.
-    Relayed(Relay),
+    Relayed(Arc<dyn Detour>),
+}
+
+/// A way to another agent that is opened by somebody else: TLS over it proves who is
+/// there, as it does over the network.
+pub trait Detour: fmt::Debug + Send + Sync {
+    /// Opens it. Dropping the future abandons the attempt.
+    fn open_to<'a>(&'a self, peer: &'a SpiffeId) -> BoxFuture<'a, Result<BoxedTransport, Failure>>;
 }
 
 /// Connects to `address` (`host:port`) and makes sure that `expected` is there.
@@ -67,7 +75,7 @@ pub async fn channel(
 ///
 /// # Errors
 ///
-/// As [`channel`], and those of [`Relay::open`].
+/// As [`channel`], and those of [`Detour::open_to`].
 pub async fn channel_and_peer(
     way: Way,
     expected: &SpiffeId,
@@ -100,18 +108,6 @@ pub async fn channel_and_peer(
     // A connection stands, so somebody was verified.
     let peer = dialled.peer.get().cloned().ok_or_else(|| dialled.unreachable())?;
     Ok((channel, peer))
-}
-
-/// The failure of a connector somewhere in a chain of errors.
-pub(crate) fn found_in(error: &(dyn StdError + 'static)) -> Option<Failure> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(failure) = error.downcast_ref::<Failure>() {
-            return Some(failure.clone());
-        }
-        next = error.source();
-    }
-    None
 }
 
 struct Dial {
@@ -165,7 +161,7 @@ impl Dial {
                 tcp.set_nodelay(true).map_err(|error| self.refused_by_network(&error))?;
                 Ok(Box::new(tcp))
             }
-            Way::Relayed(relay) => Ok(Box::new(relay.open(&self.expected).await?)),
+            Way::Relayed(relay) => relay.open_to(&self.expected).await,
         }
     }
 

@@ -10,11 +10,8 @@ use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
-use tonic::transport::server::Connected;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
-
-use crate::serve::PeerStream;
 
 /// The path segment that sets our identities apart from others in the same
 /// trust domain.
@@ -248,14 +245,6 @@ impl fmt::Display for PeerIdentity {
     /// `agent "db-7"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} \"{}\"", self.role, self.name)
-    }
-}
-
-impl Connected for PeerStream {
-    type ConnectInfo = PeerIdentity;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.peer().clone()
     }
 }
 

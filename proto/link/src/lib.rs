@@ -17,6 +17,7 @@ pub mod identity;
 pub mod issue;
 pub mod metrics;
 pub mod notify;
+pub mod program;
 pub mod relay;
 pub mod serve;
 pub mod settings;

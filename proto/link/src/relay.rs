@@ -27,10 +27,12 @@ use tokio_util::sync::PollSender;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::dial::Detour;
 use crate::http2::{COMMAND_MESSAGE_BYTES, Http2Settings};
 use crate::identity::{Role, SpiffeId};
 use crate::status::from_status;
 use crate::tls::Identity;
+use crate::transport::BoxedTransport;
 use crate::{Effect, Failure, dial};
 
 /// Largest chunk sent: many TLS records, so that the cost of a message does not
@@ -67,21 +69,18 @@ impl Relay {
     /// the other agent is away; [`Reason::PeerRefused`] when the coordinator
     /// knows no migration of the two; [`Reason::ProtocolTooOld`] when it is of a
     /// release that does not relay.
-    // Boxed with its type said: dialling the other agent dials the coordinator.
-    pub fn open<'a>(&'a self, peer: &'a SpiffeId) -> BoxFuture<'a, Result<RelayStream, Failure>> {
-        Box::pin(async move {
-            use v1::open_relay_request::Message;
+    pub async fn open(&self, peer: &SpiffeId) -> Result<RelayStream, Failure> {
+        use v1::open_relay_request::Message;
 
-            let name = peer.name();
-            let mut client = self.client().await.map_err(|failure| no_relay(name, failure))?;
-            let (writer, chunks) = Writer::new();
-            let first = v1::OpenRelayRequest { message: Some(Message::PeerAgentId(name.to_owned())) };
-            let requests = tokio_stream::iter([first])
-                .chain(chunks.map(|chunk| v1::OpenRelayRequest { message: Some(Message::Chunk(chunk)) }));
-            let opened = client.open_relay(requests).await;
-            let inbound = opened.map_err(|status| no_relay(name, refused(status)))?.into_inner();
-            Ok(RelayStream::new(inbound.map_ok(|response| response.chunk), writer, client))
-        })
+        let name = peer.name();
+        let mut client = self.client().await.map_err(|failure| no_relay(name, failure))?;
+        let (writer, chunks) = Writer::new();
+        let first = v1::OpenRelayRequest { message: Some(Message::PeerAgentId(name.to_owned())) };
+        let requests = tokio_stream::iter([first])
+            .chain(chunks.map(|chunk| v1::OpenRelayRequest { message: Some(Message::Chunk(chunk)) }));
+        let opened = client.open_relay(requests).await;
+        let inbound = opened.map_err(|status| no_relay(name, refused(status)))?.into_inner();
+        Ok(RelayStream::new(inbound.map_ok(|response| response.chunk), writer, client))
     }
 
     /// Accepts a relay that was offered. Who is at its other end is proved only
@@ -107,6 +106,12 @@ impl Relay {
         let expected = self.identity.id_of(Role::Coordinator, &self.coordinator)?;
         let channel = dial::channel(&self.address, &expected, &self.identity, &Http2Settings::link()).await?;
         Ok(RelayServiceClient::new(channel).max_decoding_message_size(COMMAND_MESSAGE_BYTES))
+    }
+}
+
+impl Detour for Relay {
+    fn open_to<'a>(&'a self, peer: &'a SpiffeId) -> BoxFuture<'a, Result<BoxedTransport, Failure>> {
+        Box::pin(async move { Ok(Box::new(self.open(peer).await?) as BoxedTransport) })
     }
 }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 
 use crate::http2::{HEADER_LIST_BYTES, Http2Settings, MAX_STREAMS};
 use crate::identity::{PeerIdentity, SpiffeId};
@@ -299,6 +300,14 @@ pub struct PeerStream {
 impl std::fmt::Debug for PeerStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PeerStream").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl Connected for PeerStream {
+    type ConnectInfo = PeerIdentity;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.peer().clone()
     }
 }
 

@@ -159,15 +159,6 @@ pub struct TelemetrySettings {
     pub metrics_listen: SocketAddr,
 }
 
-impl TelemetrySettings {
-    /// The defaults with this port for metrics, so that several programs fit on
-    /// one machine.
-    #[must_use]
-    pub fn with_metrics_port(port: u16) -> Self {
-        Self { metrics_listen: SocketAddr::from(([127, 0, 0, 1], port)), ..Self::default() }
-    }
-}
-
 impl Default for TelemetrySettings {
     fn default() -> Self {
         Self {

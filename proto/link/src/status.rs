@@ -15,7 +15,6 @@ use prost_types::Any;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt, pb};
 
-use crate::dial::found_in;
 use crate::{Effect, Failure, Remedy};
 
 /// Who names the reasons.
@@ -37,10 +36,10 @@ const METADATA_BYTES: usize = 100;
 /// How long a client should wait before it tries again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The page that explains a reason, below the root of the repository.
+/// The command that prints the page of a reason.
 #[must_use]
 pub fn page(reason: Reason) -> String {
-    format!("docs/errors/{reason}.md")
+    format!("pgportage help {reason}")
 }
 
 /// The code of a reason. Clients retry UNAVAILABLE and nothing else.
@@ -197,6 +196,18 @@ pub(crate) fn with_code(failure: Failure, code: Code) -> Status {
     let mut all = pb::Status::decode(status.details()).unwrap_or_default();
     all.details.push(carried);
     Status::with_details(code, status.message(), all.encode_to_vec().into())
+}
+
+/// The failure of a connector somewhere in a chain of errors.
+pub(crate) fn found_in(error: &(dyn StdError + 'static)) -> Option<Failure> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            return Some(failure.clone());
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// What went wrong with a call, whoever noticed it: the service, the transport,

@@ -1,9 +1,6 @@
 //! One trace from the operator's hand to both servers: the W3C context travels in
 //! the metadata of calls, and inside every command, because one stream outlives
 //! many traces.
-//!
-//! The constants are the one vocabulary of logs, spans and metrics. In a span:
-//! `info_span!("step", { trace::MIGRATION_ID } = %id)`.
 
 use std::collections::HashMap;
 
@@ -14,23 +11,6 @@ use tonic::metadata::{MetadataKey, MetadataMap};
 use tonic::{Request, Status};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-
-/// The migration's name.
-pub const MIGRATION_ID: &str = "migration.id";
-/// A step's stable name.
-pub const STEP: &str = "step";
-/// The number of an attempt at a step, from 1.
-pub const ATTEMPT: &str = "attempt";
-/// A command's id.
-pub const COMMAND_ID: &str = "command.id";
-/// An agent's name.
-pub const AGENT_ID: &str = "agent.id";
-/// The epoch of an agent's session.
-pub const SESSION_EPOCH: &str = "session.epoch";
-/// The database that is moved.
-pub const DATABASE: &str = "database";
-/// A position in the write-ahead log, as PostgreSQL writes it.
-pub const LSN: &str = "lsn";
 
 /// Writes the current span's context into the metadata of a call.
 pub fn inject(metadata: &mut MetadataMap) {

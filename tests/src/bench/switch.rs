@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::checker;
+use crate::child::running_as_root;
 use crate::cluster::ClusterOptions;
 use crate::final_state;
 use crate::journey::expect_level;
@@ -125,6 +126,22 @@ impl Arena {
             ..WorkloadOptions::default()
         };
         Ok(Self { site, _wires: wires, servers, pooler, writers, migrations: 0 })
+    }
+
+    /// Starts the programs anew: favoured by the scheduler while they switch, or not.
+    ///
+    /// # Errors
+    ///
+    /// When one of them does not end or does not start; when this process is not root,
+    /// without whom none of them is favoured.
+    pub async fn haste(&mut self, allowed: bool) -> Result<()> {
+        ensure!(running_as_root(), "only root's programs are favoured by the scheduler unless a limit says so");
+        let Site { coordinator, source_agent, destination_agent, .. } = &mut self.site;
+        for program in [source_agent, destination_agent, coordinator] {
+            program.stop().await?;
+            program.allow_haste(allowed);
+        }
+        self.site.start_programs().await
     }
 
     /// So many switches in a row, there and back, and everything checked.

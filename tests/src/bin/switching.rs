@@ -29,6 +29,13 @@ struct Arguments {
     /// So many switches in a row before everything is checked and begins anew
     #[arg(long, default_value_t = 50)]
     heat: u32,
+    /// What the scheduler's favour is worth: so many pairs of heats, one with it and one
+    /// without
+    #[arg(long, default_value_t = 0)]
+    haste_pairs: u32,
+    /// How many switches each heat of a pair has
+    #[arg(long, default_value_t = 10)]
+    haste_heat: u32,
     /// Milliseconds there and back between the programs
     #[arg(long, default_value_t = 0)]
     round_trip: u64,
@@ -52,6 +59,9 @@ async fn main() -> Result<()> {
     let mut report = "\n".to_owned();
     if arguments.by_hand + arguments.switches > 0 {
         report.push_str(&under_writers(&arguments).await?);
+    }
+    if arguments.haste_pairs > 0 {
+        report.push_str(&with_and_without_haste(&arguments).await?);
     }
     if arguments.pooled > 0 {
         report.push_str(&under_a_pooler(&arguments).await?);
@@ -90,6 +100,37 @@ async fn under_writers(arguments: &Arguments) -> Result<String> {
         report.push_str(&made_of(&phases));
     }
     Ok(report)
+}
+
+/// Pairs on the same servers in one run: what else the machine does meets both.
+async fn with_and_without_haste(arguments: &Arguments) -> Result<String> {
+    let mut arena = Arena::start(Clients::OfBothServers, Duration::from_millis(arguments.round_trip)).await?;
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for pair in 0..arguments.haste_pairs {
+        // The second of a pair must not always be the same.
+        for haste in if pair % 2 == 0 { [true, false] } else { [false, true] } {
+            arena.haste(haste).await?;
+            let heat = Box::pin(arena.heat(Way::Pgportage, arguments.haste_heat)).await?;
+            let lengths = outages(std::slice::from_ref(&heat));
+            writeln!(io::stdout(), "haste {haste}: {}", listed(lengths.clone()))?;
+            if haste { with.extend(lengths) } else { without.extend(lengths) }
+        }
+    }
+    let ratio = median(&with).as_secs_f64() / median(&without).as_secs_f64();
+    Ok(format!(
+        "\n| scheduler's favour | switches | median | second worst | worst |\n| --- | --- | --- | --- | --- |\n\
+         | with | {} | {} |\n| without | {} | {} |\n\nMedian with divided by median without: {ratio:.2}.\n",
+        with.len(),
+        spread(with),
+        without.len(),
+        spread(without),
+    ))
+}
+
+fn median(lengths: &[Duration]) -> Duration {
+    let mut lengths = lengths.to_vec();
+    lengths.sort_unstable();
+    lengths.get(lengths.len() / 2).copied().unwrap_or_default()
 }
 
 async fn under_a_pooler(arguments: &Arguments) -> Result<String> {

@@ -196,7 +196,7 @@ impl Peers {
         })?;
         let way = match address {
             PeerAddress::Direct(address) => Way::Direct(address.clone()),
-            PeerAddress::Relay => Way::Relayed(self.0.relay.clone()),
+            PeerAddress::Relay => Way::Relayed(Arc::new(self.0.relay.clone())),
         };
         let expected = self.0.identity.id_of(Role::Agent, peer)?;
         Ok(dial::channel_and_peer(way, &expected, &self.0.identity, settings).await?.0)

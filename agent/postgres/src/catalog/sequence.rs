@@ -29,12 +29,6 @@ pub struct SequenceState {
     pub called: bool,
     /// The step from one value to the next. May be negative.
     pub increment: i64,
-    /// How many values each session takes in advance.
-    pub cache_size: i64,
-    /// The smallest value.
-    pub min_value: i64,
-    /// The largest value.
-    pub max_value: i64,
     /// Whether it begins again at its end.
     pub cycles: bool,
 }
@@ -61,7 +55,7 @@ impl Sequences {
         const LIST: &str = concat!(
             "
             SELECT n.nspname::text, c.relname::text,
-                   s.seqincrement, s.seqcache, s.seqmin, s.seqmax, s.seqcycle
+                   s.seqincrement, s.seqcycle
               FROM pg_sequence AS s
               JOIN pg_class AS c ON c.oid = s.seqrelid
               JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -79,10 +73,7 @@ impl Sequences {
                 last_value: 0,
                 called: false,
                 increment: row.get(2),
-                cache_size: row.get(3),
-                min_value: row.get(4),
-                max_value: row.get(5),
-                cycles: row.get(6),
+                cycles: row.get(3),
             })
             .collect();
         let statements = states.chunks(BATCH).map(|batch| async move {

@@ -9,6 +9,7 @@ use pgportage_proto::{Reason, Side};
 
 use super::examination::{Examination, each};
 use super::{Consent, Finding, Severity};
+use crate::policy::DestructiveAct;
 
 /// Tables without a usable replica identity, and those whose whole row cannot
 /// be compared.
@@ -64,7 +65,7 @@ const TABLES: &str = concat!(
 
 /// One finding for each table that has to be mended or agreed to.
 pub(super) async fn findings(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
-    let allowed = x.handles.policy.destructive().replica_identity_full;
+    let allowed = x.handles.policy.destructive().allows(DestructiveAct::ReplicaIdentityFull);
     let found = each(x.in_database()?, TABLES, &[], |row| {
         let table = RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1));
         Table {

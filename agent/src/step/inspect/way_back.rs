@@ -8,11 +8,12 @@ use pgportage_proto::Reason;
 use super::examination::{Examination, each, one};
 use super::privilege::{missing, standing};
 use super::{Finding, Severity};
+use crate::policy::DestructiveAct;
 
 /// Whether this machine's owner allows one.
 #[expect(clippy::unused_async, reason = "every check has one form")]
 pub(super) async fn policy(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
-    if x.handles.policy.destructive().way_back {
+    if x.handles.policy.destructive().allows(DestructiveAct::WayBack) {
         return Ok(vec![]);
     }
     let message = format!("the policy of the {}'s agent does not allow a way back", x.side);

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::pace::{Pace, Speed};
 use crate::view::{
-    Build, CUTOVER_STEP, Connection, CopyMethod, CutoverPhase, Figures, Finding, Migration, MigrationState, Part,
-    Progress, Severity, Step, StepState, Unit, WayBack,
+    Build, CUTOVER_STEP, CutoverPhase, Figures, Finding, Migration, MigrationState, Part, Progress, Severity, Step,
+    StepState, Unit, WayBack,
 };
 
 /// Most tables that are shown while they are copied; the rest is a number.
@@ -34,19 +34,12 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
     push_line(
         &mut out,
         &format!(
-            "database {} from {} to {}{}{}{}{}{}",
+            "database {} from {} to {}{}{}{}{}",
             clean(&migration.database),
             clean(&migration.source_agent),
             clean(&migration.destination_agent),
-            match migration.connection {
-                Connection::Tunnel => "",
-                Connection::Direct => ", without the agents' link",
-            },
+            migration.way.clause(),
             if migration.relayed { ", relayed by the coordinator" } else { "" },
-            match migration.copy_method {
-                CopyMethod::Snapshot => "",
-                CopyMethod::Native => ", copied by the subscription",
-            },
             migration.max_rate_bytes.map(|rate| format!(", at most {}/s", size(rate))).unwrap_or_default(),
             match migration.way_back {
                 WayBack::None if !over(migration) => ", without a way back",

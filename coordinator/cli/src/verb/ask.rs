@@ -9,7 +9,7 @@ use crate::coordinator::Route;
 use crate::description;
 use crate::exit::{Exit, Stop};
 use crate::render;
-use crate::view::{CopyMethod, Finding, MaxRate, Migration, Severity};
+use crate::view::{Finding, MaxRate, Migration, Severity};
 
 pub(super) async fn preflight(hand: &Hand, arguments: &Preflight) -> Result<Exit, Stop> {
     let report = hand.coordinator.preflight(route(arguments)).await?;
@@ -87,9 +87,7 @@ fn route(arguments: &Preflight) -> Route {
         destination_agent: arguments.to.clone(),
         database: arguments.database.clone(),
         max_lag: None,
-        connection: arguments.connection,
-        // Nothing on either server stands in the way of one and not of the other.
-        copy_method: CopyMethod::default(),
+        way: arguments.chosen.way(),
         max_rate: MaxRate::default(),
         way_back: !arguments.no_way_back,
     }
@@ -103,8 +101,7 @@ fn described(options: &CreateOptions) -> Route {
         destination_agent: name(&options.to),
         database: name(&options.database),
         max_lag: options.max_lag,
-        connection: options.connection,
-        copy_method: options.copy_method,
+        way: options.chosen.way(),
         max_rate: options.max_rate.unwrap_or_default(),
         way_back: !options.no_way_back,
     }

@@ -1,15 +1,16 @@
-//! Verbs that need no coordinator: completions and manual pages.
+//! Verbs that need no coordinator: completions, manual pages, explanations.
 
 use std::fs;
 use std::path::Path;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
+use pgportage_link::program::UnknownTopic;
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 
 use crate::arguments::Arguments;
-use crate::exit::Exit;
+use crate::exit::{Exit, Stop};
 use crate::terminal::Terminal;
 
 /// Prints a completion script.
@@ -18,6 +19,18 @@ pub fn completions(terminal: &Terminal, shell: Shell) -> Exit {
     clap_complete::generate(shell, &mut Arguments::command(), "pgportage", &mut script);
     terminal.text(&String::from_utf8_lossy(&script));
     Exit::Done
+}
+
+/// Explains a verb or a code.
+///
+/// # Errors
+///
+/// [`Stop::Usage`] when it is neither.
+pub fn help(terminal: &Terminal, words: &[String]) -> Result<Exit, Stop> {
+    let text = pgportage_link::program::help(Arguments::command(), words)
+        .map_err(|UnknownTopic { message, hint }| Stop::Usage { message, hint })?;
+    terminal.text(&text);
+    Ok(Exit::Done)
 }
 
 /// Writes one manual page for the program and one for each verb.

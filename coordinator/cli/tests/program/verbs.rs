@@ -27,7 +27,7 @@ async fn start_that_needs_the_operator_exits_3_with_the_reason_and_the_next_comm
         .exits(3)
         .says("REPLICATION_LOGIN_FAILED")
         .says("pg_hba.conf")
-        .says("docs/errors/REPLICATION_LOGIN_FAILED.md")
+        .says("pgportage help REPLICATION_LOGIN_FAILED")
         .says("pgportage retry shop");
 }
 
@@ -313,14 +313,31 @@ async fn create_says_what_to_type_next() {
     let stage = Stage::set(Script::new(support::pending(), [])).await;
     let arguments = ["create", "shop", "--from", "alpha", "--to", "beta", "--database", "shop"];
     stage.run(&arguments).await.exits(0).says("created migration shop").says("pgportage start shop");
-    let otherwise = ["--connection", "direct", "--copy-method", "native", "--validate-only"];
-    let otherwise: Vec<&str> = arguments.into_iter().chain(otherwise).collect();
-    stage.run(&otherwise).await.exits(0).says("nothing was");
-    let heard = [
-        "create shop alpha>beta shop Tunnel Snapshot validate_only=false",
-        "create shop alpha>beta shop Direct Native validate_only=true",
-    ];
-    assert_eq!(stage.script.heard(), heard);
+    for otherwise in [
+        &["--method", "postgresql"][..],
+        &["--method", "agents"],
+        // As it was typed before there was a method.
+        &["--connection", "direct", "--copy-method", "native"],
+        &["--copy-method", "native"],
+        &["--connection", "direct"],
+    ] {
+        let typed: Vec<&str> = arguments.iter().chain(otherwise).chain(&["--validate-only"]).copied().collect();
+        stage.run(&typed).await.exits(0).says("nothing was");
+    }
+    let both: Vec<&str> = arguments.into_iter().chain(["--method", "agents", "--connection", "direct"]).collect();
+    stage.run(&both).await.exits(2).notes("--connection");
+    let ways = stage.script.heard().into_iter().map(|call| call.replace("create shop alpha>beta shop ", ""));
+    assert_eq!(
+        ways.collect::<Vec<_>>(),
+        [
+            "Tunnel Snapshot validate_only=false",
+            "Direct Native validate_only=true",
+            "Tunnel Snapshot validate_only=true",
+            "Direct Native validate_only=true",
+            "Tunnel Native validate_only=true",
+            "Direct Snapshot validate_only=true",
+        ]
+    );
 }
 
 #[tokio::test]
@@ -333,10 +350,11 @@ async fn create_reads_a_file_that_says_everything() {
     assert_eq!(stage.script.heard(), ["create shop alpha>beta shop Tunnel Native validate_only=false"]);
     // Not half here and half there.
     stage.run(&["create", "shop", "-f", path, "--max-lag", "1s"]).await.exits(2).notes("--max-lag");
+    stage.run(&["create", "shop", "-f", path, "--method", "agents"]).await.exits(2).notes("--method");
     stage.run(&["create", "shop", "--from", "alpha"]).await.exits(2).notes("--database");
-    std::fs::write(&file, "from = \"alpha\"\nto = \"\"\ncopy_methd = \"native\"\n").unwrap();
+    std::fs::write(&file, "from = \"alpha\"\nto = \"\"\nmethd = \"agents\"\n").unwrap();
     let ran = stage.run(&["create", "shop", "-f", path]).await.exits(1);
-    ran.notes("CONFIGURATION_INVALID").notes("copy_methd").notes("database").notes("must not be empty");
+    ran.notes("CONFIGURATION_INVALID").notes("methd").notes("database").notes("must not be empty");
     assert_eq!(stage.script.heard().len(), 1);
 }
 
@@ -374,7 +392,7 @@ async fn a_refusal_is_shown_with_all_its_texts() {
         .notes("agent beta is not attached (AGENT_NOT_ATTACHED)")
         .notes("95 seconds ago")
         .notes("Start it")
-        .notes("docs/errors/AGENT_NOT_ATTACHED.md");
+        .notes("pgportage help AGENT_NOT_ATTACHED");
 }
 
 #[tokio::test]
@@ -392,7 +410,10 @@ async fn json_goes_to_standard_output_and_parses() {
     assert_eq!((&listed[0]["name"], &listed[1]["name"]), (&"shop".into(), &"second".into()));
     let status = value(stage.run(&["--json", "status", "shop"]).await.exits(0));
     assert_eq!((&status["state"], &status["ready_for_cutover"]), (&"waiting".into(), &true.into()));
-    assert_eq!((&status["connection"], &status["copy_method"]), (&"tunnel".into(), &"snapshot".into()));
+    assert_eq!(
+        (&status["method"], &status["connection"], &status["copy_method"]),
+        (&"agents".into(), &"tunnel".into(), &"snapshot".into())
+    );
     assert_eq!(value(stage.run(&["plan", "shop", "--json"]).await.exits(0))["steps"][0]["agent"], "alpha");
     let preflight = ["preflight", "--from", "a", "--to", "b", "--database", "c", "--json"];
     assert_eq!(value(stage.run(&preflight).await.exits(1))["passed"], false);
@@ -449,7 +470,7 @@ async fn a_wrong_configuration_is_told_whole() {
 #[tokio::test]
 async fn a_wrong_command_line_exits_2() {
     let home = tempfile::tempdir().unwrap();
-    let create = ["create", "a", "--from", "b", "--to", "c", "--database", "d", "--copy-method", "somehow"];
+    let create = ["create", "a", "--from", "b", "--to", "c", "--database", "d", "--method", "somehow"];
     for arguments in [
         &["fly"][..],
         &[],
@@ -498,4 +519,14 @@ async fn a_drift_refuses_a_cutover_before_anybody_is_asked() {
 async fn a_rollback_in_doubt_is_shown_with_what_may_be_done() {
     let stage = Stage::set(Script::new(support::doubtful_rollback(), [])).await;
     stage.run(&["status", "shop"]).await.exits(0).says("pgportage-agent unfence shop --source-destroyed");
+}
+
+#[tokio::test]
+async fn help_explains_verbs_and_codes_without_a_coordinator() {
+    let stage = Stage::set(Script::new(support::ready(), [])).await;
+    stage.run(&["help", "cutover"]).await.exits(0).says("pgportage cutover").says("--max-outage");
+    stage.run(&["help", "certs", "issue"]).await.exits(0).says("pgportage certs issue");
+    stage.run(&["help", "slot_lost"]).await.exits(0).says("# SLOT_LOST").says("## What to do");
+    stage.run(&["help", "SLOT_LOSSED"]).await.exits(2).notes("Type pgportage help SLOT_LOST");
+    assert!(stage.script.heard().is_empty(), "{:?}", stage.script.heard());
 }

@@ -68,7 +68,7 @@ async fn one_trace_runs_through_calls_and_commands() {
     let server = tokio::spawn(serve::serve(listener, coordinator, ServeSettings::control(), routes, stop.clone()));
 
     let channel = dial::channel(&address, &expected, &operator, &Http2Settings::control()).await.unwrap();
-    let hand = tracing::info_span!("hand", { trace::MIGRATION_ID } = "orders");
+    let hand = tracing::info_span!("hand", migration.id = "orders");
     let carried = async {
         let mut client = HealthClient::with_interceptor(channel, trace::interceptor);
         client.check(HealthCheckRequest { service: String::new() }).await.unwrap();
@@ -77,7 +77,7 @@ async fn one_trace_runs_through_calls_and_commands() {
     .instrument(hand)
     .await;
     // Later, elsewhere: a command arrives.
-    let step = tracing::info_span!("step", { trace::STEP } = "inspect");
+    let step = tracing::info_span!("step", step = "inspect");
     trace::adopt(&step, &carried);
     step.in_scope(|| {});
     drop(step);

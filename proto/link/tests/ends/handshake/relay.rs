@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::{Stream, TryStreamExt};
 use pgportage_link::dial::{self, Way};
@@ -123,7 +124,7 @@ impl Middle {
         identity: &Identity,
     ) -> (tokio::task::JoinHandle<Result<Channel, Failure>>, DuplexStream) {
         let identity = identity.clone();
-        let way = Way::Relayed(self.relay(identity.clone()));
+        let way = Way::Relayed(Arc::new(self.relay(identity.clone())));
         let dialled = tokio::spawn(async move {
             let settings = Http2Settings::link();
             Ok(dial::channel_and_peer(way, &id(Role::Agent, "b"), &identity, &settings).await?.0)
