@@ -14,11 +14,11 @@ mod record;
 
 use std::time::{Duration, SystemTime};
 
-use pgportage_link::identity::Role;
-use pgportage_link::switch_certificate::{
+use pgportage_certificate::{
     Account, Comparison, Direction, Entered, FORMAT, Left, Listing, Moment, Phase, Rows, Sequence, Server,
     SignedStatement, Statement, TableSet, Verification, Written, hex,
 };
+use pgportage_link::identity::Role;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_postgres::{Purpose, RelationName, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, v1};

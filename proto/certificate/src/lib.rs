@@ -19,6 +19,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use pgportage_link::identity::{PeerIdentity, Role};
+use pgportage_link::tls::{self, Identity, Signature};
+use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use rustls::{RootCertStore, SignatureScheme};
 use rustls_pki_types::CertificateDer;
@@ -29,10 +32,6 @@ pub use statement::{
     TableSet, Verification, Written, hex,
 };
 pub use story::{Check, Report};
-
-use crate::identity::{PeerIdentity, Role};
-use crate::tls::{self, Identity, Signature};
-use crate::{Effect, Failure};
 
 /// What is signed begins with this and a zero byte. The content of a handshake's
 /// signature begins with 64 blanks.

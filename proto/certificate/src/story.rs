@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use pgportage_link::identity::PeerIdentity;
 use serde::Serialize;
 
 use super::statement::{Account, Direction, Entered, Left, Phase, Sequence, Statement, Verification, Written};
-use crate::identity::PeerIdentity;
 
 /// How far the clocks of two machines may differ.
 const CLOCK_ALLOWANCE: Duration = Duration::from_secs(5 * 60);

@@ -3,9 +3,10 @@
 
 use std::time::SystemTime;
 
+use pgportage_link::Clock;
+use pgportage_link::issue::{Authority, authority_file};
+
 use super::*;
-use crate::Clock;
-use crate::issue::{Authority, authority_file};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -22,7 +22,6 @@ pub mod relay;
 pub mod serve;
 pub mod settings;
 pub mod status;
-pub mod switch_certificate;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;

@@ -35,7 +35,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use explain::{explain, tls_error};
-pub(crate) use sign::{Signature, holder, is_signed_by};
+pub use sign::{Signature, holder, is_signed_by};
 
 use crate::identity::{PeerIdentity, Role, SpiffeId};
 use crate::settings::IdentitySettings;
@@ -292,7 +292,7 @@ impl Files {
 /// # Errors
 ///
 /// [`Reason::ConfigurationInvalid`], naming the file.
-pub(crate) fn authorities(path: &Path) -> Result<Arc<RootCertStore>, Failure> {
+pub fn authorities(path: &Path) -> Result<Arc<RootCertStore>, Failure> {
     roots(path, &read(path, false)?).map(Arc::new)
 }
 

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use pgportage_certificate::{Account, Direction, Statement, SwitchCertificate};
 use pgportage_link::Clock;
-use pgportage_link::switch_certificate::{Account, Direction, Statement, SwitchCertificate};
 use pgportage_tests::cli::Cli;
 use pgportage_tests::journey::{Journey, MIGRATION, expect_level, expect_refused};
 use pgportage_tests::ledger::{End, Ledger};

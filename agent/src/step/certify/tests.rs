@@ -1,7 +1,7 @@
 //! What is stated of what is known. The statement itself, with its signature, is
 //! looked at by the tests that make real switches.
 
-use pgportage_link::switch_certificate::Account;
+use pgportage_certificate::Account;
 
 use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgportage_link::switch_certificate::{Account, Direction, Report, Statement, TableSet, Verification};
+use pgportage_certificate::{Account, Direction, Report, Statement, TableSet, Verification};
 
 use super::{Style, Tone, clean, count, labelled, push_line, span, table};
 

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use pgportage_link::switch_certificate::{Authorities, SwitchCertificate};
+use pgportage_certificate::{Authorities, SwitchCertificate};
 use pgportage_link::{Clock, Effect, Failure};
 use pgportage_proto::Reason;
 

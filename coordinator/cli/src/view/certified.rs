@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pgportage_link::switch_certificate::{Report, SwitchCertificate};
+use pgportage_certificate::{Report, SwitchCertificate};
 use serde::Serialize;
 
 use super::Failure;

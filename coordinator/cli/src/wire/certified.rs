@@ -1,7 +1,7 @@
 //! Certificates of switches, as the contract has them. Put together and not looked
 //! into: that is for whoever checks them.
 
-use pgportage_link::switch_certificate::{Der, SignedStatement, SwitchCertificate};
+use pgportage_certificate::{Der, SignedStatement, SwitchCertificate};
 use pgportage_proto::v1;
 
 use super::missing;

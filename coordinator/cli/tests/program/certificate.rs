@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
+use pgportage_certificate::{Direction, SignedStatement, Statement};
 use pgportage_link::issue::Authority;
 use pgportage_link::settings::IdentitySettings;
-use pgportage_link::switch_certificate::{Direction, SignedStatement, Statement};
 use pgportage_link::tls::{Identity, issued_paths};
 use pgportage_link::{Clock, identity::Role};
 use pgportage_proto::{Reason, v1};

@@ -15,7 +15,7 @@ use pgportage::pace::Pace;
 use pgportage::render::{self, Style};
 use pgportage::view::{Agent, Failure, Migration, Plan, Preflight, Proof, WayBack};
 use pgportage::wire;
-use pgportage_link::switch_certificate::{Check, Direction, Report};
+use pgportage_certificate::{Check, Direction, Report};
 use pgportage_proto::{Reason, v1};
 use time::OffsetDateTime;
 

@@ -14,13 +14,14 @@ use crate::Failure;
 use crate::identity::PeerIdentity;
 
 /// A signature, and what it takes to check it.
-pub(crate) struct Signature {
+#[derive(Debug)]
+pub struct Signature {
     /// How it was made.
-    pub(crate) scheme: SignatureScheme,
+    pub scheme: SignatureScheme,
     /// Its bytes.
-    pub(crate) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// The signer's certificate, then those up to the authority.
-    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub chain: Vec<CertificateDer<'static>>,
 }
 
 impl Identity {
@@ -30,7 +31,7 @@ impl Identity {
     ///
     /// [`pgportage_proto::Reason::Internal`] when the key does not sign what it
     /// signs in every handshake.
-    pub(crate) fn sign(&self, message: &[u8]) -> Result<Signature, Failure> {
+    pub fn sign(&self, message: &[u8]) -> Result<Signature, Failure> {
         let certified_key = Arc::clone(&self.current.load().certified_key);
         let known = provider().signature_verification_algorithms.supported_schemes();
         let signer = certified_key
@@ -42,9 +43,12 @@ impl Identity {
     }
 }
 
-/// Whose certificate this is, if an authority vouched for it at that time. The
-/// error is a clause about the certificate.
-pub(crate) fn holder(
+/// Whose certificate this is, if an authority vouched for it at that time.
+///
+/// # Errors
+///
+/// A clause about the certificate.
+pub fn holder(
     roots: &Arc<RootCertStore>,
     chain: &[CertificateDer<'_>],
     at: SystemTime,
@@ -60,7 +64,8 @@ pub(crate) fn holder(
 }
 
 /// Whether the holder of a certificate signed this message.
-pub(crate) fn is_signed_by(
+#[must_use]
+pub fn is_signed_by(
     certificate: &CertificateDer<'_>,
     message: &[u8],
     scheme: SignatureScheme,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use pgportage_link::switch_certificate::{
+use pgportage_certificate::{
     Account, Comparison, Direction, Entered, FORMAT, Left, Listing, Moment, Phase, Rows, Sequence, Server, Statement,
     TableSet, Verification,
 };
