@@ -66,8 +66,12 @@ impl Verbs {
         let commands = help.split("Commands:\n").nth(1).unwrap_or_default();
         for line in commands.lines().take_while(|line| line.starts_with("  ")) {
             let Some(name) = line.strip_prefix("  ").and_then(|line| line.split(' ').next()) else { continue };
-            if !["", "help"].contains(&name) {
-                self.ask(program, [verb.clone(), vec![name.to_owned()]].concat());
+            let below = [verb.clone(), vec![name.to_owned()]].concat();
+            match name {
+                "" => {}
+                // Ours takes a code, the one of groups a verb.
+                "help" => drop(self.0.insert(below, BTreeSet::new())),
+                _ => self.ask(program, below),
             }
         }
     }
