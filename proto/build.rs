@@ -25,6 +25,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".pgportage.v1.OpenTunnelRequest")
         .bytes(".pgportage.v1.OpenTunnelResponse")
         .bytes(".pgportage.v1.ReadStatisticsResponse")
+        // One large message in a small one that stands in every result of a command.
+        .boxed(".pgportage.v1.Inventory.plan_material")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -33,21 +33,22 @@ use crate::metrics::Figures;
 use crate::store::{Store, StoreError};
 use crate::wire::{AgentFact, etag};
 use crate::workflow::Side;
+use crate::workflow::act::Digest;
 use crate::workflow::drift::{self, Drift};
 use crate::workflow::fact::{CommandId, Event, Fact, Origin, TraceContext};
+use crate::workflow::planned;
 use crate::workflow::spec::{MigrationId, Spec};
 use crate::workflow::state::{State, fold, next};
-use crate::workflow::statement;
-use crate::workflow::verb::{self, Word};
+use crate::workflow::verb::{self, Request};
 
 use explain::Asker;
-use task::{Mail, Task};
+use task::{Incoming, Task};
 
 pub use explain::Explained;
 
 /// Letters waiting for one migration's task: facts of two agents and the
 /// operators' words. Senders wait when it is full.
-const MAILBOX: usize = 64;
+const INBOX: usize = 64;
 
 /// What the engine is told once.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +63,7 @@ pub struct EngineSettings {
 
 /// Everything known about a migration at one moment.
 #[derive(Clone, Debug)]
-pub struct Board {
+pub struct Overview {
     /// Where it stands.
     pub state: Arc<State>,
     /// How far its commands are.
@@ -71,7 +72,7 @@ pub struct Board {
     pub gauges: BTreeMap<Side, Gauge>,
 }
 
-impl Board {
+impl Overview {
     /// How the schemas of both sides compare while rows flow between them, as far as
     /// the agent of the side that follows has said.
     #[must_use]
@@ -110,13 +111,13 @@ struct Inner {
 /// The way to one migration.
 #[derive(Clone, Debug)]
 struct Handle {
-    board: Arc<watch::Sender<Board>>,
-    mailbox: mpsc::Sender<Mail>,
+    overview: Arc<watch::Sender<Overview>>,
+    inbox: mpsc::Sender<Incoming>,
 }
 
-/// An operator's word about a migration, and on what occasion it was said.
+/// An operator's request, and on what occasion it was made.
 #[derive(Debug)]
-pub struct Request {
+pub struct Submission {
     /// Who.
     pub origin: Origin,
     /// The picture it was said on. Refused when it is old.
@@ -124,7 +125,7 @@ pub struct Request {
     /// The trace that everything it brings about belongs to.
     pub trace: TraceContext,
     /// What.
-    pub word: Word,
+    pub request: Request,
 }
 
 /// A migration to be created.
@@ -196,16 +197,16 @@ impl Engine {
     fn run(&self, state: State) {
         let id = state.id.clone();
         let terminal = state.terminal();
-        let board = Board { state: Arc::new(state), progress: BTreeMap::new(), gauges: BTreeMap::new() };
-        let (mailbox, letters) = mpsc::channel(MAILBOX);
-        let handle = Handle { board: Arc::new(watch::Sender::new(board)), mailbox };
+        let overview = Overview { state: Arc::new(state), progress: BTreeMap::new(), gauges: BTreeMap::new() };
+        let (inbox, incoming) = mpsc::channel(INBOX);
+        let handle = Handle { overview: Arc::new(watch::Sender::new(overview)), inbox };
         if !terminal {
-            let state = Arc::clone(&handle.board.borrow().state);
+            let state = Arc::clone(&handle.overview.borrow().state);
             self.0.commands_mut().extend(state.commands.keys().map(|command| (*command, id.clone())));
-            let task = Task::new(self.clone(), &state, Arc::clone(&handle.board), letters);
+            let task = Task::new(self.clone(), &state, Arc::clone(&handle.overview), incoming);
             self.0.tasks.spawn(task.run());
         }
-        self.0.figures.moved(None, Some(&handle.board.borrow().state));
+        self.0.figures.moved(None, Some(&handle.overview.borrow().state));
         self.0.migrations.write().unwrap_or_else(PoisonError::into_inner).insert(id, handle);
     }
 
@@ -224,31 +225,27 @@ impl Engine {
     ///
     /// [`Reason::MigrationExists`], [`Reason::AgentUnknown`] and faults of the
     /// store.
-    pub async fn create(&self, creation: Creation) -> Result<Board, Failure> {
+    pub async fn create(&self, creation: Creation) -> Result<Overview, Failure> {
         let Creation { origin, id, spec, validate_only } = creation;
         let _one_at_a_time = self.0.creating.lock().await;
-        let existing = self.0.handles().get(&id).map(|handle| handle.board.borrow().clone());
-        if let Some(board) = existing {
-            if origin.request_id == board.state.create_request_id && board.state.spec == spec {
-                return Ok(board);
+        let existing = self.0.handles().get(&id).map(|handle| handle.overview.borrow().clone());
+        if let Some(overview) = existing {
+            if origin.request_id == overview.state.create_request_id && overview.state.spec == spec {
+                return Ok(overview);
             }
             return Err(exists(&id, format!("there is a migration {id} already")));
         }
         self.must_be_free(&spec)?;
-        let plan_digest = statement::digest(&id, &spec);
-        let fact = Fact {
-            sequence: 1,
-            origin,
-            time: self.0.clock.wall(),
-            plan_digest,
-            event: Event::Created { id: id.clone(), spec },
-        };
+        let event = Event::Created { id: id.clone(), spec };
+        let time = self.0.clock.wall();
+        let mut fact = Fact { sequence: 1, origin, time, plan_digest: Digest::default(), event };
+        fact.plan_digest = planned::digest(&next(None, &fact).map_err(|illegal| defect(&illegal))?);
         let state = next(None, &fact).map_err(|illegal| defect(&illegal))?;
         if !validate_only {
             self.0.store.append(id, vec![fact]).await?;
             self.run(state.clone());
         }
-        Ok(Board { state: Arc::new(state), progress: BTreeMap::new(), gauges: BTreeMap::new() })
+        Ok(Overview { state: Arc::new(state), progress: BTreeMap::new(), gauges: BTreeMap::new() })
     }
 
     /// Whether the agents are known and the database is in nobody else's hands.
@@ -262,7 +259,7 @@ impl Engine {
             }
         }
         for handle in self.0.handles().values() {
-            let other = Arc::clone(&handle.board.borrow().state);
+            let other = Arc::clone(&handle.overview.borrow().state);
             if other.terminal() || other.spec.database != spec.database {
                 continue;
             }
@@ -280,27 +277,27 @@ impl Engine {
         Ok(())
     }
 
-    /// Says an operator's word to a migration and returns what came of it.
+    /// Carries an operator's request to a migration and returns what came of it.
     ///
     /// # Errors
     ///
-    /// When the word does not fit, is said on an old picture, or cannot be
+    /// When the request does not fit, was made on an old picture, or cannot be
     /// stored.
-    pub async fn say(&self, id: &MigrationId, request: Request) -> Result<Board, Failure> {
+    pub async fn submit(&self, id: &MigrationId, submission: Submission) -> Result<Overview, Failure> {
         let handle = self.handle(id)?;
         let (reply, answer) = oneshot::channel();
-        let state = Arc::clone(&handle.board.borrow().state);
+        let state = Arc::clone(&handle.overview.borrow().state);
         if state.terminal() {
             // Its task is gone; the refusal is the same.
-            check_etag(&state, request.etag.as_deref())?;
-            verb::heed(&state, request.word.clone(), TraceContext::new())?;
+            check_etag(&state, submission.etag.as_deref())?;
+            verb::apply(&state, submission.request.clone(), TraceContext::new())?;
         }
         let stopped = || {
             Failure::new(Reason::StoreUnwritable, "the coordinator is stopping, or cannot go on with this migration")
                 .hint("Try again; if that does not help, look at the coordinator's log.")
                 .effect(Effect::None)
         };
-        handle.mailbox.send(Mail::Word { request, reply }).await.map_err(|_| stopped())?;
+        handle.inbox.send(Incoming::Request { submission, reply }).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -309,8 +306,8 @@ impl Engine {
     /// # Errors
     ///
     /// [`Reason::MigrationMissing`].
-    pub fn board(&self, id: &MigrationId) -> Result<Board, Failure> {
-        Ok(self.handle(id)?.board.borrow().clone())
+    pub fn overview(&self, id: &MigrationId) -> Result<Overview, Failure> {
+        Ok(self.handle(id)?.overview.borrow().clone())
     }
 
     /// One migration, now and after every change.
@@ -318,31 +315,35 @@ impl Engine {
     /// # Errors
     ///
     /// [`Reason::MigrationMissing`].
-    pub fn watch(&self, id: &MigrationId) -> Result<watch::Receiver<Board>, Failure> {
-        Ok(self.handle(id)?.board.subscribe())
+    pub fn watch(&self, id: &MigrationId) -> Result<watch::Receiver<Overview>, Failure> {
+        Ok(self.handle(id)?.overview.subscribe())
     }
 
     /// A migration that is not over and that these two agents move, one on each
     /// side; its board closes with the engine.
     #[must_use]
-    pub fn shared_migration(&self, one: &str, other: &str) -> Option<watch::Receiver<Board>> {
+    pub fn shared_migration(&self, one: &str, other: &str) -> Option<watch::Receiver<Overview>> {
         let shares = |state: &State| {
             let Spec { source_agent, destination_agent, .. } = &state.spec;
             let agents = (source_agent.as_str(), destination_agent.as_str());
             !state.terminal() && (agents == (one, other) || agents == (other, one))
         };
-        self.0.handles().values().find(|handle| shares(&handle.board.borrow().state)).map(|it| it.board.subscribe())
+        self.0
+            .handles()
+            .values()
+            .find(|handle| shares(&handle.overview.borrow().state))
+            .map(|it| it.overview.subscribe())
     }
 
     /// Every migration, newest first.
     #[must_use]
-    pub fn boards(&self) -> Vec<Board> {
-        let mut boards: Vec<_> = self.0.handles().values().map(|handle| handle.board.borrow().clone()).collect();
-        boards.sort_by(|a, b| {
-            let key = |board: &Board| (std::cmp::Reverse(board.state.create_time), board.state.id.clone());
+    pub fn overviews(&self) -> Vec<Overview> {
+        let mut overviews: Vec<_> = self.0.handles().values().map(|handle| handle.overview.borrow().clone()).collect();
+        overviews.sort_by(|a, b| {
+            let key = |overview: &Overview| (std::cmp::Reverse(overview.state.create_time), overview.state.id.clone());
             key(a).cmp(&key(b))
         });
-        boards
+        overviews
     }
 
     /// The budget of a cutover when the operator names none.

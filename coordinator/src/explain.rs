@@ -87,7 +87,7 @@ pub enum Waits {
     /// For its agents, if for anybody.
     Nobody,
     /// For the operator's word, as it should.
-    Word,
+    Request,
     /// For the operator, because of a failure.
     Operator(Failure),
     /// For the next attempt, which comes by itself.
@@ -104,9 +104,9 @@ impl Standing {
         };
         let by_itself = || retried().map_or(Waits::Nobody, Waits::Attempt);
         let (step, waits) = match &state.phase {
-            Phase::Pending => (None, Waits::Word),
+            Phase::Pending => (None, Waits::Request),
             Phase::Running { step } => (Some(*step), by_itself()),
-            Phase::Held { step } => (Some(*step), Waits::Word),
+            Phase::Held { step } => (Some(*step), Waits::Request),
             Phase::Stopped { step, failure } => (Some(*step), Waits::Operator(failure.clone())),
             Phase::TakingBack { step, stop, .. } => (Some(*step), stop.clone().map_or_else(by_itself, Waits::Operator)),
             Phase::Aborting { stop } => (None, stop.clone().map_or_else(by_itself, Waits::Operator)),
@@ -124,7 +124,9 @@ impl Standing {
             Some(StepName::VerifyBack | StepName::RollbackRehearsal | StepName::Rollback) => {
                 self.publisher == Side::Destination
             }
-            Some(StepName::Finish) if self.publisher == Side::Destination && self.waits == Waits::Word => self.way_back,
+            Some(StepName::Finish) if self.publisher == Side::Destination && self.waits == Waits::Request => {
+                self.way_back
+            }
             Some(
                 StepName::Inspect
                 | StepName::Connect
@@ -199,7 +201,7 @@ fn workflow(standing: &Standing) -> Option<Explanation> {
     let step = standing.step.map_or("it", StepName::as_str);
     match &standing.waits {
         Waits::Nobody => None,
-        Waits::Word => Some(Explanation::cause(
+        Waits::Request => Some(Explanation::cause(
             None,
             None,
             match standing.step {

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use pgportage_proto::v1;
+
 use crate::workflow::drift::Drift;
 
 /// How far a running command is.
@@ -67,23 +69,16 @@ pub struct Part {
 }
 
 /// What one agent measures about a migration between commands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Gauge {
+    /// As the agent said it, for operators: what is added to it passes through here.
+    pub message: v1::MigrationGauge,
     /// Time from a heartbeat row's commit to the news of its arrival.
     pub lag: Option<Duration>,
-    /// Bytes the destination has not confirmed.
-    pub lag_bytes: Option<i64>,
     /// WAL kept for our slot.
     pub retained_wal_bytes: Option<i64>,
     /// How long that may go on growing.
     pub wal_forecast: Option<Forecast>,
-    /// What is about to go wrong. Empty while all is well.
-    pub warning: String,
-    /// How many readers of the copy may read while the source is spared. Zero
-    /// while all may.
-    pub reader_limit: i32,
-    /// Why not all may read. Empty while all may.
-    pub held_back_by: String,
     /// On the side that follows: how its schema compares with the other one. None
     /// while that is not known.
     pub drift: Option<Drift>,

@@ -146,7 +146,7 @@ impl Fleet {
         let Some(line) = line else { return Err(not_attached(name)) };
         command.heartbeat_sequence = line.heartbeat;
         fail_point::hit("coordinator.send.command");
-        line.say(Down::Command(command)).then_some(()).ok_or_else(|| not_attached(name))
+        line.submit(Down::Command(command)).then_some(()).ok_or_else(|| not_attached(name))
     }
 
     /// Asks an attached agent. The question may still get lost; it is not said
@@ -158,7 +158,7 @@ impl Fleet {
     pub fn ask(&self, name: &str, question: v1::Question) -> Result<(), Failure> {
         let agents = self.agents();
         let line = agents.get(name).and_then(|entry| entry.line.as_ref());
-        let asked = line.is_some_and(|line| line.say(Down::Question(question)));
+        let asked = line.is_some_and(|line| line.submit(Down::Question(question)));
         asked.then_some(()).ok_or_else(|| not_attached(name))
     }
 
@@ -166,7 +166,7 @@ impl Fleet {
     pub fn tell(&self, name: &str, message: Down) {
         fail_point::hit("coordinator.send.word");
         if let Some(Entry { line: Some(line), .. }) = self.agents().get_mut(name) {
-            line.say(message);
+            line.submit(message);
         }
     }
 
@@ -207,7 +207,7 @@ impl Line {
     }
 
     /// An agent that does not read loses its session.
-    fn say(&self, message: Down) -> bool {
+    fn submit(&self, message: Down) -> bool {
         let sent = self.outbox.try_send(message).is_ok();
         if !sent {
             self.over.cancel();

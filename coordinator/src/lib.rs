@@ -14,6 +14,7 @@ pub mod explain;
 pub mod fail_points;
 pub mod figures;
 pub mod fleet;
+mod message;
 pub mod metrics;
 pub mod relay;
 pub mod service;

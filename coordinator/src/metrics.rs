@@ -206,13 +206,10 @@ mod tests {
             let forecast =
                 Forecast { written_bytes_per_second: 9, growth_bytes_per_second: 5, limit, left_bytes: 700, time_left };
             let gauge = Gauge {
+                message: pgportage_proto::v1::MigrationGauge::default(),
                 lag: None,
-                lag_bytes: None,
                 retained_wal_bytes: Some(3),
                 wal_forecast: Some(forecast),
-                warning: String::new(),
-                reader_limit: 0,
-                held_back_by: String::new(),
                 drift: None,
                 time: SystemTime::UNIX_EPOCH,
             };

@@ -12,50 +12,20 @@ mod situation;
 
 use std::time::{Duration, SystemTime};
 
-use pgportage_link::{Effect, Failure};
-use pgportage_proto::{Reason, v1};
+use pgportage_link::Failure;
+use pgportage_proto::v1;
 
 use crate::figures::{Build, Forecast, Gauge, Part, Progress, Unit, WalLimit};
+use crate::workflow::act::Digest;
 use crate::workflow::finding::{Consent, Finding, Severity};
-use crate::workflow::outcome::{Digest, SequenceState};
 use crate::workflow::spec::{Rate, Spec};
 
+pub(crate) use crate::message::{duration, malformed, missing, reported, to_duration};
 pub use certificate::certificate;
 pub use command::command;
-pub use migration::{etag, view};
+pub use migration::{etag, plan, view};
 pub use outcome::{AgentFact, Body, fact};
 pub use situation::{answer, explained, question};
-
-/// A field that has to be there is not.
-pub(crate) fn missing(field: &str) -> Failure {
-    Failure::new(Reason::RequestInvalid, format!("field `{field}` is missing"))
-        .effect(Effect::None)
-        .with("field", field)
-}
-
-fn malformed(field: &str) -> Failure {
-    Failure::new(Reason::RequestInvalid, format!("field `{field}` is malformed"))
-        .effect(Effect::None)
-        .with("field", field)
-}
-
-/// A span of time from outside.
-///
-/// # Errors
-///
-/// When it is negative or too large.
-pub fn duration(field: &str, value: prost_types::Duration) -> Result<Duration, Failure> {
-    Duration::try_from(value).map_err(|_| malformed(field))
-}
-
-/// A span of time that an agent reports. Nonsense reads as none.
-fn reported(value: Option<prost_types::Duration>) -> Duration {
-    value.and_then(|value| Duration::try_from(value).ok()).unwrap_or_default()
-}
-
-fn to_duration(value: Duration) -> Option<prost_types::Duration> {
-    prost_types::Duration::try_from(value).ok()
-}
 
 fn to_time(value: SystemTime) -> Option<prost_types::Timestamp> {
     Some(value.into())
@@ -74,7 +44,7 @@ pub fn spec(value: v1::MigrationSpec) -> Result<Spec, Failure> {
         source_agent: value.source_agent_id,
         destination_agent: value.destination_agent_id,
         database: value.database,
-        consents: value.consents.into_iter().map(consent).collect(),
+        consents: value.consents.into_iter().map(Consent::from).collect(),
         connection_path,
         max_lag: value.max_lag.map(|lag| duration("max_lag", lag)).transpose()?.unwrap_or(Spec::DEFAULT_MAX_LAG),
         copy_method,
@@ -90,7 +60,7 @@ fn to_spec(value: &Spec) -> v1::MigrationSpec {
         source_agent_id: value.source_agent.clone(),
         destination_agent_id: value.destination_agent.clone(),
         database: value.database.clone(),
-        consents: value.consents.iter().map(to_consent).collect(),
+        consents: value.consents.iter().map(v1::Consent::from).collect(),
         connection_path: v1::ConnectionPath::from(value.connection_path).into(),
         max_lag: to_duration(value.max_lag),
         copy_method: v1::CopyMethod::from(value.copy_method).into(),
@@ -99,36 +69,40 @@ fn to_spec(value: &Spec) -> v1::MigrationSpec {
     }
 }
 
-/// The operator's agreement.
-#[must_use]
-pub fn consent(value: v1::Consent) -> Consent {
-    Consent { code: value.code, object: value.object, evidence_digest: Digest(value.evidence_digest) }
-}
-
-fn to_consent(value: &Consent) -> v1::Consent {
-    v1::Consent {
-        code: value.code.clone(),
-        object: value.object.clone(),
-        evidence_digest: value.evidence_digest.0.clone(),
+impl From<v1::Consent> for Consent {
+    fn from(value: v1::Consent) -> Self {
+        Self { code: value.code, object: value.object, evidence_digest: Digest(value.evidence_digest) }
     }
 }
 
-fn finding(value: v1::Finding) -> Finding {
-    let severity = match value.severity() {
-        v1::finding::Severity::Note => Severity::Note,
-        v1::finding::Severity::Consent => Severity::Consent,
-        // What is not stated, or not known to this release, is no pass.
-        v1::finding::Severity::Unspecified | v1::finding::Severity::Refuse => Severity::Refuse,
-    };
-    Finding {
-        code: value.code,
-        severity,
-        object: value.object,
-        message: value.message,
-        evidence: value.evidence,
-        evidence_digest: Digest(value.evidence_digest),
-        remedy: value.remedy,
-        needs_restart: value.needs_restart,
+impl From<&Consent> for v1::Consent {
+    fn from(value: &Consent) -> Self {
+        Self {
+            code: value.code.clone(),
+            object: value.object.clone(),
+            evidence_digest: value.evidence_digest.0.clone(),
+        }
+    }
+}
+
+impl From<v1::Finding> for Finding {
+    fn from(value: v1::Finding) -> Self {
+        let severity = match value.severity() {
+            v1::finding::Severity::Note => Severity::Note,
+            v1::finding::Severity::Consent => Severity::Consent,
+            // What is not stated, or not known to this release, is no pass.
+            v1::finding::Severity::Unspecified | v1::finding::Severity::Refuse => Severity::Refuse,
+        };
+        Self {
+            code: value.code,
+            severity,
+            object: value.object,
+            message: value.message,
+            evidence: value.evidence,
+            evidence_digest: Digest(value.evidence_digest),
+            remedy: value.remedy,
+            needs_restart: value.needs_restart,
+        }
     }
 }
 
@@ -150,15 +124,6 @@ pub fn to_finding(value: &Finding) -> v1::Finding {
         remedy: value.remedy.clone(),
         needs_restart: value.needs_restart,
     }
-}
-
-fn sequence(value: v1::SequenceState) -> Result<SequenceState, Failure> {
-    let sequence = value.sequence.ok_or_else(|| missing("sequence"))?.into();
-    Ok(SequenceState { sequence, last_value: value.last_value, called: value.called })
-}
-
-fn to_sequence(value: &SequenceState) -> v1::SequenceState {
-    v1::SequenceState { sequence: Some((&value.sequence).into()), last_value: value.last_value, called: value.called }
 }
 
 /// How far a command is.
@@ -238,15 +203,14 @@ fn to_progress(command_id: String, value: &Progress) -> v1::CommandProgress {
 #[must_use]
 pub fn gauge(value: v1::MigrationGauge, time: SystemTime) -> Gauge {
     let known = |number: i64| (number >= 0).then_some(number);
+    let mut message = value;
     Gauge {
-        lag: value.lag.and_then(|lag| Duration::try_from(lag).ok()),
-        lag_bytes: known(value.lag_bytes),
-        retained_wal_bytes: known(value.retained_wal_bytes),
-        wal_forecast: value.wal_forecast.map(forecast),
-        warning: value.warning,
-        reader_limit: value.reader_limit,
-        held_back_by: value.held_back_by,
-        drift: value.schema_drift.and_then(drift::drift),
+        lag: message.lag.and_then(|lag| Duration::try_from(lag).ok()),
+        retained_wal_bytes: known(message.retained_wal_bytes),
+        wal_forecast: message.wal_forecast.map(forecast),
+        // Told to operators as a whole, and large.
+        drift: message.schema_drift.take().and_then(drift::drift),
+        message,
         time,
     }
 }
@@ -267,26 +231,12 @@ fn forecast(value: v1::WalForecast) -> Forecast {
     }
 }
 
-fn to_forecast(value: &Forecast) -> v1::WalForecast {
-    let limit = match value.limit {
-        None => v1::wal_forecast::Limit::Unspecified,
-        Some(WalLimit::Server) => v1::wal_forecast::Limit::Server,
-        Some(WalLimit::Policy) => v1::wal_forecast::Limit::Policy,
-        Some(WalLimit::Disk) => v1::wal_forecast::Limit::Disk,
-    };
-    v1::WalForecast {
-        written_bytes_per_second: value.written_bytes_per_second,
-        growth_bytes_per_second: value.growth_bytes_per_second,
-        limit: limit.into(),
-        left_bytes: value.left_bytes,
-        time_left: value.time_left.and_then(to_duration),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use pgportage_proto::Reason;
+
     use super::*;
-    use crate::workflow::spec::CopyMethod;
+    use crate::workflow::CopyMethod;
 
     fn asked(copy_method: i32) -> v1::MigrationSpec {
         v1::MigrationSpec {

@@ -8,17 +8,19 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-mod act;
+pub mod act;
+mod act_ref;
+pub mod advice;
 pub mod backoff;
+pub mod depth;
+pub mod digest;
 pub mod drift;
 pub mod fact;
 pub mod finding;
-pub mod input;
 pub mod judge;
-pub mod outcome;
 pub mod plan;
+pub mod planned;
 pub mod rehearsal;
-pub mod scrutiny;
 pub mod spec;
 pub mod state;
 pub mod statement;
@@ -28,8 +30,8 @@ pub mod verb;
 #[cfg(test)]
 pub(crate) mod proof;
 
-pub use act::ActRef;
-pub use pgportage_proto::{ActKind, Side, Verb};
+pub use act_ref::ActRef;
+pub use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Side, Verb};
 pub use step_name::StepName;
 
 /// When an act begins.
@@ -41,7 +43,7 @@ pub enum Order {
     WithPrevious,
     /// As soon as the barrier of a switch is gone, whatever becomes of the acts
     /// between.
-    Aside,
+    Detached,
 }
 
 /// How an act is taken back.
@@ -93,10 +95,10 @@ pub enum Belongs {
 
 /// In which order the acts of a step are taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WayBack {
-    /// The reverse of the way there, one act at a time.
+pub enum UndoOrder {
+    /// The last one first, one act at a time.
     Strict,
-    /// The reverse on each side, the sides independently of each other: a
+    /// The last one first on each side, the sides independently of each other: a
     /// destination that cannot be reached must not keep the source's writers
     /// waiting.
     EachSide,
@@ -108,7 +110,7 @@ pub struct ActRow {
     /// The agent that does it.
     pub side: Side,
     /// What it does.
-    pub kind: ActKind,
+    pub act: &'static Act,
     /// When it begins.
     pub order: Order,
     /// How it is taken back.
@@ -138,7 +140,7 @@ pub struct StepRow {
     /// Its acts, in order.
     pub acts: &'static [ActRow],
     /// How they are taken back.
-    pub way_back: WayBack,
+    pub undo_order: UndoOrder,
 }
 
 impl StepRow {
@@ -155,16 +157,16 @@ impl StepRow {
     }
 }
 
-const fn on(side: Side, kind: ActKind, undo: Undo) -> ActRow {
-    ActRow { side, kind, order: Order::InTurn, undo, belongs: Belongs::Always }
+const fn on(side: Side, act: &'static Act, undo: Undo) -> ActRow {
+    ActRow { side, act, order: Order::InTurn, undo, belongs: Belongs::Always }
 }
 
-const fn source(kind: ActKind, undo: Undo) -> ActRow {
-    on(Side::Source, kind, undo)
+const fn source(act: &'static Act, undo: Undo) -> ActRow {
+    on(Side::Source, act, undo)
 }
 
-const fn destination(kind: ActKind, undo: Undo) -> ActRow {
-    on(Side::Destination, kind, undo)
+const fn destination(act: &'static Act, undo: Undo) -> ActRow {
+    on(Side::Destination, act, undo)
 }
 
 const fn of_the_way_back(act: ActRow) -> ActRow {
@@ -172,7 +174,7 @@ const fn of_the_way_back(act: ActRow) -> ActRow {
 }
 
 const fn of_the_certificate(act: ActRow) -> ActRow {
-    ActRow { belongs: Belongs::ToTheCertificate, order: Order::Aside, ..act }
+    ActRow { belongs: Belongs::ToTheCertificate, order: Order::Detached, ..act }
 }
 
 const fn of_counts(act: ActRow) -> ActRow {
@@ -187,28 +189,33 @@ const fn at_the_same_time(act: ActRow) -> ActRow {
     ActRow { order: Order::WithPrevious, ..act }
 }
 
-use ActKind as Do;
 use Undo::{Never, Nothing, TakeBack, TakeBackAndForget, TakeBackFirst};
+use act::{
+    AWAIT_COPY, AWAIT_LAG, Act, CERTIFY_SWITCH, CHECK_SERVER, CLOSE_DATABASE, COMPARE_ROWS, COPY_TABLES, COUNT_ROWS,
+    CREATE_PUBLICATION, CREATE_REPLICATION_ROLE, CREATE_SLOT, CREATE_SUBSCRIPTION, CREATE_WAY_BACK, DRAIN_TO_MARKER,
+    FENCE_SOURCE, FINISH_MIGRATION, FOLLOW_STREAM, KEEP_STREAM, OPEN_DESTINATION, PREPARE_CUTOVER, RAISE_BARRIER,
+    REACH_PEER, RELEASE_BARRIER, RESTORE_SCHEMA, SET_REPLICA_IDENTITY,
+};
 
 /// A switch of the applications' way: one side is left, the other is entered. A
 /// cutover and a rollback are the same acts with the sides exchanged.
 const fn switch(leave: Side) -> [ActRow; 11] {
     let enter = leave.other();
     [
-        on(leave, Do::PrepareCutover, TakeBack),
-        at_the_same_time(on(enter, Do::PrepareCutover, TakeBack)),
-        on(leave, Do::RaiseBarrier, TakeBack),
-        on(enter, Do::DrainToMarker, TakeBack),
-        on(leave, Do::FenceSource, TakeBackFirst),
+        on(leave, &PREPARE_CUTOVER, TakeBack),
+        at_the_same_time(on(enter, &PREPARE_CUTOVER, TakeBack)),
+        on(leave, &RAISE_BARRIER, TakeBack),
+        on(enter, &DRAIN_TO_MARKER, TakeBack),
+        on(leave, &FENCE_SOURCE, TakeBackFirst),
         // ---- The point of no return.
-        on(enter, Do::OpenDestination, Never),
-        on(leave, Do::ReleaseBarrier, Nothing),
+        on(enter, &OPEN_DESTINATION, Never),
+        on(leave, &RELEASE_BARRIER, Nothing),
         // What is written from here on flows to the side that was left.
-        of_the_way_back(on(enter, Do::KeepStream, Nothing)),
-        of_the_way_back(on(leave, Do::FollowStream, Nothing)),
+        of_the_way_back(on(enter, &KEEP_STREAM, Nothing)),
+        of_the_way_back(on(leave, &FOLLOW_STREAM, Nothing)),
         // Last in the table, because histories name acts by their place.
-        of_the_certificate(on(leave, Do::CertifySwitch, Nothing)),
-        of_the_certificate(on(enter, Do::CertifySwitch, Nothing)),
+        of_the_certificate(on(leave, &CERTIFY_SWITCH, Nothing)),
+        of_the_certificate(on(enter, &CERTIFY_SWITCH, Nothing)),
     ]
 }
 
@@ -217,7 +224,7 @@ const fn switch(leave: Side) -> [ActRow; 11] {
 /// the lag is awaited for long enough for writers to get their breath.
 const fn rehearsal(leave: Side) -> [ActRow; 5] {
     let [prepare_to_leave, prepare_to_enter, raise, drain, ..] = switch(leave);
-    [on(leave, Do::AwaitLag, Nothing), prepare_to_leave, prepare_to_enter, raise, drain]
+    [on(leave, &AWAIT_LAG, Nothing), prepare_to_leave, prepare_to_enter, raise, drain]
 }
 
 /// Both sides compared, the one that follows with the one that applications write to.
@@ -226,12 +233,12 @@ const fn verification(publisher: Side) -> [ActRow; 5] {
     // After a break the follower may be behind by more than what changes while rows
     // are counted: first the stream has to be level again.
     [
-        on(publisher, Do::AwaitLag, Nothing),
+        on(publisher, &AWAIT_LAG, Nothing),
         // What changes while rows are counted is seen by counting them twice.
-        of_counts(on(publisher, Do::CountRows, Nothing)),
-        on(follower, Do::CountRows, Nothing),
-        on(publisher, Do::CountRows, Nothing),
-        of_rows(on(follower, Do::CompareRows, Nothing)),
+        of_counts(on(publisher, &COUNT_ROWS, Nothing)),
+        on(follower, &COUNT_ROWS, Nothing),
+        on(publisher, &COUNT_ROWS, Nothing),
+        of_rows(on(follower, &COMPARE_ROWS, Nothing)),
     ]
 }
 
@@ -240,86 +247,86 @@ pub const TABLE: &[StepRow] = &[
     StepRow {
         name: StepName::Inspect,
         hold: None,
-        acts: &[source(Do::CheckServer, Nothing), destination(Do::CheckServer, Nothing)],
-        way_back: WayBack::Strict,
+        acts: &[source(&CHECK_SERVER, Nothing), destination(&CHECK_SERVER, Nothing)],
+        undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Connect,
         hold: None,
         acts: &[
-            source(Do::CreateReplicationRole, TakeBackAndForget),
-            destination(Do::ReachPeer, TakeBackAndForget),
-            source(Do::ReachPeer, Nothing),
+            source(&CREATE_REPLICATION_ROLE, TakeBackAndForget),
+            destination(&REACH_PEER, TakeBackAndForget),
+            source(&REACH_PEER, Nothing),
         ],
-        way_back: WayBack::Strict,
+        undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Identity,
         hold: None,
-        acts: &[source(Do::SetReplicaIdentity, TakeBack)],
-        way_back: WayBack::Strict,
+        acts: &[source(&SET_REPLICA_IDENTITY, TakeBack)],
+        undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Publication,
         hold: None,
-        acts: &[source(Do::CreatePublication, TakeBack)],
-        way_back: WayBack::Strict,
+        acts: &[source(&CREATE_PUBLICATION, TakeBack)],
+        undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Close,
         hold: None,
-        acts: &[destination(Do::CloseDatabase, TakeBack)],
-        way_back: WayBack::Strict,
+        acts: &[destination(&CLOSE_DATABASE, TakeBack)],
+        undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Schema,
         hold: None,
-        acts: &[destination(Do::RestoreSchema, TakeBack)],
-        way_back: WayBack::Strict,
+        acts: &[destination(&RESTORE_SCHEMA, TakeBack)],
+        undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Copy,
         hold: None,
         // Rows go with the tables: taking the schema back empties the database.
-        acts: &[source(Do::CreateSlot, TakeBack), destination(Do::CopyTables, Nothing)],
-        way_back: WayBack::Strict,
+        acts: &[source(&CREATE_SLOT, TakeBack), destination(&COPY_TABLES, Nothing)],
+        undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Subscribe,
         hold: None,
-        acts: &[destination(Do::CreateSubscription, TakeBack)],
-        way_back: WayBack::Strict,
+        acts: &[destination(&CREATE_SUBSCRIPTION, TakeBack)],
+        undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::CatchUp,
         hold: None,
-        acts: &[destination(Do::AwaitCopy, Nothing), source(Do::AwaitLag, Nothing)],
-        way_back: WayBack::Strict,
+        acts: &[destination(&AWAIT_COPY, Nothing), source(&AWAIT_LAG, Nothing)],
+        undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Reverse,
         hold: None,
         acts: &[
-            of_the_way_back(destination(Do::CreateReplicationRole, TakeBack)),
-            of_the_way_back(destination(Do::CreatePublication, TakeBack)),
-            of_the_way_back(destination(Do::CreateSlot, TakeBack)),
-            of_the_way_back(source(Do::CreateWayBack, TakeBack)),
+            of_the_way_back(destination(&CREATE_REPLICATION_ROLE, TakeBack)),
+            of_the_way_back(destination(&CREATE_PUBLICATION, TakeBack)),
+            of_the_way_back(destination(&CREATE_SLOT, TakeBack)),
+            of_the_way_back(source(&CREATE_WAY_BACK, TakeBack)),
         ],
-        way_back: WayBack::Strict,
+        undo_order: UndoOrder::Strict,
     },
-    StepRow { name: StepName::Verify, hold: None, acts: &verification(Side::Source), way_back: WayBack::Strict },
+    StepRow { name: StepName::Verify, hold: None, acts: &verification(Side::Source), undo_order: UndoOrder::Strict },
     // Only where that was asked for, as often as one likes.
     StepRow {
         name: StepName::CutoverRehearsal,
         hold: None,
         acts: &rehearsal(Side::Source),
-        way_back: WayBack::EachSide,
+        undo_order: UndoOrder::EachSide,
     },
     StepRow {
         name: StepName::Cutover,
         hold: Some(Hold::Cutover),
         acts: &switch(Side::Source),
-        way_back: WayBack::EachSide,
+        undo_order: UndoOrder::EachSide,
     },
     // Only where that was asked for, as often as one likes: what it finds takes no
     // word away from the operator.
@@ -327,30 +334,31 @@ pub const TABLE: &[StepRow] = &[
         name: StepName::VerifyBack,
         hold: None,
         acts: &verification(Side::Destination),
-        way_back: WayBack::Strict,
+        undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::RollbackRehearsal,
         hold: None,
         acts: &rehearsal(Side::Destination),
-        way_back: WayBack::EachSide,
+        undo_order: UndoOrder::EachSide,
     },
     StepRow {
         name: StepName::Rollback,
         hold: Some(Hold::Rollback),
         acts: &switch(Side::Destination),
-        way_back: WayBack::EachSide,
+        undo_order: UndoOrder::EachSide,
     },
     StepRow {
         name: StepName::Finish,
         hold: Some(Hold::Finish),
-        acts: &[destination(Do::FinishMigration, Nothing), source(Do::FinishMigration, Nothing)],
-        way_back: WayBack::Strict,
+        acts: &[destination(&FINISH_MIGRATION, Nothing), source(&FINISH_MIGRATION, Nothing)],
+        undo_order: UndoOrder::Strict,
     },
 ];
 
 #[cfg(test)]
 mod tests {
+    use super::ActKind as Do;
     use super::step_name::REHEARSALS;
     use super::*;
 
@@ -373,14 +381,14 @@ mod tests {
         for step in points {
             assert!(step.is_switch());
             let decisions = step.row().acts.iter().filter(|act| act.undo == Never);
-            assert_eq!(decisions.map(|act| act.kind).collect::<Vec<_>>(), [Do::OpenDestination]);
+            assert_eq!(decisions.map(|act| act.act.kind).collect::<Vec<_>>(), [Do::OpenDestination]);
         }
     }
 
     /// Facts of older releases name acts by their place.
     #[test]
     fn acts_keep_their_places() {
-        let kinds: Vec<_> = StepName::Cutover.row().acts.iter().map(|act| act.kind.as_str()).collect();
+        let kinds: Vec<_> = StepName::Cutover.row().acts.iter().map(|act| act.act.kind.as_str()).collect();
         let places = [
             "prepare_cutover prepare_cutover raise_barrier drain_to_marker fence_source open_destination",
             "release_barrier keep_stream follow_stream certify_switch certify_switch",
@@ -393,7 +401,7 @@ mod tests {
         let (there, back) = (StepName::Cutover.row().acts, StepName::Rollback.row().acts);
         assert_eq!(there.len(), back.len());
         for (there, back) in there.iter().zip(back) {
-            assert_eq!((there.kind, there.side), (back.kind, back.side.other()));
+            assert_eq!((there.act.kind, there.side), (back.act.kind, back.side.other()));
         }
     }
 
@@ -402,7 +410,7 @@ mod tests {
         for (rehearsal, switch) in REHEARSALS {
             assert!(rehearsal.is_rehearsal() && !rehearsal.is_switch() && !switch.is_rehearsal());
             assert_eq!((rehearsal.rehearsed(), switch.rehearsal()), (Some(switch), Some(rehearsal)));
-            let acts = |step: StepName| step.row().acts.iter().map(|act| (act.kind, act.side)).collect::<Vec<_>>();
+            let acts = |step: StepName| step.row().acts.iter().map(|act| (act.act.kind, act.side)).collect::<Vec<_>>();
             let (tried, real) = (acts(rehearsal), acts(switch));
             assert_eq!(tried[0].0, Do::AwaitLag);
             assert_eq!(tried[1..], real[..4]);

@@ -66,6 +66,23 @@ impl MigrationId {
             Side::Destination => self.named("pgportageback"),
         }
     }
+
+    /// The destination's publication of nothing but the heartbeat, by which the reverse
+    /// direction is proved.
+    #[must_use]
+    pub fn proof_publication(&self) -> String {
+        self.named("pgportageproof")
+    }
+
+    /// The slot that takes the place of a side's own for a moment, so that where it
+    /// begins is on disk.
+    #[must_use]
+    pub fn slot_copy(&self, publisher: Side) -> String {
+        match publisher {
+            Side::Source => self.named("pgportagecopy"),
+            Side::Destination => self.named("pgportagebackcopy"),
+        }
+    }
 }
 
 impl fmt::Display for MigrationId {

@@ -26,6 +26,7 @@ pub mod service;
 #[cfg(test)]
 mod settings_read;
 pub mod site;
+pub mod statement_log;
 pub mod traces;
 pub mod wait;
 pub mod wiretap;

@@ -24,6 +24,13 @@ SELECT coalesce(shobj_description(r.oid, 'pg_authid'), '') AS comment,
 FROM pg_roles r
 WHERE r.rolname = $1";
 
+/// Tables whose rows the role would see only in part. The copy would leave the
+/// rest out without a word.
+const ROW_SECURITY: &str = "\
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+                 AND n.nspname NOT IN ('pg_catalog', 'information_schema'))";
+
 /// The roles of this agent's migrations. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Roles {
@@ -225,4 +232,15 @@ pub fn comment(migration: &MigrationId) -> String {
 /// A name as `pg_hba.conf` wants it: quoted, so that no keyword is read in it.
 pub fn hba_name(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Whether a replication role has to bypass row-level security.
+///
+/// # Errors
+///
+/// What the server reports.
+pub async fn needs_bypass(client: &impl GenericClient) -> Result<bool, Failure> {
+    let row =
+        client.query_one(ROW_SECURITY, &[]).await.map_err(|error| sql_failure(error, "look for row-level security"))?;
+    Ok(row.get(0))
 }

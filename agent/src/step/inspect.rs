@@ -16,6 +16,7 @@ mod inventory;
 mod left_out;
 mod leftover;
 mod message;
+mod plan_material;
 mod privilege;
 mod program;
 mod source;
@@ -34,6 +35,7 @@ use finding::apply_consents;
 pub use finding::{Consent, Finding, Severity};
 pub use inventory::{Extension, Inventory};
 pub use left_out::not_replicated;
+pub use plan_material::{PlanMaterial, PlannedRole, PlannedTable, SessionGroup};
 
 /// Asks whether a server can take the given part in a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -213,6 +215,10 @@ impl Act for CheckServer {
             (other.severity, one.code, &one.object).cmp(&(one.severity, other.code, &other.object))
         });
         inventory.identity_full_tables = identity_full_tables;
+        inventory.plan_material = match session.as_ref() {
+            Some(session) => Some(Box::new(Box::pin(plan_material::read(cx, session)).await?)),
+            None => None,
+        };
         Ok(CheckServerResult { inventory, findings })
     }
 

@@ -84,7 +84,7 @@ pub enum Verb {
     /// Agree to findings
     Consent(Consent),
     /// Print every step and statement that will run, before it runs
-    Plan(Named),
+    Plan(PlanArguments),
     /// Start a migration and show its progress until it is ready for cutover
     Start(Watched),
     /// Change how fast a migration copies, also while it does
@@ -166,6 +166,16 @@ pub struct Help {
 pub struct Named {
     /// The migration
     pub name: String,
+}
+
+/// What `plan` takes.
+#[derive(Clone, Debug, Args)]
+pub struct PlanArguments {
+    /// The migration
+    pub name: String,
+    /// Before the start: read both servers again
+    #[arg(long)]
+    pub refresh: bool,
 }
 
 /// A verb that shows progress until its end.

@@ -207,14 +207,17 @@ impl Coordinator {
         wire::migration(answer.migration)
     }
 
-    /// What a migration will do.
+    /// What a migration will do. Before it was started both servers may be read for it,
+    /// and are read again with `refresh`.
     ///
     /// # Errors
     ///
     /// As the coordinator says.
-    pub async fn plan(&self, name: &str) -> Result<Plan, Failure> {
-        let request = v1::GetPlanRequest { migration_id: name.to_owned() };
-        let answer = self.call(self.migrations.clone().get_plan(limited(request, CALL_TIMEOUT))).await?;
+    pub async fn plan(&self, name: &str, refresh: bool) -> Result<Plan, Failure> {
+        let request = v1::GetPlanRequest { migration_id: name.to_owned(), refresh };
+        let mut call = self.migrations.clone();
+        let asked = Box::pin(call.get_plan(limited(request, PREFLIGHT_TIMEOUT)));
+        let answer = answered(self.clock.timeout(PREFLIGHT_TIMEOUT, asked).await, PREFLIGHT_TIMEOUT)?;
         Ok(Plan::from_wire(name, answer))
     }
 

@@ -56,7 +56,7 @@ pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
         Verb::Agents => look::agents(hand).await,
         Verb::Status(arguments) => look::status(hand, arguments).await,
         Verb::Explain(arguments) => look::explain(hand, &arguments.name).await,
-        Verb::Plan(arguments) => look::plan(hand, &arguments.name).await,
+        Verb::Plan(arguments) => look::plan(hand, arguments).await,
         Verb::Preflight(arguments) => ask::preflight(hand, arguments).await,
         Verb::Create(arguments) => ask::create(hand, arguments).await,
         Verb::Tune(arguments) => ask::tune(hand, arguments).await,

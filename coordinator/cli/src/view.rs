@@ -324,6 +324,15 @@ pub struct Plan {
     pub steps: Vec<PlannedStep>,
     /// SHA-256 of the plan, in hexadecimal digits.
     pub digest: String,
+    /// What comes of it, one line for each side, the source first.
+    pub summary: Vec<String>,
+    /// When the servers were read that it is about. None: not yet.
+    #[serde(serialize_with = "rfc3339")]
+    pub record_time: Option<OffsetDateTime>,
+    /// Why they were not read for it.
+    pub obstacle: Option<Failure>,
+    /// How it differs from the plan of before the start.
+    pub changes: Vec<String>,
 }
 
 /// A step as it will run on one agent.

@@ -4,6 +4,7 @@
 mod certified;
 mod drift;
 mod explained;
+mod plan;
 mod rehearsal;
 
 use std::collections::HashSet;
@@ -17,9 +18,8 @@ pub use explained::explained;
 
 use crate::view::{
     Agent, AgentState, Build, CUTOVER_STEP, Cutover, CutoverPhase, Effect, FINISH_STEP, Failure, Figures, Finding,
-    Forecast, MaxRate, Migration, MigrationState, Part, Plan, PlannedStep, Preflight, Progress, Rehearsal, Remedy,
-    RowComparison, SchemaDrift, Severity, Side, Step, StepState, SwitchComparison, Unit, Verification, WalLimit, Way,
-    WayBack, page,
+    Forecast, MaxRate, Migration, MigrationState, Part, Preflight, Progress, Rehearsal, Remedy, RowComparison,
+    SchemaDrift, Severity, Side, Step, StepState, SwitchComparison, Unit, Verification, WalLimit, Way, WayBack, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -341,30 +341,6 @@ impl From<v1::RunPreflightResponse> for Preflight {
             Severity::Consent | Severity::Note => true,
         });
         Self { passed, source_findings, destination_findings }
-    }
-}
-
-impl Plan {
-    /// The plan of the migration `name`.
-    #[must_use]
-    pub fn from_wire(name: &str, message: v1::GetPlanResponse) -> Self {
-        Self {
-            name: name.to_owned(),
-            steps: message.steps.into_iter().map(PlannedStep::from).collect(),
-            digest: message.plan_digest.iter().map(|byte| format!("{byte:02x}")).collect(),
-        }
-    }
-}
-
-impl From<v1::PlannedStep> for PlannedStep {
-    fn from(message: v1::PlannedStep) -> Self {
-        Self {
-            name: message.name,
-            agent: message.agent_id,
-            statements: message.statements,
-            held: message.held,
-            undoable: message.undoable,
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use pgportage_proto::Reason;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Board, Engine};
+use super::{Engine, Overview};
 use crate::explain::{Explanation, Facts, Report, Situation, Standing, explain};
 use crate::wire;
 use crate::workflow::Side;
@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct Explained {
     /// The migration as it stood when the agents had answered.
-    pub board: Board,
+    pub overview: Overview,
     /// What keeps it from moving, the most likely cause first.
     pub explanations: Vec<Explanation>,
     /// What each agent said, the source's first. None when they were not asked,
@@ -61,7 +61,7 @@ impl Engine {
     /// [`Reason::MigrationMissing`]. An agent that does not answer is part of the
     /// answer.
     pub async fn explain(&self, id: &MigrationId) -> Result<Explained, Failure> {
-        let state = self.board(id)?.state;
+        let state = self.overview(id)?.state;
         let asked = match state.phase {
             Phase::Pending | Phase::Aborted | Phase::Succeeded => false,
             Phase::Running { .. }
@@ -76,13 +76,13 @@ impl Engine {
             None
         };
         // It may have moved meanwhile.
-        let board = self.board(id)?;
+        let overview = self.overview(id)?;
         let unasked = || Report::Answered(Box::default());
         let (source, destination) = reports.clone().unwrap_or_else(|| (unasked(), unasked()));
-        let standing = Standing::of(&board.state);
-        let drift = board.drift().filter(|drift| !drift.level()).map(|drift| (drift.follower, drift.failure()));
+        let standing = Standing::of(&overview.state);
+        let drift = overview.drift().filter(|drift| !drift.level()).map(|drift| (drift.follower, drift.failure()));
         let explanations = explain(&Facts { migration: id.clone(), standing, source, destination, drift });
-        Ok(Explained { board, explanations, reports })
+        Ok(Explained { overview, explanations, reports })
     }
 
     async fn ask(&self, state: &State, side: Side) -> Report {

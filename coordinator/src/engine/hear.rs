@@ -4,7 +4,7 @@ use pgportage_proto::v1;
 use uuid::Uuid;
 
 use super::Engine;
-use super::task::Mail;
+use super::task::Incoming;
 use crate::figures::{Gauge, Progress};
 use crate::fleet::Down;
 use crate::wire::AgentFact;
@@ -15,20 +15,20 @@ use crate::workflow::spec::{MigrationId, Spec};
 
 impl Engine {
     /// Takes an agent's fact in. It is acknowledged once it is stored. Waits
-    /// while the migration's mailbox is full.
+    /// while the migration's inbox is full.
     pub async fn hear(&self, agent: &str, origin: Origin, fact: AgentFact) {
         let AgentFact { command, sequence, .. } = fact;
         let owner = self.0.commands().get(&command).cloned();
         if let Some(id) = owner
             && let Ok(handle) = self.handle(&id)
         {
-            let mail = Mail::Fact { agent: agent.to_owned(), origin, fact };
-            if handle.mailbox.send(mail).await.is_ok() {
+            let mail = Incoming::Fact { agent: agent.to_owned(), origin, fact };
+            if handle.inbox.send(mail).await.is_ok() {
                 return;
             }
             // The task has ended: either the migration is over, and the fact is
             // of no use, or we are stopping, and it will come again.
-            if !handle.board.borrow().state.terminal() {
+            if !handle.overview.borrow().state.terminal() {
                 return;
             }
             self.acknowledge(agent, command, sequence);
@@ -59,10 +59,10 @@ impl Engine {
                 continue;
             };
             let owner = self.0.commands().get(&command).cloned();
-            let known = owner.and_then(|id| self.board(&id).ok()).and_then(|board| {
-                let side = board.state.side_of(command)?;
-                let known = board.state.commands.get(&command)?;
-                (board.state.spec.agent(side) == agent).then_some(known.last_sequence)
+            let known = owner.and_then(|id| self.overview(&id).ok()).and_then(|overview| {
+                let side = overview.state.side_of(command)?;
+                let known = overview.state.commands.get(&command)?;
+                (overview.state.spec.agent(side) == agent).then_some(known.last_sequence)
             });
             match known {
                 Some(0) => {}
@@ -80,12 +80,12 @@ impl Engine {
         let handles: Vec<_> = self.0.handles().values().cloned().collect();
         for handle in handles {
             let concerned = {
-                let board = handle.board.borrow();
-                side_of(&board.state.spec, agent).is_some() && !board.state.terminal()
+                let overview = handle.overview.borrow();
+                side_of(&overview.state.spec, agent).is_some() && !overview.state.terminal()
             };
             if concerned {
                 // Fails when the task has ended, which needs nothing.
-                drop(handle.mailbox.send(Mail::Attached { agent: agent.to_owned() }).await);
+                drop(handle.inbox.send(Incoming::Attached { agent: agent.to_owned() }).await);
             }
         }
     }
@@ -93,9 +93,9 @@ impl Engine {
     /// Takes the news that who is attached has changed to whoever watches.
     pub fn refresh(&self, agent: &str) {
         for handle in self.0.handles().values() {
-            handle
-                .board
-                .send_if_modified(|board| side_of(&board.state.spec, agent).is_some() && !board.state.terminal());
+            handle.overview.send_if_modified(|overview| {
+                side_of(&overview.state.spec, agent).is_some() && !overview.state.terminal()
+            });
         }
     }
 
@@ -103,13 +103,13 @@ impl Engine {
     pub fn progressed(&self, agent: &str, command: CommandId, progress: Progress) {
         let owner = self.0.commands().get(&command).cloned();
         let Some(handle) = owner.and_then(|id| self.handle(&id).ok()) else { return };
-        handle.board.send_if_modified(|board| {
-            let state = &board.state;
+        handle.overview.send_if_modified(|overview| {
+            let state = &overview.state;
             let concerned = state.commands.get(&command).is_some_and(|known| !known.answered)
                 && state.side_of(command).is_some_and(|side| state.spec.agent(side) == agent);
-            let news = concerned && board.progress.get(&command) != Some(&progress);
+            let news = concerned && overview.progress.get(&command) != Some(&progress);
             if news {
-                board.progress.insert(command, progress);
+                overview.progress.insert(command, progress);
             }
             news
         });
@@ -118,13 +118,13 @@ impl Engine {
     /// Takes an agent's figures in. The latest win.
     pub fn measured(&self, agent: &str, migration: &str, gauge: Gauge) {
         let Some(handle) = MigrationId::new(migration).ok().and_then(|id| self.handle(&id).ok()) else { return };
-        handle.board.send_if_modified(|board| {
-            let Some(side) = side_of(&board.state.spec, agent) else { return false };
-            self.0.figures.measured(migration, side == board.state.writable, &gauge);
-            let told = board.drift().cloned();
-            board.gauges.insert(side, gauge);
-            self.drifted(migration, told.as_ref(), board.drift());
-            !board.state.terminal()
+        handle.overview.send_if_modified(|overview| {
+            let Some(side) = side_of(&overview.state.spec, agent) else { return false };
+            self.0.figures.measured(migration, side == overview.state.writable, &gauge);
+            let told = overview.drift().cloned();
+            overview.gauges.insert(side, gauge);
+            self.drifted(migration, told.as_ref(), overview.drift());
+            !overview.state.terminal()
         });
     }
 }

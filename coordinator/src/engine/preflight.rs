@@ -1,7 +1,7 @@
-//! An inspection of both sides without a migration.
+//! An inspection of both sides before a migration is started, or without one.
 //!
-//! Nothing is stored, because nothing is changed: should the coordinator end
-//! meanwhile, the operator asks again.
+//! No command of it is stored, because nothing is changed: should the coordinator end
+//! meanwhile, the operator asks again. What a plan names is kept when both have answered.
 
 use std::time::Duration;
 
@@ -10,15 +10,16 @@ use pgportage_proto::Reason;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::Engine;
+use super::{Engine, Overview, Submission};
 use crate::fleet::not_attached;
 use crate::wire::{self, AgentFact, Body};
-use crate::workflow::fact::{CommandId, Issued};
+use crate::workflow::act::{CHECK_SERVER, CheckServer, CheckServerResult, Digest, Input, Inventory, Outcome};
+use crate::workflow::fact::{CommandId, Issued, Origin, TraceContext};
 use crate::workflow::finding::Finding;
-use crate::workflow::input::Input;
-use crate::workflow::outcome::{Inventory, Outcome};
 use crate::workflow::spec::{MigrationId, Spec};
-use crate::workflow::{ActRef, Side, StepName, Verb, statement};
+use crate::workflow::state::Phase;
+use crate::workflow::verb::Request;
+use crate::workflow::{ActRef, Side, StepName, Verb};
 
 /// How long one side may take. Inspections read catalogs; minutes would mean
 /// that something is stuck.
@@ -48,16 +49,53 @@ impl Engine {
     ///
     /// [`Reason::AgentNotAttached`], or the failure of an inspection.
     pub async fn preflight(&self, spec: &Spec) -> Result<(Vec<Finding>, Vec<Finding>), Failure> {
+        let name = Uuid::new_v4().simple().to_string();
+        let id = MigrationId::new(&format!("preflight-{}", &name[..12]))?;
+        let [source, destination] = self.inspect_both(&id, spec).await?;
+        Ok((source.findings, destination.findings))
+    }
+
+    /// The migration whose plan is asked for. One that was not started yet is given what
+    /// both agents read, once, or again where `refresh` says so; what kept them from it
+    /// comes along.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::MigrationMissing`], or what keeps a fact from being stored.
+    pub async fn plan(
+        &self,
+        id: &MigrationId,
+        origin: Origin,
+        refresh: bool,
+    ) -> Result<(Overview, Option<Failure>), Failure> {
+        let overview = self.overview(id)?;
+        let state = &overview.state;
+        if state.phase != Phase::Pending || state.survey.is_some() && !refresh {
+            return Ok((overview, None));
+        }
+        let [source, destination] = match self.inspect_both(id, &state.spec).await {
+            Ok(both) => both.map(|read| Box::new(read.inventory)),
+            Err(obstacle) => return Ok((overview, Some(obstacle))),
+        };
+        let request = Request::Survey { source, destination };
+        match self.submit(id, Submission { origin, etag: None, trace: TraceContext::new(), request }).await {
+            Ok(overview) => Ok((overview, None)),
+            // Started meanwhile: its inspection reads the same.
+            Err(failure) if failure.reason == Reason::WrongState => Ok((self.overview(id)?, None)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn inspect_both(&self, id: &MigrationId, spec: &Spec) -> Result<[CheckServerResult; 2], Failure> {
         for side in [Side::Source, Side::Destination] {
             if !self.0.fleet.ready(spec.agent(side)) {
                 return Err(not_attached(spec.agent(side)));
             }
         }
-        let name = Uuid::new_v4().simple().to_string();
-        let id = MigrationId::new(&format!("preflight-{}", &name[..12]))?;
-        let (inventory, on_source) = self.inspect(&id, spec, Side::Source, None).await?;
-        let (_, on_destination) = self.inspect(&id, spec, Side::Destination, Some(inventory)).await?;
-        Ok((on_source, on_destination))
+        let source = self.inspect(id, spec, Side::Source, None).await?;
+        let told = source.inventory.for_the_destination();
+        let destination = self.inspect(id, spec, Side::Destination, Some(told)).await?;
+        Ok([source, destination])
     }
 
     async fn inspect(
@@ -66,32 +104,33 @@ impl Engine {
         spec: &Spec,
         side: Side,
         source: Option<Inventory>,
-    ) -> Result<(Inventory, Vec<Finding>), Failure> {
+    ) -> Result<CheckServerResult, Failure> {
         let agent = spec.agent(side);
         let issued = Issued {
             command: CommandId(Uuid::now_v7()),
             act: ActRef { step: StepName::Inspect, index: 0 },
             verb: Verb::Perform,
             attempt: 1,
-            input: Input::CheckServer { source, consents: spec.consents.clone(), way_back: spec.way_back },
+            input: Input::CheckServer(CheckServer { source, consents: spec.consents.clone(), way_back: spec.way_back }),
             stall_timeout: self.0.settings.stall_timeout.min(LIMIT),
             trace: trace::carry().into_iter().collect(),
         };
         let (asker, mut facts) = mpsc::channel(FACTS);
         self.0.preflights().insert(issued.command, asker);
         let _asked = Asked { engine: self, command: issued.command };
-        let digest = statement::digest(id, spec);
-        let command = wire::command(id.as_str(), spec, &digest, &issued, side, self.0.leader_epoch());
+        // Nothing is carried out that a plan could be of.
+        let command = wire::command(id.as_str(), spec, &Digest(vec![0; 32]), &issued, side, self.0.leader_epoch());
         self.0.fleet.command(agent, command)?;
         let answer = async {
             while let Some(AgentFact { body, .. }) = facts.recv().await {
                 match body {
                     Body::Accepted => {}
-                    Body::Succeeded(Some(Outcome::CheckServer { inventory, findings })) => {
-                        return Ok((inventory, findings));
-                    }
+                    Body::Succeeded(Some(produced)) => match (CHECK_SERVER.receive)(*produced)? {
+                        Outcome::CheckServer(read) => return Ok(read),
+                        _other => break,
+                    },
                     Body::Failed(failure) => return Err(failure.with("agent", agent)),
-                    Body::Succeeded(_) | Body::Cancelled(_) => break,
+                    Body::Succeeded(None) | Body::Cancelled(_) => break,
                 }
             }
             Err(Failure::new(Reason::Internal, format!("agent {agent} did not answer what it was asked"))

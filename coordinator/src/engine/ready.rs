@@ -7,7 +7,7 @@
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 
-use super::{Board, Engine};
+use super::{Engine, Overview};
 use crate::fleet::not_attached;
 use crate::workflow::spec::MigrationId;
 use crate::workflow::state::Phase;
@@ -39,8 +39,8 @@ impl Engine {
         let patience = self.0.settings.lag_patience;
         let level = async {
             loop {
-                let board = changes.borrow_and_update().clone();
-                let behind = match self.readiness(&board, held) {
+                let overview = changes.borrow_and_update().clone();
+                let behind = match self.readiness(&overview, held) {
                     Readiness::Ready => return Ok(()),
                     Readiness::Unmet(failure) => return Err(failure),
                     Readiness::Behind(failure) => failure,
@@ -54,7 +54,7 @@ impl Engine {
         if let Ok(outcome) = self.0.clock.timeout(patience, level).await {
             return outcome;
         }
-        match self.readiness(&self.board(id)?, held) {
+        match self.readiness(&self.overview(id)?, held) {
             Readiness::Ready => Ok(()),
             Readiness::Unmet(failure) => Err(failure),
             Readiness::Behind(failure) => {
@@ -63,13 +63,14 @@ impl Engine {
         }
     }
 
-    fn readiness(&self, board: &Board, held: StepName) -> Readiness {
-        let state = &board.state;
+    fn readiness(&self, overview: &Overview, held: StepName) -> Readiness {
+        let state = &overview.state;
         let overtakes = held == StepName::Finish && state.awaits_last_word();
         if state.phase != (Phase::Held { step: held }) && !overtakes {
             return Readiness::Ready;
         }
-        let lag = board.gauges.get(&state.writable).and_then(|gauge| gauge.lag).filter(|lag| *lag > state.spec.max_lag);
+        let lag =
+            overview.gauges.get(&state.writable).and_then(|gauge| gauge.lag).filter(|lag| *lag > state.spec.max_lag);
         let behind = lag.map(|lag| {
             let (lag, limit) = (lag.as_millis(), state.spec.max_lag.as_millis());
             Failure::new(Reason::LagTooHigh, format!("the lag is {lag} ms, above its limit of {limit} ms"))

@@ -1,27 +1,27 @@
 //! The task of one migration.
 
-mod told;
+mod draft;
+mod send;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgportage_link::{Failure, Haste, fail_point, trace};
+use pgportage_link::{Effect, Failure, Haste, fail_point};
 use pgportage_proto::Reason;
-use rand::Rng as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::Span;
-use uuid::Uuid;
 
-use super::{Board, Engine, Request, check_etag, defect, refused};
+use self::draft::{kind_of, under_way};
+use super::{Engine, Overview, Submission, check_etag, refused};
 use crate::store::StoreError;
 use crate::wire::{AgentFact, Body};
+use crate::workflow::act::{Outcome, Produced};
 use crate::workflow::drift::{self, Relief};
-use crate::workflow::fact::{CommandId, Event, Fact, Issued, Origin, TraceContext};
-use crate::workflow::plan::{Action, Issue, Situation, plan};
-use crate::workflow::state::{ActState, Phase, State};
-use crate::workflow::verb::heed;
+use crate::workflow::fact::{CommandId, Event, Fact, Issued, Origin};
+use crate::workflow::state::State;
+use crate::workflow::verb::apply;
 use crate::workflow::{ActRef, StepName, Verb};
 
 /// How long to wait before a full store is tried again.
@@ -31,15 +31,15 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// together.
 const BATCH: usize = 16;
 
-/// What a migration's task is told.
+/// What comes to a migration's task.
 #[derive(Debug)]
-pub(super) enum Mail {
-    /// An operator said something.
-    Word {
+pub(super) enum Incoming {
+    /// An operator requested something.
+    Request {
         /// What.
-        request: Request,
+        submission: Submission,
         /// Where the answer goes.
-        reply: oneshot::Sender<Result<Board, Failure>>,
+        reply: oneshot::Sender<Result<Overview, Failure>>,
     },
     /// An agent reported something.
     Fact {
@@ -61,8 +61,8 @@ pub(super) enum Mail {
 pub(super) struct Task {
     engine: Engine,
     state: State,
-    board: Arc<watch::Sender<Board>>,
-    letters: mpsc::Receiver<Mail>,
+    overview: Arc<watch::Sender<Overview>>,
+    incoming: mpsc::Receiver<Incoming>,
     /// When postponed attempts are due.
     due: HashMap<(ActRef, Verb, u32), Instant>,
     /// When the barrier was asked for, if this process did it.
@@ -77,29 +77,18 @@ pub(super) struct Task {
     relief: Relief,
 }
 
-/// What was decided and is not stored yet.
-struct Draft {
-    state: State,
-    facts: Vec<Fact>,
-    issued: Vec<Arc<Issued>>,
-    cancels: Vec<CommandId>,
-    wake: Option<Instant>,
-    outage_start: Option<Instant>,
-    spans: Vec<(CommandId, Span)>,
-}
-
 impl Task {
     pub(super) fn new(
         engine: Engine,
         state: &State,
-        board: Arc<watch::Sender<Board>>,
-        letters: mpsc::Receiver<Mail>,
+        overview: Arc<watch::Sender<Overview>>,
+        incoming: mpsc::Receiver<Incoming>,
     ) -> Self {
         Self {
             engine,
             state: state.clone(),
-            board,
-            letters,
+            overview,
+            incoming,
             due: HashMap::new(),
             outage_start: None,
             haste: None,
@@ -115,8 +104,8 @@ impl Task {
         let clock = self.engine.0.clock;
         let stop = self.engine.0.stop.clone();
         let mut wake = self.go_on().await;
-        let mut news = self.board.subscribe();
-        let mut letters = Vec::with_capacity(BATCH);
+        let mut news = self.overview.subscribe();
+        let mut incoming = Vec::with_capacity(BATCH);
         while !self.state.terminal() {
             if self.relief.has_come(&self.state, news.borrow_and_update().drift()) {
                 wake = self.verify_again().await;
@@ -130,12 +119,12 @@ impl Task {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                count = self.letters.recv_many(&mut letters, BATCH) => {
+                count = self.incoming.recv_many(&mut incoming, BATCH) => {
                     if count == 0 {
                         return;
                     }
-                    for letter in letters.drain(..) {
-                        wake = self.read(letter).await;
+                    for item in incoming.drain(..) {
+                        wake = self.read(item).await;
                     }
                 }
                 () = pause => wake = self.go_on().await,
@@ -151,34 +140,34 @@ impl Task {
         tracing::info!(migration.id = %self.state.id, "over: {}", crate::workflow::verb::describe(&self.state.phase));
     }
 
-    async fn read(&mut self, letter: Mail) -> Option<Instant> {
-        match letter {
-            Mail::Word { request, reply } => {
-                let said = self.say(request).await;
-                let answer = match said {
-                    Ok(()) => Ok(self.board.borrow().clone()),
+    async fn read(&mut self, item: Incoming) -> Option<Instant> {
+        match item {
+            Incoming::Request { submission, reply } => {
+                let stored = self.submit(submission).await;
+                let answer = match stored {
+                    Ok(()) => Ok(self.overview.borrow().clone()),
                     Err(failure) => Err(failure),
                 };
-                // The operator may have gone; the word stands.
+                // The operator may have gone; the request stands.
                 drop(reply.send(answer));
                 self.go_on().await
             }
-            Mail::Fact { agent, origin, fact } => self.hear(&agent, origin, fact).await,
-            Mail::Attached { agent } => {
+            Incoming::Fact { agent, origin, fact } => self.hear(&agent, origin, fact).await,
+            Incoming::Attached { agent } => {
                 self.resend(&agent);
                 self.go_on().await
             }
         }
     }
 
-    async fn say(&mut self, request: Request) -> Result<(), Failure> {
-        let Request { origin, etag, trace, word } = request;
+    async fn submit(&mut self, submission: Submission) -> Result<(), Failure> {
+        let Submission { origin, etag, trace, request } = submission;
         check_etag(&self.state, etag.as_deref())?;
-        let event = heed(&self.state, word, trace)?;
+        let event = apply(&self.state, request, trace)?;
         if let Event::CutoverRequested { .. } | Event::RollbackRequested { .. } = &event {
-            drift::may_switch(self.board.borrow().drift())?;
+            drift::may_switch(self.overview.borrow().drift())?;
         }
-        tracing::info!(migration.id = %self.state.id, actor = origin.actor, event = event.kind(), "the operator said");
+        tracing::info!(migration.id = %self.state.id, actor = origin.actor, event = event.kind(), "requested by an operator");
         self.store(vec![(origin, event)]).await.map(drop)
     }
 
@@ -246,19 +235,22 @@ impl Task {
             Body::Accepted => Event::CommandAccepted { command, agent_sequence },
             Body::Cancelled(effect) => Event::CommandCancelled { command, agent_sequence, effect },
             Body::Failed(failure) => Event::CommandFailed { command, agent_sequence, failure },
-            Body::Succeeded(outcome) => match (issued.verb, &outcome) {
+            Body::Succeeded(produced) => match (issued.verb, outcome(issued, produced)) {
                 (Verb::Undo, _) => {
                     let outage = self.outage_so_far(issued);
                     Event::CommandSucceeded { command, agent_sequence, outcome: None, outage }
                 }
-                (Verb::Perform, Some(produced)) if produced.kind() == issued.input.kind() => {
+                (Verb::Perform, Some(Ok(outcome))) => {
                     let outage = self.outage_so_far(issued);
-                    Event::CommandSucceeded { command, agent_sequence, outcome, outage }
+                    Event::CommandSucceeded { command, agent_sequence, outcome: Some(outcome), outage }
                 }
-                (Verb::Perform, _) => Event::CommandFailed {
+                (Verb::Perform, Some(Err(failure))) => {
+                    Event::CommandFailed { command, agent_sequence, failure: failure.effect(Effect::Unknown) }
+                }
+                (Verb::Perform, None) => Event::CommandFailed {
                     command,
                     agent_sequence,
-                    failure: Failure::new(Reason::Internal, "the agent produced something else than it was asked for")
+                    failure: Failure::new(Reason::Internal, "the agent did not say what it produced")
                         .hint("Install the same release everywhere."),
                 },
             },
@@ -310,144 +302,12 @@ impl Task {
             self.send(issued);
         }
         if before.max_rate != self.state.max_rate {
-            self.tell_tuning();
+            self.send_tuning();
         }
         for command in draft.cancels {
             self.cancel(command);
         }
         Ok(draft.wake)
-    }
-
-    /// Decides without doing anything.
-    fn draft(&mut self, events: Vec<(Origin, Event)>) -> Result<Draft, Failure> {
-        let now = self.engine.0.clock.now();
-        let mut draft = Draft {
-            state: self.state.clone(),
-            facts: Vec::new(),
-            issued: Vec::new(),
-            cancels: Vec::new(),
-            wake: None,
-            outage_start: self.outage_start,
-            spans: Vec::new(),
-        };
-        for (origin, event) in events {
-            self.apply(&mut draft, origin, event)?;
-        }
-        loop {
-            let mut changed = false;
-            draft.wake = None;
-            draft.cancels.clear();
-            let situation = self.situation(&draft, now);
-            if let Some(deadline) = self.deadline(&draft) {
-                draft.wake = Some(deadline);
-            }
-            for action in plan(&draft.state, &situation) {
-                let origin = self.engine.0.origin(&draft.state.request_id);
-                match action {
-                    Action::Record(event) => {
-                        self.apply(&mut draft, origin, event)?;
-                        changed = true;
-                    }
-                    Action::Issue(issue) => {
-                        let due = self.due(&issue, now);
-                        if due > now {
-                            draft.wake = Some(draft.wake.map_or(due, |wake| wake.min(due)));
-                            continue;
-                        }
-                        let issued = self.issue(&mut draft, issue, now);
-                        self.apply(&mut draft, origin, Event::CommandIssued(Box::new(issued.clone())))?;
-                        draft.issued.push(Arc::new(issued));
-                        changed = true;
-                    }
-                    Action::Cancel(command) => draft.cancels.push(command),
-                }
-            }
-            if !changed {
-                return Ok(draft);
-            }
-        }
-    }
-
-    fn apply(&self, draft: &mut Draft, origin: Origin, event: Event) -> Result<(), Failure> {
-        let fact = Fact {
-            sequence: draft.state.sequence + 1,
-            origin,
-            time: self.engine.0.clock.wall(),
-            plan_digest: draft.state.plan_digest.clone(),
-            event,
-        };
-        draft.state = draft.state.with(&fact).map_err(|illegal| {
-            tracing::error!(migration.id = %draft.state.id, "{illegal}");
-            defect(&illegal)
-        })?;
-        draft.facts.push(fact);
-        Ok(())
-    }
-
-    fn situation(&self, draft: &Draft, now: Instant) -> Situation {
-        let outage_left = match under_way(&draft.state) {
-            None => Duration::ZERO,
-            Some(UnderWay { begun: false, max_outage }) => max_outage,
-            Some(UnderWay { begun: true, max_outage }) => {
-                draft.outage_start.map_or(Duration::ZERO, |start| (start + max_outage).saturating_duration_since(now))
-            }
-        };
-        Situation { outage_left, stall_timeout: self.engine.0.settings.stall_timeout }
-    }
-
-    /// When the cutover or the round under way has to be given up.
-    fn deadline(&self, draft: &Draft) -> Option<Instant> {
-        let Phase::Running { step } = draft.state.phase else { return None };
-        if !step.is_rehearsal() && draft.state.past_decision() {
-            return None;
-        }
-        let under_way = under_way(&draft.state).filter(|it| it.begun)?;
-        draft.outage_start.map(|start| start + under_way.max_outage)
-    }
-
-    /// When an attempt may be made: at once, or after its pause, spread a little
-    /// so that a fleet does not come back in step.
-    fn due(&mut self, issue: &Issue, now: Instant) -> Instant {
-        if issue.after.is_zero() {
-            return now;
-        }
-        *self
-            .due
-            .entry((issue.act, issue.verb, issue.attempt))
-            .or_insert_with(|| now + issue.after.mul_f64(rand::rng().random_range(0.75..1.0)))
-    }
-
-    fn issue(&mut self, draft: &mut Draft, issue: Issue, now: Instant) -> Issued {
-        self.due.remove(&(issue.act, issue.verb, issue.attempt));
-        let command = CommandId(Uuid::now_v7());
-        let kind = issue.input.kind().as_str();
-        let span = tracing::info_span!(
-            parent: None,
-            "command",
-            otel.name = format!("{} {kind}", issue.act.step),
-            migration.id = %draft.state.id,
-            step = issue.act.step.as_str(),
-            action = kind,
-            verb = ?issue.verb,
-            attempt = issue.attempt,
-            command.id = %command,
-        );
-        let carrier = draft.state.trace.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        trace::adopt(&span, &carrier);
-        let carried: TraceContext = span.in_scope(trace::carry).into_iter().collect();
-        draft.spans.push((command, span));
-        if issue.act.begins_the_outage() && issue.verb == Verb::Perform {
-            draft.outage_start = Some(now);
-        }
-        Issued {
-            command,
-            act: issue.act,
-            verb: issue.verb,
-            attempt: issue.attempt,
-            input: issue.input,
-            stall_timeout: issue.stall_timeout,
-            trace: carried,
-        }
     }
 
     /// Lets everybody see what is stored.
@@ -461,9 +321,9 @@ impl Task {
         self.cancelled.retain(|command| open.contains(command));
         self.engine.0.figures.moved(Some(before), Some(&state));
         self.engine.0.commands_mut().extend(open.iter().map(|command| (*command, state.id.clone())));
-        self.board.send_modify(|board| {
-            board.progress.retain(|command, _| open.contains(command));
-            board.state = state;
+        self.overview.send_modify(|overview| {
+            overview.progress.retain(|command, _| open.contains(command));
+            overview.state = state;
         });
     }
 
@@ -474,7 +334,7 @@ impl Task {
             self.state
                 .commands
                 .get(command)
-                .map(|known| (known.issued.act.step.as_str(), known.issued.input.kind().as_str(), known.issued.attempt))
+                .map(|known| (known.issued.act.step.as_str(), kind_of(known.issued.act), known.issued.attempt))
         };
         if let Event::CommandFailed { command, failure, .. } = &fact.event {
             let (step, action, attempt) = step_of(command).unwrap_or(("", "", 0));
@@ -500,16 +360,7 @@ impl Task {
     }
 }
 
-/// A switch, or a round of a rehearsal, that is carried out or taken back.
-struct UnderWay {
-    /// Its budget.
-    max_outage: Duration,
-    /// Whether its barrier was asked for.
-    begun: bool,
-}
-
-fn under_way(state: &State) -> Option<UnderWay> {
-    let step = state.phase.under_way().filter(|step| step.keeps_writers_waiting())?;
-    let begun = state.act(ActRef::raise(step)).state != ActState::Idle;
-    state.trial(step).map(|trial| UnderWay { max_outage: trial.max_outage, begun })
+/// What an act produced, read as its kind reads it. None: nothing.
+fn outcome(issued: &Issued, produced: Option<Box<Produced>>) -> Option<Result<Outcome, Failure>> {
+    Some((issued.act.row()?.act.receive)(*produced?))
 }

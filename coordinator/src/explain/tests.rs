@@ -49,7 +49,7 @@ fn well(step: StepName) -> Facts {
 /// The same after a cutover: the source follows.
 fn well_on_the_way_back(step: StepName) -> Facts {
     let facts = well(step);
-    let standing = Standing { publisher: Side::Destination, waits: Waits::Word, ..facts.standing };
+    let standing = Standing { publisher: Side::Destination, waits: Waits::Request, ..facts.standing };
     Facts { standing, source: facts.destination, destination: facts.source, ..facts }
 }
 
@@ -229,7 +229,7 @@ fn the_workflow_says_what_it_knows() {
     let mut facts = well(StepName::Cutover);
     let failure = Failure::new(Reason::RowsDiffer, "2 tables differ").detail("More.").hint("Look.");
     for (waits, code, message) in [
-        (Waits::Word, None, "it waits for your word before step cutover"),
+        (Waits::Request, None, "it waits for your word before step cutover"),
         (
             Waits::Operator(failure.clone()),
             Some(Reason::RowsDiffer),
@@ -241,7 +241,7 @@ fn the_workflow_says_what_it_knows() {
         let found = only(&facts);
         assert_eq!((found.weight, found.code, found.message.as_str()), (Weight::Cause, code, message));
     }
-    facts.standing = Standing { step: None, waits: Waits::Word, ..facts.standing };
+    facts.standing = Standing { step: None, waits: Waits::Request, ..facts.standing };
     assert_eq!(only(&facts).message, "it was not started");
 }
 

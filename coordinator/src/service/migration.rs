@@ -16,13 +16,14 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{caller, origin, page};
-use crate::engine::{Board, Creation, Engine, Request as Said};
+use crate::engine::{Creation, Engine, Overview, Submission};
 use crate::wire;
+use crate::workflow::StepName;
+use crate::workflow::depth::Look;
+use crate::workflow::finding::Consent;
 use crate::workflow::rehearsal::DEFAULT_ROUNDS;
-use crate::workflow::scrutiny::Look;
 use crate::workflow::spec::{MigrationId, Rate};
-use crate::workflow::verb::Word;
-use crate::workflow::{StepName, statement};
+use crate::workflow::verb::Request as OperatorRequest;
 
 /// Changes waiting for a watcher that reads slowly. One: it gets the newest
 /// state anyway, not each of them.
@@ -44,22 +45,23 @@ impl MigrationFront {
         Self { engine, tasks, stop }
     }
 
-    fn view(&self, board: &Board) -> Option<v1::Migration> {
-        Some(wire::view(board, |agent| self.engine.fleet().attached(agent)))
+    fn view(&self, overview: &Overview) -> Option<v1::Migration> {
+        Some(wire::view(overview, |agent| self.engine.fleet().attached(agent)))
     }
 
     /// Says a word and returns the migration as it stands then.
-    async fn say(
+    async fn submit(
         &self,
         caller: &PeerIdentity,
         migration_id: &str,
         etag: Option<String>,
-        word: Word,
+        request: OperatorRequest,
     ) -> Result<Option<v1::Migration>, Status> {
-        let said = Said { origin: origin(caller, None), etag, trace: trace::carry().into_iter().collect(), word };
+        let said =
+            Submission { origin: origin(caller, None), etag, trace: trace::carry().into_iter().collect(), request };
         let outcome = async {
             let id = MigrationId::new(migration_id)?;
-            self.engine.say(&id, said).await
+            self.engine.submit(&id, said).await
         };
         Ok(self.view(&outcome.await.map_err(to_status)?))
     }
@@ -150,21 +152,21 @@ impl MigrationService for MigrationFront {
             let origin = origin(&caller, optional(request_id));
             self.engine.create(Creation { origin, id, spec, validate_only }).await
         };
-        let board = creation.await.map_err(to_status)?;
-        Ok(Response::new(v1::CreateMigrationResponse { migration: self.view(&board) }))
+        let overview = creation.await.map_err(to_status)?;
+        Ok(Response::new(v1::CreateMigrationResponse { migration: self.view(&overview) }))
     }
 
     async fn get_migration(&self, request: Request<v1::GetMigrationRequest>) -> Answer<v1::GetMigrationResponse> {
-        let board = self.engine.board(&id(&request.into_inner().migration_id)?).map_err(to_status)?;
-        Ok(Response::new(v1::GetMigrationResponse { migration: self.view(&board) }))
+        let overview = self.engine.overview(&id(&request.into_inner().migration_id)?).map_err(to_status)?;
+        Ok(Response::new(v1::GetMigrationResponse { migration: self.view(&overview) }))
     }
 
     async fn list_migrations(&self, request: Request<v1::ListMigrationsRequest>) -> Answer<v1::ListMigrationsResponse> {
         let v1::ListMigrationsRequest { page_size, page_token } = request.into_inner();
-        let (boards, next_page_token) =
-            page(self.engine.boards(), page_size, &page_token, |board| board.state.id.to_string())
+        let (overviews, next_page_token) =
+            page(self.engine.overviews(), page_size, &page_token, |overview| overview.state.id.to_string())
                 .map_err(to_status)?;
-        let migrations = boards.iter().filter_map(|board| self.view(board)).collect();
+        let migrations = overviews.iter().filter_map(|overview| self.view(overview)).collect();
         Ok(Response::new(v1::ListMigrationsResponse { migrations, next_page_token }))
     }
 
@@ -190,10 +192,10 @@ impl MigrationService for MigrationFront {
                     () = sender.closed() => return,
                     changed = changes.changed() => if changed.is_err() { return },
                 }
-                let board = changes.borrow_and_update().clone();
-                let migration = Some(wire::view(&board, |agent| engine.fleet().attached(agent)));
+                let overview = changes.borrow_and_update().clone();
+                let migration = Some(wire::view(&overview, |agent| engine.fleet().attached(agent)));
                 let gone = sender.send(Ok(v1::WatchMigrationResponse { migration })).await.is_err();
-                if gone || board.state.terminal() {
+                if gone || overview.state.terminal() {
                     return;
                 }
             }
@@ -207,14 +209,14 @@ impl MigrationService for MigrationFront {
     ) -> Answer<v1::ExplainMigrationResponse> {
         let id = id(&request.into_inner().migration_id)?;
         let explained = self.engine.explain(&id).await.map_err(to_status)?;
-        let migration = wire::view(&explained.board, |agent| self.engine.fleet().attached(agent));
+        let migration = wire::view(&explained.overview, |agent| self.engine.fleet().attached(agent));
         Ok(Response::new(wire::explained(explained, migration)))
     }
 
     async fn start_migration(&self, request: Request<v1::StartMigrationRequest>) -> Answer<v1::StartMigrationResponse> {
         let caller = caller(&request)?;
         let v1::StartMigrationRequest { migration_id, etag } = request.into_inner();
-        let migration = self.say(&caller, &migration_id, optional(etag), Word::Start).await?;
+        let migration = self.submit(&caller, &migration_id, optional(etag), OperatorRequest::Start).await?;
         Ok(Response::new(v1::StartMigrationResponse { migration }))
     }
 
@@ -232,8 +234,8 @@ impl MigrationService for MigrationFront {
         if step.is_switch() {
             self.engine.ready_to_switch(&id(&migration_id)?, step.held_at()).await.map_err(to_status)?;
         }
-        let word = Word::Release { step, max_outage: self.engine.default_max_outage() };
-        let migration = self.say(&caller, &migration_id, etag, word).await?;
+        let request = OperatorRequest::Release { step, max_outage: self.engine.default_max_outage() };
+        let migration = self.submit(&caller, &migration_id, etag, request).await?;
         Ok(Response::new(v1::ReleaseStepResponse { migration }))
     }
 
@@ -241,8 +243,8 @@ impl MigrationService for MigrationFront {
         let caller = caller(&request)?;
         let v1::TuneMigrationRequest { migration_id, etag, max_rate_bytes } = request.into_inner();
         let max_rate = max_rate_bytes.ok_or_else(|| wire::missing("max_rate_bytes")).and_then(Rate::limit);
-        let word = Word::Tune { max_rate: max_rate.map_err(to_status)? };
-        let migration = self.say(&caller, &migration_id, optional(etag), word).await?;
+        let request = OperatorRequest::Tune { max_rate: max_rate.map_err(to_status)? };
+        let migration = self.submit(&caller, &migration_id, optional(etag), request).await?;
         Ok(Response::new(v1::TuneMigrationResponse { migration }))
     }
 
@@ -252,8 +254,8 @@ impl MigrationService for MigrationFront {
         if consents.is_empty() {
             return Err(to_status(wire::missing("consents")));
         }
-        let word = Word::Consent(consents.into_iter().map(wire::consent).collect());
-        let migration = self.say(&caller, &migration_id, optional(etag), word).await?;
+        let request = OperatorRequest::Consent(consents.into_iter().map(Consent::from).collect());
+        let migration = self.submit(&caller, &migration_id, optional(etag), request).await?;
         Ok(Response::new(v1::GiveConsentResponse { migration }))
     }
 
@@ -270,18 +272,11 @@ impl MigrationService for MigrationFront {
     }
 
     async fn get_plan(&self, request: Request<v1::GetPlanRequest>) -> Answer<v1::GetPlanResponse> {
-        let board = self.engine.board(&id(&request.into_inner().migration_id)?).map_err(to_status)?;
-        let steps = statement::render(&board.state.id, &board.state.spec)
-            .into_iter()
-            .map(|planned| v1::PlannedStep {
-                name: planned.step.as_str().to_owned(),
-                agent_id: planned.agent,
-                statements: planned.statements,
-                held: planned.held,
-                undoable: planned.undoable,
-            })
-            .collect();
-        Ok(Response::new(v1::GetPlanResponse { steps, plan_digest: board.state.plan_digest.0.clone() }))
+        let caller = caller(&request)?;
+        let v1::GetPlanRequest { migration_id, refresh } = request.into_inner();
+        let (overview, obstacle) =
+            self.engine.plan(&id(&migration_id)?, origin(&caller, None), refresh).await.map_err(to_status)?;
+        Ok(Response::new(wire::plan(&overview.state, obstacle)))
     }
 
     async fn cut_over(&self, request: Request<v1::CutOverRequest>) -> Answer<v1::CutOverResponse> {
@@ -292,8 +287,8 @@ impl MigrationService for MigrationFront {
         let max_outage = self.max_outage(max_outage)?;
         let compare_limit = compare_limit_of(compare_limit)?;
         self.engine.ready_to_switch(&id(&migration_id)?, StepName::Cutover).await.map_err(to_status)?;
-        let word = Word::CutOver { max_outage, without_way_back, compare_limit };
-        let migration = self.say(&caller, &migration_id, etag, word).await?;
+        let request = OperatorRequest::CutOver { max_outage, without_way_back, compare_limit };
+        let migration = self.submit(&caller, &migration_id, etag, request).await?;
         Ok(Response::new(v1::CutOverResponse { migration }))
     }
 
@@ -308,8 +303,8 @@ impl MigrationService for MigrationFront {
         let max_outage = self.max_outage(max_outage)?;
         let compare_limit = compare_limit_of(compare_limit)?;
         self.engine.ready_to_switch(&id(&migration_id)?, StepName::Finish).await.map_err(to_status)?;
-        let word = Word::RollBack { max_outage, without_poolers, compare_limit };
-        let migration = self.say(&caller, &migration_id, etag, word).await?;
+        let request = OperatorRequest::RollBack { max_outage, without_poolers, compare_limit };
+        let migration = self.submit(&caller, &migration_id, etag, request).await?;
         Ok(Response::new(v1::RollBackMigrationResponse { migration }))
     }
 
@@ -326,8 +321,8 @@ impl MigrationService for MigrationFront {
         let round_count = rounds(round_count).map_err(to_status)?;
         let switch = if rollback { StepName::Rollback } else { StepName::Cutover };
         self.engine.ready_to_switch(&id(&migration_id)?, switch.held_at()).await.map_err(to_status)?;
-        let word = Word::Rehearse { switch, max_outage, round_count, compare_limit };
-        let migration = self.say(&caller, &migration_id, etag, word).await?;
+        let request = OperatorRequest::Rehearse { switch, max_outage, round_count, compare_limit };
+        let migration = self.submit(&caller, &migration_id, etag, request).await?;
         Ok(Response::new(v1::RehearseCutoverResponse { migration }))
     }
 
@@ -339,7 +334,7 @@ impl MigrationService for MigrationFront {
         let message = request.into_inner();
         let look = look(&message).map_err(to_status)?;
         let v1::VerifyMigrationRequest { migration_id, etag, .. } = message;
-        let migration = self.say(&caller, &migration_id, optional(etag), Word::Verify(look)).await?;
+        let migration = self.submit(&caller, &migration_id, optional(etag), OperatorRequest::Verify(look)).await?;
         Ok(Response::new(v1::VerifyMigrationResponse { migration }))
     }
 
@@ -348,8 +343,8 @@ impl MigrationService for MigrationFront {
         request: Request<v1::GetSwitchCertificateRequest>,
     ) -> Answer<v1::GetSwitchCertificateResponse> {
         let v1::GetSwitchCertificateRequest { migration_id, cutover_epoch } = request.into_inner();
-        let board = self.engine.board(&id(&migration_id)?).map_err(to_status)?;
-        Ok(Response::new(wire::certificate(&board.state, cutover_epoch).map_err(to_status)?))
+        let overview = self.engine.overview(&id(&migration_id)?).map_err(to_status)?;
+        Ok(Response::new(wire::certificate(&overview.state, cutover_epoch).map_err(to_status)?))
     }
 
     async fn finish_migration(
@@ -358,14 +353,14 @@ impl MigrationService for MigrationFront {
     ) -> Answer<v1::FinishMigrationResponse> {
         let caller = caller(&request)?;
         let v1::FinishMigrationRequest { migration_id, etag } = request.into_inner();
-        let migration = self.say(&caller, &migration_id, required(etag)?, Word::Finish).await?;
+        let migration = self.submit(&caller, &migration_id, required(etag)?, OperatorRequest::Finish).await?;
         Ok(Response::new(v1::FinishMigrationResponse { migration }))
     }
 
     async fn abort_migration(&self, request: Request<v1::AbortMigrationRequest>) -> Answer<v1::AbortMigrationResponse> {
         let caller = caller(&request)?;
         let v1::AbortMigrationRequest { migration_id, etag } = request.into_inner();
-        let migration = self.say(&caller, &migration_id, optional(etag), Word::Abort).await?;
+        let migration = self.submit(&caller, &migration_id, optional(etag), OperatorRequest::Abort).await?;
         Ok(Response::new(v1::AbortMigrationResponse { migration }))
     }
 }

@@ -63,7 +63,7 @@ impl RelayFront {
         let over = async {
             while let Some(mut migration) = self.engine.shared_migration(&asker, &acceptor) {
                 // An error means that the coordinator ends.
-                if migration.wait_for(|board| board.state.terminal()).await.is_err() {
+                if migration.wait_for(|overview| overview.state.terminal()).await.is_err() {
                     return;
                 }
             }

@@ -1,7 +1,7 @@
 //! The coordinator's end of a session with an agent.
 //!
 //! The stream is a carrier: what gets lost on it is said again after the next
-//! hello. The loop never waits for anything but the migration's mailbox.
+//! hello. The loop never waits for anything but the migration's inbox.
 
 use std::time::Duration;
 
@@ -244,13 +244,13 @@ impl SessionFront {
             let (out, over) = (out.clone(), session.over.clone());
             async move {
                 for message in first {
-                    if !out.say(message).await {
+                    if !out.submit(message).await {
                         return;
                     }
                 }
                 fail_point::hit("coordinator.session.welcomed");
                 while let Some(Some(message)) = over.run_until_cancelled(pending.recv()).await {
-                    if !out.say(message).await {
+                    if !out.submit(message).await {
                         return;
                     }
                 }
@@ -396,7 +396,7 @@ impl SessionFront {
 struct Outward(mpsc::Sender<Result<v1::AttachAgentResponse, Status>>);
 
 impl Outward {
-    async fn say(&self, message: Down) -> bool {
+    async fn submit(&self, message: Down) -> bool {
         self.0.send(Ok(v1::AttachAgentResponse { message: Some(message) })).await.is_ok()
     }
 

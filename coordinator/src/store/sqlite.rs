@@ -18,8 +18,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{AgentRecord, History, Store, StoreError};
+use crate::workflow::act::Digest;
 use crate::workflow::fact::{Event, Fact, Origin};
-use crate::workflow::outcome::Digest;
 use crate::workflow::spec::MigrationId;
 
 /// The format this release writes.

@@ -4,19 +4,9 @@
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::{Reason, v1};
 
-use crate::workflow::outcome::{Digest, SignedStatement};
+use crate::workflow::act::SignedStatement;
 use crate::workflow::state::State;
 use crate::workflow::{Side, StepName};
-
-/// What an agent states.
-pub(super) fn signed(value: v1::SignedStatement) -> SignedStatement {
-    SignedStatement {
-        statement: value.statement,
-        scheme: value.scheme,
-        signature: Digest(value.signature),
-        chain: value.chain.into_iter().map(Digest).collect(),
-    }
-}
 
 fn to_signed(value: &SignedStatement) -> v1::SignedStatement {
     v1::SignedStatement {

@@ -6,11 +6,13 @@ use pgportage_proto::v1;
 
 use super::drift::to_drift;
 use super::rehearsal::to_rehearsal;
-use super::{to_consent, to_duration, to_finding, to_forecast, to_progress, to_spec, to_time};
-use crate::engine::Board;
+use super::{to_duration, to_finding, to_progress, to_spec, to_time};
+use crate::engine::Overview;
+use crate::figures::Gauge;
+use crate::workflow::advice;
 use crate::workflow::drift::may_switch;
 use crate::workflow::judge::RowSummary;
-use crate::workflow::rehearsal::RehearsalEnd;
+use crate::workflow::planned::{self, Planned};
 use crate::workflow::spec::Rate;
 use crate::workflow::state::{Act, ActState, CutoverEnd, Phase, State};
 use crate::workflow::{Side, StepName, TABLE};
@@ -23,8 +25,8 @@ pub fn etag(state: &State) -> String {
 
 /// The whole migration. `attached` says whether an agent has a session.
 #[must_use]
-pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
-    let state = &*board.state;
+pub fn view(overview: &Overview, attached: impl Fn(&str) -> bool) -> v1::Migration {
+    let state = &*overview.state;
     let absent: Vec<&str> = [Side::Source, Side::Destination]
         .into_iter()
         .filter(|side| state.unanswered().any(|known| state.side_of(known.issued.command) == Some(*side)))
@@ -35,15 +37,19 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
         id: state.id.to_string(),
         spec: Some(to_spec(&state.spec)),
         state: phase(state).into(),
-        steps: TABLE.iter().filter(|row| shown(state, row.name)).map(|row| step(board, row.name)).collect(),
+        steps: TABLE
+            .iter()
+            .filter(|row| advice::is_shown(state, row.name))
+            .map(|row| step(overview, row.name))
+            .collect(),
         etag: etag(state),
         create_time: to_time(state.create_time),
         update_time: to_time(state.update_time),
-        waiting_for: waiting_for(state, &absent, held_by(board).as_ref()),
-        next_commands: next_commands(state, held_by(board).is_some()),
+        waiting_for: advice::waiting_for(state, &absent, held_by(overview).as_ref()),
+        next_commands: next_commands(state, held_by(overview).is_some()),
         source_findings: state.findings(Side::Source).iter().map(to_finding).collect(),
         destination_findings: state.findings(Side::Destination).iter().map(to_finding).collect(),
-        figures: figures(board),
+        figures: figures(overview),
         cutover: cutover(state),
         verification: state.verification.as_ref().map(|verified| v1::VerificationReport {
             table_count: verified.found.table_count,
@@ -57,42 +63,23 @@ pub fn view(board: &Board, attached: impl Fn(&str) -> bool) -> v1::Migration {
             follower: v1::Side::from(verified.found.publisher.other()).into(),
         }),
         unfence_statements: state.unfence_statements().to_vec(),
-        consents: state.consents.iter().map(to_consent).collect(),
+        consents: state.consents.iter().map(v1::Consent::from).collect(),
         relayed: state.relayed(),
         max_rate_bytes: Rate::bytes(state.max_rate),
         way_back: way_back(state).into(),
         rehearsal: state.rehearsal.as_ref().map(|rehearsal| to_rehearsal(rehearsal, state.rest_of_switch)),
-        schema_drift: board.drift().map(to_drift),
-        held_by: held_by(board).map(Into::into),
+        schema_drift: overview.drift().map(to_drift),
+        held_by: held_by(overview).map(Into::into),
     }
+}
+
+fn next_commands(state: &State, held: bool) -> Vec<String> {
+    advice::next_verbs(state, held).into_iter().map(|verb| format!("pgportage {verb} {}", state.id)).collect()
 }
 
 /// The drift that keeps the next switch from beginning.
-fn held_by(board: &Board) -> Option<Failure> {
-    may_switch(board.drift()).err()
-}
-
-/// Whether a step is one of this migration: what it leaves out is not shown, a
-/// rollback only when one was asked for, and a rehearsal while it goes on.
-fn shown(state: &State, name: StepName) -> bool {
-    match name {
-        StepName::Reverse => state.way_back || state.step(name).start_time.is_some(),
-        StepName::Rollback => state.switch() == StepName::Rollback,
-        StepName::CutoverRehearsal | StepName::RollbackRehearsal => state.phase.under_way() == Some(name),
-        StepName::VerifyBack => state.phase.step() == Some(name),
-        StepName::Inspect
-        | StepName::Connect
-        | StepName::Identity
-        | StepName::Publication
-        | StepName::Close
-        | StepName::Schema
-        | StepName::Copy
-        | StepName::Subscribe
-        | StepName::CatchUp
-        | StepName::Verify
-        | StepName::Cutover
-        | StepName::Finish => true,
-    }
+fn held_by(overview: &Overview) -> Option<Failure> {
+    may_switch(overview.drift()).err()
 }
 
 fn way_back(state: &State) -> v1::migration::WayBack {
@@ -104,6 +91,26 @@ fn way_back(state: &State) -> v1::migration::WayBack {
         v1::migration::WayBack::Proved
     } else {
         v1::migration::WayBack::Planned
+    }
+}
+
+/// What will run, before it runs.
+#[must_use]
+pub fn plan(state: &State, obstacle: Option<Failure>) -> v1::GetPlanResponse {
+    let step = |planned: Planned| v1::PlannedStep {
+        name: planned.step.as_str().to_owned(),
+        agent_id: planned.agent,
+        statements: planned.lines.iter().map(ToString::to_string).collect(),
+        held: planned.held,
+        undoable: planned.undoable,
+    };
+    v1::GetPlanResponse {
+        steps: planned::render(state).into_iter().map(step).collect(),
+        plan_digest: state.plan_digest.0.clone(),
+        summary: planned::summary(state).into(),
+        record_time: planned::record_time(state).and_then(to_time),
+        obstacle: obstacle.map(Into::into),
+        changes: planned::changes(state),
     }
 }
 
@@ -134,134 +141,8 @@ fn phase(state: &State) -> v1::migration::State {
     }
 }
 
-fn waiting_for(state: &State, absent: &[&str], held_by: Option<&Failure>) -> String {
-    let gone = match absent {
-        [] => None,
-        [agent] => Some(format!("agent {agent} to come back")),
-        agents => Some(format!("agents {} to come back", agents.join(" and "))),
-    };
-    match &state.phase {
-        Phase::Pending => "the operator's word to start".to_owned(),
-        Phase::Held { step: StepName::Cutover } if let Some(drift) = held_by => {
-            format!("the schemas of both sides to be level: {drift}")
-        }
-        Phase::Held { step } if held_by.is_none() && given_up(state, *step).is_some() => {
-            let cause = given_up(state, *step).map(ToString::to_string).unwrap_or_default();
-            let word = match step {
-                StepName::Finish => "to finish or to roll back",
-                _cutover => "for the cutover",
-            };
-            format!("the operator's word {word}; the last rehearsal was given up: {cause}")
-        }
-        Phase::Held { step: StepName::Cutover } => {
-            match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
-                Some(CutoverEnd::TakenBack { cause }) => {
-                    format!("the operator's word for the next cutover; the last one was taken back: {cause}")
-                }
-                Some(CutoverEnd::Opened { .. }) => "the operator's word for the next cutover".to_owned(),
-                None => "the operator's word for the cutover".to_owned(),
-            }
-        }
-        Phase::Held { step: StepName::Finish } if let Some(drift) = held_by => {
-            format!(
-                "the operator's word to finish; a rollback waits for the schemas of both sides to be level: {drift}"
-            )
-        }
-        Phase::Held { step: StepName::Finish } if state.way_back => {
-            match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
-                Some(CutoverEnd::TakenBack { cause }) => {
-                    format!("the operator's word to finish or to roll back; the last rollback was taken back: {cause}")
-                }
-                Some(CutoverEnd::Opened { .. }) | None => "the operator's word to finish or to roll back".to_owned(),
-            }
-        }
-        Phase::Held { step } => format!("the operator's word before step {step}"),
-        Phase::Stopped { failure, .. } => format!("the operator: {failure}"),
-        Phase::TakingBack { stop: Some(failure), .. } | Phase::Aborting { stop: Some(failure) } => {
-            format!("the operator, to take back what is left: {failure}")
-        }
-        Phase::Running { .. } if state.in_doubt() => match gone {
-            Some(gone) if state.switch() == StepName::Rollback => {
-                format!("{gone}: whether the source has opened is not known")
-            }
-            Some(gone) => format!("{gone}: whether the destination has opened is not known"),
-            None => String::new(),
-        },
-        Phase::Running { .. } | Phase::TakingBack { stop: None, .. } | Phase::Aborting { stop: None } => gone
-            .unwrap_or_else(|| {
-                retrying(state).map(|failure| format!("another attempt: {failure}")).unwrap_or_default()
-            }),
-        Phase::Aborted | Phase::Succeeded => String::new(),
-    }
-}
-
-/// Why the last rehearsal of what is waited for at this step was given up, unless the
-/// switch was tried since.
-fn given_up(state: &State, held: StepName) -> Option<&Failure> {
-    let tried = state.cutover.as_ref().map_or(0, |cutover| cutover.epoch);
-    let rehearsal = state.rehearsal.as_ref().filter(|last| last.step.held_at() == held && last.epoch > tried)?;
-    match &rehearsal.end {
-        Some(RehearsalEnd::GivenUp { cause }) => Some(cause),
-        Some(RehearsalEnd::Done) | None => None,
-    }
-}
-
-/// The failure of an act that will be tried again by itself.
-fn retrying(state: &State) -> Option<&Failure> {
-    let acts = state.acts().filter(|(act, _)| !state.over(*act));
-    acts.filter_map(|(_, act)| act.failure()).find(|failure| failure.remedy == Remedy::Wait)
-}
-
-fn next_commands(state: &State, held: bool) -> Vec<String> {
-    let id = &state.id;
-    let typed = |verbs: &[&str]| verbs.iter().map(|verb| format!("pgportage {verb} {id}")).collect();
-    match &state.phase {
-        Phase::Pending => typed(&["start", "plan", "abort"]),
-        Phase::Running { step: StepName::VerifyBack } if !held => typed(&["status", "finish", "rollback"]),
-        Phase::Running { step: StepName::VerifyBack } => typed(&["status", "finish"]),
-        Phase::Running { .. } | Phase::TakingBack { stop: None, .. } => {
-            if state.past_return() || state.rolling_back() {
-                typed(&["status"])
-            } else {
-                typed(&["status", "abort"])
-            }
-        }
-        Phase::Held { step: StepName::Finish } if state.way_back && !held => typed(&["finish", "rollback", "verify"]),
-        Phase::Held { step: StepName::Finish } if state.way_back => typed(&["finish", "verify"]),
-        Phase::Held { step: StepName::Finish } => typed(&["finish"]),
-        Phase::Held { .. } if held => typed(&["explain", "verify", "abort"]),
-        Phase::Held { .. } => typed(&["cutover", "cutover --rehearse", "verify", "abort"]),
-        Phase::Stopped { step, failure } => {
-            let mut verbs = Vec::new();
-            if failure.reason == pgportage_proto::Reason::ConsentRequired {
-                verbs.push("consent");
-            }
-            if step.is_verification() {
-                verbs.push("verify");
-            } else if !state.only_abort_helps(failure) {
-                verbs.push("retry");
-            }
-            if state.may_finish() {
-                verbs.push("finish");
-            }
-            if state.awaits_last_word() && !held {
-                verbs.push("rollback");
-            }
-            if !state.past_return() && !state.rolling_back() {
-                verbs.push("abort");
-            }
-            typed(&verbs)
-        }
-        Phase::TakingBack { stop: Some(_), .. } if state.past_return() => typed(&["retry"]),
-        Phase::TakingBack { stop: Some(_), .. } => typed(&["retry", "abort"]),
-        Phase::Aborting { stop: Some(_) } => typed(&["retry"]),
-        Phase::Aborting { stop: None } => typed(&["status"]),
-        Phase::Aborted | Phase::Succeeded => Vec::new(),
-    }
-}
-
-fn step(board: &Board, name: StepName) -> v1::Step {
-    let state = &*board.state;
+fn step(overview: &Overview, name: StepName) -> v1::Step {
+    let state = &*overview.state;
     let row = name.row();
     let entry = state.step(name);
     let (step_state, failure) = step_state(state, name);
@@ -272,7 +153,7 @@ fn step(board: &Board, name: StepName) -> v1::Step {
     };
     let progress =
         entry.acts.iter().filter_map(|act| act.command()).find_map(|command| {
-            board.progress.get(&command).map(|progress| to_progress(command.to_string(), progress))
+            overview.progress.get(&command).map(|progress| to_progress(command.to_string(), progress))
         });
     v1::Step {
         name: name.as_str().to_owned(),
@@ -297,7 +178,7 @@ fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failur
     match &state.phase {
         Phase::Stopped { step, failure } if *step == name => return (Shown::Failed, Some(failure)),
         Phase::Held { step } if *step == name => {
-            if let Some(cause) = given_up(state, name) {
+            if let Some(cause) = advice::given_up(state, name) {
                 return (Shown::Held, Some(cause));
             }
             let cause = match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
@@ -354,23 +235,28 @@ fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failur
     (shown, if shown == Shown::Failed { latest } else { None })
 }
 
-fn figures(board: &Board) -> Option<v1::MigrationFigures> {
+fn figures(overview: &Overview) -> Option<v1::MigrationFigures> {
     // What is measured follows the stream: from the side that takes writes.
-    let writer = board.state.writable;
-    let publisher = board.gauges.get(&writer);
-    let follower = board.gauges.get(&writer.other());
-    let newest = publisher.into_iter().chain(follower).map(|gauge| gauge.time).max()?;
+    let writer = overview.state.writable;
+    let publisher = overview.gauges.get(&writer);
+    let subscriber = overview.gauges.get(&writer.other());
+    let newest = publisher.into_iter().chain(subscriber).map(|gauge| gauge.time).max()?;
+    let said = |gauge: Option<&Gauge>| gauge.map(|gauge| gauge.message.clone());
+    let (publisher, subscriber) = (said(publisher), said(subscriber));
     let warning =
-        publisher.into_iter().chain(follower).map(|gauge| gauge.warning.as_str()).find(|text| !text.is_empty());
+        [&publisher, &subscriber].into_iter().flatten().map(|said| &said.warning).find(|text| !text.is_empty());
+    let known = publisher.clone().unwrap_or_default();
     Some(v1::MigrationFigures {
-        lag: publisher.and_then(|gauge| gauge.lag).and_then(to_duration),
-        lag_bytes: publisher.and_then(|gauge| gauge.lag_bytes).unwrap_or(-1),
-        retained_wal_bytes: publisher.and_then(|gauge| gauge.retained_wal_bytes).unwrap_or(-1),
-        warning: warning.unwrap_or_default().to_owned(),
-        reader_limit: publisher.map_or(0, |gauge| gauge.reader_limit),
-        held_back_by: publisher.map(|gauge| gauge.held_back_by.clone()).unwrap_or_default(),
+        lag: known.lag,
+        lag_bytes: publisher.as_ref().map_or(-1, |said| said.lag_bytes),
+        retained_wal_bytes: publisher.as_ref().map_or(-1, |said| said.retained_wal_bytes),
+        warning: warning.cloned().unwrap_or_default(),
+        reader_limit: known.reader_limit,
+        held_back_by: known.held_back_by,
         record_time: to_time(newest),
-        wal_forecast: publisher.and_then(|gauge| gauge.wal_forecast.as_ref()).map(to_forecast),
+        wal_forecast: known.wal_forecast,
+        publisher,
+        subscriber,
     })
 }
 
@@ -422,14 +308,14 @@ mod tests {
 
     use super::*;
     use crate::workflow::ActRef;
+    use crate::workflow::depth::Look;
     use crate::workflow::proof::Play;
-    use crate::workflow::scrutiny::Look;
-    use crate::workflow::verb::Word;
+    use crate::workflow::verb::Request;
 
     /// A step's attempts, and the seconds it has taken.
     fn told(play: &Play, name: StepName) -> (i32, Option<i64>) {
         let state = Arc::new(play.state.clone());
-        let shown = step(&Board { state, progress: BTreeMap::new(), gauges: BTreeMap::new() }, name);
+        let shown = step(&Overview { state, progress: BTreeMap::new(), gauges: BTreeMap::new() }, name);
         let took = shown.start_time.zip(shown.end_time).map(|(start, end)| end.seconds - start.seconds);
         (shown.attempt_count, took)
     }
@@ -446,13 +332,17 @@ mod tests {
         play.cut_over().unwrap();
         play.answer_all();
         assert_eq!(told(&play, StepName::Cutover), first);
-        play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None })
-            .unwrap();
+        play.submit(Request::RollBack {
+            max_outage: Duration::from_secs(1),
+            without_poolers: false,
+            compare_limit: None,
+        })
+        .unwrap();
         play.answer_all();
         assert_eq!(told(&play, StepName::Rollback), rollback);
 
         let verified = told(&play, StepName::Verify);
-        play.say(Word::Verify(Look::default())).unwrap();
+        play.submit(Request::Verify(Look::default())).unwrap();
         play.answer_all();
         assert_eq!(told(&play, StepName::Verify), verified);
     }

@@ -138,7 +138,7 @@ fn unsaid() -> Failure {
 /// What operators are told. `migration` is the view of it.
 #[must_use]
 pub fn explained(value: Explained, migration: v1::Migration) -> v1::ExplainMigrationResponse {
-    let spec = &value.board.state.spec;
+    let spec = &value.overview.state.spec;
     let report = |side, report| to_report(side, spec.agent(side).to_owned(), report);
     let reports = match value.reports {
         None => Vec::new(),

@@ -6,11 +6,11 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
+use super::super::act::SignedStatement;
 use super::super::fact::{Event, TraceContext};
-use super::super::outcome::SignedStatement;
 use super::super::proof::{Play, outcome};
 use super::super::state::{Phase, fold};
-use super::super::verb::Word;
+use super::super::verb::Request;
 use super::super::{ActKind, ActRef, Side, StepName, Verb};
 use super::*;
 
@@ -44,11 +44,11 @@ fn both_agents_are_asked_once_the_barrier_is_gone_and_not_before() {
         play.answer_until(ActRef::release(switch));
         let asked = |play: &Play| {
             let of_it = play.issued.iter().filter(|issued| issued.act.step == switch);
-            of_it.filter(|issued| issued.input.kind() == ActKind::CertifySwitch).count()
+            of_it.filter(|issued| issued.act.kind().unwrap() == ActKind::CertifySwitch).count()
         };
         assert_eq!(asked(&play), 0);
         play.answer(outcome);
-        let open: Vec<_> = play.open().map(|issued| issued.input.kind()).collect();
+        let open: Vec<_> = play.open().map(|issued| issued.act.kind().unwrap()).collect();
         let certify = ActKind::CertifySwitch;
         assert_eq!(open, [ActKind::KeepStream, certify, certify], "{switch}: beside the way back");
         play.answer_all();
@@ -62,11 +62,11 @@ fn what_agents_state_is_kept_as_it_came() {
     let signed = |side: Side| SignedStatement { statement: side.as_str().to_owned(), ..SignedStatement::default() };
     while play.open().next().is_some() {
         play.answer(|act, input| match act.row().unwrap() {
-            row if row.kind == ActKind::CertifySwitch => Outcome::CertifySwitch(signed(row.side)),
+            row if row.act.kind == ActKind::CertifySwitch => Outcome::CertifySwitch(signed(row.side)),
             _other => outcome(act, input),
         });
     }
-    play.say(Word::Finish).unwrap();
+    play.submit(Request::Finish).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Succeeded);
     let kept = fold(&play.facts).unwrap().certificates;
@@ -119,7 +119,7 @@ fn a_statement_is_not_waited_for_for_ever() {
 
 #[test]
 fn a_way_back_that_fails_does_not_cost_the_certificate() {
-    for (switch, way_out) in [(StepName::Cutover, Word::Finish), (StepName::Rollback, Word::Abort)] {
+    for (switch, way_out) in [(StepName::Cutover, Request::Finish), (StepName::Rollback, Request::Abort)] {
         let mut play = at(switch);
         play.answer_until(ActRef { step: switch, index: 7 });
         play.fail_act(ActRef { step: switch, index: 7 }, failure(Remedy::Operator));
@@ -127,7 +127,7 @@ fn a_way_back_that_fails_does_not_cost_the_certificate() {
         play.answer_all();
         let epoch = play.state.cutover.as_ref().unwrap().epoch;
         assert_eq!(stated(&play, epoch), [(Side::Source, true), (Side::Destination, true)]);
-        play.say(way_out).unwrap();
+        play.submit(way_out).unwrap();
         play.answer_all();
         assert!(play.state.terminal(), "{:?}", play.state.phase);
     }
@@ -163,7 +163,7 @@ fn a_history_of_before_there_were_certificates_reads_as_it_did() {
     play.advance();
     play.answer_all();
     assert_eq!(play.state.phase, held_after(StepName::Cutover));
-    assert!(!play.issued.iter().any(|issued| issued.input.kind() == ActKind::CertifySwitch));
+    assert!(!play.issued.iter().any(|issued| issued.act.kind().unwrap() == ActKind::CertifySwitch));
     assert!(play.state.certificates.is_empty());
     let facts: Vec<_> = play
         .facts
@@ -176,7 +176,7 @@ fn a_history_of_before_there_were_certificates_reads_as_it_did() {
         .collect();
     assert_eq!(fold(&facts).unwrap(), play.state);
     // The next switch of the same migration has one.
-    play.say(Word::RollBack { max_outage, without_poolers: false, compare_limit: None }).unwrap();
+    play.submit(Request::RollBack { max_outage, without_poolers: false, compare_limit: None }).unwrap();
     play.answer_all();
     assert_eq!(stated(&play, 2), [(Side::Source, true), (Side::Destination, true)]);
     assert!(play.issued.iter().all(|issued| issued.verb == Verb::Perform));

@@ -186,7 +186,7 @@ impl Relief {
 
 #[cfg(test)]
 mod tests {
-    use super::super::outcome::{Digest, Outcome, RowCounts, SchemaObject};
+    use super::super::act::{Digest, Outcome, RowCounts, SchemaObject};
     use super::super::proof::{Play, outcome};
     use super::super::{ActKind, ActRef};
     use super::*;

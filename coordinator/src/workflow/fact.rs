@@ -8,11 +8,10 @@ use pgportage_link::{Effect, Failure};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::act::{Digest, Input, Inventory, Outcome, RelationName};
+use super::depth::Depth;
 use super::finding::Consent;
-use super::input::Input;
 use super::judge::Verification;
-use super::outcome::{Digest, Outcome, RelationName};
-use super::scrutiny::Scrutiny;
 use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, StepName, Verb};
 
@@ -73,6 +72,13 @@ pub enum Event {
         id: MigrationId,
         /// What to do.
         spec: Spec,
+    },
+    /// Before it was started, both agents read what its plan names.
+    Surveyed {
+        /// The source's server.
+        source: Box<Inventory>,
+        /// The destination's server.
+        destination: Box<Inventory>,
     },
     /// An operator started it.
     Started {
@@ -158,8 +164,8 @@ pub enum Event {
     /// An operator asked for another verification.
     VerificationRequested {
         /// How closely to look.
-        #[serde(default)]
-        scrutiny: Scrutiny,
+        #[serde(default, rename = "scrutiny")]
+        depth: Depth,
         /// The trace that the steps from here on belong to.
         trace: TraceContext,
     },
@@ -271,11 +277,44 @@ pub struct Issued {
 }
 
 impl Event {
+    /// Whether the plan is another one behind it. **Nothing else renews a plan**: every
+    /// command of a step carries the same digest, also those that are sent again.
+    #[must_use]
+    pub fn renews_the_plan(&self) -> bool {
+        match self {
+            Self::Created { .. } | Self::Surveyed { .. } => true,
+            Self::StepSucceeded { step, .. } => *step == StepName::Inspect,
+            Self::CutoverRequested { without_way_back, .. } => *without_way_back,
+            Self::Started { .. }
+            | Self::ConsentGiven { .. }
+            | Self::Tuned { .. }
+            | Self::CommandIssued(_)
+            | Self::CommandAccepted { .. }
+            | Self::CommandSucceeded { .. }
+            | Self::CommandFailed { .. }
+            | Self::CommandCancelled { .. }
+            | Self::StepFailed { .. }
+            | Self::VerificationRepeated { .. }
+            | Self::VerificationRequested { .. }
+            | Self::RollbackRequested { .. }
+            | Self::RehearsalRequested { .. }
+            | Self::RoundRehearsed
+            | Self::RoundTakenBack
+            | Self::CutoverGivenUp { .. }
+            | Self::CutoverTakenBack
+            | Self::FinishRequested { .. }
+            | Self::RetryRequested { .. }
+            | Self::AbortRequested { .. }
+            | Self::Aborted => false,
+        }
+    }
+
     /// The stable name of the kind, as stored.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Created { .. } => "created",
+            Self::Surveyed { .. } => "surveyed",
             Self::Started { .. } => "started",
             Self::ConsentGiven { .. } => "consent_given",
             Self::Tuned { .. } => "tuned",

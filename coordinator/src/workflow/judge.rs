@@ -14,8 +14,8 @@ use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 
 use super::Side;
+use super::act::{RelationName, RowComparison, RowCounts, TableCount};
 use super::finding::{Consent, Finding, Severity};
-use super::outcome::{RelationName, RowComparison, RowCounts, TableCount};
 
 use objects::ObjectDifferences;
 pub use rows::RowSummary;
@@ -294,7 +294,7 @@ fn compare_table(first: &TableCount, copy: &TableCount, last: &TableCount) -> Ro
 
 #[cfg(test)]
 mod tests {
-    use super::super::outcome::{Digest, SchemaObject, TableComparison};
+    use super::super::act::{Digest, SchemaObject, TableComparison};
     use super::*;
 
     fn table(name: &str, rows: i64, inserted: i64, deleted: i64) -> TableCount {
@@ -438,8 +438,8 @@ mod tests {
 
     #[test]
     fn behind_a_cutover_the_sides_have_changed_their_parts() {
-        let place = |last_value| super::super::outcome::SequencePlace {
-            state: super::super::outcome::SequenceState {
+        let place = |last_value| super::super::act::SequencePlace {
+            state: super::super::act::SequenceState {
                 sequence: RelationName { schema: "public".to_owned(), relation: "ids".to_owned() },
                 last_value,
                 called: true,

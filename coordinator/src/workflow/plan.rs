@@ -5,22 +5,12 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
+use super::act::{Digest, DrainToMarkerResult, Input, Outcome, RowCounts};
 use super::backoff::pause;
 use super::fact::{CommandId, Event};
-use super::input::Input;
 use super::judge::{self, Comparison};
-use super::outcome::{Barrier, Fence, Outcome, RowCounts};
-use super::scrutiny::Scrutiny;
-use super::spec::{CopyMethod, Spec};
 use super::state::{Act, ActState, Phase, State, Trial};
-use super::{ActKind, ActRef, Order, Side, StepName, TABLE, Undo, Verb, WayBack};
-
-/// How long the lag must stay under its limit before a migration is ready: for a
-/// beat or two. Whatever needs a low lag later looks at it again.
-const STABLE_WINDOW: Duration = Duration::from_millis(250);
-/// The same before rows are counted: for two beats at least, so that a break is
-/// noticed.
-const LEVEL_WINDOW: Duration = Duration::from_millis(500);
+use super::{ActKind, ActRef, Order, Side, StepName, TABLE, Undo, UndoOrder, Verb};
 
 /// What the engine knows from its clock and its settings.
 #[derive(Clone, Copy, Debug)]
@@ -103,21 +93,21 @@ fn forward(state: &State, step: StepName, situation: &Situation) -> Vec<Action> 
         let act = ActRef { step, index };
         perform(state, act, state.act(act), situation)
     };
-    let is_aside = |index: &usize| rows[*index].order == Order::Aside;
-    let aside = (0..rows.len()).filter(|index| is_aside(index) && state.released()).filter(left);
+    let is_detached = |index: &usize| rows[*index].order == Order::Detached;
+    let detached = (0..rows.len()).filter(|index| is_detached(index) && state.released()).filter(left);
     let mut first = 0;
     while first < rows.len() {
         // The acts from `first` up to `end` are carried out at the same time.
         let end = (first + 1..rows.len()).find(|&next| rows[next].order != Order::WithPrevious).unwrap_or(rows.len());
-        let mut group = (first..end).filter(|index| !is_aside(index)).filter(left).peekable();
+        let mut group = (first..end).filter(|index| !is_detached(index)).filter(left).peekable();
         if group.peek().is_some() {
-            return group.chain(aside).filter_map(carry_out).collect();
+            return group.chain(detached).filter_map(carry_out).collect();
         }
         first = end;
     }
-    let mut aside = aside.peekable();
-    if aside.peek().is_some() {
-        return aside.filter_map(carry_out).collect();
+    let mut detached = detached.peekable();
+    if detached.peek().is_some() {
+        return detached.filter_map(carry_out).collect();
     }
     vec![Action::Record(conclude(state, step))]
 }
@@ -135,7 +125,7 @@ fn perform(state: &State, act: ActRef, entry: &Act, situation: &Situation) -> Op
         act,
         verb: Verb::Perform,
         attempt: entry.attempts + 1,
-        input: input(state, act, situation)?,
+        input: (act.row()?.act.input)(state, act, situation)?,
         stall_timeout: stall_timeout(state, act, situation),
         after: pause(entry.streak),
     }))
@@ -200,9 +190,9 @@ fn held_up(state: &State, act: ActRef) -> bool {
     let row = act.step.row();
     let side = row.acts[act.index].side;
     row.acts.iter().zip(&state.step(act.step).acts).enumerate().skip(act.index + 1).any(|(_, (later, entry))| {
-        let before_this = match row.way_back {
-            WayBack::Strict => true,
-            WayBack::EachSide => later.side == side || later.undo == Undo::TakeBackFirst,
+        let before_this = match row.undo_order {
+            UndoOrder::Strict => true,
+            UndoOrder::EachSide => later.side == side || later.undo == Undo::TakeBackFirst,
         };
         before_this && entry.unsettled(later.undo)
     })
@@ -235,7 +225,8 @@ fn may_go_on(state: &State, step: StepName, situation: &Situation) -> Result<(),
         .with("max_outage_ms", max_outage.as_millis()));
     }
     if compare_limit.is_some()
-        && let Some(Outcome::DrainToMarker { compared: None, .. }) = performed(state, ActRef::drain(step))
+        && let Some(Outcome::DrainToMarker(DrainToMarkerResult { compared: None, .. })) =
+            state.produced(ActRef::drain(step))
     {
         return Err(Failure::new(Reason::CouldNotCheck, "what was written in the switch was not compared")
             .hint("Run the same release on both agents, or switch without --compare.")
@@ -249,8 +240,8 @@ fn may_go_on(state: &State, step: StepName, situation: &Situation) -> Result<(),
         if source_catalog != catalog {
             return Err(drift("the schemas of the two sides are not the same"));
         }
-        if barrier(state, step).is_some_and(|barrier| barrier.catalog_digest != *source_catalog)
-            || fence(state, step).is_some_and(|fence| fence.catalog_digest != *source_catalog)
+        if state.barrier(step).is_some_and(|barrier| barrier.catalog_digest != *source_catalog)
+            || state.fence(step).is_some_and(|fence| fence.catalog_digest != *source_catalog)
         {
             return Err(drift("the schema changed during the cutover"));
         }
@@ -264,30 +255,10 @@ fn drift(message: &str) -> Failure {
         .effect(Effect::None)
 }
 
-fn prepared(state: &State, step: StepName, side: Side) -> Option<(&super::outcome::Digest, &super::outcome::Digest)> {
+fn prepared(state: &State, step: StepName, side: Side) -> Option<(&Digest, &Digest)> {
     let act = ActRef::find(step, side, ActKind::PrepareCutover)?;
-    let Outcome::PrepareCutover { table_set_digest, catalog_digest, .. } = performed(state, act)? else { return None };
-    Some((table_set_digest, catalog_digest))
-}
-
-fn barrier(state: &State, step: StepName) -> Option<&Barrier> {
-    let Outcome::RaiseBarrier(barrier) = performed(state, ActRef::raise(step))? else { return None };
-    Some(barrier)
-}
-
-/// A rehearsal has none.
-fn fence(state: &State, step: StepName) -> Option<&Fence> {
-    if !step.is_switch() {
-        return None;
-    }
-    let Outcome::FenceSource(fence) = performed(state, ActRef::fence(step))? else { return None };
-    Some(fence)
-}
-
-/// What an act produced, if it is done.
-fn performed(state: &State, act: ActRef) -> Option<&Outcome> {
-    let entry = state.act(act);
-    if entry.state == ActState::Performed { entry.outcome.as_deref() } else { None }
+    let Outcome::PrepareCutover(prepared) = state.produced(act)? else { return None };
+    Some((&prepared.table_set_digest, &prepared.catalog_digest))
 }
 
 /// The fact that ends a step whose acts are all done.
@@ -336,108 +307,6 @@ fn conclude(state: &State, step: StepName) -> Event {
         | StepName::Rollback
         | StepName::Finish => good,
     }
-}
-
-/// What an act is given, made from what earlier acts produced. `None` when that
-/// is missing, which the table's order rules out.
-fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
-    let Spec { connection_path, max_lag, copy_method, .. } = state.spec;
-    let row = act.row()?;
-    Some(match row.kind {
-        ActKind::CheckServer => Input::CheckServer {
-            source: match row.side {
-                Side::Source => None,
-                Side::Destination => Some(state.source_inventory()?.clone()),
-            },
-            consents: state.consents.clone(),
-            way_back: state.way_back,
-        },
-        ActKind::CreateReplicationRole => Input::CreateReplicationRole,
-        ActKind::ReachPeer => Input::ReachPeer,
-        ActKind::SetReplicaIdentity => {
-            Input::SetReplicaIdentity { tables: state.source_inventory()?.identity_full_tables.clone() }
-        }
-        ActKind::CreatePublication => Input::CreatePublication,
-        ActKind::CloseDatabase => Input::CloseDatabase,
-        ActKind::RestoreSchema => Input::RestoreSchema { copy_method },
-        ActKind::CreateSlot => Input::CreateSlot {
-            copy_method: match row.side {
-                Side::Source => copy_method,
-                // The way back copies nothing.
-                Side::Destination => CopyMethod::Native,
-            },
-        },
-        ActKind::CopyTables => Input::CopyTables { copy_method },
-        ActKind::CreateSubscription => Input::CreateSubscription { connection_path, copy_method },
-        ActKind::AwaitCopy => Input::AwaitCopy,
-        ActKind::AwaitLag => Input::AwaitLag {
-            max_lag,
-            stable_window: if act.step.is_verification() { LEVEL_WINDOW } else { STABLE_WINDOW },
-        },
-        ActKind::CreateWayBack => Input::CreateWayBack,
-        ActKind::KeepStream => Input::KeepStream { cutover_epoch: state.cutover.as_ref()?.epoch },
-        ActKind::FollowStream => Input::FollowStream { cutover_epoch: state.cutover.as_ref()?.epoch },
-        ActKind::CountRows => Input::CountRows {
-            tables: state.verification.as_ref().map(|verified| verified.again.clone()).unwrap_or_default(),
-            objects_only: state.scrutiny.is_of_rows(),
-            // Before the cutover those of the destination are not in use.
-            sequences: act.step == StepName::VerifyBack,
-        },
-        ActKind::CompareRows => match &state.scrutiny {
-            Scrutiny::Rows { comparison_id, time_limit, repair } => {
-                Input::CompareRows { comparison_id: *comparison_id, time_limit: *time_limit, repair: *repair }
-            }
-            Scrutiny::Counts => return None,
-        },
-        ActKind::PrepareCutover => {
-            let trial = state.trial(act.step)?;
-            Input::PrepareCutover {
-                cutover_epoch: trial.epoch,
-                max_outage: trial.max_outage,
-                rollback: act.step.rehearsed().unwrap_or(act.step) == StepName::Rollback,
-                way_back: state.way_back,
-                rehearsal: act.step.is_rehearsal(),
-                without_poolers: trial.without_poolers,
-                compare_written: trial.compare_limit.is_some(),
-            }
-        }
-        ActKind::RaiseBarrier => {
-            let trial = state.trial(act.step)?;
-            Input::RaiseBarrier { cutover_epoch: trial.epoch, max_outage: trial.max_outage }
-        }
-        ActKind::DrainToMarker => {
-            let barrier = barrier(state, act.step)?;
-            let Trial { epoch, compare_limit, .. } = state.trial(act.step)?;
-            Input::DrainToMarker {
-                cutover_epoch: epoch,
-                marker_id: barrier.marker_id.clone(),
-                sequences: barrier.sequences.clone(),
-                open_timeout: situation.outage_left,
-                catalog_digest: barrier.catalog_digest.clone(),
-                compare_limit,
-            }
-        }
-        ActKind::FenceSource => Input::FenceSource {
-            cutover_epoch: state.cutover.as_ref()?.epoch,
-            marker_id: barrier(state, act.step)?.marker_id.clone(),
-        },
-        ActKind::OpenDestination => Input::OpenDestination {
-            cutover_epoch: state.cutover.as_ref()?.epoch,
-            sequences: fence(state, act.step)?.sequences.clone(),
-        },
-        ActKind::ReleaseBarrier => Input::ReleaseBarrier { cutover_epoch: state.cutover.as_ref()?.epoch },
-        ActKind::CertifySwitch => Input::CertifySwitch {
-            cutover_epoch: state.cutover.as_ref()?.epoch,
-            rollback: act.step == StepName::Rollback,
-        },
-        ActKind::FinishMigration => Input::FinishMigration {
-            identity_full_tables: match row.side {
-                // It noted what each table had.
-                Side::Source => Vec::new(),
-                Side::Destination => state.source_inventory()?.identity_full_tables.clone(),
-            },
-        },
-    })
 }
 
 #[cfg(test)]

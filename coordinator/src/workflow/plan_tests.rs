@@ -5,13 +5,15 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use super::super::input::Input;
-use super::super::outcome::{Outcome, RowComparison};
+use super::super::act::{
+    CheckServer, CheckServerResult, CompareRows, CopyTables, CountRows, CreateSlot, CreateSubscription, DrainToMarker,
+    Input, OpenDestination, Outcome, PrepareCutoverResult, RestoreSchema, RowComparison,
+};
+use super::super::depth::Look;
 use super::super::proof::{Play, consent_finding, outcome, spec};
-use super::super::scrutiny::Look;
-use super::super::spec::{ConnectionPath, CopyMethod};
+use super::super::spec::{ConnectionPath, CopyMethod, Spec};
 use super::super::state::{CutoverEnd, Phase};
-use super::super::verb::Word;
+use super::super::verb::Request;
 use super::super::{ActKind, ActRef, Side, StepName, Verb};
 use super::*;
 
@@ -28,17 +30,17 @@ fn a_migration_without_trouble_succeeds() {
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
     assert!(matches!(play.state.cutover.as_ref().unwrap().end, Some(CutoverEnd::Opened { .. })));
-    play.say(Word::Finish).unwrap();
+    play.submit(Request::Finish).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Succeeded);
     // What is done aside is issued before acts that stand before it in the table.
     let mut acts: Vec<_> = play.issued.iter().map(|issued| issued.act).collect();
-    acts.sort_by_key(|act| (act.step, act.row().unwrap().order == Order::Aside));
-    let performed: Vec<_> = acts.iter().map(|act| act.row().unwrap().kind).collect();
+    acts.sort_by_key(|act| (act.step, act.row().unwrap().order == Order::Detached));
+    let performed: Vec<_> = acts.iter().map(|act| act.kind().unwrap()).collect();
     // Rows are compared, switches rehearsed, and the way back is taken, only where that
     // is asked for.
-    let by_itself = TABLE.iter().filter(|row| row.name != StepName::Rollback && !row.name.is_aside());
-    let table = by_itself.flat_map(|row| row.acts).map(|act| act.kind);
+    let by_itself = TABLE.iter().filter(|row| row.name != StepName::Rollback && !row.name.is_optional());
+    let table = by_itself.flat_map(|row| row.acts).map(|act| act.act.kind);
     assert_eq!(performed, table.filter(|kind| *kind != ActKind::CompareRows).collect::<Vec<_>>());
 }
 
@@ -49,14 +51,18 @@ fn rows_are_compared_where_that_is_asked_for() {
     let act = ActRef::find(StepName::Verify, Side::Destination, ActKind::CompareRows).unwrap();
     let look = Look { rows: true, ..Look::default() };
     let id = |play: &Play| match play.open().next().map(|issued| issued.input.clone()) {
-        Some(Input::CompareRows { comparison_id, .. }) => comparison_id,
+        Some(Input::CompareRows(CompareRows { comparison_id, .. })) => comparison_id,
         other => panic!("{other:?}"),
     };
-    play.say(Word::Verify(look.clone())).unwrap();
+    play.submit(Request::Verify(look.clone())).unwrap();
     play.answer_until(act);
     let first = id(&play);
-    let counted = play.issued.iter().rev().find(|issued| matches!(issued.input, Input::CountRows { .. })).unwrap();
-    assert!(matches!(counted.input, Input::CountRows { objects_only: true, .. }), "rows are not counted as well");
+    let counted =
+        play.issued.iter().rev().find(|issued| matches!(issued.input, Input::CountRows(CountRows { .. }))).unwrap();
+    assert!(
+        matches!(counted.input, Input::CountRows(CountRows { objects_only: true, .. })),
+        "rows are not counted as well"
+    );
 
     // The time was over: that is no pass, and the next one may go on.
     play.answer(|_, _| Outcome::CompareRows(RowComparison::default()));
@@ -64,19 +70,19 @@ fn rows_are_compared_where_that_is_asked_for() {
         panic!("{:?}", play.state.phase)
     };
     assert_eq!(failure.reason, Reason::VerificationIncomplete);
-    play.say(Word::Verify(Look { resume: true, ..look.clone() })).unwrap();
+    play.submit(Request::Verify(Look { resume: true, ..look.clone() })).unwrap();
     play.answer_until(act);
     assert_eq!(id(&play), first);
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
 
     // Another one begins anew; one that only counts compares no rows.
-    play.say(Word::Verify(look)).unwrap();
+    play.submit(Request::Verify(look)).unwrap();
     play.answer_until(act);
     assert!(id(&play) > first);
     play.answer_all();
     let issued = play.issued.len();
-    play.say(Word::Verify(Look::default())).unwrap();
+    play.submit(Request::Verify(Look::default())).unwrap();
     play.answer_all();
     assert!(play.issued[issued..].iter().all(|issued| issued.act != act));
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
@@ -111,7 +117,7 @@ fn an_operator_is_waited_for() {
     play.fail(failure(Remedy::Operator, Effect::None));
     assert!(matches!(play.state.phase, Phase::Stopped { step: StepName::Inspect, .. }));
     assert_eq!(play.open().count(), 0);
-    play.say(Word::Release { step: StepName::Inspect, max_outage: Duration::from_secs(1) }).unwrap();
+    play.submit(Request::Release { step: StepName::Inspect, max_outage: Duration::from_secs(1) }).unwrap();
     assert_eq!(play.last_pause, Duration::ZERO);
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
@@ -122,9 +128,9 @@ fn nothing_but_abort_helps_a_lost_slot() {
     let mut play = Play::started();
     play.answer_until(ActRef { step: StepName::CatchUp, index: 0 });
     play.fail(failure(Remedy::Abort, Effect::Unknown));
-    let refused = play.say(Word::Release { step: StepName::CatchUp, max_outage: Duration::from_secs(1) });
+    let refused = play.submit(Request::Release { step: StepName::CatchUp, max_outage: Duration::from_secs(1) });
     assert_eq!(refused.unwrap_err().reason, Reason::WrongState);
-    play.say(Word::Abort).unwrap();
+    play.submit(Request::Abort).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Aborted);
 }
@@ -135,16 +141,16 @@ fn past_the_point_of_no_return_a_retry_is_never_refused() {
     play.answer_until(ActRef::release(StepName::Cutover));
     play.fail(failure(Remedy::Abort, Effect::None));
     assert!(matches!(play.state.phase, Phase::Stopped { step: StepName::Cutover, .. }));
-    assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
-    play.say(Word::Release { step: StepName::Cutover, max_outage: Duration::from_secs(1) }).unwrap();
+    assert_eq!(play.submit(Request::Abort).unwrap_err().reason, Reason::DestinationOpened);
+    play.submit(Request::Release { step: StepName::Cutover, max_outage: Duration::from_secs(1) }).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
 }
 
 /// An inspection that finds something to agree to.
 fn found() -> Outcome {
-    let inventory = super::super::outcome::Inventory::default();
-    Outcome::CheckServer { inventory, findings: vec![consent_finding()] }
+    let inventory = super::super::act::Inventory::default();
+    Outcome::CheckServer(CheckServerResult { inventory, findings: vec![consent_finding()] })
 }
 
 #[test]
@@ -160,9 +166,9 @@ fn consent_lets_a_second_inspection_pass() {
         object: finding.object,
         evidence_digest: finding.evidence_digest,
     };
-    play.say(Word::Consent(vec![consent.clone()])).unwrap();
-    play.say(Word::Release { step: StepName::Inspect, max_outage: Duration::from_secs(1) }).unwrap();
-    let Input::CheckServer { consents, .. } = &play.issued.last().unwrap().input else { panic!() };
+    play.submit(Request::Consent(vec![consent.clone()])).unwrap();
+    play.submit(Request::Release { step: StepName::Inspect, max_outage: Duration::from_secs(1) }).unwrap();
+    let Input::CheckServer(CheckServer { consents, .. }) = &play.issued.last().unwrap().input else { panic!() };
     assert_eq!(consents, &[consent]);
     play.answer(|_, _| found());
     play.answer_all();
@@ -174,7 +180,7 @@ fn an_abort_takes_attempted_acts_back_in_reverse() {
     let mut play = Play::started();
     play.answer_until(ActRef { step: StepName::Subscribe, index: 0 });
     let running = play.open().next().unwrap().command;
-    play.say(Word::Abort).unwrap();
+    play.submit(Request::Abort).unwrap();
     assert_eq!(play.cancelled, [running]);
     play.fail(failure(Remedy::Wait, Effect::Unknown));
     play.answer_all();
@@ -183,7 +189,7 @@ fn an_abort_takes_attempted_acts_back_in_reverse() {
         .issued
         .iter()
         .filter(|issued| issued.verb == Verb::Undo)
-        .map(|issued| issued.act.row().unwrap().kind)
+        .map(|issued| issued.act.kind().unwrap())
         .collect();
     assert_eq!(
         undone,
@@ -207,7 +213,7 @@ fn a_running_copy_is_stopped_before_anything_is_taken_back() {
     let copy = ActRef { step: StepName::Copy, index: 1 };
     play.answer_until(copy);
     let running = play.open().next().unwrap().command;
-    play.say(Word::Abort).unwrap();
+    play.submit(Request::Abort).unwrap();
     assert_eq!(play.cancelled, [running]);
     assert_eq!(play.open().count(), 1, "rows may still come: nothing else is asked for");
     play.record(Event::CommandCancelled { command: running, agent_sequence: 1, effect: Effect::Unknown });
@@ -220,7 +226,7 @@ fn a_running_copy_is_stopped_before_anything_is_taken_back() {
         .issued
         .iter()
         .filter(|issued| issued.verb == Verb::Undo)
-        .map(|issued| issued.input.kind())
+        .map(|issued| issued.act.kind().unwrap())
         .take(2)
         .collect();
     // The rows go with the tables.
@@ -235,7 +241,7 @@ fn a_copy_that_broke_is_tried_again_without_another_slot() {
     play.fail(failure(Remedy::Wait, Effect::Unknown));
     play.fail(failure(Remedy::Operator, Effect::Unknown));
     assert!(matches!(play.state.phase, Phase::Stopped { step: StepName::Copy, .. }));
-    play.say(Word::Release { step: StepName::Copy, max_outage: Duration::from_secs(1) }).unwrap();
+    play.submit(Request::Release { step: StepName::Copy, max_outage: Duration::from_secs(1) }).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
     let count = |act| play.issued.iter().filter(|issued| issued.act == act).count();
@@ -249,10 +255,10 @@ fn whoever_needs_to_know_how_rows_are_copied_is_told() {
         play.answer_until(ActRef { step: StepName::CatchUp, index: 0 });
         let told: Vec<_> = play.issued.iter().map(|issued| issued.input.clone()).collect();
         for input in [
-            Input::RestoreSchema { copy_method },
-            Input::CreateSlot { copy_method },
-            Input::CopyTables { copy_method },
-            Input::CreateSubscription { connection_path: ConnectionPath::Tunnel, copy_method },
+            Input::RestoreSchema(RestoreSchema { copy_method }),
+            Input::CreateSlot(CreateSlot { copy_method }),
+            Input::CopyTables(CopyTables { copy_method }),
+            Input::CreateSubscription(CreateSubscription { connection_path: ConnectionPath::Tunnel, copy_method }),
         ] {
             assert!(told.contains(&input), "{input:?} is not in {told:?}");
         }
@@ -264,7 +270,7 @@ fn an_act_that_left_nothing_is_not_taken_back() {
     let mut play = Play::started();
     play.answer_until(ActRef { step: StepName::Connect, index: 0 });
     play.fail(failure(Remedy::Operator, Effect::None));
-    play.say(Word::Abort).unwrap();
+    play.submit(Request::Abort).unwrap();
     play.answer_all();
     let undone = play.issued.iter().filter(|issued| issued.verb == Verb::Undo).count();
     assert_eq!(undone, 0);
@@ -278,7 +284,7 @@ fn an_agent_that_accepted_is_made_to_forget() {
     let command = play.open().next().unwrap().command;
     play.record(Event::CommandAccepted { command, agent_sequence: 1 });
     play.fail(failure(Remedy::Operator, Effect::None));
-    play.say(Word::Abort).unwrap();
+    play.submit(Request::Abort).unwrap();
     let undone: Vec<_> = play.open().map(|issued| (issued.act, issued.verb)).collect();
     assert_eq!(undone, [(role, Verb::Undo)]);
 }
@@ -354,7 +360,7 @@ fn a_decision_without_an_answer_is_never_taken_back() {
     play.advance();
     assert!(play.state.in_doubt());
     assert_eq!(play.open().count(), 1);
-    assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::CutoverInDoubt);
+    assert_eq!(play.submit(Request::Abort).unwrap_err().reason, Reason::CutoverInDoubt);
 }
 
 #[test]
@@ -367,7 +373,7 @@ fn an_opened_destination_sends_the_migration_forward() {
     assert_eq!(play.state.phase, Phase::Running { step: StepName::Cutover });
     let open: Vec<_> = play.open().map(|issued| issued.act).collect();
     assert_eq!(open, [ActRef::release(StepName::Cutover)]);
-    assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
+    assert_eq!(play.submit(Request::Abort).unwrap_err().reason, Reason::DestinationOpened);
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
 }
@@ -377,7 +383,7 @@ fn an_abort_that_meets_an_opened_destination_goes_forward_too() {
     let mut play = Play::at_cutover();
     play.answer_until(ActRef::open(StepName::Cutover));
     play.fail(failure(Remedy::Wait, Effect::Unknown));
-    play.say(Word::Abort).unwrap();
+    play.submit(Request::Abort).unwrap();
     play.fail_act(
         ActRef::fence(StepName::Cutover),
         Failure::new(Reason::DestinationOpened, "the destination has opened"),
@@ -393,7 +399,7 @@ fn a_failed_undo_waits_for_the_operator_and_goes_on_at_a_word() {
     play.fail_act(ActRef::fence(StepName::Cutover), failure(Remedy::Operator, Effect::Unknown));
     assert!(matches!(play.state.phase, Phase::TakingBack { stop: Some(_), .. }));
     assert_eq!(play.open().count(), 0);
-    play.say(Word::Release { step: StepName::Cutover, max_outage: Duration::from_secs(1) }).unwrap();
+    play.submit(Request::Release { step: StepName::Cutover, max_outage: Duration::from_secs(1) }).unwrap();
     assert_eq!(play.open().count(), 1);
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
@@ -407,8 +413,8 @@ fn the_barrier_is_released_for_as_long_as_it_takes() {
     assert_eq!(play.state.phase, Phase::Running { step: StepName::Cutover });
     play.fail(failure(Remedy::Operator, Effect::Unknown));
     assert!(matches!(play.state.phase, Phase::Stopped { .. }));
-    assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
-    play.say(Word::Release { step: StepName::Cutover, max_outage: Duration::from_secs(1) }).unwrap();
+    assert_eq!(play.submit(Request::Abort).unwrap_err().reason, Reason::DestinationOpened);
+    play.submit(Request::Release { step: StepName::Cutover, max_outage: Duration::from_secs(1) }).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
 }
@@ -416,16 +422,22 @@ fn the_barrier_is_released_for_as_long_as_it_takes() {
 #[test]
 fn schemas_that_drift_end_a_cutover() {
     let mut play = Play::at_cutover();
-    let digest = |byte: u8| super::super::outcome::Digest(vec![byte]);
+    let digest = |byte: u8| super::super::act::Digest(vec![byte]);
     let mut turn = 0;
     play.answer(|_, _| {
         turn += 1;
-        Outcome::PrepareCutover { table_set_digest: digest(1), catalog_digest: digest(turn), table_count: 1 }
+        Outcome::PrepareCutover(PrepareCutoverResult {
+            table_set_digest: digest(1),
+            catalog_digest: digest(turn),
+            table_count: 1,
+        })
     });
-    play.answer(|_, _| Outcome::PrepareCutover {
-        table_set_digest: digest(1),
-        catalog_digest: digest(9),
-        table_count: 1,
+    play.answer(|_, _| {
+        Outcome::PrepareCutover(PrepareCutoverResult {
+            table_set_digest: digest(1),
+            catalog_digest: digest(9),
+            table_count: 1,
+        })
     });
     let Phase::TakingBack { cause: Some(cause), .. } = &play.state.phase else { panic!("{:?}", play.state.phase) };
     assert_eq!(cause.reason, Reason::SchemaDiffers);
@@ -436,11 +448,11 @@ fn sequences_travel_from_barrier_and_fence() {
     let mut play = Play::at_cutover();
     play.answer_until(ActRef::open(StepName::Cutover));
     let drained = play.issued.iter().find_map(|issued| {
-        let Input::DrainToMarker { sequences, .. } = &issued.input else { return None };
+        let Input::DrainToMarker(DrainToMarker { sequences, .. }) = &issued.input else { return None };
         Some(sequences[0].last_value)
     });
     let opened = play.issued.iter().find_map(|issued| {
-        let Input::OpenDestination { sequences, .. } = &issued.input else { return None };
+        let Input::OpenDestination(OpenDestination { sequences, .. }) = &issued.input else { return None };
         Some(sequences[0].last_value)
     });
     assert_eq!((drained, opened), (Some(10), Some(20)));

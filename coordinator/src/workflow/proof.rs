@@ -1,6 +1,8 @@
 //! Histories for tests: a player that answers commands, and properties that
 //! hold for every history.
 
+mod answer;
+
 use std::time::{Duration, SystemTime};
 
 use pgportage_link::{Effect, Failure, Remedy};
@@ -8,19 +10,17 @@ use pgportage_proto::Reason;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::act::{Digest, Input, Outcome, PrepareCutover};
+use super::depth::Look;
 use super::fact::{CommandId, Event, Fact, Issued, Origin, TraceContext};
 use super::finding::{Finding, Severity};
-use super::input::Input;
-use super::outcome::{
-    Barrier, Copied, Digest, Fence, Inventory, Outcome, Reached, RelationName, RowComparison, RowCounts, SequenceState,
-    SignedStatement, WrittenRows,
-};
 use super::plan::{Action, Situation, plan};
-use super::scrutiny::Look;
 use super::spec::{ConnectionPath, CopyMethod, MigrationId, Spec};
 use super::state::{Phase, State, fold, next};
-use super::verb::{Word, heed};
+use super::verb::{Request, apply};
 use super::{ActKind, ActRef, Side, StepName, Verb};
+
+pub(crate) use answer::outcome;
 
 /// A migration being played: the coordinator's part by the planner, the
 /// agents' part by the test.
@@ -76,71 +76,6 @@ pub(crate) fn consent_finding() -> Finding {
     }
 }
 
-fn sequence(last_value: i64) -> SequenceState {
-    SequenceState {
-        sequence: RelationName { schema: "public".to_owned(), relation: "ids".to_owned() },
-        last_value,
-        called: true,
-    }
-}
-
-/// What an agent without trouble answers.
-pub(crate) fn outcome(act: ActRef, input: &Input) -> Outcome {
-    match act.row().unwrap().kind {
-        ActKind::CheckServer => Outcome::CheckServer { inventory: Inventory::default(), findings: Vec::new() },
-        ActKind::CreateReplicationRole => Outcome::CreateReplicationRole { role_name: "r".to_owned() },
-        ActKind::ReachPeer => Outcome::ReachPeer(Reached {
-            round_trip: Duration::from_millis(1),
-            software_version: "0".to_owned(),
-            relayed: false,
-        }),
-        ActKind::SetReplicaIdentity => Outcome::SetReplicaIdentity { table_count: 0 },
-        ActKind::CreatePublication => Outcome::CreatePublication { publication_name: "p".to_owned(), table_count: 1 },
-        ActKind::CloseDatabase => Outcome::CloseDatabase { terminated_session_count: 0 },
-        ActKind::RestoreSchema => Outcome::RestoreSchema { dump_digest: Digest(vec![1]), object_count: 1 },
-        ActKind::CreateSlot => Outcome::CreateSlot { slot_name: "s".to_owned(), consistent_point: "0/1".to_owned() },
-        ActKind::CopyTables => {
-            Outcome::CopyTables(Copied { table_count: 1, consistent_point: "0/1".to_owned(), ..Copied::default() })
-        }
-        ActKind::CreateSubscription => {
-            Outcome::CreateSubscription { subscription_name: "s".to_owned(), table_count: 1 }
-        }
-        ActKind::AwaitCopy => Outcome::AwaitCopy { table_count: 1 },
-        ActKind::AwaitLag => Outcome::AwaitLag { lag: Duration::from_millis(3) },
-        ActKind::CreateWayBack => Outcome::CreateWayBack { subscription_name: "b".to_owned(), table_count: 1 },
-        ActKind::KeepStream => Outcome::KeepStream { begin_lsn: "0/4".to_owned() },
-        ActKind::FollowStream => Outcome::FollowStream { first_arrival: Duration::from_millis(5) },
-        ActKind::CountRows => Outcome::CountRows(RowCounts::default()),
-        ActKind::CompareRows => Outcome::CompareRows(RowComparison { complete: true, ..RowComparison::default() }),
-        ActKind::PrepareCutover => Outcome::PrepareCutover {
-            table_set_digest: Digest(vec![1]),
-            catalog_digest: Digest(vec![2]),
-            table_count: 1,
-        },
-        ActKind::RaiseBarrier => Outcome::RaiseBarrier(Barrier {
-            marker_id: "m".to_owned(),
-            sequences: vec![sequence(10)],
-            catalog_digest: Digest(vec![2]),
-            ..Barrier::default()
-        }),
-        ActKind::DrainToMarker => Outcome::DrainToMarker {
-            drain_time: Duration::from_millis(3),
-            sequence_count: 1,
-            flush_lsn: "0/2".to_owned(),
-            compared: matches!(input, Input::DrainToMarker { compare_limit: Some(_), .. }).then(WrittenRows::default),
-        },
-        ActKind::FenceSource => Outcome::FenceSource(Fence {
-            sequences: vec![sequence(20)],
-            catalog_digest: Digest(vec![2]),
-            ..Fence::default()
-        }),
-        ActKind::OpenDestination => Outcome::OpenDestination { open_lsn: "0/3".to_owned() },
-        ActKind::ReleaseBarrier => Outcome::ReleaseBarrier { barrier_time: Duration::from_millis(9) },
-        ActKind::CertifySwitch => Outcome::CertifySwitch(SignedStatement::default()),
-        ActKind::FinishMigration => Outcome::FinishMigration { unfence_statements: vec!["GRANT …".to_owned()] },
-    }
-}
-
 impl Play {
     pub(crate) fn created(spec: Spec) -> Self {
         let created = fact(1, Event::Created { id: MigrationId::new("shop").unwrap(), spec });
@@ -161,7 +96,7 @@ impl Play {
 
     pub(crate) fn started_as(spec: Spec) -> Self {
         let mut play = Self::created(spec);
-        play.say(Word::Start).unwrap();
+        play.submit(Request::Start).unwrap();
         play
     }
 
@@ -177,13 +112,21 @@ impl Play {
     pub(crate) fn at_rollback() -> Self {
         let mut play = Self::at_cutover();
         play.answer_all();
-        play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None })
-            .unwrap();
+        play.submit(Request::RollBack {
+            max_outage: Duration::from_secs(1),
+            without_poolers: false,
+            compare_limit: None,
+        })
+        .unwrap();
         play
     }
 
     pub(crate) fn cut_over(&mut self) -> Result<(), Failure> {
-        self.say(Word::CutOver { max_outage: Duration::from_secs(1), without_way_back: false, compare_limit: None })
+        self.submit(Request::CutOver {
+            max_outage: Duration::from_secs(1),
+            without_way_back: false,
+            compare_limit: None,
+        })
     }
 
     pub(crate) fn record(&mut self, event: Event) {
@@ -231,8 +174,8 @@ impl Play {
         }
     }
 
-    pub(crate) fn say(&mut self, word: Word) -> Result<(), Failure> {
-        let event = heed(&self.state, word, TraceContext::new())?;
+    pub(crate) fn submit(&mut self, request: Request) -> Result<(), Failure> {
+        let event = apply(&self.state, request, TraceContext::new())?;
         self.record(event);
         self.advance();
         Ok(())
@@ -295,7 +238,7 @@ enum Turn {
     Accept(usize),
     Fail(usize, Failure),
     Cancelled(usize, Effect),
-    Word(Word),
+    Request(Request),
     BudgetOver,
 }
 
@@ -312,16 +255,16 @@ fn turn() -> impl Strategy<Value = Turn> {
         3 => (0..3_usize).prop_map(Turn::Accept),
         4 => (0..3_usize, failure).prop_map(|(which, failure)| Turn::Fail(which, failure)),
         1 => (0..3_usize, effect).prop_map(|(which, effect)| Turn::Cancelled(which, effect)),
-        4 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: false, compare_limit: None })),
-        1 => Just(Turn::Word(Word::CutOver { max_outage, without_way_back: true, compare_limit: None })),
-        4 => Just(Turn::Word(Word::RollBack { max_outage, without_poolers: false, compare_limit: None })),
+        4 => Just(Turn::Request(Request::CutOver { max_outage, without_way_back: false, compare_limit: None })),
+        1 => Just(Turn::Request(Request::CutOver { max_outage, without_way_back: true, compare_limit: None })),
+        4 => Just(Turn::Request(Request::RollBack { max_outage, without_poolers: false, compare_limit: None })),
         4 => prop_oneof![Just(StepName::Cutover), Just(StepName::Rollback)]
-            .prop_map(move |switch| Turn::Word(Word::Rehearse { switch, max_outage, round_count: 2, compare_limit: None })),
-        4 => step.prop_map(move |step| Turn::Word(Word::Release { step, max_outage })),
-        2 => Just(Turn::Word(Word::Finish)),
-        2 => any::<(bool, bool)>().prop_map(|(rows, resume)| Turn::Word(Word::Verify(Look { rows, resume, ..Look::default() }))),
-        1 => Just(Turn::Word(Word::Tune { max_rate: None })),
-        1 => Just(Turn::Word(Word::Abort)),
+            .prop_map(move |switch| Turn::Request(Request::Rehearse { switch, max_outage, round_count: 2, compare_limit: None })),
+        4 => step.prop_map(move |step| Turn::Request(Request::Release { step, max_outage })),
+        2 => Just(Turn::Request(Request::Finish)),
+        2 => any::<(bool, bool)>().prop_map(|(rows, resume)| Turn::Request(Request::Verify(Look { rows, resume, ..Look::default() }))),
+        1 => Just(Turn::Request(Request::Tune { max_rate: None })),
+        1 => Just(Turn::Request(Request::Abort)),
         1 => Just(Turn::BudgetOver),
     ]
 }
@@ -356,7 +299,7 @@ impl Play {
                 }
             }
             // Refused in most states, which is half of what is tested.
-            Turn::Word(word) => drop(self.say(word.clone())),
+            Turn::Request(request) => drop(self.submit(request.clone())),
             Turn::BudgetOver => {
                 self.outage_left = Duration::ZERO;
                 self.advance();
@@ -401,8 +344,9 @@ impl Play {
         // A rehearsal neither fences nor opens anything, and leaves who takes writes.
         if let Some(step) = self.state.phase.under_way().filter(|step| step.is_rehearsal()) {
             let beyond = [ActKind::FenceSource, ActKind::OpenDestination, ActKind::ReleaseBarrier];
-            assert!(self.open().all(|issued| issued.act.step == step && !beyond.contains(&issued.input.kind())));
-            let in_earnest = |input: &Input| matches!(input, Input::PrepareCutover { rehearsal: false, .. });
+            assert!(self.open().all(|issued| issued.act.step == step && !beyond.contains(&issued.act.kind().unwrap())));
+            let in_earnest =
+                |input: &Input| matches!(input, Input::PrepareCutover(PrepareCutover { rehearsal: false, .. }));
             assert!(!self.open().any(|issued| in_earnest(&issued.input)));
         }
         // A look at both sides is over before anything else of the migration begins.
@@ -414,7 +358,7 @@ impl Play {
             assert_ne!(issued.act.row().unwrap().side, self.state.writable);
         }
         // Whoever follows is not whoever takes writes.
-        for issued in self.open().filter(|issued| issued.input.kind() == ActKind::FollowStream) {
+        for issued in self.open().filter(|issued| issued.act.kind().unwrap() == ActKind::FollowStream) {
             assert_ne!(issued.act.row().unwrap().side, self.state.writable);
         }
         // A migration that nobody answers for says whom it waits for.
@@ -453,14 +397,14 @@ proptest! {
                 if row.name == StepName::Rollback && matches!(play.state.phase, Phase::Held { .. }) {
                     continue;
                 }
-                let _ = play.say(Word::Release { step: row.name, max_outage });
+                let _ = play.submit(Request::Release { step: row.name, max_outage });
             }
-            if matches!(play.state.phase, Phase::Stopped { .. }) && play.say(Word::Abort).is_err() {
-                let _ = play.say(Word::Finish);
+            if matches!(play.state.phase, Phase::Stopped { .. }) && play.submit(Request::Abort).is_err() {
+                let _ = play.submit(Request::Finish);
             }
             // Two verbs lead on from there; one of them leads to an end.
             if play.state.phase == (Phase::Held { step: StepName::Finish }) {
-                let _ = play.say(Word::Finish);
+                let _ = play.submit(Request::Finish);
             }
             play.answer_all();
             play.check();

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use pgportage_link::Failure;
 
 use super::StepName;
-use super::outcome::Outcome;
+use super::act::{DrainToMarkerResult, Outcome};
 
 /// Rounds when the operator names no number.
 pub const DEFAULT_ROUNDS: u32 = 5;
@@ -143,7 +143,7 @@ impl Round {
             self.marked_after = outage;
             self.lock_wait = barrier.lock_wait;
             self.cancelled_session_count = barrier.cancelled_session_count;
-        } else if let Outcome::DrainToMarker { drain_time, compared, .. } = outcome {
+        } else if let Outcome::DrainToMarker(DrainToMarkerResult { drain_time, compared, .. }) = outcome {
             self.drained_after = outage;
             self.drain_time = *drain_time;
             self.compare_time = compared.as_ref().map(|compared| compared.elapsed);

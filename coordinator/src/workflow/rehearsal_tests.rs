@@ -5,11 +5,11 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use super::super::outcome::Outcome;
+use super::super::act::{DrainToMarker, DrainToMarkerResult, Outcome, PrepareCutover};
 use super::super::proof::{Play, outcome, spec};
 use super::super::rehearsal::{Rehearsal, RehearsalEnd, RestSource};
 use super::super::state::{CutoverEnd, Phase};
-use super::super::verb::Word;
+use super::super::verb::Request;
 use super::super::{ActKind, ActRef, Side, StepName, Verb};
 use super::*;
 
@@ -33,7 +33,7 @@ fn before(switch: StepName) -> Play {
 
 fn rehearse(play: &mut Play, switch: StepName, round_count: u32) {
     let max_outage = Duration::from_secs(1);
-    play.say(Word::Rehearse { switch, max_outage, round_count, compare_limit: None }).unwrap();
+    play.submit(Request::Rehearse { switch, max_outage, round_count, compare_limit: None }).unwrap();
 }
 
 /// At the first act of a rehearsal.
@@ -71,7 +71,7 @@ fn every_round_is_tried_as_the_switch_and_taken_back() {
 
         let kinds = |verb| {
             let asked = play.issued[issued..].iter().filter(move |issued| issued.verb == verb);
-            asked.map(|issued| issued.input.kind()).collect::<Vec<_>>()
+            asked.map(|issued| issued.act.kind().unwrap()).collect::<Vec<_>>()
         };
         use ActKind as Do;
         let round = [Do::AwaitLag, Do::PrepareCutover, Do::PrepareCutover, Do::RaiseBarrier, Do::DrainToMarker];
@@ -81,7 +81,9 @@ fn every_round_is_tried_as_the_switch_and_taken_back() {
         assert!(kinds(Verb::Undo).iter().all(|kind| undone.contains(kind)));
 
         let prepared = play.issued[issued..].iter().filter_map(|issued| {
-            let Input::PrepareCutover { cutover_epoch, rollback, rehearsal, .. } = issued.input else { return None };
+            let Input::PrepareCutover(PrepareCutover { cutover_epoch, rollback, rehearsal, .. }) = issued.input else {
+                return None;
+            };
             (issued.verb == Verb::Perform).then_some((cutover_epoch, rollback, rehearsal))
         });
         let back = switch == StepName::Rollback;
@@ -89,10 +91,11 @@ fn every_round_is_tried_as_the_switch_and_taken_back() {
         assert_eq!(prepared.collect::<Vec<_>>(), expected, "{switch}");
 
         // The real one follows, with a number of its own.
-        let word = Word::Release { step: switch, max_outage: Duration::from_secs(1) };
-        play.say(word).unwrap();
+        let request = Request::Release { step: switch, max_outage: Duration::from_secs(1) };
+        play.submit(request).unwrap();
         assert_eq!(play.state.cutover.as_ref().unwrap().epoch, last + 3);
-        let real = play.open().all(|it| matches!(it.input, Input::PrepareCutover { rehearsal: false, .. }));
+        let real =
+            play.open().all(|it| matches!(it.input, Input::PrepareCutover(PrepareCutover { rehearsal: false, .. })));
         assert!(real, "{switch}");
         play.answer_all();
         assert_eq!(play.state.writable, writable.other(), "{switch}");
@@ -124,20 +127,21 @@ fn what_is_measured_is_what_writers_waited() {
 #[test]
 fn a_round_compares_what_is_written_where_that_is_asked_for() {
     let (max_outage, limit) = (Duration::from_secs(1), Duration::from_millis(200));
-    let word = |compare_limit| Word::Rehearse { switch: StepName::Cutover, max_outage, round_count: 2, compare_limit };
+    let request =
+        |compare_limit| Request::Rehearse { switch: StepName::Cutover, max_outage, round_count: 2, compare_limit };
     for beyond in [Duration::ZERO, max_outage + TICK] {
-        let refused = before(StepName::Cutover).say(word(Some(beyond))).unwrap_err();
+        let refused = before(StepName::Cutover).submit(request(Some(beyond))).unwrap_err();
         assert_eq!(refused.reason, Reason::RequestInvalid);
     }
     for compare_limit in [None, Some(limit)] {
         let mut play = before(StepName::Cutover);
         let issued = play.issued.len();
-        play.say(word(compare_limit)).unwrap();
+        play.submit(request(compare_limit)).unwrap();
         answer_measured(&mut play);
         let asked = play.issued[issued..].iter().filter(|issued| issued.verb == Verb::Perform);
         let compares = asked.filter(|issued| {
-            matches!(issued.input, Input::PrepareCutover { compare_written: true, .. })
-                || matches!(issued.input, Input::DrainToMarker { compare_limit: Some(at_most), .. } if at_most == limit)
+            matches!(issued.input, Input::PrepareCutover(PrepareCutover { compare_written: true, .. }))
+                || matches!(issued.input, Input::DrainToMarker(DrainToMarker { compare_limit: Some(at_most), .. }) if at_most == limit)
         });
         assert_eq!(compares.count(), if compare_limit.is_some() { 6 } else { 0 });
         let found = rehearsal(&play).findings(None).unwrap();
@@ -145,13 +149,15 @@ fn a_round_compares_what_is_written_where_that_is_asked_for() {
     }
     // An agent of an older release compares nothing, and no round says otherwise.
     let mut play = before(StepName::Cutover);
-    play.say(word(Some(limit))).unwrap();
+    play.submit(request(Some(limit))).unwrap();
     play.answer_until(ActRef::drain(StepName::CutoverRehearsal));
-    play.answer(|_, _| Outcome::DrainToMarker {
-        drain_time: TICK,
-        sequence_count: 0,
-        flush_lsn: "0/1".to_owned(),
-        compared: None,
+    play.answer(|_, _| {
+        Outcome::DrainToMarker(DrainToMarkerResult {
+            drain_time: TICK,
+            sequence_count: 0,
+            flush_lsn: "0/1".to_owned(),
+            compared: None,
+        })
     });
     play.answer_all();
     let Some(RehearsalEnd::GivenUp { cause }) = &rehearsal(&play).end else { panic!("{:?}", rehearsal(&play).end) };
@@ -218,13 +224,13 @@ fn a_migration_is_aborted_in_the_middle_of_a_round() {
     for index in 0..step.row().acts.len() {
         let mut play = at(StepName::Cutover, 5);
         play.answer_until(ActRef { step, index });
-        play.say(Word::Abort).unwrap();
+        play.submit(Request::Abort).unwrap();
         play.answer_all();
         assert_eq!(play.state.phase, Phase::Aborted, "{index}");
         assert!(matches!(rehearsal(&play).end, Some(RehearsalEnd::GivenUp { .. })), "{index}");
     }
     let mut play = at(StepName::Rollback, 1);
-    assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
+    assert_eq!(play.submit(Request::Abort).unwrap_err().reason, Reason::DestinationOpened);
 }
 
 #[test]
@@ -236,7 +242,7 @@ fn an_undo_that_failed_goes_on_at_a_word() {
     play.answer(outcome);
     play.fail_act(ActRef::raise(step), failure(Remedy::Operator));
     assert!(matches!(play.state.phase, Phase::TakingBack { stop: Some(_), cause: None, .. }));
-    play.say(Word::Release { step, max_outage: Duration::from_secs(1) }).unwrap();
+    play.submit(Request::Release { step, max_outage: Duration::from_secs(1) }).unwrap();
     answer_measured(&mut play);
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
 }
@@ -244,7 +250,7 @@ fn an_undo_that_failed_goes_on_at_a_word() {
 #[test]
 fn only_what_is_waited_for_is_rehearsed() {
     let say = |play: &mut Play, switch, max_outage, round_count| {
-        play.say(Word::Rehearse { switch, max_outage, round_count, compare_limit: None }).unwrap_err().reason
+        play.submit(Request::Rehearse { switch, max_outage, round_count, compare_limit: None }).unwrap_err().reason
     };
     let second = Duration::from_secs(1);
     assert_eq!(say(&mut Play::started(), StepName::Cutover, second, 1), Reason::WrongState);

@@ -5,9 +5,11 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
+use super::super::act::PrepareCutover;
 use super::super::proof::{Play, spec};
+use super::super::spec::Spec;
 use super::super::state::Phase;
-use super::super::verb::Word;
+use super::super::verb::Request;
 use super::super::{ActKind, ActRef, Side, StepName, Verb};
 use super::*;
 
@@ -35,15 +37,19 @@ fn cutover_and_rollback_follow_each_other_for_as_long_as_one_likes() {
         assert_eq!(play.state.cutover.as_ref().unwrap().epoch, 2 * round + 1);
         play.answer_all();
         assert_eq!((&play.state.phase, play.state.writable), (&held_before(StepName::Rollback), Side::Destination));
-        assert_eq!(play.say(Word::Abort).unwrap_err().reason, Reason::DestinationOpened);
-        play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None })
-            .unwrap();
+        assert_eq!(play.submit(Request::Abort).unwrap_err().reason, Reason::DestinationOpened);
+        play.submit(Request::RollBack {
+            max_outage: Duration::from_secs(1),
+            without_poolers: false,
+            compare_limit: None,
+        })
+        .unwrap();
         play.answer_all();
     }
     assert!(!play.state.past_return());
     play.cut_over().unwrap();
     play.answer_all();
-    play.say(Word::Finish).unwrap();
+    play.submit(Request::Finish).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Succeeded);
 }
@@ -54,7 +60,7 @@ fn what_a_rollback_asks_for_is_a_cutover_the_other_way_round() {
     play.answer_all();
     let asked = |step: StepName| -> Vec<_> {
         let of_it = play.issued.iter().filter(|issued| issued.act.step == step);
-        of_it.map(|issued| (issued.input.kind(), issued.act.row().unwrap().side)).collect()
+        of_it.map(|issued| (issued.act.kind().unwrap(), issued.act.row().unwrap().side)).collect()
     };
     let exchanged: Vec<_> = asked(StepName::Cutover).into_iter().map(|(kind, side)| (kind, side.other())).collect();
     assert_eq!(exchanged, asked(StepName::Rollback));
@@ -62,7 +68,7 @@ fn what_a_rollback_asks_for_is_a_cutover_the_other_way_round() {
         .issued
         .iter()
         .filter_map(|issued| {
-            let Input::PrepareCutover { rollback, way_back, .. } = issued.input else { return None };
+            let Input::PrepareCutover(PrepareCutover { rollback, way_back, .. }) = issued.input else { return None };
             Some((issued.act.step, rollback, way_back))
         })
         .collect();
@@ -75,21 +81,21 @@ fn poolers_that_do_not_answer_are_left_out_of_the_rollback_that_was_asked_for_so
     let told = |play: &Play| {
         let inputs = play.issued.iter().rev().map(|issued| &issued.input);
         let prepared = inputs.filter_map(|input| {
-            let Input::PrepareCutover { without_poolers, .. } = input else { return None };
+            let Input::PrepareCutover(PrepareCutover { without_poolers, .. }) = input else { return None };
             Some(*without_poolers)
         });
         prepared.take(2).collect::<Vec<_>>()
     };
     let mut play = Play::at_cutover();
     play.answer_all();
-    play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: true, compare_limit: None })
+    play.submit(Request::RollBack { max_outage: Duration::from_secs(1), without_poolers: true, compare_limit: None })
         .unwrap();
     assert_eq!(told(&play), [true, true]);
     play.answer_all();
     play.cut_over().unwrap();
     assert_eq!(told(&play), [false, false]);
     play.answer_all();
-    play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None })
+    play.submit(Request::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None })
         .unwrap();
     assert_eq!(told(&play), [false, false]);
 }
@@ -125,7 +131,7 @@ fn a_rollback_in_doubt_is_asked_about_and_never_taken_back() {
     play.fail_act(ActRef::fence(StepName::Rollback), opened);
     assert_eq!(play.state.phase, Phase::Running { step: StepName::Rollback });
     assert_eq!(play.state.writable, Side::Source);
-    assert!(play.say(Word::Abort).is_err(), "its barrier may still stand");
+    assert!(play.submit(Request::Abort).is_err(), "its barrier may still stand");
     play.answer_all();
     assert_eq!(play.state.phase, held_before(StepName::Cutover));
 }
@@ -135,11 +141,11 @@ fn after_a_rollback_the_migration_can_be_taken_back() {
     let mut play = Play::at_rollback();
     play.answer_all();
     let issued = play.issued.len();
-    play.say(Word::Abort).unwrap();
+    play.submit(Request::Abort).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Aborted);
     let undone: Vec<_> =
-        play.issued[issued..].iter().map(|issued| (issued.act.step, issued.input.kind(), issued.verb)).collect();
+        play.issued[issued..].iter().map(|issued| (issued.act.step, issued.act.kind().unwrap(), issued.verb)).collect();
     assert!(!undone.iter().any(|(step, ..)| BOTH_WAYS.contains(step)), "{undone:?}");
     assert_eq!(undone[0], (StepName::Reverse, ActKind::CreateWayBack, Verb::Undo));
     assert_eq!(undone.last(), Some(&(StepName::Connect, ActKind::CreateReplicationRole, Verb::Undo)));
@@ -147,14 +153,14 @@ fn after_a_rollback_the_migration_can_be_taken_back() {
 
 #[test]
 fn a_stream_that_cannot_be_kept_stops_neither_finish_nor_abort() {
-    for (switch, way_out) in [(StepName::Cutover, Word::Finish), (StepName::Rollback, Word::Abort)] {
+    for (switch, way_out) in [(StepName::Cutover, Request::Finish), (StepName::Rollback, Request::Abort)] {
         for index in 7..=8 {
             let mut play = at(switch);
             let act = ActRef { step: switch, index };
             play.answer_until(act);
             play.fail_act(act, failure(Remedy::Operator, Effect::None));
             assert!(matches!(play.state.phase, Phase::Stopped { .. }), "{switch} {index}");
-            play.say(way_out.clone()).unwrap();
+            play.submit(way_out.clone()).unwrap();
             play.answer_all();
             assert!(play.state.terminal(), "{switch} {index}: {:?}", play.state.phase);
         }
@@ -166,7 +172,7 @@ fn without_a_way_back_nothing_of_it_is_asked_for() {
     let way_back = |play: &Play| {
         play.issued.iter().any(|issued| {
             let kinds = [ActKind::CreateWayBack, ActKind::KeepStream, ActKind::FollowStream];
-            issued.act.step == StepName::Reverse || kinds.contains(&issued.input.kind())
+            issued.act.step == StepName::Reverse || kinds.contains(&issued.act.kind().unwrap())
         })
     };
     let mut play = Play::started_as(Spec { way_back: false, ..spec() });
@@ -174,10 +180,10 @@ fn without_a_way_back_nothing_of_it_is_asked_for() {
     play.cut_over().unwrap();
     play.answer_all();
     let refused = play
-        .say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None })
+        .submit(Request::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None })
         .unwrap_err();
     assert_eq!(refused.reason, Reason::WayBackLost);
-    play.say(Word::Finish).unwrap();
+    play.submit(Request::Finish).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Succeeded);
     assert!(!way_back(&play));
@@ -185,14 +191,18 @@ fn without_a_way_back_nothing_of_it_is_asked_for() {
     // Given up with the cutover: what was made of it is left to finish.
     let mut play = Play::started();
     play.answer_all();
-    play.say(Word::CutOver { max_outage: Duration::from_secs(1), without_way_back: true, compare_limit: None })
+    play.submit(Request::CutOver { max_outage: Duration::from_secs(1), without_way_back: true, compare_limit: None })
         .unwrap();
     play.answer_all();
-    assert!(!play.issued.iter().any(|issued| issued.input.kind() == ActKind::FollowStream));
+    assert!(!play.issued.iter().any(|issued| issued.act.kind().unwrap() == ActKind::FollowStream));
     assert_eq!(
-        play.say(Word::RollBack { max_outage: Duration::from_secs(1), without_poolers: false, compare_limit: None })
-            .unwrap_err()
-            .reason,
+        play.submit(Request::RollBack {
+            max_outage: Duration::from_secs(1),
+            without_poolers: false,
+            compare_limit: None
+        })
+        .unwrap_err()
+        .reason,
         Reason::WayBackLost
     );
 }

@@ -18,13 +18,12 @@ use std::time::{Duration, SystemTime};
 
 use pgportage_link::{Failure, Remedy};
 
+use super::act::{Barrier, Digest, Fence, Input, Inventory, Outcome, RelationName, WrittenRows};
+use super::depth::Depth;
 use super::fact::{CommandId, Fact, TraceContext};
 use super::finding::Consent;
-use super::input::Input;
 use super::judge::Verification;
-use super::outcome::{Barrier, Digest, Fence, Outcome, RelationName, WrittenRows};
 use super::rehearsal::Rehearsal;
-use super::scrutiny::Scrutiny;
 use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, ActRow, Belongs, Side, StepName, TABLE, Undo};
 
@@ -39,8 +38,10 @@ pub struct State {
     pub id: MigrationId,
     /// What was asked for.
     pub spec: Spec,
-    /// The plan it was created with.
+    /// SHA-256 of its plan.
     pub plan_digest: Digest,
+    /// What both servers were when the plan was asked for before the start.
+    pub survey: Option<Survey>,
     /// What the operator has agreed to, at creation and since.
     pub consents: Vec<Consent>,
     /// How fast the copy may read, as the operator said last.
@@ -54,7 +55,7 @@ pub struct State {
     /// One entry for each row of the table, in its order.
     pub steps: Vec<Step>,
     /// How closely the latest verification looks, or looked.
-    pub scrutiny: Scrutiny,
+    pub depth: Depth,
     /// The latest try at a cutover or a rollback.
     pub cutover: Option<Cutover>,
     /// The latest rehearsal of one.
@@ -79,6 +80,17 @@ pub struct State {
     pub create_time: SystemTime,
     /// Time of the newest fact.
     pub update_time: SystemTime,
+}
+
+/// What both agents read for the plan before the migration was started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Survey {
+    /// When.
+    pub time: SystemTime,
+    /// The source's server.
+    pub source: Arc<Inventory>,
+    /// The destination's server.
+    pub destination: Arc<Inventory>,
 }
 
 /// One step.
@@ -447,8 +459,8 @@ impl State {
     #[must_use]
     pub fn due(&self, act: ActRef) -> bool {
         act.row().is_none_or(|row| match row.belongs {
-            Belongs::ToCounts => !self.scrutiny.is_of_rows(),
-            Belongs::ToRows => self.scrutiny.is_of_rows(),
+            Belongs::ToCounts => !self.depth.is_of_rows(),
+            Belongs::ToRows => self.depth.is_of_rows(),
             Belongs::Always | Belongs::ToTheWayBack | Belongs::ToTheCertificate => true,
         })
     }

@@ -1,365 +1,348 @@
-//! The plan as people read it: what will run on which side, before it runs.
+//! The words that plans are written in: lines, and what they are written from.
 //!
-//! Secrets and what only an agent knows (the tables, the addresses) are left
-//! out as `…`. Agents make their own statements; these are not sent anywhere.
+//! The statements of an act stand beside the act (`super::act`). **A line that runs is
+//! the statement as the agent makes it**: `…` stands for what is secret or not known
+//! before, and `/* … */` behind a statement says what its names stand for. What the
+//! agents really run is held against this by `tests/tests/plan.rs`.
 
-use sha2::{Digest as _, Sha256};
+use std::fmt;
 
-use super::outcome::Digest;
-use super::spec::{ConnectionPath, CopyMethod, MigrationId, Spec};
-use super::{ActKind, ActRow, Belongs, Order, Side, StepName, StepRow, TABLE, Undo};
+use pgportage_proto::{RelationName, quote_ident};
 
-/// One act as it will run.
+use super::act::{Inventory, PlanMaterial, PlannedRole, PlannedTable};
+use super::spec::{MigrationId, Spec};
+use super::{ActKind, Side, StepName};
+
+/// How many names a line shows before it says how many more there are.
+const NAMES: usize = 20;
+
+/// One line of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
-    /// Its step.
+pub enum Line {
+    /// A statement or a program that runs.
+    Runs(String),
+    /// One that runs only under a condition.
+    OnlyIf {
+        /// The condition, as a clause.
+        when: String,
+        /// The statement.
+        statement: String,
+    },
+    /// What happens beside statements.
+    Remark(String),
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Runs(statement) => f.write_str(statement),
+            Self::OnlyIf { when, statement } => write!(f, "-- only if {when}: {statement}"),
+            Self::Remark(text) => write!(f, "-- {text}"),
+        }
+    }
+}
+
+/// A statement that runs.
+pub(super) fn runs(statement: impl Into<String>) -> Line {
+    Line::Runs(statement.into())
+}
+
+/// A statement that runs only under a condition.
+pub(super) fn only_if(when: impl Into<String>, statement: impl Into<String>) -> Line {
+    Line::OnlyIf { when: when.into(), statement: statement.into() }
+}
+
+/// What happens beside statements.
+pub(super) fn remark(text: impl Into<String>) -> Line {
+    Line::Remark(text.into())
+}
+
+/// What an act runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statements {
+    /// On the other side's server, by its agent, which is asked over the link, or by
+    /// the subscription.
+    pub there: Vec<Line>,
+    /// On its own side's server.
+    pub here: Vec<Line>,
+}
+
+impl From<Vec<Line>> for Statements {
+    fn from(here: Vec<Line>) -> Self {
+        Self { there: Vec::new(), here }
+    }
+}
+
+/// What the statements of an act are written from.
+#[derive(Clone, Copy, Debug)]
+pub struct Basis<'a> {
+    /// The migration.
+    pub id: &'a MigrationId,
+    /// What was asked for.
+    pub spec: &'a Spec,
+    /// Whether applications can return to the source.
+    pub reverse: bool,
+    /// What the source's agent has read, if it was asked.
+    pub source: Option<&'a Inventory>,
+    /// What the destination's agent has read, if it was asked.
+    pub destination: Option<&'a Inventory>,
+    /// The act's step.
     pub step: StepName,
-    /// The agent that runs it.
-    pub agent: String,
-    /// What it will run.
-    pub statements: Vec<String>,
-    /// Whether the operator's word is needed before it.
-    pub held: bool,
-    /// Whether it can be taken back.
-    pub undoable: bool,
+    /// The act's side.
+    pub side: Side,
 }
 
-/// Every act of a migration, in order.
-#[must_use]
-pub fn render(id: &MigrationId, spec: &Spec) -> Vec<Planned> {
-    let mut planned = Vec::new();
-    // From the act that is the point of no return on, nothing goes back.
-    let mut past_return = false;
-    for row in TABLE {
-        for (index, act) in acts(spec, row).enumerate() {
-            past_return |= act.undo == Undo::Never;
-            planned.push(Planned {
-                step: row.name,
-                agent: spec.agent(act.side).to_owned(),
-                statements: statements(id, spec, act),
-                held: row.hold.is_some() && index == 0,
-                undoable: !past_return,
-            });
+impl<'a> Basis<'a> {
+    pub(super) fn inventory(&self, side: Side) -> Option<&'a Inventory> {
+        match side {
+            Side::Source => self.source,
+            Side::Destination => self.destination,
         }
     }
-    planned
-}
 
-/// The acts of a step that a migration does not leave out.
-fn acts(spec: &Spec, row: &'static StepRow) -> impl Iterator<Item = &'static ActRow> {
-    let way_back = spec.way_back;
-    row.acts.iter().filter(move |act| match act.belongs {
-        // A rehearsal shows nothing that its switch does not, a verification behind it
-        // nothing that the one before does not.
-        Belongs::Always | Belongs::ToCounts | Belongs::ToRows => {
-            !row.name.is_aside() && (row.name != StepName::Rollback || way_back)
-        }
-        Belongs::ToTheWayBack => way_back,
-        Belongs::ToTheCertificate => row.name != StepName::Rollback || way_back,
-    })
-}
-
-/// SHA-256 over the rendered plan: commands and approvals carry it.
-#[must_use]
-pub fn digest(id: &MigrationId, spec: &Spec) -> Digest {
-    let mut hash = Sha256::new();
-    let mut add = |text: &str| {
-        // Length first: no two plans run together into the same bytes.
-        hash.update((text.len() as u64).to_be_bytes());
-        hash.update(text.as_bytes());
-    };
-    add("pgportage plan 2");
-    add(id.as_str());
-    add(&spec.source_agent);
-    add(&spec.destination_agent);
-    add(&spec.database);
-    add(match spec.connection_path {
-        ConnectionPath::Tunnel => "tunnel",
-        ConnectionPath::Direct => "direct",
-    });
-    add(match spec.copy_method {
-        CopyMethod::Snapshot => "snapshot",
-        CopyMethod::Native => "native",
-    });
-    add(&spec.max_lag.as_millis().to_string());
-    for consent in &spec.consents {
-        add(&consent.code);
-        add(&consent.object);
-        add(&consent.evidence_digest.to_string());
+    pub(super) fn material(&self, side: Side) -> Option<&'a PlanMaterial> {
+        self.inventory(side)?.plan_material.as_deref()
     }
-    for (planned, act) in render(id, spec).iter().zip(TABLE.iter().flat_map(|row| acts(spec, row))) {
-        add(planned.step.as_str());
-        add(&planned.agent);
-        add(act.side.as_str());
-        add(act.kind.as_str());
-        add(match act.order {
-            Order::InTurn => "in turn",
-            Order::WithPrevious => "with previous",
-            Order::Aside => "aside",
-        });
-        for statement in &planned.statements {
-            add(statement);
+
+    /// `server_version_num`, where the server was read.
+    pub(super) fn version(&self, side: Side) -> Option<i32> {
+        self.inventory(side).map(|inventory| inventory.server_version_num).filter(|version| *version > 0)
+    }
+
+    /// The database, as an identifier.
+    pub(super) fn database(&self) -> String {
+        quote_ident(&self.spec.database)
+    }
+
+    /// Publication, slot and subscription of what a side publishes.
+    pub(super) fn stream(&self, publisher: Side) -> String {
+        self.id.stream_name(publisher)
+    }
+
+    /// The table whose arrival measures the lag of what a side publishes.
+    pub(super) fn heartbeat(&self, publisher: Side) -> &'static str {
+        match publisher {
+            Side::Source => "pgportage.heartbeat",
+            Side::Destination => "pgportage.heartbeat_back",
         }
     }
-    Digest(hash.finalize().to_vec())
-}
 
-/// As PostgreSQL would quote it where it has to.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
+    /// The role that the other side replicates from this one as.
+    pub(super) fn replication_role(&self, side: Side) -> PlannedRole {
+        let known = self.material(side).map(|material| material.replication_role.clone());
+        known.unwrap_or_else(|| PlannedRole { role_name: self.stream(side), ..PlannedRole::default() })
+    }
 
-fn statements(id: &MigrationId, spec: &Spec, act: &ActRow) -> Vec<String> {
-    let published = id.stream_name(act.side);
-    let name = quoted(&published);
-    let canary = quoted(&format!("{published}_canary"));
-    let followed = quoted(&id.stream_name(act.side.other()));
-    let database = quoted(&spec.database);
-    let lines: Vec<String> = match act.kind {
-        ActKind::CheckServer => vec!["read settings and catalogs; change nothing".to_owned()],
-        ActKind::CreateReplicationRole => vec![
-            format!("CREATE ROLE {name} LOGIN REPLICATION PASSWORD '…'"),
-            format!("CREATE ROLE {canary} LOGIN PASSWORD '…'"),
-            format!("GRANT CONNECT ON DATABASE {database} TO {name}"),
-        ],
-        ActKind::ReachPeer => vec![format!("call agent {} over the link", spec.peer(act.side))],
-        ActKind::SetReplicaIdentity => {
-            vec!["ALTER TABLE … REPLICA IDENTITY FULL, for tables without another, as agreed".to_owned()]
+    /// The role whose refused login proves a fence on this side.
+    pub(super) fn canary_role(&self, side: Side) -> PlannedRole {
+        let known = self.material(side).map(|material| material.canary_role.clone());
+        known.unwrap_or_else(|| PlannedRole {
+            role_name: format!("{}_canary", self.stream(side)),
+            ..PlannedRole::default()
+        })
+    }
+
+    /// The role that the agent of a side logs in as, as an identifier.
+    pub(super) fn agent_role(&self, side: Side) -> String {
+        self.material(side).map_or_else(|| "…".to_owned(), |material| quote_ident(&material.agent_role_name))
+    }
+
+    /// The tables that move, where the source was read.
+    pub(super) fn tables(&self) -> Option<&'a [PlannedTable]> {
+        self.material(Side::Source).map(|material| material.tables.as_slice())
+    }
+
+    /// Tables as a list in SQL, each behind `prefix`.
+    pub(super) fn table_list(&self, prefix: &str) -> String {
+        match self.tables() {
+            Some(tables) => names(tables.iter().map(|table| format!("{prefix}{}", table.name))),
+            None => format!("{prefix}…"),
         }
-        ActKind::CreatePublication if act.side == Side::Destination => {
-            vec![
-                format!("CREATE PUBLICATION {name} FOR TABLE …"),
-                "a publication of nothing but the heartbeat".to_owned(),
-            ]
-        }
-        ActKind::CreatePublication => vec![
-            "CREATE SCHEMA pgportage".to_owned(),
-            "CREATE TABLE pgportage.heartbeat, pgportage.marker, pgportage.ledger, …".to_owned(),
-            format!("CREATE PUBLICATION {name} FOR TABLE …"),
-        ],
-        ActKind::CloseDatabase => vec![
-            format!("REVOKE CONNECT ON DATABASE {database} FROM … (everybody but our roles)"),
-            "SELECT pg_terminate_backend(…), for every other session of the database".to_owned(),
-        ],
-        ActKind::RestoreSchema => {
-            let mut lines = vec![
-                "pg_dump --schema-only --no-publications --no-subscriptions …, on the source's agent".to_owned(),
-                format!("pg_restore --single-transaction --dbname={database}"),
+    }
+
+    /// Sequences, for a remark.
+    pub(super) fn sequences(&self) -> Option<&'a [RelationName]> {
+        self.material(Side::Source).map(|material| material.sequences.as_slice())
+    }
+
+    /// The row of the ledger that is committed with an act's effect.
+    pub(super) fn ledger(&self, kind: ActKind, verb: &str) -> [Line; 2] {
+        [
+            runs("LOCK TABLE pgportage.ledger IN SHARE ROW EXCLUSIVE MODE"),
+            runs(format!(
+                "INSERT INTO pgportage.ledger (…) VALUES ('…', '{}', '{verb}', …) ON CONFLICT …",
+                kind.as_str()
+            )),
+        ]
+    }
+
+    /// Our schema, made.
+    pub(super) fn own_schema(&self) -> Vec<Line> {
+        let table = |name: &str| runs(format!("CREATE TABLE pgportage.{name} (…)"));
+        let mut lines = vec![runs("CREATE SCHEMA pgportage"), table("migration")];
+        lines.push(runs(format!(
+            "INSERT INTO pgportage.migration (migration_id, side, format) VALUES ('{}', '{}', …)",
+            self.id, self.side
+        )));
+        lines.extend(["ledger", "heartbeat", "heartbeat_back", "marker", "fence", "decision"].map(table));
+        lines.extend(self.first_heartbeats());
+        lines
+    }
+
+    /// The rows that heartbeats change. Written wherever our schema is looked after.
+    pub(super) fn first_heartbeats(&self) -> Vec<Line> {
+        let tables: &[&str] = match self.side {
+            Side::Source => &["heartbeat_back", "heartbeat"],
+            Side::Destination => &["heartbeat_back"],
+        };
+        let row = |table: &&str| {
+            runs(format!("INSERT INTO pgportage.{table} (id, sequence) VALUES (1, 0) ON CONFLICT (id) DO NOTHING"))
+        };
+        tables.iter().map(row).collect()
+    }
+
+    /// Everybody but our roles loses CONNECT on this side.
+    pub(super) fn deny(&self, ours: &[String]) -> Vec<Line> {
+        let database = self.database();
+        let Some(material) = self.material(self.side) else {
+            return vec![
+                runs(format!("REVOKE CONNECT ON DATABASE {database} FROM … CASCADE")),
+                runs(format!("GRANT CONNECT ON DATABASE {database} TO …")),
             ];
-            match spec.copy_method {
-                CopyMethod::Snapshot => {
-                    lines.push("leave out indexes, constraints and triggers until later".to_owned())
-                }
-                CopyMethod::Native => {}
+        };
+        let others = material.connect_grants.iter().filter(|grant| !ours.contains(&grant.grantee()));
+        let revoked =
+            others.map(|grant| runs(format!("REVOKE CONNECT ON DATABASE {database} FROM {} CASCADE", grant.grantee())));
+        let granted = ours.iter().map(|role| runs(format!("GRANT CONNECT ON DATABASE {database} TO {role}")));
+        revoked.chain(granted).collect()
+    }
+
+    /// CONNECT is given back to those who held it on this side, and kept by our roles.
+    pub(super) fn let_in(&self, ours: &[String], kept: &[String]) -> Vec<Line> {
+        let database = self.database();
+        let Some(material) = self.material(self.side) else {
+            return vec![runs(format!("GRANT CONNECT ON DATABASE {database} TO …"))];
+        };
+        let held = |role: &String| material.connect_grants.iter().any(|grant| grant.grantee() == *role);
+        let mut lines: Vec<Line> = Vec::new();
+        for grant in &material.connect_grants {
+            let grantee = grant.grantee();
+            let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
+            if !ours.contains(&grantee) || grant.grantable {
+                lines.push(runs(format!("GRANT CONNECT ON DATABASE {database} TO {grantee}{option}")));
             }
-            lines.push("CREATE TABLE pgportage.heartbeat, pgportage.marker".to_owned());
-            lines
         }
-        ActKind::CreateSlot if act.side == Side::Destination => {
-            vec![format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput')")]
+        let foreign = ours.iter().filter(|role| !held(role));
+        lines.extend(foreign.map(|role| runs(format!("REVOKE CONNECT ON DATABASE {database} FROM {role} CASCADE"))));
+        lines.extend(kept.iter().map(|role| runs(format!("GRANT CONNECT ON DATABASE {database} TO {role}"))));
+        lines
+    }
+
+    /// Every other session of the database is ended.
+    pub(super) fn end_sessions(&self) -> Vec<Line> {
+        let statement = runs("SELECT a.pid, …, pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE …");
+        let Some(material) = self.material(self.side) else { return vec![statement] };
+        let sessions: Vec<String> = material
+            .sessions
+            .iter()
+            .map(|group| {
+                let application = match group.application_name.as_str() {
+                    "" => String::new(),
+                    name => format!(" ({name})"),
+                };
+                format!("{} of {}{application}", group.session_count, quote_ident(&group.role_name))
+            })
+            .collect();
+        let seen = match sessions.as_slice() {
+            [] => "no other session of the database was open".to_owned(),
+            sessions => format!("sessions of the database that were open: {}", names(sessions.iter().cloned())),
+        };
+        vec![statement, remark(format!("{seen}; those that are open then are ended"))]
+    }
+
+    /// Our roles of this side are dropped, or lose what they were given.
+    pub(super) fn drop_roles(&self) -> Vec<Line> {
+        let mut lines = Vec::new();
+        let (replication, canary) = (self.replication_role(self.side), self.canary_role(self.side));
+        let connects = match self.side {
+            Side::Source => replication.connects,
+            // Closing took it.
+            Side::Destination => false,
+        };
+        if replication.premade && !connects {
+            lines.push(runs(format!(
+                "REVOKE CONNECT ON DATABASE {} FROM {}",
+                self.database(),
+                quote_ident(&replication.role_name)
+            )));
         }
-        ActKind::CreateSlot => match spec.copy_method {
-            CopyMethod::Snapshot => vec![
-                format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'export')"),
-                "keep the replication connection, and with it the snapshot".to_owned(),
-            ],
-            CopyMethod::Native => vec![format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput")],
-        },
-        ActKind::CopyTables => match spec.copy_method {
-            CopyMethod::Snapshot => vec![
-                "copy every table as the slot's snapshot shows it, several at a time, over the link".to_owned(),
-                "then make indexes, constraints and triggers, and validate foreign keys".to_owned(),
-            ],
-            CopyMethod::Native => vec!["nothing: the subscription copies".to_owned()],
-        },
-        ActKind::CreateWayBack => vec![
-            "log in to the destination through the link, for replication".to_owned(),
-            format!("CREATE SUBSCRIPTION {followed} …, wait for a heartbeat of the destination, and drop it again"),
-            format!(
-                "CREATE SUBSCRIPTION {followed} CONNECTION '…' PUBLICATION {followed} \
-                 WITH (enabled = false, slot_name = {followed}, copy_data = false)"
-            ),
-        ],
-        ActKind::CreateSubscription => {
-            let name = &followed;
-            let way = match spec.connection_path {
-                ConnectionPath::Tunnel => "through the link",
-                ConnectionPath::Direct => "straight to the source server",
-            };
-            let copy_data = match spec.copy_method {
-                CopyMethod::Snapshot => false,
-                CopyMethod::Native => true,
-            };
-            vec![
-                format!("log in to the source {way}, for replication"),
-                format!(
-                    "CREATE SUBSCRIPTION {name} CONNECTION '…' PUBLICATION {name} WITH (connect = false, slot_name = {name})"
-                ),
-                format!("ALTER SUBSCRIPTION {name} ENABLE"),
-                format!("ALTER SUBSCRIPTION {name} REFRESH PUBLICATION WITH (copy_data = {copy_data})"),
-            ]
+        for role in [replication, canary].into_iter().filter(|role| !role.premade) {
+            let name = quote_ident(&role.role_name);
+            lines.push(only_if("the agent's role is no member of it", format!("GRANT {name} TO CURRENT_USER")));
+            lines.push(runs(format!("DROP OWNED BY {name}")));
+            lines.push(runs(format!("DROP ROLE {name}")));
         }
-        ActKind::AwaitCopy => match spec.copy_method {
-            CopyMethod::Snapshot => vec!["wait until every table follows the stream".to_owned()],
-            CopyMethod::Native => vec!["wait until every table is copied and follows the stream".to_owned()],
-        },
-        ActKind::AwaitLag => {
-            vec![format!("wait until the lag stays under {} ms", spec.max_lag.as_millis())]
-        }
-        ActKind::CountRows => vec!["SELECT count(*) FROM …, for every published table".to_owned()],
-        ActKind::CompareRows => vec![
-            "SELECT count(*), sum(hashtextextended(ROW(…)::text, …)) FROM …, part by part on both sides, where you ask for it"
-                .to_owned(),
-        ],
-        ActKind::PrepareCutover => vec!["check every precondition; open every connection".to_owned()],
-        ActKind::RaiseBarrier => vec![
-            "LOCK TABLE … IN SHARE UPDATE EXCLUSIVE MODE".to_owned(),
-            "LOCK TABLE … IN SHARE MODE".to_owned(),
-            "INSERT INTO pgportage.marker …".to_owned(),
-        ],
-        ActKind::DrainToMarker => {
-            vec!["wait for the marker; flush it".to_owned(), "SELECT setval(…), for every sequence".to_owned()]
-        }
-        ActKind::FenceSource => vec![
-            format!("REVOKE CONNECT ON DATABASE {database} FROM … (everybody but our roles)"),
-            format!("ALTER DATABASE {database} SET default_transaction_read_only = on"),
-            "SELECT pg_terminate_backend(…), for every session that is not ours".to_owned(),
-            format!("try to log in as {canary}: it must be refused"),
-        ],
-        ActKind::OpenDestination => vec![
-            "write pgportage.decision".to_owned(),
-            format!("ALTER SUBSCRIPTION {followed} DISABLE"),
-            format!("GRANT CONNECT ON DATABASE {database} TO … (as it was before closing)"),
-        ],
-        ActKind::ReleaseBarrier => vec!["COMMIT the barrier; the fence stays".to_owned()],
-        ActKind::KeepStream => vec![
-            format!("SELECT pg_replication_slot_advance({name}, …), to the position of the decision"),
-            format!("SELECT pg_copy_logical_replication_slot({name}, …), and back, so that it is on disk"),
-        ],
-        ActKind::CertifySwitch => {
-            vec!["state what was seen of the switch, signed with the key of the agent's certificate".to_owned()]
-        }
-        ActKind::FollowStream => {
-            vec![format!("ALTER SUBSCRIPTION {followed} ENABLE"), "wait for the first heartbeat".to_owned()]
-        }
-        ActKind::FinishMigration => match act.side {
-            Side::Destination => {
-                vec![
-                    format!("DROP SUBSCRIPTION {followed}"),
-                    "drop the way back: slot, publication, roles".to_owned(),
-                    "DROP SCHEMA pgportage CASCADE".to_owned(),
-                    "ALTER TABLE … REPLICA IDENTITY DEFAULT (where you agreed to FULL)".to_owned(),
-                ]
-            }
-            Side::Source => vec![
-                "drop the subscription of the way back".to_owned(),
-                format!("SELECT pg_drop_replication_slot({name})"),
-                format!("DROP PUBLICATION {name}"),
-                "DROP SCHEMA pgportage CASCADE".to_owned(),
-                format!("DROP ROLE {name}, {canary}"),
-            ],
-        },
-    };
-    lines
+        lines
+    }
+
+    /// The slot of what this side publishes is dropped, with all that streams from it.
+    pub(super) fn drop_slot(&self) -> Vec<Line> {
+        let role = self.replication_role(self.side).role_name;
+        vec![
+            runs(format!(
+                "SELECT pg_terminate_backend(r.pid) FROM pg_stat_replication r … WHERE r.usename = '{role}' …"
+            )),
+            only_if("somebody still streams from it", "SELECT pg_terminate_backend('…')"),
+            runs(format!("SELECT pg_drop_replication_slot('{}')", self.stream(self.side))),
+        ]
+    }
+}
+
+/// A list of names, and how many more there are.
+pub(super) fn names(all: impl ExactSizeIterator<Item = String>) -> String {
+    let more = all.len().saturating_sub(NAMES);
+    let shown: Vec<String> = all.take(NAMES).collect();
+    match more {
+        0 => shown.join(", "),
+        more => format!("{}, … /* {more} more */", shown.join(", ")),
+    }
+}
+
+/// A size for people.
+pub(super) fn size(bytes: i64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if bytes < 1024 {
+        return format!("{} bytes", bytes.max(0));
+    }
+    let mut tenths = i128::from(bytes) * 10 / 1024;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn spec() -> Spec {
-        Spec {
-            source_agent: "old".to_owned(),
-            destination_agent: "new".to_owned(),
-            database: "shop \"x\"".to_owned(),
-            consents: Vec::new(),
-            connection_path: ConnectionPath::Tunnel,
-            max_lag: Spec::DEFAULT_MAX_LAG,
-            copy_method: CopyMethod::Snapshot,
-            max_rate: None,
-            way_back: true,
-        }
-    }
-
-    fn native() -> Spec {
-        Spec { copy_method: CopyMethod::Native, ..spec() }
+    #[test]
+    fn many_names_are_counted() {
+        assert_eq!(names(["a", "b"].map(str::to_owned).into_iter()), "a, b");
+        let many: Vec<String> = (0..25).map(|number| format!("t{number}")).collect();
+        assert!(names(many.into_iter()).ends_with(", t19, … /* 5 more */"));
     }
 
     #[test]
-    fn every_act_says_what_it_does() {
-        let id = MigrationId::new("shop-2").unwrap();
-        for spec in [spec(), native()] {
-            let plan = render(&id, &spec);
-            let told = TABLE.iter().filter(|row| !row.name.is_aside());
-            assert_eq!(plan.len(), told.map(|row| row.acts.len()).sum::<usize>());
-            assert!(plan.iter().all(|planned| !planned.statements.is_empty()));
-            let named = |planned: &Planned| planned.statements.iter().any(|line| line.contains("\"pgportage_shop_2\""));
-            assert!(plan.iter().any(named));
-            assert_eq!(plan.iter().filter(|planned| planned.held).count(), 3);
-        }
+    fn sizes_have_their_unit() {
+        assert_eq!([size(10), size(2048), size(3 << 30)], ["10 bytes", "2.0 kB", "3.0 GB"]);
     }
 
     #[test]
-    fn what_copies_the_rows_is_told_where_it_matters() {
-        let id = MigrationId::new("shop").unwrap();
-        for (spec, told) in [
-            (
-                spec(),
-                [
-                    (StepName::Schema, "leave out indexes, constraints and triggers until later"),
-                    (StepName::Copy, "CREATE_REPLICATION_SLOT \"pgportage_shop\" LOGICAL pgoutput (SNAPSHOT 'export')"),
-                    (
-                        StepName::Copy,
-                        "copy every table as the slot's snapshot shows it, several at a time, over the link",
-                    ),
-                    (
-                        StepName::Subscribe,
-                        "ALTER SUBSCRIPTION \"pgportage_shop\" REFRESH PUBLICATION WITH (copy_data = false)",
-                    ),
-                    (StepName::CatchUp, "wait until every table follows the stream"),
-                ],
-            ),
-            (
-                native(),
-                [
-                    (StepName::Schema, "CREATE TABLE pgportage.heartbeat, pgportage.marker"),
-                    (StepName::Copy, "CREATE_REPLICATION_SLOT \"pgportage_shop\" LOGICAL pgoutput"),
-                    (StepName::Copy, "nothing: the subscription copies"),
-                    (
-                        StepName::Subscribe,
-                        "ALTER SUBSCRIPTION \"pgportage_shop\" REFRESH PUBLICATION WITH (copy_data = true)",
-                    ),
-                    (StepName::CatchUp, "wait until every table is copied and follows the stream"),
-                ],
-            ),
-        ] {
-            let plan = render(&id, &spec);
-            for (step, line) in told {
-                let of_step = || plan.iter().filter(|planned| planned.step == step);
-                let found = of_step().any(|planned| planned.statements.iter().any(|known| known == line));
-                assert!(found, "{line:?} is not in {:?}", of_step().collect::<Vec<_>>());
-            }
-        }
-        let later = "leave out indexes, constraints and triggers until later";
-        assert!(!render(&id, &native()).iter().any(|planned| planned.statements.iter().any(|line| line == later)));
-    }
-
-    #[test]
-    fn without_a_way_back_nothing_of_it_is_planned() {
-        let id = MigrationId::new("shop").unwrap();
-        let plan = render(&id, &Spec { way_back: false, ..spec() });
-        assert!(!plan.iter().any(|planned| matches!(planned.step, StepName::Reverse | StepName::Rollback)));
-        assert!(plan.len() < render(&id, &spec()).len());
-        assert_ne!(digest(&id, &spec()), digest(&id, &Spec { way_back: false, ..spec() }));
-    }
-
-    #[test]
-    fn the_digest_tells_plans_apart() {
-        let id = MigrationId::new("shop").unwrap();
-        let first = digest(&id, &spec());
-        assert_eq!(first, digest(&id, &spec()));
-        assert_ne!(first, digest(&id, &Spec { database: "other".to_owned(), ..spec() }));
-        assert_ne!(first, digest(&id, &native()));
-        assert_ne!(first, digest(&MigrationId::new("shop2").unwrap(), &spec()));
+    fn only_what_runs_is_no_comment() {
+        assert_eq!(runs("SELECT 1").to_string(), "SELECT 1");
+        assert_eq!(only_if("a", "SELECT 1").to_string(), "-- only if a: SELECT 1");
+        assert_eq!(remark("wait").to_string(), "-- wait");
     }
 }

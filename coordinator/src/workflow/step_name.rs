@@ -114,13 +114,13 @@ impl StepName {
     /// Whether it compares both sides.
     #[must_use]
     pub fn is_verification(self) -> bool {
-        self.row().acts.iter().any(|act| act.kind == ActKind::CompareRows)
+        self.row().acts.iter().any(|act| act.act.kind == ActKind::CompareRows)
     }
 
     /// Whether it is carried out only where an operator asks for it, as often as one
     /// likes, and leaves a migration where it was.
     #[must_use]
-    pub fn is_aside(self) -> bool {
+    pub fn is_optional(self) -> bool {
         self == Self::VerifyBack || self.is_rehearsal()
     }
 
@@ -139,7 +139,7 @@ impl StepName {
     /// Whether it raises a barrier, in earnest or not.
     #[must_use]
     pub fn keeps_writers_waiting(self) -> bool {
-        self.row().acts.iter().any(|act| act.kind == ActKind::RaiseBarrier)
+        self.row().acts.iter().any(|act| act.act.kind == ActKind::RaiseBarrier)
     }
 
     /// What is rehearsed in this step, if it is a rehearsal.

@@ -5,10 +5,11 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
+use super::act::Inventory;
+use super::depth::Look;
 use super::fact::{Event, TraceContext};
 use super::finding::Consent;
 use super::rehearsal::MOST_ROUNDS;
-use super::scrutiny::Look;
 use super::spec::Rate;
 use super::state::{Phase, State};
 use super::{Hold, StepName};
@@ -19,7 +20,14 @@ pub const LONGEST_OUTAGE: Duration = Duration::from_secs(600);
 
 /// Something an operator says about a migration.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Word {
+pub enum Request {
+    /// Keep what both agents read for the plan.
+    Survey {
+        /// The source's server.
+        source: Box<Inventory>,
+        /// The destination's server.
+        destination: Box<Inventory>,
+    },
     /// Begin.
     Start,
     /// Go on with a held step, or try a failed one again.
@@ -79,13 +87,23 @@ pub enum Word {
 ///
 /// [`Reason::WrongState`] and its relatives, with what would be possible
 /// instead.
-pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Failure> {
+pub fn apply(state: &State, request: Request, trace: TraceContext) -> Result<Event, Failure> {
     let id = &state.id;
     if state.terminal() {
         return Err(wrong(format!("migration {id} is over: {}", describe(&state.phase))));
     }
-    match word {
-        Word::Start => match state.phase {
+    match request {
+        Request::Survey { source, destination } => match state.phase {
+            Phase::Pending => Ok(Event::Surveyed { source, destination }),
+            Phase::Running { .. }
+            | Phase::Held { .. }
+            | Phase::Stopped { .. }
+            | Phase::TakingBack { .. }
+            | Phase::Aborting { .. }
+            | Phase::Aborted
+            | Phase::Succeeded => Err(wrong(format!("migration {id} was started before"))),
+        },
+        Request::Start => match state.phase {
             Phase::Pending => Ok(Event::Started { trace }),
             Phase::Running { .. }
             | Phase::Held { .. }
@@ -96,8 +114,8 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             | Phase::Succeeded => Err(wrong(format!("migration {id} was started before"))
                 .hint(format!("Look at it with `pgportage status {id}`."))),
         },
-        Word::Consent(consents) => Ok(Event::ConsentGiven { consents }),
-        Word::Tune { max_rate } => {
+        Request::Consent(consents) => Ok(Event::ConsentGiven { consents }),
+        Request::Tune { max_rate } => {
             if !state.step(StepName::Copy).succeeded {
                 state.spec.can_be_limited()?;
             } else if state.past_return() {
@@ -106,7 +124,7 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             }
             Ok(Event::Tuned { max_rate })
         }
-        Word::Verify(look) => match &state.phase {
+        Request::Verify(look) => match &state.phase {
             Phase::Stopped { step, .. } if step.is_verification() => {
                 retry(state, *step, trace.clone()).map(|_| verify(state, &look, trace))
             }
@@ -124,7 +142,7 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             | Phase::Aborted
             | Phase::Succeeded => Err(not_yet(state, "verified")),
         },
-        Word::CutOver { max_outage, without_way_back, compare_limit } => {
+        Request::CutOver { max_outage, without_way_back, compare_limit } => {
             if state.phase != (Phase::Held { step: StepName::Cutover }) {
                 return Err(not_yet(state, "cut over"));
             }
@@ -139,7 +157,7 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
                 trace,
             })
         }
-        Word::RollBack { max_outage, without_poolers, compare_limit } => {
+        Request::RollBack { max_outage, without_poolers, compare_limit } => {
             if !state.awaits_last_word() {
                 return Err(not_yet(state, "rolled back"));
             }
@@ -156,7 +174,7 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
                 trace,
             })
         }
-        Word::Rehearse { switch, max_outage, round_count, compare_limit } => {
+        Request::Rehearse { switch, max_outage, round_count, compare_limit } => {
             let Some(step) = switch.rehearsal() else { return Err(wrong(format!("step {switch} is not rehearsed"))) };
             if state.phase != (Phase::Held { step: step.held_at() }) {
                 return Err(not_yet(state, "rehearsed"));
@@ -170,25 +188,25 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             let cutover_epoch = state.next_cutover_epoch();
             Ok(Event::RehearsalRequested { step, cutover_epoch, max_outage, round_count, compare_limit, trace })
         }
-        Word::Finish => {
+        Request::Finish => {
             if state.may_finish() {
                 Ok(Event::FinishRequested { trace })
             } else {
                 Err(not_yet(state, "finished"))
             }
         }
-        Word::Release { step, max_outage } => match &state.phase {
+        Request::Release { step, max_outage } => match &state.phase {
             Phase::Held { step: held } if *held == step => match step.row().hold {
                 Some(Hold::Cutover) => {
-                    let word = Word::CutOver { max_outage, without_way_back: false, compare_limit: None };
-                    heed(state, word, trace)
+                    let request = Request::CutOver { max_outage, without_way_back: false, compare_limit: None };
+                    apply(state, request, trace)
                 }
-                Some(Hold::Finish) => heed(state, Word::Finish, trace),
+                Some(Hold::Finish) => apply(state, Request::Finish, trace),
                 Some(Hold::Rollback) | None => Err(wrong(format!("step {step} is not held"))),
             },
             // Both may follow a cutover; the migration is held before the last one.
             Phase::Held { step: StepName::Finish } if step == StepName::Rollback => {
-                heed(state, Word::RollBack { max_outage, without_poolers: false, compare_limit: None }, trace)
+                apply(state, Request::RollBack { max_outage, without_poolers: false, compare_limit: None }, trace)
             }
             Phase::Pending
             | Phase::Running { .. }
@@ -199,12 +217,12 @@ pub fn heed(state: &State, word: Word, trace: TraceContext) -> Result<Event, Fai
             | Phase::Aborted
             | Phase::Succeeded => retry(state, step, trace),
         },
-        Word::Abort => abort(state, trace),
+        Request::Abort => abort(state, trace),
     }
 }
 
 fn verify(state: &State, look: &Look, trace: TraceContext) -> Event {
-    Event::VerificationRequested { scrutiny: state.scrutiny.next(look, state.sequence + 1), trace }
+    Event::VerificationRequested { depth: state.depth.next(look, state.sequence + 1), trace }
 }
 
 fn retry(state: &State, step: StepName, trace: TraceContext) -> Result<Event, Failure> {

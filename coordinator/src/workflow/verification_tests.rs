@@ -5,12 +5,15 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
+use super::super::act::{
+    CountRows, DrainToMarker, Outcome, PrepareCutover, RelationName, RowCounts, SequencePlace, SequenceState,
+};
+use super::super::depth::Look;
 use super::super::fact::Issued;
-use super::super::outcome::{Outcome, RelationName, RowCounts, SequencePlace, SequenceState};
 use super::super::proof::{Play, spec};
-use super::super::scrutiny::Look;
+use super::super::spec::Spec;
 use super::super::state::{ActState, CutoverEnd, Phase};
-use super::super::verb::Word;
+use super::super::verb::Request;
 use super::super::{ActKind, ActRef, Side, StepName, Verb};
 use super::*;
 
@@ -32,10 +35,11 @@ fn compares() -> ActRef {
 fn the_source_compares_what_it_follows() {
     let mut play = behind_the_cutover();
     let before = play.issued.len();
-    play.say(Word::Verify(ROWS)).unwrap();
+    play.submit(Request::Verify(ROWS)).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
-    let asked: Vec<_> = play.issued[before..].iter().map(|it| (it.input.kind(), it.act.row().unwrap().side)).collect();
+    let asked: Vec<_> =
+        play.issued[before..].iter().map(|it| (it.act.kind().unwrap(), it.act.row().unwrap().side)).collect();
     assert_eq!(
         asked,
         [
@@ -45,31 +49,31 @@ fn the_source_compares_what_it_follows() {
             (ActKind::CompareRows, Side::Source),
         ]
     );
-    let with_sequences = |it: &&Issued| matches!(it.input, Input::CountRows { sequences: true, .. });
+    let with_sequences = |it: &&Issued| matches!(it.input, Input::CountRows(CountRows { sequences: true, .. }));
     assert_eq!(play.issued.iter().filter(with_sequences).count(), 2, "and none before the cutover");
     assert_eq!(play.state.verification.as_ref().unwrap().found.publisher, Side::Destination);
     // As often as one likes, and the way back is as it was.
-    play.say(Word::Verify(Look::default())).unwrap();
+    play.submit(Request::Verify(Look::default())).unwrap();
     play.answer_all();
-    play.say(Word::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None }).unwrap();
+    play.submit(Request::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None }).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
-    play.say(Word::Verify(Look::default())).unwrap();
+    play.submit(Request::Verify(Look::default())).unwrap();
     assert_eq!(play.open().next().unwrap().act.step, StepName::Verify);
 }
 
 #[test]
 fn a_sequence_that_is_behind_is_told_and_takes_no_word_away() {
-    for word in [
-        Word::Finish,
-        Word::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None },
-        Word::Verify(Look::default()),
+    for request in [
+        Request::Finish,
+        Request::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None },
+        Request::Verify(Look::default()),
     ] {
         let mut play = behind_the_cutover();
-        play.say(Word::Verify(Look::default())).unwrap();
+        play.submit(Request::Verify(Look::default())).unwrap();
         while play.open().next().is_some() {
             play.answer(|act, input| {
-                if input.kind() != ActKind::CountRows {
+                if act.kind() != Some(ActKind::CountRows) {
                     return super::super::proof::outcome(act, input);
                 }
                 let last_value = if act.row().unwrap().side == Side::Source { 20 } else { 3 };
@@ -83,7 +87,7 @@ fn a_sequence_that_is_behind_is_told_and_takes_no_word_away() {
             panic!("{:?}", play.state.phase)
         };
         assert_eq!(failure.reason, Reason::SequencesBehind);
-        play.say(word).unwrap();
+        play.submit(request).unwrap();
         play.answer_all();
         let over = [Phase::Succeeded, Phase::Held { step: StepName::Cutover }, Phase::Held { step: StepName::Finish }];
         assert!(over.contains(&play.state.phase), "{:?}", play.state.phase);
@@ -92,19 +96,21 @@ fn a_sequence_that_is_behind_is_told_and_takes_no_word_away() {
 
 #[test]
 fn a_word_overtakes_a_verification_once_that_has_stopped() {
-    for word in [Word::Finish, Word::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None }] {
+    for request in
+        [Request::Finish, Request::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None }]
+    {
         let mut play = behind_the_cutover();
-        play.say(Word::Verify(ROWS)).unwrap();
+        play.submit(Request::Verify(ROWS)).unwrap();
         play.answer_until(compares());
         let running = play.open().next().unwrap().command;
         let before = play.issued.len();
-        play.say(word.clone()).unwrap();
-        assert_eq!((play.cancelled.as_slice(), play.issued.len()), ([running].as_slice(), before), "{word:?}");
+        play.submit(request.clone()).unwrap();
+        assert_eq!((play.cancelled.as_slice(), play.issued.len()), ([running].as_slice(), before), "{request:?}");
         play.fail_act(compares(), Failure::new(Reason::Cancelled, "stopped").remedy(Remedy::Wait).effect(Effect::None));
         assert_eq!(play.state.act(compares()).state, ActState::Idle, "nobody tries it again");
         assert!(play.issued.len() > before);
         play.answer_all();
-        let step = if word == Word::Finish { None } else { Some(StepName::Cutover) };
+        let step = if request == Request::Finish { None } else { Some(StepName::Cutover) };
         assert_eq!(play.state.phase, step.map_or(Phase::Succeeded, |step| Phase::Held { step }));
         assert!(play.issued.iter().all(|it| it.verb == Verb::Perform));
     }
@@ -113,9 +119,9 @@ fn a_word_overtakes_a_verification_once_that_has_stopped() {
 #[test]
 fn one_that_was_done_before_it_could_be_stopped_changes_nothing() {
     let mut play = behind_the_cutover();
-    play.say(Word::Verify(ROWS)).unwrap();
+    play.submit(Request::Verify(ROWS)).unwrap();
     play.answer_until(compares());
-    play.say(Word::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None }).unwrap();
+    play.submit(Request::RollBack { max_outage: BUDGET, without_poolers: false, compare_limit: None }).unwrap();
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });
 }
@@ -126,23 +132,23 @@ fn where_nothing_flows_back_there_is_nothing_to_compare() {
     play.answer_all();
     play.cut_over().unwrap();
     play.answer_all();
-    assert_eq!(play.say(Word::Verify(ROWS)).unwrap_err().reason, Reason::WayBackLost);
+    assert_eq!(play.submit(Request::Verify(ROWS)).unwrap_err().reason, Reason::WayBackLost);
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
 }
 
 #[test]
 fn a_switch_that_was_to_compare_and_did_not_is_given_up() {
-    let asked = |compare_limit| Word::CutOver { max_outage: BUDGET, without_way_back: false, compare_limit };
+    let asked = |compare_limit| Request::CutOver { max_outage: BUDGET, without_way_back: false, compare_limit };
     let mut play = Play::started();
     play.answer_all();
     for wrong in [Duration::ZERO, BUDGET * 2] {
-        assert_eq!(play.say(asked(Some(wrong))).unwrap_err().reason, Reason::RequestInvalid);
+        assert_eq!(play.submit(asked(Some(wrong))).unwrap_err().reason, Reason::RequestInvalid);
     }
-    play.say(asked(Some(BUDGET / 2))).unwrap();
+    play.submit(asked(Some(BUDGET / 2))).unwrap();
     play.answer_until(ActRef::drain(StepName::Cutover));
     let compares = |it: &&Issued| {
-        let prepares = matches!(it.input, Input::PrepareCutover { compare_written: true, .. });
-        prepares || matches!(it.input, Input::DrainToMarker { compare_limit: Some(_), .. })
+        let prepares = matches!(it.input, Input::PrepareCutover(PrepareCutover { compare_written: true, .. }));
+        prepares || matches!(it.input, Input::DrainToMarker(DrainToMarker { compare_limit: Some(_), .. }))
     };
     assert_eq!(play.issued.iter().filter(compares).count(), 3, "both sides prepare for it");
     // An agent of a release that does not know how.
@@ -156,7 +162,7 @@ fn a_switch_that_was_to_compare_and_did_not_is_given_up() {
     for limit in [Some(BUDGET), None] {
         let mut play = Play::started();
         play.answer_all();
-        play.say(asked(limit)).unwrap();
+        play.submit(asked(limit)).unwrap();
         play.answer_all();
         assert_eq!(play.state.phase, Phase::Held { step: StepName::Finish });
         assert_eq!(play.state.cutover.as_ref().unwrap().compared.is_some(), limit.is_some());

@@ -31,10 +31,10 @@ async fn behind(house: &House, world: &std::sync::Arc<World>, lag_patience: Dura
 
 /// Until the source's agent has told its figures some times more.
 async fn beats(run: &Run, count: usize) {
-    let mut board = run.engine.watch(&MigrationId::new(NAME).unwrap()).unwrap();
+    let mut overview = run.engine.watch(&MigrationId::new(NAME).unwrap()).unwrap();
     for _ in 0..count {
-        let told = board.borrow_and_update().gauges[&Side::Source].time;
-        let more = board.wait_for(|board| board.gauges[&Side::Source].time > told);
+        let told = overview.borrow_and_update().gauges[&Side::Source].time;
+        let more = overview.wait_for(|overview| overview.gauges[&Side::Source].time > told);
         drop(Clock.timeout(PATIENCE, more).await.unwrap().unwrap());
     }
 }

@@ -231,8 +231,12 @@ async fn a_plan_can_be_read_before_it_runs() {
     let world = World::quiet();
     let (_run, mut operator) = attached(&house, &world).await;
     operator.create().await.unwrap();
-    let plan =
-        operator.migrations.get_plan(v1::GetPlanRequest { migration_id: NAME.to_owned() }).await.unwrap().into_inner();
+    let plan = operator
+        .migrations
+        .get_plan(v1::GetPlanRequest { migration_id: NAME.to_owned(), refresh: false })
+        .await
+        .unwrap()
+        .into_inner();
     let held: Vec<_> = plan.steps.iter().filter(|step| step.held).map(|step| step.name.as_str()).collect();
     assert_eq!(held, ["cutover", "rollback", "finish"]);
     assert!(plan.steps.iter().all(|step| ["berlin", "oslo"].contains(&step.agent_id.as_str())));
@@ -270,13 +274,13 @@ async fn an_abort_at_any_step_leaves_nothing() {
         // Its command is accepted, and nothing else goes on.
         let id = pgportage_coordinator::workflow::spec::MigrationId::new(NAME).unwrap();
         eventually("hanging", async || {
-            let board = run.engine.board(&id).unwrap();
-            board
+            let overview = run.engine.overview(&id).unwrap();
+            overview
                 .state
                 .unanswered()
                 .any(|known| {
-                    let side = board.state.side_of(known.issued.command).unwrap();
-                    let here = (board.state.spec.agent(side), known.issued.input.kind().as_str());
+                    let side = overview.state.side_of(known.issued.command).unwrap();
+                    let here = (overview.state.spec.agent(side), known.issued.act.kind().unwrap().as_str());
                     here == hanging && known.last_sequence == 1
                 })
                 .then_some(())

@@ -172,7 +172,7 @@ async fn a_restart_anywhere_in_a_rehearsal_leaves_writers_writing() {
     for facts in [2, 6, 12, 24, 36] {
         let world = World::quiet();
         let (house, run, mut operator) = ready(&world).await;
-        let sequence = |run: &Run| run.engine.boards()[0].state.sequence;
+        let sequence = |run: &Run| run.engine.overviews()[0].state.sequence;
         let before = sequence(&run);
         rehearse(&mut operator, 3, false).await.unwrap();
         eventually("at the fact", async || (sequence(&run) >= before + facts).then_some(())).await;

@@ -17,7 +17,7 @@ fn id() -> MigrationId {
 }
 
 fn sequence(run: &Run) -> i64 {
-    run.engine.board(&id()).unwrap().state.sequence
+    run.engine.overview(&id()).unwrap().state.sequence
 }
 
 async fn start(house: &House, world: &World) -> (Run, Operator) {
@@ -50,8 +50,8 @@ async fn a_migration_goes_on_after_every_restart() {
     loop {
         let current = run.take().unwrap();
         let state = eventually("further", async || {
-            let board = current.engine.board(&id()).unwrap();
-            (board.state.sequence > last || board.state.terminal()).then_some(board.state)
+            let overview = current.engine.overview(&id()).unwrap();
+            (overview.state.sequence > last || overview.state.terminal()).then_some(overview.state)
         })
         .await;
         last = state.sequence;

@@ -103,7 +103,11 @@ async fn commands_wait_for_the_first_beat_and_say_who_decided() {
     assert_eq!((command.verb(), command.side()), (v1::Verb::Perform, v1::Side::Source));
     assert_eq!((command.database.as_str(), command.peer_agent_id.as_str()), ("shop", "oslo"));
     assert_eq!((command.attempt, command.leader_epoch, command.plan_digest.len()), (1, 1, 32));
-    let plan = operator.migrations.get_plan(v1::GetPlanRequest { migration_id: NAME.to_owned() }).await.unwrap();
+    let plan = operator
+        .migrations
+        .get_plan(v1::GetPlanRequest { migration_id: NAME.to_owned(), refresh: false })
+        .await
+        .unwrap();
     assert_eq!(plan.into_inner().plan_digest, command.plan_digest);
 }
 
@@ -165,7 +169,7 @@ async fn facts_are_taken_once_and_in_order() {
         berlin.fact(id, 2, checked()).await;
         assert_eq!(berlin.ack().await, (id.to_owned(), 2));
     }
-    let history = run.engine.board(&pgportage_coordinator::workflow::spec::MigrationId::new(NAME).unwrap()).unwrap();
+    let history = run.engine.overview(&pgportage_coordinator::workflow::spec::MigrationId::new(NAME).unwrap()).unwrap();
     assert_eq!(history.state.unanswered().count(), 1, "the destination's inspection follows");
 }
 

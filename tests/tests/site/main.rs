@@ -14,6 +14,7 @@ mod least_privilege;
 mod local_verbs;
 mod migration;
 mod pace;
+mod plan;
 mod pooler;
 mod relay;
 mod rollback;

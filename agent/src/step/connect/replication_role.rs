@@ -7,12 +7,12 @@
 //! with the slot (`crate::step::CreateSlot`), after the schema was dumped: the
 //! dump would carry the grants to a server that has no such role.
 
-use pgportage_data_plane::role::{RoleNames, RoleState, comment, role_state};
+use pgportage_data_plane::role::{RoleNames, RoleState, comment, needs_bypass, role_state};
 use pgportage_link::Effect;
 use pgportage_link::Failure;
 use pgportage_postgres::{Purpose, Secret, Session, hush, quote_ident, quote_literal, scram_verifier, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
-use tokio_postgres::{GenericClient, Transaction};
+use tokio_postgres::Transaction;
 
 use crate::step::patience::Patience;
 use crate::step::{Act, Context, Produced, Survey};
@@ -24,13 +24,6 @@ SELECT current_setting('server_version_num')::int,
        r.rolsuper OR (current_setting('server_version_num')::int >= 160000 AND r.rolbypassrls)
 FROM pg_roles r
 WHERE r.rolname = current_user";
-
-/// Tables whose rows the role would see only in part. The copy would leave the
-/// rest out without a word.
-const ROW_SECURITY: &str = "\
-SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-               WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
-                 AND n.nspname NOT IN ('pg_catalog', 'information_schema'))";
 
 /// To drop what a role was granted, one has to have its privileges. A
 /// superuser has; another creator of roles grants the membership to itself, and
@@ -131,12 +124,6 @@ impl Act for CreateReplicationRole {
         cx.fail_point("create_replication_role.undo.dropped");
         Ok(())
     }
-}
-
-async fn needs_bypass(client: &impl GenericClient) -> Result<bool, Failure> {
-    let row =
-        client.query_one(ROW_SECURITY, &[]).await.map_err(|error| sql_failure(error, "look for row-level security"))?;
-    Ok(row.get(0))
 }
 
 /// Refuses a role that has our name and not our comment.

@@ -5,6 +5,7 @@ use pgportage_postgres::catalog::{user_relation, user_tables};
 use pgportage_postgres::{RelationName, Session, sql_failure};
 
 use super::examination::one;
+use super::plan_material::PlanMaterial;
 
 /// What a server is and what the database on it needs, in names and numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Inventory {
     /// Tables without a usable replica identity that the operator agreed to
     /// give `REPLICA IDENTITY FULL`.
     pub identity_full_tables: Vec<RelationName>,
+    /// What the coordinator's plan names. None where the database does not exist.
+    pub plan_material: Option<Box<PlanMaterial>>,
 }
 
 /// One extension.

@@ -1,5 +1,7 @@
 //! What a migration will do, before it does it.
 
+use time::format_description::well_known::Rfc3339;
+
 use super::{Style, Tone, clean, push_line};
 use crate::view::{Plan, PlannedStep};
 
@@ -8,6 +10,22 @@ use crate::view::{Plan, PlannedStep};
 pub fn plan(plan: &Plan, style: Style) -> String {
     let mut out = String::new();
     push_line(&mut out, &format!("plan of migration {}", style.paint(Tone::Strong, &clean(&plan.name))));
+    match plan.record_time {
+        Some(time) => {
+            let time = time.format(&Rfc3339).unwrap_or_default();
+            push_line(&mut out, &style.paint(Tone::Quiet, &format!("as both servers were at {time}")));
+        }
+        None => push_line(
+            &mut out,
+            &style.paint(Tone::Careful, "neither server was read yet: `…` stands for what only they know"),
+        ),
+    }
+    if let Some(obstacle) = &plan.obstacle {
+        push_line(
+            &mut out,
+            &style.paint(Tone::Careful, &format!("they could not be read: {}", clean(&obstacle.message))),
+        );
+    }
     let mut number = 0;
     let mut previous = "";
     for step in &plan.steps {
@@ -31,6 +49,20 @@ pub fn plan(plan: &Plan, style: Style) -> String {
             push_line(&mut out, &format!("{number:2} {}", style.paint(Tone::Strong, &clean(&step.name))));
         }
         out.push_str(&part(step, style));
+    }
+    if !plan.summary.is_empty() {
+        out.push('\n');
+        for line in &plan.summary {
+            push_line(&mut out, &clean(line));
+        }
+    }
+    if !plan.changes.is_empty() {
+        out.push('\n');
+        let title = "differs from the plan before the start, as the inspection found the servers:";
+        push_line(&mut out, &style.paint(Tone::Careful, title));
+        for line in &plan.changes {
+            push_line(&mut out, &format!("  {}", clean(line)));
+        }
     }
     if !plan.digest.is_empty() {
         out.push('\n');

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::Hand;
-use crate::arguments::Status;
+use crate::arguments::{PlanArguments, Status};
 use crate::exit::{Exit, Stop};
 use crate::pace::Pace;
 use crate::render;
@@ -16,8 +16,8 @@ pub(super) async fn agents(hand: &Hand) -> Result<Exit, Stop> {
     Ok(Exit::Done)
 }
 
-pub(super) async fn plan(hand: &Hand, name: &str) -> Result<Exit, Stop> {
-    let plan = hand.coordinator.plan(name).await?;
+pub(super) async fn plan(hand: &Hand, arguments: &PlanArguments) -> Result<Exit, Stop> {
+    let plan = hand.coordinator.plan(&arguments.name, arguments.refresh).await?;
     hand.terminal.result(&render::plan(&plan, hand.terminal.out), &plan);
     Ok(Exit::Done)
 }

@@ -419,6 +419,13 @@ pub(crate) fn plan() -> v1::GetPlanResponse {
             step("finish", "beta", &["DROP SUBSCRIPTION pgportage_shop"], true, false),
         ],
         plan_digest: vec![0xab; 32],
+        summary: vec![
+            "source alpha: publishes 1 table with 5.0 MB".to_owned(),
+            "destination beta: receives 1 table with 5.0 MB".to_owned(),
+        ],
+        record_time: at(60),
+        obstacle: None,
+        changes: vec!["+ on alpha: GRANT SELECT ON TABLE public.orders TO pgportage_shop".to_owned()],
     }
 }
 

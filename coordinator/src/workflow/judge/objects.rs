@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::outcome::{Digest, RowCounts};
+use super::super::act::{Digest, RowCounts};
 use super::{Counts, sequences};
 
 /// What differs beside rows, as clauses.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::super::Side;
-use super::super::outcome::{RowComparison, TableComparison};
+use super::super::act::{RowComparison, TableComparison};
 
 /// What a comparison of rows came to, without its tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +93,7 @@ pub(super) fn summary(compared: &RowComparison) -> RowSummary {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::outcome::RelationName;
+    use super::super::super::act::RelationName;
     use super::*;
 
     fn table(name: &str) -> TableComparison {

@@ -11,7 +11,7 @@ use pgportage_link::Failure;
 use pgportage_proto::Reason;
 
 use super::super::Side;
-use super::super::outcome::SequencePlace;
+use super::super::act::SequencePlace;
 use super::{Counts, counted};
 
 /// One clause for each sequence of the side in use that is behind the other one's, or
@@ -52,7 +52,7 @@ pub(super) fn failure(behind: usize, publisher: Side) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::outcome::{RelationName, RowCounts, SequenceState};
+    use super::super::super::act::{RelationName, RowCounts, SequenceState};
     use super::*;
 
     fn place(relation: &str, last_value: i64, called: bool, descending: bool) -> SequencePlace {

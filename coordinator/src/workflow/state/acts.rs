@@ -6,8 +6,8 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
+use super::super::act::Outcome;
 use super::super::fact::{CommandId, Fact, Issued};
-use super::super::outcome::Outcome;
 use super::super::{ActRef, StepName, Verb};
 use super::transition::Applied;
 use super::{ActState, Commanded, Phase, State};
@@ -15,7 +15,7 @@ use super::{ActState, Commanded, Phase, State};
 impl State {
     pub(super) fn issued(&mut self, issued: &Issued, fact: &Fact) -> Applied {
         let row = issued.act.row().ok_or("there is no such act")?;
-        self.must(row.kind == issued.input.kind(), "the input is of another kind")?;
+        self.must((row.act.send)(&issued.input).is_some(), "the input is of another kind")?;
         self.must(!self.commands.contains_key(&issued.command), "the command was issued before")?;
         let act = self.act(issued.act);
         self.must(issued.attempt == act.attempts + 1, "the attempt has the wrong number")?;

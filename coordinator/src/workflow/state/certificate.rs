@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pgportage_link::{Failure, Remedy};
 
-use super::super::outcome::SignedStatement;
+use super::super::act::SignedStatement;
 use super::super::{ActRef, Side, StepName};
 use super::{ActState, State};
 

@@ -1,9 +1,11 @@
 //! What acts have produced, as far as others need it.
 
+use super::super::act::{
+    Barrier, CheckServerResult, Fence, FinishMigrationResult, Inventory, Outcome, RowComparison, RowCounts,
+};
 use super::super::finding::Finding;
-use super::super::outcome::{Inventory, Outcome, RowComparison, RowCounts};
 use super::super::{ActKind, ActRef, Side, StepName};
-use super::State;
+use super::{ActState, State};
 
 impl State {
     /// What the latest inspection of a side found.
@@ -12,7 +14,7 @@ impl State {
         match ActRef::find(StepName::Inspect, side, ActKind::CheckServer)
             .and_then(|act| self.act(act).outcome.as_deref())
         {
-            Some(Outcome::CheckServer { findings, .. }) => findings,
+            Some(Outcome::CheckServer(CheckServerResult { findings, .. })) => findings,
             _other => &[],
         }
     }
@@ -20,8 +22,15 @@ impl State {
     /// What the latest inspection of the source read.
     #[must_use]
     pub fn source_inventory(&self) -> Option<&Inventory> {
-        match self.act(ActRef { step: StepName::Inspect, index: 0 }).outcome.as_deref() {
-            Some(Outcome::CheckServer { inventory, .. }) => Some(inventory),
+        self.inventory(Side::Source)
+    }
+
+    /// What the latest inspection of a side read.
+    #[must_use]
+    pub fn inventory(&self, side: Side) -> Option<&Inventory> {
+        let act = ActRef::find(StepName::Inspect, side, ActKind::CheckServer)?;
+        match self.act(act).outcome.as_deref() {
+            Some(Outcome::CheckServer(CheckServerResult { inventory, .. })) => Some(inventory),
             _other => None,
         }
     }
@@ -37,6 +46,30 @@ impl State {
         })
     }
 
+    /// What an act produced, if it is done.
+    #[must_use]
+    pub fn produced(&self, act: ActRef) -> Option<&Outcome> {
+        let entry = self.act(act);
+        if entry.state == ActState::Performed { entry.outcome.as_deref() } else { None }
+    }
+
+    /// The barrier of a switch or of a round of its rehearsal, if it stands.
+    #[must_use]
+    pub fn barrier(&self, step: StepName) -> Option<&Barrier> {
+        let Outcome::RaiseBarrier(barrier) = self.produced(ActRef::raise(step))? else { return None };
+        Some(barrier)
+    }
+
+    /// The fence of a switch, if it stands. A rehearsal has none.
+    #[must_use]
+    pub fn fence(&self, step: StepName) -> Option<&Fence> {
+        if !step.is_switch() {
+            return None;
+        }
+        let Outcome::FenceSource(fence) = self.produced(ActRef::fence(step))? else { return None };
+        Some(fence)
+    }
+
     /// What an act of a verification counted.
     #[must_use]
     pub fn counted(&self, act: ActRef) -> Option<&RowCounts> {
@@ -49,7 +82,7 @@ impl State {
     /// What a verification found of rows, if it looked at them.
     #[must_use]
     pub fn compared(&self, step: StepName) -> Option<&RowComparison> {
-        let index = step.row().acts.iter().position(|act| act.kind == ActKind::CompareRows)?;
+        let index = step.row().acts.iter().position(|act| act.act.kind == ActKind::CompareRows)?;
         let act = ActRef { step, index };
         match self.act(act).outcome.as_deref() {
             Some(Outcome::CompareRows(compared)) if self.due(act) => Some(compared),
@@ -62,7 +95,7 @@ impl State {
     pub fn unfence_statements(&self) -> &[String] {
         let act = ActRef::find(StepName::Finish, Side::Source, ActKind::FinishMigration);
         match act.and_then(|act| self.act(act).outcome.as_deref()) {
-            Some(Outcome::FinishMigration { unfence_statements }) => unfence_statements,
+            Some(Outcome::FinishMigration(FinishMigrationResult { unfence_statements })) => unfence_statements,
             _other => &[],
         }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 
+use super::super::act::Outcome;
 use super::super::fact::Fact;
-use super::super::outcome::Outcome;
 use super::super::rehearsal::{MOST_ROUNDS, Rehearsal, RehearsalEnd, Round};
 use super::super::{ActRef, StepName};
 use super::transition::Applied;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
+use super::super::depth::Depth;
 use super::super::fact::{Event, Fact, TraceContext};
 use super::super::rehearsal::{Rehearsal, Round};
-use super::super::scrutiny::Scrutiny;
 use super::super::{ActRef, Side, StepName, TABLE, Verb};
-use super::{Act, CutoverEnd, Phase, State, Step, Trial, Verified};
+use super::{Act, CutoverEnd, Phase, State, Step, Survey, Trial, Verified};
 
 /// A fact that cannot follow the facts before it: a defect, or a store that
 /// somebody else has written to.
@@ -62,6 +62,7 @@ pub fn next(state: Option<State>, fact: &Fact) -> Result<State, IllegalTransitio
         return Err(illegal("the migration is over"));
     }
     state.apply(&fact.event, fact).map_err(illegal)?;
+    state.plan_digest.clone_from(&fact.plan_digest);
     state.sequence = fact.sequence;
     state.update_time = fact.time;
     Ok(state)
@@ -76,9 +77,10 @@ fn created(id: super::MigrationId, spec: super::Spec, fact: &Fact) -> State {
         writable: Side::Source,
         spec,
         plan_digest: fact.plan_digest.clone(),
+        survey: None,
         phase: Phase::Pending,
         steps: TABLE.iter().map(|row| Step { acts: vec![Act::default(); row.acts.len()], ..Step::default() }).collect(),
-        scrutiny: Scrutiny::default(),
+        depth: Depth::default(),
         cutover: None,
         rehearsal: None,
         rest_of_switch: None,
@@ -104,9 +106,16 @@ impl State {
     fn apply(&mut self, event: &Event, fact: &Fact) -> Applied {
         match event {
             Event::Created { .. } => Err("the migration exists"),
+            Event::Surveyed { source, destination } => {
+                self.must(self.phase == Phase::Pending, "it is not pending")?;
+                self.request_id.clone_from(&fact.origin.request_id);
+                let (source, destination) = (Arc::new((**source).clone()), Arc::new((**destination).clone()));
+                self.survey = Some(Survey { time: fact.time, source, destination });
+                Ok(())
+            }
             Event::Started { trace } => {
                 self.must(self.phase == Phase::Pending, "it is not pending")?;
-                self.word(trace, fact);
+                self.requested(trace, fact);
                 self.begin(TABLE[0].name);
                 Ok(())
             }
@@ -136,7 +145,7 @@ impl State {
                     Verb::Perform => {
                         let outcome = outcome.as_ref().ok_or("it produced nothing")?;
                         self.must(
-                            act.row().is_some_and(|row| row.kind == outcome.kind()),
+                            act.row().is_some_and(|row| (row.act.produces)(outcome)),
                             "it produced something else",
                         )?;
                         self.performed(act, Arc::new(outcome.clone()), *outage);
@@ -202,10 +211,10 @@ impl State {
                     Some(Verified { found: (**verification).clone(), again: tables.clone(), time: fact.time });
                 Ok(())
             }
-            Event::VerificationRequested { scrutiny, trace } => {
+            Event::VerificationRequested { depth, trace } => {
                 let step = self.verification_now().ok_or("the migration does not wait for a switch")?;
-                self.word(trace, fact);
-                self.scrutiny = scrutiny.clone();
+                self.requested(trace, fact);
+                self.depth = depth.clone();
                 self.verification = None;
                 self.count_anew(step);
                 self.begin(step);
@@ -229,7 +238,7 @@ impl State {
                     without_poolers: false,
                 };
                 self.switch_requested(StepName::Cutover, trial, *certified)?;
-                self.word(trace, fact);
+                self.requested(trace, fact);
                 Ok(())
             }
             Event::RollbackRequested {
@@ -250,7 +259,7 @@ impl State {
                     without_poolers: *without_poolers,
                 };
                 self.switch_requested(StepName::Rollback, trial, *certified)?;
-                self.word(trace, fact);
+                self.requested(trace, fact);
                 Ok(())
             }
             Event::CutoverGivenUp { failure } => {
@@ -287,7 +296,7 @@ impl State {
                     time: fact.time,
                 };
                 self.rehearsal_requested(rehearsal)?;
-                self.word(trace, fact);
+                self.requested(trace, fact);
                 Ok(())
             }
             Event::RoundRehearsed => self.round_rehearsed(),
@@ -295,7 +304,7 @@ impl State {
             Event::FinishRequested { trace } => {
                 self.must(self.may_finish(), "the migration does not wait for finish")?;
                 self.overtake_verification();
-                self.word(trace, fact);
+                self.requested(trace, fact);
                 self.begin(StepName::Finish);
                 Ok(())
             }
@@ -308,7 +317,7 @@ impl State {
                     self.forget_switches();
                 }
                 self.end_rehearsal();
-                self.word(trace, fact);
+                self.requested(trace, fact);
                 self.relent();
                 self.phase = Phase::Aborting { stop: None };
                 Ok(())
@@ -334,7 +343,7 @@ impl State {
     }
 
     /// The operator spoke: what follows belongs to that request and its trace.
-    fn word(&mut self, trace: &TraceContext, fact: &Fact) {
+    fn requested(&mut self, trace: &TraceContext, fact: &Fact) {
         self.trace.clone_from(trace);
         self.request_id.clone_from(&fact.origin.request_id);
     }
@@ -398,7 +407,7 @@ impl State {
                 }
                 // A judgement stopped it: everything is looked at anew.
                 if self.all_performed(step) {
-                    self.scrutiny = self.scrutiny.anew(fact.sequence);
+                    self.depth = self.depth.anew(fact.sequence);
                     self.verification = None;
                     self.begin(step);
                 } else {
@@ -416,7 +425,7 @@ impl State {
             | Phase::Succeeded => return Err("there is nothing to try again"),
         }
         self.relent();
-        self.word(trace, fact);
+        self.requested(trace, fact);
         Ok(())
     }
 }

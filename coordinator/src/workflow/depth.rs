@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// counts, so that it is ready soon; an operator may ask for more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Scrutiny {
+pub enum Depth {
     /// Schema objects, and how many rows each table has.
     #[default]
     Counts,
@@ -37,7 +37,7 @@ pub struct Look {
     pub repair: bool,
 }
 
-impl Scrutiny {
+impl Depth {
     /// The next verification, which begins with the fact of this number.
     #[must_use]
     pub fn next(&self, look: &Look, sequence: i64) -> Self {
@@ -79,16 +79,16 @@ mod tests {
     #[test]
     fn a_comparison_is_gone_on_with_only_when_asked() {
         let look = Look { rows: true, ..Look::default() };
-        let first = Scrutiny::Counts.next(&look, 7);
-        let id = |scrutiny: &Scrutiny| match scrutiny {
-            Scrutiny::Counts => 0,
-            Scrutiny::Rows { comparison_id, .. } => *comparison_id,
+        let first = Depth::Counts.next(&look, 7);
+        let id = |depth: &Depth| match depth {
+            Depth::Counts => 0,
+            Depth::Rows { comparison_id, .. } => *comparison_id,
         };
         assert_eq!(id(&first), 7);
         assert_eq!(id(&first.next(&look, 9)), 9);
         assert_eq!(id(&first.next(&Look { resume: true, ..look.clone() }, 9)), 7);
-        assert_eq!(id(&Scrutiny::Counts.next(&Look { resume: true, ..look }, 9)), 9, "there is nothing to go on with");
+        assert_eq!(id(&Depth::Counts.next(&Look { resume: true, ..look }, 9)), 9, "there is nothing to go on with");
         assert_eq!(id(&first.anew(11)), 11);
-        assert_eq!(first.next(&Look::default(), 9), Scrutiny::Counts);
+        assert_eq!(first.next(&Look::default(), 9), Depth::Counts);
     }
 }

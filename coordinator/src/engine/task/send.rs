@@ -29,13 +29,13 @@ impl Task {
             tracing::info!(migration.id = %self.state.id, command.id = %issued.command, "not sent yet: {failure}");
         }
         if row.side == Side::Source {
-            self.tell_tuning();
+            self.send_tuning();
         }
     }
 
     /// Tells the source's agent how fast it may read. Behind a command: with its
     /// first one an agent learns that there is a migration.
-    pub(super) fn tell_tuning(&self) {
+    pub(super) fn send_tuning(&self) {
         let (migration_id, max_rate_bytes) = (self.state.id.to_string(), Rate::bytes(self.state.max_rate));
         let tuning = v1::Tuning { migration_id, max_rate_bytes };
         self.engine.0.fleet.tell(self.state.spec.agent(Side::Source), Down::Tuning(tuning));
@@ -64,7 +64,7 @@ impl Task {
             self.send(&issued);
         }
         if self.state.spec.agent(Side::Source) == agent {
-            self.tell_tuning();
+            self.send_tuning();
         }
     }
 }

@@ -1,0 +1,132 @@
+//! *Both sides of a verification*: row counts, and every object of the schema.
+
+use pgportage_link::Failure;
+use pgportage_proto::{RelationName, v1};
+use serde::{Deserialize, Serialize};
+
+use super::super::digest::Digest;
+use super::super::finding::Finding;
+use super::super::state::State;
+use super::super::statement::{Basis, Statements, remark};
+use super::super::{ActKind, ActRef, StepName};
+use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
+use crate::message::missing;
+
+/// See the module.
+pub static COUNT_ROWS: Act = Act {
+    kind: ActKind::CountRows,
+    input: |state, act, _| Some(input(state, act)),
+    send,
+    produces: |outcome| matches!(outcome, Outcome::CountRows(_)),
+    receive,
+    statements,
+};
+
+/// What is counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountRows {
+    /// Tables to count. All of them, if there are none.
+    pub tables: Vec<RelationName>,
+    /// Whether no rows are counted.
+    #[serde(default)]
+    pub objects_only: bool,
+    /// Whether sequences are read, too.
+    #[serde(default)]
+    pub sequences: bool,
+}
+
+/// The rows of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableCount {
+    /// The table.
+    pub table: RelationName,
+    /// Rows under one snapshot.
+    pub row_count: i64,
+    /// Rows inserted since the server started counting.
+    pub inserted_count: i64,
+    /// Rows deleted since the server started counting.
+    pub deleted_count: i64,
+}
+
+/// One object of a schema.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaObject {
+    /// What it is, and its name.
+    pub identity: String,
+    /// SHA-256 of its definition.
+    pub digest: Digest,
+}
+
+/// What one side counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowCounts {
+    /// One entry for each table.
+    pub tables: Vec<TableCount>,
+    /// Every schema object that both sides must have.
+    pub objects: Vec<SchemaObject>,
+    /// What native replication leaves behind.
+    pub not_replicated: Vec<Finding>,
+    /// Where the sequences stand, where that was asked for.
+    pub sequences: Vec<SequencePlace>,
+}
+
+/// Where one sequence stands, and which way it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequencePlace {
+    /// Where it stands.
+    #[serde(flatten)]
+    pub state: SequenceState,
+    /// Whether its values become smaller.
+    pub descending: bool,
+}
+
+fn input(state: &State, act: ActRef) -> Input {
+    Input::CountRows(CountRows {
+        tables: state.verification.as_ref().map(|verified| verified.again.clone()).unwrap_or_default(),
+        objects_only: state.depth.is_of_rows(),
+        // Before the cutover those of the destination are not in use.
+        sequences: act.step == StepName::VerifyBack,
+    })
+}
+
+fn send(input: &Input) -> Option<Message> {
+    let Input::CountRows(CountRows { tables, objects_only, sequences }) = input else { return None };
+    Some(Message::CountRows(v1::CountRows {
+        tables: tables.iter().map(v1::RelationName::from).collect(),
+        objects_only: *objects_only,
+        sequences: *sequences,
+    }))
+}
+
+fn receive(produced: Produced) -> Result<Outcome, Failure> {
+    let Produced::CountRows(result) = produced else { return Err(something_else()) };
+    let table = |count: v1::TableCount| {
+        Ok(TableCount {
+            table: count.table.ok_or_else(|| missing("table"))?.into(),
+            row_count: count.row_count,
+            inserted_count: count.inserted_count,
+            deleted_count: count.deleted_count,
+        })
+    };
+    let object = |it: v1::SchemaObject| SchemaObject { identity: it.identity, digest: Digest(it.digest) };
+    Ok(Outcome::CountRows(RowCounts {
+        tables: result.tables.into_iter().map(table).collect::<Result<_, Failure>>()?,
+        objects: result.objects.into_iter().map(object).collect(),
+        not_replicated: result.not_replicated.into_iter().map(Finding::from).collect(),
+        sequences: result.sequences.into_iter().map(SequencePlace::try_from).collect::<Result<_, _>>()?,
+    }))
+}
+
+impl TryFrom<v1::SequencePlace> for SequencePlace {
+    type Error = Failure;
+
+    fn try_from(value: v1::SequencePlace) -> Result<Self, Failure> {
+        let v1::SequencePlace { sequence, last_value, called, descending } = value;
+        let sequence = sequence.ok_or_else(|| missing("sequence"))?.into();
+        Ok(Self { state: SequenceState { sequence, last_value, called }, descending })
+    }
+}
+
+fn statements(_basis: &Basis<'_>) -> Statements {
+    vec![remark("SELECT count(*) FROM every published table; read the definition of every object")].into()
+}

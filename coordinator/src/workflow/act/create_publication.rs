@@ -1,0 +1,71 @@
+//! *Publisher*: our schema, the publication, and from here on heartbeats.
+
+use pgportage_link::Failure;
+use pgportage_proto::{quote_ident, v1};
+use serde::{Deserialize, Serialize};
+
+use super::super::statement::{Basis, Statements, runs};
+use super::super::{ActKind, Side};
+use super::{Act, Input, Message, Outcome, Produced, something_else};
+
+/// See the module.
+pub static CREATE_PUBLICATION: Act = Act {
+    kind: ActKind::CreatePublication,
+    input: |_, _, _| Some(Input::CreatePublication),
+    send: |input| {
+        matches!(input, Input::CreatePublication).then_some(Message::CreatePublication(v1::CreatePublication {}))
+    },
+    produces: |outcome| matches!(outcome, Outcome::CreatePublication(_)),
+    receive,
+    statements,
+};
+
+/// The publication is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatePublicationResult {
+    /// Its name.
+    pub publication_name: String,
+    /// Its tables, ours included.
+    pub table_count: i32,
+}
+
+fn receive(produced: Produced) -> Result<Outcome, Failure> {
+    let Produced::CreatePublication(result) = produced else { return Err(something_else()) };
+    let v1::CreatePublicationResult { publication_name, table_count } = result;
+    Ok(Outcome::CreatePublication(CreatePublicationResult { publication_name, table_count }))
+}
+
+fn statements(basis: &Basis<'_>) -> Statements {
+    let side = basis.side;
+    let heartbeat = basis.heartbeat(side);
+    let mut lines = match side {
+        Side::Source => basis.own_schema(),
+        // Made when the database was closed.
+        Side::Destination => basis.first_heartbeats(),
+    };
+    let tables = match basis.table_list("ONLY ").as_str() {
+        "" => String::new(),
+        tables => format!("{tables}, "),
+    };
+    lines.push(runs(format!(
+        "CREATE PUBLICATION {} FOR TABLE {tables}ONLY {heartbeat}, ONLY pgportage.marker \
+         WITH (publish = 'insert, update, delete, truncate')",
+        basis.stream(side)
+    )));
+    if side == Side::Destination {
+        lines.push(runs(format!(
+            "CREATE PUBLICATION {} FOR TABLE ONLY {heartbeat} WITH (publish = 'insert, update')",
+            basis.id.proof_publication()
+        )));
+    }
+    let role = quote_ident(&basis.replication_role(side).role_name);
+    lines.push(runs(format!("GRANT USAGE ON SCHEMA pgportage TO {role}")));
+    lines.push(runs(format!("GRANT SELECT ON {heartbeat} TO {role}")));
+    lines.push(runs(format!("GRANT SELECT ON pgportage.marker TO {role}")));
+    lines.extend(basis.ledger(ActKind::CreatePublication, "perform"));
+    lines.push(runs(format!(
+        "UPDATE {heartbeat} SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence \
+         /* every second until finish */"
+    )));
+    lines.into()
+}

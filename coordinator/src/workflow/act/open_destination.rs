@@ -1,0 +1,96 @@
+//! *Entered side*: the decision. Never taken back.
+
+use pgportage_link::Failure;
+use pgportage_proto::{quote_ident, v1};
+use serde::{Deserialize, Serialize};
+
+use super::super::state::State;
+use super::super::statement::{Basis, Statements, only_if, runs};
+use super::super::{ActKind, ActRef, Side};
+use super::drain_to_marker::SET_SEQUENCES;
+use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
+
+/// See the module.
+pub static OPEN_DESTINATION: Act = Act {
+    kind: ActKind::OpenDestination,
+    input: |state, act, _| input(state, act),
+    send,
+    produces: |outcome| matches!(outcome, Outcome::OpenDestination(_)),
+    receive,
+    statements,
+};
+
+/// Which switch opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenDestination {
+    /// Its number.
+    pub cutover_epoch: i64,
+    /// Where the sequences stand behind the fence.
+    pub sequences: Vec<SequenceState>,
+}
+
+/// Applications write here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenDestinationResult {
+    /// Position of this side after it.
+    pub open_lsn: String,
+}
+
+fn input(state: &State, act: ActRef) -> Option<Input> {
+    let cutover_epoch = state.cutover.as_ref()?.epoch;
+    let sequences = state.fence(act.step)?.sequences.clone();
+    Some(Input::OpenDestination(OpenDestination { cutover_epoch, sequences }))
+}
+
+fn send(input: &Input) -> Option<Message> {
+    let Input::OpenDestination(OpenDestination { cutover_epoch, sequences }) = input else { return None };
+    Some(Message::OpenDestination(v1::OpenDestination {
+        cutover_epoch: *cutover_epoch,
+        sequences: sequences.iter().map(v1::SequenceState::from).collect(),
+    }))
+}
+
+fn receive(produced: Produced) -> Result<Outcome, Failure> {
+    let Produced::OpenDestination(result) = produced else { return Err(something_else()) };
+    Ok(Outcome::OpenDestination(OpenDestinationResult { open_lsn: result.open_lsn }))
+}
+
+fn statements(basis: &Basis<'_>) -> Statements {
+    let side = basis.side;
+    let agent = basis.agent_role(side);
+    let replication = basis.replication_role(side);
+    let publishes = basis.reverse || replication.premade || side == Side::Source;
+    let replication = quote_ident(&replication.role_name);
+    // On the source the replication role was there before the fence, and is let in with
+    // the others.
+    let mut ours = vec![agent.clone()];
+    if side == Side::Destination && basis.reverse {
+        ours.push(replication.clone());
+    }
+    let superuser = basis.material(side).is_some_and(|material| material.agent_is_superuser);
+    let mut kept = Vec::new();
+    if !superuser {
+        kept.push(agent);
+    }
+    if publishes {
+        kept.push(replication);
+    }
+    let mut lines = basis.let_in(&ours, &kept);
+    let database = basis.database();
+    let before = basis.material(side).map(|material| material.read_only_default.as_str()).unwrap_or_default();
+    let writable = match before {
+        "" => format!("ALTER DATABASE {database} RESET default_transaction_read_only"),
+        value => format!("ALTER DATABASE {database} SET default_transaction_read_only = '{value}'"),
+    };
+    match side {
+        Side::Source => lines.push(runs(writable)),
+        Side::Destination if basis.reverse => lines.push(only_if("a rollback has fenced it since", writable)),
+        Side::Destination => {}
+    }
+    lines.push(runs(format!("ALTER SUBSCRIPTION {} DISABLE", basis.stream(side.other()))));
+    lines.push(runs("DELETE FROM pgportage.fence"));
+    lines.push(runs("UPDATE pgportage.decision SET state = 'opened', opened_epoch = '…', …"));
+    lines.push(only_if("a sequence has moved since the marker", SET_SEQUENCES));
+    lines.extend(basis.ledger(ActKind::OpenDestination, "perform"));
+    lines.into()
+}

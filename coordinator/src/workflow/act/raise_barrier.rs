@@ -1,0 +1,91 @@
+//! *Left side*: the table locks, then the marker. Undone by letting go.
+
+use std::time::Duration;
+
+use pgportage_link::Failure;
+use pgportage_proto::v1;
+use serde::{Deserialize, Serialize};
+
+use super::super::digest::Digest;
+use super::super::state::State;
+use super::super::statement::{Basis, Statements, only_if, runs};
+use super::super::{ActKind, ActRef};
+use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
+use crate::message::{reported, to_duration};
+
+/// See the module.
+pub static RAISE_BARRIER: Act = Act {
+    kind: ActKind::RaiseBarrier,
+    input: |state, act, _| input(state, act),
+    send,
+    produces: |outcome| matches!(outcome, Outcome::RaiseBarrier(_)),
+    receive,
+    statements,
+};
+
+/// Which switch, and how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaiseBarrier {
+    /// Its number.
+    pub cutover_epoch: i64,
+    /// Its budget.
+    pub max_outage: Duration,
+}
+
+/// The barrier stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Barrier {
+    /// The row that travels the stream.
+    pub marker_id: String,
+    /// Position of the source after it.
+    pub marker_lsn: String,
+    /// Every sequence of the database.
+    pub sequences: Vec<SequenceState>,
+    /// The catalog under the barrier.
+    pub catalog_digest: Digest,
+    /// How long the locks took.
+    pub lock_wait: Duration,
+    /// Sessions whose statement was cancelled.
+    pub cancelled_session_count: i32,
+}
+
+fn input(state: &State, act: ActRef) -> Option<Input> {
+    let trial = state.trial(act.step)?;
+    Some(Input::RaiseBarrier(RaiseBarrier { cutover_epoch: trial.epoch, max_outage: trial.max_outage }))
+}
+
+fn send(input: &Input) -> Option<Message> {
+    let Input::RaiseBarrier(RaiseBarrier { cutover_epoch, max_outage }) = *input else { return None };
+    Some(Message::RaiseBarrier(v1::RaiseBarrier { cutover_epoch, max_outage: to_duration(max_outage) }))
+}
+
+fn receive(produced: Produced) -> Result<Outcome, Failure> {
+    let Produced::RaiseBarrier(result) = produced else { return Err(something_else()) };
+    Ok(Outcome::RaiseBarrier(Barrier {
+        marker_id: result.marker_id,
+        marker_lsn: result.marker_lsn,
+        sequences: result.sequences.into_iter().map(SequenceState::try_from).collect::<Result<_, _>>()?,
+        catalog_digest: Digest(result.catalog_digest),
+        lock_wait: reported(result.lock_wait),
+        cancelled_session_count: result.cancelled_session_count,
+    }))
+}
+
+fn statements(basis: &Basis<'_>) -> Statements {
+    let tables = match basis.tables() {
+        Some(tables) => format!("the {} tables of publication {}", tables.len(), basis.stream(basis.side)),
+        None => "every published table".to_owned(),
+    };
+    let lock = |mode: &str| {
+        runs(format!("LOCK TABLE ONLY … IN {mode} MODE /* {tables}, and those that have partitions or no WAL */"))
+    };
+    vec![
+        lock("SHARE UPDATE EXCLUSIVE"),
+        lock("SHARE"),
+        only_if("a statement of an application and the locks wait for each other", "SELECT pg_cancel_backend('…')"),
+        runs("DELETE FROM pgportage.marker"),
+        runs("INSERT INTO pgportage.marker (marker_id, cutover_epoch) VALUES ('…', …)"),
+    ]
+    .into()
+}
