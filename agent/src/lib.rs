@@ -2,6 +2,13 @@
 //!
 //! **Invariant:** the agent never decides what comes next; it carries out typed
 //! commands that its local policy allows, and looks before every act.
+//!
+//! Below this crate: `pgportage_postgres` (what knows PostgreSQL), `pgportage_migration`
+//! (the journal, the ledger), `pgportage_data_plane` (what moves rows). Here, from the
+//! bottom: what the owner says ([`settings`], [`policy`]); poolers and hooks; the two
+//! guards of a source; the acts ([`step`]); and what is told by the coordinator and by
+//! other agents. [`daemon`] puts it together. `tests/plain/layers.rs` holds who may know
+//! whom.
 
 pub mod arguments;
 pub mod command;

@@ -13,6 +13,11 @@ use crate::site::{Site, program};
 /// Where its migrations were stopped.
 pub const STATES: [&str; 3] = ["copying", "ready", "cut-over"];
 
+/// Every destructive act that its policies can allow, by the names that they know. Its
+/// owners' files still say these, whatever they are called now.
+pub const DESTRUCTIVE: [&str; 6] =
+    ["fence", "open", "drop_slot", "terminate_sessions", "replica_identity_full", "way_back"];
+
 /// What it left in each state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {

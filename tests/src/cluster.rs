@@ -1,13 +1,12 @@
 //! A throwaway PostgreSQL cluster.
 
 mod freeze;
+mod port;
 mod standby;
 
 use std::fs::{self, File, OpenOptions};
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +15,8 @@ use rand::Rng;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
+
+pub use port::free_port;
 
 use crate::child::{Child, NOBODY, Output, Program, RunAs, running_as_root};
 use crate::place::Place;
@@ -442,38 +443,6 @@ pub async fn connect(config: &Config) -> Result<Client> {
     });
     Ok(client)
 }
-
-/// A TCP port that nobody listens on, below the range the kernel hands out for
-/// outgoing connections, and the next three above it. As long as this process lives no
-/// other test gets any of them: what is told a port binds it only later.
-///
-/// # Errors
-///
-/// When none of many tries found one, or the directory of the claims cannot be used.
-pub fn free_port() -> Result<u16> {
-    let user = rustix::process::getuid().as_raw();
-    let claims = std::env::temp_dir().join(format!("pgportage-ports-{user}"));
-    fs::create_dir_all(&claims)?;
-    let mut random = rand::rng();
-    for _try in 0..200 {
-        let port = random.random_range(15_000 / PORTS_TOGETHER..32_000 / PORTS_TOGETHER) * PORTS_TOGETHER;
-        let claim = File::create(claims.join(port.to_string()))?;
-        if rustix::fs::flock(&claim, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-            continue;
-        }
-        if (port..port + PORTS_TOGETHER).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            CLAIMS.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
-            return Ok(port);
-        }
-    }
-    bail!("no free port in 200 tries")
-}
-
-/// As many as a tunnel may need.
-const PORTS_TOGETHER: u16 = 4;
-
-/// What holds this process's ports until it ends.
-static CLAIMS: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
 /// A password nobody else has.
 fn random_password() -> String {

@@ -1,5 +1,8 @@
 //! Everything that knows PostgreSQL: the one door to the database, quoting,
-//! LSNs, versions, catalog queries.
+//! LSNs, versions, catalog queries, its own programs.
+//!
+//! **Invariant:** nothing here knows a migration or an act: callers say which database,
+//! which role and which names are meant.
 
 pub mod access;
 pub mod catalog;

@@ -7,7 +7,7 @@
 //! - one of a newer branch but an *older release date* can meet catalog content
 //!   that it does not know. Seen with servers of November 2026, which keep a
 //!   private column option `pg_attver` that older programs write out as if a
-//!   user had set it (`crate::step::schema::archive` takes it out again);
+//!   user had set it (the destination agent takes it out of the archive);
 //! - one of a branch before 15 leaves out the privileges that `public` had by
 //!   default up to 14, so that a restore into 15 and later loses them;
 //! - one of a newer branch than the `pg_restore` at the other end writes an

@@ -220,7 +220,7 @@ async fn tables_without_a_usable_identity() {
     }));
     let result = check(&lone, None, &agreed).await.unwrap();
     let tables: Vec<_> = result.inventory.identity_full_tables.iter().map(ToString::to_string).collect();
-    assert_eq!(tables, ["public.\"order\"", "public.index_gone", "public.parted_1", "public.switched_off"]);
+    assert_eq!(tables, ["public.index_gone", "public.\"order\"", "public.parted_1", "public.switched_off"]);
     assert_eq!(refusals(&result).len(), 3, "{:#?}", result.findings);
 
     let options = Options { policy: String::new(), ..Options::new(Side::Source) };

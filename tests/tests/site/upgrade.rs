@@ -21,7 +21,12 @@ const LIMIT: Duration = Duration::from_secs(180);
 async fn begin() -> Result<Journey> {
     let mut options = SiteOptions::new(PostgresVersion::V16, PostgresVersion::V18);
     options.programs = Some(before::programs()?);
-    let site = Site::start(options).await?;
+    let mut site = Site::prepare(options).await?;
+    for config in [&mut site.source_config, &mut site.destination_config] {
+        config.policy.destructive = before::DESTRUCTIVE.to_vec();
+    }
+    site.write_agent_files()?;
+    site.start_programs().await?;
     ballast::prepare(&site.source, &site.database, APPLICATION, 20_000).await?;
     let options = WorkloadOptions { writers: 6, pause: Duration::from_millis(40), ..WorkloadOptions::default() };
     Journey::begin(site, 1_000, &options).await

@@ -93,7 +93,7 @@ async fn only_the_other_agent_of_the_migration_is_served() {
     for (_, failure) in call_everything(&world.destination_agent.peers, &unknown).await {
         refusals.push(failure.unwrap());
     }
-    assert_eq!(refusals.len(), 28);
+    assert_eq!(refusals.len(), 26);
     let texts =
         |failure: &Failure| (failure.reason, failure.message.clone(), failure.detail.clone(), failure.hint.clone());
     assert!(refusals.iter().all(|failure| texts(failure) == texts(&refusals[0])), "{refusals:?}");
