@@ -136,7 +136,11 @@ pub fn is_on_the_way(point: &str) -> bool {
 }
 
 /// The names given to fail points in a directory, file by file in order.
-fn in_source(directory: &Path) -> Result<Vec<String>> {
+///
+/// # Errors
+///
+/// When the source cannot be read.
+pub fn in_source(directory: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     collect(directory, &mut files)?;
     files.sort();

@@ -25,10 +25,7 @@ use pgportage_proto::{ActKind, CopyMethod, Reason, Side, Verb, v1};
 
 use self::contents::{Baseline, relation_count, rights};
 use self::restore::Sections;
-use super::Act;
-use super::Context;
-use super::Produced;
-use super::Survey;
+use super::{Act, Context, Produced, Survey};
 
 /// Journal note: what the database held before, as JSON. Present from the first
 /// attempt until the undo.
@@ -117,7 +114,7 @@ impl Act for RestoreSchema {
         };
         cx.fail_point("restore_schema.perform.restored");
         make_our_tables(cx, &mut session).await?;
-        cx.fail_point("restore_schema.perform.recorded");
+        cx.fail_point("restore_schema.perform.tables_made");
         journal.set_note(migration, RESTORED_NOTE, &digest)?;
         if self.copy_method == CopyMethod::Native {
             restore::forget(cx);

@@ -1,9 +1,9 @@
-//! The steps of replication on two real servers of different versions, with two
+//! The acts of replication on two real servers of different versions, with two
 //! agents and the link between them in this process.
 //!
-//! Every step is proved in the same way (`contract`): it runs twice without
-//! harm, is resumed after a death at each of its fail points, is taken back,
-//! twice, and then the catalogs are as they were.
+//! Every act is proved in the same way (`every_act`, by means of `contract`): it runs
+//! twice without harm, is resumed after a death at each of its fail points, is taken
+//! back, twice, and then the catalogs are as they were.
 
 mod contract;
 
@@ -11,6 +11,7 @@ mod catalogs;
 mod cleanup;
 mod compare;
 mod copy;
+mod every_act;
 mod journey;
 mod lost_snapshot;
 mod obstacles;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgportage_data_plane::figures::Gauge;
-use pgportage_link::{Clock, Remedy};
+use pgportage_link::{Clock, Remedy, fail_point};
 use pgportage_migration::journal::CommandEntry;
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
@@ -181,11 +181,16 @@ async fn a_slot_that_somebody_dropped_is_noticed() {
 async fn a_new_start_drops_what_was_given_up() {
     let source = source(PostgresVersion::V18, &ClusterOptions::new()).await;
     let lone = beside(&source, true);
-    let migration = &lone.participation.migration;
-    lone.agent.journal.set_note(migration, "slot_given_up", "WAL_LIMIT_EXCEEDED\nToo much WAL.").unwrap();
+    write(&source, 16).await;
+    let point = "watch.give_up.noted";
+    fail_point::arm(point);
+    let died = tokio::spawn(lone.agent.watch().run());
+    let died = Clock.timeout(PATIENCE, died).await.unwrap();
+    assert!(died.unwrap_err().is_panic() && !fail_point::disarm(point));
+    assert_eq!(given_up(&lone).await, Reason::WalLimitExceeded);
+    source.wait_until("shop", &format!("SELECT NOT ({GONE})"), PATIENCE).await.unwrap();
     lone.agent.tasks.spawn(lone.agent.watch().run());
     source.wait_until("shop", GONE, PATIENCE).await.unwrap();
-    let failure = lone.agent.slots.stands(migration).unwrap_err();
-    assert_eq!((failure.reason, failure.detail.as_str()), (Reason::WalLimitExceeded, "Too much WAL."));
+    assert_eq!(given_up(&lone).await, Reason::WalLimitExceeded);
     stop(&lone).await;
 }

@@ -54,6 +54,8 @@ pub(crate) struct Options {
     pub settings: String,
     /// Lines under `[limits]` of both policies.
     pub limits: String,
+    /// Whether the policies allow a way back.
+    pub way_back: bool,
 }
 
 impl Default for Options {
@@ -71,6 +73,7 @@ impl Default for Options {
             compression: "auto",
             settings: String::new(),
             limits: String::new(),
+            way_back: false,
         }
     }
 }
@@ -289,8 +292,9 @@ impl Place<'_> {
             &policy_path,
             format!(
                 "[databases.\"*\"]\nsides = [\"source\", \"destination\"]\n{source}[peers]\n{peer} = \"127.0.0.1:{peer_port}\"\n\
-                 [limits]\nlock_timeout = \"2s\"\n{limits}\n{roles}",
+                 [limits]\nlock_timeout = \"2s\"\n{limits}\n[destructive]\nway_back = {way_back}\n{roles}",
                 limits = options.limits,
+                way_back = options.way_back,
             ),
         )
         .unwrap();

@@ -255,7 +255,7 @@ async fn an_attempt_killed_anywhere_is_taken_up() {
     let database = &world.options.database.clone();
     let before = dumped(&world.destination, database, true).await;
     let expected = dumped(&world.source, database, true).await;
-    for point in ["intended", "restored", "recorded"] {
+    for point in ["intended", "restored", "tables_made"] {
         killed_at(&world, &format!("restore_schema.perform.{point}"), false).await;
         let result = perform(&world.context(Side::Destination))
             .await

@@ -1,4 +1,4 @@
-//! The contract that every step keeps.
+//! The contract that every act keeps.
 
 use std::fmt::Debug;
 use std::panic::AssertUnwindSafe;
@@ -10,7 +10,8 @@ use pgportage_agent::pooler::Unreachable;
 use pgportage_agent::step::cutover::{PrepareCutover, Switch};
 use pgportage_agent::step::{Act, Context, Survey};
 use pgportage_link::{Failure, fail_point};
-use pgportage_proto::Side;
+use pgportage_proto::{ActKind, Side, Verb};
+use pgportage_tests::fail_points;
 
 use super::catalogs::{assert_same, read};
 use crate::world::World;
@@ -23,42 +24,23 @@ pub(crate) async fn perform_with<A: Act>(cx: &Context, act: &A) -> Result<A::Out
     }
 }
 
-/// Performs a step that has to succeed.
+/// Performs an act that has to succeed.
 pub(crate) async fn perform<A: Act>(world: &World, side: Side, act: &A) -> A::Output {
     perform_with(&world.context(side), act).await.unwrap_or_else(|failure| panic!("{failure:#?}"))
 }
 
-/// Takes a step back; it has to succeed.
+/// Takes an act back; it has to succeed.
 pub(crate) async fn undo<A: Act>(world: &World, side: Side, act: &A) {
     act.undo(&world.context(side)).await.unwrap_or_else(|failure| panic!("{failure:#?}"));
 }
 
-/// Every fail point of an action and verb, read from the source: a new one cannot
-/// be forgotten.
-pub(crate) fn points(action: &str, verb: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/step");
-    let prefix = format!("{action}.{verb}.");
-    let mut directories = vec![root];
-    while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                directories.push(path);
-                continue;
-            }
-            let text = std::fs::read_to_string(&path).unwrap();
-            for part in text.split("fail_point(\"").skip(1) {
-                let name = part.split('"').next().unwrap();
-                if name.starts_with(&prefix) {
-                    found.push(name.to_owned());
-                }
-            }
-        }
-    }
-    found.sort();
-    found.dedup();
-    found
+/// Every fail point inside an act, read from the source: a new one cannot be
+/// forgotten.
+pub(crate) fn points(kind: ActKind, verb: Verb) -> Vec<String> {
+    let mut points = fail_points::in_source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    let prefix = format!("{kind}.{verb}.");
+    points.retain(|point| point.starts_with(&prefix));
+    points
 }
 
 /// Performs or undoes until the armed point ends it.
@@ -66,17 +48,17 @@ async fn die<T>(point: &str, act: impl Future<Output = Result<T, Failure>>) {
     fail_point::arm(point);
     let died = AssertUnwindSafe(act).catch_unwind().await;
     assert!(!fail_point::disarm(point), "{point} was not passed");
-    assert!(died.is_err(), "{point} did not end the step");
+    assert!(died.is_err(), "{point} did not end the act");
 }
 
-/// Proves the contract of one step, and leaves it performed. `between` is run
-/// before each performance but the first: what the undo of an earlier step would
-/// have done.
-pub(crate) async fn prove<A: Act>(world: &World, side: Side, act: &A, between: impl AsyncFn())
+/// Proves the contract of one act that can be taken back, and leaves it performed.
+/// `between` is run before each performance but the first: what the undo of an
+/// earlier act would have done. Returns the fail points at which it was ended.
+pub(crate) async fn prove<A: Act>(world: &World, side: Side, act: &A, between: impl AsyncFn()) -> Vec<String>
 where
     A::Output: Debug + PartialEq,
 {
-    let action = A::KIND.as_str();
+    let kind = A::KIND;
     let cluster = match side {
         Side::Source => &world.source,
         Side::Destination => &world.destination,
@@ -88,8 +70,8 @@ where
     undo(world, side, act).await;
     assert_same(&before, &read(cluster, database).await, "undone before it was performed");
 
-    let deaths = points(action, "perform");
-    assert!(!deaths.is_empty(), "{action} has no fail points");
+    let mut deaths = points(kind, Verb::Perform);
+    assert!(!deaths.is_empty(), "{kind} has no fail points");
     for point in &deaths {
         die(point, perform_with(&world.context(side), act)).await;
         perform(world, side, act).await;
@@ -102,20 +84,23 @@ where
         assert_same(&before, &read(cluster, database).await, &format!("undone after {point}"));
         between().await;
     }
-    for point in points(action, "undo") {
+    let undo_deaths = points(kind, Verb::Undo);
+    for point in &undo_deaths {
         perform(world, side, act).await;
-        die(&point, act.undo(&world.context(side))).await;
+        die(point, act.undo(&world.context(side))).await;
         undo(world, side, act).await;
         assert_same(&before, &read(cluster, database).await, &format!("undone again after {point}"));
         between().await;
     }
     let first = perform(world, side, act).await;
-    assert_eq!(perform(world, side, act).await, first, "{action} performed twice");
+    assert_eq!(perform(world, side, act).await, first, "{kind} performed twice");
     undo(world, side, act).await;
     undo(world, side, act).await;
-    assert_same(&before, &read(cluster, database).await, &format!("{action} undone twice"));
+    assert_same(&before, &read(cluster, database).await, &format!("{kind} undone twice"));
     between().await;
     perform(world, side, act).await;
+    deaths.extend(undo_deaths);
+    deaths
 }
 
 /// The first act of a cutover and nothing besides.

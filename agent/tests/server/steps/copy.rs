@@ -16,7 +16,7 @@ use pgportage_data_plane::peer::{Blocks, Packing, Touched};
 use pgportage_data_plane::snapshot::{Rate, SnapshotTable};
 use pgportage_link::{Clock, Remedy, fail_point};
 use pgportage_postgres::RelationName;
-use pgportage_proto::{ConnectionPath, CopyMethod, Reason, Side};
+use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Reason, Side, Verb};
 use pgportage_tests::cluster::Cluster;
 
 use super::contract::{perform, perform_with, points};
@@ -282,7 +282,7 @@ async fn every_shape_arrives(world: &World) {
 #[tokio::test]
 async fn a_death_at_any_point_is_made_good() {
     let world = ready(Options::default()).await;
-    let points = points("copy_tables", "perform");
+    let points = points(ActKind::CopyTables, Verb::Perform);
     assert!(points.len() >= 6, "{points:?}");
     // In the order in which they are passed.
     for moment in ["level", "begun", "copied", "committed", "built", "rows_complete", "scripted", "validated"] {
