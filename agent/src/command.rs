@@ -29,6 +29,8 @@ pub struct Command {
     pub plan_digest: Vec<u8>,
     /// Newest heartbeat the coordinator had seen when it decided.
     pub heartbeat_sequence: i64,
+    /// The coordinator's step that the act belongs to. May be empty.
+    pub step: String,
     /// Do it, or take it back.
     pub verb: Verb,
     /// What to do.

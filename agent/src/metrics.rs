@@ -11,14 +11,14 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use crate::runner::{Attempts, Runner};
+use crate::runner::{Attempts, Runner, UnderWay};
 use crate::step::{Handles, ProgressPart};
 
 /// Makes the agent's figures readable.
 #[must_use]
 pub fn register(handles: &Handles, standing: &Standing, runner: &Arc<Runner>) -> Metrics {
     let metrics = Metrics::new();
-    let Attempts { count, duration } = runner.attempts().clone();
+    let Attempts { count, duration, former_count, former_duration } = runner.attempts().clone();
     let LinkTraffic(link) = handles.traffic.clone();
     let now = Now {
         gauges: handles.gauges.clone(),
@@ -27,8 +27,11 @@ pub fn register(handles: &Handles, standing: &Standing, runner: &Arc<Runner>) ->
         runner: Arc::clone(runner),
     };
     metrics.register(|registry| {
-        registry.register("step_attempts", "Attempts at a step that ended", count);
-        registry.register_with_unit("step_attempt_duration", "How long attempts took", Unit::Seconds, duration);
+        registry.register("act_attempts", "Attempts at an act that ended", count);
+        registry.register_with_unit("act_attempt_duration", "How long attempts took", Unit::Seconds, duration);
+        registry.register("step_attempts", "act_attempts by its former name and labels", former_count);
+        let former = "act_attempt_duration by its former name and labels";
+        registry.register_with_unit("step_attempt_duration", former, Unit::Seconds, former_duration);
         registry.register("link_bytes", "Bytes for the other agent, plain and as sent", link);
         registry.register_collector(Box::new(now));
     });
@@ -87,11 +90,19 @@ impl Collector for Now {
             }
         }
         self.encode_copies(&mut encoder)?;
+        let under_way = self.runner.under_way();
         let mut running =
-            encoder.encode_descriptor("step_running", "1 while a step is at work", None, MetricType::Gauge)?;
-        for (migration, kind, verb) in self.runner.under_way() {
-            let labels = [("migration", migration.as_str()), ("step", kind.as_str()), ("verb", verb.as_str())];
+            encoder.encode_descriptor("act_running", "1 while an act is at work", None, MetricType::Gauge)?;
+        for UnderWay { migration, kind, step, verb } in &under_way {
+            let labels =
+                [("migration", migration.as_str()), ("act", kind.as_str()), ("step", step), ("verb", verb.as_str())];
             running.encode_family(&labels)?.encode_gauge(&1_i64)?;
+        }
+        let help = "act_running by its former name and labels";
+        let mut former = encoder.encode_descriptor("step_running", help, None, MetricType::Gauge)?;
+        for UnderWay { migration, kind, verb, .. } in &under_way {
+            let labels = [("migration", migration.as_str()), ("step", kind.as_str()), ("verb", verb.as_str())];
+            former.encode_family(&labels)?.encode_gauge(&1_i64)?;
         }
         // A journal that cannot be read has louder ways to say so.
         let untold = self.journal.unsent_facts().unwrap_or(0);

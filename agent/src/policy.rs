@@ -31,13 +31,21 @@ pub struct Policy {
     path: PathBuf,
     digest: [u8; 32],
     databases: BTreeMap<String, DatabaseRule>,
-    steps: Option<BTreeSet<ActKind>>,
+    acts: Option<AllowedActs>,
     peers: BTreeMap<String, PeerAddress>,
     limits: Limits,
     destructive: Destructive,
     roles: PremadeRoles,
     poolers: Vec<PoolerRule>,
     hooks: Vec<HookRule>,
+}
+
+/// The acts that the file allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct AllowedActs {
+    /// The key that lists them: `acts`, or `steps` in a file of before.
+    key: &'static str,
+    kinds: BTreeSet<ActKind>,
 }
 
 /// What may be done with one database.
@@ -169,10 +177,12 @@ impl Policy {
                 format!("Add \"{peer}\" to `peers` under [databases.{}]", file::key(database)),
             ));
         }
-        if self.steps.as_ref().is_some_and(|steps| !steps.contains(&intent.kind)) {
+        if let Some(AllowedActs { key, kinds }) = &self.acts
+            && !kinds.contains(&intent.kind)
+        {
             return Err(self.denied(
-                format!("the policy does not allow step {}", intent.kind),
-                format!("Add \"{}\" to `steps`", intent.kind),
+                format!("the policy does not allow act {}", intent.kind),
+                format!("Add \"{}\" to `{key}`", intent.kind),
             ));
         }
         if let Some(act) = intent.acts.iter().find(|act| !self.destructive.allows(**act)) {

@@ -52,11 +52,25 @@ pub struct Runner {
     attempts: Attempts,
 }
 
+/// A command under way, as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Its migration.
+    pub migration: MigrationId,
+    /// Which act.
+    pub kind: ActKind,
+    /// The coordinator's step that the act belongs to. May be empty.
+    pub step: String,
+    /// Carried out or taken back.
+    pub verb: Verb,
+}
+
 /// A command under way.
 #[derive(Debug)]
 struct Running {
     migration: MigrationId,
     kind: ActKind,
+    step: String,
     verb: Verb,
     /// Its progress is that of the copy.
     copies: bool,
@@ -110,8 +124,14 @@ impl Runner {
 
     /// What is under way, waiting for its turn included.
     #[must_use]
-    pub fn under_way(&self) -> Vec<(MigrationId, ActKind, Verb)> {
-        self.running().values().map(|running| (running.migration.clone(), running.kind, running.verb)).collect()
+    pub fn under_way(&self) -> Vec<UnderWay> {
+        let under_way = |running: &Running| UnderWay {
+            migration: running.migration.clone(),
+            kind: running.kind,
+            step: running.step.clone(),
+            verb: running.verb,
+        };
+        self.running().values().map(under_way).collect()
     }
 
     /// How far the copies under way are, whoever makes them.
@@ -302,6 +322,7 @@ impl Runner {
         let running = Running {
             migration: command.participation.migration.clone(),
             kind: command.act.kind(),
+            step: command.step.clone(),
             verb: command.verb,
             copies: command.act.copies(),
             cancel: cancel.clone(),
@@ -314,7 +335,8 @@ impl Runner {
             agent.id = self.handles.settings.name,
             migration.id = %participation.migration,
             side = %participation.side,
-            step = %command.act.kind(),
+            step = command.step,
+            act = %command.act.kind(),
             verb = %command.verb,
             attempt = command.attempt,
             command.id = command.id,
@@ -327,7 +349,7 @@ impl Runner {
                 let end = runner.attempt(&command, sender, cancel).await;
                 if let Some(fact) = end {
                     let duration = runner.handles.tasks.clock.now().duration_since(began);
-                    runner.attempts.count(command.act.kind(), command.verb, &fact, duration);
+                    runner.attempts.count(&command, &fact, duration);
                     runner.conclude(&command, fact);
                 }
                 runner.running().remove(&command.id);

@@ -39,7 +39,8 @@ pub struct Received {
     /// The migration, as sent.
     pub migration: String,
     /// SHA-256 of its content, without what a repetition may change: the trace
-    /// context, the coordinator's epoch and the heartbeat.
+    /// context, the coordinator's epoch, the heartbeat, and the step, which a
+    /// coordinator of another release leaves out.
     pub digest: [u8; 32],
     /// The encoded message.
     pub message: Vec<u8>,
@@ -61,6 +62,7 @@ pub fn receive(message: v1::Command) -> Result<Received, Failure> {
         trace_context: Default::default(),
         leader_epoch: 0,
         heartbeat_sequence: 0,
+        step: String::new(),
         ..message.clone()
     };
     Ok(Received {
@@ -106,9 +108,16 @@ fn command(message: v1::Command) -> Result<Command, Failure> {
         leader_epoch: message.leader_epoch,
         plan_digest: message.plan_digest,
         heartbeat_sequence: message.heartbeat_sequence,
+        step: step_name(message.step)?,
         verb,
         act: step::decode(message.action)?,
     })
+}
+
+/// It becomes a label and a field of spans, so nothing but a name is taken.
+fn step_name(text: String) -> Result<String, Failure> {
+    let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
+    if text.len() <= 64 && text.bytes().all(is_name) { Ok(text) } else { Err(missing("step")) }
 }
 
 /// A fact as the journal keeps it. Its number is the journal's business.

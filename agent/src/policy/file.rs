@@ -15,13 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::BarrierConflict;
-use super::DatabaseRule;
-use super::Destructive;
-use super::Limits;
-use super::Policy;
-use super::hook;
-use super::pooler;
+use super::{AllowedActs, BarrierConflict, DatabaseRule, Destructive, Limits, Policy, hook, pooler};
 use crate::settings::{invalid, is_address, is_name};
 
 /// Written instead of the address of a peer that the coordinator relays to.
@@ -119,7 +113,7 @@ pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
 
     let peers = peers(&mut problems, &mut table);
     let databases = databases(&mut problems, &mut table, &peers);
-    let steps = steps(&mut problems, &mut table);
+    let acts = acts(&mut problems, &mut table);
     let limits = limits(&mut problems, &mut table);
     let destructive = Destructive::read(&mut problems, &mut table);
     let RolesSection { replication, canary } = problems.section(&mut table, "roles");
@@ -128,7 +122,7 @@ pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
     let poolers = pooler::poolers(&mut problems, &mut table, &databases);
     let hooks = hook::hooks(&mut problems, &mut table);
     for key in table.keys() {
-        problems.add(key, "unknown; expected databases, peers, steps, limits, destructive, roles, pooler or hook");
+        problems.add(key, "unknown; expected databases, peers, acts, limits, destructive, roles, pooler or hook");
     }
     if !problems.0.is_empty() {
         return Err(invalid(path, &problems.0));
@@ -137,7 +131,7 @@ pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
         path: path.to_owned(),
         digest: Sha256::digest(&bytes).into(),
         databases,
-        steps,
+        acts,
         peers,
         limits,
         destructive,
@@ -194,19 +188,29 @@ fn databases(
     databases
 }
 
-fn steps(problems: &mut Problems, table: &mut toml::Table) -> Option<BTreeSet<ActKind>> {
-    let names: Option<Vec<String>> = table.remove("steps").and_then(|value| problems.read("steps", value));
-    let mut steps = BTreeSet::new();
-    for name in names? {
+/// `steps` is what `acts` was called before.
+fn acts(problems: &mut Problems, table: &mut toml::Table) -> Option<AllowedActs> {
+    let (key, value) = match (table.remove("acts"), table.remove("steps")) {
+        (None, None) => return None,
+        (Some(value), None) => ("acts", value),
+        (None, Some(value)) => ("steps", value),
+        (Some(value), Some(_)) => {
+            problems.add("steps", "is what `acts` was called before; leave one of the two in the file");
+            ("acts", value)
+        }
+    };
+    let names: Vec<String> = problems.read(key, value)?;
+    let mut kinds = BTreeSet::new();
+    for name in names {
         match ActKind::ALL.iter().find(|kind| kind.as_str() == name) {
-            Some(kind) => drop(steps.insert(*kind)),
+            Some(kind) => drop(kinds.insert(*kind)),
             None => {
                 let known: Vec<_> = ActKind::ALL.iter().map(|kind| kind.as_str()).collect();
-                problems.add("steps", format_args!("{name:?} is no step; expected {}", known.join(", ")));
+                problems.add(key, format_args!("{name:?} is no act; expected {}", known.join(", ")));
             }
         }
     }
-    Some(steps)
+    Some(AllowedActs { key, kinds })
 }
 
 fn limits(problems: &mut Problems, table: &mut toml::Table) -> Limits {

@@ -7,7 +7,7 @@ use pgportage_proto::MigrationId;
 use super::*;
 
 const POLICY: &str = r#"
-steps = ["check_server", "fence_source", "raise_barrier"]
+acts = ["check_server", "fence_source", "raise_barrier"]
 
 [peers]
 dst-1 = "10.0.0.2:7421"
@@ -58,7 +58,7 @@ fn says_which_line_would_allow_it() {
         (participation("shop", Side::Destination, "dst-1"), intent(ActKind::CheckServer), "\"destination\" to `sides`"),
         (participation("shop", Side::Source, "dst-9"), intent(ActKind::CheckServer), "under [peers]"),
         (participation("shop", Side::Source, "dst-2"), intent(ActKind::CheckServer), "\"dst-2\" to `peers`"),
-        (shop.clone(), intent(ActKind::CreateSlot), "\"create_slot\" to `steps`"),
+        (shop.clone(), intent(ActKind::CreateSlot), "\"create_slot\" to `acts`"),
         (shop.clone(), fence, "`fence = true`"),
         (shop.clone(), long, "`max_outage`"),
     ] {
@@ -69,11 +69,24 @@ fn says_which_line_would_allow_it() {
     }
 }
 
+/// A file of before calls the key `steps`, and is told so in what would allow more.
+#[test]
+fn the_former_name_of_the_acts_is_taken_and_not_beside_the_new_one() {
+    let former = POLICY.replacen("acts =", "steps =", 1);
+    let shop = participation("shop", Side::Source, "dst-1");
+    let policy = load(&former).unwrap();
+    policy.allows(&shop, &intent(ActKind::CheckServer)).unwrap();
+    let failure = policy.allows(&shop, &intent(ActKind::CreateSlot)).unwrap_err();
+    assert!(failure.hint.contains("\"create_slot\" to `steps`"), "{}", failure.hint);
+    let failure = load(&format!("acts = []\n{former}")).unwrap_err();
+    assert!(failure.detail.contains("steps: is what `acts` was called before"), "{}", failure.detail);
+}
+
 #[test]
 fn names_every_problem_at_once() {
     let failure = load(
         r#"
-        steps = ["drop_database"]
+        acts = ["drop_database"]
         colour = "red"
         [peers]
         dst-1 = "nowhere"
@@ -85,8 +98,7 @@ fn names_every_problem_at_once() {
     )
     .unwrap_err();
     assert_eq!(failure.reason, Reason::ConfigurationInvalid);
-    for key in ["steps: \"drop_database\"", "colour:", "peers.dst-1:", "databases.shop.sides:", "limits.lock_timeout:"]
-    {
+    for key in ["acts: \"drop_database\"", "colour:", "peers.dst-1:", "databases.shop.sides:", "limits.lock_timeout:"] {
         assert!(failure.detail.contains(key), "{key} is missing in:\n{}", failure.detail);
     }
     assert_eq!(failure.detail.lines().count(), 5, "{}", failure.detail);

@@ -265,12 +265,12 @@ async fn every_command_on_the_wrong_side_has_no_effect() {
 
 #[tokio::test]
 async fn every_step_that_is_not_listed_has_no_effect() {
-    let mut evil = Evil::new(&format!("steps = []\n{POLICY}")).await;
+    let mut evil = Evil::new(&format!("acts = []\n{POLICY}")).await;
     for action in actions() {
         for verb in VERBS {
             let failure = evil.send(allowed(action.clone(), verb)).await;
             assert_eq!(failure.reason, "POLICY_DENIED", "{failure:?}");
-            assert!(failure.hint.contains("to `steps`"), "{failure:?}");
+            assert!(failure.hint.contains("to `acts`"), "{failure:?}");
         }
     }
     evil.nothing_was_done().await;

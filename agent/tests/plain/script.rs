@@ -372,6 +372,7 @@ pub(crate) fn command(action: v1::command::Action) -> v1::Command {
         side: v1::Side::Source.into(),
         database: "shop".to_owned(),
         peer_agent_id: "oslo".to_owned(),
+        step: "connect".to_owned(),
         action: Some(action),
     }
 }

@@ -3,8 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use pgportage_link::Clock;
-use pgportage_link::fail_point;
+use pgportage_link::{Clock, fail_point};
 use pgportage_proto::v1::attach_agent_request::Message as Up;
 use pgportage_proto::v1::attach_agent_response::Message as Down;
 use pgportage_proto::v1::command_fact::Fact;
@@ -57,6 +56,7 @@ async fn hello_welcome_work_and_goodbye() {
         "pgportage_attached 1",
         "pgportage_unacknowledged_facts 0",
         "pgportage_lag_seconds{migration=\"orders\"} 0.25",
+        "pgportage_act_attempts_total{act=\"reach_peer\",step=\"connect\",verb=\"undo\",outcome=\"succeeded\"} 1",
         "pgportage_step_attempts_total{step=\"reach_peer\",verb=\"undo\",outcome=\"succeeded\"} 1",
     ] {
         assert!(figures.lines().any(|found| found == line), "{line} is missing in:\n{figures}");

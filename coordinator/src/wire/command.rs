@@ -33,6 +33,7 @@ pub fn command(
         side: v1::Side::from(side).into(),
         database: spec.database.clone(),
         peer_agent_id: spec.peer(side).to_owned(),
+        step: issued.act.step.as_str().to_owned(),
         action: issued.act.row().and_then(|row| (row.act.send)(&issued.input)),
     }
 }
