@@ -17,7 +17,7 @@ pub struct Command {
     pub id: String,
     /// The agent's part in the migration, as the coordinator sees it.
     pub participation: Participation,
-    /// From 1, growing with every attempt at the same action.
+    /// From 1, growing with every attempt at the same act.
     pub attempt: u32,
     /// How long it may go without progress.
     pub stall_timeout: Duration,

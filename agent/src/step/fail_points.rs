@@ -1,7 +1,7 @@
-//! The places around every action where a test may end the process:
-//! `<action>.<verb>.<moment>`, for example `create_slot.perform.surveyed`.
+//! The places around every act where a test may end the process:
+//! `<act>.<verb>.<moment>`, for example `create_slot.perform.surveyed`.
 //!
-//! Places inside a step have names of the step's own
+//! Places inside an act have names of the act's own
 //! ([`crate::step::Context::fail_point`]). The tests read all names from the
 //! source, so a new one cannot be forgotten.
 
@@ -31,7 +31,7 @@ impl Moment {
     }
 }
 
-/// Passes one of the points around an action.
+/// Passes one of the points around an act.
 pub(crate) fn pass(kind: ActKind, verb: Verb, moment: Moment) {
     pgportage_link::fail_point::hit(&format!("{kind}.{verb}.{}", moment.as_str()));
 }

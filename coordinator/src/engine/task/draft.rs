@@ -146,7 +146,7 @@ impl Task {
             otel.name = format!("{} {kind}", issue.act.step),
             migration.id = %draft.state.id,
             step = issue.act.step.as_str(),
-            action = kind,
+            act = kind,
             verb = ?issue.verb,
             attempt = issue.attempt,
             command.id = %command,
