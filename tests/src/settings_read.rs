@@ -43,7 +43,6 @@ const EVERY: &[&str] = &["agent", "coordinator", "proto"];
 const SECTIONS: &[Section] = &[
     // The agent's policy.
     section("Limits", "barrier_timeout", "limits", AGENT),
-    section("Destructive", "terminate_sessions", "destructive", AGENT),
     section("Roles", "canary", "roles", AGENT),
     // agent.toml
     section("Settings", "tunnel", "settings", AGENT),
@@ -331,6 +330,24 @@ fn every_setting_is_read() {
             .extend(fields.iter().map(|field| format!("{}.{field} of {}", section.called, section.programs[0])));
     }
     assert!(unread_fields.is_empty(), "keys that a file may have and nothing reads: {unread_fields:?}");
+}
+
+/// What the policy may allow is asked for by some act.
+#[test]
+fn every_destructive_act_is_asked_for() {
+    let files = sources("agent");
+    let (table, others): (Vec<_>, Vec<_>) = files.iter().partition(|(path, _)| path.ends_with("policy/destructive.rs"));
+    let (_, table) = table.first().expect("the table of destructive acts");
+    let variants = places(table, &["destructive_acts", "!", "{"]).into_iter().flat_map(|at| {
+        let lines = table[at..end_of_braces(table, at)].windows(2);
+        lines.filter(|pair| pair[1] == Token::Sign('=')).filter_map(|pair| pair[0].word().map(str::to_owned))
+    });
+    let variants: Vec<_> = variants.collect();
+    assert!(variants.contains(&"DropSlot".to_owned()), "{variants:?}");
+    let is_asked =
+        |variant: &str| others.iter().any(|(_, code)| !places(code, &["DestructiveAct", ":", ":", variant]).is_empty());
+    let unasked: Vec<_> = variants.iter().filter(|variant| !is_asked(variant)).collect();
+    assert!(unasked.is_empty(), "keys of [destructive] that no act asks for: {unasked:?}");
 }
 
 #[test]

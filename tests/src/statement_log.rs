@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn what_runs_inside_another_is_seen() {
-        let inner = "EXECUTE format(''CREATE SUBSCRIPTION s CONNECTION %L WITH (slot_name = a)'', line); END";
+        let inner = "EXECUTE format(''CREATE SUBSCRIPTION s CONNECTION %L WITH (slot_name = ''''a'''')'', line); END";
         let statement = format!("DO 'DECLARE line text; BEGIN {inner}'");
         assert_eq!(
             executed(&statement).as_deref(),

@@ -374,6 +374,21 @@ async fn killed_at_any_point_a_command_has_one_history() {
 
 /// The program frozen while a command waits in its socket: thawed, it finds the
 /// command too old by its own clock.
+/// Returns when the system shows each thread of the process as stopped.
+async fn until_every_thread_stops(process: rustix::process::Pid) {
+    let tasks = format!("/proc/{}/task", process.as_raw_nonzero());
+    let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
+    };
+    let all = async {
+        while !std::fs::read_dir(&tasks).unwrap().all(is_stopped) {
+            Clock.sleep(Duration::from_millis(5)).await;
+        }
+    };
+    Clock.timeout(PATIENCE, all).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_agent_does_not_act_on_what_it_slept_through() {
     use rustix::process::{Signal, kill_process};
@@ -383,6 +398,8 @@ async fn a_frozen_agent_does_not_act_on_what_it_slept_through() {
     let mut line = site.coordinator.welcome(1).await;
     line.heartbeat().await;
     kill_process(pid(&agent), Signal::STOP).unwrap();
+    // A thread that runs when the signal is sent goes on for a moment.
+    until_every_thread_stops(pid(&agent)).await;
     let missed = harmless();
     line.command(missed.clone()).await;
     // Longer than `command_age`, and far from every keepalive.

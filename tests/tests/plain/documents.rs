@@ -12,6 +12,9 @@ use pgportage_tests::site::program;
 /// Flags of other people's programs.
 const OF_OTHERS: [&str; 2] = ["--ulimit", "--blobs"];
 
+/// Flags that the programs still take in place of newer ones. `--help` is silent about them.
+const OF_BEFORE: [&str; 2] = ["--connection", "--copy-method"];
+
 /// Sessions of ours, by the names that the servers show.
 const SESSIONS: [&str; 1] = ["pgportage keeper"];
 
@@ -121,7 +124,8 @@ fn wrong(piece: &str, programs: &BTreeMap<&str, Verbs>) -> Option<String> {
         // A flag by itself belongs to one of the verbs.
         name if name.starts_with("--") => {
             let known = |flag: &str| programs.values().any(|verbs| verbs.0.values().any(|flags| flags.contains(flag)));
-            let unknown = flags().find(|flag| !known(flag) && !OF_OTHERS.contains(flag))?;
+            let unknown =
+                flags().find(|flag| !known(flag) && !OF_OTHERS.contains(flag) && !OF_BEFORE.contains(flag))?;
             return Some(format!("no program has {unknown}"));
         }
         _ => return None,
