@@ -43,7 +43,7 @@ const EVERY: &[&str] = &["agent", "coordinator", "proto"];
 const SECTIONS: &[Section] = &[
     // The agent's policy.
     section("Limits", "barrier_timeout", "limits", AGENT),
-    section("Roles", "canary", "roles", AGENT),
+    section("PremadeRoles", "canary", "roles", AGENT),
     // agent.toml
     section("Settings", "tunnel", "settings", AGENT),
     section("CoordinatorSettings", "address", "coordinator", AGENT),
@@ -279,7 +279,9 @@ fn unread(files: &[(PathBuf, Vec<Token>)], section: &Section) -> Vec<String> {
     let (parser, definition, fields) =
         defined.unwrap_or_else(|| panic!("no {} with {} is found any more", section.name, section.field));
     let mut read = BTreeSet::new();
-    for (_, tokens) in files.iter().filter(|(path, _)| path != parser && !is_part_of_parsing(path)) {
+    for (_, tokens) in
+        files.iter().filter(|(path, _)| !(path == parser && only_parses(path)) && !is_part_of_parsing(path))
+    {
         read.extend(members(tokens, &names(tokens, section)));
         read.extend(taken_apart(tokens, section.name));
     }
@@ -295,6 +297,12 @@ fn unread(files: &[(PathBuf, Vec<Token>)], section: &Section) -> Vec<String> {
     through.retain(|method, _| read.contains(method));
     read.extend(through.into_values().flatten());
     fields.into_iter().filter(|field| !read.contains(field)).collect()
+}
+
+/// Whether a file that defines a section does nothing else with it. Where a part's file
+/// defines its own settings, it is the one that reads them.
+fn only_parses(path: &Path) -> bool {
+    path.file_stem().is_some_and(|name| name == "settings" || name == "policy" || name == "limits")
 }
 
 /// Below the policy everything is its format.

@@ -64,7 +64,7 @@ fn the_workflow_knows_no_clock_no_socket_and_no_store() {
 fn the_coordinator_knows_generated_types_where_it_speaks() {
     // Figures are passed on as the agents send them.
     let speaking =
-        ["wire", "service", "fleet", "daemon", "engine/hear", "engine/task/told", "workflow/act", "figures", "metrics"];
+        ["wire", "service", "fleet", "daemon", "engine/hear", "engine/task/send", "workflow/act", "figures", "metrics"];
     let allowed = speaking.map(|place| format!("coordinator/src/{place}"));
     let allowed: Vec<&str> = allowed.iter().map(String::as_str).collect();
     assert_eq!(others_with(&["v1::"], &["coordinator/src"], &allowed), NONE);

@@ -18,10 +18,10 @@ use time::format_description::well_known::Rfc3339;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What is told of agents that are away now; and where a reason's page is, which the
-/// programs print now.
-const NOT_COMPARED: [&str; 7] =
-    ["figures", "schema_drift", "waiting_for", "next_commands", "update_time", "etag", "page"];
+/// What is told of agents that are away now, progress among it, which may be lost; and
+/// where a reason's page is, which the programs print now.
+const NOT_COMPARED: [&str; 8] =
+    ["figures", "progress", "schema_drift", "waiting_for", "next_commands", "update_time", "etag", "page"];
 
 /// A coordinator that starts with the store of a state, and its operator.
 async fn coordinator(directory: &Path, state: &str) -> (Service, Cli) {
