@@ -147,9 +147,7 @@ impl Watch {
     async fn follow(&mut self) -> Result<(), Failure> {
         let clock = self.with.tasks.clock;
         // No session for a source that nobody has left: it follows nobody.
-        while self.participation.side == Side::Source
-            && self.with.journal.switchover(&self.participation.migration)?.left.is_none()
-        {
+        while self.participation.side == Side::Source && !self.with.journal.was_left(&self.participation.migration)? {
             clock.sleep(INTERVAL).await;
         }
         let session = self.with.door.open(&self.participation.database, Purpose::Control).await?;

@@ -9,6 +9,5 @@ pub mod ledger;
 pub mod names;
 mod participation;
 pub mod stream;
-pub mod switchover;
 
 pub use participation::Participation;

@@ -29,7 +29,7 @@ const PARTS: usize = 50;
 
 /// Both ends, ready to compare.
 #[derive(Debug)]
-pub(crate) struct WrittenRowsCheck {
+pub(super) struct Scrutiny {
     here: Reader,
     there: Questions,
     tables: Vec<Arc<ComparedTable>>,
@@ -62,9 +62,9 @@ impl From<WrittenRows> for v1::SwitchComparison {
     }
 }
 
-impl WrittenRowsCheck {
+impl Scrutiny {
     /// Both ends, open, with what they have in common.
-    pub(crate) fn new(here: Reader, there: Questions, tables: Vec<Arc<ComparedTable>>, hashing: Hashing) -> Self {
+    pub(super) fn new(here: Reader, there: Questions, tables: Vec<Arc<ComparedTable>>, hashing: Hashing) -> Self {
         Self { here, there, tables, hashing }
     }
 
@@ -75,7 +75,7 @@ impl WrittenRowsCheck {
     /// [`Reason::RowsDiffer`]; [`Reason::VerificationIncomplete`] when the time is over;
     /// otherwise what either side reports. The time has to be paid by applications, so
     /// nothing is tried twice.
-    pub(crate) async fn compare(&mut self, clock: Clock, epoch: i64, limit: Duration) -> Result<WrittenRows, Failure> {
+    pub(super) async fn compare(&mut self, clock: Clock, epoch: i64, limit: Duration) -> Result<WrittenRows, Failure> {
         let begun = clock.now();
         let compared = clock.timeout(limit, Box::pin(self.look(epoch))).await;
         let compared = compared.unwrap_or_else(|_elapsed| Err(time_over(limit)));
@@ -160,14 +160,13 @@ fn time_over(limit: Duration) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use pgportage_data_plane::comparison::{Column, Form};
-
     use super::*;
+    use crate::step::verify::columns;
 
     fn table(name: &str, size_bytes: i64) -> Arc<ComparedTable> {
         Arc::new(ComparedTable {
             name: RelationName::new("public", name),
-            columns: ["id", "v"].map(|name| Column { name: name.to_owned(), form: Form::Text }).to_vec(),
+            columns: columns(&["id", "v"], &[]),
             key: vec!["other".to_owned()],
             size_bytes,
         })
