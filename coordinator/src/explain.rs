@@ -243,9 +243,7 @@ fn unchecked(side: Side, Unchecked { subject, failure }: &Unchecked) -> Explanat
 }
 
 fn broken_link(side: Side, link: &Link) -> Option<Explanation> {
-    let Link::Broken(failure) = link else {
-        return None;
-    };
+    let Link::Broken(failure) = link else { return None };
     let other = match side {
         Side::Source => Side::Destination,
         Side::Destination => Side::Source,

@@ -122,9 +122,7 @@ impl Fleet {
     pub fn beat(&self, name: &str, epoch: i64, sequence: i64) -> bool {
         let now = self.clock.wall();
         let mut agents = self.agents();
-        let Some(entry) = agents.get_mut(name) else {
-            return false;
-        };
+        let Some(entry) = agents.get_mut(name) else { return false };
         entry.record.contact_time = now;
         match &mut entry.line {
             Some(line) if line.epoch == epoch => {
@@ -145,9 +143,7 @@ impl Fleet {
     pub fn command(&self, name: &str, mut command: v1::Command) -> Result<(), Failure> {
         let mut agents = self.agents();
         let line = agents.get_mut(name).and_then(|entry| entry.line.as_mut()).filter(|line| line.ready());
-        let Some(line) = line else {
-            return Err(not_attached(name));
-        };
+        let Some(line) = line else { return Err(not_attached(name)) };
         command.heartbeat_sequence = line.heartbeat;
         fail_point::hit("coordinator.send.command");
         line.submit(Down::Command(command)).then_some(()).ok_or_else(|| not_attached(name))

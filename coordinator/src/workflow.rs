@@ -17,9 +17,7 @@ pub mod digest;
 pub mod drift;
 pub mod fact;
 pub mod finding;
-pub mod inventory;
 pub mod judge;
-pub mod kind;
 pub mod plan;
 pub mod planned;
 pub mod rehearsal;
@@ -33,7 +31,6 @@ pub mod verb;
 pub(crate) mod proof;
 
 pub use act_ref::ActRef;
-pub use kind::Act;
 pub use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Side, Verb};
 pub use step_name::StepName;
 
@@ -193,26 +190,32 @@ const fn at_the_same_time(act: ActRow) -> ActRow {
 }
 
 use Undo::{Never, Nothing, TakeBack, TakeBackAndForget, TakeBackFirst};
+use act::{
+    AWAIT_COPY, AWAIT_LAG, Act, CERTIFY_SWITCH, CHECK_SERVER, CLOSE_DATABASE, COMPARE_ROWS, COPY_TABLES, COUNT_ROWS,
+    CREATE_PUBLICATION, CREATE_REPLICATION_ROLE, CREATE_SLOT, CREATE_SUBSCRIPTION, CREATE_WAY_BACK, DRAIN_TO_MARKER,
+    FENCE_SOURCE, FINISH_MIGRATION, FOLLOW_STREAM, KEEP_STREAM, OPEN_DESTINATION, PREPARE_CUTOVER, RAISE_BARRIER,
+    REACH_PEER, RELEASE_BARRIER, RESTORE_SCHEMA, SET_REPLICA_IDENTITY,
+};
 
 /// A switch of the applications' way: one side is left, the other is entered. A
 /// cutover and a rollback are the same acts with the sides exchanged.
 const fn switch(leave: Side) -> [ActRow; 11] {
     let enter = leave.other();
     [
-        on(leave, &act::prepare_cutover::ACT, TakeBack),
-        at_the_same_time(on(enter, &act::prepare_cutover::ACT, TakeBack)),
-        on(leave, &act::raise_barrier::ACT, TakeBack),
-        on(enter, &act::drain_to_marker::ACT, TakeBack),
-        on(leave, &act::fence_source::ACT, TakeBackFirst),
+        on(leave, &PREPARE_CUTOVER, TakeBack),
+        at_the_same_time(on(enter, &PREPARE_CUTOVER, TakeBack)),
+        on(leave, &RAISE_BARRIER, TakeBack),
+        on(enter, &DRAIN_TO_MARKER, TakeBack),
+        on(leave, &FENCE_SOURCE, TakeBackFirst),
         // ---- The point of no return.
-        on(enter, &act::open_destination::ACT, Never),
-        on(leave, &act::release_barrier::ACT, Nothing),
+        on(enter, &OPEN_DESTINATION, Never),
+        on(leave, &RELEASE_BARRIER, Nothing),
         // What is written from here on flows to the side that was left.
-        of_the_way_back(on(enter, &act::keep_stream::ACT, Nothing)),
-        of_the_way_back(on(leave, &act::follow_stream::ACT, Nothing)),
+        of_the_way_back(on(enter, &KEEP_STREAM, Nothing)),
+        of_the_way_back(on(leave, &FOLLOW_STREAM, Nothing)),
         // Last in the table, because histories name acts by their place.
-        of_the_certificate(on(leave, &act::certify_switch::ACT, Nothing)),
-        of_the_certificate(on(enter, &act::certify_switch::ACT, Nothing)),
+        of_the_certificate(on(leave, &CERTIFY_SWITCH, Nothing)),
+        of_the_certificate(on(enter, &CERTIFY_SWITCH, Nothing)),
     ]
 }
 
@@ -221,7 +224,7 @@ const fn switch(leave: Side) -> [ActRow; 11] {
 /// the lag is awaited for long enough for writers to get their breath.
 const fn rehearsal(leave: Side) -> [ActRow; 5] {
     let [prepare_to_leave, prepare_to_enter, raise, drain, ..] = switch(leave);
-    [on(leave, &act::await_lag::ACT, Nothing), prepare_to_leave, prepare_to_enter, raise, drain]
+    [on(leave, &AWAIT_LAG, Nothing), prepare_to_leave, prepare_to_enter, raise, drain]
 }
 
 /// Both sides compared, the one that follows with the one that applications write to.
@@ -230,12 +233,12 @@ const fn verification(publisher: Side) -> [ActRow; 5] {
     // After a break the follower may be behind by more than what changes while rows
     // are counted: first the stream has to be level again.
     [
-        on(publisher, &act::await_lag::ACT, Nothing),
+        on(publisher, &AWAIT_LAG, Nothing),
         // What changes while rows are counted is seen by counting them twice.
-        of_counts(on(publisher, &act::count_rows::ACT, Nothing)),
-        on(follower, &act::count_rows::ACT, Nothing),
-        on(publisher, &act::count_rows::ACT, Nothing),
-        of_rows(on(follower, &act::compare_rows::ACT, Nothing)),
+        of_counts(on(publisher, &COUNT_ROWS, Nothing)),
+        on(follower, &COUNT_ROWS, Nothing),
+        on(publisher, &COUNT_ROWS, Nothing),
+        of_rows(on(follower, &COMPARE_ROWS, Nothing)),
     ]
 }
 
@@ -244,70 +247,70 @@ pub const TABLE: &[StepRow] = &[
     StepRow {
         name: StepName::Inspect,
         hold: None,
-        acts: &[source(&act::check_server::ACT, Nothing), destination(&act::check_server::ACT, Nothing)],
+        acts: &[source(&CHECK_SERVER, Nothing), destination(&CHECK_SERVER, Nothing)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Connect,
         hold: None,
         acts: &[
-            source(&act::create_replication_role::ACT, TakeBackAndForget),
-            destination(&act::reach_peer::ACT, TakeBackAndForget),
-            source(&act::reach_peer::ACT, Nothing),
+            source(&CREATE_REPLICATION_ROLE, TakeBackAndForget),
+            destination(&REACH_PEER, TakeBackAndForget),
+            source(&REACH_PEER, Nothing),
         ],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Identity,
         hold: None,
-        acts: &[source(&act::set_replica_identity::ACT, TakeBack)],
+        acts: &[source(&SET_REPLICA_IDENTITY, TakeBack)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Publication,
         hold: None,
-        acts: &[source(&act::create_publication::ACT, TakeBack)],
+        acts: &[source(&CREATE_PUBLICATION, TakeBack)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Close,
         hold: None,
-        acts: &[destination(&act::close_database::ACT, TakeBack)],
+        acts: &[destination(&CLOSE_DATABASE, TakeBack)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Schema,
         hold: None,
-        acts: &[destination(&act::restore_schema::ACT, TakeBack)],
+        acts: &[destination(&RESTORE_SCHEMA, TakeBack)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Copy,
         hold: None,
         // Rows go with the tables: taking the schema back empties the database.
-        acts: &[source(&act::create_slot::ACT, TakeBack), destination(&act::copy_tables::ACT, Nothing)],
+        acts: &[source(&CREATE_SLOT, TakeBack), destination(&COPY_TABLES, Nothing)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Subscribe,
         hold: None,
-        acts: &[destination(&act::create_subscription::ACT, TakeBack)],
+        acts: &[destination(&CREATE_SUBSCRIPTION, TakeBack)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::CatchUp,
         hold: None,
-        acts: &[destination(&act::await_copy::ACT, Nothing), source(&act::await_lag::ACT, Nothing)],
+        acts: &[destination(&AWAIT_COPY, Nothing), source(&AWAIT_LAG, Nothing)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Reverse,
         hold: None,
         acts: &[
-            of_the_way_back(destination(&act::create_replication_role::ACT, TakeBack)),
-            of_the_way_back(destination(&act::create_publication::ACT, TakeBack)),
-            of_the_way_back(destination(&act::create_slot::ACT, TakeBack)),
-            of_the_way_back(source(&act::create_way_back::ACT, TakeBack)),
+            of_the_way_back(destination(&CREATE_REPLICATION_ROLE, TakeBack)),
+            of_the_way_back(destination(&CREATE_PUBLICATION, TakeBack)),
+            of_the_way_back(destination(&CREATE_SLOT, TakeBack)),
+            of_the_way_back(source(&CREATE_WAY_BACK, TakeBack)),
         ],
         undo_order: UndoOrder::Strict,
     },
@@ -348,7 +351,7 @@ pub const TABLE: &[StepRow] = &[
     StepRow {
         name: StepName::Finish,
         hold: Some(Hold::Finish),
-        acts: &[destination(&act::finish_migration::ACT, Nothing), source(&act::finish_migration::ACT, Nothing)],
+        acts: &[destination(&FINISH_MIGRATION, Nothing), source(&FINISH_MIGRATION, Nothing)],
         undo_order: UndoOrder::Strict,
     },
 ];

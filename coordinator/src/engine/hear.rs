@@ -38,9 +38,7 @@ impl Engine {
         match preflight {
             // Full only when its asker has gone.
             Some(asker) => drop(asker.try_send(fact)),
-            None => {
-                tracing::warn!(agent.id = agent, command.id = %command, "a fact about a command of nobody's")
-            }
+            None => tracing::warn!(agent.id = agent, command.id = %command, "a fact about a command of nobody's"),
         }
         self.acknowledge(agent, command, sequence);
     }
@@ -104,9 +102,7 @@ impl Engine {
     /// Takes progress in. The latest wins.
     pub fn progressed(&self, agent: &str, command: CommandId, progress: Progress) {
         let owner = self.0.commands().get(&command).cloned();
-        let Some(handle) = owner.and_then(|id| self.handle(&id).ok()) else {
-            return;
-        };
+        let Some(handle) = owner.and_then(|id| self.handle(&id).ok()) else { return };
         handle.overview.send_if_modified(|overview| {
             let state = &overview.state;
             let concerned = state.commands.get(&command).is_some_and(|known| !known.answered)
@@ -121,13 +117,9 @@ impl Engine {
 
     /// Takes an agent's figures in. The latest win.
     pub fn measured(&self, agent: &str, migration: &str, gauge: Gauge) {
-        let Some(handle) = MigrationId::new(migration).ok().and_then(|id| self.handle(&id).ok()) else {
-            return;
-        };
+        let Some(handle) = MigrationId::new(migration).ok().and_then(|id| self.handle(&id).ok()) else { return };
         handle.overview.send_if_modified(|overview| {
-            let Some(side) = side_of(&overview.state.spec, agent) else {
-                return false;
-            };
+            let Some(side) = side_of(&overview.state.spec, agent) else { return false };
             self.0.figures.measured(migration, side == overview.state.writable, &gauge);
             let told = overview.drift().cloned();
             overview.gauges.insert(side, gauge);

@@ -79,9 +79,7 @@ impl Engine {
         });
         let agents = [Side::Source, Side::Destination].map(|side| state.spec.agent(side));
         let mut absent = agents.into_iter().filter(|agent| !self.fleet().attached(agent)).map(not_attached);
-        let Some(first) = absent.next() else {
-            return behind.map_or(Readiness::Ready, Readiness::Behind);
-        };
+        let Some(first) = absent.next() else { return behind.map_or(Readiness::Ready, Readiness::Behind) };
         let others: Vec<_> = absent.chain(behind).map(|failure| failure.message).collect();
         Readiness::Unmet(if others.is_empty() { first } else { first.detail(format!("Also, {}.", others.join("; "))) })
     }

@@ -279,9 +279,7 @@ impl SessionFront {
         };
         match &failure {
             None => tracing::info!(left, "the session has ended"),
-            Some(failure) => {
-                tracing::warn!(reason = %failure.reason, "the session was ended: {failure}")
-            }
+            Some(failure) => tracing::warn!(reason = %failure.reason, "the session was ended: {failure}"),
         }
         self.engine.fleet().detach(&session.agent, session.epoch, left);
         if !self.engine.fleet().attached(&session.agent) {

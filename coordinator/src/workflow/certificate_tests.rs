@@ -62,7 +62,7 @@ fn what_agents_state_is_kept_as_it_came() {
     let signed = |side: Side| SignedStatement { statement: side.as_str().to_owned(), ..SignedStatement::default() };
     while play.open().next().is_some() {
         play.answer(|act, input| match act.row().unwrap() {
-            row if row.act.kind == ActKind::CertifySwitch => Outcome::of(signed(row.side)),
+            row if row.act.kind == ActKind::CertifySwitch => Outcome::CertifySwitch(signed(row.side)),
             _other => outcome(act, input),
         });
     }

@@ -91,12 +91,8 @@ impl DriftedObject {
         match self.change {
             Change::Missing => format!("{identity} is missing on the {follower}"),
             Change::Extra => format!("{identity} is on the {follower} only"),
-            Change::Different | Change::Unrecognised => {
-                format!("{identity} is defined otherwise on the {follower}")
-            }
-            Change::NotReplicated => {
-                format!("{identity} was created on the {other} and is not replicated")
-            }
+            Change::Different | Change::Unrecognised => format!("{identity} is defined otherwise on the {follower}"),
+            Change::NotReplicated => format!("{identity} was created on the {other} and is not replicated"),
         }
     }
 }
@@ -190,8 +186,7 @@ impl Relief {
 
 #[cfg(test)]
 mod tests {
-    use super::super::act::count_rows::SchemaObject;
-    use super::super::act::{Digest, Outcome, RowCounts};
+    use super::super::act::{Digest, Outcome, RowCounts, SchemaObject};
     use super::super::proof::{Play, outcome};
     use super::super::{ActKind, ActRef};
     use super::*;
@@ -239,7 +234,7 @@ mod tests {
         let counting = ActRef::find(StepName::Verify, Side::Destination, ActKind::CountRows).unwrap();
         play.answer_until(counting);
         let object = SchemaObject { identity: "table public.t".to_owned(), digest: Digest(vec![1]) };
-        play.answer(|_, _| Outcome::of(RowCounts { objects: vec![object.clone()], ..RowCounts::default() }));
+        play.answer(|_, _| Outcome::CountRows(RowCounts { objects: vec![object.clone()], ..RowCounts::default() }));
         while play.open().next().is_some() {
             play.answer(outcome);
         }

@@ -83,7 +83,7 @@ fn render_from(state: &State, read: Option<&Read<'_>>) -> Vec<Planned> {
                 reverse: state.way_back,
                 source: read.map(|read| read.source),
                 destination: read.map(|read| read.destination),
-                rollback: row.name == StepName::Rollback,
+                step: row.name,
                 side: act.side,
             };
             let statements = (act.act.statements)(&basis);
@@ -175,9 +175,7 @@ fn summed_up(
         material.map_or(0, |material| material.sessions.iter().map(|group| group.session_count).sum::<i32>());
     let ended = match (material, side) {
         (None, _) => "every other session of the database is ended".to_owned(),
-        (Some(_), Side::Source) => {
-            format!("every session of the database is ended at the cutover ({sessions} seen)")
-        }
+        (Some(_), Side::Source) => format!("every session of the database is ended at the cutover ({sessions} seen)"),
         (Some(_), Side::Destination) => {
             format!("every session of the database is ended when it is closed ({sessions} seen)")
         }
@@ -197,9 +195,7 @@ fn summed_up(
 /// were not read twice.
 #[must_use]
 pub fn changes(state: &State) -> Vec<String> {
-    let (Some(before), Some(now)) = (surveyed(state), inspected(state)) else {
-        return Vec::new();
-    };
+    let (Some(before), Some(now)) = (surveyed(state), inspected(state)) else { return Vec::new() };
     let lines = |read: &Read<'_>| -> BTreeSet<String> {
         let planned = render_from(state, Some(read));
         let statements = planned.iter().flat_map(|planned| {

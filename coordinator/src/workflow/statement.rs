@@ -7,10 +7,11 @@
 
 use std::fmt;
 
-use pgportage_proto::{ActKind, MigrationId, RelationName, Side, quote_ident};
+use pgportage_proto::{RelationName, quote_ident};
 
-use super::inventory::{Inventory, PlanMaterial, PlannedRole, PlannedTable};
-use super::spec::Spec;
+use super::act::{Inventory, PlanMaterial, PlannedRole, PlannedTable};
+use super::spec::{MigrationId, Spec};
+use super::{ActKind, Side, StepName};
 
 /// How many names a line shows before it says how many more there are.
 const NAMES: usize = 20;
@@ -85,8 +86,8 @@ pub struct Basis<'a> {
     pub source: Option<&'a Inventory>,
     /// What the destination's agent has read, if it was asked.
     pub destination: Option<&'a Inventory>,
-    /// Whether the act's step is a rollback.
-    pub rollback: bool,
+    /// The act's step.
+    pub step: StepName,
     /// The act's side.
     pub side: Side,
 }
@@ -240,9 +241,7 @@ impl<'a> Basis<'a> {
     /// Every other session of the database is ended.
     pub(super) fn end_sessions(&self) -> Vec<Line> {
         let statement = runs("SELECT a.pid, …, pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE …");
-        let Some(material) = self.material(self.side) else {
-            return vec![statement];
-        };
+        let Some(material) = self.material(self.side) else { return vec![statement] };
         let sessions: Vec<String> = material
             .sessions
             .iter()

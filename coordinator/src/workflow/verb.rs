@@ -175,9 +175,7 @@ pub fn apply(state: &State, request: Request, trace: TraceContext) -> Result<Eve
             })
         }
         Request::Rehearse { switch, max_outage, round_count, compare_limit } => {
-            let Some(step) = switch.rehearsal() else {
-                return Err(wrong(format!("step {switch} is not rehearsed")));
-            };
+            let Some(step) = switch.rehearsal() else { return Err(wrong(format!("step {switch} is not rehearsed"))) };
             if state.phase != (Phase::Held { step: step.held_at() }) {
                 return Err(not_yet(state, "rehearsed"));
             }

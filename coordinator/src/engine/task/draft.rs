@@ -116,9 +116,7 @@ impl Task {
 
     /// When the cutover or the round under way has to be given up.
     fn deadline(&self, draft: &Draft) -> Option<Instant> {
-        let Phase::Running { step } = draft.state.phase else {
-            return None;
-        };
+        let Phase::Running { step } = draft.state.phase else { return None };
         if !step.is_rehearsal() && draft.state.past_decision() {
             return None;
         }

@@ -1,25 +1,22 @@
 //! *Destination*: from here on until the decision no application can log in.
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, v1};
+use pgportage_proto::v1;
 use serde::{Deserialize, Serialize};
 
-use super::super::kind::{Act, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::ActKind;
 use super::super::statement::{Basis, Statements, runs};
+use super::{Act, Input, Message, Outcome, Produced, something_else};
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static CLOSE_DATABASE: Act = Act {
     kind: ActKind::CloseDatabase,
-    input: |_| Some(Input::of(CloseDatabase)),
-    send: |input| input.read::<CloseDatabase>().map(|_| Message::CloseDatabase(v1::CloseDatabase {})),
-    produces: |outcome| outcome.read::<CloseDatabaseResult>().is_some(),
+    input: |_, _, _| Some(Input::CloseDatabase),
+    send: |input| matches!(input, Input::CloseDatabase).then_some(Message::CloseDatabase(v1::CloseDatabase {})),
+    produces: |outcome| matches!(outcome, Outcome::CloseDatabase(_)),
     receive,
     statements,
 };
-
-/// It is given nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CloseDatabase;
 
 /// The database is closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,20 +25,10 @@ pub struct CloseDatabaseResult {
     pub terminated_session_count: i32,
 }
 
-impl Payload for CloseDatabase {
-    const KIND: ActKind = ActKind::CloseDatabase;
-}
-
-impl Payload for CloseDatabaseResult {
-    const KIND: ActKind = ActKind::CloseDatabase;
-}
-
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::CloseDatabase(result) = produced else {
-        return Err(something_else());
-    };
+    let Produced::CloseDatabase(result) = produced else { return Err(something_else()) };
     let terminated_session_count = result.terminated_session_count;
-    Ok(Outcome::of(CloseDatabaseResult { terminated_session_count }))
+    Ok(Outcome::CloseDatabase(CloseDatabaseResult { terminated_session_count }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -4,21 +4,23 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, RelationName, v1};
+use pgportage_proto::{RelationName, v1};
 use serde::{Deserialize, Serialize};
 
+use super::super::ActKind;
 use super::super::depth::Depth;
 use super::super::digest::Digest;
-use super::super::kind::{Act, Given, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::state::State;
 use super::super::statement::{Basis, Statements, remark};
+use super::{Act, Input, Message, Outcome, Produced, something_else};
 use crate::message::{missing, reported, to_duration};
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static COMPARE_ROWS: Act = Act {
     kind: ActKind::CompareRows,
-    input,
+    input: |state, _, _| input(state),
     send,
-    produces: |outcome| outcome.read::<RowComparison>().is_some(),
+    produces: |outcome| matches!(outcome, Outcome::CompareRows(_)),
     receive,
     statements,
 };
@@ -78,33 +80,23 @@ pub struct RowComparison {
     pub repair_path: String,
 }
 
-impl Payload for CompareRows {
-    const KIND: ActKind = ActKind::CompareRows;
-}
-
-impl Payload for RowComparison {
-    const KIND: ActKind = ActKind::CompareRows;
-}
-
-fn input(given: &Given<'_>) -> Option<Input> {
-    match *given.depth {
+fn input(state: &State) -> Option<Input> {
+    match state.depth {
         Depth::Rows { comparison_id, time_limit, repair } => {
-            Some(Input::of(CompareRows { comparison_id, time_limit, repair }))
+            Some(Input::CompareRows(CompareRows { comparison_id, time_limit, repair }))
         }
         Depth::Counts => None,
     }
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let CompareRows { comparison_id, time_limit, repair } = *input.read::<CompareRows>()?;
+    let Input::CompareRows(CompareRows { comparison_id, time_limit, repair }) = *input else { return None };
     let time_limit = time_limit.and_then(to_duration);
     Some(Message::CompareRows(v1::CompareRows { comparison_id, time_limit, repair }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::CompareRows(result) = produced else {
-        return Err(something_else());
-    };
+    let Produced::CompareRows(result) = produced else { return Err(something_else()) };
     let table = |table: v1::TableComparison| {
         Ok(TableComparison {
             table: table.table.ok_or_else(|| missing("table"))?.into(),
@@ -118,7 +110,7 @@ fn receive(produced: Produced) -> Result<Outcome, Failure> {
             complete: table.complete,
         })
     };
-    Ok(Outcome::of(RowComparison {
+    Ok(Outcome::CompareRows(RowComparison {
         tables: result.tables.into_iter().map(table).collect::<Result<_, Failure>>()?,
         complete: result.complete,
         range_count: result.range_count,

@@ -1,22 +1,23 @@
 //! *Both sides of a verification*: row counts, and every object of the schema.
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, RelationName, v1};
+use pgportage_proto::{RelationName, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
 use super::super::finding::Finding;
-use super::super::kind::{Act, Given, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::state::State;
 use super::super::statement::{Basis, Statements, remark};
-use super::sequence::SequenceState;
+use super::super::{ActKind, ActRef, StepName};
+use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
 use crate::message::missing;
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static COUNT_ROWS: Act = Act {
     kind: ActKind::CountRows,
-    input: |given| Some(input(given)),
+    input: |state, act, _| Some(input(state, act)),
     send,
-    produces: |outcome| outcome.read::<RowCounts>().is_some(),
+    produces: |outcome| matches!(outcome, Outcome::CountRows(_)),
     receive,
     statements,
 };
@@ -79,25 +80,17 @@ pub struct SequencePlace {
     pub descending: bool,
 }
 
-impl Payload for CountRows {
-    const KIND: ActKind = ActKind::CountRows;
-}
-
-impl Payload for RowCounts {
-    const KIND: ActKind = ActKind::CountRows;
-}
-
-fn input(given: &Given<'_>) -> Input {
-    Input::of(CountRows {
-        tables: given.again.to_vec(),
-        objects_only: given.depth.is_of_rows(),
+fn input(state: &State, act: ActRef) -> Input {
+    Input::CountRows(CountRows {
+        tables: state.verification.as_ref().map(|verified| verified.again.clone()).unwrap_or_default(),
+        objects_only: state.depth.is_of_rows(),
         // Before the cutover those of the destination are not in use.
-        sequences: given.behind_the_cutover,
+        sequences: act.step == StepName::VerifyBack,
     })
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let CountRows { tables, objects_only, sequences } = input.read::<CountRows>()?;
+    let Input::CountRows(CountRows { tables, objects_only, sequences }) = input else { return None };
     Some(Message::CountRows(v1::CountRows {
         tables: tables.iter().map(v1::RelationName::from).collect(),
         objects_only: *objects_only,
@@ -106,9 +99,7 @@ fn send(input: &Input) -> Option<Message> {
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::CountRows(result) = produced else {
-        return Err(something_else());
-    };
+    let Produced::CountRows(result) = produced else { return Err(something_else()) };
     let table = |count: v1::TableCount| {
         Ok(TableCount {
             table: count.table.ok_or_else(|| missing("table"))?.into(),
@@ -118,7 +109,7 @@ fn receive(produced: Produced) -> Result<Outcome, Failure> {
         })
     };
     let object = |it: v1::SchemaObject| SchemaObject { identity: it.identity, digest: Digest(it.digest) };
-    Ok(Outcome::of(RowCounts {
+    Ok(Outcome::CountRows(RowCounts {
         tables: result.tables.into_iter().map(table).collect::<Result<_, Failure>>()?,
         objects: result.objects.into_iter().map(object).collect(),
         not_replicated: result.not_replicated.into_iter().map(Finding::from).collect(),

@@ -2,18 +2,20 @@
 //! reads, and what the replication role needs to read.
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, CopyMethod, Side, quote_ident, v1};
+use pgportage_proto::{quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::kind::{Act, Given, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::state::State;
 use super::super::statement::{Basis, Line, Statements, names, only_if, remark, runs};
+use super::super::{ActKind, ActRef, CopyMethod, Side};
+use super::{Act, Input, Message, Outcome, Produced, something_else};
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static CREATE_SLOT: Act = Act {
     kind: ActKind::CreateSlot,
-    input,
+    input: |state, act, _| input(state, act),
     send,
-    produces: |outcome| outcome.read::<CreateSlotResult>().is_some(),
+    produces: |outcome| matches!(outcome, Outcome::CreateSlot(_)),
     receive,
     statements,
 };
@@ -34,25 +36,17 @@ pub struct CreateSlotResult {
     pub consistent_point: String,
 }
 
-impl Payload for CreateSlot {
-    const KIND: ActKind = ActKind::CreateSlot;
-}
-
-impl Payload for CreateSlotResult {
-    const KIND: ActKind = ActKind::CreateSlot;
-}
-
-fn input(given: &Given<'_>) -> Option<Input> {
-    let copy_method = match given.side {
-        Side::Source => given.spec.copy_method,
+fn input(state: &State, act: ActRef) -> Option<Input> {
+    let copy_method = match act.row()?.side {
+        Side::Source => state.spec.copy_method,
         // What flows in reverse needs no copy.
         Side::Destination => CopyMethod::Native,
     };
-    Some(Input::of(CreateSlot { copy_method }))
+    Some(Input::CreateSlot(CreateSlot { copy_method }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let CreateSlot { copy_method } = *input.read::<CreateSlot>()?;
+    let Input::CreateSlot(CreateSlot { copy_method }) = *input else { return None };
     Some(Message::CreateSlot(v1::CreateSlot { copy_method: v1::CopyMethod::from(copy_method).into() }))
 }
 
@@ -60,7 +54,7 @@ fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::CreateSlot(v1::CreateSlotResult { slot_name, consistent_point }) = produced else {
         return Err(something_else());
     };
-    Ok(Outcome::of(CreateSlotResult { slot_name, consistent_point }))
+    Ok(Outcome::CreateSlot(CreateSlotResult { slot_name, consistent_point }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -3,22 +3,23 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, RelationName, v1};
+use pgportage_proto::{RelationName, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
-use super::super::kind::{Act, Given, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::plan::Situation;
+use super::super::state::{State, Trial};
 use super::super::statement::{Basis, Statements, names, remark, runs};
-use super::raise_barrier::Barrier;
-use super::sequence::SequenceState;
+use super::super::{ActKind, ActRef};
+use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
 use crate::message::{reported, to_duration};
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static DRAIN_TO_MARKER: Act = Act {
     kind: ActKind::DrainToMarker,
     input,
     send,
-    produces: |outcome| outcome.read::<DrainToMarkerResult>().is_some(),
+    produces: |outcome| matches!(outcome, Outcome::DrainToMarker(_)),
     receive,
     statements,
 };
@@ -70,29 +71,21 @@ pub struct WrittenRows {
     pub elapsed: Duration,
 }
 
-impl Payload for DrainToMarker {
-    const KIND: ActKind = ActKind::DrainToMarker;
-}
-
-impl Payload for DrainToMarkerResult {
-    const KIND: ActKind = ActKind::DrainToMarker;
-}
-
-fn input(given: &Given<'_>) -> Option<Input> {
-    let barrier = given.barrier?.read::<Barrier>()?;
-    let Trial { epoch, compare_limit, .. } = given.trial?;
-    Some(Input::of(DrainToMarker {
+fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
+    let barrier = state.barrier(act.step)?;
+    let Trial { epoch, compare_limit, .. } = state.trial(act.step)?;
+    Some(Input::DrainToMarker(DrainToMarker {
         cutover_epoch: epoch,
         marker_id: barrier.marker_id.clone(),
         sequences: barrier.sequences.clone(),
-        open_timeout: given.outage_left,
+        open_timeout: situation.outage_left,
         catalog_digest: barrier.catalog_digest.clone(),
         compare_limit,
     }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let given = input.read::<DrainToMarker>()?;
+    let Input::DrainToMarker(given) = input else { return None };
     Some(Message::DrainToMarker(v1::DrainToMarker {
         cutover_epoch: given.cutover_epoch,
         marker_id: given.marker_id.clone(),
@@ -104,16 +97,14 @@ fn send(input: &Input) -> Option<Message> {
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::DrainToMarker(result) = produced else {
-        return Err(something_else());
-    };
+    let Produced::DrainToMarker(result) = produced else { return Err(something_else()) };
     let written = |compared: v1::SwitchComparison| WrittenRows {
         table_count: compared.table_count,
         row_count: compared.row_count,
         left_out: compared.left_out.into_iter().map(RelationName::from).collect(),
         elapsed: reported(compared.elapsed),
     };
-    Ok(Outcome::of(DrainToMarkerResult {
+    Ok(Outcome::DrainToMarker(DrainToMarkerResult {
         drain_time: reported(result.drain_time),
         sequence_count: result.sequence_count,
         flush_lsn: result.flush_lsn,

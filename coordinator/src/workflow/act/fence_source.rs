@@ -1,21 +1,21 @@
 //! *Left side*: the durable fence, and the proof that no session is left.
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, quote_ident, v1};
+use pgportage_proto::{quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
-use super::super::kind::{Act, Given, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::state::State;
 use super::super::statement::{Basis, Statements, remark, runs};
-use super::raise_barrier::Barrier;
-use super::sequence::SequenceState;
+use super::super::{ActKind, ActRef};
+use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static FENCE_SOURCE: Act = Act {
     kind: ActKind::FenceSource,
-    input,
+    input: |state, act, _| input(state, act),
     send,
-    produces: |outcome| outcome.read::<Fence>().is_some(),
+    produces: |outcome| matches!(outcome, Outcome::FenceSource(_)),
     receive,
     statements,
 };
@@ -43,30 +43,20 @@ pub struct Fence {
     pub catalog_digest: Digest,
 }
 
-impl Payload for FenceSource {
-    const KIND: ActKind = ActKind::FenceSource;
-}
-
-impl Payload for Fence {
-    const KIND: ActKind = ActKind::FenceSource;
-}
-
-fn input(given: &Given<'_>) -> Option<Input> {
-    let cutover_epoch = given.cutover_epoch?;
-    let marker_id = given.barrier?.read::<Barrier>()?.marker_id.clone();
-    Some(Input::of(FenceSource { cutover_epoch, marker_id }))
+fn input(state: &State, act: ActRef) -> Option<Input> {
+    let cutover_epoch = state.cutover.as_ref()?.epoch;
+    let marker_id = state.barrier(act.step)?.marker_id.clone();
+    Some(Input::FenceSource(FenceSource { cutover_epoch, marker_id }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let FenceSource { cutover_epoch, marker_id } = input.read::<FenceSource>()?;
+    let Input::FenceSource(FenceSource { cutover_epoch, marker_id }) = input else { return None };
     Some(Message::FenceSource(v1::FenceSource { cutover_epoch: *cutover_epoch, marker_id: marker_id.clone() }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::FenceSource(result) = produced else {
-        return Err(something_else());
-    };
-    Ok(Outcome::of(Fence {
+    let Produced::FenceSource(result) = produced else { return Err(something_else()) };
+    Ok(Outcome::FenceSource(Fence {
         fence_lsn: result.fence_lsn,
         sequences: result.sequences.into_iter().map(SequenceState::try_from).collect::<Result<_, _>>()?,
         terminated_session_count: result.terminated_session_count,

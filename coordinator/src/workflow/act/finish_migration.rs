@@ -1,20 +1,22 @@
 //! *Both sides*: everything of ours is removed; the side that was left stays fenced.
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, RelationName, Side, v1};
+use pgportage_proto::{RelationName, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::kind::{Act, Given, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::state::State;
 use super::super::statement::{Basis, Line, Statements, remark, runs};
+use super::super::{ActKind, ActRef, Side};
 use super::create_slot::reading_revoked;
 use super::create_way_back::dropped;
+use super::{Act, Input, Message, Outcome, Produced, something_else};
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static FINISH_MIGRATION: Act = Act {
     kind: ActKind::FinishMigration,
-    input,
+    input: |state, act, _| input(state, act),
     send,
-    produces: |outcome| outcome.read::<FinishMigrationResult>().is_some(),
+    produces: |outcome| matches!(outcome, Outcome::FinishMigration(_)),
     receive,
     statements,
 };
@@ -33,34 +35,24 @@ pub struct FinishMigrationResult {
     pub unfence_statements: Vec<String>,
 }
 
-impl Payload for FinishMigration {
-    const KIND: ActKind = ActKind::FinishMigration;
-}
-
-impl Payload for FinishMigrationResult {
-    const KIND: ActKind = ActKind::FinishMigration;
-}
-
-fn input(given: &Given<'_>) -> Option<Input> {
-    let identity_full_tables = match given.side {
+fn input(state: &State, act: ActRef) -> Option<Input> {
+    let identity_full_tables = match act.row()?.side {
         // It noted what each table had.
         Side::Source => Vec::new(),
-        Side::Destination => given.source?.identity_full_tables.clone(),
+        Side::Destination => state.source_inventory()?.identity_full_tables.clone(),
     };
-    Some(Input::of(FinishMigration { identity_full_tables }))
+    Some(Input::FinishMigration(FinishMigration { identity_full_tables }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let FinishMigration { identity_full_tables } = input.read::<FinishMigration>()?;
+    let Input::FinishMigration(FinishMigration { identity_full_tables }) = input else { return None };
     let identity_full_tables = identity_full_tables.iter().map(v1::RelationName::from).collect();
     Some(Message::FinishMigration(v1::FinishMigration { identity_full_tables }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::FinishMigration(result) = produced else {
-        return Err(something_else());
-    };
-    Ok(Outcome::of(FinishMigrationResult { unfence_statements: result.unfence_statements }))
+    let Produced::FinishMigration(result) = produced else { return Err(something_else()) };
+    Ok(Outcome::FinishMigration(FinishMigrationResult { unfence_statements: result.unfence_statements }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

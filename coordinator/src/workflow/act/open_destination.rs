@@ -1,21 +1,21 @@
 //! *Entered side*: the decision. Never taken back.
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, Side, quote_ident, v1};
+use pgportage_proto::{quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::kind::{Act, Given, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::state::State;
 use super::super::statement::{Basis, Statements, only_if, runs};
+use super::super::{ActKind, ActRef, Side};
 use super::drain_to_marker::SET_SEQUENCES;
-use super::fence_source::Fence;
-use super::sequence::SequenceState;
+use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static OPEN_DESTINATION: Act = Act {
     kind: ActKind::OpenDestination,
-    input,
+    input: |state, act, _| input(state, act),
     send,
-    produces: |outcome| outcome.read::<OpenDestinationResult>().is_some(),
+    produces: |outcome| matches!(outcome, Outcome::OpenDestination(_)),
     receive,
     statements,
 };
@@ -36,22 +36,14 @@ pub struct OpenDestinationResult {
     pub open_lsn: String,
 }
 
-impl Payload for OpenDestination {
-    const KIND: ActKind = ActKind::OpenDestination;
-}
-
-impl Payload for OpenDestinationResult {
-    const KIND: ActKind = ActKind::OpenDestination;
-}
-
-fn input(given: &Given<'_>) -> Option<Input> {
-    let cutover_epoch = given.cutover_epoch?;
-    let sequences = given.fence?.read::<Fence>()?.sequences.clone();
-    Some(Input::of(OpenDestination { cutover_epoch, sequences }))
+fn input(state: &State, act: ActRef) -> Option<Input> {
+    let cutover_epoch = state.cutover.as_ref()?.epoch;
+    let sequences = state.fence(act.step)?.sequences.clone();
+    Some(Input::OpenDestination(OpenDestination { cutover_epoch, sequences }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let OpenDestination { cutover_epoch, sequences } = input.read::<OpenDestination>()?;
+    let Input::OpenDestination(OpenDestination { cutover_epoch, sequences }) = input else { return None };
     Some(Message::OpenDestination(v1::OpenDestination {
         cutover_epoch: *cutover_epoch,
         sequences: sequences.iter().map(v1::SequenceState::from).collect(),
@@ -59,10 +51,8 @@ fn send(input: &Input) -> Option<Message> {
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::OpenDestination(result) = produced else {
-        return Err(something_else());
-    };
-    Ok(Outcome::of(OpenDestinationResult { open_lsn: result.open_lsn }))
+    let Produced::OpenDestination(result) = produced else { return Err(something_else()) };
+    Ok(Outcome::OpenDestination(OpenDestinationResult { open_lsn: result.open_lsn }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

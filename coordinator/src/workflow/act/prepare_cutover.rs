@@ -4,20 +4,22 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, Side, quote_ident, v1};
+use pgportage_proto::{quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
-use super::super::kind::{Act, Given, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::state::State;
 use super::super::statement::{Basis, Statements, only_if, remark, runs};
+use super::super::{ActKind, ActRef, Side, StepName};
+use super::{Act, Input, Message, Outcome, Produced, something_else};
 use crate::message::to_duration;
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static PREPARE_CUTOVER: Act = Act {
     kind: ActKind::PrepareCutover,
-    input,
+    input: |state, act, _| input(state, act),
     send,
-    produces: |outcome| outcome.read::<PrepareCutoverResult>().is_some(),
+    produces: |outcome| matches!(outcome, Outcome::PrepareCutover(_)),
     receive,
     statements,
 };
@@ -57,29 +59,21 @@ pub struct PrepareCutoverResult {
     pub table_count: i32,
 }
 
-impl Payload for PrepareCutover {
-    const KIND: ActKind = ActKind::PrepareCutover;
-}
-
-impl Payload for PrepareCutoverResult {
-    const KIND: ActKind = ActKind::PrepareCutover;
-}
-
-fn input(given: &Given<'_>) -> Option<Input> {
-    let trial = given.trial?;
-    Some(Input::of(PrepareCutover {
+fn input(state: &State, act: ActRef) -> Option<Input> {
+    let trial = state.trial(act.step)?;
+    Some(Input::PrepareCutover(PrepareCutover {
         cutover_epoch: trial.epoch,
         max_outage: trial.max_outage,
-        rollback: given.rollback,
-        way_back: given.reverse,
-        rehearsal: given.rehearsal,
+        rollback: act.step.rehearsed().unwrap_or(act.step) == StepName::Rollback,
+        way_back: state.way_back,
+        rehearsal: act.step.is_rehearsal(),
         without_poolers: trial.without_poolers,
         compare_written: trial.compare_limit.is_some(),
     }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let given = input.read::<PrepareCutover>()?;
+    let Input::PrepareCutover(given) = input else { return None };
     Some(Message::PrepareCutover(v1::PrepareCutover {
         cutover_epoch: given.cutover_epoch,
         max_outage: to_duration(given.max_outage),
@@ -92,10 +86,8 @@ fn send(input: &Input) -> Option<Message> {
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::PrepareCutover(result) = produced else {
-        return Err(something_else());
-    };
-    Ok(Outcome::of(PrepareCutoverResult {
+    let Produced::PrepareCutover(result) = produced else { return Err(something_else()) };
+    Ok(Outcome::PrepareCutover(PrepareCutoverResult {
         table_set_digest: Digest(result.table_set_digest),
         catalog_digest: Digest(result.catalog_digest),
         table_count: result.table_count,
@@ -103,7 +95,7 @@ fn receive(produced: Produced) -> Result<Outcome, Failure> {
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {
-    let leaves = if basis.rollback { Side::Destination } else { Side::Source };
+    let leaves = if basis.step == StepName::Rollback { Side::Destination } else { Side::Source };
     let side = basis.side;
     if side != leaves {
         return vec![remark("check every precondition; what opens this side is tried and rolled back")].into();

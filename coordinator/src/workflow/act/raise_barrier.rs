@@ -3,21 +3,22 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, v1};
+use pgportage_proto::v1;
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
-use super::super::kind::{Act, Given, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::state::State;
 use super::super::statement::{Basis, Statements, only_if, runs};
-use super::sequence::SequenceState;
+use super::super::{ActKind, ActRef};
+use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
 use crate::message::{reported, to_duration};
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static RAISE_BARRIER: Act = Act {
     kind: ActKind::RaiseBarrier,
-    input,
+    input: |state, act, _| input(state, act),
     send,
-    produces: |outcome| outcome.read::<Barrier>().is_some(),
+    produces: |outcome| matches!(outcome, Outcome::RaiseBarrier(_)),
     receive,
     statements,
 };
@@ -49,29 +50,19 @@ pub struct Barrier {
     pub cancelled_session_count: i32,
 }
 
-impl Payload for RaiseBarrier {
-    const KIND: ActKind = ActKind::RaiseBarrier;
-}
-
-impl Payload for Barrier {
-    const KIND: ActKind = ActKind::RaiseBarrier;
-}
-
-fn input(given: &Given<'_>) -> Option<Input> {
-    let trial = given.trial?;
-    Some(Input::of(RaiseBarrier { cutover_epoch: trial.epoch, max_outage: trial.max_outage }))
+fn input(state: &State, act: ActRef) -> Option<Input> {
+    let trial = state.trial(act.step)?;
+    Some(Input::RaiseBarrier(RaiseBarrier { cutover_epoch: trial.epoch, max_outage: trial.max_outage }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let RaiseBarrier { cutover_epoch, max_outage } = *input.read::<RaiseBarrier>()?;
+    let Input::RaiseBarrier(RaiseBarrier { cutover_epoch, max_outage }) = *input else { return None };
     Some(Message::RaiseBarrier(v1::RaiseBarrier { cutover_epoch, max_outage: to_duration(max_outage) }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::RaiseBarrier(result) = produced else {
-        return Err(something_else());
-    };
-    Ok(Outcome::of(Barrier {
+    let Produced::RaiseBarrier(result) = produced else { return Err(something_else()) };
+    Ok(Outcome::RaiseBarrier(Barrier {
         marker_id: result.marker_id,
         marker_lsn: result.marker_lsn,
         sequences: result.sequences.into_iter().map(SequenceState::try_from).collect::<Result<_, _>>()?,

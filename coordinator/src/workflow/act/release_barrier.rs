@@ -3,19 +3,20 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, v1};
+use pgportage_proto::v1;
 use serde::{Deserialize, Serialize};
 
-use super::super::kind::{Act, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::ActKind;
 use super::super::statement::{Basis, Statements, remark, runs};
+use super::{Act, Input, Message, Outcome, Produced, something_else};
 use crate::message::reported;
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static RELEASE_BARRIER: Act = Act {
     kind: ActKind::ReleaseBarrier,
-    input: |given| Some(Input::of(ReleaseBarrier { cutover_epoch: given.cutover_epoch? })),
+    input: |state, _, _| Some(Input::ReleaseBarrier(ReleaseBarrier { cutover_epoch: state.cutover.as_ref()?.epoch })),
     send,
-    produces: |outcome| outcome.read::<ReleaseBarrierResult>().is_some(),
+    produces: |outcome| matches!(outcome, Outcome::ReleaseBarrier(_)),
     receive,
     statements,
 };
@@ -34,24 +35,14 @@ pub struct ReleaseBarrierResult {
     pub barrier_time: Duration,
 }
 
-impl Payload for ReleaseBarrier {
-    const KIND: ActKind = ActKind::ReleaseBarrier;
-}
-
-impl Payload for ReleaseBarrierResult {
-    const KIND: ActKind = ActKind::ReleaseBarrier;
-}
-
 fn send(input: &Input) -> Option<Message> {
-    let ReleaseBarrier { cutover_epoch } = *input.read::<ReleaseBarrier>()?;
+    let Input::ReleaseBarrier(ReleaseBarrier { cutover_epoch }) = *input else { return None };
     Some(Message::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::ReleaseBarrier(result) = produced else {
-        return Err(something_else());
-    };
-    Ok(Outcome::of(ReleaseBarrierResult { barrier_time: reported(result.barrier_time) }))
+    let Produced::ReleaseBarrier(result) = produced else { return Err(something_else()) };
+    Ok(Outcome::ReleaseBarrier(ReleaseBarrierResult { barrier_time: reported(result.barrier_time) }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -1,18 +1,20 @@
 //! *Source*: a replica identity for tables without one, as the operator agreed.
 
 use pgportage_link::Failure;
-use pgportage_proto::{ActKind, RelationName, v1};
+use pgportage_proto::{RelationName, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::kind::{Act, Given, Input, Message, Outcome, Payload, Produced, something_else};
+use super::super::ActKind;
+use super::super::state::State;
 use super::super::statement::{Basis, Statements, remark, runs};
+use super::{Act, Input, Message, Outcome, Produced, something_else};
 
 /// See the module.
-pub static ACT: Act = Act {
+pub static SET_REPLICA_IDENTITY: Act = Act {
     kind: ActKind::SetReplicaIdentity,
-    input,
+    input: |state, _, _| input(state),
     send,
-    produces: |outcome| outcome.read::<SetReplicaIdentityResult>().is_some(),
+    produces: |outcome| matches!(outcome, Outcome::SetReplicaIdentity(_)),
     receive,
     statements,
 };
@@ -31,30 +33,20 @@ pub struct SetReplicaIdentityResult {
     pub table_count: i32,
 }
 
-impl Payload for SetReplicaIdentity {
-    const KIND: ActKind = ActKind::SetReplicaIdentity;
-}
-
-impl Payload for SetReplicaIdentityResult {
-    const KIND: ActKind = ActKind::SetReplicaIdentity;
-}
-
-fn input(given: &Given<'_>) -> Option<Input> {
-    let tables = given.source?.identity_full_tables.clone();
-    Some(Input::of(SetReplicaIdentity { tables }))
+fn input(state: &State) -> Option<Input> {
+    let tables = state.source_inventory()?.identity_full_tables.clone();
+    Some(Input::SetReplicaIdentity(SetReplicaIdentity { tables }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let SetReplicaIdentity { tables } = input.read::<SetReplicaIdentity>()?;
+    let Input::SetReplicaIdentity(SetReplicaIdentity { tables }) = input else { return None };
     let tables = tables.iter().map(v1::RelationName::from).collect();
     Some(Message::SetReplicaIdentity(v1::SetReplicaIdentity { tables }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::SetReplicaIdentity(result) = produced else {
-        return Err(something_else());
-    };
-    Ok(Outcome::of(SetReplicaIdentityResult { table_count: result.table_count }))
+    let Produced::SetReplicaIdentity(result) = produced else { return Err(something_else()) };
+    Ok(Outcome::SetReplicaIdentity(SetReplicaIdentityResult { table_count: result.table_count }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -1,7 +1,7 @@
 //! What acts have produced, as far as others need it.
 
 use super::super::act::{
-    Barrier, CheckServerResult, Fence, FinishMigrationResult, Inventory, Outcome, Reached, RowComparison, RowCounts,
+    Barrier, CheckServerResult, Fence, FinishMigrationResult, Inventory, Outcome, RowComparison, RowCounts,
 };
 use super::super::finding::Finding;
 use super::super::{ActKind, ActRef, Side, StepName};
@@ -11,7 +11,12 @@ impl State {
     /// What the latest inspection of a side found.
     #[must_use]
     pub fn findings(&self, side: Side) -> &[Finding] {
-        self.inspection(side).map_or(&[], |read| read.findings.as_slice())
+        match ActRef::find(StepName::Inspect, side, ActKind::CheckServer)
+            .and_then(|act| self.act(act).outcome.as_deref())
+        {
+            Some(Outcome::CheckServer(CheckServerResult { findings, .. })) => findings,
+            _other => &[],
+        }
     }
 
     /// What the latest inspection of the source read.
@@ -23,12 +28,11 @@ impl State {
     /// What the latest inspection of a side read.
     #[must_use]
     pub fn inventory(&self, side: Side) -> Option<&Inventory> {
-        self.inspection(side).map(|read| &read.inventory)
-    }
-
-    fn inspection(&self, side: Side) -> Option<&CheckServerResult> {
         let act = ActRef::find(StepName::Inspect, side, ActKind::CheckServer)?;
-        self.act(act).outcome.as_deref()?.read()
+        match self.act(act).outcome.as_deref() {
+            Some(Outcome::CheckServer(CheckServerResult { inventory, .. })) => Some(inventory),
+            _other => None,
+        }
     }
 
     /// Whether an agent said that it reaches the other one through the
@@ -38,7 +42,7 @@ impl State {
         [Side::Source, Side::Destination].into_iter().any(|side| {
             let act = ActRef::find(StepName::Connect, side, ActKind::ReachPeer);
             let outcome = act.and_then(|act| self.act(act).outcome.as_deref());
-            outcome.and_then(Outcome::read::<Reached>).is_some_and(|reached| reached.relayed)
+            matches!(outcome, Some(Outcome::ReachPeer(reached)) if reached.relayed)
         })
     }
 
@@ -52,7 +56,8 @@ impl State {
     /// The barrier of a switch or of a round of its rehearsal, if it stands.
     #[must_use]
     pub fn barrier(&self, step: StepName) -> Option<&Barrier> {
-        self.produced(ActRef::raise(step))?.read()
+        let Outcome::RaiseBarrier(barrier) = self.produced(ActRef::raise(step))? else { return None };
+        Some(barrier)
     }
 
     /// The fence of a switch, if it stands. A rehearsal has none.
@@ -61,13 +66,17 @@ impl State {
         if !step.is_switch() {
             return None;
         }
-        self.produced(ActRef::fence(step))?.read()
+        let Outcome::FenceSource(fence) = self.produced(ActRef::fence(step))? else { return None };
+        Some(fence)
     }
 
     /// What an act of a verification counted.
     #[must_use]
     pub fn counted(&self, act: ActRef) -> Option<&RowCounts> {
-        self.act(act).outcome.as_deref()?.read()
+        match self.act(act).outcome.as_deref() {
+            Some(Outcome::CountRows(counts)) => Some(counts),
+            _other => None,
+        }
     }
 
     /// What a verification found of rows, if it looked at them.
@@ -75,14 +84,19 @@ impl State {
     pub fn compared(&self, step: StepName) -> Option<&RowComparison> {
         let index = step.row().acts.iter().position(|act| act.act.kind == ActKind::CompareRows)?;
         let act = ActRef { step, index };
-        self.act(act).outcome.as_deref()?.read().filter(|_| self.due(act))
+        match self.act(act).outcome.as_deref() {
+            Some(Outcome::CompareRows(compared)) if self.due(act) => Some(compared),
+            _other => None,
+        }
     }
 
     /// The statements that lift the source's fence, once finish has told them.
     #[must_use]
     pub fn unfence_statements(&self) -> &[String] {
         let act = ActRef::find(StepName::Finish, Side::Source, ActKind::FinishMigration);
-        let finished: Option<&FinishMigrationResult> = act.and_then(|act| self.act(act).outcome.as_deref()?.read());
-        finished.map_or(&[], |finished| finished.unfence_statements.as_slice())
+        match act.and_then(|act| self.act(act).outcome.as_deref()) {
+            Some(Outcome::FinishMigration(FinishMigrationResult { unfence_statements })) => unfence_statements,
+            _other => &[],
+        }
     }
 }

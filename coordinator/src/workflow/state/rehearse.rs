@@ -30,9 +30,7 @@ impl State {
 
     /// Every act of the round is done: nothing follows but taking it back.
     pub(super) fn round_rehearsed(&mut self) -> Applied {
-        let Phase::Running { step } = self.phase else {
-            return Err("nothing is rehearsed");
-        };
+        let Phase::Running { step } = self.phase else { return Err("nothing is rehearsed") };
         self.must(step.is_rehearsal(), "nothing is rehearsed")?;
         self.must(self.all_performed(step), "an act of the round is not done")?;
         self.phase = Phase::TakingBack { step, cause: None, stop: None };
@@ -41,9 +39,7 @@ impl State {
 
     /// Writers write again: the next round, or the end.
     pub(super) fn round_taken_back(&mut self, fact: &Fact) -> Applied {
-        let Phase::TakingBack { step, cause, .. } = &self.phase else {
-            return Err("no round is being taken back");
-        };
+        let Phase::TakingBack { step, cause, .. } = &self.phase else { return Err("no round is being taken back") };
         let (step, cause) = (*step, cause.clone());
         self.must(step.is_rehearsal(), "no round is being taken back")?;
         self.must(self.settled(step), "something is left of the round")?;
@@ -71,9 +67,7 @@ impl State {
 
     /// Keeps when the preconditions were asked for, and how long they took.
     pub(super) fn note_round(&mut self, act: ActRef, fact: &Fact) {
-        let Some(rehearsal) = self.rehearsal.as_mut().filter(|rehearsal| rehearsal.step == act.step) else {
-            return;
-        };
+        let Some(rehearsal) = self.rehearsal.as_mut().filter(|rehearsal| rehearsal.step == act.step) else { return };
         let round = &mut rehearsal.round;
         if act.begins_the_outage() {
             let began = round.prepare_time.and_then(|time| fact.time.duration_since(time).ok());
@@ -85,9 +79,7 @@ impl State {
 
     /// Keeps what an act of the round produced, or that its barrier is gone.
     pub(super) fn learn_of_round(&mut self, act: ActRef, outcome: Option<&Outcome>, outage: Option<Duration>) {
-        let Some(rehearsal) = self.rehearsal.as_mut().filter(|rehearsal| rehearsal.step == act.step) else {
-            return;
-        };
+        let Some(rehearsal) = self.rehearsal.as_mut().filter(|rehearsal| rehearsal.step == act.step) else { return };
         match outcome {
             Some(outcome) => rehearsal.round.learn(outcome, outage),
             None if act.begins_the_outage() => rehearsal.round.released_after = outage,

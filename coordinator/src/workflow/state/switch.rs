@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pgportage_link::Failure;
 
-use super::super::act::{Barrier, DrainToMarkerResult, Fence, OpenDestinationResult, Outcome};
+use super::super::act::{DrainToMarkerResult, Fence, OpenDestinationResult, Outcome};
 use super::super::{ActRef, StepName};
 use super::transition::Applied;
 use super::{ActState, Cutover, CutoverEnd, Phase, State, Trial};
@@ -74,9 +74,10 @@ impl State {
     pub(super) fn go_forward(&mut self) {
         let step = self.switch();
         let (decision, fencing) = (ActRef::open(step), ActRef::fence(step));
-        let open = Arc::new(Outcome::of(OpenDestinationResult { open_lsn: String::new() }));
+        let open = Arc::new(Outcome::OpenDestination(OpenDestinationResult { open_lsn: String::new() }));
         self.performed(decision, open, None);
-        let fence = self.act(fencing).outcome.clone().unwrap_or_else(|| Arc::new(Outcome::of(Fence::default())));
+        let fence =
+            self.act(fencing).outcome.clone().unwrap_or_else(|| Arc::new(Outcome::FenceSource(Fence::default())));
         self.performed(fencing, fence, None);
         for act in &mut self.steps[step.index()].acts[..decision.index] {
             act.state = ActState::Performed;
@@ -97,15 +98,15 @@ impl Cutover {
 
     /// Keeps what the report needs.
     pub(super) fn learn(&mut self, outcome: &Outcome, outage: Option<Duration>) {
-        if let Some(barrier) = outcome.read::<Barrier>() {
+        if let Outcome::RaiseBarrier(barrier) = outcome {
             self.barrier = Some(barrier.clone());
-        } else if let Some(DrainToMarkerResult { drain_time, compared, .. }) = outcome.read() {
+        } else if let Outcome::DrainToMarker(DrainToMarkerResult { drain_time, compared, .. }) = outcome {
             self.drain_time = Some(*drain_time);
             self.compared.clone_from(compared);
             self.drained_after = outage;
-        } else if let Some(fence) = outcome.read::<Fence>() {
+        } else if let Outcome::FenceSource(fence) = outcome {
             self.fence = Some(fence.clone());
-        } else if let Some(OpenDestinationResult { open_lsn }) = outcome.read() {
+        } else if let Outcome::OpenDestination(OpenDestinationResult { open_lsn }) = outcome {
             self.end = Some(CutoverEnd::Opened { open_lsn: open_lsn.clone(), outage });
         }
     }

@@ -49,9 +49,7 @@ pub fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Result<State, Ille
 pub fn next(state: Option<State>, fact: &Fact) -> Result<State, IllegalTransition> {
     let illegal = |why| IllegalTransition { sequence: fact.sequence, event: fact.event.kind(), why };
     let Some(mut state) = state else {
-        let Event::Created { id, spec } = &fact.event else {
-            return Err(illegal("the migration was not created"));
-        };
+        let Event::Created { id, spec } = &fact.event else { return Err(illegal("the migration was not created")) };
         if fact.sequence != 1 {
             return Err(illegal("the first fact has number 1"));
         }
@@ -205,9 +203,7 @@ impl State {
                 Ok(())
             }
             Event::VerificationRepeated { tables, verification } => {
-                let Phase::Running { step } = self.phase else {
-                    return Err("no verification is complete");
-                };
+                let Phase::Running { step } = self.phase else { return Err("no verification is complete") };
                 let complete = step.is_verification() && self.all_performed(step);
                 self.must(complete, "no verification is complete")?;
                 self.begin(step);
@@ -267,9 +263,7 @@ impl State {
                 Ok(())
             }
             Event::CutoverGivenUp { failure } => {
-                let Phase::Running { step } = self.phase else {
-                    return Err("no cutover is under way");
-                };
+                let Phase::Running { step } = self.phase else { return Err("no cutover is under way") };
                 self.must(step.keeps_writers_waiting(), "no cutover is under way")?;
                 self.must(step.is_rehearsal() || !self.past_decision(), "the other side was asked to open")?;
                 self.take_back(step, failure);
