@@ -280,7 +280,7 @@ fn unread(files: &[(PathBuf, Vec<Token>)], section: &Section) -> Vec<String> {
         defined.unwrap_or_else(|| panic!("no {} with {} is found any more", section.name, section.field));
     let mut read = BTreeSet::new();
     for (_, tokens) in
-        files.iter().filter(|(path, _)| !(path == parser && only_parses(path)) && !is_part_of_parsing(path))
+        files.iter().filter(|(path, _)| !(is_part_of_parsing(path) || path == parser && only_parses(path)))
     {
         read.extend(members(tokens, &names(tokens, section)));
         read.extend(taken_apart(tokens, section.name));
