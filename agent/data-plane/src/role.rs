@@ -2,7 +2,7 @@
 //! whose they are, and how the other side logs in as one.
 //!
 //! Both carry a comment that names the migration: a role of the same name without
-//! it is somebody else's and is never touched. The server only ever sees the SCRAM
+//! it is not ours and is never touched. The server only ever sees the SCRAM
 //! verifier of a password; the password itself goes to the other agent over the
 //! link, is made anew for each asking, and is kept nowhere here.
 
@@ -123,7 +123,7 @@ impl Roles {
     }
 
     /// Gives the other agent what its subscription needs to log in. The role's
-    /// password is made anew, so that whoever was told an earlier one has nothing.
+    /// password is made anew, so that an agent that was told an earlier one has nothing.
     ///
     /// `system_identifier` is the other cluster's: it is kept, because the
     /// slots that its table synchronisation makes here carry it in their names.

@@ -3,7 +3,7 @@
 //!
 //! Shared by what makes the slot, keeps its snapshot, watches what it costs and
 //! moves it on. **Invariant:** a slot of our name without the journal's note of the
-//! intent is somebody else's, and is never touched.
+//! intent is not ours, and is never touched.
 
 use std::path::PathBuf;
 
@@ -69,12 +69,12 @@ pub struct SlotState {
     pub active_pid: Option<i32>,
 }
 
-/// Whether somebody uses a slot of our name.
+/// Whether a session streams from a slot of our name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotUse {
     /// There is none.
     Absent,
-    /// Nobody uses it.
+    /// No session streams from it.
     Idle,
     /// This backend streams from it, or still makes it.
     Active(i32),
