@@ -17,6 +17,7 @@ pub mod digest;
 pub mod drift;
 pub mod fact;
 pub mod finding;
+pub mod inventory;
 pub mod judge;
 pub mod plan;
 pub mod planned;
@@ -30,6 +31,7 @@ pub mod verb;
 #[cfg(test)]
 pub(crate) mod proof;
 
+pub use act::Act;
 pub use act_ref::ActRef;
 pub use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Side, Verb};
 pub use step_name::StepName;
@@ -190,32 +192,26 @@ const fn at_the_same_time(act: ActRow) -> ActRow {
 }
 
 use Undo::{Never, Nothing, TakeBack, TakeBackAndForget, TakeBackFirst};
-use act::{
-    AWAIT_COPY, AWAIT_LAG, Act, CERTIFY_SWITCH, CHECK_SERVER, CLOSE_DATABASE, COMPARE_ROWS, COPY_TABLES, COUNT_ROWS,
-    CREATE_PUBLICATION, CREATE_REPLICATION_ROLE, CREATE_SLOT, CREATE_SUBSCRIPTION, CREATE_WAY_BACK, DRAIN_TO_MARKER,
-    FENCE_SOURCE, FINISH_MIGRATION, FOLLOW_STREAM, KEEP_STREAM, OPEN_DESTINATION, PREPARE_CUTOVER, RAISE_BARRIER,
-    REACH_PEER, RELEASE_BARRIER, RESTORE_SCHEMA, SET_REPLICA_IDENTITY,
-};
 
 /// A switch of the applications' way: one side is left, the other is entered. A
 /// cutover and a rollback are the same acts with the sides exchanged.
 const fn switch(leave: Side) -> [ActRow; 11] {
     let enter = leave.other();
     [
-        on(leave, &PREPARE_CUTOVER, TakeBack),
-        at_the_same_time(on(enter, &PREPARE_CUTOVER, TakeBack)),
-        on(leave, &RAISE_BARRIER, TakeBack),
-        on(enter, &DRAIN_TO_MARKER, TakeBack),
-        on(leave, &FENCE_SOURCE, TakeBackFirst),
+        on(leave, &act::prepare_cutover::ACT, TakeBack),
+        at_the_same_time(on(enter, &act::prepare_cutover::ACT, TakeBack)),
+        on(leave, &act::raise_barrier::ACT, TakeBack),
+        on(enter, &act::drain_to_marker::ACT, TakeBack),
+        on(leave, &act::fence_source::ACT, TakeBackFirst),
         // ---- The point of no return.
-        on(enter, &OPEN_DESTINATION, Never),
-        on(leave, &RELEASE_BARRIER, Nothing),
+        on(enter, &act::open_destination::ACT, Never),
+        on(leave, &act::release_barrier::ACT, Nothing),
         // What is written from here on flows to the side that was left.
-        of_the_way_back(on(enter, &KEEP_STREAM, Nothing)),
-        of_the_way_back(on(leave, &FOLLOW_STREAM, Nothing)),
+        of_the_way_back(on(enter, &act::keep_stream::ACT, Nothing)),
+        of_the_way_back(on(leave, &act::follow_stream::ACT, Nothing)),
         // Last in the table, because histories name acts by their place.
-        of_the_certificate(on(leave, &CERTIFY_SWITCH, Nothing)),
-        of_the_certificate(on(enter, &CERTIFY_SWITCH, Nothing)),
+        of_the_certificate(on(leave, &act::certify_switch::ACT, Nothing)),
+        of_the_certificate(on(enter, &act::certify_switch::ACT, Nothing)),
     ]
 }
 
@@ -224,7 +220,7 @@ const fn switch(leave: Side) -> [ActRow; 11] {
 /// the lag is awaited for long enough for writers to get their breath.
 const fn rehearsal(leave: Side) -> [ActRow; 5] {
     let [prepare_to_leave, prepare_to_enter, raise, drain, ..] = switch(leave);
-    [on(leave, &AWAIT_LAG, Nothing), prepare_to_leave, prepare_to_enter, raise, drain]
+    [on(leave, &act::await_lag::ACT, Nothing), prepare_to_leave, prepare_to_enter, raise, drain]
 }
 
 /// Both sides compared, the one that follows with the one that applications write to.
@@ -233,12 +229,12 @@ const fn verification(publisher: Side) -> [ActRow; 5] {
     // After a break the follower may be behind by more than what changes while rows
     // are counted: first the stream has to be level again.
     [
-        on(publisher, &AWAIT_LAG, Nothing),
+        on(publisher, &act::await_lag::ACT, Nothing),
         // What changes while rows are counted is seen by counting them twice.
-        of_counts(on(publisher, &COUNT_ROWS, Nothing)),
-        on(follower, &COUNT_ROWS, Nothing),
-        on(publisher, &COUNT_ROWS, Nothing),
-        of_rows(on(follower, &COMPARE_ROWS, Nothing)),
+        of_counts(on(publisher, &act::count_rows::ACT, Nothing)),
+        on(follower, &act::count_rows::ACT, Nothing),
+        on(publisher, &act::count_rows::ACT, Nothing),
+        of_rows(on(follower, &act::compare_rows::ACT, Nothing)),
     ]
 }
 
@@ -247,70 +243,70 @@ pub const TABLE: &[StepRow] = &[
     StepRow {
         name: StepName::Inspect,
         hold: None,
-        acts: &[source(&CHECK_SERVER, Nothing), destination(&CHECK_SERVER, Nothing)],
+        acts: &[source(&act::check_server::ACT, Nothing), destination(&act::check_server::ACT, Nothing)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Connect,
         hold: None,
         acts: &[
-            source(&CREATE_REPLICATION_ROLE, TakeBackAndForget),
-            destination(&REACH_PEER, TakeBackAndForget),
-            source(&REACH_PEER, Nothing),
+            source(&act::create_replication_role::ACT, TakeBackAndForget),
+            destination(&act::reach_peer::ACT, TakeBackAndForget),
+            source(&act::reach_peer::ACT, Nothing),
         ],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Identity,
         hold: None,
-        acts: &[source(&SET_REPLICA_IDENTITY, TakeBack)],
+        acts: &[source(&act::set_replica_identity::ACT, TakeBack)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Publication,
         hold: None,
-        acts: &[source(&CREATE_PUBLICATION, TakeBack)],
+        acts: &[source(&act::create_publication::ACT, TakeBack)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Close,
         hold: None,
-        acts: &[destination(&CLOSE_DATABASE, TakeBack)],
+        acts: &[destination(&act::close_database::ACT, TakeBack)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Schema,
         hold: None,
-        acts: &[destination(&RESTORE_SCHEMA, TakeBack)],
+        acts: &[destination(&act::restore_schema::ACT, TakeBack)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Copy,
         hold: None,
         // Rows go with the tables: taking the schema back empties the database.
-        acts: &[source(&CREATE_SLOT, TakeBack), destination(&COPY_TABLES, Nothing)],
+        acts: &[source(&act::create_slot::ACT, TakeBack), destination(&act::copy_tables::ACT, Nothing)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Subscribe,
         hold: None,
-        acts: &[destination(&CREATE_SUBSCRIPTION, TakeBack)],
+        acts: &[destination(&act::create_subscription::ACT, TakeBack)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::CatchUp,
         hold: None,
-        acts: &[destination(&AWAIT_COPY, Nothing), source(&AWAIT_LAG, Nothing)],
+        acts: &[destination(&act::await_copy::ACT, Nothing), source(&act::await_lag::ACT, Nothing)],
         undo_order: UndoOrder::Strict,
     },
     StepRow {
         name: StepName::Reverse,
         hold: None,
         acts: &[
-            of_the_way_back(destination(&CREATE_REPLICATION_ROLE, TakeBack)),
-            of_the_way_back(destination(&CREATE_PUBLICATION, TakeBack)),
-            of_the_way_back(destination(&CREATE_SLOT, TakeBack)),
-            of_the_way_back(source(&CREATE_WAY_BACK, TakeBack)),
+            of_the_way_back(destination(&act::create_replication_role::ACT, TakeBack)),
+            of_the_way_back(destination(&act::create_publication::ACT, TakeBack)),
+            of_the_way_back(destination(&act::create_slot::ACT, TakeBack)),
+            of_the_way_back(source(&act::create_way_back::ACT, TakeBack)),
         ],
         undo_order: UndoOrder::Strict,
     },
@@ -351,7 +347,7 @@ pub const TABLE: &[StepRow] = &[
     StepRow {
         name: StepName::Finish,
         hold: Some(Hold::Finish),
-        acts: &[destination(&FINISH_MIGRATION, Nothing), source(&FINISH_MIGRATION, Nothing)],
+        acts: &[destination(&act::finish_migration::ACT, Nothing), source(&act::finish_migration::ACT, Nothing)],
         undo_order: UndoOrder::Strict,
     },
 ];

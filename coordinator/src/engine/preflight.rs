@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Engine, Overview, Submission};
 use crate::fleet::not_attached;
 use crate::wire::{self, AgentFact, Body};
-use crate::workflow::act::{CHECK_SERVER, CheckServer, CheckServerResult, Digest, Input, Inventory, Outcome};
+use crate::workflow::act::{CheckServer, CheckServerResult, Digest, Input, Inventory, check_server};
 use crate::workflow::fact::{CommandId, Issued, Origin, TraceContext};
 use crate::workflow::finding::Finding;
 use crate::workflow::spec::{MigrationId, Spec};
@@ -111,7 +111,7 @@ impl Engine {
             act: ActRef { step: StepName::Inspect, index: 0 },
             verb: Verb::Perform,
             attempt: 1,
-            input: Input::CheckServer(CheckServer { source, consents: spec.consents.clone(), way_back: spec.way_back }),
+            input: Input::of(CheckServer { source, consents: spec.consents.clone(), way_back: spec.way_back }),
             stall_timeout: self.0.settings.stall_timeout.min(LIMIT),
             trace: trace::carry().into_iter().collect(),
         };
@@ -125,16 +125,15 @@ impl Engine {
             while let Some(AgentFact { body, .. }) = facts.recv().await {
                 match body {
                     Body::Accepted => {}
-                    Body::Succeeded(Some(produced)) => match (CHECK_SERVER.receive)(*produced)? {
-                        Outcome::CheckServer(read) => return Ok(read),
-                        _other => break,
-                    },
+                    Body::Succeeded(Some(produced)) => {
+                        let read = (check_server::ACT.receive)(*produced)?.read::<CheckServerResult>().cloned();
+                        return read.ok_or_else(|| unanswered(agent));
+                    }
                     Body::Failed(failure) => return Err(failure.with("agent", agent)),
                     Body::Succeeded(None) | Body::Cancelled(_) => break,
                 }
             }
-            Err(Failure::new(Reason::Internal, format!("agent {agent} did not answer what it was asked"))
-                .effect(Effect::None))
+            Err(unanswered(agent))
         };
         self.0.clock.timeout(LIMIT, answer).await.unwrap_or_else(|_| {
             Err(Failure::new(Reason::Stalled, format!("agent {agent} did not finish its inspection"))
@@ -145,4 +144,8 @@ impl Engine {
                 .with("agent", agent))
         })
     }
+}
+
+fn unanswered(agent: &str) -> Failure {
+    Failure::new(Reason::Internal, format!("agent {agent} did not answer what it was asked")).effect(Effect::None)
 }

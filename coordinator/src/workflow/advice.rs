@@ -221,7 +221,7 @@ mod tests {
                 let (inventory, findings) = Default::default();
                 let mut read = super::super::act::CheckServerResult { inventory, findings };
                 read.findings.push(consent_finding());
-                super::super::act::Outcome::CheckServer(read)
+                super::super::act::Outcome::of(read)
             });
         }
         assert_eq!(next_verbs(&play.state, false), ["consent", "retry", "abort"]);

@@ -6,13 +6,12 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use super::super::act::SignedStatement;
+use super::super::act::{Outcome, SignedStatement};
 use super::super::fact::{Event, TraceContext};
 use super::super::proof::{Play, outcome};
 use super::super::state::{Phase, fold};
 use super::super::verb::Request;
 use super::super::{ActKind, ActRef, Side, StepName, Verb};
-use super::*;
 
 const BOTH_WAYS: [StepName; 2] = [StepName::Cutover, StepName::Rollback];
 
@@ -62,7 +61,7 @@ fn what_agents_state_is_kept_as_it_came() {
     let signed = |side: Side| SignedStatement { statement: side.as_str().to_owned(), ..SignedStatement::default() };
     while play.open().next().is_some() {
         play.answer(|act, input| match act.row().unwrap() {
-            row if row.act.kind == ActKind::CertifySwitch => Outcome::CertifySwitch(signed(row.side)),
+            row if row.act.kind == ActKind::CertifySwitch => Outcome::of(signed(row.side)),
             _other => outcome(act, input),
         });
     }

@@ -186,7 +186,8 @@ impl Relief {
 
 #[cfg(test)]
 mod tests {
-    use super::super::act::{Digest, Outcome, RowCounts, SchemaObject};
+    use super::super::act::count_rows::SchemaObject;
+    use super::super::act::{Digest, Outcome, RowCounts};
     use super::super::proof::{Play, outcome};
     use super::super::{ActKind, ActRef};
     use super::*;
@@ -234,7 +235,7 @@ mod tests {
         let counting = ActRef::find(StepName::Verify, Side::Destination, ActKind::CountRows).unwrap();
         play.answer_until(counting);
         let object = SchemaObject { identity: "table public.t".to_owned(), digest: Digest(vec![1]) };
-        play.answer(|_, _| Outcome::CountRows(RowCounts { objects: vec![object.clone()], ..RowCounts::default() }));
+        play.answer(|_, _| Outcome::of(RowCounts { objects: vec![object.clone()], ..RowCounts::default() }));
         while play.open().next().is_some() {
             play.answer(outcome);
         }

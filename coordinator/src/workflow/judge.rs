@@ -294,7 +294,8 @@ fn compare_table(first: &TableCount, copy: &TableCount, last: &TableCount) -> Ro
 
 #[cfg(test)]
 mod tests {
-    use super::super::act::{Digest, SchemaObject, TableComparison};
+    use super::super::act::count_rows::SchemaObject;
+    use super::super::act::{Digest, TableComparison};
     use super::*;
 
     fn table(name: &str, rows: i64, inserted: i64, deleted: i64) -> TableCount {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use super::act::{Digest, DrainToMarkerResult, Input, Outcome, RowCounts};
+use super::act::{Digest, DrainToMarkerResult, Given, Input, PrepareCutoverResult, RowCounts};
 use super::backoff::pause;
 use super::fact::{CommandId, Event};
 use super::judge::{self, Comparison};
@@ -125,7 +125,7 @@ fn perform(state: &State, act: ActRef, entry: &Act, situation: &Situation) -> Op
         act,
         verb: Verb::Perform,
         attempt: entry.attempts + 1,
-        input: (act.row()?.act.input)(state, act, situation)?,
+        input: (act.row()?.act.input)(&given(state, act, situation)?)?,
         stall_timeout: stall_timeout(state, act, situation),
         after: pause(entry.streak),
     }))
@@ -225,8 +225,8 @@ fn may_go_on(state: &State, step: StepName, situation: &Situation) -> Result<(),
         .with("max_outage_ms", max_outage.as_millis()));
     }
     if compare_limit.is_some()
-        && let Some(Outcome::DrainToMarker(DrainToMarkerResult { compared: None, .. })) =
-            state.produced(ActRef::drain(step))
+        && let Some(drained) = state.produced(ActRef::drain(step))
+        && let Some(DrainToMarkerResult { compared: None, .. }) = drained.read()
     {
         return Err(Failure::new(Reason::CouldNotCheck, "what was written in the switch was not compared")
             .hint("Run the same release on both agents, or switch without --compare.")
@@ -257,8 +257,31 @@ fn drift(message: &str) -> Failure {
 
 fn prepared(state: &State, step: StepName, side: Side) -> Option<(&Digest, &Digest)> {
     let act = ActRef::find(step, side, ActKind::PrepareCutover)?;
-    let Outcome::PrepareCutover(prepared) = state.produced(act)? else { return None };
+    let prepared: &PrepareCutoverResult = state.produced(act)?.read()?;
     Some((&prepared.table_set_digest, &prepared.catalog_digest))
+}
+
+/// What the state has for the input of an act.
+fn given<'a>(state: &'a State, act: ActRef, situation: &Situation) -> Option<Given<'a>> {
+    let step = act.step;
+    Some(Given {
+        spec: &state.spec,
+        consents: &state.consents,
+        reverse: state.way_back,
+        side: act.row()?.side,
+        source: state.source_inventory(),
+        verification: step.is_verification(),
+        behind_the_cutover: step == StepName::VerifyBack,
+        rollback: step.rehearsed().unwrap_or(step) == StepName::Rollback,
+        rehearsal: step.is_rehearsal(),
+        depth: &state.depth,
+        again: state.verification.as_ref().map(|verified| verified.again.as_slice()).unwrap_or_default(),
+        trial: state.trial(step),
+        cutover_epoch: state.cutover.as_ref().map(|cutover| cutover.epoch),
+        barrier: step.keeps_writers_waiting().then(|| state.produced(ActRef::raise(step))).flatten(),
+        fence: step.is_switch().then(|| state.produced(ActRef::fence(step))).flatten(),
+        outage_left: situation.outage_left,
+    })
 }
 
 /// The fact that ends a step whose acts are all done.

@@ -5,9 +5,15 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
+use super::super::act::copy_tables::CopyTables;
+use super::super::act::count_rows::CountRows;
+use super::super::act::create_slot::CreateSlot;
+use super::super::act::create_subscription::CreateSubscription;
+use super::super::act::drain_to_marker::DrainToMarker;
+use super::super::act::open_destination::OpenDestination;
+use super::super::act::restore_schema::RestoreSchema;
 use super::super::act::{
-    CheckServer, CheckServerResult, CompareRows, CopyTables, CountRows, CreateSlot, CreateSubscription, DrainToMarker,
-    Input, OpenDestination, Outcome, PrepareCutoverResult, RestoreSchema, RowComparison,
+    CheckServer, CheckServerResult, CompareRows, Input, Outcome, PrepareCutoverResult, RowComparison,
 };
 use super::super::depth::Look;
 use super::super::proof::{Play, consent_finding, outcome, spec};
@@ -51,21 +57,17 @@ fn rows_are_compared_where_that_is_asked_for() {
     let act = ActRef::find(StepName::Verify, Side::Destination, ActKind::CompareRows).unwrap();
     let look = Look { rows: true, ..Look::default() };
     let id = |play: &Play| match play.open().next().map(|issued| issued.input.clone()) {
-        Some(Input::CompareRows(CompareRows { comparison_id, .. })) => comparison_id,
-        other => panic!("{other:?}"),
+        Some(input) => input.read::<CompareRows>().unwrap().comparison_id,
+        None => panic!("nothing is asked"),
     };
     play.submit(Request::Verify(look.clone())).unwrap();
     play.answer_until(act);
     let first = id(&play);
-    let counted =
-        play.issued.iter().rev().find(|issued| matches!(issued.input, Input::CountRows(CountRows { .. }))).unwrap();
-    assert!(
-        matches!(counted.input, Input::CountRows(CountRows { objects_only: true, .. })),
-        "rows are not counted as well"
-    );
+    let counted = play.issued.iter().rev().find(|issued| issued.input.read::<CountRows>().is_some()).unwrap();
+    assert!(counted.input.read().is_some_and(|given: &CountRows| given.objects_only), "rows are not counted as well");
 
     // The time was over: that is no pass, and the next one may go on.
-    play.answer(|_, _| Outcome::CompareRows(RowComparison::default()));
+    play.answer(|_, _| Outcome::of(RowComparison::default()));
     let Phase::Stopped { step: StepName::Verify, failure } = &play.state.phase else {
         panic!("{:?}", play.state.phase)
     };
@@ -150,7 +152,7 @@ fn past_the_point_of_no_return_a_retry_is_never_refused() {
 /// An inspection that finds something to agree to.
 fn found() -> Outcome {
     let inventory = super::super::act::Inventory::default();
-    Outcome::CheckServer(CheckServerResult { inventory, findings: vec![consent_finding()] })
+    Outcome::of(CheckServerResult { inventory, findings: vec![consent_finding()] })
 }
 
 #[test]
@@ -168,7 +170,7 @@ fn consent_lets_a_second_inspection_pass() {
     };
     play.submit(Request::Consent(vec![consent.clone()])).unwrap();
     play.submit(Request::Release { step: StepName::Inspect, max_outage: Duration::from_secs(1) }).unwrap();
-    let Input::CheckServer(CheckServer { consents, .. }) = &play.issued.last().unwrap().input else { panic!() };
+    let CheckServer { consents, .. } = play.issued.last().unwrap().input.read().unwrap();
     assert_eq!(consents, &[consent]);
     play.answer(|_, _| found());
     play.answer_all();
@@ -255,10 +257,10 @@ fn whoever_needs_to_know_how_rows_are_copied_is_told() {
         play.answer_until(ActRef { step: StepName::CatchUp, index: 0 });
         let told: Vec<_> = play.issued.iter().map(|issued| issued.input.clone()).collect();
         for input in [
-            Input::RestoreSchema(RestoreSchema { copy_method }),
-            Input::CreateSlot(CreateSlot { copy_method }),
-            Input::CopyTables(CopyTables { copy_method }),
-            Input::CreateSubscription(CreateSubscription { connection_path: ConnectionPath::Tunnel, copy_method }),
+            Input::of(RestoreSchema { copy_method }),
+            Input::of(CreateSlot { copy_method }),
+            Input::of(CopyTables { copy_method }),
+            Input::of(CreateSubscription { connection_path: ConnectionPath::Tunnel, copy_method }),
         ] {
             assert!(told.contains(&input), "{input:?} is not in {told:?}");
         }
@@ -426,18 +428,10 @@ fn schemas_that_drift_end_a_cutover() {
     let mut turn = 0;
     play.answer(|_, _| {
         turn += 1;
-        Outcome::PrepareCutover(PrepareCutoverResult {
-            table_set_digest: digest(1),
-            catalog_digest: digest(turn),
-            table_count: 1,
-        })
+        Outcome::of(PrepareCutoverResult { table_set_digest: digest(1), catalog_digest: digest(turn), table_count: 1 })
     });
     play.answer(|_, _| {
-        Outcome::PrepareCutover(PrepareCutoverResult {
-            table_set_digest: digest(1),
-            catalog_digest: digest(9),
-            table_count: 1,
-        })
+        Outcome::of(PrepareCutoverResult { table_set_digest: digest(1), catalog_digest: digest(9), table_count: 1 })
     });
     let Phase::TakingBack { cause: Some(cause), .. } = &play.state.phase else { panic!("{:?}", play.state.phase) };
     assert_eq!(cause.reason, Reason::SchemaDiffers);
@@ -448,11 +442,11 @@ fn sequences_travel_from_barrier_and_fence() {
     let mut play = Play::at_cutover();
     play.answer_until(ActRef::open(StepName::Cutover));
     let drained = play.issued.iter().find_map(|issued| {
-        let Input::DrainToMarker(DrainToMarker { sequences, .. }) = &issued.input else { return None };
+        let DrainToMarker { sequences, .. } = issued.input.read()?;
         Some(sequences[0].last_value)
     });
     let opened = play.issued.iter().find_map(|issued| {
-        let Input::OpenDestination(OpenDestination { sequences, .. }) = &issued.input else { return None };
+        let OpenDestination { sequences, .. } = issued.input.read()?;
         Some(sequences[0].last_value)
     });
     assert_eq!((drained, opened), (Some(10), Some(20)));

@@ -83,7 +83,7 @@ fn render_from(state: &State, read: Option<&Read<'_>>) -> Vec<Planned> {
                 reverse: state.way_back,
                 source: read.map(|read| read.source),
                 destination: read.map(|read| read.destination),
-                step: row.name,
+                rollback: row.name == StepName::Rollback,
                 side: act.side,
             };
             let statements = (act.act.statements)(&basis);

@@ -52,7 +52,7 @@ fn inspected(mut play: Play, tables: &[(&str, i64)]) -> Play {
     for _side in 0..2 {
         play.answer(|act, input| match act.row().unwrap() {
             row if row.act.kind == ActKind::CheckServer => {
-                Outcome::CheckServer(CheckServerResult { inventory: inventory(row.side, tables), findings: Vec::new() })
+                Outcome::of(CheckServerResult { inventory: inventory(row.side, tables), findings: Vec::new() })
             }
             _other => outcome(act, input),
         });

@@ -345,8 +345,7 @@ impl Play {
         if let Some(step) = self.state.phase.under_way().filter(|step| step.is_rehearsal()) {
             let beyond = [ActKind::FenceSource, ActKind::OpenDestination, ActKind::ReleaseBarrier];
             assert!(self.open().all(|issued| issued.act.step == step && !beyond.contains(&issued.act.kind().unwrap())));
-            let in_earnest =
-                |input: &Input| matches!(input, Input::PrepareCutover(PrepareCutover { rehearsal: false, .. }));
+            let in_earnest = |input: &Input| input.read().is_some_and(|given: &PrepareCutover| !given.rehearsal);
             assert!(!self.open().any(|issued| in_earnest(&issued.input)));
         }
         // A look at both sides is over before anything else of the migration begins.

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use pgportage_link::Failure;
 
 use super::StepName;
-use super::act::{DrainToMarkerResult, Outcome};
+use super::act::{Barrier, DrainToMarkerResult, Outcome};
 
 /// Rounds when the operator names no number.
 pub const DEFAULT_ROUNDS: u32 = 5;
@@ -139,11 +139,11 @@ pub enum RestSource {
 impl Round {
     /// Keeps what the report needs.
     pub(super) fn learn(&mut self, outcome: &Outcome, outage: Option<Duration>) {
-        if let Outcome::RaiseBarrier(barrier) = outcome {
+        if let Some(barrier) = outcome.read::<Barrier>() {
             self.marked_after = outage;
             self.lock_wait = barrier.lock_wait;
             self.cancelled_session_count = barrier.cancelled_session_count;
-        } else if let Outcome::DrainToMarker(DrainToMarkerResult { drain_time, compared, .. }) = outcome {
+        } else if let Some(DrainToMarkerResult { drain_time, compared, .. }) = outcome.read() {
             self.drained_after = outage;
             self.drain_time = *drain_time;
             self.compare_time = compared.as_ref().map(|compared| compared.elapsed);

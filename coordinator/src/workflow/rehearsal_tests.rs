@@ -5,13 +5,13 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use super::super::act::{DrainToMarker, DrainToMarkerResult, Outcome, PrepareCutover};
+use super::super::act::drain_to_marker::DrainToMarker;
+use super::super::act::{DrainToMarkerResult, Outcome, PrepareCutover};
 use super::super::proof::{Play, outcome, spec};
 use super::super::rehearsal::{Rehearsal, RehearsalEnd, RestSource};
 use super::super::state::{CutoverEnd, Phase};
 use super::super::verb::Request;
 use super::super::{ActKind, ActRef, Side, StepName, Verb};
-use super::*;
 
 const BOTH: [StepName; 2] = [StepName::Cutover, StepName::Rollback];
 const TICK: Duration = Duration::from_millis(10);
@@ -81,9 +81,7 @@ fn every_round_is_tried_as_the_switch_and_taken_back() {
         assert!(kinds(Verb::Undo).iter().all(|kind| undone.contains(kind)));
 
         let prepared = play.issued[issued..].iter().filter_map(|issued| {
-            let Input::PrepareCutover(PrepareCutover { cutover_epoch, rollback, rehearsal, .. }) = issued.input else {
-                return None;
-            };
+            let PrepareCutover { cutover_epoch, rollback, rehearsal, .. } = *issued.input.read()?;
             (issued.verb == Verb::Perform).then_some((cutover_epoch, rollback, rehearsal))
         });
         let back = switch == StepName::Rollback;
@@ -94,8 +92,7 @@ fn every_round_is_tried_as_the_switch_and_taken_back() {
         let request = Request::Release { step: switch, max_outage: Duration::from_secs(1) };
         play.submit(request).unwrap();
         assert_eq!(play.state.cutover.as_ref().unwrap().epoch, last + 3);
-        let real =
-            play.open().all(|it| matches!(it.input, Input::PrepareCutover(PrepareCutover { rehearsal: false, .. })));
+        let real = play.open().all(|it| it.input.read().is_some_and(|given: &PrepareCutover| !given.rehearsal));
         assert!(real, "{switch}");
         play.answer_all();
         assert_eq!(play.state.writable, writable.other(), "{switch}");
@@ -140,8 +137,8 @@ fn a_round_compares_what_is_written_where_that_is_asked_for() {
         answer_measured(&mut play);
         let asked = play.issued[issued..].iter().filter(|issued| issued.verb == Verb::Perform);
         let compares = asked.filter(|issued| {
-            matches!(issued.input, Input::PrepareCutover(PrepareCutover { compare_written: true, .. }))
-                || matches!(issued.input, Input::DrainToMarker(DrainToMarker { compare_limit: Some(at_most), .. }) if at_most == limit)
+            issued.input.read().is_some_and(|given: &PrepareCutover| given.compare_written)
+                || issued.input.read().is_some_and(|given: &DrainToMarker| given.compare_limit == Some(limit))
         });
         assert_eq!(compares.count(), if compare_limit.is_some() { 6 } else { 0 });
         let found = rehearsal(&play).findings(None).unwrap();
@@ -152,7 +149,7 @@ fn a_round_compares_what_is_written_where_that_is_asked_for() {
     play.submit(request(Some(limit))).unwrap();
     play.answer_until(ActRef::drain(StepName::CutoverRehearsal));
     play.answer(|_, _| {
-        Outcome::DrainToMarker(DrainToMarkerResult {
+        Outcome::of(DrainToMarkerResult {
             drain_time: TICK,
             sequence_count: 0,
             flush_lsn: "0/1".to_owned(),

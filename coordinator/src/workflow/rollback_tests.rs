@@ -11,7 +11,6 @@ use super::super::spec::Spec;
 use super::super::state::Phase;
 use super::super::verb::Request;
 use super::super::{ActKind, ActRef, Side, StepName, Verb};
-use super::*;
 
 fn failure(remedy: Remedy, effect: Effect) -> Failure {
     Failure::new(Reason::ServerError, "it did not work").remedy(remedy).effect(effect)
@@ -68,7 +67,7 @@ fn what_a_rollback_asks_for_is_a_cutover_the_other_way_round() {
         .issued
         .iter()
         .filter_map(|issued| {
-            let Input::PrepareCutover(PrepareCutover { rollback, way_back, .. }) = issued.input else { return None };
+            let PrepareCutover { rollback, way_back, .. } = *issued.input.read()?;
             Some((issued.act.step, rollback, way_back))
         })
         .collect();
@@ -81,8 +80,8 @@ fn poolers_that_do_not_answer_are_left_out_of_the_rollback_that_was_asked_for_so
     let told = |play: &Play| {
         let inputs = play.issued.iter().rev().map(|issued| &issued.input);
         let prepared = inputs.filter_map(|input| {
-            let Input::PrepareCutover(PrepareCutover { without_poolers, .. }) = input else { return None };
-            Some(*without_poolers)
+            let PrepareCutover { without_poolers, .. } = *input.read()?;
+            Some(without_poolers)
         });
         prepared.take(2).collect::<Vec<_>>()
     };

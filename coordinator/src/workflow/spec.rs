@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use pgportage_link::Failure;
 use pgportage_proto::Reason;
+use pgportage_proto::Side;
 pub use pgportage_proto::{ConnectionPath, CopyMethod, MigrationId};
 use serde::{Deserialize, Serialize};
 
-use super::Side;
 use super::finding::Consent;
 
 /// Bytes of table data that a copy may read in a second.

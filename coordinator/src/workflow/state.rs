@@ -27,6 +27,7 @@ use super::rehearsal::Rehearsal;
 use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, ActRow, Belongs, Side, StepName, TABLE, Undo};
 
+pub use super::act::Trial;
 pub use certificate::Certificate;
 pub use phase::Phase;
 pub use transition::{IllegalTransition, fold, next};
@@ -201,19 +202,6 @@ pub struct Cutover {
     pub drained_after: Option<Duration>,
     /// The fence.
     pub fence: Option<Fence>,
-}
-
-/// One try at a switch or at its rehearsal: what its acts are given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trial {
-    /// Its number.
-    pub epoch: i64,
-    /// Its budget.
-    pub max_outage: Duration,
-    /// How long comparing what was written may take of it.
-    pub compare_limit: Option<Duration>,
-    /// Whether poolers that do not answer are left out.
-    pub without_poolers: bool,
 }
 
 /// How a cutover ended.

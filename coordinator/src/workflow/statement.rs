@@ -7,11 +7,10 @@
 
 use std::fmt;
 
-use pgportage_proto::{RelationName, quote_ident};
+use pgportage_proto::{ActKind, MigrationId, RelationName, Side, quote_ident};
 
-use super::act::{Inventory, PlanMaterial, PlannedRole, PlannedTable};
-use super::spec::{MigrationId, Spec};
-use super::{ActKind, Side, StepName};
+use super::inventory::{Inventory, PlanMaterial, PlannedRole, PlannedTable};
+use super::spec::Spec;
 
 /// How many names a line shows before it says how many more there are.
 const NAMES: usize = 20;
@@ -86,8 +85,8 @@ pub struct Basis<'a> {
     pub source: Option<&'a Inventory>,
     /// What the destination's agent has read, if it was asked.
     pub destination: Option<&'a Inventory>,
-    /// The act's step.
-    pub step: StepName,
+    /// Whether the act's step is a rollback.
+    pub rollback: bool,
     /// The act's side.
     pub side: Side,
 }

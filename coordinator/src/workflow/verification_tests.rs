@@ -5,9 +5,10 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use super::super::act::{
-    CountRows, DrainToMarker, Outcome, PrepareCutover, RelationName, RowCounts, SequencePlace, SequenceState,
-};
+use super::super::act::await_copy::AwaitCopy;
+use super::super::act::count_rows::CountRows;
+use super::super::act::drain_to_marker::DrainToMarker;
+use super::super::act::{Outcome, PrepareCutover, RelationName, RowCounts, SequencePlace, SequenceState};
 use super::super::depth::Look;
 use super::super::fact::Issued;
 use super::super::proof::{Play, spec};
@@ -49,7 +50,7 @@ fn the_source_compares_what_it_follows() {
             (ActKind::CompareRows, Side::Source),
         ]
     );
-    let with_sequences = |it: &&Issued| matches!(it.input, Input::CountRows(CountRows { sequences: true, .. }));
+    let with_sequences = |it: &&Issued| it.input.read().is_some_and(|given: &CountRows| given.sequences);
     assert_eq!(play.issued.iter().filter(with_sequences).count(), 2, "and none before the cutover");
     assert_eq!(play.state.verification.as_ref().unwrap().found.publisher, Side::Destination);
     // As often as one likes, and the way back is as it was.
@@ -80,7 +81,7 @@ fn a_sequence_that_is_behind_is_told_and_takes_no_word_away() {
                 let sequence = RelationName { schema: "public".to_owned(), relation: "ids".to_owned() };
                 let state = SequenceState { sequence, last_value, called: true };
                 let sequences = vec![SequencePlace { state, descending: false }];
-                Outcome::CountRows(RowCounts { sequences, ..RowCounts::default() })
+                Outcome::of(RowCounts { sequences, ..RowCounts::default() })
             });
         }
         let Phase::Stopped { step: StepName::VerifyBack, failure } = &play.state.phase else {
@@ -147,12 +148,12 @@ fn a_switch_that_was_to_compare_and_did_not_is_given_up() {
     play.submit(asked(Some(BUDGET / 2))).unwrap();
     play.answer_until(ActRef::drain(StepName::Cutover));
     let compares = |it: &&Issued| {
-        let prepares = matches!(it.input, Input::PrepareCutover(PrepareCutover { compare_written: true, .. }));
-        prepares || matches!(it.input, Input::DrainToMarker(DrainToMarker { compare_limit: Some(_), .. }))
+        let prepares = it.input.read().is_some_and(|given: &PrepareCutover| given.compare_written);
+        prepares || it.input.read().is_some_and(|given: &DrainToMarker| given.compare_limit.is_some())
     };
     assert_eq!(play.issued.iter().filter(compares).count(), 3, "both sides prepare for it");
     // An agent of a release that does not know how.
-    let nothing = Input::AwaitCopy;
+    let nothing = Input::of(AwaitCopy);
     play.answer(|act, _| super::super::proof::outcome(act, &nothing));
     play.answer_all();
     assert_eq!(play.state.phase, Phase::Held { step: StepName::Cutover });

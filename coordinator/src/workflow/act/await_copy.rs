@@ -1,22 +1,27 @@
 //! *Destination*: waits until every table is copied and follows the stream.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, CopyMethod, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Statements, remark};
-use super::super::{ActKind, CopyMethod};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 
 /// See the module.
-pub static AWAIT_COPY: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::AwaitCopy,
-    input: |_, _, _| Some(Input::AwaitCopy),
-    send: |input| matches!(input, Input::AwaitCopy).then_some(Message::AwaitCopy(v1::AwaitCopy {})),
-    produces: |outcome| matches!(outcome, Outcome::AwaitCopy(_)),
+    input: |_| Some(Input::of(AwaitCopy)),
+    send: |input| input.read::<AwaitCopy>().map(|_| Message::AwaitCopy(v1::AwaitCopy {})),
+    produces: |outcome| outcome.read::<AwaitCopyResult>().is_some(),
     receive,
     statements,
 };
+
+/// It is given nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitCopy;
 
 /// Every table follows the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,9 +30,17 @@ pub struct AwaitCopyResult {
     pub table_count: i32,
 }
 
+impl Payload for AwaitCopy {
+    const KIND: ActKind = ActKind::AwaitCopy;
+}
+
+impl Payload for AwaitCopyResult {
+    const KIND: ActKind = ActKind::AwaitCopy;
+}
+
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::AwaitCopy(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::AwaitCopy(AwaitCopyResult { table_count: result.table_count }))
+    Ok(Outcome::of(AwaitCopyResult { table_count: result.table_count }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::state::State;
 use super::super::statement::{Basis, Statements, remark};
-use super::super::{ActKind, ActRef};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
 use crate::message::{reported, to_duration};
 
 /// How long the lag must stay under its limit before a migration is ready: for a
@@ -21,11 +21,11 @@ const STABLE_WINDOW: Duration = Duration::from_millis(250);
 const LEVEL_WINDOW: Duration = Duration::from_millis(500);
 
 /// See the module.
-pub static AWAIT_LAG: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::AwaitLag,
-    input: |state, act, _| Some(input(state, act)),
+    input: |given| Some(input(given)),
     send,
-    produces: |outcome| matches!(outcome, Outcome::AwaitLag(_)),
+    produces: |outcome| outcome.read::<AwaitLagResult>().is_some(),
     receive,
     statements,
 };
@@ -46,22 +46,30 @@ pub struct AwaitLagResult {
     pub lag: Duration,
 }
 
-fn input(state: &State, act: ActRef) -> Input {
-    Input::AwaitLag(AwaitLag {
-        max_lag: state.spec.max_lag,
-        stable_window: if act.step.is_verification() { LEVEL_WINDOW } else { STABLE_WINDOW },
+impl Payload for AwaitLag {
+    const KIND: ActKind = ActKind::AwaitLag;
+}
+
+impl Payload for AwaitLagResult {
+    const KIND: ActKind = ActKind::AwaitLag;
+}
+
+fn input(given: &Given<'_>) -> Input {
+    Input::of(AwaitLag {
+        max_lag: given.spec.max_lag,
+        stable_window: if given.verification { LEVEL_WINDOW } else { STABLE_WINDOW },
     })
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::AwaitLag(AwaitLag { max_lag, stable_window }) = input else { return None };
+    let AwaitLag { max_lag, stable_window } = input.read::<AwaitLag>()?;
     let (max_lag, stable_window) = (to_duration(*max_lag), to_duration(*stable_window));
     Some(Message::AwaitLag(v1::AwaitLag { max_lag, stable_window }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::AwaitLag(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::AwaitLag(AwaitLagResult { lag: reported(result.lag) }))
+    Ok(Outcome::of(AwaitLagResult { lag: reported(result.lag) }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

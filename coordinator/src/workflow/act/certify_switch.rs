@@ -1,22 +1,22 @@
 //! *Both sides of a switch*: what was seen of it, stated and signed.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
-use super::super::state::State;
 use super::super::statement::{Basis, Statements, remark};
-use super::super::{ActKind, ActRef, StepName};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
 use crate::message::missing;
 
 /// See the module.
-pub static CERTIFY_SWITCH: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::CertifySwitch,
-    input: |state, act, _| input(state, act),
+    input,
     send,
-    produces: |outcome| matches!(outcome, Outcome::CertifySwitch(_)),
+    produces: |outcome| outcome.read::<SignedStatement>().is_some(),
     receive,
     statements,
 };
@@ -44,19 +44,27 @@ pub struct SignedStatement {
     pub chain: Vec<Digest>,
 }
 
-fn input(state: &State, act: ActRef) -> Option<Input> {
-    let cutover_epoch = state.cutover.as_ref()?.epoch;
-    Some(Input::CertifySwitch(CertifySwitch { cutover_epoch, rollback: act.step == StepName::Rollback }))
+impl Payload for CertifySwitch {
+    const KIND: ActKind = ActKind::CertifySwitch;
+}
+
+impl Payload for SignedStatement {
+    const KIND: ActKind = ActKind::CertifySwitch;
+}
+
+fn input(given: &Given<'_>) -> Option<Input> {
+    let cutover_epoch = given.cutover_epoch?;
+    Some(Input::of(CertifySwitch { cutover_epoch, rollback: given.rollback }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::CertifySwitch(CertifySwitch { cutover_epoch, rollback }) = *input else { return None };
+    let CertifySwitch { cutover_epoch, rollback } = *input.read::<CertifySwitch>()?;
     Some(Message::CertifySwitch(v1::CertifySwitch { cutover_epoch, rollback }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::CertifySwitch(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::CertifySwitch(result.signed.ok_or_else(|| missing("signed"))?.into()))
+    Ok(Outcome::of::<SignedStatement>(result.signed.ok_or_else(|| missing("signed"))?.into()))
 }
 
 impl From<v1::SignedStatement> for SignedStatement {

@@ -1,22 +1,27 @@
 //! *Destination*: from here on until the decision no application can log in.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::ActKind;
 use super::super::statement::{Basis, Statements, runs};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 
 /// See the module.
-pub static CLOSE_DATABASE: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::CloseDatabase,
-    input: |_, _, _| Some(Input::CloseDatabase),
-    send: |input| matches!(input, Input::CloseDatabase).then_some(Message::CloseDatabase(v1::CloseDatabase {})),
-    produces: |outcome| matches!(outcome, Outcome::CloseDatabase(_)),
+    input: |_| Some(Input::of(CloseDatabase)),
+    send: |input| input.read::<CloseDatabase>().map(|_| Message::CloseDatabase(v1::CloseDatabase {})),
+    produces: |outcome| outcome.read::<CloseDatabaseResult>().is_some(),
     receive,
     statements,
 };
+
+/// It is given nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloseDatabase;
 
 /// The database is closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,10 +30,18 @@ pub struct CloseDatabaseResult {
     pub terminated_session_count: i32,
 }
 
+impl Payload for CloseDatabase {
+    const KIND: ActKind = ActKind::CloseDatabase;
+}
+
+impl Payload for CloseDatabaseResult {
+    const KIND: ActKind = ActKind::CloseDatabase;
+}
+
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::CloseDatabase(result) = produced else { return Err(something_else()) };
     let terminated_session_count = result.terminated_session_count;
-    Ok(Outcome::CloseDatabase(CloseDatabaseResult { terminated_session_count }))
+    Ok(Outcome::of(CloseDatabaseResult { terminated_session_count }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -4,23 +4,23 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::{RelationName, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, RelationName, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::ActKind;
 use super::super::depth::Depth;
 use super::super::digest::Digest;
-use super::super::state::State;
 use super::super::statement::{Basis, Statements, remark};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
 use crate::message::{missing, reported, to_duration};
 
 /// See the module.
-pub static COMPARE_ROWS: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::CompareRows,
-    input: |state, _, _| input(state),
+    input,
     send,
-    produces: |outcome| matches!(outcome, Outcome::CompareRows(_)),
+    produces: |outcome| outcome.read::<RowComparison>().is_some(),
     receive,
     statements,
 };
@@ -80,17 +80,25 @@ pub struct RowComparison {
     pub repair_path: String,
 }
 
-fn input(state: &State) -> Option<Input> {
-    match state.depth {
+impl Payload for CompareRows {
+    const KIND: ActKind = ActKind::CompareRows;
+}
+
+impl Payload for RowComparison {
+    const KIND: ActKind = ActKind::CompareRows;
+}
+
+fn input(given: &Given<'_>) -> Option<Input> {
+    match *given.depth {
         Depth::Rows { comparison_id, time_limit, repair } => {
-            Some(Input::CompareRows(CompareRows { comparison_id, time_limit, repair }))
+            Some(Input::of(CompareRows { comparison_id, time_limit, repair }))
         }
         Depth::Counts => None,
     }
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::CompareRows(CompareRows { comparison_id, time_limit, repair }) = *input else { return None };
+    let CompareRows { comparison_id, time_limit, repair } = *input.read::<CompareRows>()?;
     let time_limit = time_limit.and_then(to_duration);
     Some(Message::CompareRows(v1::CompareRows { comparison_id, time_limit, repair }))
 }
@@ -110,7 +118,7 @@ fn receive(produced: Produced) -> Result<Outcome, Failure> {
             complete: table.complete,
         })
     };
-    Ok(Outcome::CompareRows(RowComparison {
+    Ok(Outcome::of(RowComparison {
         tables: result.tables.into_iter().map(table).collect::<Result<_, Failure>>()?,
         complete: result.complete,
         range_count: result.range_count,

@@ -1,22 +1,23 @@
 //! *Destination*: the rows of the slot's snapshot, then what is made over them.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, CopyMethod, Side, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Line, Statements, only_if, remark, runs, size};
-use super::super::{ActKind, CopyMethod, Side};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 
 /// From here on a server is told of statistics, and need not make them.
 const STATISTICS_ARE_TOLD: i32 = 180_000;
 
 /// See the module.
-pub static COPY_TABLES: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::CopyTables,
-    input: |state, _, _| Some(Input::CopyTables(CopyTables { copy_method: state.spec.copy_method })),
+    input: |given| Some(Input::of(CopyTables { copy_method: given.spec.copy_method })),
     send,
-    produces: |outcome| matches!(outcome, Outcome::CopyTables(_)),
+    produces: |outcome| outcome.read::<Copied>().is_some(),
     receive,
     statements,
 };
@@ -49,14 +50,22 @@ pub struct Copied {
     pub mended_table_count: i32,
 }
 
+impl Payload for CopyTables {
+    const KIND: ActKind = ActKind::CopyTables;
+}
+
+impl Payload for Copied {
+    const KIND: ActKind = ActKind::CopyTables;
+}
+
 fn send(input: &Input) -> Option<Message> {
-    let Input::CopyTables(CopyTables { copy_method }) = *input else { return None };
+    let CopyTables { copy_method } = *input.read::<CopyTables>()?;
     Some(Message::CopyTables(v1::CopyTables { copy_method: v1::CopyMethod::from(copy_method).into() }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::CopyTables(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::CopyTables(Copied {
+    Ok(Outcome::of(Copied {
         table_count: result.table_count,
         row_count: result.row_count,
         copied_bytes: result.copied_bytes,
@@ -191,6 +200,6 @@ mod tests {
             kept_table_count: 2,
             mended_table_count: 1,
         };
-        assert_eq!(receive(Produced::CopyTables(produced)).unwrap(), Outcome::CopyTables(expected));
+        assert_eq!(receive(Produced::CopyTables(produced)).unwrap(), Outcome::of(expected));
     }
 }

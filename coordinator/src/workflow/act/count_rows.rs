@@ -1,23 +1,24 @@
 //! *Both sides of a verification*: row counts, and every object of the schema.
 
 use pgportage_link::Failure;
-use pgportage_proto::{RelationName, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, RelationName, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
 use super::super::finding::Finding;
-use super::super::state::State;
 use super::super::statement::{Basis, Statements, remark};
-use super::super::{ActKind, ActRef, StepName};
-use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
+use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
+use super::sequence::SequenceState;
 use crate::message::missing;
 
 /// See the module.
-pub static COUNT_ROWS: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::CountRows,
-    input: |state, act, _| Some(input(state, act)),
+    input: |given| Some(input(given)),
     send,
-    produces: |outcome| matches!(outcome, Outcome::CountRows(_)),
+    produces: |outcome| outcome.read::<RowCounts>().is_some(),
     receive,
     statements,
 };
@@ -80,17 +81,25 @@ pub struct SequencePlace {
     pub descending: bool,
 }
 
-fn input(state: &State, act: ActRef) -> Input {
-    Input::CountRows(CountRows {
-        tables: state.verification.as_ref().map(|verified| verified.again.clone()).unwrap_or_default(),
-        objects_only: state.depth.is_of_rows(),
+impl Payload for CountRows {
+    const KIND: ActKind = ActKind::CountRows;
+}
+
+impl Payload for RowCounts {
+    const KIND: ActKind = ActKind::CountRows;
+}
+
+fn input(given: &Given<'_>) -> Input {
+    Input::of(CountRows {
+        tables: given.again.to_vec(),
+        objects_only: given.depth.is_of_rows(),
         // Before the cutover those of the destination are not in use.
-        sequences: act.step == StepName::VerifyBack,
+        sequences: given.behind_the_cutover,
     })
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::CountRows(CountRows { tables, objects_only, sequences }) = input else { return None };
+    let CountRows { tables, objects_only, sequences } = input.read::<CountRows>()?;
     Some(Message::CountRows(v1::CountRows {
         tables: tables.iter().map(v1::RelationName::from).collect(),
         objects_only: *objects_only,
@@ -109,7 +118,7 @@ fn receive(produced: Produced) -> Result<Outcome, Failure> {
         })
     };
     let object = |it: v1::SchemaObject| SchemaObject { identity: it.identity, digest: Digest(it.digest) };
-    Ok(Outcome::CountRows(RowCounts {
+    Ok(Outcome::of(RowCounts {
         tables: result.tables.into_iter().map(table).collect::<Result<_, Failure>>()?,
         objects: result.objects.into_iter().map(object).collect(),
         not_replicated: result.not_replicated.into_iter().map(Finding::from).collect(),

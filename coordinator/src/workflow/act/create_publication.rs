@@ -1,24 +1,27 @@
 //! *Publisher*: our schema, the publication, and from here on heartbeats.
 
 use pgportage_link::Failure;
-use pgportage_proto::{quote_ident, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, Side, quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Statements, runs};
-use super::super::{ActKind, Side};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 
 /// See the module.
-pub static CREATE_PUBLICATION: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::CreatePublication,
-    input: |_, _, _| Some(Input::CreatePublication),
-    send: |input| {
-        matches!(input, Input::CreatePublication).then_some(Message::CreatePublication(v1::CreatePublication {}))
-    },
-    produces: |outcome| matches!(outcome, Outcome::CreatePublication(_)),
+    input: |_| Some(Input::of(CreatePublication)),
+    send: |input| input.read::<CreatePublication>().map(|_| Message::CreatePublication(v1::CreatePublication {})),
+    produces: |outcome| outcome.read::<CreatePublicationResult>().is_some(),
     receive,
     statements,
 };
+
+/// It is given nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatePublication;
 
 /// The publication is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,10 +32,18 @@ pub struct CreatePublicationResult {
     pub table_count: i32,
 }
 
+impl Payload for CreatePublication {
+    const KIND: ActKind = ActKind::CreatePublication;
+}
+
+impl Payload for CreatePublicationResult {
+    const KIND: ActKind = ActKind::CreatePublication;
+}
+
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::CreatePublication(result) = produced else { return Err(something_else()) };
     let v1::CreatePublicationResult { publication_name, table_count } = result;
-    Ok(Outcome::CreatePublication(CreatePublicationResult { publication_name, table_count }))
+    Ok(Outcome::of(CreatePublicationResult { publication_name, table_count }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

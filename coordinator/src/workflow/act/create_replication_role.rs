@@ -2,12 +2,13 @@
 //! role whose refused login proves a fence.
 
 use pgportage_link::Failure;
-use pgportage_proto::{quote_ident, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, Side, quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Line, Statements, remark, runs};
-use super::super::{ActKind, Side};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 
 /// Settings that the replication role gets, each since a `server_version_num`.
 const ROLE_SETTINGS: &[(i32, &str, &str)] = &[
@@ -21,17 +22,20 @@ const ROLE_SETTINGS: &[(i32, &str, &str)] = &[
 ];
 
 /// See the module.
-pub static CREATE_REPLICATION_ROLE: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::CreateReplicationRole,
-    input: |_, _, _| Some(Input::CreateReplicationRole),
+    input: |_| Some(Input::of(CreateReplicationRole)),
     send: |input| {
-        matches!(input, Input::CreateReplicationRole)
-            .then_some(Message::CreateReplicationRole(v1::CreateReplicationRole {}))
+        input.read::<CreateReplicationRole>().map(|_| Message::CreateReplicationRole(v1::CreateReplicationRole {}))
     },
-    produces: |outcome| matches!(outcome, Outcome::CreateReplicationRole(_)),
+    produces: |outcome| outcome.read::<CreateReplicationRoleResult>().is_some(),
     receive,
     statements,
 };
+
+/// It is given nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateReplicationRole;
 
 /// The roles are there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,9 +44,17 @@ pub struct CreateReplicationRoleResult {
     pub role_name: String,
 }
 
+impl Payload for CreateReplicationRole {
+    const KIND: ActKind = ActKind::CreateReplicationRole;
+}
+
+impl Payload for CreateReplicationRoleResult {
+    const KIND: ActKind = ActKind::CreateReplicationRole;
+}
+
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::CreateReplicationRole(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::CreateReplicationRole(CreateReplicationRoleResult { role_name: result.role_name }))
+    Ok(Outcome::of(CreateReplicationRoleResult { role_name: result.role_name }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -2,20 +2,20 @@
 //! reads, and what the replication role needs to read.
 
 use pgportage_link::Failure;
-use pgportage_proto::{quote_ident, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, CopyMethod, Side, quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::state::State;
 use super::super::statement::{Basis, Line, Statements, names, only_if, remark, runs};
-use super::super::{ActKind, ActRef, CopyMethod, Side};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
 
 /// See the module.
-pub static CREATE_SLOT: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::CreateSlot,
-    input: |state, act, _| input(state, act),
+    input,
     send,
-    produces: |outcome| matches!(outcome, Outcome::CreateSlot(_)),
+    produces: |outcome| outcome.read::<CreateSlotResult>().is_some(),
     receive,
     statements,
 };
@@ -36,17 +36,25 @@ pub struct CreateSlotResult {
     pub consistent_point: String,
 }
 
-fn input(state: &State, act: ActRef) -> Option<Input> {
-    let copy_method = match act.row()?.side {
-        Side::Source => state.spec.copy_method,
+impl Payload for CreateSlot {
+    const KIND: ActKind = ActKind::CreateSlot;
+}
+
+impl Payload for CreateSlotResult {
+    const KIND: ActKind = ActKind::CreateSlot;
+}
+
+fn input(given: &Given<'_>) -> Option<Input> {
+    let copy_method = match given.side {
+        Side::Source => given.spec.copy_method,
         // What flows in reverse needs no copy.
         Side::Destination => CopyMethod::Native,
     };
-    Some(Input::CreateSlot(CreateSlot { copy_method }))
+    Some(Input::of(CreateSlot { copy_method }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::CreateSlot(CreateSlot { copy_method }) = *input else { return None };
+    let CreateSlot { copy_method } = *input.read::<CreateSlot>()?;
     Some(Message::CreateSlot(v1::CreateSlot { copy_method: v1::CopyMethod::from(copy_method).into() }))
 }
 
@@ -54,7 +62,7 @@ fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::CreateSlot(v1::CreateSlotResult { slot_name, consistent_point }) = produced else {
         return Err(something_else());
     };
-    Ok(Outcome::CreateSlot(CreateSlotResult { slot_name, consistent_point }))
+    Ok(Outcome::of(CreateSlotResult { slot_name, consistent_point }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

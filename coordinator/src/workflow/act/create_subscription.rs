@@ -1,22 +1,23 @@
 //! *Destination*: the subscription to the source.
 
 use pgportage_link::Failure;
-use pgportage_proto::{quote_ident, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Side, quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Line, Statements, only_if, remark, runs};
-use super::super::{ActKind, ConnectionPath, CopyMethod, Side};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 
 /// See the module.
-pub static CREATE_SUBSCRIPTION: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::CreateSubscription,
-    input: |state, _, _| {
-        let (connection_path, copy_method) = (state.spec.connection_path, state.spec.copy_method);
-        Some(Input::CreateSubscription(CreateSubscription { connection_path, copy_method }))
+    input: |given| {
+        let (connection_path, copy_method) = (given.spec.connection_path, given.spec.copy_method);
+        Some(Input::of(CreateSubscription { connection_path, copy_method }))
     },
     send,
-    produces: |outcome| matches!(outcome, Outcome::CreateSubscription(_)),
+    produces: |outcome| outcome.read::<CreateSubscriptionResult>().is_some(),
     receive,
     statements,
 };
@@ -39,8 +40,16 @@ pub struct CreateSubscriptionResult {
     pub table_count: i32,
 }
 
+impl Payload for CreateSubscription {
+    const KIND: ActKind = ActKind::CreateSubscription;
+}
+
+impl Payload for CreateSubscriptionResult {
+    const KIND: ActKind = ActKind::CreateSubscription;
+}
+
 fn send(input: &Input) -> Option<Message> {
-    let Input::CreateSubscription(CreateSubscription { connection_path, copy_method }) = *input else { return None };
+    let CreateSubscription { connection_path, copy_method } = *input.read::<CreateSubscription>()?;
     Some(Message::CreateSubscription(v1::CreateSubscription {
         connection_path: v1::ConnectionPath::from(connection_path).into(),
         copy_method: v1::CopyMethod::from(copy_method).into(),
@@ -50,7 +59,7 @@ fn send(input: &Input) -> Option<Message> {
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::CreateSubscription(result) = produced else { return Err(something_else()) };
     let v1::CreateSubscriptionResult { subscription_name, table_count } = result;
-    Ok(Outcome::CreateSubscription(CreateSubscriptionResult { subscription_name, table_count }))
+    Ok(Outcome::of(CreateSubscriptionResult { subscription_name, table_count }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -2,23 +2,28 @@
 //! disabled until the cutover.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, Side, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Line, Statements, remark, runs};
-use super::super::{ActKind, Side};
 use super::create_subscription::{behind_a_table, login, options};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 
 /// See the module.
-pub static CREATE_WAY_BACK: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::CreateWayBack,
-    input: |_, _, _| Some(Input::CreateWayBack),
-    send: |input| matches!(input, Input::CreateWayBack).then_some(Message::CreateWayBack(v1::CreateWayBack {})),
-    produces: |outcome| matches!(outcome, Outcome::CreateWayBack(_)),
+    input: |_| Some(Input::of(CreateWayBack)),
+    send: |input| input.read::<CreateWayBack>().map(|_| Message::CreateWayBack(v1::CreateWayBack {})),
+    produces: |outcome| outcome.read::<CreateWayBackResult>().is_some(),
     receive,
     statements,
 };
+
+/// It is given nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateWayBack;
 
 /// The subscription is there, and disabled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,10 +34,18 @@ pub struct CreateWayBackResult {
     pub table_count: i32,
 }
 
+impl Payload for CreateWayBack {
+    const KIND: ActKind = ActKind::CreateWayBack;
+}
+
+impl Payload for CreateWayBackResult {
+    const KIND: ActKind = ActKind::CreateWayBack;
+}
+
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::CreateWayBack(result) = produced else { return Err(something_else()) };
     let v1::CreateWayBackResult { subscription_name, table_count } = result;
-    Ok(Outcome::CreateWayBack(CreateWayBackResult { subscription_name, table_count }))
+    Ok(Outcome::of(CreateWayBackResult { subscription_name, table_count }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -3,23 +3,24 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::{RelationName, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, RelationName, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
-use super::super::plan::Situation;
-use super::super::state::{State, Trial};
 use super::super::statement::{Basis, Statements, names, remark, runs};
-use super::super::{ActKind, ActRef};
-use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
+use super::kind::{Act, Given, Input, Outcome, Payload, Trial, something_else};
+use super::raise_barrier::Barrier;
+use super::sequence::SequenceState;
 use crate::message::{reported, to_duration};
 
 /// See the module.
-pub static DRAIN_TO_MARKER: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::DrainToMarker,
     input,
     send,
-    produces: |outcome| matches!(outcome, Outcome::DrainToMarker(_)),
+    produces: |outcome| outcome.read::<DrainToMarkerResult>().is_some(),
     receive,
     statements,
 };
@@ -71,21 +72,29 @@ pub struct WrittenRows {
     pub elapsed: Duration,
 }
 
-fn input(state: &State, act: ActRef, situation: &Situation) -> Option<Input> {
-    let barrier = state.barrier(act.step)?;
-    let Trial { epoch, compare_limit, .. } = state.trial(act.step)?;
-    Some(Input::DrainToMarker(DrainToMarker {
+impl Payload for DrainToMarker {
+    const KIND: ActKind = ActKind::DrainToMarker;
+}
+
+impl Payload for DrainToMarkerResult {
+    const KIND: ActKind = ActKind::DrainToMarker;
+}
+
+fn input(given: &Given<'_>) -> Option<Input> {
+    let barrier = given.barrier?.read::<Barrier>()?;
+    let Trial { epoch, compare_limit, .. } = given.trial?;
+    Some(Input::of(DrainToMarker {
         cutover_epoch: epoch,
         marker_id: barrier.marker_id.clone(),
         sequences: barrier.sequences.clone(),
-        open_timeout: situation.outage_left,
+        open_timeout: given.outage_left,
         catalog_digest: barrier.catalog_digest.clone(),
         compare_limit,
     }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::DrainToMarker(given) = input else { return None };
+    let given = input.read::<DrainToMarker>()?;
     Some(Message::DrainToMarker(v1::DrainToMarker {
         cutover_epoch: given.cutover_epoch,
         marker_id: given.marker_id.clone(),
@@ -104,7 +113,7 @@ fn receive(produced: Produced) -> Result<Outcome, Failure> {
         left_out: compared.left_out.into_iter().map(RelationName::from).collect(),
         elapsed: reported(compared.elapsed),
     };
-    Ok(Outcome::DrainToMarker(DrainToMarkerResult {
+    Ok(Outcome::of(DrainToMarkerResult {
         drain_time: reported(result.drain_time),
         sequence_count: result.sequence_count,
         flush_lsn: result.flush_lsn,

@@ -1,21 +1,23 @@
 //! *Left side*: the durable fence, and the proof that no session is left.
 
 use pgportage_link::Failure;
-use pgportage_proto::{quote_ident, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
-use super::super::state::State;
 use super::super::statement::{Basis, Statements, remark, runs};
-use super::super::{ActKind, ActRef};
-use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
+use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
+use super::raise_barrier::Barrier;
+use super::sequence::SequenceState;
 
 /// See the module.
-pub static FENCE_SOURCE: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::FenceSource,
-    input: |state, act, _| input(state, act),
+    input,
     send,
-    produces: |outcome| matches!(outcome, Outcome::FenceSource(_)),
+    produces: |outcome| outcome.read::<Fence>().is_some(),
     receive,
     statements,
 };
@@ -43,20 +45,28 @@ pub struct Fence {
     pub catalog_digest: Digest,
 }
 
-fn input(state: &State, act: ActRef) -> Option<Input> {
-    let cutover_epoch = state.cutover.as_ref()?.epoch;
-    let marker_id = state.barrier(act.step)?.marker_id.clone();
-    Some(Input::FenceSource(FenceSource { cutover_epoch, marker_id }))
+impl Payload for FenceSource {
+    const KIND: ActKind = ActKind::FenceSource;
+}
+
+impl Payload for Fence {
+    const KIND: ActKind = ActKind::FenceSource;
+}
+
+fn input(given: &Given<'_>) -> Option<Input> {
+    let cutover_epoch = given.cutover_epoch?;
+    let marker_id = given.barrier?.read::<Barrier>()?.marker_id.clone();
+    Some(Input::of(FenceSource { cutover_epoch, marker_id }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::FenceSource(FenceSource { cutover_epoch, marker_id }) = input else { return None };
+    let FenceSource { cutover_epoch, marker_id } = input.read::<FenceSource>()?;
     Some(Message::FenceSource(v1::FenceSource { cutover_epoch: *cutover_epoch, marker_id: marker_id.clone() }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::FenceSource(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::FenceSource(Fence {
+    Ok(Outcome::of(Fence {
         fence_lsn: result.fence_lsn,
         sequences: result.sequences.into_iter().map(SequenceState::try_from).collect::<Result<_, _>>()?,
         terminated_session_count: result.terminated_session_count,

@@ -1,22 +1,22 @@
 //! *Both sides*: everything of ours is removed; the side that was left stays fenced.
 
 use pgportage_link::Failure;
-use pgportage_proto::{RelationName, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, RelationName, Side, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::state::State;
 use super::super::statement::{Basis, Line, Statements, remark, runs};
-use super::super::{ActKind, ActRef, Side};
 use super::create_slot::reading_revoked;
 use super::create_way_back::dropped;
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
 
 /// See the module.
-pub static FINISH_MIGRATION: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::FinishMigration,
-    input: |state, act, _| input(state, act),
+    input,
     send,
-    produces: |outcome| matches!(outcome, Outcome::FinishMigration(_)),
+    produces: |outcome| outcome.read::<FinishMigrationResult>().is_some(),
     receive,
     statements,
 };
@@ -35,24 +35,32 @@ pub struct FinishMigrationResult {
     pub unfence_statements: Vec<String>,
 }
 
-fn input(state: &State, act: ActRef) -> Option<Input> {
-    let identity_full_tables = match act.row()?.side {
+impl Payload for FinishMigration {
+    const KIND: ActKind = ActKind::FinishMigration;
+}
+
+impl Payload for FinishMigrationResult {
+    const KIND: ActKind = ActKind::FinishMigration;
+}
+
+fn input(given: &Given<'_>) -> Option<Input> {
+    let identity_full_tables = match given.side {
         // It noted what each table had.
         Side::Source => Vec::new(),
-        Side::Destination => state.source_inventory()?.identity_full_tables.clone(),
+        Side::Destination => given.source?.identity_full_tables.clone(),
     };
-    Some(Input::FinishMigration(FinishMigration { identity_full_tables }))
+    Some(Input::of(FinishMigration { identity_full_tables }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::FinishMigration(FinishMigration { identity_full_tables }) = input else { return None };
+    let FinishMigration { identity_full_tables } = input.read::<FinishMigration>()?;
     let identity_full_tables = identity_full_tables.iter().map(v1::RelationName::from).collect();
     Some(Message::FinishMigration(v1::FinishMigration { identity_full_tables }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::FinishMigration(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::FinishMigration(FinishMigrationResult { unfence_statements: result.unfence_statements }))
+    Ok(Outcome::of(FinishMigrationResult { unfence_statements: result.unfence_statements }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -3,20 +3,21 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::ActKind;
 use super::super::statement::{Basis, Statements, remark, runs};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 use crate::message::reported;
 
 /// See the module.
-pub static FOLLOW_STREAM: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::FollowStream,
-    input: |state, _, _| Some(Input::FollowStream(FollowStream { cutover_epoch: state.cutover.as_ref()?.epoch })),
+    input: |given| Some(Input::of(FollowStream { cutover_epoch: given.cutover_epoch? })),
     send,
-    produces: |outcome| matches!(outcome, Outcome::FollowStream(_)),
+    produces: |outcome| outcome.read::<FollowStreamResult>().is_some(),
     receive,
     statements,
 };
@@ -35,14 +36,22 @@ pub struct FollowStreamResult {
     pub first_arrival: Duration,
 }
 
+impl Payload for FollowStream {
+    const KIND: ActKind = ActKind::FollowStream;
+}
+
+impl Payload for FollowStreamResult {
+    const KIND: ActKind = ActKind::FollowStream;
+}
+
 fn send(input: &Input) -> Option<Message> {
-    let Input::FollowStream(FollowStream { cutover_epoch }) = *input else { return None };
+    let FollowStream { cutover_epoch } = *input.read::<FollowStream>()?;
     Some(Message::FollowStream(v1::FollowStream { cutover_epoch }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::FollowStream(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::FollowStream(FollowStreamResult { first_arrival: reported(result.first_arrival) }))
+    Ok(Outcome::of(FollowStreamResult { first_arrival: reported(result.first_arrival) }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -1,19 +1,20 @@
 //! *Entered side*: fixes where its stream begins: at the position of its decision.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::ActKind;
 use super::super::statement::{Basis, Statements, only_if, runs};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 
 /// See the module.
-pub static KEEP_STREAM: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::KeepStream,
-    input: |state, _, _| Some(Input::KeepStream(KeepStream { cutover_epoch: state.cutover.as_ref()?.epoch })),
+    input: |given| Some(Input::of(KeepStream { cutover_epoch: given.cutover_epoch? })),
     send,
-    produces: |outcome| matches!(outcome, Outcome::KeepStream(_)),
+    produces: |outcome| outcome.read::<KeepStreamResult>().is_some(),
     receive,
     statements,
 };
@@ -32,14 +33,22 @@ pub struct KeepStreamResult {
     pub begin_lsn: String,
 }
 
+impl Payload for KeepStream {
+    const KIND: ActKind = ActKind::KeepStream;
+}
+
+impl Payload for KeepStreamResult {
+    const KIND: ActKind = ActKind::KeepStream;
+}
+
 fn send(input: &Input) -> Option<Message> {
-    let Input::KeepStream(KeepStream { cutover_epoch }) = *input else { return None };
+    let KeepStream { cutover_epoch } = *input.read::<KeepStream>()?;
     Some(Message::KeepStream(v1::KeepStream { cutover_epoch }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::KeepStream(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::KeepStream(KeepStreamResult { begin_lsn: result.begin_lsn }))
+    Ok(Outcome::of(KeepStreamResult { begin_lsn: result.begin_lsn }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

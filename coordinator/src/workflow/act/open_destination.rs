@@ -1,21 +1,23 @@
 //! *Entered side*: the decision. Never taken back.
 
 use pgportage_link::Failure;
-use pgportage_proto::{quote_ident, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, Side, quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::state::State;
 use super::super::statement::{Basis, Statements, only_if, runs};
-use super::super::{ActKind, ActRef, Side};
 use super::drain_to_marker::SET_SEQUENCES;
-use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
+use super::fence_source::Fence;
+use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
+use super::sequence::SequenceState;
 
 /// See the module.
-pub static OPEN_DESTINATION: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::OpenDestination,
-    input: |state, act, _| input(state, act),
+    input,
     send,
-    produces: |outcome| matches!(outcome, Outcome::OpenDestination(_)),
+    produces: |outcome| outcome.read::<OpenDestinationResult>().is_some(),
     receive,
     statements,
 };
@@ -36,14 +38,22 @@ pub struct OpenDestinationResult {
     pub open_lsn: String,
 }
 
-fn input(state: &State, act: ActRef) -> Option<Input> {
-    let cutover_epoch = state.cutover.as_ref()?.epoch;
-    let sequences = state.fence(act.step)?.sequences.clone();
-    Some(Input::OpenDestination(OpenDestination { cutover_epoch, sequences }))
+impl Payload for OpenDestination {
+    const KIND: ActKind = ActKind::OpenDestination;
+}
+
+impl Payload for OpenDestinationResult {
+    const KIND: ActKind = ActKind::OpenDestination;
+}
+
+fn input(given: &Given<'_>) -> Option<Input> {
+    let cutover_epoch = given.cutover_epoch?;
+    let sequences = given.fence?.read::<Fence>()?.sequences.clone();
+    Some(Input::of(OpenDestination { cutover_epoch, sequences }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::OpenDestination(OpenDestination { cutover_epoch, sequences }) = input else { return None };
+    let OpenDestination { cutover_epoch, sequences } = input.read::<OpenDestination>()?;
     Some(Message::OpenDestination(v1::OpenDestination {
         cutover_epoch: *cutover_epoch,
         sequences: sequences.iter().map(v1::SequenceState::from).collect(),
@@ -52,7 +62,7 @@ fn send(input: &Input) -> Option<Message> {
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::OpenDestination(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::OpenDestination(OpenDestinationResult { open_lsn: result.open_lsn }))
+    Ok(Outcome::of(OpenDestinationResult { open_lsn: result.open_lsn }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

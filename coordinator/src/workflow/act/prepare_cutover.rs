@@ -4,22 +4,22 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::{quote_ident, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, Side, quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
-use super::super::state::State;
 use super::super::statement::{Basis, Statements, only_if, remark, runs};
-use super::super::{ActKind, ActRef, Side, StepName};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
 use crate::message::to_duration;
 
 /// See the module.
-pub static PREPARE_CUTOVER: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::PrepareCutover,
-    input: |state, act, _| input(state, act),
+    input,
     send,
-    produces: |outcome| matches!(outcome, Outcome::PrepareCutover(_)),
+    produces: |outcome| outcome.read::<PrepareCutoverResult>().is_some(),
     receive,
     statements,
 };
@@ -59,21 +59,29 @@ pub struct PrepareCutoverResult {
     pub table_count: i32,
 }
 
-fn input(state: &State, act: ActRef) -> Option<Input> {
-    let trial = state.trial(act.step)?;
-    Some(Input::PrepareCutover(PrepareCutover {
+impl Payload for PrepareCutover {
+    const KIND: ActKind = ActKind::PrepareCutover;
+}
+
+impl Payload for PrepareCutoverResult {
+    const KIND: ActKind = ActKind::PrepareCutover;
+}
+
+fn input(given: &Given<'_>) -> Option<Input> {
+    let trial = given.trial?;
+    Some(Input::of(PrepareCutover {
         cutover_epoch: trial.epoch,
         max_outage: trial.max_outage,
-        rollback: act.step.rehearsed().unwrap_or(act.step) == StepName::Rollback,
-        way_back: state.way_back,
-        rehearsal: act.step.is_rehearsal(),
+        rollback: given.rollback,
+        way_back: given.reverse,
+        rehearsal: given.rehearsal,
         without_poolers: trial.without_poolers,
         compare_written: trial.compare_limit.is_some(),
     }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::PrepareCutover(given) = input else { return None };
+    let given = input.read::<PrepareCutover>()?;
     Some(Message::PrepareCutover(v1::PrepareCutover {
         cutover_epoch: given.cutover_epoch,
         max_outage: to_duration(given.max_outage),
@@ -87,7 +95,7 @@ fn send(input: &Input) -> Option<Message> {
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::PrepareCutover(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::PrepareCutover(PrepareCutoverResult {
+    Ok(Outcome::of(PrepareCutoverResult {
         table_set_digest: Digest(result.table_set_digest),
         catalog_digest: Digest(result.catalog_digest),
         table_count: result.table_count,
@@ -95,7 +103,7 @@ fn receive(produced: Produced) -> Result<Outcome, Failure> {
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {
-    let leaves = if basis.step == StepName::Rollback { Side::Destination } else { Side::Source };
+    let leaves = if basis.rollback { Side::Destination } else { Side::Source };
     let side = basis.side;
     if side != leaves {
         return vec![remark("check every precondition; what opens this side is tried and rolled back")].into();

@@ -3,22 +3,23 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
-use super::super::state::State;
 use super::super::statement::{Basis, Statements, only_if, runs};
-use super::super::{ActKind, ActRef};
-use super::{Act, Input, Message, Outcome, Produced, SequenceState, something_else};
+use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
+use super::sequence::SequenceState;
 use crate::message::{reported, to_duration};
 
 /// See the module.
-pub static RAISE_BARRIER: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::RaiseBarrier,
-    input: |state, act, _| input(state, act),
+    input,
     send,
-    produces: |outcome| matches!(outcome, Outcome::RaiseBarrier(_)),
+    produces: |outcome| outcome.read::<Barrier>().is_some(),
     receive,
     statements,
 };
@@ -50,19 +51,27 @@ pub struct Barrier {
     pub cancelled_session_count: i32,
 }
 
-fn input(state: &State, act: ActRef) -> Option<Input> {
-    let trial = state.trial(act.step)?;
-    Some(Input::RaiseBarrier(RaiseBarrier { cutover_epoch: trial.epoch, max_outage: trial.max_outage }))
+impl Payload for RaiseBarrier {
+    const KIND: ActKind = ActKind::RaiseBarrier;
+}
+
+impl Payload for Barrier {
+    const KIND: ActKind = ActKind::RaiseBarrier;
+}
+
+fn input(given: &Given<'_>) -> Option<Input> {
+    let trial = given.trial?;
+    Some(Input::of(RaiseBarrier { cutover_epoch: trial.epoch, max_outage: trial.max_outage }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::RaiseBarrier(RaiseBarrier { cutover_epoch, max_outage }) = *input else { return None };
+    let RaiseBarrier { cutover_epoch, max_outage } = *input.read::<RaiseBarrier>()?;
     Some(Message::RaiseBarrier(v1::RaiseBarrier { cutover_epoch, max_outage: to_duration(max_outage) }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::RaiseBarrier(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::RaiseBarrier(Barrier {
+    Ok(Outcome::of(Barrier {
         marker_id: result.marker_id,
         marker_lsn: result.marker_lsn,
         sequences: result.sequences.into_iter().map(SequenceState::try_from).collect::<Result<_, _>>()?,

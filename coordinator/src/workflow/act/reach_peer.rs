@@ -3,23 +3,28 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::ActKind;
 use super::super::statement::{Basis, Statements, remark};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 use crate::message::reported;
 
 /// See the module.
-pub static REACH_PEER: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::ReachPeer,
-    input: |_, _, _| Some(Input::ReachPeer),
-    send: |input| matches!(input, Input::ReachPeer).then_some(Message::ReachPeer(v1::ReachPeer {})),
-    produces: |outcome| matches!(outcome, Outcome::ReachPeer(_)),
+    input: |_| Some(Input::of(ReachPeer)),
+    send: |input| input.read::<ReachPeer>().map(|_| Message::ReachPeer(v1::ReachPeer {})),
+    produces: |outcome| outcome.read::<Reached>().is_some(),
     receive,
     statements,
 };
+
+/// It is given nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReachPeer;
 
 /// The other agent answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +39,17 @@ pub struct Reached {
     pub relayed: bool,
 }
 
+impl Payload for ReachPeer {
+    const KIND: ActKind = ActKind::ReachPeer;
+}
+
+impl Payload for Reached {
+    const KIND: ActKind = ActKind::ReachPeer;
+}
+
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::ReachPeer(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::ReachPeer(Reached {
+    Ok(Outcome::of(Reached {
         round_trip: reported(result.round_trip),
         software_version: result.software_version,
         relayed: result.relayed,

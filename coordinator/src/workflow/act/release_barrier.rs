@@ -3,20 +3,21 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::ActKind;
 use super::super::statement::{Basis, Statements, remark, runs};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 use crate::message::reported;
 
 /// See the module.
-pub static RELEASE_BARRIER: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::ReleaseBarrier,
-    input: |state, _, _| Some(Input::ReleaseBarrier(ReleaseBarrier { cutover_epoch: state.cutover.as_ref()?.epoch })),
+    input: |given| Some(Input::of(ReleaseBarrier { cutover_epoch: given.cutover_epoch? })),
     send,
-    produces: |outcome| matches!(outcome, Outcome::ReleaseBarrier(_)),
+    produces: |outcome| outcome.read::<ReleaseBarrierResult>().is_some(),
     receive,
     statements,
 };
@@ -35,14 +36,22 @@ pub struct ReleaseBarrierResult {
     pub barrier_time: Duration,
 }
 
+impl Payload for ReleaseBarrier {
+    const KIND: ActKind = ActKind::ReleaseBarrier;
+}
+
+impl Payload for ReleaseBarrierResult {
+    const KIND: ActKind = ActKind::ReleaseBarrier;
+}
+
 fn send(input: &Input) -> Option<Message> {
-    let Input::ReleaseBarrier(ReleaseBarrier { cutover_epoch }) = *input else { return None };
+    let ReleaseBarrier { cutover_epoch } = *input.read::<ReleaseBarrier>()?;
     Some(Message::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::ReleaseBarrier(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::ReleaseBarrier(ReleaseBarrierResult { barrier_time: reported(result.barrier_time) }))
+    Ok(Outcome::of(ReleaseBarrierResult { barrier_time: reported(result.barrier_time) }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

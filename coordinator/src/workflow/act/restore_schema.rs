@@ -1,20 +1,21 @@
 //! *Destination*: the source's schema, restored in one transaction.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, CopyMethod, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
 use super::super::statement::{Basis, Statements, remark, runs};
-use super::super::{ActKind, CopyMethod};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Input, Outcome, Payload, something_else};
 
 /// See the module.
-pub static RESTORE_SCHEMA: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::RestoreSchema,
-    input: |state, _, _| Some(Input::RestoreSchema(RestoreSchema { copy_method: state.spec.copy_method })),
+    input: |given| Some(Input::of(RestoreSchema { copy_method: given.spec.copy_method })),
     send,
-    produces: |outcome| matches!(outcome, Outcome::RestoreSchema(_)),
+    produces: |outcome| outcome.read::<RestoreSchemaResult>().is_some(),
     receive,
     statements,
 };
@@ -35,15 +36,23 @@ pub struct RestoreSchemaResult {
     pub object_count: i64,
 }
 
+impl Payload for RestoreSchema {
+    const KIND: ActKind = ActKind::RestoreSchema;
+}
+
+impl Payload for RestoreSchemaResult {
+    const KIND: ActKind = ActKind::RestoreSchema;
+}
+
 fn send(input: &Input) -> Option<Message> {
-    let Input::RestoreSchema(RestoreSchema { copy_method }) = *input else { return None };
+    let RestoreSchema { copy_method } = *input.read::<RestoreSchema>()?;
     Some(Message::RestoreSchema(v1::RestoreSchema { copy_method: v1::CopyMethod::from(copy_method).into() }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::RestoreSchema(result) = produced else { return Err(something_else()) };
     let (dump_digest, object_count) = (Digest(result.dump_digest), result.object_count);
-    Ok(Outcome::RestoreSchema(RestoreSchemaResult { dump_digest, object_count }))
+    Ok(Outcome::of(RestoreSchemaResult { dump_digest, object_count }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -1,20 +1,20 @@
 //! *Source*: a replica identity for tables without one, as the operator agreed.
 
 use pgportage_link::Failure;
-use pgportage_proto::{RelationName, v1};
+use pgportage_proto::v1::command::Action as Message;
+use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, RelationName, v1};
 use serde::{Deserialize, Serialize};
 
-use super::super::ActKind;
-use super::super::state::State;
 use super::super::statement::{Basis, Statements, remark, runs};
-use super::{Act, Input, Message, Outcome, Produced, something_else};
+use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
 
 /// See the module.
-pub static SET_REPLICA_IDENTITY: Act = Act {
+pub static ACT: Act = Act {
     kind: ActKind::SetReplicaIdentity,
-    input: |state, _, _| input(state),
+    input,
     send,
-    produces: |outcome| matches!(outcome, Outcome::SetReplicaIdentity(_)),
+    produces: |outcome| outcome.read::<SetReplicaIdentityResult>().is_some(),
     receive,
     statements,
 };
@@ -33,20 +33,28 @@ pub struct SetReplicaIdentityResult {
     pub table_count: i32,
 }
 
-fn input(state: &State) -> Option<Input> {
-    let tables = state.source_inventory()?.identity_full_tables.clone();
-    Some(Input::SetReplicaIdentity(SetReplicaIdentity { tables }))
+impl Payload for SetReplicaIdentity {
+    const KIND: ActKind = ActKind::SetReplicaIdentity;
+}
+
+impl Payload for SetReplicaIdentityResult {
+    const KIND: ActKind = ActKind::SetReplicaIdentity;
+}
+
+fn input(given: &Given<'_>) -> Option<Input> {
+    let tables = given.source?.identity_full_tables.clone();
+    Some(Input::of(SetReplicaIdentity { tables }))
 }
 
 fn send(input: &Input) -> Option<Message> {
-    let Input::SetReplicaIdentity(SetReplicaIdentity { tables }) = input else { return None };
+    let SetReplicaIdentity { tables } = input.read::<SetReplicaIdentity>()?;
     let tables = tables.iter().map(v1::RelationName::from).collect();
     Some(Message::SetReplicaIdentity(v1::SetReplicaIdentity { tables }))
 }
 
 fn receive(produced: Produced) -> Result<Outcome, Failure> {
     let Produced::SetReplicaIdentity(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::SetReplicaIdentity(SetReplicaIdentityResult { table_count: result.table_count }))
+    Ok(Outcome::of(SetReplicaIdentityResult { table_count: result.table_count }))
 }
 
 fn statements(basis: &Basis<'_>) -> Statements {

@@ -1,7 +1,7 @@
 //! What acts have produced, as far as others need it.
 
 use super::super::act::{
-    Barrier, CheckServerResult, Fence, FinishMigrationResult, Inventory, Outcome, RowComparison, RowCounts,
+    Barrier, CheckServerResult, Fence, FinishMigrationResult, Inventory, Outcome, Reached, RowComparison, RowCounts,
 };
 use super::super::finding::Finding;
 use super::super::{ActKind, ActRef, Side, StepName};
@@ -11,12 +11,7 @@ impl State {
     /// What the latest inspection of a side found.
     #[must_use]
     pub fn findings(&self, side: Side) -> &[Finding] {
-        match ActRef::find(StepName::Inspect, side, ActKind::CheckServer)
-            .and_then(|act| self.act(act).outcome.as_deref())
-        {
-            Some(Outcome::CheckServer(CheckServerResult { findings, .. })) => findings,
-            _other => &[],
-        }
+        self.inspection(side).map_or(&[], |read| read.findings.as_slice())
     }
 
     /// What the latest inspection of the source read.
@@ -28,11 +23,12 @@ impl State {
     /// What the latest inspection of a side read.
     #[must_use]
     pub fn inventory(&self, side: Side) -> Option<&Inventory> {
+        self.inspection(side).map(|read| &read.inventory)
+    }
+
+    fn inspection(&self, side: Side) -> Option<&CheckServerResult> {
         let act = ActRef::find(StepName::Inspect, side, ActKind::CheckServer)?;
-        match self.act(act).outcome.as_deref() {
-            Some(Outcome::CheckServer(CheckServerResult { inventory, .. })) => Some(inventory),
-            _other => None,
-        }
+        self.act(act).outcome.as_deref()?.read()
     }
 
     /// Whether an agent said that it reaches the other one through the
@@ -42,7 +38,7 @@ impl State {
         [Side::Source, Side::Destination].into_iter().any(|side| {
             let act = ActRef::find(StepName::Connect, side, ActKind::ReachPeer);
             let outcome = act.and_then(|act| self.act(act).outcome.as_deref());
-            matches!(outcome, Some(Outcome::ReachPeer(reached)) if reached.relayed)
+            outcome.and_then(Outcome::read::<Reached>).is_some_and(|reached| reached.relayed)
         })
     }
 
@@ -56,8 +52,7 @@ impl State {
     /// The barrier of a switch or of a round of its rehearsal, if it stands.
     #[must_use]
     pub fn barrier(&self, step: StepName) -> Option<&Barrier> {
-        let Outcome::RaiseBarrier(barrier) = self.produced(ActRef::raise(step))? else { return None };
-        Some(barrier)
+        self.produced(ActRef::raise(step))?.read()
     }
 
     /// The fence of a switch, if it stands. A rehearsal has none.
@@ -66,17 +61,13 @@ impl State {
         if !step.is_switch() {
             return None;
         }
-        let Outcome::FenceSource(fence) = self.produced(ActRef::fence(step))? else { return None };
-        Some(fence)
+        self.produced(ActRef::fence(step))?.read()
     }
 
     /// What an act of a verification counted.
     #[must_use]
     pub fn counted(&self, act: ActRef) -> Option<&RowCounts> {
-        match self.act(act).outcome.as_deref() {
-            Some(Outcome::CountRows(counts)) => Some(counts),
-            _other => None,
-        }
+        self.act(act).outcome.as_deref()?.read()
     }
 
     /// What a verification found of rows, if it looked at them.
@@ -84,19 +75,14 @@ impl State {
     pub fn compared(&self, step: StepName) -> Option<&RowComparison> {
         let index = step.row().acts.iter().position(|act| act.act.kind == ActKind::CompareRows)?;
         let act = ActRef { step, index };
-        match self.act(act).outcome.as_deref() {
-            Some(Outcome::CompareRows(compared)) if self.due(act) => Some(compared),
-            _other => None,
-        }
+        self.act(act).outcome.as_deref()?.read().filter(|_| self.due(act))
     }
 
     /// The statements that lift the source's fence, once finish has told them.
     #[must_use]
     pub fn unfence_statements(&self) -> &[String] {
         let act = ActRef::find(StepName::Finish, Side::Source, ActKind::FinishMigration);
-        match act.and_then(|act| self.act(act).outcome.as_deref()) {
-            Some(Outcome::FinishMigration(FinishMigrationResult { unfence_statements })) => unfence_statements,
-            _other => &[],
-        }
+        let finished: Option<&FinishMigrationResult> = act.and_then(|act| self.act(act).outcome.as_deref()?.read());
+        finished.map_or(&[], |finished| finished.unfence_statements.as_slice())
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pgportage_link::Failure;
 
-use super::super::act::{DrainToMarkerResult, Fence, OpenDestinationResult, Outcome};
+use super::super::act::{Barrier, DrainToMarkerResult, Fence, OpenDestinationResult, Outcome};
 use super::super::{ActRef, StepName};
 use super::transition::Applied;
 use super::{ActState, Cutover, CutoverEnd, Phase, State, Trial};
@@ -74,10 +74,9 @@ impl State {
     pub(super) fn go_forward(&mut self) {
         let step = self.switch();
         let (decision, fencing) = (ActRef::open(step), ActRef::fence(step));
-        let open = Arc::new(Outcome::OpenDestination(OpenDestinationResult { open_lsn: String::new() }));
+        let open = Arc::new(Outcome::of(OpenDestinationResult { open_lsn: String::new() }));
         self.performed(decision, open, None);
-        let fence =
-            self.act(fencing).outcome.clone().unwrap_or_else(|| Arc::new(Outcome::FenceSource(Fence::default())));
+        let fence = self.act(fencing).outcome.clone().unwrap_or_else(|| Arc::new(Outcome::of(Fence::default())));
         self.performed(fencing, fence, None);
         for act in &mut self.steps[step.index()].acts[..decision.index] {
             act.state = ActState::Performed;
@@ -98,15 +97,15 @@ impl Cutover {
 
     /// Keeps what the report needs.
     pub(super) fn learn(&mut self, outcome: &Outcome, outage: Option<Duration>) {
-        if let Outcome::RaiseBarrier(barrier) = outcome {
+        if let Some(barrier) = outcome.read::<Barrier>() {
             self.barrier = Some(barrier.clone());
-        } else if let Outcome::DrainToMarker(DrainToMarkerResult { drain_time, compared, .. }) = outcome {
+        } else if let Some(DrainToMarkerResult { drain_time, compared, .. }) = outcome.read() {
             self.drain_time = Some(*drain_time);
             self.compared.clone_from(compared);
             self.drained_after = outage;
-        } else if let Outcome::FenceSource(fence) = outcome {
+        } else if let Some(fence) = outcome.read::<Fence>() {
             self.fence = Some(fence.clone());
-        } else if let Outcome::OpenDestination(OpenDestinationResult { open_lsn }) = outcome {
+        } else if let Some(OpenDestinationResult { open_lsn }) = outcome.read() {
             self.end = Some(CutoverEnd::Opened { open_lsn: open_lsn.clone(), outage });
         }
     }
