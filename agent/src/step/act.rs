@@ -8,7 +8,7 @@ use std::time::Duration;
 use pgportage_link::Failure;
 #[cfg(doc)]
 use pgportage_proto::Reason;
-use pgportage_proto::v1::command_result::Result as Produced;
+pub use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, Side, Verb};
 
 use super::Context;
