@@ -54,10 +54,15 @@ pub use sequence::SequenceState;
 
 #[cfg(test)]
 mod tests {
-    use pgportage_proto::ActKind;
-    use serde_json::json;
+    use std::collections::BTreeMap;
 
+    use pgportage_proto::ActKind;
+    use serde_json::{Value, json};
+
+    use super::super::depth::Look;
     use super::super::fact::Event;
+    use super::super::proof::Play;
+    use super::super::verb::Request;
     use super::super::{CopyMethod, TABLE};
     use super::await_copy::AwaitCopy;
     use super::create_publication::CreatePublication;
@@ -92,6 +97,46 @@ mod tests {
         let restored = RestoreSchemaResult { dump_digest: Digest(vec![1]), object_count: 2 };
         let form = json!({"restore_schema": {"dump_digest": "01", "object_count": 2}});
         assert_eq!(serde_json::to_value(Outcome::of(restored)).unwrap(), form);
+    }
+
+    /// What acts of a whole migration are given and produce, as it was stored when they
+    /// were the variants of two enums.
+    #[test]
+    fn a_whole_migration_is_stored_as_it_was() {
+        let mut play = Play::started();
+        play.answer_all();
+        play.submit(Request::Verify(Look { rows: true, ..Look::default() })).unwrap();
+        play.answer_all();
+        play.cut_over().unwrap();
+        play.answer_all();
+        play.submit(Request::Finish).unwrap();
+        play.answer_all();
+        let (mut inputs, mut outcomes) = (BTreeMap::new(), BTreeMap::new());
+        for fact in &play.facts {
+            if let Event::CommandIssued(issued) = &fact.event {
+                inputs.insert(issued.act.kind().unwrap().as_str(), serde_json::to_value(&issued.input).unwrap());
+            } else if let Event::CommandSucceeded { command, outcome: Some(outcome), .. } = &fact.event {
+                let issued = play.issued.iter().find(|issued| issued.command == *command).unwrap();
+                outcomes.insert(issued.act.kind().unwrap().as_str(), serde_json::to_value(outcome).unwrap());
+            }
+        }
+        // The number of a fact.
+        inputs.get_mut("compare_rows").unwrap()["compare_rows"]["comparison_id"] = json!(1);
+        let before: BTreeMap<&str, BTreeMap<&str, Value>> =
+            serde_json::from_str(include_str!("act/stored_forms.json")).unwrap();
+        for (kind, form) in &before["inputs"] {
+            assert_eq!(&inputs[kind], form);
+        }
+        for (kind, form) in &before["outcomes"] {
+            assert_eq!(&outcomes[kind], form);
+        }
+        for row in TABLE.iter().flat_map(|row| row.acts) {
+            let read = |of: &str| before[of].get(row.act.kind.as_str()).cloned();
+            if let (Some(input), Some(outcome)) = (read("inputs"), read("outcomes")) {
+                assert!((row.act.send)(&serde_json::from_value(input).unwrap()).is_some(), "{:?}", row.act);
+                assert!((row.act.produces)(&serde_json::from_value(outcome).unwrap()), "{:?}", row.act);
+            }
+        }
     }
 
     #[test]
