@@ -211,11 +211,12 @@ enum Form {
 
 impl Serialize for Stored {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.form {
-            Value::Null => Form::Nothing(self.kind),
-            form => Form::Something(BTreeMap::from([(self.kind, form.clone())])),
-        }
-        .serialize(serializer)
+        let form = if self.form.is_null() {
+            Form::Nothing(self.kind)
+        } else {
+            Form::Something(BTreeMap::from([(self.kind, self.form.clone())]))
+        };
+        form.serialize(serializer)
     }
 }
 
@@ -223,10 +224,10 @@ impl<'de> Deserialize<'de> for Stored {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (kind, form) = match Form::deserialize(deserializer)? {
             Form::Nothing(kind) => (kind, Value::Null),
-            Form::Something(map) => match (map.len(), map.into_iter().next()) {
-                (1, Some(entry)) => entry,
-                _many => return Err(serde::de::Error::custom("an act has one kind")),
-            },
+            Form::Something(mut map) => map
+                .pop_first()
+                .filter(|_| map.is_empty())
+                .ok_or_else(|| serde::de::Error::custom("an act has one kind"))?,
         };
         Ok(Self { kind, form, read: OnceLock::new() })
     }
