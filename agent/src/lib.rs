@@ -28,5 +28,6 @@ pub mod session;
 pub mod settings;
 pub mod situation;
 pub mod step;
+pub mod switchover;
 pub mod watch;
 pub mod wire;

@@ -147,7 +147,9 @@ impl Watch {
     async fn follow(&mut self) -> Result<(), Failure> {
         let clock = self.with.tasks.clock;
         // No session for a source that nobody has left: it follows nobody.
-        while self.participation.side == Side::Source && !self.with.journal.was_left(&self.participation.migration)? {
+        while self.participation.side == Side::Source
+            && self.with.journal.switchover(&self.participation.migration)?.left.is_none()
+        {
             clock.sleep(INTERVAL).await;
         }
         let session = self.with.door.open(&self.participation.database, Purpose::Control).await?;

@@ -31,7 +31,7 @@ use pgportage_link::Failure;
 use pgportage_link::Remedy;
 use pgportage_link::Tasks;
 use pgportage_migration::Participation;
-use pgportage_migration::journal::Journal;
+use pgportage_migration::journal::{Journal, Note};
 use pgportage_postgres::{Door, Lsn, is_passing};
 use pgportage_proto::MigrationId;
 use pgportage_proto::Reason;
@@ -50,15 +50,6 @@ use self::turns::{Turn, Turns};
 pub use self::written::{Written, WrittenTable};
 use crate::peer::Packer;
 use crate::slot::Slots;
-
-/// Journal note: every row of the snapshot of this consistent point has arrived.
-/// From then on no other snapshot is made: the subscription streams from that
-/// slot, or is about to.
-const RELEASED_NOTE: &str = "snapshot.released";
-
-/// Journal note: how fast the rows may be read, in bytes a second. None while
-/// there is no limit.
-const RATE_NOTE: &str = "snapshot.max_rate";
 
 /// The snapshots of all migrations that this agent is the source of.
 ///
@@ -196,8 +187,8 @@ impl Snapshots {
         let places = self.lock();
         match rate {
             _ if read_rate(journal, migration)? == rate => {}
-            Some(rate) => journal.set_note(migration, RATE_NOTE, &rate.as_bytes().to_string())?,
-            None => journal.clear_note(migration, RATE_NOTE)?,
+            Some(rate) => journal.set_note(migration, Note::MaxRate, &rate.as_bytes().to_string())?,
+            None => journal.clear_note(migration, Note::MaxRate)?,
         }
         if let Some(place) = places.get(migration) {
             place.pace.throttle.set(rate);
@@ -265,7 +256,7 @@ impl Snapshots {
                 "the snapshot is lost with its session"
             );
         }
-        if let Some(point) = self.journal.note(migration, RELEASED_NOTE)? {
+        if let Some(point) = self.journal.note(migration, Note::SnapshotReleased)? {
             return Err(Failure::new(Reason::WrongState, "the copy of this migration was complete")
                 .detail(format!("Its snapshot of {point} was released, and its slot must not be lost."))
                 .effect(Effect::None));
@@ -318,7 +309,7 @@ impl Snapshots {
         if place.as_ref().is_some_and(|kept| kept.consistent_point != consistent_point) {
             return Err(snapshot_lost(consistent_point));
         }
-        self.journal.set_note(migration, RELEASED_NOTE, consistent_point)?;
+        self.journal.set_note(migration, Note::SnapshotReleased, consistent_point)?;
         *place = None;
         Ok(())
     }
@@ -331,7 +322,7 @@ impl Snapshots {
     pub fn forget(&self, migration: &MigrationId) -> Result<(), Failure> {
         // Whoever makes one at this moment has just lost its slot, and fails.
         self.lock().remove(migration);
-        self.journal.clear_note(migration, RELEASED_NOTE)
+        self.journal.clear_note(migration, Note::SnapshotReleased)
     }
 
     /// A migration's place; made with the rate that the journal knows.
@@ -353,7 +344,7 @@ impl Snapshots {
 }
 
 fn read_rate(journal: &Journal, migration: &MigrationId) -> Result<Option<Rate>, Failure> {
-    let Some(note) = journal.note(migration, RATE_NOTE)? else { return Ok(None) };
+    let Some(note) = journal.note(migration, Note::MaxRate)? else { return Ok(None) };
     let rate = note.parse().ok().and_then(Rate::limit);
     rate.map(Some).ok_or_else(|| {
         Failure::new(Reason::StoreUnwritable, format!("the journal knows no rate {note:?}")).effect(Effect::None)

@@ -16,7 +16,8 @@ use tonic::Status;
 use v1::compare_rows_request::Message as Question;
 use v1::compare_rows_response::Message as Answer;
 
-use crate::step::{Handles, cutover};
+use crate::step::Handles;
+use crate::switchover;
 
 /// Tables, rows or contents in one message.
 const TABLES: usize = 100;
@@ -160,7 +161,7 @@ impl Source {
     }
 
     async fn written(&mut self, cutover_epoch: i64) -> Result<Vec<Answer>, Failure> {
-        let written = cutover::written(&self.handles.switches, &self.participation, cutover_epoch).await?;
+        let written = switchover::written(&self.handles.switchovers, &self.participation, cutover_epoch).await?;
         let tables = written.until_the_marker().await?;
         Ok(encode_written(tables, ROWS).into_iter().map(Answer::Written).collect())
     }

@@ -25,7 +25,7 @@ use crate::hook::Hooks;
 use crate::policy::Policy;
 use crate::pooler::Poolers;
 use crate::settings::Settings;
-use crate::step::cutover::Switches;
+use crate::switchover::Switchovers;
 
 /// How far an attempt is. Lossy: the latest wins.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -143,8 +143,8 @@ pub struct Handles {
     pub poolers: Poolers,
     /// Commands of the machine's owner at named points of a switch.
     pub hooks: Hooks,
-    /// What switches are carried out and settled with.
-    pub switches: Switches,
+    /// What switchovers are carried out and settled with.
+    pub switchovers: Switchovers,
     /// What is measured between commands.
     pub gauges: Gauges,
     /// What went over the link.

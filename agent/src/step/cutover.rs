@@ -9,31 +9,24 @@
 //! dies with its session: up to P3 any failure reopens the source by itself.
 //! The *durable fence* is committed only when everything else is proved; from
 //! then on the source is unfenced only on the destination's promise that it
-//! never opens at this epoch (`resolve`). The *decision* is one row in the
+//! never opens at this epoch ([`crate::switchover`]). The *decision* is one row in the
 //! destination, in the transaction that opens it.
 //!
 //! What has to outlive a single command, the open sessions, is kept in
-//! `sessions`; nothing in there is a source of truth. An agent that
+//! [`crate::switchover`]; nothing in there is a source of truth. An agent that
 //! lost it by dying finds in the server's own tables what is durable, and lets
 //! go of the rest.
 
-mod announce;
 mod barrier;
-mod canary;
 mod cycle;
 mod drain;
 mod fence;
-mod fingerprint;
 mod flow;
-mod let_go;
 mod open;
 mod prepare;
 mod release;
-mod resolve;
-mod scrutiny;
 mod seeded;
 mod sequence;
-mod sessions;
 
 use std::time::Duration;
 
@@ -43,17 +36,13 @@ use pgportage_proto::Reason;
 use tokio::time::Instant;
 use tokio_postgres::GenericClient;
 
-pub use announce::heed;
+pub use crate::switchover::{DrainToMarkerResult, FenceSourceResult, RaiseBarrierResult, WrittenRows};
 pub use barrier::RaiseBarrier;
 pub use drain::DrainToMarker;
 pub use fence::FenceSource;
 pub use open::{OpenDestination, OpenDestinationResult};
 pub use prepare::{PrepareCutover, PrepareCutoverResult, Switch};
 pub use release::{ReleaseBarrier, ReleaseBarrierResult};
-pub use resolve::{resolve, settle_by_itself, unfence_locally};
-pub use scrutiny::WrittenRows;
-pub(crate) use sessions::written;
-pub use sessions::{DrainToMarkerResult, FenceSourceResult, RaiseBarrierResult, Switches};
 
 /// The server's position, for the record.
 async fn current_lsn(client: &tokio_postgres::Client) -> Result<Lsn, Failure> {

@@ -7,6 +7,7 @@
 mod local;
 
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::journal::Note;
 use pgportage_migration::ledger;
 use pgportage_migration::ledger::Ownership;
 use pgportage_postgres::access::{Access, own_role};
@@ -22,9 +23,6 @@ use crate::step::way_back::remove_way_back;
 use crate::step::{Act, Consequences, Context, Produced, Progress, Survey, connect, identity, subscribe};
 
 pub use local::clean_up_locally;
-
-/// The journal's note of the statements that lift the fence: a JSON list.
-const UNFENCE_NOTE: &str = "finish.unfence";
 
 const SAVED_AT_FENCE: &str = "SELECT saved_access FROM pgportage.fence WHERE id = 1";
 
@@ -137,7 +135,7 @@ async fn finish_source(cx: &Context) -> Result<FinishMigrationResult, Failure> {
 /// they depend on is dropped. Empty when no fence stands.
 async fn keep_unfence_statements(cx: &Context) -> Result<Vec<String>, Failure> {
     let migration = &cx.participation.migration;
-    if let Some(text) = cx.journal.note(migration, UNFENCE_NOTE)? {
+    if let Some(text) = cx.journal.note(migration, Note::UnfenceStatements)? {
         return serde_json::from_str(&text).map_err(|error| {
             Failure::new(Reason::Internal, "the journal's note of the fence is unreadable").because(&error)
         });
@@ -147,7 +145,7 @@ async fn keep_unfence_statements(cx: &Context) -> Result<Vec<String>, Failure> {
     if !statements.is_empty() {
         let text = serde_json::to_string(&statements)
             .map_err(|error| Failure::new(Reason::Internal, "cannot encode the statements").because(&error))?;
-        cx.journal.set_note(migration, UNFENCE_NOTE, &text)?;
+        cx.journal.set_note(migration, Note::UnfenceStatements, &text)?;
     }
     Ok(statements)
 }

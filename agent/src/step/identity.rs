@@ -4,6 +4,7 @@
 //! the first table is changed, so that undo and finish can give it back.
 
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::journal::Note;
 use pgportage_postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use serde::{Deserialize, Serialize};
@@ -13,9 +14,6 @@ use crate::message::{int32, relations};
 use crate::policy::DestructiveAct;
 use crate::step::patience::Patience;
 use crate::step::{Act, Consequences, Context, Produced, Progress, ProgressUnit, Survey};
-
-/// The note in the journal: a JSON list of [`Before`].
-const NOTE: &str = "replica_identity_before";
 
 const IDENTITY: &str = "\
 SELECT c.relreplident::text,
@@ -167,7 +165,7 @@ pub(crate) async fn restore(cx: &Context) -> Result<(), Failure> {
             cx.fail_point("set_replica_identity.undo.restored");
         }
     }
-    cx.journal.clear_note(&cx.participation.migration, NOTE)
+    cx.journal.clear_note(&cx.participation.migration, Note::ReplicaIdentityBefore)
 }
 
 /// Takes `REPLICA IDENTITY FULL` from tables of the destination. What they had on
@@ -240,7 +238,9 @@ async fn set(cx: &Context, session: &mut Session, table: &RelationName, identity
 }
 
 fn read_note(cx: &Context) -> Result<Vec<Before>, Failure> {
-    let Some(text) = cx.journal.note(&cx.participation.migration, NOTE)? else { return Ok(Vec::new()) };
+    let Some(text) = cx.journal.note(&cx.participation.migration, Note::ReplicaIdentityBefore)? else {
+        return Ok(Vec::new());
+    };
     serde_json::from_str(&text).map_err(|error| {
         Failure::new(Reason::Internal, "the journal's note of replica identities is unreadable").because(&error)
     })
@@ -249,5 +249,5 @@ fn read_note(cx: &Context) -> Result<Vec<Before>, Failure> {
 fn write_note(cx: &Context, noted: &[Before]) -> Result<(), Failure> {
     let text = serde_json::to_string(noted)
         .map_err(|error| Failure::new(Reason::Internal, "cannot encode the replica identities").because(&error))?;
-    cx.journal.set_note(&cx.participation.migration, NOTE, &text)
+    cx.journal.set_note(&cx.participation.migration, Note::ReplicaIdentityBefore, &text)
 }

@@ -17,6 +17,7 @@ mod restore;
 mod sql;
 
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::journal::Note;
 use pgportage_migration::ledger;
 use pgportage_migration::ledger::Ownership;
 use pgportage_migration::names;
@@ -26,14 +27,6 @@ use pgportage_proto::{ActKind, CopyMethod, Reason, Side, Verb, v1};
 use self::contents::{Baseline, relation_count, rights};
 use self::restore::Sections;
 use super::{Act, Context, Produced, Survey};
-
-/// Journal note: what the database held before, as JSON. Present from the first
-/// attempt until the undo.
-const BASELINE_NOTE: &str = "schema.baseline";
-/// Journal note, the intent: digest of the archive that is being restored.
-const INTENT_NOTE: &str = "schema.intent";
-/// Journal note, the outcome: digest of the archive that was restored.
-const RESTORED_NOTE: &str = "schema.restored";
 
 /// Nobody else works in the closed database; the longest that may hold a lock is
 /// an autovacuum worker, which gives way after a second.
@@ -79,11 +72,11 @@ impl Act for RestoreSchema {
     async fn survey(&self, cx: &Context) -> Result<Survey<RestoreSchemaResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         let migration = &cx.participation.migration;
-        let Some(baseline) = cx.journal.note(migration, BASELINE_NOTE)? else {
+        let Some(baseline) = cx.journal.note(migration, Note::SchemaBaseline)? else {
             return Ok(Survey::Ready);
         };
-        let intended = cx.journal.note(migration, INTENT_NOTE)?;
-        let restored = cx.journal.note(migration, RESTORED_NOTE)?;
+        let intended = cx.journal.note(migration, Note::SchemaIntent)?;
+        let restored = cx.journal.note(migration, Note::SchemaRestored)?;
         let exceeded = Baseline::from_json(&baseline)?.is_exceeded(&*session).await?;
         match (restored, intended, exceeded) {
             (Some(digest), _, _) => Ok(Survey::Done(result(&digest, &session).await?)),
@@ -98,15 +91,15 @@ impl Act for RestoreSchema {
         let migration = &cx.participation.migration;
         let mut session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
         restore::end_leftovers(cx, &session).await?;
-        let baseline = match journal.note(migration, BASELINE_NOTE)? {
+        let baseline = match journal.note(migration, Note::SchemaBaseline)? {
             Some(text) => Baseline::from_json(&text)?,
             None => {
                 let baseline = Baseline::read(&*session).await?;
-                journal.set_note(migration, BASELINE_NOTE, &baseline.to_json()?)?;
+                journal.set_note(migration, Note::SchemaBaseline, &baseline.to_json()?)?;
                 baseline
             }
         };
-        let intended = journal.note(migration, INTENT_NOTE)?;
+        let intended = journal.note(migration, Note::SchemaIntent)?;
         let digest = match (intended, baseline.is_exceeded(&*session).await?) {
             (Some(digest), true) => digest,
             (None, true) => return Err(not_empty()),
@@ -115,7 +108,7 @@ impl Act for RestoreSchema {
         cx.fail_point("restore_schema.perform.restored");
         make_our_tables(cx, &mut session).await?;
         cx.fail_point("restore_schema.perform.tables_made");
-        journal.set_note(migration, RESTORED_NOTE, &digest)?;
+        journal.set_note(migration, Note::SchemaRestored, &digest)?;
         if self.copy_method == CopyMethod::Native {
             restore::forget(cx);
         }
@@ -126,7 +119,7 @@ impl Act for RestoreSchema {
         let journal = &cx.journal;
         let migration = &cx.participation.migration;
         restore::forget(cx);
-        let Some(baseline) = journal.note(migration, BASELINE_NOTE)? else { return Ok(()) };
+        let Some(baseline) = journal.note(migration, Note::SchemaBaseline)? else { return Ok(()) };
         let baseline = Baseline::from_json(&baseline)?;
         let mut session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
         restore::end_leftovers(cx, &session).await?;
@@ -135,7 +128,7 @@ impl Act for RestoreSchema {
         }
         cx.fail_point("restore_schema.undo.emptied");
         // The baseline last: without it nothing would be taken back.
-        for note in [RESTORED_NOTE, INTENT_NOTE, BASELINE_NOTE] {
+        for note in [Note::SchemaRestored, Note::SchemaIntent, Note::SchemaBaseline] {
             journal.clear_note(migration, note)?;
         }
         Ok(())
@@ -149,7 +142,7 @@ impl RestoreSchema {
         let fetched = restore::fetch(cx, &program, &rights(&**session).await?).await?;
         let digest = hex(&fetched.digest);
         cx.safe_point()?;
-        cx.journal.set_note(&cx.participation.migration, INTENT_NOTE, &digest)?;
+        cx.journal.set_note(&cx.participation.migration, Note::SchemaIntent, &digest)?;
         cx.fail_point("restore_schema.perform.intended");
         let sections = match self.copy_method {
             CopyMethod::Native => Sections::All,

@@ -18,7 +18,7 @@ const CRATES: [&str; 4] = ["agent/src", "agent/data-plane/src", "agent/migration
 /// know besides their own. A room is what stands under a name in `agent/src`.
 const FLOORS: &[(&str, &[&str], &[&str])] = &[
     ("ground", &["arguments", "message", "policy", "program", "reports", "settings"], &[]),
-    ("switch", &["hook", "pooler"], &["ground"]),
+    ("switch", &["hook", "pooler", "switchover"], &["ground"]),
     ("guard", &["protection", "watch"], &["ground"]),
     ("act", &["step"], &["ground", "switch"]),
     (

@@ -10,6 +10,7 @@
 use pgportage_data_plane::role::{RoleNames, RoleState, comment, needs_bypass, role_state};
 use pgportage_link::Effect;
 use pgportage_link::Failure;
+use pgportage_migration::journal::Note;
 use pgportage_postgres::{Purpose, Secret, Session, hush, quote_ident, quote_literal, scram_verifier, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::Transaction;
@@ -239,13 +240,10 @@ async fn run(transaction: &Transaction<'_>, statement: &str) -> Result<(), Failu
     transaction.batch_execute(statement).await.map_err(|error| sql_failure(error, "make the replication role"))
 }
 
-/// The note that CONNECT was granted to a role made beforehand by us.
-const CONNECT_GRANTED: &str = "connect_granted";
-
 /// Durable before the grant is committed: a revoke too many would be visible, a
 /// grant left behind would not.
 fn remember_connect_grant(cx: &Context) -> Result<(), Failure> {
-    cx.journal.set_note(&cx.participation.migration, CONNECT_GRANTED, "yes")
+    cx.journal.set_note(&cx.participation.migration, Note::ConnectGranted, "yes")
 }
 
 /// Revokes what our roles were granted, and drops them. Leaves roles made
@@ -257,13 +255,13 @@ pub(crate) async fn remove_roles(cx: &Context) -> Result<(), Failure> {
     let mut session = cx.door.open(&participation.database, Purpose::Control).await?;
     if roles.premade_replication().is_none() {
         remove_role(cx, &mut session, &names.replication).await?;
-    } else if cx.journal.note(&participation.migration, CONNECT_GRANTED)?.is_some() {
+    } else if cx.journal.note(&participation.migration, Note::ConnectGranted)?.is_some() {
         let (database, role) = (quote_ident(&participation.database), quote_ident(&names.replication));
         session
             .batch_execute(&format!("REVOKE CONNECT ON DATABASE {database} FROM {role}"))
             .await
             .map_err(|error| sql_failure(error, "revoke CONNECT from the replication role"))?;
-        cx.journal.clear_note(&participation.migration, CONNECT_GRANTED)?;
+        cx.journal.clear_note(&participation.migration, Note::ConnectGranted)?;
     }
     cx.fail_point("create_replication_role.undo.one_dropped");
     if roles.premade_canary().is_none() {

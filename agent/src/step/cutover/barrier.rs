@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::switchover::{Event, Role, Switchover};
 use pgportage_postgres::{RelationName, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio::try_join;
@@ -13,17 +14,15 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, error::SqlState};
 use uuid::Uuid;
 
-use super::announce::announce_locks;
 use super::cycle::{WaitsFor, victims};
-use super::let_go::{let_go, let_go_in_time};
 use super::seeded::Bug;
 use super::sequence::positions;
-use super::sessions::{Barrier, LeavingSide, RaiseBarrierResult, sessions_lost};
 use super::{current_lsn, remaining};
 use crate::message::{duration, int32, sequence_messages, span};
 use crate::policy::BarrierConflict;
-use crate::pooler::{Occasion, Pause, Unreachable};
+use crate::pooler::Unreachable;
 use crate::step::{Act, Consequences, Context, Produced, Survey};
+use crate::switchover::{Barrier, LeavingSide, RaiseBarrierResult, sessions_lost};
 
 /// How long autovacuum and other maintenance get to leave. Hinders no writer. A
 /// worker of autovacuum leaves when somebody has waited for it for
@@ -151,7 +150,7 @@ impl Act for RaiseBarrier {
     }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<RaiseBarrierResult>, Failure> {
-        let Some(cutover) = cx.switches.sessions.leaving(&cx.participation.migration) else {
+        let Some(cutover) = cx.switchovers.sessions.leaving(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let cutover = cutover.lock().await;
@@ -166,7 +165,7 @@ impl Act for RaiseBarrier {
 
     async fn perform(&self, cx: &Context) -> Result<RaiseBarrierResult, Failure> {
         let migration = &cx.participation.migration;
-        let Some(cutover) = cx.switches.sessions.leaving(migration) else {
+        let Some(cutover) = cx.switchovers.sessions.leaving(migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let raised = {
@@ -175,8 +174,8 @@ impl Act for RaiseBarrier {
         };
         if raised.is_err() {
             // The locks go with their session: the source is open again.
-            cx.switches.sessions.drop_leaving(migration);
-            if let Err(failure) = let_go(&cx.switches, &cx.participation).await {
+            cx.switchovers.sessions.drop_leaving(migration);
+            if let Err(failure) = cx.switchovers.carry_out(&cx.participation).await {
                 tracing::error!(detail = failure.detail, "the poolers' clients still wait: {failure}");
             }
         }
@@ -184,8 +183,8 @@ impl Act for RaiseBarrier {
     }
 
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
-        cx.switches.sessions.drop_leaving(&cx.participation.migration);
-        let_go(&cx.switches, &cx.participation).await
+        cx.switchovers.sessions.drop_leaving(&cx.participation.migration);
+        cx.switchovers.carry_out(&cx.participation).await
     }
 }
 
@@ -199,14 +198,15 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
     // The outage begins: for the clients of a pooler here or beside the other agent,
     // for others with the locks, which then find no transaction of a pooler in their way.
     let announced_at = cx.clock.now();
-    let raised_at = match announce_locks(cx, step.cutover_epoch, step.max_outage).await? {
+    let raised_at = match cx.switchovers.announce_locks(&cx.participation, step.cutover_epoch, step.max_outage).await? {
         true => announced_at,
         false => cx.clock.now(),
     };
     let deadline = raised_at + step.max_outage;
-    let pause = Pause { cutover_epoch: step.cutover_epoch, occasion: Occasion::Leaving };
-    let_go_in_time(&cx.switches, &cx.participation, pause, deadline);
-    cx.poolers.pause(&cx.participation, pause, poolers, deadline).await?;
+    let pause = Switchover { epoch: step.cutover_epoch, role: Role::Leaving };
+    cx.switchovers.carry_out_at(&cx.participation, pause, deadline);
+    let note = || cx.journal.happened(&cx.participation.migration, Event::Pauses(pause));
+    cx.poolers.pause(&cx.participation, poolers, deadline, note).await?;
     cx.fail_point("raise_barrier.perform.paused");
     let too_early = match Bug::MarkerBeforeBarrier.is_seeded() {
         true => Some(write_marker(&cutover.writer, step.cutover_epoch).await?),
@@ -249,7 +249,7 @@ async fn raise(cx: &Context, step: &RaiseBarrier, cutover: &mut LeavingSide) -> 
         cancelled_session_count: cancelled,
     };
     cutover.barrier = Some(Barrier { raised_at, deadline, result: result.clone() });
-    cx.switches.sessions.stands_until(&cx.participation.migration, deadline);
+    cx.switchovers.sessions.stands_until(&cx.participation.migration, deadline);
     Ok(result)
 }
 

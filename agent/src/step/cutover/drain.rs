@@ -11,13 +11,12 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::open::decide_ahead;
-use super::scrutiny::WrittenRows;
 use super::seeded::{self, Bug};
 use super::sequence::set_all;
-use super::sessions::{DrainToMarkerResult, EnteringSide, sessions_lost};
 use super::{await_disk, current_lsn, remaining};
 use crate::message::{duration, int32, marker, sequences, span};
 use crate::step::{Act, Context, Produced, Progress, Survey};
+use crate::switchover::{DrainToMarkerResult, EnteringSide, WrittenRows, sessions_lost};
 use pgportage_postgres::catalog::SequencePosition;
 
 /// How often the destination is asked for the marker. The outage waits for it.
@@ -70,7 +69,7 @@ impl Act for DrainToMarker {
     }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<DrainToMarkerResult>, Failure> {
-        let Some(cutover) = cx.switches.sessions.entering(&cx.participation.migration) else {
+        let Some(cutover) = cx.switchovers.sessions.entering(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let cutover = cutover.lock().await;
@@ -81,7 +80,7 @@ impl Act for DrainToMarker {
     }
 
     async fn perform(&self, cx: &Context) -> Result<DrainToMarkerResult, Failure> {
-        let Some(cutover) = cx.switches.sessions.entering(&cx.participation.migration) else {
+        let Some(cutover) = cx.switchovers.sessions.entering(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let drained = drain(cx, self, &mut *cutover.lock().await).await?;
@@ -91,7 +90,7 @@ impl Act for DrainToMarker {
 
     /// Sequences that were set are harmless: the next try sets them again.
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
-        cx.switches.sessions.drop_entering(&cx.participation.migration);
+        cx.switchovers.sessions.drop_entering(&cx.participation.migration);
         Ok(())
     }
 }
@@ -161,8 +160,8 @@ async fn compare(
     limit: Duration,
 ) -> Result<WrittenRows, Failure> {
     cx.report(Progress { subject: "comparing what was written".to_owned(), ..Progress::default() });
-    let scrutiny = cutover.scrutiny.as_mut().ok_or_else(|| sessions_lost(Effect::None))?;
-    let compared = Box::pin(scrutiny.compare(cx.clock, step.cutover_epoch, limit)).await?;
+    let check = cutover.check.as_mut().ok_or_else(|| sessions_lost(Effect::None))?;
+    let compared = Box::pin(check.compare(cx.clock, step.cutover_epoch, limit)).await?;
     tracing::info!(
         migration.id = %cx.participation.migration, cutover_epoch = step.cutover_epoch, tables = compared.table_count,
         rows = compared.row_count, left_out = compared.left_out.len(), elapsed = ?compared.elapsed,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::TryFutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::ledger;
+use pgportage_migration::switchover::Event;
 use pgportage_postgres::access::Access;
 use pgportage_postgres::{quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
@@ -17,19 +18,14 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
-use super::resolve::give_up_fence;
 use super::seeded::{self, Bug};
 use super::sequence::positions;
-use super::sessions::{FenceSourceResult, LeavingSide, sessions_lost};
 use super::{current_lsn, refuse_in_rehearsal, remaining};
 use crate::message::{int32, marker, sequence_messages};
 use crate::policy::{DestructiveAct, HookPoint};
 use crate::step::{Act, Consequences, Context, Produced, Progress, Survey};
+use crate::switchover::{FenceSourceResult, LeavingSide, sessions_lost};
 use pgportage_postgres::catalog::SequencePosition;
-
-/// Journal note of the source agent: the epoch of a fence that may be durable.
-/// Written before the fence, cleared when it is lifted.
-pub(super) const FENCE_NOTE: &str = "fence.epoch";
 
 /// Everyone who could log in to the session's database, superusers left out: no
 /// grant keeps those out, and P0 has seen to them.
@@ -88,7 +84,7 @@ impl Act for FenceSource {
     }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<FenceSourceResult>, Failure> {
-        let Some(cutover) = cx.switches.sessions.leaving(&cx.participation.migration) else {
+        let Some(cutover) = cx.switchovers.sessions.leaving(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::Unknown));
         };
         let cutover = cutover.lock().await;
@@ -105,7 +101,7 @@ impl Act for FenceSource {
     }
 
     async fn perform(&self, cx: &Context) -> Result<FenceSourceResult, Failure> {
-        let Some(cutover) = cx.switches.sessions.leaving(&cx.participation.migration) else {
+        let Some(cutover) = cx.switchovers.sessions.leaving(&cx.participation.migration) else {
             return Err(sessions_lost(Effect::Unknown));
         };
         let mut cutover = cutover.lock().await;
@@ -115,7 +111,7 @@ impl Act for FenceSource {
     }
 
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
-        give_up_fence(&cx.switches, &cx.participation, self.cutover_epoch).await
+        cx.switchovers.settle_fence(&cx.participation).await
     }
 }
 
@@ -128,7 +124,7 @@ async fn fence(cx: &Context, step: &FenceSource, cutover: &mut LeavingSide) -> R
     };
     remaining(deadline, cx.clock.now())?;
     let replication_role = cx.roles.names(participation).replication;
-    cx.journal.set_note(&participation.migration, FENCE_NOTE, &step.cutover_epoch.to_string())?;
+    cx.journal.happened(&participation.migration, Event::Fences(step.cutover_epoch))?;
     cx.fail_point("fence_source.perform.noted");
     if Bug::FenceOfOneRole.is_seeded() {
         return seeded::fence_owner(step.cutover_epoch, &participation.database, cutover).await;

@@ -11,6 +11,7 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::Participation;
 use pgportage_migration::ledger;
 use pgportage_migration::stream::incoming;
+use pgportage_migration::switchover::{Role, Switchover};
 use pgportage_postgres::access::Access;
 use pgportage_postgres::{Purpose, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
@@ -19,15 +20,12 @@ use tokio::try_join;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::announce::announce_opening;
-use super::let_go::lead_back;
-use super::resolve::fence_table_exists;
 use super::sequence::set_all;
-use super::sessions::{EnteringSide, Switches, sessions_lost};
 use super::{await_disk, current_lsn, refuse_in_rehearsal};
 use crate::message::sequences;
 use crate::policy::{DestructiveAct, HookPoint};
 use crate::step::{Act, Consequences, Context, Produced, Survey};
+use crate::switchover::{EnteringSide, Switchovers, fence_table_exists, sessions_lost};
 use pgportage_postgres::catalog::SequencePosition;
 
 const DECISION: &str = "SELECT state, floor_epoch, saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE";
@@ -82,9 +80,9 @@ impl Act for OpenDestination {
     /// The row is asked, not the agent's memory: a decision whose answer was
     /// lost is found here.
     async fn survey(&self, cx: &Context) -> Result<Survey<OpenDestinationResult>, Failure> {
-        // Applications wait. As long as this side may decide it has not, and it looks again
-        // behind the lock.
-        if let Some(cutover) = cx.switches.sessions.entering(&cx.participation.migration) {
+        // Applications wait. A side that still may open has not opened, so its row need not be
+        // asked here: `decide` reads it behind the lock.
+        if let Some(cutover) = cx.switchovers.sessions.entering(&cx.participation.migration) {
             let cutover = cutover.lock().await;
             let may_decide = cutover.epoch == self.cutover_epoch && cutover.open_deadline.is_some();
             if may_decide && !cutover.session.is_closed() {
@@ -93,8 +91,7 @@ impl Act for OpenDestination {
         }
         let client = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
         if opened_epoch(&client).await? == Some(self.cutover_epoch) {
-            lead_back(cx)?;
-            cx.hooks.tell(&cx.participation, HookPoint::AfterOpen);
+            cx.switchovers.this_side_opened(&cx.participation, self.cutover_epoch)?;
             return Ok(Survey::Done(OpenDestinationResult { open_lsn: current_lsn(&client).await?.to_string() }));
         }
         Ok(Survey::Ready)
@@ -102,7 +99,7 @@ impl Act for OpenDestination {
 
     async fn perform(&self, cx: &Context) -> Result<OpenDestinationResult, Failure> {
         let migration = &cx.participation.migration;
-        let Some(cutover) = cx.switches.sessions.entering(migration) else {
+        let Some(cutover) = cx.switchovers.sessions.entering(migration) else {
             return Err(sessions_lost(Effect::None));
         };
         let mut cutover = cutover.lock().await;
@@ -111,7 +108,8 @@ impl Act for OpenDestination {
             Some(_) | None => return Err(sessions_lost(Effect::None)),
         };
         refuse_in_rehearsal(cutover.rehearsal)?;
-        cx.hooks.owe_on_entry(&cx.participation, self.cutover_epoch)?;
+        let switchover = Switchover { epoch: self.cutover_epoch, role: Role::Entering };
+        cx.switchovers.owe_hooks(&cx.participation, switchover)?;
         let left = deadline.saturating_duration_since(cx.clock.now());
         cx.hooks.ask(&cx.participation, HookPoint::BeforeOpen, Some(left)).await?;
         // Most stand where they stood when the marker came.
@@ -119,7 +117,7 @@ impl Act for OpenDestination {
             self.sequences.iter().filter(|sequence| !cutover.sequences.contains(sequence)).cloned().collect();
         let EnteringSide { session, open_deadline, pending, .. } = &mut *cutover;
         if !std::mem::take(pending) {
-            decide(&cx.switches, &cx.participation, session, self.cutover_epoch, left).await?;
+            decide(&cx.switchovers, &cx.participation, session, self.cutover_epoch, left).await?;
         }
         if let Err(failure) = self.complete(cx, session, &moved, deadline, open_deadline).await {
             take_back(session).await;
@@ -127,13 +125,12 @@ impl Act for OpenDestination {
         }
         cx.fail_point("open_destination.perform.committed");
         tracing::info!(cutover_epoch = self.cutover_epoch, side = %cx.participation.side, "open to applications");
-        // Clients of poolers go on, wherever these are.
-        lead_back(cx)?;
-        announce_opening(cx, self.cutover_epoch);
+        // Clients of poolers go on, beside whichever agent these are.
+        cx.switchovers.announce_opening(&cx.participation, self.cutover_epoch);
         let open_lsn = current_lsn(session).await?.to_string();
         drop(cutover);
-        cx.switches.sessions.drop_entering(migration);
-        cx.hooks.tell(&cx.participation, HookPoint::AfterOpen);
+        cx.switchovers.sessions.drop_entering(migration);
+        cx.switchovers.this_side_opened(&cx.participation, self.cutover_epoch)?;
         Ok(OpenDestinationResult { open_lsn })
     }
 
@@ -203,16 +200,16 @@ struct Found {
 /// what is left to do at P6 takes two round trips. Where it cannot be made, P6 will say
 /// why.
 pub(super) fn decide_ahead(cx: &Context, epoch: i64) {
-    let Some(cutover) = cx.switches.sessions.entering(&cx.participation.migration) else { return };
-    let (switches, participation) = (cx.switches.clone(), cx.participation.clone());
-    let stop = switches.tasks.stop.clone();
+    let Some(cutover) = cx.switchovers.sessions.entering(&cx.participation.migration) else { return };
+    let (switchovers, participation) = (cx.switchovers.clone(), cx.participation.clone());
+    let stop = switchovers.tasks.stop.clone();
     let ahead = async move {
         let mut cutover = cutover.lock().await;
         let Some(deadline) = cutover.open_deadline.filter(|_| cutover.epoch == epoch && !cutover.rehearsal) else {
             return;
         };
-        let left = deadline.saturating_duration_since(switches.tasks.clock.now());
-        match decide(&switches, &participation, &cutover.session, epoch, left).await {
+        let left = deadline.saturating_duration_since(switchovers.tasks.clock.now());
+        match decide(&switchovers, &participation, &cutover.session, epoch, left).await {
             Ok(()) => cutover.pending = true,
             Err(failure) => tracing::warn!(detail = failure.detail, "not decided ahead: {failure}"),
         }
@@ -230,14 +227,14 @@ pub(super) fn decide_ahead(cx: &Context, epoch: i64) {
 ///
 /// [`Reason::OpenRefused`], or what the server reports. No transaction is left then.
 async fn decide(
-    switches: &Switches,
+    switchovers: &Switchovers,
     participation: &Participation,
     session: &Client,
     epoch: i64,
     left: Duration,
 ) -> Result<(), Failure> {
     let decided = async {
-        let found = begin_behind_the_lock(switches, participation, session, left).await?;
+        let found = begin_behind_the_lock(switchovers, participation, session, left).await?;
         if found.state != "closed" {
             return Err(refused(&format!("the {} is open already", participation.side)));
         }
@@ -262,7 +259,7 @@ async fn take_back(session: &Client) {
 
 /// Begins, locks the decision and reads what it depends on, in one round trip.
 async fn begin_behind_the_lock(
-    switches: &Switches,
+    switchovers: &Switchovers,
     participation: &Participation,
     session: &Client,
     left: Duration,
@@ -275,7 +272,7 @@ async fn begin_behind_the_lock(
         session.batch_execute(&begin).map_err(|error| sql_failure(error, DOING)),
         session.query_typed_one(DECISION, &[]).map_err(|error| sql_failure(error, DOING)),
         Access::read(session),
-        keep_own_grants(switches, participation, session),
+        keep_own_grants(switchovers, participation, session),
         fence_table_exists(session),
         await_disk(session)
     )?;
@@ -307,7 +304,7 @@ async fn write(participation: &Participation, session: &Client, epoch: i64, foun
 ///
 /// What the decision itself would meet.
 pub(super) async fn try_to_decide(cx: &Context, session: &Client, epoch: i64) -> Result<(), Failure> {
-    let decided = decide(&cx.switches, &cx.participation, session, epoch, TRIAL).await;
+    let decided = decide(&cx.switchovers, &cx.participation, session, epoch, TRIAL).await;
     decided.map_err(|failure| failure.effect(Effect::None))?;
     take_back(session).await;
     Ok(())
@@ -325,13 +322,13 @@ pub(super) async fn opened_epoch(client: &Client) -> Result<Option<i64>, Failure
 /// The agent's own role, and the one that the other side logs in as for the way
 /// back.
 async fn keep_own_grants(
-    switches: &Switches,
+    switchovers: &Switchovers,
     participation: &Participation,
     client: &Client,
 ) -> Result<Vec<String>, Failure> {
     const OURS: &str = "\
 SELECT rolname::text FROM pg_roles WHERE (rolname = current_user AND NOT rolsuper) OR rolname = $1 ORDER BY 1";
-    let follower = switches.roles.replication(participation);
+    let follower = switchovers.roles.replication(participation);
     let database = quote_ident(&participation.database);
     let rows = client
         .query_typed(OURS, &[(&follower, Type::NAME)])

@@ -9,6 +9,7 @@ use pgportage_data_plane::snapshot::Written;
 use pgportage_link::{Effect, Failure, Haste, Remedy};
 use pgportage_migration::names;
 use pgportage_migration::stream::{incoming, outgoing};
+use pgportage_migration::switchover::{Event, Role, Switchover};
 use pgportage_postgres::access::own_role;
 use pgportage_postgres::catalog::Sequences;
 use pgportage_postgres::expel::Expulsion;
@@ -17,19 +18,15 @@ use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
-use super::canary::Canary;
 use super::fence::try_to_fence;
-use super::fingerprint::Fingerprint;
 use super::flow::await_receiver;
-use super::let_go::{let_go, poolers_lead_here};
 use super::open::try_to_decide;
-use super::scrutiny::Scrutiny;
 use super::seeded::{self, Bug};
-use super::sessions::{EnteringSide, LeavingSide};
 use crate::message::{duration, int32};
 use crate::policy::{DestructiveAct, HookPoint};
 use crate::pooler::Unreachable;
 use crate::step::{Act, Consequences, Context, Produced, Survey, verify, way_back};
+use crate::switchover::{Canary, EnteringSide, Fingerprint, LeavingSide, WrittenRowsCheck};
 
 /// A transaction that has written and is older than this would keep the barrier
 /// waiting for longer than an outage may last.
@@ -195,19 +192,18 @@ impl Act for PrepareCutover {
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
         let migration = &cx.participation.migration;
         if cx.participation.side == self.switch.leaves() {
-            cx.switches.sessions.drop_leaving(migration);
-            let_go(&cx.switches, &cx.participation).await
+            cx.switchovers.sessions.drop_leaving(migration);
         } else {
-            cx.switches.sessions.drop_entering(migration);
-            let_go(&cx.switches, &cx.participation).await
+            cx.switchovers.sessions.drop_entering(migration);
         }
+        cx.switchovers.carry_out(&cx.participation).await
     }
 }
 
 async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<PrepareCutoverResult, Failure> {
     let database = &cx.participation.database;
     let migration = &cx.participation.migration;
-    cx.switches.sessions.drop_leaving(migration);
+    cx.switchovers.sessions.drop_leaving(migration);
     outgoing_slot_stands(cx)?;
     let holder = cx.door.open(database, Purpose::Cutover).await?;
     let mut writer = cx.door.open(database, Purpose::Cutover).await?;
@@ -221,7 +217,8 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     refuse_superusers(cx, &writer).await?;
     refuse_long_writers(cx, &writer).await?;
     cx.poolers.check(&cx.participation).await?;
-    poolers_lead_here(&cx.switches, &cx.participation)?;
+    // Each was seen to.
+    cx.journal.happened(migration, Event::LeadHere(None))?;
     let canary =
         Canary::wake(&cx.door, &cx.roles, &cx.settings.postgres.replication_address, &cx.participation).await?;
     let written = match step.compare_written {
@@ -256,7 +253,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     sequences.read(&writer).await?;
     let ours = vec![own_role(&*writer).await?, cx.roles.names(&cx.participation).replication];
     try_to_fence(cx, &mut writer, step.cutover_epoch, &ours).await?;
-    cx.switches.sessions.hold_leaving(
+    cx.switchovers.sessions.hold_leaving(
         migration,
         LeavingSide {
             epoch: step.cutover_epoch,
@@ -279,9 +276,10 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
         return Ok(result);
     }
     // Last of all: whatever is told here believes that the outage is near.
-    cx.hooks.owe(&cx.participation, step.cutover_epoch)?;
+    let switchover = Switchover { epoch: step.cutover_epoch, role: Role::Leaving };
+    cx.switchovers.owe_hooks(&cx.participation, switchover)?;
     cx.hooks.ask(&cx.participation, HookPoint::BeforeBarrier, None).await.map_err(|failure| {
-        cx.switches.sessions.drop_leaving(migration);
+        cx.switchovers.sessions.drop_leaving(migration);
         failure.effect(Effect::None)
     })?;
     Ok(result)
@@ -289,7 +287,7 @@ async fn prepare_to_leave(cx: &Context, step: &PrepareCutover) -> Result<Prepare
 
 async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<PrepareCutoverResult, Failure> {
     let migration = &cx.participation.migration;
-    cx.switches.sessions.drop_entering(migration);
+    cx.switchovers.sessions.drop_entering(migration);
     if step.way_back {
         outgoing_slot_stands(cx)?;
     }
@@ -327,7 +325,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
     }
     let subscribed = without_ours(subscribed);
     try_to_decide(cx, &session, step.cutover_epoch).await?;
-    let scrutiny = match step.compare_written {
+    let check = match step.compare_written {
         true => Some(Box::pin(scrutinise(cx)).await?),
         false => None,
     };
@@ -337,7 +335,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
         catalog_digest: catalog_digest.clone(),
         table_count: u32::try_from(subscribed.len()).unwrap_or(u32::MAX),
     };
-    cx.switches.sessions.hold_entering(
+    cx.switchovers.sessions.hold_entering(
         migration,
         EnteringSide {
             epoch: step.cutover_epoch,
@@ -345,7 +343,7 @@ async fn prepare_to_enter(cx: &Context, step: &PrepareCutover) -> Result<Prepare
             rehearsal: step.rehearsal,
             session,
             catalog_digest,
-            scrutiny,
+            check,
             drained: None,
             sequences: HashSet::new(),
             open_deadline: None,
@@ -514,8 +512,8 @@ async fn refuse_long_writers(cx: &Context, client: &Session) -> Result<(), Failu
 }
 
 /// Opens both ends, for the comparison of what is written from here on.
-async fn scrutinise(cx: &Context) -> Result<Scrutiny, Failure> {
+async fn scrutinise(cx: &Context) -> Result<WrittenRowsCheck, Failure> {
     let (mut here, mut there) = verify::open(cx).await?;
     let (plan, hashing) = verify::Plan::make(cx, &mut here, &mut there).await?;
-    Ok(Scrutiny::new(here, there, plan.tables, hashing))
+    Ok(WrittenRowsCheck::new(here, there, plan.tables, hashing))
 }

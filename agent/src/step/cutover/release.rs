@@ -5,13 +5,12 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_migration::journal::SETTLED_NOTE;
 use pgportage_migration::ledger;
+use pgportage_migration::switchover::Event;
 use pgportage_postgres::access::{Access, own_role};
 use pgportage_postgres::{Purpose, sql_failure};
 use pgportage_proto::{ActKind, Side, Verb, v1};
 
-use super::let_go::let_go;
 use crate::message::span;
 use crate::step::{Act, Context, Produced, Survey};
 
@@ -61,16 +60,16 @@ impl Act for ReleaseBarrier {
 
     async fn perform(&self, cx: &Context) -> Result<ReleaseBarrierResult, Failure> {
         let migration = &cx.participation.migration;
-        cx.journal.set_note(migration, SETTLED_NOTE, &self.cutover_epoch.to_string())?;
+        cx.journal.happened(migration, Event::OtherOpened(self.cutover_epoch))?;
         let mut barrier_time = Duration::ZERO;
-        if let Some(cutover) = cx.switches.sessions.leaving(migration)
+        if let Some(cutover) = cx.switchovers.sessions.leaving(migration)
             && let Some(barrier) = &cutover.lock().await.barrier
         {
             barrier_time = cx.clock.now().duration_since(barrier.raised_at);
         }
-        cx.switches.sessions.drop_leaving(migration);
+        cx.switchovers.sessions.drop_leaving(migration);
         cx.fail_point("release_barrier.perform.released");
-        let led = let_go(&cx.switches, &cx.participation).await;
+        let led = cx.switchovers.carry_out(&cx.participation).await;
         note_closed(cx, self.cutover_epoch).await?;
         cx.fail_point("release_barrier.perform.closed");
         // A pooler that cannot be led there keeps its clients waiting, and this

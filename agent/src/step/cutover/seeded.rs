@@ -10,7 +10,7 @@ use pgportage_postgres::{quote_ident, sql_failure};
 use tokio_postgres::{Client, GenericClient};
 
 use super::sequence::positions;
-use super::sessions::{FenceSourceResult, LeavingSide};
+use crate::switchover::{FenceSourceResult, LeavingSide};
 
 /// A mistake that a test can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{FinishMigrationResult, Undecided, finish_destination, finish_source, is_open};
-use crate::pooler;
 use crate::step::{Context, Handles, Progress, publication};
 
 /// How long one part may go without moving. A person waits.
@@ -111,7 +110,7 @@ async fn check_source(cx: &Context, session: &Session) -> Result<(), Failure> {
 
 /// With the participation goes the note that clients of a pooler wait.
 fn check_poolers(cx: &Context) -> Result<(), Failure> {
-    if pooler::pause_of(&cx.journal, &cx.participation.migration)?.is_none() {
+    if cx.journal.switchover(&cx.participation.migration)?.pause.is_none() {
         return Ok(());
     }
     Err(Failure::new(Reason::WrongState, "clients of a pooler still wait for the end of a cutover")

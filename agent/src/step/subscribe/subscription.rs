@@ -20,6 +20,7 @@ use futures_util::SinkExt;
 use pgportage_data_plane::role::{ReplicationAccess, hba_name};
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::Participation;
+use pgportage_migration::journal::Note;
 use pgportage_migration::ledger;
 use pgportage_migration::names;
 use pgportage_migration::stream::incoming;
@@ -47,11 +48,6 @@ const SYSTEM_IDENTIFIER: &str = "SELECT system_identifier::text FROM pg_control_
 /// Not a secret, and never connected to: a role that is no superuser may not
 /// name a connection without a password.
 const PLACEHOLDER: &str = "host=pgportage.invalid user=pgportage password=placeholder dbname=pgportage";
-
-/// Journal note: the source was asked for a new password, and the subscription
-/// may still carry the one before. A subscription that looks finished is not
-/// while this stands: an attempt that died after asking left it without a login.
-const PASSWORD_ASKED: &str = "subscription.password_asked";
 
 const CONNECTION_TABLE: &str = "CREATE TEMPORARY TABLE pgportage_connection (line text NOT NULL) ON COMMIT DROP";
 
@@ -106,7 +102,7 @@ impl Act for CreateSubscription {
         let name = incoming(&cx.participation);
         let Some(state) = state(&*session, &name).await? else { return Ok(Survey::Ready) };
         check_ours(&cx.participation, &name, &state)?;
-        let carries_password = cx.journal.note(&cx.participation.migration, PASSWORD_ASKED)?.is_none();
+        let carries_password = cx.journal.note(&cx.participation.migration, Note::SubscriptionAsksPassword)?.is_none();
         if state.enabled && state.tables > 0 && carries_password {
             let table_count = count(state.tables);
             return Ok(Survey::Done(CreateSubscriptionResult { subscription_name: name, table_count }));
@@ -128,7 +124,7 @@ impl Act for CreateSubscription {
         }
         let (host, port) = self.address(cx).await?;
         report(cx, "the source agent, for a login");
-        cx.journal.set_note(&cx.participation.migration, PASSWORD_ASKED, "yes")?;
+        cx.journal.set_note(&cx.participation.migration, Note::SubscriptionAsksPassword, "yes")?;
         let access = cx.peers.call(&cx.participation).await?.replication_access(&system).await?;
         cx.fail_point("create_subscription.perform.access");
         report(cx, "a trial login on the source");
@@ -156,7 +152,7 @@ impl Act for CreateSubscription {
             hush(&session).await?;
         }
         cx.fail_point("create_subscription.perform.created");
-        cx.journal.clear_note(&cx.participation.migration, PASSWORD_ASKED)?;
+        cx.journal.clear_note(&cx.participation.migration, Note::SubscriptionAsksPassword)?;
         enable(&session, &name).await?;
         cx.fail_point("create_subscription.perform.enabled");
         if self.copy_method == CopyMethod::Native {
@@ -495,7 +491,7 @@ pub(crate) async fn remove_subscription(cx: &Context) -> Result<(), Failure> {
             Err(failure) => patience.again(cx, failure, "the subscription's workers to end").await?,
         }
     }
-    cx.journal.clear_note(&cx.participation.migration, PASSWORD_ASKED)?;
+    cx.journal.clear_note(&cx.participation.migration, Note::SubscriptionAsksPassword)?;
     cx.tunnels.close(&cx.participation.migration);
     Ok(())
 }

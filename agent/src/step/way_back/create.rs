@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use pgportage_data_plane::role::ReplicationAccess;
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::journal::Note;
 use pgportage_migration::ledger;
 use pgportage_migration::names;
 use pgportage_migration::stream::{Stream, incoming};
@@ -24,10 +25,6 @@ use crate::step::patience::{Patience, stalled};
 use crate::step::subscribe::{drop_subscription, make_subscription, prove_login, subscription};
 use crate::step::{Act, Context, Produced, Progress, Survey};
 
-/// Journal note: a password was asked for, and the subscription may carry another.
-const PASSWORD_ASKED: &str = "way_back.password_asked";
-/// Journal note: a heartbeat has come the way back.
-const PROVED: &str = "way_back.proved";
 /// How often to look for the heartbeat.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -68,7 +65,8 @@ impl Act for CreateWayBack {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         let journal = &cx.journal;
         let migration = &cx.participation.migration;
-        let whole = journal.note(migration, PROVED)?.is_some() && journal.note(migration, PASSWORD_ASKED)?.is_none();
+        let whole = journal.note(migration, Note::ReverseProved)?.is_some()
+            && journal.note(migration, Note::ReverseAsksPassword)?.is_none();
         Ok(match made(cx, &session).await? {
             Some(result) if whole => Survey::Done(result),
             Some(_) | None => Survey::Ready,
@@ -85,7 +83,7 @@ impl Act for CreateWayBack {
         let row = session.query_one(SYSTEM_IDENTIFIER, &[]).await;
         let system: String = row.map_err(|error| sql_failure(error, "read the system identifier"))?.get(0);
         let address = cx.tunnels.ensure(&cx.participation).await?;
-        cx.journal.set_note(migration, PASSWORD_ASKED, "yes")?;
+        cx.journal.set_note(migration, Note::ReverseAsksPassword, "yes")?;
         let access = cx.peers.call(&cx.participation).await?.replication_access(&system).await?;
         cx.fail_point("create_way_back.perform.access");
         report(cx, "a trial login on the destination");
@@ -93,16 +91,16 @@ impl Act for CreateWayBack {
         let version = prove_login(cx, ConnectionPath::Tunnel, &host, port, &access).await?;
         let entrance = Entrance { host, port, version };
         hush(&session).await?;
-        if cx.journal.note(migration, PROVED)?.is_none() {
+        if cx.journal.note(migration, Note::ReverseProved)?.is_none() {
             cx.fail_point("create_way_back.perform.proving");
             prove(cx, &mut session, &name, &entrance, &access).await?;
-            cx.journal.set_note(migration, PROVED, "yes")?;
+            cx.journal.set_note(migration, Note::ReverseProved, "yes")?;
             cx.fail_point("create_way_back.perform.proved");
         }
         report(cx, "the destination, for the list of published tables");
         entrance.subscribe(cx, &mut session, &name, &access).await?;
         cx.fail_point("create_way_back.perform.created");
-        cx.journal.clear_note(migration, PASSWORD_ASKED)?;
+        cx.journal.clear_note(migration, Note::ReverseAsksPassword)?;
         made(cx, &session).await?.ok_or_else(|| lost("its subscription is gone"))
     }
 
@@ -121,8 +119,8 @@ pub(crate) async fn remove_way_back(cx: &Context) -> Result<(), Failure> {
     let migration = &cx.participation.migration;
     remove(cx, &incoming(&cx.participation)).await?;
     cx.fail_point("create_way_back.undo.dropped");
-    cx.journal.clear_note(migration, PROVED)?;
-    cx.journal.clear_note(migration, PASSWORD_ASKED)?;
+    cx.journal.clear_note(migration, Note::ReverseProved)?;
+    cx.journal.clear_note(migration, Note::ReverseAsksPassword)?;
     cx.tunnels.close(migration);
     Ok(())
 }

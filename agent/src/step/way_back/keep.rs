@@ -9,6 +9,7 @@
 //! the two is found after a crash says how far that was. Nobody streams from it yet.
 
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::journal::Note;
 use pgportage_migration::ledger;
 use pgportage_migration::stream::{outgoing, outgoing_copy};
 use pgportage_postgres::{Lsn, Purpose, sql_failure};
@@ -18,9 +19,6 @@ use tokio_postgres::Client;
 use super::lost;
 use crate::step::patience::Patience;
 use crate::step::{Act, Context, Produced, Survey};
-
-/// Journal note: the switch whose beginning the slot has on disk.
-const KEPT: &str = "way_back.kept";
 
 const OPENED: &str = "SELECT opened_epoch FROM pgportage.decision WHERE id = 1 AND state = 'opened'";
 
@@ -61,7 +59,7 @@ impl Act for KeepStream {
     }
 
     async fn survey(&self, cx: &Context) -> Result<Survey<KeepStreamResult>, Failure> {
-        let kept = cx.journal.note(&cx.participation.migration, KEPT)?;
+        let kept = cx.journal.note(&cx.participation.migration, Note::ReverseKept)?;
         if kept != Some(self.cutover_epoch.to_string()) {
             return Ok(Survey::Ready);
         }
@@ -93,7 +91,7 @@ impl Act for KeepStream {
                 Err(failure) => patience.again(cx, failure, "the replication slot of the way back").await?,
             }
         }
-        cx.journal.set_note(migration, KEPT, &self.cutover_epoch.to_string())?;
+        cx.journal.set_note(migration, Note::ReverseKept, &self.cutover_epoch.to_string())?;
         Ok(KeepStreamResult { begin_lsn: begin.to_string() })
     }
 

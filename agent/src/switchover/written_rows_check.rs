@@ -29,7 +29,7 @@ const PARTS: usize = 50;
 
 /// Both ends, ready to compare.
 #[derive(Debug)]
-pub(super) struct Scrutiny {
+pub(crate) struct WrittenRowsCheck {
     here: Reader,
     there: Questions,
     tables: Vec<Arc<ComparedTable>>,
@@ -62,9 +62,9 @@ impl From<WrittenRows> for v1::SwitchComparison {
     }
 }
 
-impl Scrutiny {
+impl WrittenRowsCheck {
     /// Both ends, open, with what they have in common.
-    pub(super) fn new(here: Reader, there: Questions, tables: Vec<Arc<ComparedTable>>, hashing: Hashing) -> Self {
+    pub(crate) fn new(here: Reader, there: Questions, tables: Vec<Arc<ComparedTable>>, hashing: Hashing) -> Self {
         Self { here, there, tables, hashing }
     }
 
@@ -75,7 +75,7 @@ impl Scrutiny {
     /// [`Reason::RowsDiffer`]; [`Reason::VerificationIncomplete`] when the time is over;
     /// otherwise what either side reports. The time has to be paid by applications, so
     /// nothing is tried twice.
-    pub(super) async fn compare(&mut self, clock: Clock, epoch: i64, limit: Duration) -> Result<WrittenRows, Failure> {
+    pub(crate) async fn compare(&mut self, clock: Clock, epoch: i64, limit: Duration) -> Result<WrittenRows, Failure> {
         let begun = clock.now();
         let compared = clock.timeout(limit, Box::pin(self.look(epoch))).await;
         let compared = compared.unwrap_or_else(|_elapsed| Err(time_over(limit)));
@@ -160,13 +160,14 @@ fn time_over(limit: Duration) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use pgportage_data_plane::comparison::{Column, Form};
+
     use super::*;
-    use crate::step::verify::columns;
 
     fn table(name: &str, size_bytes: i64) -> Arc<ComparedTable> {
         Arc::new(ComparedTable {
             name: RelationName::new("public", name),
-            columns: columns(&["id", "v"], &[]),
+            columns: ["id", "v"].map(|name| Column { name: name.to_owned(), form: Form::Text }).to_vec(),
             key: vec!["other".to_owned()],
             size_bytes,
         })

@@ -48,14 +48,14 @@ SELECT concat_ws(' ',
 
 /// What the definitions of a database were, to be compared on the same session.
 #[derive(Debug)]
-pub(super) struct Fingerprint {
+pub(crate) struct Fingerprint {
     statement: Statement,
     /// Differs when a definition was changed.
     text: String,
 }
 
 impl Fingerprint {
-    pub(super) async fn take(client: &Client) -> Result<Self, Failure> {
+    pub(crate) async fn take(client: &Client) -> Result<Self, Failure> {
         let failure = |error| sql_failure(error, "read the catalog's fingerprint");
         let statement = client.prepare(FINGERPRINT).await.map_err(failure)?;
         let text = read(client, &statement).await?;
@@ -65,7 +65,7 @@ impl Fingerprint {
     /// # Errors
     ///
     /// [`Reason::SchemaDiffers`] when somebody changed the schema since it was taken.
-    pub(super) async fn prove_unchanged(&self, client: &Client) -> Result<(), Failure> {
+    pub(crate) async fn prove_unchanged(&self, client: &Client) -> Result<(), Failure> {
         if read(client, &self.statement).await? == self.text {
             return Ok(());
         }

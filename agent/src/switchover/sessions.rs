@@ -2,7 +2,7 @@
 //! far. Nothing in here is a source of truth.
 //!
 //! **Invariant:** nothing here knows an act or its context, so that both can be given
-//! [`Switches`].
+//! [`Switchovers`].
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,27 +24,27 @@ use uuid::Uuid;
 
 use super::canary::Canary;
 use super::fingerprint::Fingerprint;
-use super::scrutiny::{Scrutiny, WrittenRows};
+use super::written_rows_check::{WrittenRows, WrittenRowsCheck};
 use crate::hook::Hooks;
 use crate::policy::Policy;
 use crate::pooler::{Poolers, Unreachable};
 
-/// What switches are carried out and settled with, by acts and by themselves.
+/// What switchovers are carried out and settled with, by acts and by themselves.
 /// Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct Switches {
-    pub(super) door: Door,
-    pub(super) journal: Journal,
-    pub(super) policy: Arc<Policy>,
-    pub(super) roles: Roles,
-    pub(super) peers: Peers,
-    pub(super) poolers: Poolers,
-    pub(super) hooks: Hooks,
-    pub(super) tasks: Tasks,
-    pub(super) sessions: Arc<CutoverSessions>,
+pub struct Switchovers {
+    pub(crate) door: Door,
+    pub(crate) journal: Journal,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) roles: Roles,
+    pub(crate) peers: Peers,
+    pub(crate) poolers: Poolers,
+    pub(crate) hooks: Hooks,
+    pub(crate) tasks: Tasks,
+    pub(crate) sessions: Arc<CutoverSessions>,
 }
 
-impl Switches {
+impl Switchovers {
     /// None is under way yet.
     #[must_use]
     #[expect(clippy::too_many_arguments, reason = "called once, where the process is put together")]
@@ -107,130 +107,130 @@ pub struct DrainToMarkerResult {
 
 /// The sessions of cutovers under way, by migration.
 #[derive(Debug, Default)]
-pub(super) struct CutoverSessions {
-    pub(super) leaving: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<LeavingSide>>>>,
-    pub(super) entering: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<EnteringSide>>>>,
+pub(crate) struct CutoverSessions {
+    pub(crate) leaving: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<LeavingSide>>>>,
+    pub(crate) entering: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<EnteringSide>>>>,
     /// When the budgets of the barriers that stand end: known whoever works on them.
-    pub(super) deadlines: Mutex<HashMap<MigrationId, Instant>>,
+    pub(crate) deadlines: Mutex<HashMap<MigrationId, Instant>>,
     /// Told whenever a barrier stands.
-    pub(super) raised: Notify,
+    pub(crate) raised: Notify,
 }
 
 /// What the agent of the side that is left holds from P0 to P7. Dropping it closes the sessions,
 /// and with them goes the barrier.
 #[derive(Debug)]
-pub(super) struct LeavingSide {
-    pub(super) epoch: i64,
+pub(crate) struct LeavingSide {
+    pub(crate) epoch: i64,
     /// Ends with this: applications wait no longer.
-    pub(super) _haste: Haste,
+    pub(crate) _haste: Haste,
     /// Whether no fence may follow.
-    pub(super) rehearsal: bool,
+    pub(crate) rehearsal: bool,
     /// Session X of the protocol: holds the locks in an open transaction.
-    pub(super) holder: Session,
+    pub(crate) holder: Session,
     /// Session Y: writes the marker and the fence.
-    pub(super) writer: Session,
+    pub(crate) writer: Session,
     /// Proves the fence by being refused.
-    pub(super) canary: Canary,
+    pub(crate) canary: Canary,
     /// Catalog of this database at P0, as both sides can compute it.
-    pub(super) catalog_digest: Vec<u8>,
+    pub(crate) catalog_digest: Vec<u8>,
     /// The same for changes only: cheap enough to read under the barrier. Prepared on
     /// `writer`, as is everything else that applications would have to wait for.
-    pub(super) fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// Reads the sequences.
-    pub(super) sequences: Sequences,
+    pub(crate) sequences: Sequences,
     /// Ends the sessions of applications.
-    pub(super) expulsion: Expulsion,
+    pub(crate) expulsion: Expulsion,
     /// The roles of ours that the fence lets in.
-    pub(super) ours: Vec<String>,
+    pub(crate) ours: Vec<String>,
     /// Listens to what is written since P0, where that is to be compared.
-    pub(super) written: Option<Arc<Written>>,
-    pub(super) barrier: Option<Barrier>,
-    pub(super) fenced: Option<FenceSourceResult>,
+    pub(crate) written: Option<Arc<Written>>,
+    pub(crate) barrier: Option<Barrier>,
+    pub(crate) fenced: Option<FenceSourceResult>,
 }
 
 /// The barrier that stands.
 #[derive(Clone, Debug)]
-pub(super) struct Barrier {
+pub(crate) struct Barrier {
     /// When the outage began: poolers were paused, or the first lock was asked
     /// for.
-    pub(super) raised_at: Instant,
+    pub(crate) raised_at: Instant,
     /// When the budget for the outage ends.
-    pub(super) deadline: Instant,
-    pub(super) result: RaiseBarrierResult,
+    pub(crate) deadline: Instant,
+    pub(crate) result: RaiseBarrierResult,
 }
 
 /// What the agent of the side that is entered holds from P0 to P6.
 #[derive(Debug)]
-pub(super) struct EnteringSide {
-    pub(super) epoch: i64,
+pub(crate) struct EnteringSide {
+    pub(crate) epoch: i64,
     /// Ends with this: applications wait no longer.
-    pub(super) _haste: Haste,
+    pub(crate) _haste: Haste,
     /// Whether no decision may follow.
-    pub(super) rehearsal: bool,
-    pub(super) session: Session,
-    pub(super) catalog_digest: Vec<u8>,
+    pub(crate) rehearsal: bool,
+    pub(crate) session: Session,
+    pub(crate) catalog_digest: Vec<u8>,
     /// Compares what was written since P0, where that was asked for.
-    pub(super) scrutiny: Option<Scrutiny>,
-    pub(super) drained: Option<DrainToMarkerResult>,
+    pub(crate) check: Option<WrittenRowsCheck>,
+    pub(crate) drained: Option<DrainToMarkerResult>,
     /// The sequences that were set at P3, and where to.
-    pub(super) sequences: HashSet<SequencePosition>,
+    pub(crate) sequences: HashSet<SequencePosition>,
     /// When the time for opening ends. Set at P3, gone when it may have opened.
-    pub(super) open_deadline: Option<Instant>,
+    pub(crate) open_deadline: Option<Instant>,
     /// Whether the decision is made and waits for its commit in the session's transaction.
-    pub(super) pending: bool,
+    pub(crate) pending: bool,
     /// What becomes of a pooler that does not answer.
-    pub(super) unreachable: Unreachable,
+    pub(crate) unreachable: Unreachable,
     /// Until when clients of poolers may wait here for the end of a rollback.
-    pub(super) clients_wait_until: Option<Instant>,
+    pub(crate) clients_wait_until: Option<Instant>,
 }
 
 impl CutoverSessions {
-    pub(super) fn hold_leaving(&self, migration: &MigrationId, cutover: LeavingSide) {
+    pub(crate) fn hold_leaving(&self, migration: &MigrationId, cutover: LeavingSide) {
         self.leaving
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(migration.clone(), Arc::new(tokio::sync::Mutex::new(cutover)));
     }
 
-    pub(super) fn leaving(&self, migration: &MigrationId) -> Option<Arc<tokio::sync::Mutex<LeavingSide>>> {
+    pub(crate) fn leaving(&self, migration: &MigrationId) -> Option<Arc<tokio::sync::Mutex<LeavingSide>>> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner).get(migration).map(Arc::clone)
     }
 
     /// A barrier stands, until then at most.
-    pub(super) fn stands_until(&self, migration: &MigrationId, deadline: Instant) {
+    pub(crate) fn stands_until(&self, migration: &MigrationId, deadline: Instant) {
         self.deadlines.lock().unwrap_or_else(PoisonError::into_inner).insert(migration.clone(), deadline);
         self.raised.notify_one();
     }
 
     /// When the budget of the barrier ends, if one stands.
-    pub(super) fn deadline(&self, migration: &MigrationId) -> Option<Instant> {
+    pub(crate) fn deadline(&self, migration: &MigrationId) -> Option<Instant> {
         self.deadlines.lock().unwrap_or_else(PoisonError::into_inner).get(migration).copied()
     }
 
     /// When the next budget of a barrier that stands ends, from now on.
-    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let deadlines = self.deadlines.lock().unwrap_or_else(PoisonError::into_inner);
         deadlines.values().copied().filter(|deadline| *deadline > now).min()
     }
 
     /// Lets the sessions on the side that is left go, and with them the barrier.
-    pub(super) fn drop_leaving(&self, migration: &MigrationId) {
+    pub(crate) fn drop_leaving(&self, migration: &MigrationId) {
         self.deadlines.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
     }
 
-    pub(super) fn hold_entering(&self, migration: &MigrationId, cutover: EnteringSide) {
+    pub(crate) fn hold_entering(&self, migration: &MigrationId, cutover: EnteringSide) {
         self.entering
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(migration.clone(), Arc::new(tokio::sync::Mutex::new(cutover)));
     }
 
-    pub(super) fn entering(&self, migration: &MigrationId) -> Option<Arc<tokio::sync::Mutex<EnteringSide>>> {
+    pub(crate) fn entering(&self, migration: &MigrationId) -> Option<Arc<tokio::sync::Mutex<EnteringSide>>> {
         self.entering.lock().unwrap_or_else(PoisonError::into_inner).get(migration).map(Arc::clone)
     }
 
-    pub(super) fn drop_entering(&self, migration: &MigrationId) {
+    pub(crate) fn drop_entering(&self, migration: &MigrationId) {
         self.entering.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
     }
 }
@@ -242,11 +242,11 @@ impl CutoverSessions {
 ///
 /// [`Reason::BarrierLost`] when this switch is not under way, or nothing listens.
 pub(crate) async fn written(
-    switches: &Switches,
+    switchovers: &Switchovers,
     participation: &Participation,
     epoch: i64,
 ) -> Result<Arc<Written>, Failure> {
-    let cutover = switches.sessions.leaving(&participation.migration).ok_or_else(|| sessions_lost(Effect::None))?;
+    let cutover = switchovers.sessions.leaving(&participation.migration).ok_or_else(|| sessions_lost(Effect::None))?;
     // Not held while it is read: nobody else has to wait for that.
     let cutover = cutover.lock().await;
     let written = cutover.written.as_ref().filter(|_| cutover.epoch == epoch);
@@ -255,7 +255,7 @@ pub(crate) async fn written(
 
 /// The sessions of this cutover are gone: the agent was restarted, or another
 /// cutover began.
-pub(super) fn sessions_lost(effect: Effect) -> Failure {
+pub(crate) fn sessions_lost(effect: Effect) -> Failure {
     Failure::new(Reason::BarrierLost, "the sessions of this cutover are gone")
         .detail("The agent was restarted or lost its server during the cutover.")
         .hint("The cutover is taken back by itself; try it again.")

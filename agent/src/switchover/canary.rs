@@ -12,7 +12,7 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// The canary, with a password that was made for this cutover.
 #[derive(Debug)]
-pub(super) struct Canary {
+pub(crate) struct Canary {
     door: Door,
     address: String,
     database: String,
@@ -23,7 +23,7 @@ pub(super) struct Canary {
 impl Canary {
     /// Makes the password and proves that a login gets as far as the question
     /// whether the role may connect: otherwise its refusal would prove nothing.
-    pub(super) async fn wake(
+    pub(crate) async fn wake(
         door: &Door,
         roles: &Roles,
         address: &str,
@@ -55,7 +55,7 @@ impl Canary {
     }
 
     /// Proves that the server refuses a login for want of CONNECT.
-    pub(super) async fn prove_refused(&self) -> Result<(), Failure> {
+    pub(crate) async fn prove_refused(&self) -> Result<(), Failure> {
         let incomplete = |detail: String| {
             Failure::new(Reason::FenceIncomplete, "the fence is not proved by a refused login")
                 .detail(detail)
