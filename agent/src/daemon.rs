@@ -17,10 +17,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
+use crate::act::{Handles, way_back};
 use crate::policy::Policy;
 use crate::reports;
 use crate::settings::Settings;
-use crate::step::{Handles, way_back};
 
 pub use assembly::Assembly;
 

@@ -35,8 +35,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::act::Handles;
 use crate::policy::DestructiveAct;
-use crate::step::Handles;
 
 /// How long the first message of a tunnel may take.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -10,10 +10,10 @@ use pgportage_link::{Failure, telemetry};
 use pgportage_migration::journal::Journal;
 use pgportage_proto::{MigrationId, Side};
 
+use crate::act::{Handles, finish};
 use crate::daemon::{self, Assembly};
 use crate::reports;
 use crate::settings::Settings;
-use crate::step::{Handles, finish};
 
 /// Lets applications back in on a fenced side: a source in a cutover, a destination
 /// in a rollback.

@@ -1,7 +1,7 @@
 //! What is between commands of a switchover and behind them: what carries out what is due
 //! of a migration's [`SwitchoverRecord`](pgportage_migration::switchover::SwitchoverRecord).
 //!
-//! The acts P0 to P9 are in [`crate::step::cutover`]. They report to the journal what
+//! The acts P0 to P9 are in [`crate::act::cutover`]. They report to the journal what
 //! happened, and anybody who learns how a switchover ended may have carried out what follows
 //! from it, in any order and any number of times: the act that failed, its undo, P7, P6a, the
 //! other agent's announcement, a timer for the case that no command comes any more, and the

@@ -1,4 +1,4 @@
-//! The replication slot of the side that publishes: who makes it, whose a slot of
+//! The replication slot of the publisher: who makes it, whose a slot of
 //! its name is, and whether it still stands.
 //!
 //! Shared by what makes the slot, keeps its snapshot, watches what it costs and

@@ -1,4 +1,4 @@
-//! Where the PostgreSQL of the side that follows enters the link: the destination's,
+//! Where the PostgreSQL of the subscriber enters the link: the destination's,
 //! and for the way back the source's.
 //!
 //! One listener for each migration, on an address that only this machine

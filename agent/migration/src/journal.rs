@@ -5,7 +5,7 @@
 //!
 //! The journal is the source of truth for: the migrations this agent takes part
 //! in, which command ids it knows and what it answered, facts that the
-//! coordinator has not acknowledged, small notes of steps, and the highest
+//! coordinator has not acknowledged, small notes of acts, and the highest
 //! coordinator epoch seen. It holds no secret. What was done on a server is
 //! recorded on that server (the ledger), not here.
 //!

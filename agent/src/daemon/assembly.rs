@@ -21,6 +21,7 @@ use pgportage_postgres::{Door, DoorSettings};
 use pgportage_proto::v1::peer_service_server::PeerServiceServer;
 use tokio::sync::mpsc;
 
+use crate::act::Handles;
 use crate::hook::Hooks;
 use crate::link_service::{self, Service};
 use crate::metrics;
@@ -30,7 +31,6 @@ use crate::protection::Protection;
 use crate::runner::Runner;
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::step::Handles;
 use crate::switchover::Switchovers;
 use crate::watch::Watch;
 

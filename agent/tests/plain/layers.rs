@@ -20,7 +20,7 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
     ("ground", &["arguments", "message", "policy", "program", "reports", "settings"], &[]),
     ("switch", &["hook", "pooler", "switchover"], &["ground"]),
     ("guard", &["protection", "watch"], &["ground"]),
-    ("act", &["step"], &["ground", "switch"]),
+    ("act", &["act"], &["ground", "switch"]),
     (
         "control",
         &["command", "daemon", "link_service", "local", "metrics", "runner", "session", "situation", "wire"],
@@ -46,7 +46,7 @@ const NEIGHBOURS: &[(&str, &str)] = &[
 ];
 
 /// What all acts share.
-const SHARED: &[&str] = &["act", "any", "context", "fail_points", "patience", "registry"];
+const SHARED: &[&str] = &["any", "context", "contract", "fail_points", "patience", "registry"];
 
 /// A path of modules below the crate's root.
 type Module = Vec<String>;
@@ -270,7 +270,7 @@ fn acts_know_no_other_act_but_these() {
     let mut found = BTreeSet::new();
     for (module, imports) in sources("agent/src").imports() {
         let room = |module: &Module| match module.as_slice() {
-            [step, room, ..] if step == "step" => Some(room.clone()),
+            [act, room, ..] if act == "act" => Some(room.clone()),
             _ => None,
         };
         for import in imports {

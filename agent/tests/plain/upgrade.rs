@@ -75,13 +75,13 @@ fn every_note_of_before_is_read() {
 
         assert_eq!(note(source, Note::Slot), some("pgportage_shop_move", true), "{state}");
         assert_eq!(note(source, Note::MaxRate), some("1048576", !is_copied), "{state}");
-        assert_eq!(note(source, Note::ReverseProved), some("yes", is_copied), "{state}");
+        assert_eq!(note(source, Note::WayBackProved), some("yes", is_copied), "{state}");
         let fence = if has_cut_over { Fence::Kept(1) } else { Fence::Down };
         let left = SwitchoverRecord { fence, left: has_cut_over.then_some(1), ..SwitchoverRecord::default() };
         assert_eq!(source.switchover(&migration()).unwrap(), left, "{state}");
         assert_eq!(destination.switchover(&migration()).unwrap(), SwitchoverRecord::default(), "{state}");
         assert_eq!(note(destination, Note::Slot), some("pgportageback_shop_move", is_copied), "{state}");
-        assert_eq!(note(destination, Note::ReverseKept), some("1", has_cut_over), "{state}");
+        assert_eq!(note(destination, Note::WayBackKept), some("1", has_cut_over), "{state}");
         assert!(note(destination, Note::SchemaRestored).is_some(), "{state}");
     }
 }

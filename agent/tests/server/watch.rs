@@ -44,7 +44,7 @@ fn beside(cluster: &Cluster, drop_slot: bool) -> Lone {
     };
     let lone = Lone::beside(cluster, &options);
     join(&lone);
-    // As the step does that makes the slot.
+    // As the act does that makes the slot.
     lone.agent.journal.set_note(&lone.participation.migration, Note::Slot, "pgportage_shop").unwrap();
     lone
 }

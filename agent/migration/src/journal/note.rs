@@ -63,13 +63,13 @@ notes! {
     /// died after asking left it without a login.
     SubscriptionAsksPassword = "subscription.password_asked",
 
-    // ---- Reverse replication.
+    // ---- The way back.
     /// The same for the subscription of the source.
-    ReverseAsksPassword = "way_back.password_asked",
+    WayBackAsksPassword = "way_back.password_asked",
     /// A heartbeat has come from the destination.
-    ReverseProved = "way_back.proved",
+    WayBackProved = "way_back.proved",
     /// The switchover whose beginning the slot has on disk.
-    ReverseKept = "way_back.kept",
+    WayBackKept = "way_back.kept",
 
     // ---- The end.
     /// The statements that lift the fence: a JSON list.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgportage_agent::step::cutover::{FenceSource, RaiseBarrier};
+use pgportage_agent::act::cutover::{FenceSource, RaiseBarrier};
 use pgportage_link::Clock;
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::wait::{self, Seen};
