@@ -223,11 +223,18 @@ impl World {
         if self.other.get(&epoch) == Some(&Decided::NeverOpens) && before.promised >= Some(epoch) {
             match self.apply(Event::OtherOpened(epoch)) {
                 Err(illegal) => assert_eq!(illegal, Illegal::Promised(epoch), "{self:?}"),
-                Ok(()) => assert_eq!((before.left > Some(epoch), self.record()), (true, before), "{self:?}"),
+                Ok(()) => assert_eq!((before.left > Some(epoch), &self.record()), (true, &before), "{self:?}"),
             }
         }
         if self.other.get(&epoch) == Some(&Decided::Opened) && self.record().left == Some(epoch) {
             assert_eq!(self.apply(Event::Promised(epoch)), Err(Illegal::OtherOpened(epoch)), "{self:?}");
+        }
+        // No fence is put up behind the promise, and none beside one in doubt.
+        if before.promised >= Some(epoch) {
+            assert!(self.apply(Event::Fences(epoch)).is_err(), "{self:?}");
+        }
+        if let Fence::MayStand(fenced) | Fence::Liftable(fenced) = before.fence {
+            assert_eq!(self.apply(Event::Fences(fenced + 1)), Err(Illegal::Undecided(fenced)), "{self:?}");
         }
         // A command of an earlier switchover that comes late begins nothing.
         if let Some(latest) = self.record().latest
@@ -322,12 +329,34 @@ impl World {
         }
     }
 
-    /// Whatever the agent died of: left to itself it comes to an end, and to the right one.
-    fn comes_to_rest(mut self) {
-        self.at_work = false;
-        for _look in 0..4 {
-            self.carry_out(usize::MAX);
+    /// Whatever the agent died of, and dies of once more on its way: left to itself it comes
+    /// to an end, and to the right one.
+    fn comes_to_rest(&self) {
+        for effects in 0..8 {
+            let mut world = self.clone();
+            world.is_right_beside_a_fence();
+            world.at_work = false;
+            world.carry_out(effects);
+            world.is_right_beside_a_fence();
+            for epoch in 1..6 {
+                world.lie(epoch);
+            }
+            for _look in 0..4 {
+                world.carry_out(usize::MAX);
+            }
+            world.is_at_rest();
         }
+    }
+
+    /// An act that works on the fence may leave it where it is for as long as it likes: what
+    /// else is due is right before anything becomes of the fence.
+    fn is_right_beside_a_fence(&self) {
+        for due in self.record().due(InHand::FENCE, Clock.now()) {
+            self.is_right(due);
+        }
+    }
+
+    fn is_at_rest(&self) {
         let record = self.record();
         assert_eq!(record.due(InHand::NOTHING, Clock.now()), [], "{self:?}");
         assert!(!record.is_in_doubt(), "{self:?}");
@@ -344,10 +373,10 @@ proptest! {
     #[test]
     fn after_a_crash_at_any_point_nothing_is_due_that_must_not_be(steps in prop::collection::vec(step(), 0..40)) {
         let mut world = World::default();
-        world.clone().comes_to_rest();
+        world.comes_to_rest();
         for step in steps {
             world.play(step);
-            world.clone().comes_to_rest();
+            world.comes_to_rest();
         }
     }
 }
@@ -401,4 +430,14 @@ fn behind_the_operators_word_applications_belong_here() {
         record = record.next(known).unwrap().next(Event::UnfencedByOperator).unwrap();
         assert_eq!((record.fence, record.way(1)), (Fence::Down, Way::Back));
     }
+}
+
+/// Hooks that were to hear of one entry hear nothing of a later one.
+#[test]
+fn an_opening_concerns_the_hooks_of_its_own_switchover() {
+    let entering = Switchover { epoch: 1, role: Role::Entering };
+    let record = SwitchoverRecord::default().next(Event::OwesHooks(entering)).unwrap();
+    let opened = |epoch| record.next(Event::Opened { epoch, lead_here: false }).unwrap();
+    assert_eq!(opened(3).due(InHand::NOTHING, Clock.now()), []);
+    assert_eq!(opened(1).due(InHand::NOTHING, Clock.now()), [Due::TellHooks(entering, Ended::Opened)]);
 }
