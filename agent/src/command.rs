@@ -7,8 +7,8 @@ use pgportage_link::{Effect, Failure};
 use pgportage_migration::Participation;
 use pgportage_proto::{Reason, Verb, v1};
 
+use crate::act::AnyAct;
 use crate::policy::Intent;
-use crate::step::AnyAct;
 
 /// One typed piece of work, checked.
 #[derive(Debug)]

@@ -17,10 +17,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
+use crate::act::{Handles, way_back};
 use crate::policy::Policy;
 use crate::reports;
 use crate::settings::Settings;
-use crate::step::{Handles, cutover, way_back};
 
 pub use assembly::Assembly;
 
@@ -96,7 +96,7 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     let mut interrupt = on_signal(SignalKind::interrupt())?;
 
     let agent = Assembly::new(settings, policy, journal, identity.clone());
-    let Handles { settings, journal, tasks, switches, .. } = agent.handles.clone();
+    let Handles { settings, journal, tasks, switchovers, .. } = agent.handles.clone();
     let known: Vec<_> = journal.participations()?.into_iter().map(|known| known.migration).collect();
     reports::sweep(&settings.state_dir, &known);
     let runner = agent.runner();
@@ -131,7 +131,7 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     tasks.spawn(agent.watch().run());
     tasks.spawn(agent.protection().run());
     tasks.spawn(agent.drift().run());
-    tasks.spawn(cutover::settle_by_itself(switches));
+    tasks.spawn(switchovers.look_after_each());
     tasks.spawn(way_back::keep_idle_slots_moving(agent.door.clone(), journal, agent.slots.clone(), tasks.clone()));
     let resumed = runner.resume()?;
     if resumed > 0 {

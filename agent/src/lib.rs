@@ -6,10 +6,11 @@
 //! Below this crate: `pgportage_postgres` (what knows PostgreSQL), `pgportage_migration`
 //! (the journal, the ledger), `pgportage_data_plane` (what moves rows). Here, from the
 //! bottom: what the owner says ([`settings`], [`policy`]); poolers and hooks; the two
-//! guards of a source; the acts ([`step`]); and what is told by the coordinator and by
+//! guards of a source; the acts ([`act`]); and what is told by the coordinator and by
 //! other agents. [`daemon`] puts it together. `tests/plain/layers.rs` holds who may know
 //! whom.
 
+pub mod act;
 pub mod arguments;
 pub mod command;
 pub mod daemon;
@@ -27,6 +28,6 @@ pub mod runner;
 pub mod session;
 pub mod settings;
 pub mod situation;
-pub mod step;
+pub mod switchover;
 pub mod watch;
 pub mod wire;

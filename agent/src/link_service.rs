@@ -35,9 +35,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::act::Handles;
 use crate::policy::DestructiveAct;
-use crate::step::Handles;
-use crate::step::cutover::{heed, resolve};
 
 /// How long the first message of a tunnel may take.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -440,7 +439,7 @@ impl PeerService for Service {
         let participation =
             self.authorise_publisher(request.extensions().get(), &message.migration_id).map_err(to_status)?;
         let resolution =
-            resolve(&self.handles.switches, &participation, message.cutover_epoch).await.map_err(to_status)?;
+            self.handles.switchovers.resolve(&participation, message.cutover_epoch).await.map_err(to_status)?;
         let resolution = match resolution {
             Resolution::Opened => Wire::Opened,
             Resolution::WillNotOpen => Wire::WillNotOpen,
@@ -456,7 +455,10 @@ impl PeerService for Service {
         let participation =
             self.authorise(request.extensions().get(), &message.migration_id, None).map_err(to_status)?;
         let announcement = decode_announcement(message).map_err(to_status)?;
-        let clients_wait = heed(&self.handles.switches, &participation, message.cutover_epoch, announcement)
+        let clients_wait = self
+            .handles
+            .switchovers
+            .on_announcement(&participation, message.cutover_epoch, announcement)
             .await
             .map_err(to_status)?;
         Ok(Response::new(v1::AnnounceCutoverResponse { clients_wait }))

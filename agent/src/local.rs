@@ -10,10 +10,10 @@ use pgportage_link::{Failure, telemetry};
 use pgportage_migration::journal::Journal;
 use pgportage_proto::{MigrationId, Side};
 
+use crate::act::{Handles, finish};
 use crate::daemon::{self, Assembly};
 use crate::reports;
 use crate::settings::Settings;
-use crate::step::{Handles, cutover, finish};
 
 /// Lets applications back in on a fenced side: a source in a cutover, a destination
 /// in a rollback.
@@ -26,7 +26,7 @@ use crate::step::{Handles, cutover, finish};
 pub async fn unfence(settings: Settings, migration: &str, destroyed: Option<Side>) -> Result<String, Failure> {
     let migration = MigrationId::new(migration)?;
     beside(settings, async |handles| {
-        cutover::unfence_locally(&handles.switches, &migration, destroyed).await?;
+        handles.switchovers.unfence_locally(&migration, destroyed).await?;
         Ok(format!("migration {migration}: the fence is lifted, applications can log in\n"))
     })
     .await

@@ -11,8 +11,8 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
+use crate::act::{Handles, ProgressPart};
 use crate::runner::{Attempts, Runner, UnderWay};
-use crate::step::{Handles, ProgressPart};
 
 /// Makes the agent's figures readable.
 #[must_use]

@@ -6,9 +6,9 @@
 //! a pause and no error.
 //!
 //! **Invariant:** where a paused pooler leads follows from what is durable alone: on
-//! the side that is left from the note written before it is paused and from the notes
-//! of the fence ([`Onward`]), on the side that is entered from its own decision. In
-//! doubt it stays paused. The pooler is no fence: what keeps
+//! the side that is left from the record of the switchover
+//! ([`crate::switchover::SwitchoverRecord`]), on the side that is entered from its own
+//! decision. In doubt it stays paused. The pooler is no fence: what keeps
 //! writes off a server are the barrier and the fence, and whatever happens to
 //! the pooler costs waiting and no row.
 
@@ -20,7 +20,6 @@ mod lead;
 mod turn;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -28,8 +27,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_migration::Participation;
-use pgportage_migration::journal::Journal;
-use pgportage_proto::{MigrationId, Reason};
+use pgportage_proto::{MigrationId, Reason, Side};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -37,104 +35,10 @@ use crate::policy::{Policy, PoolerRule};
 use console::{Console, command};
 use turn::Turns;
 
-/// Journal note: the [`Pause`] that poolers may be in. Written before they are
-/// paused, cleared when their clients were let on.
-const PAUSED_NOTE: &str = "pooler.paused";
-
 /// A login that the pooler makes when it is paused is broken off, and its pool
 /// tries no other for as long as `server_login_retry` says. So none should be
 /// under way; for this long that is waited for.
 const CALM: Duration = Duration::from_millis(200);
-
-/// Why clients of a pooler wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pause {
-    /// The number of the switch.
-    pub cutover_epoch: i64,
-    /// What it does with this side.
-    pub occasion: Occasion,
-}
-
-/// What a switch does with this side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Occasion {
-    /// A cutover: the pooler leads here, and away when the other side has opened.
-    Leaving,
-    /// A rollback: the pooler leads to the other side, and back here when this one has
-    /// opened.
-    Entering,
-}
-
-impl fmt::Display for Pause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.occasion {
-            Occasion::Leaving => write!(f, "{}", self.cutover_epoch),
-            Occasion::Entering => write!(f, "{} {ENTERING}", self.cutover_epoch),
-        }
-    }
-}
-
-/// How [`Occasion::Entering`] is noted.
-const ENTERING: &str = "entering";
-
-impl Pause {
-    fn from_note(text: &str) -> Option<Self> {
-        let (epoch, occasion) = match text.split_once(' ') {
-            None => (text, Occasion::Leaving),
-            Some((epoch, ENTERING)) => (epoch, Occasion::Entering),
-            Some(_) => return None,
-        };
-        Some(Self { cutover_epoch: epoch.parse().ok()?, occasion })
-    }
-}
-
-/// Where the clients of a pooler are let on to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Towards {
-    /// To where they were when they were made to wait.
-    Same,
-    /// To the destination.
-    Destination,
-    /// Back to the source, after they were led to the destination.
-    Source,
-}
-
-impl Towards {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Same => "same",
-            Self::Source => "source",
-            Self::Destination => "destination",
-        }
-    }
-}
-
-/// What becomes of something that began with a cutover, as far as it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Onward {
-    /// Nobody knows yet whether the destination has opened.
-    InDoubt,
-    /// The source was never fenced, or is not any more.
-    Back,
-    /// The destination has opened.
-    Forth,
-}
-
-impl Onward {
-    /// Decides about the cutover `epoch`, which nobody works on any more, from
-    /// the epochs of a fence that may stand and of the cutover at which the
-    /// destination is known to have opened.
-    #[must_use]
-    pub(crate) fn after(epoch: i64, fence: Option<i64>, settled: Option<i64>) -> Self {
-        if settled == Some(epoch) {
-            Self::Forth
-        } else if fence == Some(epoch) {
-            Self::InDoubt
-        } else {
-            Self::Back
-        }
-    }
-}
 
 /// What becomes of a switch when the console of a pooler does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +80,6 @@ struct Inner {
 #[derive(Clone, Debug)]
 struct Means {
     policy: Arc<Policy>,
-    journal: Journal,
     state_dir: PathBuf,
     clock: Clock,
 }
@@ -187,7 +90,7 @@ struct Waiting {
     /// Sessions with those that are paused.
     approached: Vec<Approached>,
     /// Which of them were led where the others could not be led yet.
-    led: Option<(Towards, Vec<PoolerRule>)>,
+    led: Option<(Option<Side>, Vec<PoolerRule>)>,
 }
 
 /// A pooler that can be paused at once: logged in, and no login of its own under
@@ -202,8 +105,8 @@ pub struct Approached {
 impl Poolers {
     /// None is paused yet. What their configuration files held is kept in `state_dir`.
     #[must_use]
-    pub fn new(policy: Arc<Policy>, journal: Journal, state_dir: PathBuf, clock: Clock) -> Self {
-        let means = Means { policy, journal, state_dir, clock };
+    pub fn new(policy: Arc<Policy>, state_dir: PathBuf, clock: Clock) -> Self {
+        let means = Means { policy, state_dir, clock };
         Self(Arc::new(Inner { means, turns: Turns::default(), waiting: std::sync::Mutex::default() }))
     }
 
@@ -248,7 +151,8 @@ impl Poolers {
 
     /// Makes the clients of all poolers wait, once the transactions at work have
     /// ended. The outage, as those clients see it, begins here. Dropped on its
-    /// way, it may leave some paused, as a failure may.
+    /// way, it may leave some paused, as a failure may. `note` makes that durable before the
+    /// first is paused.
     ///
     /// # Errors
     ///
@@ -259,9 +163,9 @@ impl Poolers {
     pub async fn pause(
         &self,
         participation: &Participation,
-        pause: Pause,
         mut approached: Vec<Approached>,
         deadline: Instant,
+        note: impl FnOnce() -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         if approached.is_empty() {
             return Ok(());
@@ -270,7 +174,7 @@ impl Poolers {
         let mut waiting = waiting.lock().await;
         let rules: Vec<_> = approached.iter().map(|pooler| pooler.rule.clone()).collect();
         let _turn = self.0.turns.take(&rules).await;
-        self.0.means.journal.set_note(&participation.migration, PAUSED_NOTE, &pause.to_string())?;
+        note()?;
         waiting.led = None;
         let began = self.0.means.clock.now();
         try_join_all(approached.iter_mut().map(|pooler| pooler.pause(self.0.means.clock, deadline))).await?;
@@ -280,40 +184,28 @@ impl Poolers {
         Ok(())
     }
 
-    /// Lets waiting clients on. Succeeds when none wait. Dropped on its way, it
-    /// can be called again.
+    /// Lets the clients of every pooler on, whether or not they wait: to a side, or to where
+    /// they were. Whether that is still to be done is asked of `due` when nobody else
+    /// commands these poolers. Returns what `due` said. Dropped on its way, it can be called
+    /// again.
     ///
     /// # Errors
     ///
     /// [`Reason::PoolerUnfit`] and [`Reason::PoolerUnreachable`]: some wait on,
-    /// and this can be tried again.
-    pub async fn let_on(&self, participation: &Participation, towards: Towards) -> Result<(), Failure> {
-        let migration = &participation.migration;
-        let waiting = self.waiting(migration);
-        let mut waiting = waiting.lock().await;
-        if pause_of(&self.0.means.journal, migration)?.is_none() {
-            return Ok(());
-        }
-        self.lead_all(participation, towards, &mut waiting).await?;
-        self.0.means.journal.clear_note(migration, PAUSED_NOTE)?;
-        tracing::info!(migration.id = %migration, towards = towards.as_str(), "the poolers' clients go on");
-        Ok(())
-    }
-
-    /// Leads poolers back to the source, their clients with them, whether or not they
-    /// wait. Succeeds when they lead there already. Dropped on its way, it can be
-    /// called again.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Poolers::let_on`].
-    pub(crate) async fn lead_back(&self, participation: &Participation) -> Result<(), Failure> {
+    /// and this can be tried again. Those of `due`.
+    pub async fn let_on(
+        &self,
+        participation: &Participation,
+        towards: Option<Side>,
+        due: impl FnOnce() -> Result<bool, Failure>,
+    ) -> Result<bool, Failure> {
         let waiting = self.waiting(&participation.migration);
         let mut waiting = waiting.lock().await;
-        self.lead_all(participation, Towards::Source, &mut waiting).await?;
-        self.0.means.journal.clear_note(&participation.migration, PAUSED_NOTE)?;
-        tracing::info!(migration.id = %participation.migration, "the poolers lead to the source again");
-        Ok(())
+        let due = due()?;
+        if due {
+            self.lead_all(participation, towards, &mut waiting).await?;
+        }
+        Ok(due)
     }
 
     /// Removes what was kept for the way back.
@@ -334,7 +226,7 @@ impl Poolers {
     async fn lead_all(
         &self,
         participation: &Participation,
-        towards: Towards,
+        towards: Option<Side>,
         waiting: &mut Waiting,
     ) -> Result<(), Failure> {
         let mut led = match waiting.led.take() {
@@ -371,11 +263,6 @@ impl Poolers {
         let mut all = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(migration.clone()).or_default())
     }
-}
-
-/// The pause that poolers may be in.
-pub(crate) fn pause_of(journal: &Journal, migration: &MigrationId) -> Result<Option<Pause>, Failure> {
-    Ok(journal.note(migration, PAUSED_NOTE)?.as_deref().and_then(Pause::from_note))
 }
 
 impl Approached {
@@ -445,33 +332,4 @@ fn refused(entry: &str, told: &str) -> Failure {
         .detail(format!("It says: {told}."))
         .remedy(Remedy::Operator)
         .effect(Effect::Unknown)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pause_is_read_as_it_was_noted() {
-        for occasion in [Occasion::Leaving, Occasion::Entering] {
-            let pause = Pause { cutover_epoch: 7, occasion };
-            assert_eq!(Pause::from_note(&pause.to_string()), Some(pause));
-        }
-        // As releases before there was an occasion noted it.
-        assert_eq!(Pause::from_note("7"), Some(Pause { cutover_epoch: 7, occasion: Occasion::Leaving }));
-        assert_eq!(Pause::from_note("7 sailing"), None);
-    }
-
-    #[test]
-    fn where_clients_go_on_follows_from_the_notes() {
-        // The fence was never begun, or belongs to an earlier cutover.
-        assert_eq!(Onward::after(7, None, None), Onward::Back);
-        assert_eq!(Onward::after(7, Some(6), None), Onward::Back);
-        // It may stand, and nobody has asked yet.
-        assert_eq!(Onward::after(7, Some(7), None), Onward::InDoubt);
-        assert_eq!(Onward::after(7, Some(7), Some(6)), Onward::InDoubt);
-        // The destination has opened: the fence stays.
-        assert_eq!(Onward::after(7, Some(7), Some(7)), Onward::Forth);
-        assert_eq!(Onward::after(7, None, Some(7)), Onward::Forth);
-    }
 }

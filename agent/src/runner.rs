@@ -24,15 +24,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::act::fail_points::{Moment, pass};
+use crate::act::{Context, Handles, Progress};
 use crate::command::{Command, Fact};
 use crate::reports;
-use crate::step::fail_points::{Moment, pass};
-use crate::step::{Context, Handles, Progress};
 use crate::wire::{self, Received};
 
 pub use attempts::Attempts;
 
-/// How long a stalled step may take to its next safe point before it is dropped,
+/// How long a stalled act may take to its next safe point before it is dropped,
 /// as a crash would drop it. Never longer than its own stall limit.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
@@ -179,7 +179,7 @@ impl Runner {
         Ok(count)
     }
 
-    /// Takes a command. Returns as soon as it is stored; never waits for a step.
+    /// Takes a command. Returns as soon as it is stored; never waits for an act.
     ///
     /// # Errors
     ///
@@ -418,18 +418,18 @@ impl Runner {
             handles: self.handles.clone(),
             clock: self.handles.tasks.clock,
             progress,
-            // A stall cancels the step, not the command.
+            // A stall cancels the act, not the command.
             cancel: cancel.child_token(),
         };
-        let step = AssertUnwindSafe(command.act.carry_out(&cx, command.verb)).catch_unwind();
-        let mut step = std::pin::pin!(step);
+        let act = AssertUnwindSafe(command.act.carry_out(&cx, command.verb)).catch_unwind();
+        let mut act = std::pin::pin!(act);
         let result = tokio::select! {
             biased;
             () = self.handles.tasks.stop.cancelled() => return None,
-            result = &mut step => result,
+            result = &mut act => result,
             subject = self.stalled(moved, command.stall_timeout) => {
                 cx.cancel.cancel();
-                let stopped = self.handles.tasks.clock.timeout(STOP_GRACE.min(command.stall_timeout), &mut step).await;
+                let stopped = self.handles.tasks.clock.timeout(STOP_GRACE.min(command.stall_timeout), &mut act).await;
                 match stopped {
                     Ok(result) if !is_cancelled(&result) => result,
                     Ok(_) | Err(_) => Ok(Err(stalled(&subject, command.stall_timeout))),
@@ -462,7 +462,7 @@ impl Runner {
                             deadline = self.handles.tasks.clock.now() + limit;
                         }
                     }
-                    // The step is over and will be heard of.
+                    // The act is over and will be heard of.
                     Err(_) => std::future::pending().await,
                 },
                 () = self.handles.tasks.clock.sleep_until(deadline) => return last.subject,
@@ -491,8 +491,8 @@ fn panicked(command_id: &str, panic: &(dyn std::any::Any + Send)) -> Failure {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_default();
-    tracing::error!(panic = text, "a step panicked");
-    Failure::new(Reason::Internal, "the step ended with a defect of ours")
+    tracing::error!(panic = text, "an act panicked");
+    Failure::new(Reason::Internal, "the act ended with a defect of ours")
         .detail(format!("Look for command {command_id} in the agent's log."))
         .hint("Retry the step; please report the defect if it happens again.")
 }

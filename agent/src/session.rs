@@ -5,7 +5,7 @@
 //! through it. Correctness never depends on the stream: facts leave from the
 //! journal until they are acknowledged, progress is the latest or nothing.
 //!
-//! **Invariant:** the session never waits for a step, and a coordinator that
+//! **Invariant:** the session never waits for an act, and a coordinator that
 //! does not read cannot make it wait either.
 
 mod answer;
@@ -35,8 +35,8 @@ use tonic::Streaming;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::act::Handles;
 use crate::runner::{Runner, Sender, Taken};
-use crate::step::Handles;
 use crate::wire;
 use answer::Answer;
 use backoff::Backoff;

@@ -95,7 +95,7 @@ impl Default for PostgresSettings {
             password_file: None,
             passfile: None,
             // Three for a cutover, one for each background task, one for the
-            // step at work: several migrations at once fit in.
+            // act at work: several migrations at once fit in.
             max_sessions: 16,
             maintenance_database: "postgres".to_owned(),
             // By password even on one's own machine: the role belongs to the

@@ -1,7 +1,7 @@
 //! What is going on around one migration at this moment: the facts from which
 //! the coordinator explains why it does not move.
 //!
-//! Changes nothing, is stored nowhere, and waits for no step. **Invariant:**
+//! Changes nothing, is stored nowhere, and waits for no act. **Invariant:**
 //! what could not be looked at is said; it never looks like a pass.
 
 mod server;
@@ -14,7 +14,7 @@ use pgportage_migration::Participation;
 use pgportage_proto::{MigrationId, Reason};
 use tokio::time::Instant;
 
-use crate::step::Handles;
+use crate::act::Handles;
 
 /// The facts of one side.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,9 +29,9 @@ pub struct Situation {
     pub prepared_transactions: Vec<PreparedTransaction>,
     /// What the server has a fixed number of.
     pub capacities: Vec<Capacity>,
-    /// On the side that publishes: the slot of what it publishes.
+    /// On the publisher: the slot of what it publishes.
     pub slot: Option<SlotSituation>,
-    /// On the side that follows: the subscription it follows with.
+    /// On the subscriber: the subscription it follows with.
     pub subscription: Option<SubscriptionSituation>,
     /// The disk of the server's WAL, where it can be seen.
     pub disk: Option<DiskSituation>,

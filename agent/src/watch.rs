@@ -6,7 +6,7 @@
 //!
 //! One task for all migrations that this agent publishes for: as the source, and for
 //! the way back as the destination. Independent of
-//! every step; goes on where it was when the agent starts again. Giving way is
+//! every act; goes on where it was when the agent starts again. Giving way is
 //! written into the journal before the slot is dropped, so that a slot that
 //! vanished is never taken for one that was not made yet.
 
@@ -207,7 +207,7 @@ impl Watch {
             .then(|| "Somebody dropped it, or the server lost it in a failover.".to_owned())
     }
 
-    /// Durable when it returns: from here on every step that needs the slot
+    /// Durable when it returns: from here on every act that needs the slot
     /// fails.
     fn give_up(&mut self, participation: &Participation, reason: Reason, detail: String) -> Result<(), Failure> {
         let migration = &participation.migration;

@@ -3,7 +3,7 @@
 //!
 //! What comes in is checked here and leaves as a domain type, or as a failure
 //! that names the missing field; what goes out is a domain type until here. Each act
-//! reads and writes its own messages ([`crate::step`]).
+//! reads and writes its own messages ([`crate::act`]).
 
 mod situation;
 
@@ -20,10 +20,10 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::act;
+use crate::act::{IndexBuild, Progress, ProgressPart, ProgressUnit};
 use crate::command::{Command, Fact};
 use crate::message::{duration, int32, int64, missing, some, span};
-use crate::step;
-use crate::step::{IndexBuild, Progress, ProgressPart, ProgressUnit};
 
 pub use situation::{Question, answer, question};
 
@@ -110,7 +110,7 @@ fn command(message: v1::Command) -> Result<Command, Failure> {
         heartbeat_sequence: message.heartbeat_sequence,
         step: step_name(message.step)?,
         verb,
-        act: step::decode(message.action)?,
+        act: act::decode(message.action)?,
     })
 }
 

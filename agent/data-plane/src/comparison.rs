@@ -1,6 +1,6 @@
 //! Comparing rows by their hashes.
 //!
-//! The side that follows asks, the side that publishes answers over the link, and
+//! The subscriber asks, the publisher answers over the link, and
 //! each server hashes its own rows: what travels is a sum for each part of a
 //! table, and for parts whose sums differ the keys and hashes of their rows.
 //!

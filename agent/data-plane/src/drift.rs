@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use pgportage_link::{Failure, Tasks};
 use pgportage_migration::Participation;
 use pgportage_migration::journal::Journal;
-use pgportage_migration::stream::incoming;
+use pgportage_migration::stream::subscribed_name;
 use pgportage_postgres::catalog::{self, SchemaObject};
 use pgportage_postgres::{Door, Purpose, Session, sql_failure};
 use pgportage_proto::{MigrationId, Side};
@@ -52,7 +52,7 @@ async fn follows(session: &Session, participation: &Participation) -> Result<boo
     if !session.query_one(CANDIDATE, &[]).await.map_err(failure)?.get::<_, bool>(0) {
         return Ok(false);
     }
-    Ok(session.query_one(FOLLOWS, &[&incoming(participation)]).await.map_err(failure)?.get(0))
+    Ok(session.query_one(FOLLOWS, &[&subscribed_name(participation)]).await.map_err(failure)?.get(0))
 }
 
 /// Watches every migration of this agent for drift. Cloning is cheap.
@@ -147,7 +147,9 @@ impl Watch {
     async fn follow(&mut self) -> Result<(), Failure> {
         let clock = self.with.tasks.clock;
         // No session for a source that nobody has left: it follows nobody.
-        while self.participation.side == Side::Source && !self.with.journal.was_left(&self.participation.migration)? {
+        while self.participation.side == Side::Source
+            && self.with.journal.switchover(&self.participation.migration)?.left.is_none()
+        {
             clock.sleep(INTERVAL).await;
         }
         let session = self.with.door.open(&self.participation.database, Purpose::Control).await?;

@@ -36,14 +36,14 @@ pub struct Gauge {
     pub warning: String,
     /// Source: while not all readers of the copy may read.
     pub held_back: Option<HeldBack>,
-    /// On the side that follows: how its schema compares with the other one.
+    /// On the subscriber: how its schema compares with the other one.
     pub schema_drift: Option<SchemaDrift>,
 }
 
 /// How the schemas of both sides compare, as the coordinator hears it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchemaDrift {
-    /// The side that follows: this one.
+    /// The subscriber: this one.
     pub follower: Side,
     /// How many objects differ. Zero: both sides are level.
     pub object_count: usize,

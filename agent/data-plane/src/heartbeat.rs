@@ -1,8 +1,8 @@
 //! The heartbeat: a row whose arrival measures the lag, on one clock.
 //!
 //! The agent whose side publishes writes the next number every second, more often
-//! while a step waits for it, and hears over the link which number has arrived; both
-//! moments are read from its own clock. Runs beside all steps, and survives outages
+//! while an act waits for it, and hears over the link which number has arrived; both
+//! moments are read from its own clock. Runs beside all acts, and survives outages
 //! of either server, of the link and of the coordinator: an outage is lag.
 
 mod arrivals;

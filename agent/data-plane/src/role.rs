@@ -8,7 +8,7 @@
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::Participation;
-use pgportage_migration::stream::outgoing;
+use pgportage_migration::stream::published_name;
 use pgportage_postgres::{Door, Purpose, Secret, hush, quote_ident, quote_literal, scram_verifier, sql_failure};
 use pgportage_proto::{MigrationId, Reason};
 use tokio_postgres::GenericClient;
@@ -109,7 +109,7 @@ impl Roles {
     /// The names of this side's two roles: those of the policy, or ours.
     #[must_use]
     pub fn names(&self, participation: &Participation) -> RoleNames {
-        let ours = || format!("{}_canary", outgoing(participation));
+        let ours = || format!("{}_canary", published_name(participation));
         RoleNames {
             replication: self.replication(participation),
             canary: self.premade_canary().map_or_else(ours, |role| role.name.clone()),
@@ -119,7 +119,7 @@ impl Roles {
     /// What the other side's subscription logs in as: the role of the policy, or ours.
     #[must_use]
     pub fn replication(&self, participation: &Participation) -> String {
-        self.premade_replication().map_or_else(|| outgoing(participation), |role| role.name.clone())
+        self.premade_replication().map_or_else(|| published_name(participation), |role| role.name.clone())
     }
 
     /// Gives the other agent what its subscription needs to log in. The role's
@@ -148,7 +148,7 @@ impl Roles {
             Some(role) => Secret::from_file(&role.password_file)?,
             None => self.new_password(participation, &names.replication).await?,
         };
-        let name = outgoing(participation);
+        let name = published_name(participation);
         Ok(ReplicationAccess {
             role_name: names.replication,
             password,

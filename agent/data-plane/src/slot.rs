@@ -1,4 +1,4 @@
-//! The replication slot of the side that publishes: who makes it, whose a slot of
+//! The replication slot of the publisher: who makes it, whose a slot of
 //! its name is, and whether it still stands.
 //!
 //! Shared by what makes the slot, keeps its snapshot, watches what it costs and
@@ -9,21 +9,9 @@ use std::path::PathBuf;
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::Participation;
-use pgportage_migration::journal::Journal;
+use pgportage_migration::journal::{Journal, Note};
 use pgportage_postgres::{Door, Purpose, Secret, Session, Walsender, quote_ident, sql_failure};
 use pgportage_proto::{MigrationId, Reason};
-
-/// The journal's note of the intent. While it is there, the watch looks after
-/// the slot.
-const INTENDED: &str = "slot";
-
-/// The journal's note that the slot was given up: the reason, a line end, the
-/// detail.
-const GIVEN_UP: &str = "slot_given_up";
-
-/// The journal's note of the other cluster's system identifier: the slots that its
-/// table synchronisation makes here carry it in their names.
-const SUBSCRIBER_SYSTEM: &str = "destination.system_identifier";
 
 const MAY_USE_SLOTS: &str = "SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user";
 
@@ -105,7 +93,7 @@ impl Slots {
     ///
     /// [`Reason::StoreUnwritable`].
     pub fn intend(&self, migration: &MigrationId, name: &str) -> Result<(), Failure> {
-        self.journal.set_note(migration, INTENDED, name)
+        self.journal.set_note(migration, Note::Slot, name)
     }
 
     /// Whether the slot was made, or is about to be, and was not removed since.
@@ -114,7 +102,7 @@ impl Slots {
     ///
     /// [`Reason::StoreUnwritable`].
     pub fn is_intended(&self, migration: &MigrationId) -> Result<bool, Failure> {
-        Ok(self.journal.note(migration, INTENDED)?.is_some())
+        Ok(self.journal.note(migration, Note::Slot)?.is_some())
     }
 
     /// Whether the slot still stands. What needs it asks here before it acts and
@@ -125,7 +113,7 @@ impl Slots {
     /// [`Reason::WalLimitExceeded`] or [`Reason::SlotLost`] once it was given up: no
     /// retry can help.
     pub fn stands(&self, migration: &MigrationId) -> Result<(), Failure> {
-        let Some(note) = self.journal.note(migration, GIVEN_UP)? else { return Ok(()) };
+        let Some(note) = self.journal.note(migration, Note::SlotGivenUp)? else { return Ok(()) };
         let (reason, detail) = note.split_once('\n').unwrap_or((note.as_str(), ""));
         let (reason, message) = if reason.parse() == Ok(Reason::WalLimitExceeded) {
             (Reason::WalLimitExceeded, "the migration gave way to protect the source")
@@ -146,7 +134,7 @@ impl Slots {
     ///
     /// [`Reason::StoreUnwritable`].
     pub fn give_up(&self, migration: &MigrationId, reason: Reason, detail: &str) -> Result<(), Failure> {
-        self.journal.set_note(migration, GIVEN_UP, &format!("{reason}\n{detail}"))
+        self.journal.set_note(migration, Note::SlotGivenUp, &format!("{reason}\n{detail}"))
     }
 
     /// Forgets the intent, and that the slot was given up, once its remains are
@@ -156,8 +144,8 @@ impl Slots {
     ///
     /// [`Reason::StoreUnwritable`].
     pub fn forget(&self, migration: &MigrationId) -> Result<(), Failure> {
-        self.journal.clear_note(migration, INTENDED)?;
-        self.journal.clear_note(migration, GIVEN_UP)
+        self.journal.clear_note(migration, Note::Slot)?;
+        self.journal.clear_note(migration, Note::SlotGivenUp)
     }
 
     /// Takes note of the system identifier of the subscriber's cluster.
@@ -166,7 +154,7 @@ impl Slots {
     ///
     /// [`Reason::StoreUnwritable`].
     pub fn set_subscriber(&self, migration: &MigrationId, system_identifier: &str) -> Result<(), Failure> {
-        self.journal.set_note(migration, SUBSCRIBER_SYSTEM, system_identifier)
+        self.journal.set_note(migration, Note::SubscriberSystem, system_identifier)
     }
 
     /// The system identifier of the subscriber's cluster. Empty while unknown.
@@ -175,7 +163,7 @@ impl Slots {
     ///
     /// [`Reason::StoreUnwritable`].
     pub fn subscriber(&self, migration: &MigrationId) -> Result<String, Failure> {
-        Ok(self.journal.note(migration, SUBSCRIBER_SYSTEM)?.unwrap_or_default())
+        Ok(self.journal.note(migration, Note::SubscriberSystem)?.unwrap_or_default())
     }
 
     // ---- What the server knows.

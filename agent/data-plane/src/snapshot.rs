@@ -17,10 +17,10 @@ mod former;
 mod keeper;
 mod pgoutput;
 mod reader;
+mod reader_slots;
 mod tables;
 mod throttle;
 mod touched;
-mod turns;
 mod written;
 
 use std::collections::HashMap;
@@ -31,7 +31,7 @@ use pgportage_link::Failure;
 use pgportage_link::Remedy;
 use pgportage_link::Tasks;
 use pgportage_migration::Participation;
-use pgportage_migration::journal::Journal;
+use pgportage_migration::journal::{Journal, Note};
 use pgportage_postgres::{Door, Lsn, is_passing};
 use pgportage_proto::MigrationId;
 use pgportage_proto::Reason;
@@ -42,23 +42,14 @@ pub use self::bucket::Rate;
 use self::keeper::Keeper;
 use self::reader::Readers;
 pub use self::reader::{Piece, Range, RowStream, Selection};
+use self::reader_slots::{ReaderSlot, ReaderSlots};
 use self::tables::Published;
 pub use self::tables::SnapshotTable;
 use self::throttle::Throttle;
 use self::touched::{Difference, Touched};
-use self::turns::{Turn, Turns};
 pub use self::written::{Written, WrittenTable};
 use crate::peer::Packer;
 use crate::slot::Slots;
-
-/// Journal note: every row of the snapshot of this consistent point has arrived.
-/// From then on no other snapshot is made: the subscription streams from that
-/// slot, or is about to.
-const RELEASED_NOTE: &str = "snapshot.released";
-
-/// Journal note: how fast the rows may be read, in bytes a second. None while
-/// there is no limit.
-const RATE_NOTE: &str = "snapshot.max_rate";
 
 /// The snapshots of all migrations that this agent is the source of.
 ///
@@ -91,29 +82,29 @@ struct Place {
 #[derive(Clone, Debug)]
 struct Pace {
     throttle: Arc<Throttle>,
-    turns: Arc<Turns>,
+    readers: Arc<ReaderSlots>,
 }
 
 /// How often the changes since one earlier snapshot may be begun to be read. An
 /// attempt ends with the call that asked for it.
 const MOST_READINGS: u32 = 3;
 
-/// Leave to read rows, until it is dropped.
+/// Permit to read rows, until it is dropped.
 #[derive(Debug)]
-pub struct Leave {
-    turn: Turn,
+pub struct Permit {
+    reader: ReaderSlot,
     throttle: Arc<Throttle>,
 }
 
-impl Leave {
+impl Permit {
     /// Waits until this one may read. Safe to drop.
     pub async fn wait(&self) {
-        self.turn.wait().await;
+        self.reader.wait().await;
     }
 
     /// Pays for bytes that were read: waits until more may be. Dropping the future
     /// leaves them unpaid.
-    pub async fn pay(&self, bytes: usize) {
+    pub async fn charge(&self, bytes: usize) {
         self.throttle.pass(bytes).await;
     }
 }
@@ -196,8 +187,8 @@ impl Snapshots {
         let places = self.lock();
         match rate {
             _ if read_rate(journal, migration)? == rate => {}
-            Some(rate) => journal.set_note(migration, RATE_NOTE, &rate.as_bytes().to_string())?,
-            None => journal.clear_note(migration, RATE_NOTE)?,
+            Some(rate) => journal.set_note(migration, Note::MaxRate, &rate.as_bytes().to_string())?,
+            None => journal.clear_note(migration, Note::MaxRate)?,
         }
         if let Some(place) = places.get(migration) {
             place.pace.throttle.set(rate);
@@ -208,26 +199,26 @@ impl Snapshots {
     /// How many want to read, for each migration of which somebody does.
     pub fn reading(&self) -> Vec<(MigrationId, usize)> {
         let places = self.lock();
-        let readers = places.iter().map(|(migration, place)| (migration.clone(), place.pace.turns.reading()));
+        let readers = places.iter().map(|(migration, place)| (migration.clone(), place.pace.readers.reading()));
         readers.filter(|(_, reading)| *reading > 0).collect()
     }
 
     /// Lets so many read of each migration from now on. None: all.
     pub fn allow(&self, allowed: Option<usize>) {
         for place in self.lock().values() {
-            place.pace.turns.allow(allowed);
+            place.pace.readers.allow(allowed);
         }
     }
 
-    /// Leave to read rows of a migration outside of its snapshot, within the same
+    /// Permit to read rows of a migration outside of its snapshot, within the same
     /// limits. Held while somebody reads.
     ///
     /// # Errors
     ///
     /// When the journal cannot be read.
-    pub fn leave(&self, migration: &MigrationId) -> Result<Leave, Failure> {
+    pub fn permit(&self, migration: &MigrationId) -> Result<Permit, Failure> {
         let pace = &self.place(migration)?.pace;
-        Ok(Leave { turn: pace.turns.begin(), throttle: Arc::clone(&pace.throttle) })
+        Ok(Permit { reader: pace.readers.begin(), throttle: Arc::clone(&pace.throttle) })
     }
 
     /// The snapshot of a migration: the one that is kept, or a new one with a new
@@ -256,7 +247,7 @@ impl Snapshots {
         self.hands.slots.stands(migration)?;
         // What is made without this would be watched and removed by nobody.
         if !hands.slots.is_intended(migration)? {
-            return Err(Failure::new(Reason::WrongState, "the step that makes the slot has not come or is undone")
+            return Err(Failure::new(Reason::WrongState, "the act that makes the slot has not come or is undone")
                 .effect(Effect::None));
         }
         if let Some(lost) = place.take() {
@@ -265,7 +256,7 @@ impl Snapshots {
                 "the snapshot is lost with its session"
             );
         }
-        if let Some(point) = self.journal.note(migration, RELEASED_NOTE)? {
+        if let Some(point) = self.journal.note(migration, Note::SnapshotReleased)? {
             return Err(Failure::new(Reason::WrongState, "the copy of this migration was complete")
                 .detail(format!("Its snapshot of {point} was released, and its slot must not be lost."))
                 .effect(Effect::None));
@@ -318,7 +309,7 @@ impl Snapshots {
         if place.as_ref().is_some_and(|kept| kept.consistent_point != consistent_point) {
             return Err(snapshot_lost(consistent_point));
         }
-        self.journal.set_note(migration, RELEASED_NOTE, consistent_point)?;
+        self.journal.set_note(migration, Note::SnapshotReleased, consistent_point)?;
         *place = None;
         Ok(())
     }
@@ -331,7 +322,7 @@ impl Snapshots {
     pub fn forget(&self, migration: &MigrationId) -> Result<(), Failure> {
         // Whoever makes one at this moment has just lost its slot, and fails.
         self.lock().remove(migration);
-        self.journal.clear_note(migration, RELEASED_NOTE)
+        self.journal.clear_note(migration, Note::SnapshotReleased)
     }
 
     /// A migration's place; made with the rate that the journal knows.
@@ -342,7 +333,7 @@ impl Snapshots {
         }
         let throttle = Arc::new(Throttle::new(self.hands.tasks.clock));
         throttle.set(read_rate(&self.journal, migration)?);
-        let place = Arc::new(Place { kept: Mutex::default(), pace: Pace { throttle, turns: Arc::default() } });
+        let place = Arc::new(Place { kept: Mutex::default(), pace: Pace { throttle, readers: Arc::default() } });
         places.insert(migration.clone(), Arc::clone(&place));
         Ok(place)
     }
@@ -353,7 +344,7 @@ impl Snapshots {
 }
 
 fn read_rate(journal: &Journal, migration: &MigrationId) -> Result<Option<Rate>, Failure> {
-    let Some(note) = journal.note(migration, RATE_NOTE)? else { return Ok(None) };
+    let Some(note) = journal.note(migration, Note::MaxRate)? else { return Ok(None) };
     let rate = note.parse().ok().and_then(Rate::limit);
     rate.map(Some).ok_or_else(|| {
         Failure::new(Reason::StoreUnwritable, format!("the journal knows no rate {note:?}")).effect(Effect::None)

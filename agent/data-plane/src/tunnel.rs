@@ -1,4 +1,4 @@
-//! Where the PostgreSQL of the side that follows enters the link: the destination's,
+//! Where the PostgreSQL of the subscriber enters the link: the destination's,
 //! and for the way back the source's.
 //!
 //! One listener for each migration, on an address that only this machine
@@ -20,7 +20,7 @@ use pgportage_link::Tasks;
 use pgportage_link::http2::MAX_STREAMS;
 use pgportage_link::settings::{Problems, Validate};
 use pgportage_migration::Participation;
-use pgportage_migration::journal::Journal;
+use pgportage_migration::journal::{Journal, Note};
 use pgportage_proto::MigrationId;
 use pgportage_proto::Reason;
 use serde::Deserialize;
@@ -33,8 +33,6 @@ use tokio_util::task::TaskTracker;
 use crate::figures::LinkTraffic;
 use crate::peer::{PeerClient, Peers, Tunnel, carry};
 
-/// Journal note: the port of a migration's listener.
-const PORT_NOTE: &str = "tunnel.port";
 /// Connections of one migration at a time: what one connection of the link
 /// carries. A subscription has one, each table synchronisation another, and a
 /// dozen of those is many.
@@ -127,14 +125,14 @@ impl Tunnels {
             return Ok(listening.address);
         }
         let settings = &self.0.settings;
-        let noted = self.0.journal.note(migration, PORT_NOTE)?.and_then(|text| text.parse::<u16>().ok());
+        let noted = self.0.journal.note(migration, Note::TunnelPort)?.and_then(|text| text.parse::<u16>().ok());
         let listener = match noted {
             Some(port) => bind(settings.address, port).await.map_err(|error| taken(settings.address, port, &error))?,
             None => {
                 let listener = self.bind_free().await?;
                 let port = local(&listener)?.port();
                 // Before anybody is told: the port must survive a crash.
-                self.0.journal.set_note(migration, PORT_NOTE, &port.to_string())?;
+                self.0.journal.set_note(migration, Note::TunnelPort, &port.to_string())?;
                 listener
             }
         };
@@ -160,7 +158,7 @@ impl Tunnels {
     /// [`Reason::StoreUnwritable`] when the journal cannot be read.
     pub fn resume(&self) -> Result<(), Failure> {
         for participation in self.0.journal.participations()? {
-            let noted = self.0.journal.note(&participation.migration, PORT_NOTE)?.is_some();
+            let noted = self.0.journal.note(&participation.migration, Note::TunnelPort)?.is_some();
             if !noted {
                 continue;
             }
@@ -194,7 +192,10 @@ impl Tunnels {
         let mut reserved = Vec::new();
         for participation in self.0.journal.participations()? {
             reserved.extend(
-                self.0.journal.note(&participation.migration, PORT_NOTE)?.and_then(|text| text.parse::<u16>().ok()),
+                self.0
+                    .journal
+                    .note(&participation.migration, Note::TunnelPort)?
+                    .and_then(|text| text.parse::<u16>().ok()),
             );
         }
         for port in (settings.first_port..=settings.last_port).filter(|port| !reserved.contains(port)) {

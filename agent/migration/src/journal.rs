@@ -5,7 +5,7 @@
 //!
 //! The journal is the source of truth for: the migrations this agent takes part
 //! in, which command ids it knows and what it answered, facts that the
-//! coordinator has not acknowledged, small notes of steps, and the highest
+//! coordinator has not acknowledged, small notes of acts, and the highest
 //! coordinator epoch seen. It holds no secret. What was done on a server is
 //! recorded on that server (the ledger), not here.
 //!
@@ -22,6 +22,7 @@
 
 mod command;
 mod format;
+mod note;
 
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -32,12 +33,12 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::{MigrationId, Reason, Side};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior};
 
-pub use self::command::{CommandEntry, FactEntry, FactKind, Known, PastFact};
-use crate::Participation;
+use self::format::Older;
 
-/// Journal note of the source agent: the epoch at which the destination is
-/// known to have opened. From then on nothing is left to settle.
-pub const SETTLED_NOTE: &str = "cutover.settled";
+pub use self::command::{CommandEntry, FactEntry, FactKind, Known, PastFact};
+pub use self::note::Note;
+use crate::Participation;
+use crate::switchover::{Event, SwitchoverRecord};
 
 /// The journal. See the module for what it holds. Clones share one connection.
 #[derive(Clone, Debug)]
@@ -66,23 +67,11 @@ impl Journal {
                 .create(directory)
                 .map_err(|e| unwritable(path, &e))?;
         }
-        let lock = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path.with_extension("lock"))
-            .map_err(|error| unwritable(path, &error))?;
-        // Dies with the process, however it ends.
-        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(Failure::new(Reason::StoreInUse, format!("another agent runs on {}", path.display()))
-                    .hint("Stop the other agent, or give this one another `state_dir`.")
-                    .effect(Effect::None));
-            }
-            Err(error) => return Err(unwritable(path, &std::io::Error::from(error))),
-        }
+        let Some(lock) = try_lock(path)? else {
+            return Err(Failure::new(Reason::StoreInUse, format!("another agent runs on {}", path.display()))
+                .hint("Stop the other agent, or give this one another `state_dir`.")
+                .effect(Effect::None));
+        };
         Self::connect(path, Some(lock))
     }
 
@@ -91,7 +80,8 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// As [`Journal::open`], without [`Reason::StoreInUse`].
+    /// As [`Journal::open`]; [`Reason::StoreInUse`] only when an agent of an earlier
+    /// release runs on it, which would not know what is written here.
     pub fn open_beside(path: &Path) -> Result<Self, Failure> {
         if !path.exists() {
             return Err(Failure::new(Reason::StoreUnwritable, format!("there is no journal at {}", path.display()))
@@ -111,13 +101,27 @@ impl Journal {
             .open(path)
             .map_err(|error| unwritable(path, &error))?;
         let mut connection = Connection::open(path).map_err(|error| unwritable(path, &error))?;
-        format::prepare(&mut connection).map_err(|problem| match problem {
+        let older = if lock.is_some() { Older::TakeUp } else { Older::Refuse };
+        let mut prepared = format::prepare(&mut connection, older);
+        if let Err(format::Problem::TooOld { .. }) = prepared
+            && let Some(_idle) = try_lock(path)?
+        {
+            // No agent runs on it, and none begins to as long as the lock is held.
+            prepared = format::prepare(&mut connection, Older::TakeUp);
+        }
+        prepared.map_err(|problem| match problem {
             format::Problem::Sqlite(error) => unwritable(path, &error),
             format::Problem::TooNew { found } => Failure::new(
                 Reason::StoreTooNew,
                 format!("{} has format {found}, this release knows {}", path.display(), format::VERSION),
             )
             .hint("Start the release that wrote it, or a newer one.")
+            .effect(Effect::None),
+            format::Problem::TooOld { found } => Failure::new(
+                Reason::StoreInUse,
+                format!("an agent of an earlier release runs on {}, which has format {found}", path.display()),
+            )
+            .hint("Start the agent again, with this release, then repeat the command.")
             .effect(Effect::None),
         })?;
         Ok(Self(Arc::new(Inner { connection: Mutex::new(connection), _lock: lock })))
@@ -213,8 +217,8 @@ impl Journal {
         self.rows(SQL, read_row)?.into_iter().map(read_participation).collect()
     }
 
-    /// Forgets a migration: its participation and its notes. Facts that are
-    /// still to be sent stay.
+    /// Forgets a migration: its participation, its notes and its switchovers. Facts that
+    /// are still to be sent stay.
     ///
     /// # Errors
     ///
@@ -223,27 +227,22 @@ impl Journal {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
         transaction.execute("DELETE FROM note WHERE migration = ?1", [migration.as_str()]).map_err(broken)?;
+        transaction.execute("DELETE FROM switchover WHERE migration = ?1", [migration.as_str()]).map_err(broken)?;
         transaction.execute("DELETE FROM participation WHERE migration = ?1", [migration.as_str()]).map_err(broken)?;
         transaction.commit().map_err(broken)
     }
 
-    /// Whether a switch that left this side was ever decided.
+    /// Reads a note.
     ///
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`].
-    pub fn was_left(&self, migration: &MigrationId) -> Result<bool, Failure> {
-        Ok(self.note(migration, SETTLED_NOTE)?.is_some())
-    }
-
-    /// A small durable note of a step: an intent, a port, a choice.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
-    pub fn note(&self, migration: &MigrationId, key: &str) -> Result<Option<String>, Failure> {
+    pub fn note(&self, migration: &MigrationId, note: Note) -> Result<Option<String>, Failure> {
         const SQL: &str = "SELECT value FROM note WHERE migration = ?1 AND key = ?2";
-        self.connection().query_row(SQL, [migration.as_str(), key], |row| row.get(0)).optional().map_err(broken)
+        self.connection()
+            .query_row(SQL, [migration.as_str(), note.as_str()], |row| row.get(0))
+            .optional()
+            .map_err(broken)
     }
 
     /// Writes a note. On disk when it returns.
@@ -251,10 +250,10 @@ impl Journal {
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`].
-    pub fn set_note(&self, migration: &MigrationId, key: &str, value: &str) -> Result<(), Failure> {
+    pub fn set_note(&self, migration: &MigrationId, note: Note, value: &str) -> Result<(), Failure> {
         const SQL: &str = "INSERT INTO note (migration, key, value) VALUES (?1, ?2, ?3)
             ON CONFLICT (migration, key) DO UPDATE SET value = excluded.value";
-        self.connection().execute(SQL, [migration.as_str(), key, value]).map_err(broken)?;
+        self.connection().execute(SQL, [migration.as_str(), note.as_str(), value]).map_err(broken)?;
         Ok(())
     }
 
@@ -263,10 +262,45 @@ impl Journal {
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`].
-    pub fn clear_note(&self, migration: &MigrationId, key: &str) -> Result<(), Failure> {
+    pub fn clear_note(&self, migration: &MigrationId, note: Note) -> Result<(), Failure> {
         const SQL: &str = "DELETE FROM note WHERE migration = ?1 AND key = ?2";
-        self.connection().execute(SQL, [migration.as_str(), key]).map_err(broken)?;
+        self.connection().execute(SQL, [migration.as_str(), note.as_str()]).map_err(broken)?;
         Ok(())
+    }
+
+    // ---- Switchovers.
+
+    /// What is remembered of the switchovers of a migration.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::StoreUnwritable`].
+    pub fn switchover(&self, migration: &MigrationId) -> Result<SwitchoverRecord, Failure> {
+        read_switchover(&self.connection(), migration)
+    }
+
+    /// Takes note of what happened in a switchover. Nobody else writes in between, in this
+    /// process or another. On disk when it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::WrongState`] when it cannot have happened, or must not happen: nothing is
+    /// written, and it is not to be acted upon. [`Reason::StoreUnwritable`].
+    pub fn happened(&self, migration: &MigrationId, event: Event) -> Result<(), Failure> {
+        const SQL: &str = "INSERT INTO switchover (migration, record) VALUES (?1, ?2)
+            ON CONFLICT (migration) DO UPDATE SET record = excluded.record";
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
+        let record = read_switchover(&transaction, migration)?;
+        let next = record.next(event)?;
+        if next == record {
+            return Ok(());
+        }
+        let text = serde_json::to_string(&next).map_err(|error| {
+            Failure::new(Reason::Internal, "cannot encode the record of switchovers").because(&error)
+        })?;
+        transaction.execute(SQL, [migration.as_str(), &text]).map_err(broken)?;
+        transaction.commit().map_err(broken)
     }
 
     fn rows<T>(&self, sql: &str, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, Failure> {
@@ -288,6 +322,32 @@ fn read_participation((migration, side, database, peer): ParticipationRow) -> Re
         return Err(Failure::new(Reason::StoreUnwritable, format!("the journal knows no side {side:?}")));
     };
     Ok(Participation { migration: MigrationId::new(&migration)?, side, database, peer })
+}
+
+fn read_switchover(connection: &Connection, migration: &MigrationId) -> Result<SwitchoverRecord, Failure> {
+    const SQL: &str = "SELECT record FROM switchover WHERE migration = ?1";
+    let text: Option<String> =
+        connection.query_row(SQL, [migration.as_str()], |row| row.get(0)).optional().map_err(broken)?;
+    text.map_or_else(|| Ok(SwitchoverRecord::default()), |text| serde_json::from_str(&text)).map_err(|error| {
+        Failure::new(Reason::StoreUnwritable, "the journal's record of switchovers is unreadable").because(&error)
+    })
+}
+
+/// Takes the lock of the one running agent; none when another process has it. It dies with
+/// the process, however that ends.
+fn try_lock(path: &Path) -> Result<Option<File>, Failure> {
+    let lock = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path.with_extension("lock"))
+        .map_err(|error| unwritable(path, &error))?;
+    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(lock)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(unwritable(path, &std::io::Error::from(error))),
+    }
 }
 
 fn stale_epoch(epoch: i64, seen: i64) -> Failure {

@@ -158,7 +158,7 @@ pub async fn ownership(client: &impl GenericClient, participation: &Participatio
     }
 }
 
-/// The failure of a step that meets somebody else's schema.
+/// The failure of an act that meets somebody else's schema.
 fn conflict(owner: &str, migration: &MigrationId) -> Failure {
     Failure::new(Reason::ObjectConflict, "schema pgportage belongs to another migration")
         .detail(format!("It belongs to {owner}."))

@@ -9,5 +9,6 @@ pub mod ledger;
 pub mod names;
 mod participation;
 pub mod stream;
+pub mod switchover;
 
 pub use participation::Participation;

@@ -2,8 +2,8 @@
 //!
 //! *Forward* carries the source's changes to the destination; *back* carries the
 //! destination's to the source once applications write there. Each is a
-//! publication and a slot on the side that publishes it, and a subscription on
-//! the side that follows it. Both are made before the first cutover; which one
+//! publication and a slot on its publisher, and a subscription on
+//! its subscriber. Both are made before the first cutover; which one
 //! runs says who writes.
 //!
 //! **Invariant:** a side follows only while it is closed, and its own slot is then
@@ -37,7 +37,7 @@ impl Stream {
 
     /// The stream that a side follows while it is closed.
     #[must_use]
-    pub fn followed_by(side: Side) -> Self {
+    pub fn subscribed_by(side: Side) -> Self {
         match side {
             Side::Source => Self::Back,
             Side::Destination => Self::Forward,
@@ -66,20 +66,20 @@ impl Stream {
 
 /// The name of the stream that this side publishes.
 #[must_use]
-pub fn outgoing(participation: &Participation) -> String {
+pub fn published_name(participation: &Participation) -> String {
     Stream::published_by(participation.side).name(&participation.migration)
 }
 
 /// The name of the stream that this side follows.
 #[must_use]
-pub fn incoming(participation: &Participation) -> String {
-    Stream::followed_by(participation.side).name(&participation.migration)
+pub fn subscribed_name(participation: &Participation) -> String {
+    Stream::subscribed_by(participation.side).name(&participation.migration)
 }
 
-/// What the outgoing slot is called for a moment, while a copy of it takes its
+/// What the published slot is called for a moment, while a copy of it takes its
 /// place (see `way_back`).
 #[must_use]
-pub fn outgoing_copy(participation: &Participation) -> String {
+pub fn published_copy_name(participation: &Participation) -> String {
     match Stream::published_by(participation.side) {
         Stream::Forward => names::slot_copy(&participation.migration),
         Stream::Back => names::slot_copy_back(&participation.migration),
@@ -94,8 +94,8 @@ mod tests {
 
     #[test]
     fn what_one_side_publishes_the_other_follows() {
-        assert_eq!(Stream::published_by(Side::Source), Stream::followed_by(Side::Destination));
-        assert_eq!(Stream::published_by(Side::Destination), Stream::followed_by(Side::Source));
+        assert_eq!(Stream::published_by(Side::Source), Stream::subscribed_by(Side::Destination));
+        assert_eq!(Stream::published_by(Side::Destination), Stream::subscribed_by(Side::Source));
     }
 
     #[test]
@@ -112,10 +112,10 @@ mod tests {
                 };
                 let (source, destination) = (part(Side::Source), part(Side::Destination));
                 [
-                    outgoing(&source),
-                    outgoing(&destination),
-                    outgoing_copy(&source),
-                    outgoing_copy(&destination),
+                    published_name(&source),
+                    published_name(&destination),
+                    published_copy_name(&source),
+                    published_copy_name(&destination),
                     names::proof_publication(&migration),
                 ]
             })

@@ -4,7 +4,7 @@
 //! restored until the decision, and the source is *fenced* at the cutover. Both
 //! revoke CONNECT from everyone but our roles, the owner included, and keep what
 //! was there. Deciding which statements do that is pure; running them happens
-//! inside the transactions of the steps that need it.
+//! inside the transactions of the acts that need it.
 
 use pgportage_link::Failure;
 use serde::{Deserialize, Serialize};

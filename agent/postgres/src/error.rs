@@ -11,7 +11,7 @@ use tokio_postgres::Error;
 ///
 /// The server's message goes into the detail, except for data exceptions
 /// (class 22), whose messages quote the data. The effect stays unknown: the
-/// statement had none, but the step may have run others before it.
+/// statement had none, but the act may have run others before it.
 #[must_use]
 pub fn sql_failure(error: Error, doing: &str) -> Failure {
     let message = format!("could not {doing}");

@@ -6,7 +6,6 @@
 
 pub mod access;
 pub mod catalog;
-mod complaint;
 mod disk;
 mod door;
 mod error;
@@ -23,9 +22,9 @@ mod scram;
 mod secret;
 mod session;
 mod socket;
+mod stderr;
 mod version;
 
-pub use complaint::{listen as listen_to_complaint, told as told_complaint};
 pub use disk::free_disk_bytes;
 pub use door::{APPLICATION_PREFIX, Door, DoorSettings, Purpose};
 pub use error::{is_passing, sql_failure};
@@ -37,4 +36,5 @@ pub use replication::Walsender;
 pub use scram::scram_verifier;
 pub use secret::Secret;
 pub use session::{CancelHandle, Session, SessionIdentity};
+pub use stderr::{excerpt as stderr_excerpt, read as read_stderr};
 pub use version::ServerVersion;

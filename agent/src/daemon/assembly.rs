@@ -21,6 +21,7 @@ use pgportage_postgres::{Door, DoorSettings};
 use pgportage_proto::v1::peer_service_server::PeerServiceServer;
 use tokio::sync::mpsc;
 
+use crate::act::Handles;
 use crate::hook::Hooks;
 use crate::link_service::{self, Service};
 use crate::metrics;
@@ -30,8 +31,7 @@ use crate::protection::Protection;
 use crate::runner::Runner;
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::step::Handles;
-use crate::step::cutover::Switches;
+use crate::switchover::Switchovers;
 use crate::watch::Watch;
 
 /// An agent that was put together. Only the process itself and tests know it whole:
@@ -73,9 +73,9 @@ impl Assembly {
             Tunnels::new(settings.tunnel.clone(), journal.clone(), peers.clone(), traffic.clone(), tasks.clone());
         let snapshots = Snapshots::new(door.clone(), journal.clone(), slots.clone(), tasks.clone());
         let heartbeats = Heartbeats::new(door.clone(), journal.clone(), peers.clone(), gauges.clone(), tasks.clone());
-        let poolers = Poolers::new(Arc::clone(&policy), journal.clone(), settings.state_dir.clone(), tasks.clock);
-        let hooks = Hooks::new(Arc::clone(&policy), journal.clone(), tasks.clone());
-        let switches = Switches::new(
+        let poolers = Poolers::new(Arc::clone(&policy), settings.state_dir.clone(), tasks.clock);
+        let hooks = Hooks::new(Arc::clone(&policy), tasks.clone());
+        let switchovers = Switchovers::new(
             door.clone(),
             journal.clone(),
             Arc::clone(&policy),
@@ -99,7 +99,7 @@ impl Assembly {
             heartbeats,
             poolers,
             hooks,
-            switches,
+            switchovers,
             gauges,
             traffic,
             tasks,

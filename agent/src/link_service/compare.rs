@@ -1,4 +1,4 @@
-//! The half of the side that publishes: answers questions, in order, from one
+//! The half of the publisher: answers questions, in order, from one
 //! session.
 
 use futures_util::{Stream, StreamExt};
@@ -16,7 +16,8 @@ use tonic::Status;
 use v1::compare_rows_request::Message as Question;
 use v1::compare_rows_response::Message as Answer;
 
-use crate::step::{Handles, cutover};
+use crate::act::Handles;
+use crate::switchover;
 
 /// Tables, rows or contents in one message.
 const TABLES: usize = 100;
@@ -140,11 +141,11 @@ impl Source {
         for part in &parts {
             self.check(part).await?;
         }
-        let leave = self.handles.snapshots.leave(&self.participation.migration)?;
-        leave.wait().await;
+        let permit = self.handles.snapshots.permit(&self.participation.migration)?;
+        permit.wait().await;
         let digests = self.reader().await?.digests(&parts).await?;
         let bytes: i64 = digests.iter().map(|digest| digest.size_bytes).sum();
-        leave.pay(usize::try_from(bytes).unwrap_or(0)).await;
+        permit.charge(usize::try_from(bytes).unwrap_or(0)).await;
         Ok(vec![Answer::Digests(v1::PartDigests { digests: digests.iter().map(encode_digest).collect() })])
     }
 
@@ -160,7 +161,7 @@ impl Source {
     }
 
     async fn written(&mut self, cutover_epoch: i64) -> Result<Vec<Answer>, Failure> {
-        let written = cutover::written(&self.handles.switches, &self.participation, cutover_epoch).await?;
+        let written = switchover::written(&self.handles.switchovers, &self.participation, cutover_epoch).await?;
         let tables = written.until_the_marker().await?;
         Ok(encode_written(tables, ROWS).into_iter().map(Answer::Written).collect())
     }

@@ -9,13 +9,13 @@ use pgportage_data_plane::peer::{CHUNK_BYTES, CHUNKS_WAITING};
 use pgportage_link::{Effect, Failure};
 use pgportage_migration::names;
 use pgportage_postgres::programs::{self, Program, Tool};
-use pgportage_postgres::{Login, Purpose, ServerVersion, listen_to_complaint, told_complaint};
+use pgportage_postgres::{Login, Purpose, ServerVersion, read_stderr, stderr_excerpt};
 use pgportage_proto::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::step::Handles;
+use crate::act::Handles;
 
 /// Pieces of an archive; none, or an error, is the last one. Without one of them
 /// the dump was given up.
@@ -111,15 +111,7 @@ async fn carry(
     pieces: &mpsc::Sender<Result<Option<Bytes>, Failure>>,
 ) -> Result<(), Failure> {
     let broken = |error: std::io::Error| failed(program, "").because(&error);
-    let complaint = {
-        let stderr = child.stderr.take();
-        async move {
-            match stderr {
-                Some(stderr) => listen_to_complaint(stderr, |_| ()).await,
-                None => String::new(),
-            }
-        }
-    };
+    let stderr = read_stderr(child.stderr.take(), |_| ());
     let archive = async move {
         let Some(mut stdout) = stdout else { return Ok(()) };
         let mut buffer = BytesMut::new();
@@ -138,14 +130,14 @@ async fn carry(
             }
         }
     };
-    let (complaint, archive) = tokio::join!(complaint, archive);
+    let (stderr, archive) = tokio::join!(stderr, archive);
     archive.map_err(broken)?;
     let status = child.wait().await.map_err(broken)?;
-    if status.success() { Ok(()) } else { Err(failed(program, &complaint)) }
+    if status.success() { Ok(()) } else { Err(failed(program, &stderr)) }
 }
 
-fn failed(program: &Program, complaint: &str) -> Failure {
-    let told = told_complaint(Tool::Dump.as_str(), complaint);
+fn failed(program: &Program, stderr: &str) -> Failure {
+    let told = stderr_excerpt(Tool::Dump.as_str(), stderr);
     Failure::new(Reason::PgDumpFailed, "pg_dump failed on the source")
         .detail(format!("{} {} said: {told}", program.path.display(), program.version))
         .hint("The agent's role needs SELECT on every table and USAGE on every schema of the database.")

@@ -11,19 +11,19 @@ use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::Participation;
-use pgportage_proto::Reason;
+use pgportage_proto::{Reason, Side};
 use sha2::{Digest, Sha256};
 
 use super::Means;
 use super::console::{Console, command};
-use super::{Towards, file, ini};
+use super::{file, ini};
 use crate::policy::{PoolerRule, Repoint, ServerAddress};
 use crate::program;
 
 /// How long the pooler may take to load its file and let its clients on.
 const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 
-/// Lets a pooler's clients on, to one of the servers or to where they were. In
+/// Lets a pooler's clients on, to one of the sides or to where they were. In
 /// the direction of the source this takes an earlier leading back, exactly.
 /// Doing it twice does no harm.
 ///
@@ -35,12 +35,12 @@ pub(super) async fn lead(
     means: &Means,
     participation: &Participation,
     rule: &PoolerRule,
-    towards: Towards,
+    towards: Option<Side>,
     console: Option<Console>,
 ) -> Result<(), Failure> {
-    if towards == Towards::Same {
+    let Some(towards) = towards else {
         return carry_out(means, rule, console, Load::AsItIs).await;
-    }
+    };
     let addresses = match &rule.repoint {
         Repoint::File { config, destination } => {
             let text = change_file(means, participation, rule, config, destination, towards)?;
@@ -54,14 +54,14 @@ pub(super) async fn lead(
                     .detail(format!("`repoint_command` of the agent's policy: {error}."))
                     .hint("What it said is in the agent's log. It is run again by itself.")
             })?;
-            let expected = destination.clone().filter(|_| towards == Towards::Destination);
+            let expected = destination.clone().filter(|_| towards == Side::Destination);
             vec![expected; rule.entries.len()]
         }
     };
     carry_out(means, rule, console, Load::Anew(addresses)).await?;
     match towards {
-        Towards::Source => forget(means, participation, rule),
-        Towards::Same | Towards::Destination => Ok(()),
+        Side::Source => forget(means, participation, rule),
+        Side::Destination => Ok(()),
     }
 }
 
@@ -72,18 +72,18 @@ fn change_file(
     rule: &PoolerRule,
     config: &Path,
     destination: &ServerAddress,
-    towards: Towards,
+    towards: Side,
 ) -> Result<String, Failure> {
     let text = read(config)?;
     let copy = copy_path(means, participation, rule);
     let changed = match towards {
-        Towards::Destination => {
+        Side::Destination => {
             file::keep(&copy, &text).map_err(|error| unusable(&copy, &error))?;
             ini::lead_to(&text, &rule.entries, destination)
         }
         // Without a copy it was never led away, or was led back already.
-        Towards::Source if copy.exists() => ini::take_back(&text, &read(&copy)?, &rule.entries),
-        Towards::Source | Towards::Same => Ok(text.clone()),
+        Side::Source if copy.exists() => ini::take_back(&text, &read(&copy)?, &rule.entries),
+        Side::Source => Ok(text.clone()),
     };
     let changed = changed.map_err(|error| unusable(config, &error))?;
     if changed != text {

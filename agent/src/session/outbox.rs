@@ -11,7 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 
 use super::request;
-use crate::step::{Handles, Progress};
+use crate::act::{Handles, Progress};
 use crate::wire;
 
 /// A fact that is not acknowledged by then is told again in the same session.

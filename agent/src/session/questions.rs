@@ -7,8 +7,8 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::{Reason, v1};
 use tokio::task::JoinSet;
 
+use crate::act::Handles;
 use crate::situation;
-use crate::step::Handles;
 use crate::wire::{self, Question};
 
 /// Questions being answered at the same time. Each takes a session of the server

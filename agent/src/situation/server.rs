@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
 use pgportage_migration::Participation;
-use pgportage_migration::stream::{incoming, outgoing};
+use pgportage_migration::stream::{published_name, subscribed_name};
 use pgportage_postgres::{APPLICATION_PREFIX, Purpose, Session, free_disk_bytes, sql_failure};
 use pgportage_proto::{Reason, Side};
 use tokio_postgres::Row;
@@ -13,7 +13,7 @@ use super::{
     Capacity, DiskSituation, Limit, PreparedTransaction, ServerSession, Situation, SlotSituation,
     SubscriptionSituation, Unchecked,
 };
-use crate::step::Handles;
+use crate::act::Handles;
 
 /// Ours are: the sessions that the agent opened (`$1`), its programs and keepers
 /// (role `$2`, applications like `$3`), everything of the replication role
@@ -255,7 +255,7 @@ impl Look<'_> {
         let role = self.handles.roles.replication(self.participation);
         let programs = format!("{APPLICATION_PREFIX} %");
         let parameters: &Parameters<'_> =
-            &[&own, &self.handles.door.user(), &programs, &role, &incoming(self.participation)];
+            &[&own, &self.handles.door.user(), &programs, &role, &subscribed_name(self.participation)];
         let rows = self.rows(SESSIONS, parameters, "look at the sessions").await?;
         let session = |row: &Row| ServerSession {
             pid: row.get(1),
@@ -298,7 +298,7 @@ impl Look<'_> {
     async fn capacities(&self, follows: bool) -> Result<Vec<Capacity>, Failure> {
         let doing = "count slots and workers";
         let rows = if follows {
-            self.rows(FOLLOWER_CAPACITIES, &[&incoming(self.participation)], doing).await?
+            self.rows(FOLLOWER_CAPACITIES, &[&subscribed_name(self.participation)], doing).await?
         } else {
             self.rows(PUBLISHER_CAPACITIES, &[], doing).await?
         };
@@ -307,7 +307,7 @@ impl Look<'_> {
     }
 
     async fn slot(&self) -> Result<Option<SlotSituation>, Failure> {
-        let rows = self.rows(SLOT, &[&outgoing(self.participation)], "look at the replication slot").await?;
+        let rows = self.rows(SLOT, &[&published_name(self.participation)], "look at the replication slot").await?;
         Ok(rows.first().map(|row| SlotSituation {
             complete: row.get(0),
             active_pid: row.get(1),
@@ -318,7 +318,7 @@ impl Look<'_> {
 
     async fn subscription(&self) -> Result<Option<SubscriptionSituation>, Failure> {
         let doing = "look at the subscription";
-        let rows = self.rows(SUBSCRIPTION, &[&incoming(self.participation)], doing).await?;
+        let rows = self.rows(SUBSCRIPTION, &[&subscribed_name(self.participation)], doing).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let oid: u32 = row.get(0);
         let errors = if self.session.version.major() >= 15 {

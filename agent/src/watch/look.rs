@@ -6,7 +6,7 @@ use pgportage_data_plane::slot::Slots;
 use pgportage_link::{Clock, Failure, Remedy};
 use pgportage_migration::Participation;
 use pgportage_migration::names::former_slot;
-use pgportage_migration::stream::{outgoing, outgoing_copy};
+use pgportage_migration::stream::{published_copy_name, published_name};
 use pgportage_postgres::{Purpose, Session, free_disk_bytes, sql_failure};
 use pgportage_proto::Reason;
 
@@ -54,7 +54,7 @@ const OURS: &str = "
 fn parameters(slots: &Slots, participation: &Participation) -> Result<(String, [String; 2], String), Failure> {
     let migration = &participation.migration;
     let system = slots.subscriber(migration)?;
-    Ok((outgoing(participation), [outgoing_copy(participation), former_slot(migration)], system))
+    Ok((published_name(participation), [published_copy_name(participation), former_slot(migration)], system))
 }
 
 /// Looks at our slots.

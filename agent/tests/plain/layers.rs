@@ -19,9 +19,9 @@ const CRATES: [&str; 5] =
 /// know besides their own. A room is what stands under a name in `agent/src`.
 const FLOORS: &[(&str, &[&str], &[&str])] = &[
     ("ground", &["arguments", "message", "policy", "program", "reports", "settings"], &[]),
-    ("switch", &["hook", "pooler"], &["ground"]),
+    ("switch", &["hook", "pooler", "switchover"], &["ground"]),
     ("guard", &["protection", "watch"], &["ground"]),
-    ("act", &["step"], &["ground", "switch"]),
+    ("act", &["act"], &["ground", "switch"]),
     (
         "control",
         &["command", "daemon", "link_service", "local", "metrics", "runner", "session", "situation", "wire"],
@@ -47,7 +47,7 @@ const NEIGHBOURS: &[(&str, &str)] = &[
 ];
 
 /// What all acts share.
-const SHARED: &[&str] = &["act", "any", "context", "fail_points", "patience"];
+const SHARED: &[&str] = &["any", "context", "contract", "fail_points", "patience"];
 
 /// A path of modules below the crate's root.
 type Module = Vec<String>;
@@ -271,7 +271,7 @@ fn acts_know_no_other_act_but_these() {
     let mut found = BTreeSet::new();
     for (module, imports) in sources("agent/src").imports() {
         let room = |module: &Module| match module.as_slice() {
-            [step, room, ..] if step == "step" => Some(room.clone()),
+            [act, room, ..] if act == "act" => Some(room.clone()),
             _ => None,
         };
         for import in imports {

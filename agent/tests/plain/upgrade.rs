@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use pgportage_agent::wire;
-use pgportage_migration::journal::Journal;
+use pgportage_migration::journal::{Journal, Note};
+use pgportage_migration::switchover::{Fence, SwitchoverRecord};
 use pgportage_proto::v1::command_fact::Fact;
 use pgportage_proto::{MigrationId, Side, v1};
 use pgportage_tests::before::{self, Left};
@@ -61,7 +62,7 @@ fn every_command_and_fact_of_before_is_understood() {
 /// What an agent noted about a migration means the same as before.
 #[test]
 fn every_note_of_before_is_read() {
-    let note = |journal: &Journal, key: &str| journal.note(&migration(), key).unwrap();
+    let note = |journal: &Journal, note| journal.note(&migration(), note).unwrap();
     for state in before::STATES {
         let [source, destination] = [Left::SourceJournal, Left::DestinationJournal].map(|left| {
             let directory = tempfile::tempdir().unwrap();
@@ -72,13 +73,15 @@ fn every_note_of_before_is_read() {
         let has_cut_over = state == "cut-over";
         let some = |value: &str, holds: bool| holds.then(|| value.to_owned());
 
-        assert_eq!(note(source, "slot"), some("pgportage_shop_move", true), "{state}");
-        assert_eq!(note(source, "snapshot.max_rate"), some("1048576", !is_copied), "{state}");
-        assert_eq!(note(source, "way_back.proved"), some("yes", is_copied), "{state}");
-        assert_eq!(note(source, "fence.epoch"), some("1", has_cut_over), "{state}");
-        assert_eq!(note(source, "cutover.settled"), some("1", has_cut_over), "{state}");
-        assert_eq!(note(destination, "slot"), some("pgportageback_shop_move", is_copied), "{state}");
-        assert_eq!(note(destination, "way_back.kept"), some("1", has_cut_over), "{state}");
-        assert!(note(destination, "schema.restored").is_some(), "{state}");
+        assert_eq!(note(source, Note::Slot), some("pgportage_shop_move", true), "{state}");
+        assert_eq!(note(source, Note::MaxRate), some("1048576", !is_copied), "{state}");
+        assert_eq!(note(source, Note::WayBackProved), some("yes", is_copied), "{state}");
+        let fence = if has_cut_over { Fence::Kept(1) } else { Fence::Down };
+        let left = SwitchoverRecord { fence, left: has_cut_over.then_some(1), ..SwitchoverRecord::default() };
+        assert_eq!(source.switchover(&migration()).unwrap(), left, "{state}");
+        assert_eq!(destination.switchover(&migration()).unwrap(), SwitchoverRecord::default(), "{state}");
+        assert_eq!(note(destination, Note::Slot), some("pgportageback_shop_move", is_copied), "{state}");
+        assert_eq!(note(destination, Note::WayBackKept), some("1", has_cut_over), "{state}");
+        assert!(note(destination, Note::SchemaRestored).is_some(), "{state}");
     }
 }

@@ -10,15 +10,15 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use pgportage_agent::pooler::Unreachable;
-use pgportage_agent::step::close::CloseDatabase;
-use pgportage_agent::step::connect::CreateReplicationRole;
-use pgportage_agent::step::cutover::{
+use pgportage_agent::act::close::CloseDatabase;
+use pgportage_agent::act::connect::CreateReplicationRole;
+use pgportage_agent::act::cutover::{
     DrainToMarker, FenceSource, FenceSourceResult, OpenDestination, PrepareCutover, RaiseBarrier, RaiseBarrierResult,
     ReleaseBarrier, Switch,
 };
-use pgportage_agent::step::publication::CreatePublication;
-use pgportage_agent::step::{Act, Survey};
+use pgportage_agent::act::publication::CreatePublication;
+use pgportage_agent::act::{Act, Survey};
+use pgportage_agent::pooler::Unreachable;
 use pgportage_link::{Effect, Failure, fail_point};
 use pgportage_migration::names;
 use pgportage_postgres::access::Access;
@@ -118,9 +118,9 @@ fn cutover(cutover_epoch: i64, max_outage: Duration) -> PrepareCutover {
 }
 
 async fn prepare(world: &World, epoch: i64) {
-    let step = cutover(epoch, BUDGET);
-    let source = perform(world, Side::Source, &step).await.unwrap();
-    let destination = perform(world, Side::Destination, &step).await.unwrap();
+    let act = cutover(epoch, BUDGET);
+    let source = perform(world, Side::Source, &act).await.unwrap();
+    let destination = perform(world, Side::Destination, &act).await.unwrap();
     assert_eq!(source, destination, "both sides see the same tables and the same catalog");
 }
 
@@ -129,7 +129,7 @@ async fn raise(world: &World, epoch: i64) -> RaiseBarrierResult {
 }
 
 async fn drain(world: &World, epoch: i64, barrier: &RaiseBarrierResult) {
-    let step = DrainToMarker {
+    let act = DrainToMarker {
         cutover_epoch: epoch,
         marker_id: barrier.marker_id,
         sequences: barrier.sequences.clone(),
@@ -137,14 +137,14 @@ async fn drain(world: &World, epoch: i64, barrier: &RaiseBarrierResult) {
         catalog_digest: barrier.catalog_digest.clone(),
         compare_limit: None,
     };
-    let first = perform(world, Side::Destination, &step).await.unwrap();
-    assert_eq!(perform(world, Side::Destination, &step).await.unwrap(), first, "asked twice, done once");
+    let first = perform(world, Side::Destination, &act).await.unwrap();
+    assert_eq!(perform(world, Side::Destination, &act).await.unwrap(), first, "asked twice, done once");
 }
 
 async fn fence(world: &World, epoch: i64, barrier: &RaiseBarrierResult) -> FenceSourceResult {
-    let step = FenceSource { cutover_epoch: epoch, marker_id: barrier.marker_id };
-    let first = perform(world, Side::Source, &step).await.unwrap();
-    assert_eq!(perform(world, Side::Source, &step).await.unwrap(), first, "asked twice, done once");
+    let act = FenceSource { cutover_epoch: epoch, marker_id: barrier.marker_id };
+    let first = perform(world, Side::Source, &act).await.unwrap();
+    assert_eq!(perform(world, Side::Source, &act).await.unwrap(), first, "asked twice, done once");
     first
 }
 
@@ -198,9 +198,9 @@ async fn a_barrier_goes_without_a_trace() {
     let before = access(&world.source, &database).await;
     prepare(&world, 1).await;
     raise(&world, 1).await;
-    let step = RaiseBarrier { cutover_epoch: 1, max_outage: BUDGET };
-    undo(&world, Side::Source, &step).await.unwrap();
-    undo(&world, Side::Source, &step).await.unwrap();
+    let act = RaiseBarrier { cutover_epoch: 1, max_outage: BUDGET };
+    undo(&world, Side::Source, &act).await.unwrap();
+    undo(&world, Side::Source, &act).await.unwrap();
     let writer = application(&world.source, &database).await.unwrap();
     writer.batch_execute("INSERT INTO public.orders (note) VALUES ('on')").await.unwrap();
     assert_eq!(access(&world.source, &database).await, before);
@@ -215,9 +215,9 @@ async fn a_rehearsal_goes_no_further_than_the_drain() {
     let database = world.options.database.clone();
     let before = access(&world.source, &database).await;
     for epoch in 1..=2 {
-        let step = PrepareCutover { rehearsal: true, ..cutover(epoch, BUDGET) };
-        perform(&world, Side::Source, &step).await.unwrap();
-        perform(&world, Side::Destination, &step).await.unwrap();
+        let act = PrepareCutover { rehearsal: true, ..cutover(epoch, BUDGET) };
+        perform(&world, Side::Source, &act).await.unwrap();
+        perform(&world, Side::Destination, &act).await.unwrap();
         let barrier = raise(&world, epoch).await;
         drain(&world, epoch, &barrier).await;
         // A coordinator that lost its mind, or somebody who speaks for it.
@@ -232,8 +232,8 @@ async fn a_rehearsal_goes_no_further_than_the_drain() {
         }
         let raise = RaiseBarrier { cutover_epoch: epoch, max_outage: BUDGET };
         undo(&world, Side::Source, &raise).await.unwrap();
-        undo(&world, Side::Source, &step).await.unwrap();
-        undo(&world, Side::Destination, &step).await.unwrap();
+        undo(&world, Side::Source, &act).await.unwrap();
+        undo(&world, Side::Destination, &act).await.unwrap();
         assert_eq!(access(&world.source, &database).await, before);
         let writer = application(&world.source, &database).await.unwrap();
         writer.batch_execute("INSERT INTO public.orders (note) VALUES ('on')").await.unwrap();
@@ -256,16 +256,16 @@ async fn a_death_at_any_point_of_the_fence_is_taken_back_by_the_destinations_pro
         prepare(&world, epoch).await;
         let barrier = raise(&world, epoch).await;
         drain(&world, epoch, &barrier).await;
-        let step = FenceSource { cutover_epoch: epoch, marker_id: barrier.marker_id };
+        let act = FenceSource { cutover_epoch: epoch, marker_id: barrier.marker_id };
         fail_point::arm(point);
-        let died = AssertUnwindSafe(perform(&world, Side::Source, &step)).catch_unwind().await;
+        let died = AssertUnwindSafe(perform(&world, Side::Source, &act)).catch_unwind().await;
         assert!(died.is_err(), "{point} was not passed");
         // A killed agent loses its sessions, and with them the barrier.
         undo(&world, Side::Source, &RaiseBarrier { cutover_epoch: epoch, max_outage: BUDGET }).await.unwrap();
-        assert_eq!(perform(&world, Side::Source, &step).await.unwrap_err().reason, Reason::BarrierLost);
+        assert_eq!(perform(&world, Side::Source, &act).await.unwrap_err().reason, Reason::BarrierLost);
 
-        undo(&world, Side::Source, &step).await.unwrap();
-        undo(&world, Side::Source, &step).await.unwrap();
+        undo(&world, Side::Source, &act).await.unwrap();
+        undo(&world, Side::Source, &act).await.unwrap();
         assert_eq!(access(&world.source, &database).await, before, "after {point}");
         let writer = application(&world.source, &database).await.unwrap();
         writer.batch_execute("INSERT INTO public.orders (note) VALUES ('on')").await.unwrap();
@@ -313,9 +313,9 @@ async fn a_login_that_was_let_in_before_the_fence_is_ended_and_no_later_one_is_w
     drain(&world, 1, &barrier).await;
     let early = unseen_login(&world, APPLICATION, PASSWORD, 3);
     unseen_logins(&world, 1).await;
-    let step = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
+    let act = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
     let mut late = None;
-    let (fenced, ()) = tokio::join!(perform(&world, Side::Source, &step), async {
+    let (fenced, ()) = tokio::join!(perform(&world, Side::Source, &act), async {
         ended(&idle).await;
         // Nobody but a superuser is let in any more.
         late = Some(unseen_login(&world, SUPERUSER, &world.source.superuser_password, 15));
@@ -341,8 +341,8 @@ async fn a_grant_behind_the_fence_is_noticed_although_it_was_taken_back() {
     drain(&world, 1, &barrier).await;
     let early = unseen_login(&world, APPLICATION, PASSWORD, 3);
     unseen_logins(&world, 1).await;
-    let step = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
-    let (fenced, ()) = tokio::join!(perform(&world, Side::Source, &step), async {
+    let act = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
+    let (fenced, ()) = tokio::join!(perform(&world, Side::Source, &act), async {
         ended(&idle).await;
         let connect = format!("CONNECT ON DATABASE {database}");
         let there_and_back = format!("GRANT {connect} TO {APPLICATION}; REVOKE {connect} FROM {APPLICATION}");
@@ -352,7 +352,7 @@ async fn a_grant_behind_the_fence_is_noticed_although_it_was_taken_back() {
     assert_eq!(failure.reason, Reason::FenceIncomplete, "{failure:?}");
     assert!(failure.message.contains("changed behind the fence"), "{failure:?}");
     drop(early);
-    undo(&world, Side::Source, &step).await.unwrap();
+    undo(&world, Side::Source, &act).await.unwrap();
     assert_eq!(access(&world.source, &database).await, before);
 }
 
@@ -365,12 +365,12 @@ async fn without_the_destinations_word_the_source_stays_fenced() {
     drain(&world, 1, &barrier).await;
     fence(&world, 1, &barrier).await;
     world.destination.stop().await.unwrap();
-    let step = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
-    let failure = undo(&world, Side::Source, &step).await.unwrap_err();
+    let act = FenceSource { cutover_epoch: 1, marker_id: barrier.marker_id };
+    let failure = undo(&world, Side::Source, &act).await.unwrap_err();
     assert_eq!(failure.reason, Reason::CutoverInDoubt, "{failure:?}");
     assert!(application(&world.source, &database).await.is_err());
     world.destination.start_again().await.unwrap();
-    undo(&world, Side::Source, &step).await.unwrap();
+    undo(&world, Side::Source, &act).await.unwrap();
     application(&world.source, &database).await.unwrap();
 }
 
@@ -378,9 +378,9 @@ async fn without_the_destinations_word_the_source_stays_fenced() {
 async fn preconditions_name_what_is_in_the_way() {
     let world = caught_up().await;
     let database = world.options.database.clone();
-    let step = cutover(1, BUDGET);
+    let act = cutover(1, BUDGET);
     let superuser = world.source.connect(&database).await.unwrap();
-    assert_eq!(perform(&world, Side::Source, &step).await.unwrap_err().reason, Reason::SuperuserSession);
+    assert_eq!(perform(&world, Side::Source, &act).await.unwrap_err().reason, Reason::SuperuserSession);
     superuser.batch_execute("CREATE TABLE public.later (id int PRIMARY KEY)").await.unwrap();
     drop(superuser);
     world
@@ -395,7 +395,7 @@ async fn preconditions_name_what_is_in_the_way() {
         )
         .await
         .unwrap();
-    let failure = perform(&world, Side::Source, &step).await.unwrap_err();
+    let failure = perform(&world, Side::Source, &act).await.unwrap_err();
     assert_eq!(failure.reason, Reason::SchemaDiffers, "{failure:?}");
     assert!(failure.detail.contains("later"), "{failure:?}");
 }

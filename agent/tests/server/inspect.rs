@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use pgportage_agent::step::inspect::{
-    CheckServer, CheckServerResult, Consent, Extension, Finding, Inventory, Severity,
-};
-use pgportage_agent::step::{Act, Context, Progress};
+use pgportage_agent::act::inspect::{CheckServer, CheckServerResult, Consent, Extension, Finding, Inventory, Severity};
+use pgportage_agent::act::{Act, Context, Progress};
 use pgportage_link::{Clock, Failure};
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
@@ -18,7 +16,7 @@ use uuid::Uuid;
 
 use crate::support::{Lone, Options};
 
-/// What a step is given.
+/// What an act is given.
 fn context(lone: &Lone) -> Context {
     Context {
         participation: lone.participation.clone(),
@@ -34,8 +32,8 @@ fn context(lone: &Lone) -> Context {
 }
 
 async fn check(lone: &Lone, source: Option<&Inventory>, consents: &[Consent]) -> Result<CheckServerResult, Failure> {
-    let step = CheckServer { source: source.cloned(), consents: consents.to_vec(), way_back: false };
-    step.perform(&context(lone)).await
+    let act = CheckServer { source: source.cloned(), consents: consents.to_vec(), way_back: false };
+    act.perform(&context(lone)).await
 }
 
 /// The finding of this code about this object.

@@ -6,11 +6,11 @@
 mod support;
 mod world;
 
+mod acts;
 mod catalog;
 mod cutover;
 mod door;
 mod inspect;
 mod peer;
 mod pooler;
-mod steps;
 mod watch;

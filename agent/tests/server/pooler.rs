@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use pgportage_agent::pooler::{Occasion, Pause, Towards, Unreachable};
+use pgportage_agent::pooler::Unreachable;
 use pgportage_link::{Clock, Failure};
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::PostgresVersion;
@@ -37,18 +37,17 @@ fn agent_beside(source: &Cluster, policy: &str) -> Lone {
     Lone::beside(source, &options)
 }
 
-async fn pause(lone: &Lone, cutover_epoch: i64) -> Result<(), Failure> {
+async fn pause(lone: &Lone) -> Result<(), Failure> {
     let Lone { agent, participation, .. } = lone;
     let approached = agent.poolers.approach(participation, Unreachable::Refuse).await?;
-    let pause = Pause { cutover_epoch, occasion: Occasion::Leaving };
-    agent.poolers.pause(participation, pause, approached, Clock.now() + BUDGET).await
+    agent.poolers.pause(participation, approached, Clock.now() + BUDGET, || Ok(())).await
 }
 
-async fn try_to_let_on(lone: &Lone, towards: Towards) -> Result<(), Failure> {
-    lone.agent.poolers.let_on(&lone.participation, towards).await
+async fn try_to_let_on(lone: &Lone, towards: Option<Side>) -> Result<(), Failure> {
+    lone.agent.poolers.let_on(&lone.participation, towards, || Ok(true)).await.map(drop)
 }
 
-async fn let_on(lone: &Lone, towards: Towards) {
+async fn let_on(lone: &Lone, towards: Option<Side>) {
     try_to_let_on(lone, towards)
         .await
         .unwrap_or_else(|failure| panic!("{failure}: {} {:?}", failure.detail, failure.causes));
@@ -65,20 +64,20 @@ async fn there_and_back_again() {
     clients.wait_for_commits(50, LIMIT).await.unwrap();
     let begin = Clock.now();
 
-    for round in 0..5 {
+    for _round in 0..5 {
         // Given up.
-        pause(&lone, 3 * round).await.unwrap();
-        let_on(&lone, Towards::Same).await;
+        pause(&lone).await.unwrap();
+        let_on(&lone, None).await;
         assert_eq!(pooler.config_text().unwrap(), before);
         clients.wait_for_commits(30, LIMIT).await.unwrap();
         // There.
-        pause(&lone, 3 * round + 1).await.unwrap();
-        let_on(&lone, Towards::Destination).await;
+        pause(&lone).await.unwrap();
+        let_on(&lone, Some(Side::Destination)).await;
         assert_eq!(pooler.config_text().unwrap(), there);
         clients.wait_for_commits(30, LIMIT).await.unwrap();
         // And back.
-        pause(&lone, 3 * round + 2).await.unwrap();
-        let_on(&lone, Towards::Source).await;
+        pause(&lone).await.unwrap();
+        let_on(&lone, Some(Side::Source)).await;
         assert_eq!(pooler.config_text().unwrap(), before);
         clients.wait_for_commits(30, LIMIT).await.unwrap();
     }
@@ -100,12 +99,12 @@ async fn there_and_back_again() {
 
     // A pooler that was restarted has forgotten that it was paused. It goes where
     // it has to all the same.
-    pause(&lone, 100).await.unwrap();
+    pause(&lone).await.unwrap();
     pooler.kill9_and_start().await.unwrap();
-    let_on(&lone, Towards::Destination).await;
+    let_on(&lone, Some(Side::Destination)).await;
     assert_eq!(pooler.entry(DATABASE, "port").await.unwrap(), destination.port.to_string());
     // Twice is once.
-    let_on(&lone, Towards::Destination).await;
+    let_on(&lone, Some(Side::Destination)).await;
     assert_eq!(pooler.config_text().unwrap(), there);
 }
 
@@ -129,10 +128,10 @@ async fn led_by_a_command() {
     let policy = pooler.policy(DATABASE, to).replace(&by_file, &by_command);
     let lone = agent_beside(&source, &policy);
 
-    pause(&lone, 1).await.unwrap();
+    pause(&lone).await.unwrap();
     for does_not_lead in ["exit 3", "true"] {
         write(does_not_lead);
-        let led = try_to_let_on(&lone, Towards::Destination).await;
+        let led = try_to_let_on(&lone, Some(Side::Destination)).await;
         assert_eq!(led.unwrap_err().reason, Reason::PoolerUnfit, "{does_not_lead}");
         assert_eq!(pooler.entry(DATABASE, "paused").await.unwrap(), "1", "{does_not_lead}");
     }
@@ -143,11 +142,11 @@ async fn led_by_a_command() {
          changed=$(sed \"$change\" {0}) && printf '%s\\n' \"$changed\" > {0}",
         config.display()
     ));
-    let_on(&lone, Towards::Destination).await;
+    let_on(&lone, Some(Side::Destination)).await;
     assert_eq!(pooler.entry(DATABASE, "port").await.unwrap(), to.to_string());
     assert_eq!(pooler.entry(DATABASE, "paused").await.unwrap(), "0");
-    pause(&lone, 2).await.unwrap();
-    let_on(&lone, Towards::Source).await;
+    pause(&lone).await.unwrap();
+    let_on(&lone, Some(Side::Source)).await;
     assert_eq!(pooler.config_text().unwrap(), before);
     assert_eq!(pooler.entry(DATABASE, "port").await.unwrap(), from.to_string());
 }
@@ -176,8 +175,7 @@ async fn one_that_does_not_answer_keeps_no_other_from_being_led() {
     assert_eq!(refused.reason, Reason::PoolerUnreachable);
     assert!(refused.detail.contains(&dead.to_string()), "{refused:?}");
     let approached = agent.poolers.approach(participation, Unreachable::LeaveOut).await.unwrap();
-    let pause = Pause { cutover_epoch: 1, occasion: Occasion::Leaving };
-    agent.poolers.pause(participation, pause, approached, Clock.now() + BUDGET).await.unwrap();
+    agent.poolers.pause(participation, approached, Clock.now() + BUDGET, || Ok(())).await.unwrap();
     assert_eq!(pooler.entry(DATABASE, "paused").await.unwrap(), "1");
 
     let silent = silent.listen(8).unwrap();
@@ -190,11 +188,11 @@ async fn one_that_does_not_answer_keeps_no_other_from_being_led() {
     tokio::select! {
         biased;
         led = led_there => led.unwrap(),
-        told = try_to_let_on(&lone, Towards::Destination) => panic!("the other one is not led: {told:?}"),
+        told = try_to_let_on(&lone, Some(Side::Destination)) => panic!("the other one is not led: {told:?}"),
     }
     clients.wait_for_commits(20, LIMIT).await.unwrap();
     // Again, because that was dropped; and once more, for the one that is left.
-    let unreachable = async || try_to_let_on(&lone, Towards::Destination).await.unwrap_err().reason;
+    let unreachable = async || try_to_let_on(&lone, Some(Side::Destination)).await.unwrap_err().reason;
     drop(silent);
     assert_eq!(unreachable().await, Reason::PoolerUnreachable);
     let reloads = pooler.log_text().matches("RELOAD").count();

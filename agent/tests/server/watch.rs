@@ -5,6 +5,7 @@ use std::time::Duration;
 use pgportage_data_plane::figures::Gauge;
 use pgportage_link::{Clock, Remedy, fail_point};
 use pgportage_migration::journal::CommandEntry;
+use pgportage_migration::journal::Note;
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
 use pgportage_tests::postgres_versions::PostgresVersion;
@@ -43,8 +44,8 @@ fn beside(cluster: &Cluster, drop_slot: bool) -> Lone {
     };
     let lone = Lone::beside(cluster, &options);
     join(&lone);
-    // As the step does that makes the slot.
-    lone.agent.journal.set_note(&lone.participation.migration, "slot", "pgportage_shop").unwrap();
+    // As the act does that makes the slot.
+    lone.agent.journal.set_note(&lone.participation.migration, Note::Slot, "pgportage_shop").unwrap();
     lone
 }
 

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pgportage_agent::act::{Context, Progress};
 use pgportage_agent::daemon::Assembly;
 use pgportage_agent::policy::Policy;
 use pgportage_agent::settings::Settings;
-use pgportage_agent::step::{Context, Progress};
 use pgportage_link::Clock;
 use pgportage_link::identity::Role;
 use pgportage_link::issue::Authority;
@@ -164,7 +164,7 @@ impl World {
         participation(agent, &self.options.database)
     }
 
-    /// What a step on one side is given.
+    /// What an act on one side is given.
     pub(crate) fn context(&self, side: Side) -> Context {
         let agent = match side {
             Side::Source => &self.source_agent,

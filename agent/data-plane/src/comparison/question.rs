@@ -1,4 +1,4 @@
-//! The half of the side that follows: asks the other one, one question after the
+//! The half of the subscriber: asks the other one, one question after the
 //! other.
 
 use pgportage_link::status::from_status;

@@ -145,7 +145,7 @@ impl Reader {
         Ok(row.map(|row| RowKey(row.get(0))))
     }
 
-    /// On the side that publishes this stream: writes a heartbeat that follows
+    /// On the publisher of this stream: writes a heartbeat that follows
     /// everything read before, and tells its number.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ impl Reader {
         Ok(row.get(0))
     }
 
-    /// On the side that follows this stream: the number of the newest heartbeat
+    /// On the subscriber of this stream: the number of the newest heartbeat
     /// that has arrived.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pgportage_postgres::catalog::SchemaObject;
 
-/// How an object differs. Seen from the side that follows: it is that side which
+/// How an object differs. Seen from the subscriber: it is that side which
 /// lacks what is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
@@ -12,13 +12,13 @@ pub enum Change {
     NotReplicated,
     /// Both have it, defined otherwise.
     Different,
-    /// The side that follows does not have it.
+    /// The subscriber does not have it.
     Missing,
-    /// Only the side that follows has it.
+    /// Only the subscriber has it.
     Extra,
 }
 
-/// The schema of the side that publishes.
+/// The schema of the publisher.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
     /// Its objects, sorted by identity.

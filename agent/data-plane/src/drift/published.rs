@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgportage_link::{Clock, Failure, Tasks};
 use pgportage_migration::Participation;
-use pgportage_migration::stream::outgoing;
+use pgportage_migration::stream::published_name;
 use pgportage_postgres::catalog::{self, published_tables, user_tables};
 use pgportage_postgres::{Door, Purpose, Session};
 use tokio::sync::mpsc;
@@ -81,7 +81,7 @@ pub(super) async fn changed(
 /// Everything, whole.
 pub(super) async fn look(session: &Session, participation: &Participation) -> Result<Published, Failure> {
     let objects = catalog::schema_objects(session).await?;
-    let published = published_tables(session, &outgoing(participation)).await?;
+    let published = published_tables(session, &published_name(participation)).await?;
     let tables = user_tables(session).await?;
     let unpublished = tables.iter().filter(|table| !published.contains(table)).map(|table| format!("table {table}"));
     Ok(Published { objects, unpublished: unpublished.collect() })

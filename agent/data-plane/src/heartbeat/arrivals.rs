@@ -79,7 +79,7 @@ async fn look(door: &Door, participation: &Participation, session: &mut Option<S
         None => session.insert(door.open(&participation.database, Purpose::Watch).await?),
     };
     let row = open
-        .query_opt(&look_statement(Stream::followed_by(participation.side)), &[])
+        .query_opt(&look_statement(Stream::subscribed_by(participation.side)), &[])
         .await
         .map_err(|error| sql_failure(error, "look for heartbeats"))?;
     Ok(row.map_or(0, |row| row.get(0)))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pgportage_link::Failure;
 use pgportage_link::Tasks;
 use pgportage_migration::Participation;
-use pgportage_migration::journal::Journal;
+use pgportage_migration::journal::{Journal, Note};
 use pgportage_migration::ledger;
 use pgportage_migration::stream::Stream;
 use pgportage_postgres::{Door, Purpose, Session, sql_failure};
@@ -42,9 +42,6 @@ const LAG_BYTES: &str = "\
 SELECT greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
 FROM pg_replication_slots
 WHERE slot_name = $1 AND confirmed_flush_lsn IS NOT NULL";
-
-/// The note in the journal that a migration beats: a restarted agent goes on.
-const NOTE: &str = "heartbeat";
 
 /// The heartbeats of all migrations whose changes this agent publishes. Cloning is
 /// cheap.
@@ -83,7 +80,7 @@ impl Heartbeats {
     /// When the journal cannot be read.
     pub fn resume(&self) -> Result<(), Failure> {
         for participation in self.journal.participations()? {
-            if self.journal.note(&participation.migration, NOTE)?.is_some() {
+            if self.journal.note(&participation.migration, Note::Heartbeat)?.is_some() {
                 self.start(&participation);
             }
         }
@@ -92,7 +89,7 @@ impl Heartbeats {
 
     /// Notes durably that the migration will beat.
     pub fn intend(&self, participation: &Participation) -> Result<(), Failure> {
-        self.journal.set_note(&participation.migration, NOTE, "on")
+        self.journal.set_note(&participation.migration, Note::Heartbeat, "on")
     }
 
     /// Notes durably that the migration does not beat any more.
@@ -101,7 +98,7 @@ impl Heartbeats {
             gauge.lag = None;
             gauge.lag_bytes = None;
         });
-        self.journal.clear_note(migration, NOTE)
+        self.journal.clear_note(migration, Note::Heartbeat)
     }
 
     /// Starts the heartbeat of a migration, unless it runs already. Its task ends
@@ -190,7 +187,7 @@ impl Task {
                     "no heartbeat was written"
                 );
                 session = None;
-                if matches!(self.of.journal.note(&self.participation.migration, NOTE), Ok(None)) {
+                if matches!(self.of.journal.note(&self.participation.migration, Note::Heartbeat), Ok(None)) {
                     self.of.gauges.remove(&self.participation.migration);
                     self.stop.cancel();
                     return;

@@ -1,4 +1,4 @@
-//! What the schema of the side that publishes is made of, on its way to the side
+//! What the schema of the publisher is made of, on its way to the side
 //! that follows.
 
 use pgportage_link::status::{from_status, to_status};
@@ -45,7 +45,7 @@ impl PublishedStream {
 }
 
 impl PeerClient {
-    /// On the side that follows: what the schema of the other side is made of, now
+    /// On the subscriber: what the schema of the other side is made of, now
     /// and after every change.
     ///
     /// # Errors

@@ -13,10 +13,10 @@ use pgportage_postgres::{Lsn, Purpose, RelationName, Session, quote_ident, quote
 use tokio::sync::mpsc;
 use tokio_postgres::CopyOutStream;
 
+use super::reader_slots::ReaderSlot;
 use super::tables::{self, KeyType, Published};
 use super::throttle::Throttle;
 use super::touched::Key;
-use super::turns::Turn;
 use super::{Hands, Pace, snapshot_lost};
 use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING, Chunk, Packer};
 
@@ -246,8 +246,8 @@ impl Readers {
     /// Where one reading goes, and where it comes out.
     fn pieces(&self, packer: Packer) -> (Pieces, mpsc::Sender<Result<Piece, Failure>>, RowStream) {
         let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
-        let (throttle, turn) = (Arc::clone(&self.pace.throttle), self.pace.turns.begin());
-        (Pieces { turn, throttle, packer, pieces: pieces.clone() }, pieces, stream)
+        let (throttle, reader) = (Arc::clone(&self.pace.throttle), self.pace.readers.begin());
+        (Pieces { reader, throttle, packer, pieces: pieces.clone() }, pieces, stream)
     }
 
     /// A session in a transaction that sees the snapshot.
@@ -287,9 +287,9 @@ enum Carried {
     Unheard,
 }
 
-/// Where a reading goes: in its turn, and no faster than it may.
+/// Where a reading goes: when its turn has come, and no faster than it may.
 struct Pieces {
-    turn: Turn,
+    reader: ReaderSlot,
     throttle: Arc<Throttle>,
     packer: Packer,
     pieces: mpsc::Sender<Result<Piece, Failure>>,
@@ -299,7 +299,7 @@ impl Pieces {
     /// Says whether anybody listens. Packs here: the task that carries the
     /// connection has TLS to do.
     async fn send(&mut self, rows: Bytes) -> bool {
-        self.turn.wait().await;
+        self.reader.wait().await;
         self.throttle.pass(rows.len()).await;
         self.pieces.send(Ok(Piece::Rows(self.packer.pack(rows)))).await.is_ok()
     }

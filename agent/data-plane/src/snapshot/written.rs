@@ -13,7 +13,7 @@ use std::time::Duration;
 use pgportage_link::{Clock, Effect, Failure, Remedy};
 use pgportage_migration::Participation;
 use pgportage_migration::names;
-use pgportage_migration::stream::outgoing;
+use pgportage_migration::stream::published_name;
 use pgportage_postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
 use pgportage_proto::Reason;
 
@@ -66,7 +66,7 @@ impl Written {
     /// server reports, as where it has no room for a slot.
     pub async fn begin(slots: &Slots, clock: Clock, participation: &Participation) -> Result<Self, Failure> {
         let session = slots.session(participation, Purpose::Scan).await?;
-        let publication = outgoing(participation);
+        let publication = published_name(participation);
         let tables = tables::read(&*session, &publication).await?;
         let slot = names::passing_slot(&participation.migration, session.pid);
         match clock.timeout(BEGIN_LIMIT, session.execute(CREATE, &[&slot])).await {

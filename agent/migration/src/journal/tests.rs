@@ -1,6 +1,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::switchover::{Entry, Event, Fence, Role, Switchover, SwitchoverRecord};
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -33,13 +34,15 @@ fn keeps_everything_across_a_reopening() {
         let journal = Journal::open(&path).unwrap();
         journal.accept(&entry("a", 1), Some(&participation()), b"accepted", NOW).unwrap();
         journal.refuse(&entry("b", 2), b"refused", NOW).unwrap();
-        journal.set_note(&migration, "port", "7440").unwrap();
+        journal.set_note(&migration, Note::TunnelPort, "7440").unwrap();
+        journal.happened(&migration, Event::Fences(3)).unwrap();
         journal.raise_leader_epoch(7).unwrap();
         journal.begin_session(7, 3).unwrap();
     }
     let journal = Journal::open(&path).unwrap();
     assert_eq!(journal.participation(&migration).unwrap(), Some(participation()));
-    assert_eq!(journal.note(&migration, "port").unwrap().as_deref(), Some("7440"));
+    assert_eq!(journal.note(&migration, Note::TunnelPort).unwrap().as_deref(), Some("7440"));
+    assert_eq!(journal.switchover(&migration).unwrap().fence, Fence::MayStand(3));
     assert_eq!(journal.interrupted().unwrap(), [vec![1]]);
     assert_eq!(journal.unacknowledged().unwrap(), [("a".to_owned(), 1), ("b".to_owned(), 1)]);
     assert_eq!(journal.leader_epoch().unwrap(), 7);
@@ -51,7 +54,8 @@ fn keeps_everything_across_a_reopening() {
 
     journal.forget(&migration).unwrap();
     assert_eq!(journal.participation(&migration).unwrap(), None);
-    assert_eq!(journal.note(&migration, "port").unwrap(), None);
+    assert_eq!(journal.note(&migration, Note::TunnelPort).unwrap(), None);
+    assert_eq!(journal.switchover(&migration).unwrap(), SwitchoverRecord::default());
     assert_eq!(journal.facts_to_send().unwrap().len(), 2, "what is to be told is still told");
 }
 
@@ -153,7 +157,7 @@ fn a_journal_of_the_first_format_goes_on() {
     let path = dir.path().join("journal.db");
     Journal::open(&path).unwrap().accept(&entry("a", 1), None, b"accepted", NOW).unwrap();
     let connection = Connection::open(&path).unwrap();
-    connection.execute_batch("DROP INDEX fact_to_send; PRAGMA user_version = 1").unwrap();
+    connection.execute_batch("DROP INDEX fact_to_send; DROP TABLE switchover; PRAGMA user_version = 1").unwrap();
     drop(connection);
     assert_eq!(Journal::open(&path).unwrap().facts_to_send().unwrap().len(), 1);
 }
@@ -183,4 +187,121 @@ fn what_was_done_stays_known_when_it_was_told() {
     let past = |command: u8, fact: &[u8]| PastFact { command: vec![command], fact: fact.to_vec() };
     let expected = [past(1, b"accepted"), past(1, &[1]), past(2, b"accepted"), past(2, &[2])];
     assert_eq!(journal.history(&MigrationId::new("m").unwrap()).unwrap(), expected);
+}
+
+/// Writes a journal as the release before did that had a note for each part of a switchover.
+fn write_notes_of_before(path: &Path, notes: &[(&str, &str, &str)]) {
+    let connection = Connection::open(path).unwrap();
+    for migration in &format::MIGRATIONS[..2] {
+        connection.execute_batch(migration).unwrap();
+    }
+    connection.pragma_update(None, "user_version", 2).unwrap();
+    for (migration, key, value) in notes {
+        connection.execute("INSERT INTO note VALUES (?1, ?2, ?3)", [migration, key, value]).unwrap();
+    }
+}
+
+/// In each state in which an agent of the release before may have been stopped.
+#[test]
+fn the_notes_of_a_switchover_are_taken_up_as_its_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    let leaving = |epoch| Some(Switchover { epoch, role: Role::Leaving });
+    write_notes_of_before(
+        &path,
+        &[
+            // Left, and whether the other side has opened is not known.
+            ("doubt", "fence.epoch", "7"),
+            ("doubt", "cutover.settled", "3"),
+            ("doubt", "pooler.paused", "7"),
+            ("doubt", "hook.owed", "7"),
+            // Left, clients wait, the agent was killed before it led them there.
+            ("left", "fence.epoch", "4"),
+            ("left", "cutover.settled", "4"),
+            ("left", "pooler.paused", "4"),
+            ("left", "announcement.awaited", "4"),
+            // Being left, before there is a fence.
+            ("barrier", "announcement.awaited", "2"),
+            // Being entered.
+            ("entering", "fence.epoch", "4"),
+            ("entering", "cutover.settled", "4"),
+            ("entering", "pooler.paused", "5 entering"),
+            ("entering", "hook.owed_on_entry", "5"),
+            ("entering", "tunnel.port", "7440"),
+            // Entered: poolers may lead elsewhere.
+            ("entered", "pooler.lead_back", "yes"),
+            // What no release has written is no pause.
+            ("odd", "pooler.paused", "7 sailing"),
+            ("other", "tunnel.port", "7441"),
+        ],
+    );
+    let beside = Journal::open_beside(&path);
+    assert!(beside.is_ok(), "nobody runs on it: {beside:?}");
+    let journal = Journal::open(&path).unwrap();
+    let record = |name: &str| journal.switchover(&MigrationId::new(name).unwrap()).unwrap();
+    let nothing = SwitchoverRecord::default;
+
+    assert_eq!(
+        record("doubt"),
+        SwitchoverRecord {
+            fence: Fence::MayStand(7),
+            left: Some(3),
+            pause: leaving(7),
+            hooks_on_leaving: Some(7),
+            ..nothing()
+        }
+    );
+    assert_eq!(
+        record("left"),
+        SwitchoverRecord { fence: Fence::Kept(4), left: Some(4), pause: leaving(4), ..nothing() }
+    );
+    assert_eq!(record("barrier"), SwitchoverRecord { untold: Some(2), ..nothing() });
+    assert_eq!(
+        record("entering"),
+        SwitchoverRecord {
+            fence: Fence::Kept(4),
+            left: Some(4),
+            pause: Some(Switchover { epoch: 5, role: Role::Entering }),
+            hooks_on_entry: Some(Entry { epoch: 5, opened: false }),
+            ..nothing()
+        }
+    );
+    assert_eq!(record("entered"), SwitchoverRecord { lead_here: true, ..nothing() });
+    assert_eq!(record("odd"), nothing());
+    assert_eq!(record("other"), nothing());
+    let notes: Vec<String> = journal.rows("SELECT key FROM note", |row| row.get(0)).unwrap();
+    assert_eq!(notes, ["tunnel.port", "tunnel.port"], "and nothing is left that nobody reads");
+}
+
+/// An agent of the release before may still run while the new program is called beside it:
+/// it would go on writing what is read no more.
+#[test]
+fn a_journal_of_before_is_not_taken_up_under_a_running_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    write_notes_of_before(&path, &[("m", "fence.epoch", "7")]);
+    let running = try_lock(&path).unwrap().unwrap();
+    let refused = Journal::open_beside(&path).unwrap_err();
+    assert_eq!(refused.reason, Reason::StoreInUse);
+    drop(running);
+    Journal::open_beside(&path).unwrap();
+    // One of this release is no obstacle.
+    let _running = try_lock(&path).unwrap().unwrap();
+    Journal::open_beside(&path).unwrap();
+}
+
+/// What is refused, or changes nothing, is not written.
+#[test]
+fn a_record_is_written_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&dir.path().join("journal.db")).unwrap();
+    let migration = MigrationId::new("m").unwrap();
+    let happened = |event| journal.happened(&migration, event);
+    happened(Event::Fences(2)).unwrap();
+    let written = journal.switchover(&migration).unwrap();
+    assert_eq!(happened(Event::Fences(1)).unwrap_err().reason, Reason::WrongState);
+    happened(Event::LetOn(Switchover { epoch: 2, role: Role::Leaving })).unwrap();
+    assert_eq!(journal.switchover(&migration).unwrap(), written);
+    happened(Event::OtherOpened(2)).unwrap();
+    assert_eq!(journal.switchover(&migration).unwrap().fence, Fence::Kept(2));
 }

@@ -27,7 +27,7 @@ pub struct SequenceState {
     pub last_value: i64,
     /// Whether the last value was handed out.
     pub called: bool,
-    /// The step from one value to the next. May be negative.
+    /// The act from one value to the next. May be negative.
     pub increment: i64,
     /// Whether it begins again at its end.
     pub cycles: bool,

@@ -8,7 +8,7 @@ use pgportage_tests::postgres_versions::PostgresVersion;
 
 use super::{SCHEMA, open};
 
-/// DDL on the side that publishes, and an object that is named for it.
+/// DDL on the publisher, and an object that is named for it.
 const DRIFTS: &[(&str, &str)] = &[
     ("ALTER TABLE sales.customer ADD COLUMN note text", "table sales.customer"),
     ("ALTER TABLE sales.customer ADD COLUMN rank int NOT NULL DEFAULT 3", "table sales.customer"),
@@ -137,7 +137,7 @@ async fn there_and_level(source: PostgresVersion, destination: PostgresVersion) 
         there.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
         assert_eq!(drift(here, there).await, Differences::new(), "{statement}");
     }
-    // Made on the side that follows.
+    // Made on the subscriber.
     for statement in ["CREATE INDEX mine ON sales.customer (place)", "ALTER TABLE sales.customer ADD COLUMN extra text"]
     {
         there.batch_execute(statement).await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgportage_agent::step::cutover::{FenceSource, RaiseBarrier, settle_by_itself};
+use pgportage_agent::act::cutover::{FenceSource, RaiseBarrier};
 use pgportage_link::Clock;
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::wait::{self, Seen};
@@ -57,7 +57,7 @@ async fn a_fence_at_work_when_its_budget_ends_is_taken_back_at_once() {
     let database = world.options.database.clone();
     // Beyond the pause between two looks of the agent, and between two ends of it.
     let budget = Duration::from_millis(1500);
-    tokio::spawn(settle_by_itself(world.source_agent.switches.clone()));
+    tokio::spawn(world.source_agent.switchovers.clone().look_after_each());
     perform(&world, Side::Source, &cutover(1, budget)).await.unwrap();
     perform(&world, Side::Destination, &cutover(1, budget)).await.unwrap();
     let late = unseen_login(&world, super::APPLICATION, super::PASSWORD, 10);

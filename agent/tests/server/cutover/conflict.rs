@@ -1,7 +1,7 @@
 //! An application's transaction that holds a table which the barrier still needs, and wants
 //! one that it has: what the policy says gives way.
 
-use pgportage_agent::step::cutover::{RaiseBarrier, RaiseBarrierResult};
+use pgportage_agent::act::cutover::{RaiseBarrier, RaiseBarrierResult};
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::{Reason, Side};
 
@@ -34,8 +34,8 @@ async fn collide(
     let mut writer = application(&world.source, database).await.unwrap();
     let transaction = writer.transaction().await.unwrap();
     transaction.batch_execute(hold).await.unwrap();
-    let step = RaiseBarrier { cutover_epoch: 1, max_outage: BUDGET };
-    tokio::join!(perform(world, Side::Source, &step), async {
+    let act = RaiseBarrier { cutover_epoch: 1, max_outage: BUDGET };
+    tokio::join!(perform(world, Side::Source, &act), async {
         world.source.wait_until(database, waits, MAX_LAG).await.unwrap();
         transaction.batch_execute(want).await?;
         transaction.commit().await
@@ -72,8 +72,8 @@ async fn under_yield_the_barrier_gives_way_and_the_application_goes_on() {
     nothing_is_left(&world).await;
     // The next one, without a cycle, stands.
     prepare(&world, 2).await;
-    let step = RaiseBarrier { cutover_epoch: 2, max_outage: BUDGET };
-    assert_eq!(perform(&world, Side::Source, &step).await.unwrap().cancelled_session_count, 0);
+    let act = RaiseBarrier { cutover_epoch: 2, max_outage: BUDGET };
+    assert_eq!(perform(&world, Side::Source, &act).await.unwrap().cancelled_session_count, 0);
 }
 
 /// Before the barrier proper: where the locks against maintenance wait.
@@ -104,6 +104,6 @@ async fn nothing_is_left(world: &World) {
     let writer = application(&world.source, &world.options.database).await.unwrap();
     writer.batch_execute("SET lock_timeout = '1s'").await.unwrap();
     writer.batch_execute("INSERT INTO public.orders (note) VALUES ('on')").await.unwrap();
-    let step = RaiseBarrier { cutover_epoch: 1, max_outage: BUDGET };
-    undo(world, Side::Source, &step).await.unwrap();
+    let act = RaiseBarrier { cutover_epoch: 1, max_outage: BUDGET };
+    undo(world, Side::Source, &act).await.unwrap();
 }

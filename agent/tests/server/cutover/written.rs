@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgportage_agent::step::cutover::{DrainToMarker, PrepareCutover, RaiseBarrier, WrittenRows};
+use pgportage_agent::act::cutover::{DrainToMarker, PrepareCutover, RaiseBarrier, WrittenRows};
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::{Reason, Side};
 

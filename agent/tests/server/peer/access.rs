@@ -9,6 +9,7 @@ use pgportage_link::identity::Role;
 use pgportage_link::relay::Relay;
 use pgportage_link::{Clock, Failure, Remedy};
 use pgportage_migration::Participation;
+use pgportage_migration::switchover::SwitchoverRecord;
 use pgportage_postgres::{RelationName, ServerVersion};
 use pgportage_proto::{MigrationId, Reason, Side};
 
@@ -142,9 +143,7 @@ async fn an_announcement_of_no_switch_changes_nothing() {
         }
     }
     for (agent, _) in sides {
-        for note in ["cutover.settled", "pooler.paused", "announcement.awaited"] {
-            assert_eq!(agent.journal.note(&migration(), note).unwrap(), None, "{note}");
-        }
+        assert_eq!(agent.journal.switchover(&migration()).unwrap(), SwitchoverRecord::default());
     }
 }
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
-use pgportage_agent::step::schema::{RestoreSchema, RestoreSchemaResult};
-use pgportage_agent::step::{Act, Context, Survey};
+use pgportage_agent::act::schema::{RestoreSchema, RestoreSchemaResult};
+use pgportage_agent::act::{Act, Context, Survey};
 use pgportage_link::{Effect, Failure, Remedy, fail_point};
 use pgportage_postgres::ServerVersion;
 use pgportage_proto::{CopyMethod, Reason, Side};

@@ -8,6 +8,7 @@ use pgportage_data_plane::tunnel::Tunnels;
 use pgportage_link::Clock;
 use pgportage_link::identity::Role;
 use pgportage_link::relay::Relay;
+use pgportage_migration::journal::Note;
 use pgportage_proto::{Reason, Side};
 use pgportage_tests::cluster::{SUPERUSER, connect};
 use pgportage_tests::wait::{self, Seen};
@@ -157,7 +158,7 @@ async fn the_port_survives_a_restart_and_goes_with_the_migration() {
     let world = World::start().await;
     let agent = &world.destination_agent;
     let address = listen(&world).await;
-    assert_eq!(agent.journal.note(&migration(), "tunnel.port").unwrap(), Some(address.port().to_string()));
+    assert_eq!(agent.journal.note(&migration(), Note::TunnelPort).unwrap(), Some(address.port().to_string()));
 
     // As a restarted agent finds it: the first port of the range is taken by then.
     agent.tunnels.close(&migration());

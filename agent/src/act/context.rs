@@ -1,0 +1,209 @@
+//! What an act is given to work with.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgportage_data_plane::figures::{Gauges, LinkTraffic};
+use pgportage_data_plane::heartbeat::Heartbeats;
+use pgportage_data_plane::peer::Peers;
+use pgportage_data_plane::role::Roles;
+use pgportage_data_plane::slot::Slots;
+use pgportage_data_plane::snapshot::Snapshots;
+use pgportage_data_plane::tunnel::Tunnels;
+use pgportage_link::tls::Identity;
+use pgportage_link::{Clock, Effect, Failure, Remedy, Tasks};
+use pgportage_migration::Participation;
+use pgportage_migration::journal::Journal;
+use pgportage_migration::ledger::Entry;
+use pgportage_postgres::Door;
+use pgportage_proto::Reason;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::hook::Hooks;
+use crate::policy::Policy;
+use crate::pooler::Poolers;
+use crate::settings::Settings;
+use crate::switchover::Switchovers;
+
+/// How far an attempt is. Lossy: the latest wins.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// What is being worked on or waited for.
+    pub subject: String,
+    /// Work done, in `unit`.
+    pub completed: u64,
+    /// Work in total, in `unit`. Zero while unknown.
+    pub total: u64,
+    /// What is counted.
+    pub unit: ProgressUnit,
+    /// One entry for each part, for example each table.
+    pub parts: Vec<ProgressPart>,
+    /// Indexes being built, as far as the server shows them.
+    pub builds: Vec<IndexBuild>,
+}
+
+/// What progress is counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProgressUnit {
+    /// Nothing is counted.
+    #[default]
+    None,
+    /// Bytes.
+    Bytes,
+    /// Rows.
+    Rows,
+    /// Tables.
+    Tables,
+    /// Milliseconds of lag.
+    Milliseconds,
+}
+
+/// How far one table is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgressPart {
+    /// The table, quoted.
+    pub table: String,
+    /// Rows copied.
+    pub row_count: u64,
+    /// Bytes copied.
+    pub size_bytes: u64,
+    /// Bytes in total. Zero while unknown.
+    pub total_bytes: u64,
+    /// Rows in total, estimated. Zero while unknown.
+    pub total_rows: u64,
+    /// Whether it is ready.
+    pub ready: bool,
+}
+
+/// An index that is being built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexBuild {
+    /// Its table, quoted.
+    pub table: String,
+    /// What the build does, in PostgreSQL's words.
+    pub phase: String,
+    /// How much of this phase is done, in whole percent.
+    pub percent: Option<u8>,
+}
+
+/// What every act is given: the migration, the command, the door to the
+/// database, and the ways to report, to wait and to be stopped.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The agent's part in the migration.
+    pub participation: Participation,
+    /// The command being carried out: the key of ledger rows.
+    pub command_id: String,
+    /// Epoch of the coordinator that sent it.
+    pub leader_epoch: i64,
+    /// Digest of the plan it belongs to.
+    pub plan_digest: Vec<u8>,
+    /// How long the act may go without progress before it fails with
+    /// [`Reason::Stalled`].
+    pub stall_timeout: Duration,
+    /// What the act is carried out with.
+    pub handles: Handles,
+    /// The clocks.
+    pub clock: Clock,
+    /// Where progress goes.
+    pub progress: watch::Sender<Progress>,
+    /// Says stop. Honoured at safe points.
+    pub cancel: CancellationToken,
+}
+
+/// What acts are carried out with: one of each for the whole agent, made where the
+/// process is put together. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Handles {
+    /// What `agent.toml` says.
+    pub settings: Arc<Settings>,
+    /// What may be done here.
+    pub policy: Arc<Policy>,
+    /// Who this agent is, and the key that proves it.
+    pub identity: Identity,
+    /// What survives a crash.
+    pub journal: Journal,
+    /// Opens database sessions.
+    pub door: Door,
+    /// The replication slots.
+    pub slots: Slots,
+    /// The replication roles.
+    pub roles: Roles,
+    /// Dials the other agents.
+    pub peers: Peers,
+    /// Where the server's own subscriptions enter the link.
+    pub tunnels: Tunnels,
+    /// The snapshots of the migrations that this agent is the source of.
+    pub snapshots: Snapshots,
+    /// The heartbeats of the migrations that this agent publishes for.
+    pub heartbeats: Heartbeats,
+    /// The poolers that applications reach databases through.
+    pub poolers: Poolers,
+    /// Commands of the machine's owner at named points of a switch.
+    pub hooks: Hooks,
+    /// What switchovers are carried out and settled with.
+    pub switchovers: Switchovers,
+    /// What is measured between commands.
+    pub gauges: Gauges,
+    /// What went over the link.
+    pub traffic: LinkTraffic,
+    /// The tasks that outlast a command.
+    pub tasks: Tasks,
+}
+
+/// An act reaches the handles as if they were its own: `cx.journal`.
+impl Deref for Context {
+    type Target = Handles;
+
+    fn deref(&self) -> &Handles {
+        &self.handles
+    }
+}
+
+impl Context {
+    /// Whose act a row of the ledger records.
+    #[must_use]
+    pub fn entry(&self) -> Entry<'_> {
+        Entry { command_id: &self.command_id, leader_epoch: self.leader_epoch, plan_digest: &self.plan_digest }
+    }
+
+    /// Reports progress. Never waits.
+    pub fn report(&self, progress: Progress) {
+        self.progress.send_replace(progress);
+    }
+
+    /// A place where an attempt may be stopped without harm.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Cancelled`] when it was asked to stop.
+    pub fn safe_point(&self) -> Result<(), Failure> {
+        if self.cancel.is_cancelled() {
+            return Err(Failure::new(Reason::Cancelled, "stopped because it was asked to")
+                .remedy(Remedy::Wait)
+                .effect(Effect::Unknown));
+        }
+        Ok(())
+    }
+
+    /// Waits, and ends early with [`Reason::Cancelled`] when asked to stop.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Cancelled`].
+    pub async fn pause(&self, duration: Duration) -> Result<(), Failure> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => self.safe_point(),
+            () = self.clock.sleep(duration) => Ok(()),
+        }
+    }
+
+    /// A place where a test may kill the process. Does nothing in a release
+    /// build.
+    pub fn fail_point(&self, name: &'static str) {
+        pgportage_link::fail_point::hit(name);
+    }
+}

@@ -1,0 +1,107 @@
+//! What every act is: its name, its input and output as the contract has them, what
+//! the policy has to allow, its look, its work and its undo.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use pgportage_link::Failure;
+#[cfg(doc)]
+use pgportage_proto::Reason;
+pub use pgportage_proto::v1::command_result::Result as Produced;
+use pgportage_proto::{ActKind, Side, Verb};
+
+use super::Context;
+use crate::policy::DestructiveAct;
+
+/// What a look at the server found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Survey<Output> {
+    /// The work is done already; this is its result.
+    Done(Output),
+    /// Nothing is in the way.
+    Ready,
+}
+
+/// What an act may do to a server, as far as the policy is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Consequences {
+    /// What of it needs a word of its own in the policy.
+    pub destructive: &'static [DestructiveAct],
+    /// The outage it may cause.
+    pub max_outage: Option<Duration>,
+}
+
+impl Consequences {
+    /// Nothing that has to be allowed besides the act itself.
+    pub const NONE: Self = Self { destructive: &[], max_outage: None };
+
+    /// What needs words of its own, and no outage.
+    #[must_use]
+    pub const fn of(destructive: &'static [DestructiveAct]) -> Self {
+        Self { destructive, max_outage: None }
+    }
+}
+
+/// One kind of work. The value holds the input.
+pub trait Act: fmt::Debug + Send + Sync + Sized + 'static {
+    /// Its name in the policy file, in logs, in metrics and in the ledger.
+    const KIND: ActKind;
+    /// The only side it makes sense on; none when both can do it.
+    const SIDE: Option<Side> = None;
+    /// Where it belongs to the way back: to what only lets a migration return after
+    /// its cutover, or to the return itself. There, to perform it needs
+    /// [`DestructiveAct::WayBack`].
+    const WAY_BACK: &'static [Side] = &[];
+    /// Whether its progress is that of the copy.
+    const COPIES: bool = false;
+    /// Whether accepting it makes this agent take part in the migration. A mere
+    /// question about a server does not.
+    const JOINS: bool = true;
+
+    /// The input as a command has it.
+    type Message;
+    /// What a successful attempt produces.
+    type Output: Send;
+
+    /// Takes the input in.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::RequestInvalid`], naming the field.
+    fn decode(message: Self::Message) -> Result<Self, Failure>;
+
+    /// What was produced, as the command's result has it.
+    fn encode(output: Self::Output) -> Produced;
+
+    /// What needs a word of its own in the policy, and the outage it may cause.
+    /// [`Act::WAY_BACK`] is added to it. Taking back is never refused for its outage:
+    /// that would prolong it.
+    fn consequences(&self, _verb: Verb, _side: Side) -> Consequences {
+        Consequences::NONE
+    }
+
+    /// Whether it cannot be performed once this side's replication slot was given up.
+    /// What prepares for the slot, what takes back and what comes after the drain goes
+    /// on without it.
+    fn needs_slot(_side: Side) -> bool {
+        false
+    }
+
+    /// Whether its success is the last this agent does for the migration: finished,
+    /// or taken back to the first act that touched this side.
+    fn is_last(_verb: Verb, _side: Side) -> bool {
+        false
+    }
+
+    /// Looks before acting: already done, ready, or what is in the way (as a
+    /// failure). Changes nothing. Runs before every attempt, the first included.
+    fn survey(&self, cx: &Context) -> impl Future<Output = Result<Survey<Self::Output>, Failure>> + Send;
+
+    /// Does the work. May be cut short at any `cx.safe_point()` or killed at any
+    /// instant; the next attempt surveys again.
+    fn perform(&self, cx: &Context) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+
+    /// Takes the work back. Succeeds when there is nothing to take back.
+    fn undo(&self, cx: &Context) -> impl Future<Output = Result<(), Failure>> + Send;
+}

@@ -1,0 +1,222 @@
+//! On the subscriber: compares the rows of every table with those of the
+//! other side, by their hashes. The destination follows until the cutover, the
+//! source behind it; messages call *source* who is followed.
+//!
+//! Nothing is locked and no snapshot is old: a table is read part by part, each
+//! part at both ends at the same moment and under a snapshot of its own. The
+//! boundaries of parts are looked for here, where no application waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use pgportage_data_plane::comparison::{ComparedTable, Hashing, Questions, Reader};
+use pgportage_link::{Effect, Failure};
+use pgportage_postgres::RelationName;
+use pgportage_proto::{ActKind, Side, v1};
+
+use super::checkpoint::{Checkpoint, TableComparison, TableNote};
+use super::queue::RangeQueue;
+use super::scan::Worker;
+use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::message::{duration, span};
+
+/// Tables compared at the same time: while one side of one is read, the other
+/// side of another is. Each costs both servers a session.
+const WORKERS: usize = 2;
+
+/// Compares rows by their hashes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompareRows {
+    /// Which comparison this is. One with the number of the one before goes on
+    /// where that left off.
+    pub comparison_id: i64,
+    /// How long it may take. None: until it is done.
+    pub time_limit: Option<Duration>,
+    /// Write statements that mend what differs.
+    pub repair: bool,
+}
+
+/// What it came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompareRowsResult {
+    /// One entry for each table that either side replicates, sorted by name.
+    pub tables: Vec<TableComparison>,
+    /// Whether every table was compared to its end.
+    pub complete: bool,
+    /// Parts of tables whose hashes were compared.
+    pub range_count: i64,
+    /// Rows that were looked at once more, because a hash differed.
+    pub recheck_count: i64,
+    /// How long it took, over all attempts.
+    pub elapsed: Duration,
+    /// File with the keys of rows that differ. Empty if none does.
+    pub report_path: String,
+    /// File with statements for the destination. Empty if there are none.
+    pub repair_path: String,
+}
+
+impl Act for CompareRows {
+    const KIND: ActKind = ActKind::CompareRows;
+    const WAY_BACK: &'static [Side] = &[Side::Source];
+    type Message = v1::CompareRows;
+    type Output = CompareRowsResult;
+
+    fn decode(message: v1::CompareRows) -> Result<Self, Failure> {
+        Ok(Self {
+            comparison_id: message.comparison_id,
+            time_limit: message.time_limit.map(|limit| duration(Some(limit), "time_limit")).transpose()?,
+            repair: message.repair,
+        })
+    }
+
+    fn encode(output: CompareRowsResult) -> Produced {
+        Produced::CompareRows(v1::CompareRowsResult {
+            tables: output.tables.into_iter().map(Into::into).collect(),
+            complete: output.complete,
+            range_count: output.range_count,
+            recheck_count: output.recheck_count,
+            elapsed: Some(span(output.elapsed)),
+            report_path: output.report_path,
+            repair_path: output.repair_path,
+        })
+    }
+
+    /// Never done before: rows change.
+    async fn survey(&self, _cx: &Context) -> Result<Survey<CompareRowsResult>, Failure> {
+        Ok(Survey::Ready)
+    }
+
+    async fn perform(&self, cx: &Context) -> Result<CompareRowsResult, Failure> {
+        cx.report(Progress { subject: "listing the tables".to_owned(), ..Progress::default() });
+        let (mut here, mut there) = open(cx).await?;
+        let (plan, hashing) = Plan::make(cx, &mut here, &mut there).await?;
+        tracing::info!(
+            migration.id = %cx.participation.migration, tables = plan.tables.len(), ?hashing,
+            "comparing rows by their hashes"
+        );
+        let mut checkpoint = Checkpoint::open(&cx.settings.state_dir, &cx.participation.migration, self.comparison_id)?;
+        let mut obstructed = Vec::new();
+        for (table, obstacle) in plan.obstacles {
+            checkpoint.note(&table, TableNote { obstacle, complete: true, ..TableNote::default() });
+            obstructed.push(table);
+        }
+        let queue = RangeQueue::new(cx, hashing, self.repair, self.time_limit, checkpoint, plan.tables, obstructed);
+        let mut ends = vec![Some((here, there))];
+        ends.resize_with(WORKERS, || None);
+        let workers = ends.into_iter().map(|ends| Box::pin(Worker::new(cx, &queue, ends).run()));
+        let worked = tokio::select! {
+            biased;
+            // The sessions go, and with them what the servers do for them.
+            () = cx.cancel.cancelled() => cx.safe_point().map_err(|cancelled| cancelled.effect(Effect::None)),
+            worked = try_join_all(workers) => worked.map(|_| ()),
+        };
+        let result = queue.close()?;
+        worked.map(|()| result)
+    }
+
+    async fn undo(&self, _cx: &Context) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Both ends, ready to hash.
+///
+/// # Errors
+///
+/// What either side reports.
+pub(in crate::act) async fn open(cx: &Context) -> Result<(Reader, Questions), Failure> {
+    let here = Reader::open(&cx.door, &cx.participation.database).await?;
+    let there = cx.peers.call(&cx.participation).await?.compare_rows().await?;
+    Ok((here, there))
+}
+
+/// What can be compared, and what cannot.
+#[derive(Debug)]
+pub(in crate::act) struct Plan {
+    /// Every table that both sides have with the same columns.
+    pub(in crate::act) tables: Vec<Arc<ComparedTable>>,
+    /// The others, with what stands in the way.
+    obstacles: Vec<(RelationName, String)>,
+}
+
+impl Plan {
+    /// Asks both ends which tables they have, and how rows can be hashed.
+    ///
+    /// # Errors
+    ///
+    /// What either side reports.
+    pub(in crate::act) async fn make(
+        cx: &Context,
+        here: &mut Reader,
+        there: &mut Questions,
+    ) -> Result<(Self, Hashing), Failure> {
+        let ours = here.tables(&cx.participation).await?;
+        let (theirs, probe) = there.tables().await?;
+        let hashing = if here.probe().await? == probe { Hashing::Native } else { Hashing::Portable };
+        Ok((Self::of(ours, theirs), hashing))
+    }
+
+    /// Holds what the two sides have against each other.
+    fn of(ours: Vec<ComparedTable>, theirs: Vec<ComparedTable>) -> Self {
+        let mut theirs: BTreeMap<_, _> = theirs.into_iter().map(|table| (table.name.clone(), table)).collect();
+        let (mut tables, mut obstacles) = (Vec::new(), Vec::new());
+        for table in ours {
+            let Some(other) = theirs.remove(&table.name) else {
+                obstacles.push((table.name, "is replicated on the destination only".to_owned()));
+                continue;
+            };
+            match table.comparable(&other) {
+                Ok(()) if table.key == other.key => tables.push(Arc::new(table)),
+                // Either one has no such key, or another one has more.
+                Ok(()) => tables.push(Arc::new(table.without_key())),
+                Err(obstacle) => obstacles.push((table.name, obstacle)),
+            }
+        }
+        obstacles.extend(theirs.into_keys().map(|name| (name, "is replicated on the source only".to_owned())));
+        Self { tables, obstacles }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::act::verify::columns;
+
+    #[test]
+    fn tables_are_matched_and_nothing_is_left_out() {
+        let table = |name: &str, own: &[&str], key: &[&str]| ComparedTable {
+            name: RelationName::new("public", name),
+            columns: columns(own, &[]),
+            key: key.iter().map(|&name| name.to_owned()).collect(),
+            size_bytes: 0,
+        };
+        let ours = vec![
+            table("both", &["a"], &["a"]),
+            table("here", &["a"], &[]),
+            table("keys", &["a", "b"], &["a"]),
+            table("wide", &["a", "b"], &[]),
+        ];
+        let theirs = vec![
+            table("both", &["a"], &["a"]),
+            table("keys", &["a", "b"], &["a", "b"]),
+            table("there", &["a"], &[]),
+            table("wide", &["a"], &[]),
+        ];
+        let plan = Plan::of(ours, theirs);
+        let compared: Vec<_> =
+            plan.tables.iter().map(|table| (table.name.relation.as_str(), table.key.is_empty())).collect();
+        assert_eq!(compared, [("both", false), ("keys", true)]);
+        let obstacles: Vec<_> =
+            plan.obstacles.iter().map(|(name, text)| format!("{}: {text}", name.relation)).collect();
+        assert_eq!(
+            obstacles,
+            [
+                "here: is replicated on the destination only",
+                "wide: column b is on the destination only",
+                "there: is replicated on the source only"
+            ]
+        );
+    }
+}
