@@ -136,10 +136,16 @@ async fn what_is_away_or_hidden_is_said_in_time() {
     })
     .await;
     let seen = look(&world, Side::Destination).await;
-    let unchecked: Vec<_> = seen.unchecked.iter().map(|it| (it.subject, it.failure.reason)).collect();
-    assert!(unchecked.contains(&("what other roles' sessions do", Reason::PrivilegeMissing)), "{unchecked:?}");
+    let hidden = |seen: &Situation| {
+        let of = seen.unchecked.iter().find(|it| it.subject == "what other roles' sessions do");
+        of.map(|it| (it.failure.reason, it.failure.hint.clone()))
+    };
+    let (reason, remedy) = hidden(&seen).unwrap();
+    assert_eq!(reason, Reason::PrivilegeMissing);
     assert!(matches!(seen.link, Some(LinkSituation::Answers(_))), "{:?}", seen.link);
     assert_eq!((seen.subscription, seen.slot), (None, None));
+    world.destination.execute("postgres", &remedy).await.unwrap();
+    assert_eq!(hidden(&look(&world, Side::Destination).await), None, "{remedy}");
 
     // The other agent and the server are away.
     world.cut_link();
