@@ -260,7 +260,7 @@ async fn a_fence_without_a_coordinator_to_ask_through_stands_until_there_is_one(
     journey.site.source_agent.start().unwrap();
 
     let doubts =
-        |site: &Site| -> Result<usize> { Ok(site.source_agent.log_text()?.matches("the cutover is in doubt").count()) };
+        |site: &Site| -> Result<usize> { Ok(site.source_agent.log_text()?.matches("the switchover is in doubt").count()) };
     wait::until("three questions that nobody carries", LIMIT, async || {
         let asked = doubts(&journey.site)?;
         Ok(if asked >= 3 { Seen::Done(()) } else { Seen::NotYet(format!("{asked} questions")) })
