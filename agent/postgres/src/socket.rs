@@ -48,10 +48,6 @@ impl Address {
     }
 
     /// Connects. Dropping the future ends that.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::ServerUnreachable`].
     pub(super) async fn connect(&self) -> Result<Socket, Failure> {
         self.dial().await.map_err(|error| {
             Failure::new(Reason::ServerUnreachable, format!("could not connect to the server at {self}"))
@@ -97,10 +93,6 @@ pub(super) struct Canceller {
 impl Canceller {
     /// Asks the server. Success means that it was asked, not that anything was
     /// running.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::ServerUnreachable`].
     pub(super) async fn cancel(&self) -> Result<(), Failure> {
         let socket = self.address.connect().await?;
         self.token.cancel_query_raw(socket, NoTls).await.map_err(|error| {
