@@ -1,6 +1,6 @@
-//! Histories of one side of a migration, with a crash after every event, against what is
-//! true on both servers: what the record says is due never leads clients where they must
-//! not go, and never lifts a fence without its promise.
+//! Histories of one side of a migration, with a crash after every event, checked against what is true on
+//! both servers. What the record says is due must never lead clients to a side where they must not go, and
+//! never lift a fence without the promise for it.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a side has decided about a switchover that enters it: a row on its server.
+/// The decision of a side about a switchover that enters it: a row on its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decided {
     Opened,
     NeverOpens,
 }
 
-/// Everything that is durable anywhere.
+/// All durable state: this agent's journal and both servers.
 #[derive(Clone, Debug, Default)]
 struct World {
     /// The journal's row, as it is written.
@@ -27,13 +27,12 @@ struct World {
     other: BTreeMap<i64, Decided>,
     /// Decisions of this side about switchovers that enter it.
     own: BTreeMap<i64, Decided>,
-    /// The latest switchover.
     current: Option<Switchover>,
-    /// Whether a command of it has its sessions: they go with the agent.
+    /// Whether a command of the latest switchover has its sessions. They end with the agent.
     at_work: bool,
 }
 
-/// What happens next. What cannot happen as things stand is left out.
+/// What happens next. A step that is impossible in the present state is skipped.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Begin(Role),
@@ -45,19 +44,19 @@ enum Step {
     CommitFence,
     OtherOpens,
     OwnOpens,
-    /// The agent hears of its own opening, for example with a command that comes again.
+    /// The agent learns that its own side has opened, for example from a command that comes again.
     HearOfOwnOpening,
-    /// The other agent or the coordinator says that the other side has opened.
+    /// The agent learns from the other agent or the coordinator that the other side has opened.
     HearOfOpening,
-    /// Somebody says so of a switchover that can never open, or says it of another one.
+    /// The agent is told of an opening of a switchover that can never open, or under a wrong epoch.
     Lie(i64),
-    /// The command ends, whatever came of it.
+    /// The command ends, with whatever result.
     GiveUp,
     /// The agent dies.
     Crash,
-    /// What is due is done, up to so many effects.
+    /// The agent does what is due, up to so many effects.
     CarryOut(usize),
-    /// What was under way for an earlier switchover ends late.
+    /// Something that was under way for an earlier switchover ends late.
     EndLate(i64),
 }
 
@@ -127,7 +126,7 @@ impl World {
                 }
             }
             Step::Pause => {
-                // No command pauses behind its own fence or decision.
+                // No command pauses poolers after its own fence or decision.
                 if let Some(current) = self.current.filter(|current| self.at_work && !self.is_behind(current.epoch)) {
                     self.happens(Event::Pauses(current));
                 }
@@ -197,8 +196,8 @@ impl World {
 
     fn begin(&mut self, role: Role) {
         let epoch = self.current.map_or(1, |current| current.epoch + 1);
-        // A side is left when it is open, and entered when it is closed. The preconditions
-        // of a switchover see to that, and the coordinator settles the one before.
+        // A side is left when it is open, and entered when it is closed. The preconditions of a switchover
+        // make sure of that, and the coordinator settles the previous switchover first.
         let may_begin = match role {
             Role::Leaving => self.fence.is_none(),
             Role::Entering => self.fence.is_none_or(|fenced| self.other.get(&fenced) == Some(&Decided::Opened)),
@@ -241,8 +240,8 @@ impl World {
         }
     }
 
-    /// What the agent does by itself when nothing is in anybody's hands. Ends after so many
-    /// effects, as if the agent died then.
+    /// What the agent does by itself when no command is at work. Ends after so many effects, as if the
+    /// agent died then.
     fn carry_out(&mut self, mut effects: usize) {
         let mut effect = || {
             let left = effects > 0;
@@ -261,7 +260,7 @@ impl World {
         for _round in 0..3 {
             for due in self.record().due(InHand::NOTHING, Clock.now()) {
                 self.is_right(due);
-                // A crash between what is done and what is noted.
+                // A crash between the effect and the note of it.
                 for half in 0..2 {
                     if !effect() {
                         return;
@@ -272,7 +271,7 @@ impl World {
         }
     }
 
-    /// **The property that matters**, for one thing that is due.
+    /// **The property that matters**, for one item that is due.
     fn is_right(&self, due: Due) {
         let other_opened = |epoch| self.other.get(&epoch) == Some(&Decided::Opened);
         let own_opened = |epoch| self.own.get(&epoch) == Some(&Decided::Opened);
@@ -322,7 +321,7 @@ impl World {
         }
     }
 
-    /// Whatever the agent died of: left to itself it comes to an end, and to the right one.
+    /// Whatever killed the agent: left to itself, it settles the switchover, and settles it correctly.
     fn comes_to_rest(mut self) {
         self.at_work = false;
         for _look in 0..4 {
@@ -352,7 +351,7 @@ proptest! {
     }
 }
 
-/// What the property above says of every history, for the two that everybody asks about.
+/// The property above holds for every history; these are the two plain ones.
 #[test]
 fn a_cutover_and_a_rollback_by_the_book() {
     let mut world = World::default();
@@ -393,7 +392,7 @@ fn what_is_in_hand_is_left_to_whoever_has_it() {
     assert_eq!(due(Held::ByCommand, Held::No), [Due::LeadHere]);
 }
 
-/// What the operator says of a side that is gone for good counts as its promise.
+/// The operator's statement that the other side is destroyed counts as that side's promise.
 #[test]
 fn behind_the_operators_word_applications_belong_here() {
     for known in [Event::FenceStands(1), Event::OtherOpened(1)] {
