@@ -209,10 +209,6 @@ impl Poolers {
     }
 
     /// Removes what was kept for the way back.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub(crate) fn forget(&self, participation: &Participation) -> Result<(), Failure> {
         self.0
             .means

@@ -1,17 +1,15 @@
 //! Comparing rows by their hashes.
 //!
-//! The subscriber asks, the publisher answers over the link, and
-//! each server hashes its own rows: what travels is a sum for each part of a
-//! table, and for parts whose sums differ the keys and hashes of their rows.
+//! The subscriber's agent asks, the publisher's agent answers over the link, and each server hashes its own
+//! rows. What travels is a sum for each part of a table, and, for parts whose sums differ, the keys and
+//! hashes of their rows.
 //!
-//! A row's hash is made from the texts of its columns, by name, in sessions whose
-//! settings are the same everywhere. The digest of a part is the sum of the hashes
-//! of its rows, so it does not depend on their order, and a row that is there
-//! twice counts twice.
+//! A row's hash is made from the texts of its columns, by name, in sessions whose settings are the same
+//! everywhere. The digest of a part is the sum of the hashes of its rows. So it does not depend on their
+//! order, and a row that is there twice counts twice.
 //!
-//! **Invariant:** a difference is told only when no write explains it
-//! ([`Suspect`]). Rows differ all the time while writes go on: the stream is
-//! always a little behind.
+//! **Invariant:** a difference is reported only when no write explains it ([`Suspect`]). Rows differ all
+//! the time while applications write: the stream is always a little behind.
 
 mod message;
 mod part;

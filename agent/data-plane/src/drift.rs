@@ -1,14 +1,13 @@
 //! Schema drift: DDL that was run on one side only, noticed within seconds.
 //!
-//! Replication carries rows, not DDL. While a side follows the other one, its agent
-//! compares the schemas of both, by the hashes that the verification compares; what
-//! differs is told to the coordinator by name. The operator makes the change on the
-//! other side as well, or takes it back.
+//! Replication carries rows, not DDL. While a side follows the other one, its agent compares the schemas of
+//! both, by the same hashes as the verification. It reports what differs to the coordinator by name. The
+//! operator makes the change on the other side as well, or takes it back.
 //!
-//! A side follows when it is closed and has its subscription, which is made when the
-//! schema is whole: what the copy has not built yet is no drift. **Invariant:** only
-//! what differed for [`pace::INTERVAL`] is told, so that a change that is being made
-//! on both sides is none either; what could not be compared is never told as level.
+//! A side follows when it is closed and has its subscription. The subscription is made when the schema is
+//! whole, so what the copy has not built yet is no drift. **Invariant:** only what has differed for
+//! [`pace::INTERVAL`] is reported, so a change that an operator is making on both sides is no drift either.
+//! A schema that could not be compared is never reported as equal.
 
 mod difference;
 mod pace;
@@ -34,11 +33,11 @@ use pace::{INTERVAL, Pace};
 pub use difference::{Change, Differences, DriftedObject, Published, by_urgency, compare};
 pub use published::published;
 
-/// Most objects that are named to the coordinator; the rest is a number.
+/// Most objects that are named to the coordinator; of the rest it learns the number.
 const NAMED: usize = 20;
 
-/// A side that follows: closed, with its subscription. Our tables are missing on a
-/// source that was never left.
+/// Whether this may be a side that follows: closed, with its subscription. On a source that was never left,
+/// our tables are missing.
 const CANDIDATE: &str = "SELECT to_regclass('pgportage.decision') IS NOT NULL";
 
 const FOLLOWS: &str = "\
@@ -46,7 +45,6 @@ SELECT EXISTS (SELECT FROM pgportage.decision WHERE id = 1 AND state = 'closed')
    AND EXISTS (SELECT FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
                 WHERE s.subname = $1 AND d.datname = current_database())";
 
-/// Whether this side follows the other one at this moment.
 async fn follows(session: &Session, participation: &Participation) -> Result<bool, Failure> {
     let failure = |error| sql_failure(error, "look whether this side follows the other one");
     if !session.query_one(CANDIDATE, &[]).await.map_err(failure)?.get::<_, bool>(0) {
@@ -66,7 +64,7 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// Nothing was seen yet.
+    /// A watch that has compared nothing yet.
     #[must_use]
     pub fn new(door: Door, journal: Journal, peers: Peers, gauges: Gauges, tasks: Tasks) -> Self {
         Self { door, journal, peers, gauges, tasks }
@@ -101,12 +99,11 @@ impl Drift {
     }
 }
 
-/// One migration's watch.
 #[derive(Debug)]
 struct Watch {
     with: Drift,
     participation: Participation,
-    /// What was told last, to say it once.
+    /// The differences reported last, so that each change is reported once.
     told: Option<Differences>,
 }
 
@@ -128,7 +125,8 @@ impl Watch {
                         "the schemas could not be compared"
                     );
                 }
-                // A drift stays until it is seen to be gone; nothing stays level unseen.
+                // A drift is reported until a comparison shows that it is gone. Without one, "equal" is not
+                // reported either.
                 if self.told.as_ref().is_some_and(Differences::is_empty) {
                     self.tell_nothing();
                 }
@@ -141,12 +139,12 @@ impl Watch {
         }
     }
 
-    /// Compares for as long as this side follows. The session stays open while it
-    /// does not: one that came and went would be met by the preconditions of a
-    /// switch, which cannot know whose it was.
+    /// Compares for as long as this side follows. The session stays open while it does not: the
+    /// preconditions of a switchover would meet a session that comes and goes, and could not know whose it
+    /// was.
     async fn follow(&mut self) -> Result<(), Failure> {
         let clock = self.with.tasks.clock;
-        // No session for a source that nobody has left: it follows nobody.
+        // A source that was never left follows no other side, so it needs no session.
         while self.participation.side == Side::Source
             && self.with.journal.switchover(&self.participation.migration)?.left.is_none()
         {
@@ -181,7 +179,7 @@ impl Watch {
         }
     }
 
-    /// Tells what is certain.
+    /// Reports what has differed for long enough.
     fn judge(&mut self, sight: &mut Sight) {
         let Some(theirs) = &sight.theirs else { return };
         let differences = compare(theirs, &sight.ours);
@@ -228,7 +226,7 @@ impl Watch {
         self.told = Some(Differences::new());
     }
 
-    /// Nothing is known any more.
+    /// Withdraws the last report.
     fn tell_nothing(&mut self) {
         if self.told.take().is_some() {
             self.with.gauges.forget_drift(&self.participation.migration);

@@ -1,8 +1,7 @@
 //! What is measured between commands: plain figures.
 //!
-//! Written by what measures (the heartbeat, the watch, the protection, the watch
-//! for schema drift, the link), read by the session and the metrics endpoint.
-//! Lossy: only the latest matters, and nothing is decided by it.
+//! Written by the heartbeat, the watch, the protection, the watch for schema drift and the link; read by
+//! the session and the metrics endpoint. Lossy: only the latest matters, and no decision rests on them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -16,11 +15,11 @@ use prometheus_client::metrics::family::Family;
 
 use crate::drift::DriftedObject;
 
-/// What is known about one migration between commands. Lossy: only the latest
-/// matters, and nothing is decided by it.
+/// What is known about one migration between commands. Lossy: only the latest matters, and no decision
+/// rests on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gauge {
-    /// Source: from a heartbeat row's commit to the news of its arrival.
+    /// Source: time from a heartbeat row's commit to the news of its arrival.
     pub lag: Option<Duration>,
     /// Source: bytes the destination has not confirmed.
     pub lag_bytes: Option<u64>,
@@ -32,31 +31,31 @@ pub struct Gauge {
     pub free_disk_bytes: Option<u64>,
     /// Source: how long the WAL kept may go on growing.
     pub wal_forecast: Option<Forecast>,
-    /// What is about to go wrong, for people. Empty while all is well.
+    /// A warning of what is about to fail, for operators. Empty while all is well.
     pub warning: String,
-    /// Source: while not all readers of the copy may read.
+    /// Source: set while not all readers of the copy may read.
     pub held_back: Option<HeldBack>,
-    /// On the subscriber: how its schema compares with the other one.
+    /// On the subscriber: how its schema compares with the publisher's.
     pub schema_drift: Option<SchemaDrift>,
 }
 
-/// How the schemas of both sides compare, as the coordinator hears it.
+/// How the schemas of both sides compare, as the coordinator learns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchemaDrift {
-    /// The subscriber: this one.
+    /// The side that follows: this one.
     pub follower: Side,
-    /// How many objects differ. Zero: both sides are level.
+    /// How many objects differ. Zero when both schemas are equal.
     pub object_count: usize,
     /// Some of them, the most urgent first.
     pub objects: Vec<DriftedObject>,
 }
 
-/// Readers of a copy that wait for the source to recover.
+/// Readers of a copy that this agent holds back until the source recovers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldBack {
-    /// How many may read.
+    /// How many readers may read.
     pub reader_limit: u32,
-    /// Why not all, as a clause for people.
+    /// Why not all of them may, as a clause for operators.
     pub cause: String,
 }
 
@@ -71,26 +70,26 @@ impl Gauges {
         change(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(migration.clone()).or_default());
     }
 
-    /// The schemas are not compared any more.
+    /// Forgets the drift: the schemas are not compared any more.
     pub fn forget_drift(&self, migration: &MigrationId) {
         if let Some(gauge) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(migration) {
             gauge.schema_drift = None;
         }
     }
 
-    /// The migration is over.
+    /// Forgets a migration that is over.
     pub fn remove(&self, migration: &MigrationId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
     }
 
-    /// All gauges as they stand.
+    /// A copy of all gauges.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<MigrationId, Gauge> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// What comes, if everything goes on as it did.
+/// What will happen if writing goes on as it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forecast {
     /// WAL that the server writes, in bytes a second.
@@ -104,18 +103,18 @@ pub struct Forecast {
 /// What is left before a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Which limit.
+    /// The limit that is met first.
     pub limit: WalLimit,
-    /// What may still be added.
+    /// Bytes that may still be added.
     pub left_bytes: u64,
-    /// When that is. None while nothing grows.
+    /// When the limit is met at the present growth. None while nothing grows.
     pub time_left: Option<Duration>,
 }
 
-/// What limits the WAL kept.
+/// What limits the WAL that the server keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalLimit {
-    /// Over `max_slot_wal_keep_size` the server gives the slot up.
+    /// Over `max_slot_wal_keep_size` the server invalidates the slot.
     Server,
     /// Over the policy's limit the migration gives way.
     Policy,
@@ -124,15 +123,14 @@ pub enum WalLimit {
     Disk,
 }
 
-/// What bytes on the link are for, and how they are counted.
+/// What the bytes on the link are for, and whether they were counted before or after packing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LinkLabels {
     carries: &'static str,
     form: &'static str,
 }
 
-/// Bytes for the other agent since the start, before and after packing. Cloning is
-/// cheap.
+/// Bytes sent to the other agent since the start, before and after packing. Cloning is cheap.
 #[derive(Clone, Debug, Default)]
 pub struct LinkTraffic(pub Family<LinkLabels, Counter>);
 
@@ -144,13 +142,13 @@ pub struct Traffic {
 }
 
 impl LinkTraffic {
-    /// Rows of the copy.
+    /// Counts the rows of the copy.
     #[must_use]
     pub fn rows(&self) -> Traffic {
         self.of("rows")
     }
 
-    /// The subscription's connections.
+    /// Counts the subscription's connections.
     #[must_use]
     pub fn tunnel(&self) -> Traffic {
         self.of("tunnel")
@@ -163,7 +161,7 @@ impl LinkTraffic {
 }
 
 impl Traffic {
-    /// Counts a chunk.
+    /// Counts one chunk, before packing and as sent.
     pub fn count(&self, plain: usize, sent: usize) {
         self.plain.inc_by(plain as u64);
         self.sent.inc_by(sent as u64);
@@ -175,15 +173,14 @@ impl Traffic {
         self.plain.get()
     }
 
-    /// Bytes as they were sent, without what gRPC and TLS add.
+    /// Bytes as they were sent, without the overhead of gRPC and TLS.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
         self.sent.get()
     }
 }
 
-/// How the agent itself stands: for people and metrics, nothing is decided by it.
-/// Clones share it.
+/// The state of the agent itself, for operators and metrics; no decision rests on it. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     server_version: Arc<AtomicI32>,
@@ -197,7 +194,7 @@ impl Standing {
         self.server_version.load(Ordering::Relaxed)
     }
 
-    /// Takes note of the server's version, which an upgrade may change.
+    /// Notes the server's version, which an upgrade may change.
     pub fn set_server_version(&self, version_num: i32) {
         self.server_version.store(version_num, Ordering::Relaxed);
     }
@@ -208,7 +205,7 @@ impl Standing {
         self.attached.load(Ordering::Relaxed)
     }
 
-    /// The session begins or ends.
+    /// Notes that the session with the coordinator began or ended.
     pub fn set_attached(&self, attached: bool) {
         self.attached.store(attached, Ordering::Relaxed);
     }

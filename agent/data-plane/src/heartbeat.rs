@@ -1,9 +1,9 @@
 //! The heartbeat: a row whose arrival measures the lag, on one clock.
 //!
-//! The agent whose side publishes writes the next number every second, more often
-//! while an act waits for it, and hears over the link which number has arrived; both
-//! moments are read from its own clock. Runs beside all acts, and survives outages
-//! of either server, of the link and of the coordinator: an outage is lag.
+//! The publisher's agent writes the next number every second, and more often while an act waits for it.
+//! Over the link the subscriber's agent reports which number has arrived. The publisher's agent takes both
+//! moments from its own clock. The heartbeat runs beside all acts and survives outages of either server, of
+//! the link and of the coordinator: an outage shows as lag.
 
 mod arrivals;
 mod beat;

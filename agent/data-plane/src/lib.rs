@@ -1,9 +1,8 @@
-//! What moves rows and says how far they are: the slot and its snapshot, the link's
-//! caller, the tunnel, comparisons, the heartbeat.
+//! What moves rows and says how far they are: the slot and its snapshot, the link's caller, the tunnel,
+//! comparisons, the heartbeat.
 //!
-//! **Invariant:** the data plane does not need the coordinator, and cannot name it: no
-//! command, no session and no policy is known here. It is given addresses, roles and
-//! limits.
+//! **Invariant:** the data plane does not need the coordinator, and cannot name it: no command, no session
+//! and no policy is known here. The layers above give it addresses, roles and limits.
 
 pub mod comparison;
 pub mod drift;

@@ -1,8 +1,7 @@
 //! What the agents of a migration call on each other: the caller's half.
 //!
-//! The caller finds the other agent among the addresses of its own policy
-//! ([`Peers`]) and proves who it is. The half that answers is above, beside what it
-//! answers from.
+//! The caller finds the other agent among the addresses of its own policy ([`Peers`]) and checks the other
+//! agent's certificate. The half that answers is a layer above, in the agent's own crate.
 
 mod client;
 mod cutover;

@@ -1,10 +1,10 @@
-//! The replication role and the canary role of a migration: what they are called,
-//! whose they are, and how the other side logs in as one.
+//! The replication role and the canary role of a migration: their names, whether they are ours, and how the
+//! other side logs in as one.
 //!
-//! Both carry a comment that names the migration: a role of the same name without
-//! it is not ours and is never touched. The server only ever sees the SCRAM
-//! verifier of a password; the password itself goes to the other agent over the
-//! link, is made anew for each asking, and is kept nowhere here.
+//! Both carry a comment that names the migration. A role of the same name without that comment is not ours
+//! and is never touched. The server only ever sees the SCRAM verifier of a password. The password itself
+//! goes to the other agent over the link, is made anew each time the other agent asks, and is kept nowhere
+//! on this side.
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::Participation;
@@ -24,8 +24,7 @@ SELECT coalesce(shobj_description(r.oid, 'pg_authid'), '') AS comment,
 FROM pg_roles r
 WHERE r.rolname = $1";
 
-/// Tables whose rows the role would see only in part. The copy would leave the
-/// rest out without a word.
+/// Tables of which the role would see only some rows. The copy would leave the rest out without a warning.
 const ROW_SECURITY: &str = "\
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
@@ -39,58 +38,58 @@ pub struct Roles {
     premade: PremadeRoles,
 }
 
-/// Roles made beforehand, where the agent's own role may not make any.
+/// Roles that the server's owner made beforehand, where the agent's own role may not make any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PremadeRoles {
-    /// What the subscription logs in as.
+    /// The role that the subscription logs in as.
     pub replication: Option<PremadeRole>,
-    /// What proves the fence by being refused.
+    /// The role that proves the fence: its login must be refused.
     pub canary: Option<PremadeRole>,
 }
 
-/// What a subscription needs to log in.
+/// What the other side's subscription needs to log in.
 #[derive(Clone, Debug)]
 pub struct ReplicationAccess {
-    /// Role to log in as.
+    /// The role to log in as.
     pub role_name: String,
-    /// Its password.
+    /// Made for this answer; this agent keeps no copy.
     pub password: Secret,
-    /// Database to connect to.
+    /// The database of this side.
     pub database: String,
-    /// Publication to subscribe to.
+    /// The publication to subscribe to.
     pub publication_name: String,
-    /// Slot to stream from.
+    /// The slot to stream from.
     pub slot_name: String,
 }
 
-/// The names of the two roles of a migration, made by us or beforehand.
+/// The names of the two roles of a migration, made by the agent or beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleNames {
-    /// What the subscription logs in as.
+    /// The role that the subscription logs in as.
     pub replication: String,
-    /// What proves the fence by being refused.
+    /// The role that proves the fence: its login must be refused.
     pub canary: String,
 }
 
-/// How one role looks.
+/// A role's comment and attributes, as the server has them.
 #[derive(Clone, Debug)]
 pub struct RoleState {
-    /// By which a role of ours is known.
+    /// The comment that marks a role as ours.
     pub comment: String,
-    /// LOGIN.
+    /// Has LOGIN.
     pub can_login: bool,
-    /// REPLICATION.
+    /// Has REPLICATION.
     pub replication: bool,
-    /// SUPERUSER: needs none of the others.
+    /// Is SUPERUSER: needs none of the others.
     pub superuser: bool,
-    /// BYPASSRLS: sees every row.
+    /// Has BYPASSRLS: sees every row.
     pub bypasses_row_security: bool,
-    /// It was granted CONNECT on the database itself.
+    /// Was granted CONNECT on the database itself.
     pub connects: bool,
 }
 
 impl Roles {
-    /// `premade`: roles made beforehand, where the agent's own may not make any.
+    /// `premade`: roles that the server's owner made, where the agent's own role may not make any.
     #[must_use]
     pub fn new(door: Door, slots: Slots, premade: PremadeRoles) -> Self {
         Self { door, slots, premade }
@@ -106,7 +105,7 @@ impl Roles {
         self.premade.canary.as_ref()
     }
 
-    /// The names of this side's two roles: those of the policy, or ours.
+    /// The names of this side's two roles: those of the policy, or else our own.
     #[must_use]
     pub fn names(&self, participation: &Participation) -> RoleNames {
         let ours = || format!("{}_canary", published_name(participation));
@@ -116,23 +115,22 @@ impl Roles {
         }
     }
 
-    /// What the other side's subscription logs in as: the role of the policy, or ours.
+    /// The role that the other side's subscription logs in as: that of the policy, or else our own.
     #[must_use]
     pub fn replication(&self, participation: &Participation) -> String {
         self.premade_replication().map_or_else(|| published_name(participation), |role| role.name.clone())
     }
 
-    /// Gives the other agent what its subscription needs to log in. The role's
-    /// password is made anew, so that an agent that was told an earlier one has nothing.
+    /// Gives the other agent what its subscription needs to log in. The role's password is made anew, so
+    /// that a password given earlier is worthless.
     ///
-    /// `system_identifier` is the other cluster's: it is kept, because the
-    /// slots that its table synchronisation makes here carry it in their names.
+    /// `system_identifier` is the other cluster's. It is kept because the slots that the other cluster's
+    /// table synchronisation makes here carry it in their names.
     ///
     /// # Errors
     ///
-    /// [`Reason::ObjectConflict`] when the role is missing or not ours;
-    /// [`Reason::RequestInvalid`] for an identifier that is none; otherwise what the
-    /// server reports.
+    /// [`Reason::ObjectConflict`] when the role is missing or not ours; [`Reason::RequestInvalid`] for an
+    /// identifier that is not valid; otherwise what the server reports.
     pub async fn access(
         &self,
         participation: &Participation,
@@ -158,8 +156,8 @@ impl Roles {
         })
     }
 
-    /// A password for the canary role, made anew: for the proof of a fence, whose
-    /// login has to fail for want of CONNECT and not for want of a password.
+    /// A new password for the canary role, for the proof of a fence: that login has to fail for want of
+    /// CONNECT, not of a password.
     ///
     /// # Errors
     ///
@@ -198,13 +196,13 @@ impl Roles {
 }
 
 impl RoleState {
-    /// Whether a subscription can log in as it and see every row.
+    /// Whether a subscription can log in as this role and see every row.
     pub fn fits(&self, bypass: bool) -> bool {
         self.can_login && self.replication && self.connects && (self.superuser || self.bypasses_row_security || !bypass)
     }
 }
 
-/// A role as it is in the server; none when there is no such role.
+/// A role as it is in the server; none when there is no role of that name.
 ///
 /// # Errors
 ///
@@ -224,12 +222,12 @@ pub async fn role_state(client: &impl GenericClient, name: &str) -> Result<Optio
     }))
 }
 
-/// The comment by which a later attempt knows a role of ours.
+/// The comment by which a later attempt recognises a role of ours.
 pub fn comment(migration: &MigrationId) -> String {
     format!("pgportage migration {migration}")
 }
 
-/// A name as `pg_hba.conf` wants it: quoted, so that no keyword is read in it.
+/// A name in the form that `pg_hba.conf` needs: quoted, so that it never reads as a keyword.
 pub fn hba_name(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

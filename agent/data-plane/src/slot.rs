@@ -1,9 +1,8 @@
-//! The replication slot of the publisher: who makes it, whose a slot of
-//! its name is, and whether it still stands.
+//! The publisher's replication slot: which role makes it, whether a slot of its name is ours, and whether
+//! it still stands.
 //!
-//! Shared by what makes the slot, keeps its snapshot, watches what it costs and
-//! moves it on. **Invariant:** a slot of our name without the journal's note of the
-//! intent is not ours, and is never touched.
+//! Shared by the parts that make the slot, keep its snapshot, watch its cost and advance it. **Invariant:**
+//! a slot of our name without the journal's note of the intent is not ours, and is never touched.
 
 use std::path::PathBuf;
 
@@ -34,7 +33,7 @@ pub struct Slots {
     replication_address: String,
 }
 
-/// A role made beforehand.
+/// A role that the server's owner made beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PremadeRole {
     /// Its name.
@@ -43,32 +42,32 @@ pub struct PremadeRole {
     pub password_file: PathBuf,
 }
 
-/// How a slot looks.
+/// The state of a slot, as the server reports it.
 #[derive(Clone, Debug)]
 pub struct SlotState {
     plugin: String,
     database: String,
     temporary: bool,
-    /// What the server says of the WAL that the slot needs.
+    /// `pg_replication_slots.wal_status`: whether the WAL that the slot needs is still there.
     pub wal_status: String,
-    /// None while the slot is being made.
+    /// None while the server is still making the slot.
     pub confirmed: Option<String>,
-    /// The backend that streams from it, or still makes it.
+    /// The backend that streams from it, or is still making it.
     pub active_pid: Option<i32>,
 }
 
-/// Whether a session streams from a slot of our name.
+/// Whether a session streams from the slot of our name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotUse {
-    /// There is none.
+    /// There is no such slot.
     Absent,
     /// No session streams from it.
     Idle,
-    /// This backend streams from it, or still makes it.
+    /// This backend streams from it, or is still making it.
     Active(i32),
 }
 
-/// Who makes and drops slots.
+/// The role that makes and drops slots.
 enum SlotMaker<'a> {
     /// The agent's own role.
     OwnRole,
@@ -77,8 +76,8 @@ enum SlotMaker<'a> {
 }
 
 impl Slots {
-    /// `premade` is the replication role of the policy, which makes slots where the
-    /// agent's own role may not; it logs in at `replication_address`.
+    /// `premade` is the replication role of the policy. It makes slots where the agent's own role may not,
+    /// and logs in at `replication_address`.
     #[must_use]
     pub fn new(door: Door, journal: Journal, premade: Option<PremadeRole>, replication_address: &str) -> Self {
         Self { door, journal, premade, replication_address: replication_address.to_owned() }
@@ -86,8 +85,7 @@ impl Slots {
 
     // ---- What the journal knows.
 
-    /// Takes note that the slot is about to be made. From here on the watch looks
-    /// after it.
+    /// Notes that the slot is about to be made. From here on the watch looks after it.
     ///
     /// # Errors
     ///
@@ -96,7 +94,7 @@ impl Slots {
         self.journal.set_note(migration, Note::Slot, name)
     }
 
-    /// Whether the slot was made, or is about to be, and was not removed since.
+    /// Whether the slot was made or is about to be, and was not removed since.
     ///
     /// # Errors
     ///
@@ -105,13 +103,12 @@ impl Slots {
         Ok(self.journal.note(migration, Note::Slot)?.is_some())
     }
 
-    /// Whether the slot still stands. What needs it asks here before it acts and
-    /// while it waits.
+    /// Checks that the slot was not given up. An act that needs the slot asks here before it acts and while
+    /// it waits.
     ///
     /// # Errors
     ///
-    /// [`Reason::WalLimitExceeded`] or [`Reason::SlotLost`] once it was given up: no
-    /// retry can help.
+    /// [`Reason::WalLimitExceeded`] or [`Reason::SlotLost`] once it was given up: no retry can help.
     pub fn stands(&self, migration: &MigrationId) -> Result<(), Failure> {
         let Some(note) = self.journal.note(migration, Note::SlotGivenUp)? else { return Ok(()) };
         let (reason, detail) = note.split_once('\n').unwrap_or((note.as_str(), ""));
@@ -127,8 +124,8 @@ impl Slots {
             .effect(Effect::None))
     }
 
-    /// Gives the slot up. Durable when it returns: from here on everything that
-    /// needs the slot fails.
+    /// Notes that the slot is given up. Durable when it returns: from here on every act that needs the slot
+    /// fails.
     ///
     /// # Errors
     ///
@@ -137,8 +134,7 @@ impl Slots {
         self.journal.set_note(migration, Note::SlotGivenUp, &format!("{reason}\n{detail}"))
     }
 
-    /// Forgets the intent, and that the slot was given up, once its remains are
-    /// removed.
+    /// Forgets the intent, and that the slot was given up, once the slot's remains are removed.
     ///
     /// # Errors
     ///
@@ -148,7 +144,7 @@ impl Slots {
         self.journal.clear_note(migration, Note::SlotGivenUp)
     }
 
-    /// Takes note of the system identifier of the subscriber's cluster.
+    /// Notes the system identifier of the subscriber's cluster.
     ///
     /// # Errors
     ///
@@ -168,8 +164,8 @@ impl Slots {
 
     // ---- What the server knows.
 
-    /// A session that may make and drop slots: of the agent's own role if that has
-    /// REPLICATION, otherwise of the replication role of the policy.
+    /// A session that may make and drop slots: of the agent's own role if that has REPLICATION, otherwise
+    /// of the policy's replication role.
     ///
     /// # Errors
     ///
@@ -245,7 +241,7 @@ impl Slots {
         Ok(slot)
     }
 
-    /// Looks who uses our slot.
+    /// Which backend, if any, uses our slot.
     ///
     /// # Errors
     ///
@@ -274,7 +270,7 @@ impl Slots {
     }
 }
 
-/// A slot, whosever it is.
+/// A slot of any owner, by its name.
 ///
 /// # Errors
 ///

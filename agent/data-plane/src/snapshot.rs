@@ -1,16 +1,14 @@
 //! The source's snapshot: what the copy reads.
 //!
-//! A slot made on a replication connection exports a snapshot of exactly the
-//! point where its stream begins. The snapshot can be imported for as long as
-//! that connection lives and does nothing else, so a **keeper** holds it.
-//! Readers import it into transactions of their own, which then see the same
-//! rows whatever happens to the keeper.
+//! A slot made on a replication connection exports a snapshot of exactly the point where its stream begins.
+//! The snapshot can be imported for as long as that connection lives and does nothing else, so a **keeper**
+//! holds it. Readers import it into transactions of their own, and these see the same rows even after the
+//! keeper is lost.
 //!
-//! **Invariant:** a snapshot is called by the slot's consistent point, and rows
-//! are read only by readers of the snapshot that was asked for. When the keeper
-//! is lost before the copy was complete, slot and snapshot are made anew, at
-//! another point. What was copied of the lost one is made level with the new one:
-//! its slot is kept until then, and says which rows were touched in between.
+//! **Invariant:** a snapshot's name is the slot's consistent point, and only readers of the snapshot that
+//! the destination agent asked for read rows. When the keeper is lost before the copy was complete, slot
+//! and snapshot are made anew, at another point. What was copied of the lost one is made equal to the new
+//! one. Until then its slot is kept: it says which rows were touched in between.
 
 mod bucket;
 mod former;
@@ -53,8 +51,8 @@ use crate::slot::Slots;
 
 /// The snapshots of all migrations that this agent is the source of.
 ///
-/// Each has a place of its own: making one waits for other people's transactions,
-/// and nobody else may wait with it. Cloning is cheap.
+/// Each migration has a place of its own: making its snapshot waits for the application's transactions, and
+/// other migrations must not wait with it. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Snapshots {
     hands: Hands,
@@ -62,7 +60,7 @@ pub struct Snapshots {
     places: Arc<std::sync::Mutex<HashMap<MigrationId, Arc<Place>>>>,
 }
 
-/// What a snapshot is made, kept and read with.
+/// What makes, keeps and reads a snapshot.
 #[derive(Clone, Debug)]
 struct Hands {
     door: Door,
@@ -70,26 +68,26 @@ struct Hands {
     tasks: Tasks,
 }
 
-/// What belongs to one migration.
+/// The snapshot and the reading of one migration.
 #[derive(Debug)]
 struct Place {
     kept: Mutex<Option<Arc<Snapshot>>>,
     pace: Pace,
 }
 
-/// How fast, and how many at a time. Outlasts a lost snapshot: both are the
-/// migration's.
+/// How fast rows are read, and by how many readers at a time. Outlasts a lost snapshot: both belong to the
+/// migration.
 #[derive(Clone, Debug)]
 struct Pace {
     throttle: Arc<Throttle>,
     readers: Arc<ReaderSlots>,
 }
 
-/// How often the changes since one earlier snapshot may be begun to be read. An
-/// attempt ends with the call that asked for it.
+/// How often the reading of the changes since one earlier snapshot may be begun. An attempt ends with the
+/// call that asked for it.
 const MOST_READINGS: u32 = 3;
 
-/// Permit to read rows, until it is dropped.
+/// The permit of one reader. Held until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
     reader: ReaderSlot,
@@ -97,61 +95,60 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Waits until this one may read. Safe to drop.
+    /// Waits until this reader may read. Safe to drop.
     pub async fn wait(&self) {
         self.reader.wait().await;
     }
 
-    /// Pays for bytes that were read: waits until more may be. Dropping the future
-    /// leaves them unpaid.
+    /// Charges bytes that were read: waits until more may be. Dropping the future leaves them uncharged.
     pub async fn charge(&self, bytes: usize) {
         self.throttle.pass(bytes).await;
     }
 }
 
-/// One snapshot, kept.
+/// One snapshot that this agent keeps.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Where the slot's stream begins: the snapshot's name everywhere.
     pub consistent_point: String,
-    /// What it holds.
+    /// The tables it holds.
     tables: Vec<Published>,
     keeper: Keeper,
     readers: Readers,
     since: Mutex<Since>,
 }
 
-/// What is known of the way from an earlier snapshot to this one.
+/// What is known of the changes from an earlier snapshot to this one.
 #[derive(Debug, Default)]
 struct Since {
-    /// The earlier one.
+    /// The earlier snapshot.
     held: Option<Lsn>,
-    /// Times that somebody began to read.
+    /// How often their reading was begun.
     readings: u32,
     touched: Option<Arc<Touched>>,
 }
 
-/// What a table is, for somebody who holds the rows of an earlier snapshot.
+/// How a table has changed since the earlier snapshot that the destination holds rows of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The same.
+    /// Not at all.
     None,
-    /// The same but for rows that are known.
+    /// In rows that are known.
     SomeRows,
-    /// Nobody knows.
+    /// It is not known how.
     Unknown,
 }
 
-/// A snapshot, and what changed since an earlier one.
+/// A snapshot, and the changes since an earlier one.
 #[derive(Debug)]
 pub struct Opened {
-    /// The one that is kept now.
+    /// The snapshot that is kept now.
     pub snapshot: Arc<Snapshot>,
     touched: Option<Arc<Touched>>,
 }
 
 impl Opened {
-    /// Every table, with what became of it since.
+    /// Every table, with its change since the earlier snapshot.
     pub fn tables(&self) -> impl Iterator<Item = (&SnapshotTable, Change)> {
         self.snapshot.tables.iter().map(|published| {
             let change = match self.touched.as_ref().map(|touched| touched.difference(published.oid)) {
@@ -165,25 +162,24 @@ impl Opened {
 }
 
 impl Snapshots {
-    /// None is kept yet.
+    /// No snapshot is kept yet.
     #[must_use]
     pub fn new(door: Door, journal: Journal, slots: Slots, tasks: Tasks) -> Self {
         Self { hands: Hands { door, slots, tasks }, journal, places: Arc::default() }
     }
 
-    /// Takes note of how fast a migration's rows may be read, and keeps it over a
-    /// restart. Whoever reads goes on at that rate. Ignored when this agent is not
-    /// the migration's source.
+    /// Notes how fast a migration's rows may be read, and keeps that over a restart. Readers at work go on
+    /// at the new rate. Ignored when this agent is not the migration's source.
     ///
     /// # Errors
     ///
-    /// [`Reason::StoreUnwritable`]: the rate is as it was.
+    /// [`Reason::StoreUnwritable`]: the old rate stays.
     pub fn tune(&self, migration: &MigrationId, rate: Option<Rate>) -> Result<(), Failure> {
         let journal = &self.journal;
         if journal.participation(migration)?.is_none_or(|participation| participation.side != Side::Source) {
             return Ok(());
         }
-        // Held over both: whoever makes the place reads the note under it.
+        // Held over both: the task that makes the place reads the note under this lock.
         let places = self.lock();
         match rate {
             _ if read_rate(journal, migration)? == rate => {}
@@ -196,22 +192,23 @@ impl Snapshots {
         Ok(())
     }
 
-    /// How many want to read, for each migration of which somebody does.
+    /// How many readers each migration has, counting those that wait. Migrations without readers are left
+    /// out.
     pub fn reading(&self) -> Vec<(MigrationId, usize)> {
         let places = self.lock();
         let readers = places.iter().map(|(migration, place)| (migration.clone(), place.pace.readers.reading()));
         readers.filter(|(_, reading)| *reading > 0).collect()
     }
 
-    /// Lets so many read of each migration from now on. None: all.
+    /// From now on at most so many readers of each migration read at a time. None: all of them.
     pub fn allow(&self, allowed: Option<usize>) {
         for place in self.lock().values() {
             place.pace.readers.allow(allowed);
         }
     }
 
-    /// Permit to read rows of a migration outside of its snapshot, within the same
-    /// limits. Held while somebody reads.
+    /// Permit to read rows of a migration outside of its snapshot, within the same limits. The caller holds
+    /// it while it reads.
     ///
     /// # Errors
     ///
@@ -221,21 +218,21 @@ impl Snapshots {
         Ok(Permit { reader: pace.readers.begin(), throttle: Arc::clone(&pace.throttle) })
     }
 
-    /// The snapshot of a migration: the one that is kept, or a new one with a new
-    /// slot. An older slot of ours is dropped for it. `held` is the snapshot that
-    /// the destination has rows of: what changed since is said as far as it is
-    /// known, and what is known of any other is forgotten.
+    /// The snapshot of a migration: the one that is kept, or a new one with a new slot. An older slot of
+    /// ours is dropped for the new one. `held` is the snapshot that the destination has rows of. The answer
+    /// says what changed since `held`, as far as that is known; what is known of any other earlier snapshot
+    /// is forgotten.
     ///
     /// Dropping the future while the server makes the slot ends that attempt.
     ///
     /// # Errors
     ///
-    /// [`Reason::WrongState`] when the migration has no slot yet or any more, or the
-    /// copy was complete before; otherwise what the server reports.
+    /// [`Reason::WrongState`] when the migration has no slot yet, has none any more, or has completed its
+    /// copy; otherwise what the server reports.
     pub async fn open(&self, participation: &Participation, held: Option<Lsn>) -> Result<Opened, Failure> {
         let hands = &self.hands;
         let migration = &participation.migration;
-        // Held while the slot is made: a second caller waits for the same one.
+        // Held while the slot is made: a second caller waits and gets the same snapshot.
         let place = self.place(migration)?;
         let pace = place.pace.clone();
         let mut place = place.kept.lock().await;
@@ -245,7 +242,7 @@ impl Snapshots {
             return Ok(Opened { snapshot, touched });
         }
         self.hands.slots.stands(migration)?;
-        // What is made without this would be watched and removed by nobody.
+        // The watch looks after a slot, and removes it, only if the intent was noted.
         if !hands.slots.is_intended(migration)? {
             return Err(Failure::new(Reason::WrongState, "the act that makes the slot has not come or is undone")
                 .effect(Effect::None));
@@ -296,13 +293,13 @@ impl Snapshots {
             .ok_or_else(|| snapshot_lost(consistent_point))
     }
 
-    /// Lets a snapshot go because every row has arrived. The slot stays.
-    /// Succeeds when it was let go before.
+    /// Lets a snapshot go because every row has arrived. The slot stays. Succeeds when it was let go
+    /// before.
     ///
     /// # Errors
     ///
-    /// [`Reason::SnapshotLost`] when another one was made since: then not every
-    /// row of that one can have arrived.
+    /// [`Reason::SnapshotLost`] when another snapshot was made since: then not every row of that one can
+    /// have arrived.
     pub async fn release(&self, migration: &MigrationId, consistent_point: &str) -> Result<(), Failure> {
         let place = self.place(migration)?;
         let mut place = place.kept.lock().await;
@@ -314,18 +311,18 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Forgets a migration's snapshot: its slot goes too.
+    /// Forgets a migration's snapshot, for an act that removes its slot too.
     ///
     /// # Errors
     ///
     /// [`Reason::StoreUnwritable`].
     pub fn forget(&self, migration: &MigrationId) -> Result<(), Failure> {
-        // Whoever makes one at this moment has just lost its slot, and fails.
+        // A call that makes a snapshot at this moment has just lost its slot, and fails.
         self.lock().remove(migration);
         self.journal.clear_note(migration, Note::SnapshotReleased)
     }
 
-    /// A migration's place; made with the rate that the journal knows.
+    /// The place of a migration. A new one gets the rate that the journal knows.
     fn place(&self, migration: &MigrationId) -> Result<Arc<Place>, Failure> {
         let mut places = self.lock();
         if let Some(place) = places.get(migration) {
@@ -352,8 +349,8 @@ fn read_rate(journal: &Journal, migration: &MigrationId) -> Result<Option<Rate>,
 }
 
 impl Snapshot {
-    /// What was touched since another snapshot, if that can be known. Asked for
-    /// this very one, or for none, the slot of the former is needed no more.
+    /// The rows that were touched since the snapshot `held`, if that can be known. When `held` is this very
+    /// snapshot, or none, the former slot is needed no more and is dropped.
     async fn touched_since(
         &self,
         hands: &Hands,
@@ -387,14 +384,13 @@ impl Snapshot {
         Ok(since.touched.clone())
     }
 
-    /// Reads a range of one table. The stream ends with an error when the
-    /// snapshot is lost to it; dropping it cancels the reading.
+    /// Reads a range of one table. The stream ends with an error when its reader loses the snapshot;
+    /// dropping the stream cancels the reading.
     ///
     /// # Errors
     ///
-    /// [`Reason::RequestInvalid`] for anything that is not published: the caller
-    /// names a table, and gets no other. Otherwise what the server reports before
-    /// the first row.
+    /// [`Reason::RequestInvalid`] for a table that is not published: the destination agent gets rows of no
+    /// other. Otherwise what the server reports before the first row.
     pub async fn read(&self, range: Range, packer: Packer) -> Result<RowStream, Failure> {
         let asked = |table: &SnapshotTable| table.name == range.table && table.columns == range.columns;
         let Some(published) = self.tables.iter().find(|published| asked(&published.table)) else {
@@ -417,7 +413,7 @@ impl Snapshot {
         }
     }
 
-    /// What the caller of [`Snapshots::open`] was told about.
+    /// The touched rows since `held` that the answer of [`Snapshots::open`] was about.
     async fn touched(&self, held: Lsn) -> Result<Arc<Touched>, Failure> {
         let since = self.since.lock().await;
         let touched = since.touched.clone().filter(|_| since.held == Some(held));
@@ -425,7 +421,7 @@ impl Snapshot {
     }
 }
 
-/// The copy has to begin anew for what is not complete.
+/// The failure after which the destination agent copies every incomplete table anew.
 fn snapshot_lost(consistent_point: &str) -> Failure {
     Failure::new(Reason::SnapshotLost, format!("the source does not keep the snapshot of {consistent_point} any more"))
         .detail("It lives as long as one session of the source's agent.")

@@ -1,13 +1,12 @@
-//! What the source's planner knows of its tables, for a destination that can be
-//! told.
+//! What the source's planner knows of its tables, for a destination server that accepts it.
 //!
-//! Rows of `pg_stats` go over the link as COPY data and are read by nobody in
-//! between: they hold values of the tables' rows. What describes the file of a
-//! table (its pages, how many of them are all visible) stays where the file is.
+//! Rows of `pg_stats` go over the link as COPY data. The agents pass them on unread: they hold values of
+//! the tables' rows. What describes the file of a table (its pages, how many of them are all visible) stays
+//! on the source, where the file is.
 //!
-//! `pg_stats` shows a role what it may read of the tables, and hides the tables
-//! whose rows row-level security hides from it. Where it shows nothing, nothing is
-//! sent, and the destination analyses the table.
+//! `pg_stats` shows a role only statistics of tables that the role may read, and none of tables whose rows
+//! row-level security hides from it. Where it shows nothing, nothing is sent, and the destination analyses
+//! the table.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -23,23 +22,23 @@ use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING, Chunk, Packer};
 /// From this version on, `pg_stats` shows what is known of ranges.
 const SHOWS_RANGES: i32 = 17;
 
-/// What makes statistics of a kind that `pg_stats` shows, on every version. `-`:
-/// what serves every type that brings nothing of its own.
+/// The analysing functions whose statistics `pg_stats` shows on every version. `-`: the default, for types
+/// that bring none of their own.
 const SHOWN: [&str; 3] = ["-", "array_typanalyze", "ts_typanalyze"];
-/// The same, from [`SHOWS_RANGES`] on.
+/// The further ones from [`SHOWS_RANGES`] on.
 const SHOWN_OF_RANGES: [&str; 2] = ["range_typanalyze", "multirange_typanalyze"];
 
-/// The text of `money` depends on one more setting than those that every session
-/// pins; the destination's is set alike.
+/// The text of `money` depends on one more setting than those that every session pins. The destination's
+/// session sets the same.
 pub const SETTINGS: &str = "SET lc_monetary = 'C'";
 
-/// One column of what is sent: its name, its type on the destination, and how it is
-/// read from a row `s` of `pg_stats`, of the relation `w`.
+/// One column of what is sent: its name, its type on the destination, and the expression that reads it from
+/// a row `s` of `pg_stats` of the relation `w`.
 struct Column {
     name: &'static str,
     sql_type: &'static str,
     value: &'static str,
-    /// The first version whose `pg_stats` has it.
+    /// The first version whose `pg_stats` has this column.
     since: i32,
 }
 
@@ -51,8 +50,8 @@ const fn of_ranges(name: &'static str, sql_type: &'static str, value: &'static s
     Column { name, sql_type, value, since: SHOWS_RANGES }
 }
 
-/// Whose statistics they are. Columns of a table go by their names, those of an
-/// index by their numbers: the name of an expression is made up when its index is.
+/// Which relation and column the statistics belong to. Columns of a table go by their names, those of an
+/// index by their numbers: the server makes up the name of an expression when it makes the index.
 const PLACE: [Column; 4] = [
     column("position", "int", "w.position"),
     column("index_name", "text", "CASE WHEN w.is_index THEN w.relation::text END"),
@@ -65,7 +64,7 @@ const PLACE: [Column; 4] = [
     ),
 ];
 
-/// What is known, under the names by which a server is told of it.
+/// What is sent, under the names that the destination server accepts.
 const KNOWN: [Column; 14] = [
     column("inherited", "boolean", "s.inherited"),
     column("null_frac", "real", "s.null_frac"),
@@ -83,9 +82,9 @@ const KNOWN: [Column; 14] = [
     of_ranges("range_bounds_histogram", "text", "s.range_bounds_histogram::text"),
 ];
 
-/// Of published tables, and of those that they are partitions or children of: all
-/// that the destination may hear of. Of an index on an expression, the type that is
-/// analysed is the expression's, which is its column's or what its class takes.
+/// Of published tables, and of those that they are partitions or children of: the destination may learn of
+/// no others. For an index on an expression, the analysed type is that of the expression: the index
+/// column's, or the operator class's input type.
 const FACTS: &str = "\
 WITH RECURSIVE published AS (
     SELECT r.prrelid AS oid
@@ -119,40 +118,38 @@ CROSS JOIN LATERAL (
     FROM pg_options_to_table(c.reloptions) WHERE option_name LIKE 'autovacuum\\_analyze\\_%') AS o
 WHERE c.oid IN (SELECT oid FROM published)";
 
-/// What is sent of a table.
+/// What is sent of a table, or why nothing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// What there is, which may be nothing.
     Sent,
-    /// Nothing: autovacuum would make others.
+    /// Nothing: they are so old that autovacuum would make new ones.
     Stale,
-    /// Nothing: they say something that `pg_stats` does not show.
+    /// Nothing: they are of a kind that `pg_stats` does not show.
     Opaque,
-    /// Nothing: the table is not known there, or nobody here knows why.
+    /// Nothing: the source does not know the table, or gave a reason that this release does not know.
     Unknown,
 }
 
-/// What is known about the statistics of a table, without a look at them.
+/// What decides whether a table's statistics are sent, read without the statistics themselves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Facts {
-    /// Rows changed since they were made, as far as the server counted.
+    /// Rows changed since the statistics were made, as far as the server counted.
     changed_rows: i64,
     /// Rows of the table when they were made. Negative: not known.
     rows: f64,
-    /// Changes by which autovacuum makes others: so many, and a share of the rows.
+    /// After this many changes autovacuum makes new ones: a number, and a share of the rows.
     threshold: f64,
     scale_factor: f64,
-    /// Whether a type in it has statistics of a kind of its own, as those of
-    /// geometries are.
+    /// Whether a column's type has statistics of a kind of its own, as geometries have.
     opaque: bool,
 }
 
-/// Whether a table's statistics are worth sending.
 fn judge(facts: &Facts) -> Condition {
     if facts.opaque {
         return Condition::Opaque;
     }
-    // A count of rows is far from where numbers lose their units.
+    // A count of rows is far below where a float loses single units.
     let changed = facts.changed_rows as f64;
     if changed > facts.threshold + facts.scale_factor * facts.rows.max(0.0) {
         return Condition::Stale;
@@ -160,7 +157,6 @@ fn judge(facts: &Facts) -> Condition {
     Condition::Sent
 }
 
-/// A relation whose statistics are sent.
 struct Wanted {
     /// The table's place in the request.
     position: i32,
@@ -169,26 +165,25 @@ struct Wanted {
     is_index: bool,
 }
 
-/// What goes over the link.
+/// One item of what goes over the link.
 #[derive(Debug)]
 pub enum Piece {
     /// A part of the COPY data.
     Rows(Chunk),
-    /// All of it was given.
+    /// All of the data was sent.
     Complete,
 }
 
-/// Statistics on their way: what is sent of each table, then pieces, then
-/// [`Piece::Complete`] or an error.
+/// Statistics on their way: what is sent of each table, then pieces, then [`Piece::Complete`] or an error.
 #[derive(Debug)]
 pub struct Reading {
     /// What is sent of each table, in the order in which they were asked for.
     pub conditions: Vec<Condition>,
-    /// What follows.
+    /// The data, in pieces.
     pub pieces: mpsc::Receiver<Result<Piece, Failure>>,
 }
 
-/// Begins to read what the planner knows of tables. Dropping the pieces ends it.
+/// Begins to read what the planner knows of tables. Dropping the receiver of the pieces ends the reading.
 ///
 /// # Errors
 ///
@@ -212,7 +207,7 @@ pub async fn read(
     let (pieces, waiting) = mpsc::channel(CHUNKS_WAITING);
     let stop = tasks.stop.clone();
     tasks.spawn(async move {
-        // The session's statement ends with it.
+        // Dropping the session ends its statement.
         let _held = (permit, session);
         let sent = async {
             if let Some(rows) = rows {
@@ -226,7 +221,7 @@ pub async fn read(
             () = pieces.closed() => return,
             last = sent => last,
         };
-        // If nobody listens any more, nobody needs the last word.
+        // If the destination agent has stopped listening, it does not need the closing piece either.
         let _unheard = pieces.send(last).await;
     });
     Ok(Reading { conditions, pieces: waiting })
@@ -274,17 +269,16 @@ async fn examine(
     Ok((conditions, wanted))
 }
 
-/// The analysing functions whose results `pg_stats` shows.
+/// The analysing functions whose results `pg_stats` shows on this version.
 fn shown(version: ServerVersion) -> Vec<&'static str> {
     let of_ranges = if version.major() >= SHOWS_RANGES { SHOWN_OF_RANGES.as_slice() } else { &[] };
     SHOWN.iter().chain(of_ranges).copied().collect()
 }
 
-/// Reads the statistics of relations. None when there are no relations.
+/// The statement that reads the statistics of relations. None when there are no relations.
 ///
-/// The names stand in it twice: by those in the condition, which is a constant, the
-/// server finds the relations by an index, and does not look through the statistics
-/// of all.
+/// The names stand in it twice. Those in the condition are a constant: by them the server finds the
+/// relations by an index, and does not look through the statistics of all tables.
 fn statement(version: ServerVersion, wanted: &[Wanted]) -> Option<String> {
     if wanted.is_empty() {
         return None;
@@ -307,18 +301,18 @@ fn statement(version: ServerVersion, wanted: &[Wanted]) -> Option<String> {
     ))
 }
 
-/// The columns of what is sent, as those of a table that takes it.
+/// The columns of what is sent, as the definition of a table that can hold them.
 pub fn definition() -> String {
     let columns = PLACE.iter().chain(&KNOWN);
     columns.map(|column| format!("{} {}", column.name, column.sql_type)).collect::<Vec<_>>().join(", ")
 }
 
-/// What of each row of it a server can be told, by name.
+/// The names of the columns whose values a server accepts.
 pub fn known() -> impl Iterator<Item = &'static str> {
     KNOWN.iter().map(|column| column.name)
 }
 
-/// Carries COPY data to whoever listens.
+/// Sends COPY data to the destination agent.
 async fn send(
     rows: CopyOutStream,
     packer: &mut Packer,
@@ -337,7 +331,7 @@ async fn send(
 }
 
 async fn pass(bytes: Bytes, packer: &mut Packer, pieces: &mpsc::Sender<Result<Piece, Failure>>) {
-    // When nobody listens any more, the reading is about to end.
+    // If the destination agent has stopped listening, the reading is about to end anyway.
     let _unheard = pieces.send(Ok(Piece::Rows(packer.pack(bytes)))).await;
 }
 
@@ -355,7 +349,7 @@ mod tests {
             (151, 1_000.0, Condition::Stale),
             (50, 0.0, Condition::Sent),
             (51, 0.0, Condition::Stale),
-            // Versions from 14 on say so of a table that was never looked at.
+            // Versions from 14 on report -1 for a table that was never analysed.
             (50, -1.0, Condition::Sent),
         ] {
             assert_eq!(judge(&Facts { changed_rows, rows, ..FRESH }), condition, "{changed_rows} of {rows}");

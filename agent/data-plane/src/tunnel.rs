@@ -1,12 +1,10 @@
-//! Where the PostgreSQL of the subscriber enters the link: the destination's,
-//! and for the way back the source's.
+//! Where the PostgreSQL of the subscriber enters the link: the destination's, and for the way back the
+//! source's.
 //!
-//! One listener for each migration, on an address that only this machine
-//! reaches. Its port is chosen once and kept in the journal, because it stands
-//! in the subscription on the server: after a restart of the agent the
-//! subscription finds the tunnel where it was. Each connection becomes one
-//! `OpenTunnel` call; while the other agent is away connections are closed at
-//! once, and PostgreSQL tries again by itself.
+//! One listener for each migration, on an address that only this machine reaches. Its port is chosen once
+//! and kept in the journal, because it stands in the subscription on the server: after a restart of the
+//! agent the subscription finds the tunnel where it was. Each connection becomes one `OpenTunnel` call.
+//! While the other agent is away, connections are closed at once, and PostgreSQL tries again by itself.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -33,9 +31,8 @@ use tokio_util::task::TaskTracker;
 use crate::figures::LinkTraffic;
 use crate::peer::{PeerClient, Peers, Tunnel, carry};
 
-/// Connections of one migration at a time: what one connection of the link
-/// carries. A subscription has one, each table synchronisation another, and a
-/// dozen of those is many.
+/// Connections of one migration at a time: as many streams as one connection of the link carries. A
+/// subscription has one connection and each table synchronisation another; a dozen of those is many.
 const CONNECTIONS: usize = MAX_STREAMS as usize;
 /// Pause after a failed `accept`, which means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -46,8 +43,7 @@ const BIND_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TunnelSettings {
-    /// Address to listen on. A loopback address, unless the server is on
-    /// another machine.
+    /// Address to listen on. A loopback address, unless the server is on another machine.
     pub address: std::net::IpAddr,
     /// First port of the range; each migration gets one.
     pub first_port: u16,
@@ -57,8 +53,8 @@ pub struct TunnelSettings {
 
 impl Default for TunnelSettings {
     fn default() -> Self {
-        // Sixteen: migrations to one server at the same time are few, and each
-        // holds workers of its server.
+        // Sixteen ports: few migrations go to one server at the same time, because each takes workers of
+        // that server.
         Self { address: std::net::Ipv4Addr::LOCALHOST.into(), first_port: 7440, last_port: 7455 }
     }
 }
@@ -86,11 +82,11 @@ struct Inner {
     traffic: LinkTraffic,
     tasks: Tasks,
     listening: Mutex<HashMap<MigrationId, Listening>>,
-    /// Held while a port is chosen: each migration gets one, and no two the same.
+    /// Held while a port is chosen: each migration gets one, and no two get the same.
     choosing: tokio::sync::Mutex<()>,
 }
 
-/// One listener. Dropping it ends the listener and its connections.
+/// Dropping it ends the listener and its connections.
 #[derive(Debug)]
 struct Listening {
     address: SocketAddr,
@@ -104,20 +100,20 @@ impl Drop for Listening {
 }
 
 impl Tunnels {
-    /// No listener yet.
+    /// No listener is there yet.
     #[must_use]
     pub fn new(settings: TunnelSettings, journal: Journal, peers: Peers, traffic: LinkTraffic, tasks: Tasks) -> Self {
         let (listening, choosing) = (Mutex::default(), tokio::sync::Mutex::default());
         Self(Arc::new(Inner { settings, journal, peers, traffic, tasks, listening, choosing }))
     }
 
-    /// Makes sure that the migration's listener is there, and says where. The
-    /// answer is the same for as long as the migration lives, restarts included.
+    /// Makes sure that the migration has a listener, and returns its address. The address is the same for
+    /// as long as the migration lives, restarts included.
     ///
     /// # Errors
     ///
-    /// [`Reason::ConfigurationInvalid`] when no port of the range is free, or the
-    /// one that the subscription knows is taken.
+    /// [`Reason::ConfigurationInvalid`] when no port of the range is free, or another process uses the port
+    /// that stands in the subscription.
     pub async fn ensure(&self, participation: &Participation) -> Result<SocketAddr, Failure> {
         let migration = &participation.migration;
         let _choosing = self.0.choosing.lock().await;
@@ -131,7 +127,7 @@ impl Tunnels {
             None => {
                 let listener = self.bind_free().await?;
                 let port = local(&listener)?.port();
-                // Before anybody is told: the port must survive a crash.
+                // Noted before the caller learns the port: the port must survive a crash.
                 self.0.journal.set_note(migration, Note::TunnelPort, &port.to_string())?;
                 listener
             }
@@ -150,8 +146,8 @@ impl Tunnels {
         self.listening().remove(migration);
     }
 
-    /// At start: listens again for every migration that had a listener. Returns
-    /// at once; a port that is taken is tried again until it is free.
+    /// At start: listens again for every migration that had a listener. Returns at once; a port that is
+    /// taken is tried again until it is free.
     ///
     /// # Errors
     ///
@@ -217,7 +213,7 @@ impl Tunnels {
 }
 
 async fn bind(address: IpAddr, port: u16) -> std::io::Result<TcpListener> {
-    // tokio sets SO_REUSEADDR: connections of before a restart are no obstacle.
+    // tokio sets SO_REUSEADDR: old connections from before a restart do not prevent the bind.
     TcpListener::bind((address, port)).await
 }
 
@@ -239,11 +235,11 @@ fn taken(address: IpAddr, port: u16, error: &std::io::Error) -> Failure {
     .because(error)
 }
 
-/// Takes connections until told to stop, then waits for none: they are closed.
+/// Accepts connections until told to stop. Then it closes them without waiting.
 async fn accept(tunnels: Tunnels, participation: Participation, listener: TcpListener, stop: CancellationToken) {
     let connections = TaskTracker::new();
-    // One connection of the link for all of this migration, made when the first
-    // is needed, gone with the listener.
+    // One connection of the link for all of this migration, made when first needed, ended with the
+    // listener.
     let peer = Arc::new(OnceCell::new());
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
@@ -279,7 +275,7 @@ async fn accept(tunnels: Tunnels, participation: Participation, listener: TcpLis
     connections.wait().await;
 }
 
-/// Carries one connection of the server beside us to the server over there.
+/// Carries one connection of this agent's server to the other agent's server.
 async fn connection(tunnels: &Tunnels, participation: &Participation, peer: &OnceCell<PeerClient>, stream: TcpStream) {
     let migration = &participation.migration;
     if let Err(error) = stream.set_nodelay(true) {

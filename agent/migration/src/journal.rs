@@ -1,24 +1,22 @@
 //! What survives a crash of the agent.
 //!
-//! **Invariant:** nothing is done before it is written here, and no outcome is
-//! told before it is written here.
+//! **Invariant:** the agent does nothing before it has written here what it intends, and reports no outcome
+//! before it has written it here.
 //!
-//! The journal is the source of truth for: the migrations this agent takes part
-//! in, which command ids it knows and what it answered, facts that the
-//! coordinator has not acknowledged, small notes of acts, and the highest
-//! coordinator epoch seen. It holds no secret. What was done on a server is
-//! recorded on that server (the ledger), not here.
+//! The journal is the source of truth for: the migrations this agent takes part in, which command ids it
+//! knows and what it answered, facts that the coordinator has not acknowledged, small notes of acts, and
+//! the highest coordinator epoch seen. It holds no secret. What was done on a server is recorded on that
+//! server (the ledger), not here.
 //!
-//! SQLite in WAL mode with `synchronous=FULL`: every call that writes has
-//! reached the disk when it returns, but [`Journal::acknowledge`]. Calls block for one small transaction (a
-//! quarter of a millisecond on a virtual disk, a seek on a slow one); they are
-//! made from async code directly, because moving each to another thread would
-//! cost more than it saves and would let two of them overtake each other.
+//! SQLite in WAL mode with `synchronous=FULL`: when a call that writes returns, its write has reached the
+//! disk; [`Journal::acknowledge`] is the exception. Calls block for one small transaction (a quarter of a
+//! millisecond on a virtual disk, a seek on a slow one); they are made from async code directly, because
+//! moving each to another thread would cost more than it saves and would let two of them overtake each
+//! other.
 //!
-//! One `run`ning agent holds the journal ([`Journal::open`]). `unfence` and
-//! `cleanup` open it beside a running agent ([`Journal::open_beside`]): SQLite
-//! orders the writers, nothing of the journal is kept in memory, so each sees
-//! what the other wrote.
+//! One `run`ning agent holds the journal ([`Journal::open`]). `unfence` and `cleanup` open it beside a
+//! running agent ([`Journal::open_beside`]). SQLite orders the writers, and no part of the journal is kept
+//! in memory, so each process sees what the other wrote.
 
 mod command;
 mod format;
@@ -40,25 +38,24 @@ pub use self::note::Note;
 use crate::Participation;
 use crate::switchover::{Event, SwitchoverRecord};
 
-/// The journal. See the module for what it holds. Clones share one connection.
+/// The journal. The module's documentation says what it holds. Clones share one connection.
 #[derive(Clone, Debug)]
 pub struct Journal(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     connection: Mutex<Connection>,
-    /// Held by the one running agent; absent in [`Journal::open_beside`].
+    /// The lock of the one running agent; absent after [`Journal::open_beside`].
     _lock: Option<File>,
 }
 
 impl Journal {
-    /// Opens the journal for the one running agent, and makes it if need be.
+    /// Opens the journal for the one running agent, and makes it if it is missing.
     ///
     /// # Errors
     ///
-    /// [`Reason::StoreInUse`] when another agent runs on it,
-    /// [`Reason::StoreTooNew`] when a newer release wrote it,
-    /// [`Reason::StoreUnwritable`] for everything else.
+    /// [`Reason::StoreInUse`] when another agent runs on it, [`Reason::StoreTooNew`] when a newer release
+    /// wrote it, [`Reason::StoreUnwritable`] for everything else.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         if let Some(directory) = path.parent() {
             std::fs::DirBuilder::new()
@@ -75,13 +72,13 @@ impl Journal {
         Self::connect(path, Some(lock))
     }
 
-    /// Opens the journal whether or not an agent runs on it: for the verbs that
-    /// are typed on the agent's own machine.
+    /// Opens the journal whether or not an agent runs on it: for the verbs that an operator types on the
+    /// agent's own machine.
     ///
     /// # Errors
     ///
-    /// As [`Journal::open`]; [`Reason::StoreInUse`] only when an agent of an earlier
-    /// release runs on it, which would not know what is written here.
+    /// As [`Journal::open`]; [`Reason::StoreInUse`] only when an agent of an earlier release runs on it:
+    /// that agent would not know what is written here.
     pub fn open_beside(path: &Path) -> Result<Self, Failure> {
         if !path.exists() {
             return Err(Failure::new(Reason::StoreUnwritable, format!("there is no journal at {}", path.display()))
@@ -106,7 +103,7 @@ impl Journal {
         if let Err(format::Problem::TooOld { .. }) = prepared
             && let Some(_idle) = try_lock(path)?
         {
-            // No agent runs on it, and none begins to as long as the lock is held.
+            // No agent runs on the journal, and none can start while this process holds the lock.
             prepared = format::prepare(&mut connection, Older::TakeUp);
         }
         prepared.map_err(|problem| match problem {
@@ -145,12 +142,11 @@ impl Journal {
         self.connection().query_row(SQL, [], |row| row.get(0)).map_err(broken)
     }
 
-    /// Takes note of a coordinator's epoch. It never goes down.
+    /// Notes a coordinator's epoch. It never goes down.
     ///
     /// # Errors
     ///
-    /// [`Reason::StaleEpoch`] when a higher one was seen before;
-    /// [`Reason::StoreUnwritable`].
+    /// [`Reason::StaleEpoch`] when a higher one was seen before; [`Reason::StoreUnwritable`].
     pub fn raise_leader_epoch(&self, epoch: i64) -> Result<(), Failure> {
         const SQL: &str = "UPDATE epoch SET leader_epoch = ?1 WHERE leader_epoch < ?1";
         let seen = self.leader_epoch()?;
@@ -163,14 +159,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Takes the terms of a new session. A coordinator with a higher epoch may
-    /// have lost its store: it counts sessions anew.
+    /// Notes the epochs of a new session. A coordinator with a higher epoch may have lost its store, and
+    /// then counts sessions from the beginning.
     ///
     /// # Errors
     ///
-    /// [`Reason::StaleEpoch`] from a coordinator that is over,
-    /// [`Reason::StaleSession`] when there was a later session already;
-    /// [`Reason::StoreUnwritable`].
+    /// [`Reason::StaleEpoch`] from a coordinator that a later one has replaced, [`Reason::StaleSession`]
+    /// when there was a later session already; [`Reason::StoreUnwritable`].
     pub fn begin_session(&self, leader_epoch: i64, session_epoch: i64) -> Result<(), Failure> {
         const SQL: &str = "UPDATE epoch SET leader_epoch = ?1, session_epoch = ?2
             WHERE leader_epoch < ?1 OR (leader_epoch = ?1 AND session_epoch < ?2)";
@@ -207,7 +202,7 @@ impl Journal {
             .transpose()
     }
 
-    /// Every migration this agent takes part in.
+    /// Every migration that this agent takes part in.
     ///
     /// # Errors
     ///
@@ -270,7 +265,7 @@ impl Journal {
 
     // ---- Switchovers.
 
-    /// What is remembered of the switchovers of a migration.
+    /// The record of a migration's switchovers.
     ///
     /// # Errors
     ///
@@ -279,13 +274,13 @@ impl Journal {
         read_switchover(&self.connection(), migration)
     }
 
-    /// Takes note of what happened in a switchover. Nobody else writes in between, in this
-    /// process or another. On disk when it returns.
+    /// Notes an event of a switchover. Reading the record and writing it is one transaction: no other task
+    /// or process writes in between. On disk when it returns.
     ///
     /// # Errors
     ///
-    /// [`Reason::WrongState`] when it cannot have happened, or must not happen: nothing is
-    /// written, and it is not to be acted upon. [`Reason::StoreUnwritable`].
+    /// [`Reason::WrongState`] when the event cannot have happened, or must not happen: nothing is written,
+    /// and the caller must not act on it. [`Reason::StoreUnwritable`].
     pub fn happened(&self, migration: &MigrationId, event: Event) -> Result<(), Failure> {
         const SQL: &str = "INSERT INTO switchover (migration, record) VALUES (?1, ?2)
             ON CONFLICT (migration) DO UPDATE SET record = excluded.record";
@@ -333,8 +328,8 @@ fn read_switchover(connection: &Connection, migration: &MigrationId) -> Result<S
     })
 }
 
-/// Takes the lock of the one running agent; none when another process has it. It dies with
-/// the process, however that ends.
+/// Takes the lock of the one running agent; none when another process holds it. The lock ends with the
+/// process, however the process ends.
 fn try_lock(path: &Path) -> Result<Option<File>, Failure> {
     let lock = File::options()
         .write(true)
@@ -381,7 +376,7 @@ fn unwritable(path: &Path, error: &(dyn std::error::Error + 'static)) -> Failure
         .effect(Effect::None)
 }
 
-/// A statement on an open journal failed: full disk, broken disk.
+/// The failure of a statement on an open journal: full disk, broken disk.
 #[expect(clippy::needless_pass_by_value, reason = "fits `map_err`")]
 fn broken(error: rusqlite::Error) -> Failure {
     Failure::new(Reason::StoreUnwritable, "cannot write the journal")

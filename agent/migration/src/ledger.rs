@@ -15,7 +15,7 @@ use tokio_postgres::{GenericClient, Transaction};
 use crate::Participation;
 use crate::names;
 
-/// Layout of the tables below. Grows when an older agent could not read them.
+/// Version of the layout of the tables below. Raised when an older agent could not read them.
 const FORMAT: i32 = 1;
 
 const CREATE_SCHEMA: &str = "CREATE SCHEMA pgportage";
@@ -59,8 +59,7 @@ CREATE TABLE pgportage.marker (
 const FIRST_HEARTBEAT: &str = "\
 INSERT INTO pgportage.heartbeat (id, sequence) VALUES (1, 0) ON CONFLICT (id) DO NOTHING";
 
-/// On both sides: the way back copies nothing, and an update finds no row that is
-/// not there.
+/// On both sides: the way back copies nothing, so this row must be there for its updates to find.
 const FIRST_HEARTBEAT_BACK: &str = "\
 INSERT INTO pgportage.heartbeat_back (id, sequence) VALUES (1, 0) ON CONFLICT (id) DO NOTHING";
 
@@ -75,7 +74,7 @@ SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamesp
 
 const SCHEMA_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'pgportage')";
 
-/// Nobody else writes between the look at the epochs and our row.
+/// No other coordinator's command writes between the check of the epochs and our row.
 const LOCK_LEDGER: &str = "LOCK TABLE pgportage.ledger IN SHARE ROW EXCLUSIVE MODE";
 
 const HIGHEST_EPOCH: &str = "SELECT coalesce(max(leader_epoch), 0) FROM pgportage.ledger";
@@ -96,21 +95,21 @@ ORDER BY record_time";
 
 const DROP_SCHEMA: &str = "DROP SCHEMA pgportage CASCADE";
 
-/// Whose schema `pgportage` is in a database.
+/// Which migration schema `pgportage` belongs to in a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ownership {
-    /// There is none.
+    /// There is no such schema.
     Absent,
     /// It belongs to the migration asked about, on the side asked about.
     Ours,
-    /// It belongs to something else, described for people.
+    /// It belongs to another migration or is not of this program; described for operators.
     Other(String),
 }
 
-/// Whose act a row of the ledger records: the command, and who decided it.
+/// The command that a row of the ledger records.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// The command's identifier, the key of the row.
+    /// Its identifier, the key of the row.
     pub command_id: &'a str,
     /// Epoch of the coordinator that sent it.
     pub leader_epoch: i64,
@@ -121,11 +120,11 @@ pub struct Entry<'a> {
 /// The row of one command in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    /// What the command kept with its effect. Empty if nothing.
+    /// What the command stored with its effect. Empty if nothing.
     pub result: Vec<u8>,
 }
 
-/// Looks whose schema `pgportage` is in the session's database.
+/// Looks which migration schema `pgportage` belongs to in the session's database.
 ///
 /// # Errors
 ///
@@ -158,7 +157,7 @@ pub async fn ownership(client: &impl GenericClient, participation: &Participatio
     }
 }
 
-/// The failure of an act that meets somebody else's schema.
+/// The failure of an act that finds a schema `pgportage` which is not its migration's.
 fn conflict(owner: &str, migration: &MigrationId) -> Failure {
     Failure::new(Reason::ObjectConflict, "schema pgportage belongs to another migration")
         .detail(format!("It belongs to {owner}."))
@@ -207,16 +206,15 @@ pub async fn ensure(transaction: &Transaction<'_>, participation: &Participation
     Ok(())
 }
 
-/// Removes our schema, the ledger included. Part of the caller's transaction.
-/// Does nothing when there is none, or when it is somebody else's.
+/// Removes our schema, the ledger included. Part of the caller's transaction. Does nothing when there is no
+/// such schema, or when it is not this migration's.
 ///
-/// The caller has made sure that neither a fence nor an undecided cutover is
-/// recorded in it.
+/// The caller has made sure that neither a fence nor an undecided cutover is recorded in it.
 ///
 /// # Errors
 ///
-/// [`Reason::StaleEpoch`] when a later coordinator has written in the ledger;
-/// otherwise what the server reports.
+/// [`Reason::StaleEpoch`] when a later coordinator has written in the ledger; otherwise what the server
+/// reports.
 pub async fn remove(
     transaction: &Transaction<'_>,
     participation: &Participation,
@@ -231,13 +229,13 @@ pub async fn remove(
     }
 }
 
-/// Writes the command's ledger row. Part of the transaction that has the effect.
-/// `action` and `verb` are the words of [`ActKind`] and [`Verb`].
+/// Writes the command's ledger row. Part of the transaction that has the effect. `action` and `verb` are
+/// the names of [`ActKind`] and [`Verb`].
 ///
 /// # Errors
 ///
-/// [`Reason::StaleEpoch`] when a later coordinator has written in the ledger;
-/// otherwise what the server reports.
+/// [`Reason::StaleEpoch`] when a later coordinator has written in the ledger; otherwise what the server
+/// reports.
 pub async fn record(
     transaction: &Transaction<'_>,
     entry: Entry<'_>,
@@ -263,8 +261,8 @@ pub async fn record_with(
     write_row(transaction, entry, action, verb, result).await
 }
 
-/// The ledger row itself: the second half of [`record_with`], behind [`check_epoch`] in the
-/// same transaction.
+/// Writes the ledger row alone: the second half of [`record_with`], after [`check_epoch`] in the same
+/// transaction.
 ///
 /// # Errors
 ///
@@ -307,7 +305,7 @@ pub async fn recorded(client: &impl GenericClient, command_id: &str) -> Result<O
     Ok(row.map(|row| Recorded { result: row.get::<_, Option<Vec<u8>>>(0).unwrap_or_default() }))
 }
 
-/// What earlier commands of a kind kept with their effects, oldest first.
+/// What earlier commands of a kind stored with their effects, oldest first.
 ///
 /// # Errors
 ///
@@ -321,7 +319,7 @@ pub async fn results(client: &impl GenericClient, action: ActKind) -> Result<Vec
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The highest coordinator's epoch in the ledger. Zero without one.
+/// The highest coordinator epoch in the ledger. Zero when it has no row.
 ///
 /// # Errors
 ///
@@ -334,14 +332,14 @@ pub async fn highest_epoch(client: &impl GenericClient) -> Result<i64, Failure> 
     Ok(row.get(0))
 }
 
-/// Refuses a coordinator that somebody has succeeded: the first half of [`record_with`].
+/// Refuses a command of a coordinator that a later one has replaced: the first half of [`record_with`].
 ///
 /// # Errors
 ///
 /// [`Reason::StaleEpoch`]; otherwise what the server reports.
 pub async fn check_epoch(transaction: &impl GenericClient, leader_epoch: i64) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "read the ledger");
-    // In one round trip: the server locks before it looks.
+    // In one round trip: the server locks the table before it reads the epochs.
     let ((), highest) =
         try_join!(biased; transaction.batch_execute(LOCK_LEDGER), transaction.query_typed_one(HIGHEST_EPOCH, &[]))
             .map_err(failure)?;

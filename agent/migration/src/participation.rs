@@ -1,14 +1,14 @@
-//! The migration as an agent sees it: which database, which side, with whom.
+//! An agent's part in a migration: which database, which side, and which agent is its partner.
 
 use pgportage_proto::{MigrationId, Side};
 
-/// One agent's part in one migration. Stored in the journal when the first
-/// command of the migration is accepted, and until the migration is over.
+/// One agent's part in one migration. In the journal from the first accepted command of the migration until
+/// the migration is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Participation {
-    /// The migration.
+    /// The migration's name, which is also part of every name of ours on the servers.
     pub migration: MigrationId,
-    /// Which side this agent has.
+    /// The side that this agent's server has.
     pub side: Side,
     /// The database that moves, as PostgreSQL names it, unquoted.
     pub database: String,

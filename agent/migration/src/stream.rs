@@ -1,15 +1,13 @@
-//! The two streams of a migration, and what each is made of.
+//! The two streams of a migration, and the objects that make up each.
 //!
-//! *Forward* carries the source's changes to the destination; *back* carries the
-//! destination's to the source once applications write there. Each is a
-//! publication and a slot on its publisher, and a subscription on
-//! its subscriber. Both are made before the first cutover; which one
-//! runs says who writes.
+//! *Forward* carries the source's changes to the destination; *back* carries the destination's to the
+//! source once applications write there. Each is a publication and a slot on its publisher, and a
+//! subscription on its subscriber. Both are made before the first cutover; the stream that runs shows on
+//! which side applications write.
 //!
-//! **Invariant:** a side follows only while it is closed, and its own slot is then
-//! moved past everything that it applied. So nothing that came from the other side
-//! is ever sent back, on every version and without `origin = none`, which would
-//! also leave out what an application's own subscriptions write.
+//! **Invariant:** a side follows only while it is closed, and its own slot is then advanced past everything
+//! that it applied. So a change that came from the other side is never sent back, on every version. `origin
+//! = none` is not used: it would also leave out what an application's own subscriptions write.
 
 use pgportage_proto::{MigrationId, Side};
 
@@ -26,7 +24,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The stream of what applications write on a side.
+    /// The stream that carries what applications write on a side.
     #[must_use]
     pub fn published_by(side: Side) -> Self {
         match side {
@@ -44,7 +42,7 @@ impl Stream {
         }
     }
 
-    /// What its publication, slot, subscription and replication role are called.
+    /// The name of its publication, slot, subscription and replication role.
     #[must_use]
     pub fn name(self, migration: &MigrationId) -> String {
         match self {
@@ -53,8 +51,8 @@ impl Stream {
         }
     }
 
-    /// Our published table whose arrival measures its lag. Each stream has its
-    /// own: what arrives in one must not be sent back in the other.
+    /// Our published table whose arrival measures the stream's lag. Each stream has its own: what arrives
+    /// in one must not be sent back in the other.
     #[must_use]
     pub fn heartbeat_table(self) -> &'static str {
         match self {
@@ -76,8 +74,7 @@ pub fn subscribed_name(participation: &Participation) -> String {
     Stream::subscribed_by(participation.side).name(&participation.migration)
 }
 
-/// What the published slot is called for a moment, while a copy of it takes its
-/// place (see `way_back`).
+/// The name of the copy that stands in for the published slot for a moment (see `way_back`).
 #[must_use]
 pub fn published_copy_name(participation: &Participation) -> String {
     match Stream::published_by(participation.side) {

@@ -1,24 +1,23 @@
-//! What an agent has to remember of the switchovers of one migration, as one value: what
-//! may have happened to it ([`SwitchoverRecord::next`]) and what has to be done because of
-//! it ([`SwitchoverRecord::due`]). Pure.
+//! What an agent has to remember of the switchovers of one migration, as one value: which events may happen
+//! to it ([`SwitchoverRecord::next`]) and what the agent then has to do ([`SwitchoverRecord::due`]). Pure.
 //!
-//! A switchover *leaves* one side and *enters* the other; each agent has a record of its
-//! own. What can be, on the side that is left:
+//! A switchover *leaves* one side and *enters* the other; each agent has a record of its own. The possible
+//! states of the side that is left:
 //!
-//! | the fence | what is known | clients that wait here |
+//! | the fence | what this agent knows | clients of its poolers that wait |
 //! | --- | --- | --- |
-//! | down | it was never put up for this switchover, or was lifted | go on where they were |
-//! | may stand | noted before it is put up; nothing was heard of the other side | wait |
-//! | liftable | the other side has promised, durably, never to open at this epoch | wait until it is lifted |
-//! | kept | the other side has opened | are led there |
+//! | down | it was never put up for this switchover, or was lifted | go on at this side |
+//! | may stand | noted before it is put up; whether the other side has opened is not known | wait |
+//! | liftable | the other agent has promised, durably, that its side never opens at this epoch | wait until it is lifted |
+//! | kept | the other side has opened | are led to the other side |
 //!
-//! On the side that is entered nothing but its own decision, a row on its server, says how
-//! a switchover ended: clients that wait there are let on when that row was asked.
+//! On the side that is entered, only its own decision, a row on its server, says how a switchover ended.
+//! Clients that wait there go on once the agent has read that row.
 //!
-//! **Invariant:** clients are never led to the other side before it was heard that it has
-//! opened, and never let on at a side on which a fence may stand. **Invariant:** a fence is
-//! lifted only at the epoch for which the promise was heard. Both hold for every sequence
-//! of events that `next` accepts; `switchover/proof.rs` tries to break them.
+//! **Invariant:** clients are never led to the other side before this agent has learned that it has opened,
+//! and never released at a side on which a fence may stand. **Invariant:** a fence is lifted only at the
+//! epoch for which the other agent gave its promise. Both hold for every sequence of events that `next`
+//! accepts; `switchover/proof.rs` tries to break them.
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
@@ -30,7 +29,7 @@ use tokio::time::Instant;
 pub struct Switchover {
     /// Its number. Grows from one switchover of a migration to the next.
     pub epoch: i64,
-    /// What it does with this side.
+    /// Whether it leaves or enters this side.
     pub role: Role,
 }
 
@@ -44,27 +43,28 @@ pub enum Role {
     Entering,
 }
 
-/// What is known of a fence on this side. The number is the epoch of its switchover.
+/// The state of a fence on this side, as far as the agent knows it. The number is the epoch of its
+/// switchover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fence {
-    /// None stands that belongs to a switchover of which anything is still to be heard.
+    /// No fence stands of which the outcome is still open.
     #[default]
     Down,
-    /// It may stand, and whether the other side has opened is not known.
+    /// It may stand, and the agent does not know whether the other side has opened.
     MayStand(i64),
-    /// It may stand, and the other side has promised never to open.
+    /// It may stand, and the other agent has promised that its side never opens.
     Liftable(i64),
     /// It stands for good: the other side has opened.
     Kept(i64),
 }
 
-/// Hooks on the side that is entered that have still to be told.
+/// Hooks on the side that is entered that have still to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The switchover.
     pub epoch: i64,
-    /// Whether this side is known to have opened: only then is there anything to tell.
+    /// Whether this side is known to have opened. Only then do the hooks have anything to learn.
     pub opened: bool,
 }
 
@@ -74,43 +74,43 @@ pub struct Entry {
 pub struct SwitchoverRecord {
     /// The latest switchover that began to change anything on this side.
     pub latest: Option<Switchover>,
-    /// What is known of a fence on this side.
+    /// The fence on this side's server, as far as this agent knows it.
     pub fence: Fence,
     /// The latest switchover at which the other side is known to have opened.
     pub left: Option<i64>,
-    /// The latest switchover at which the other side has promised never to open.
+    /// The latest switchover at which the other agent has promised that its side never opens.
     pub promised: Option<i64>,
     /// Clients of this agent's poolers may wait for the end of this switchover.
     pub pause: Option<Switchover>,
     /// This side has opened, and this agent's poolers may lead to the other one.
     pub lead_here: bool,
-    /// The switchover whose end the other agent has to hear if it is taken back, because
-    /// clients of its poolers may wait for it.
+    /// A switchover that the other agent has to be told about if it is taken back, because clients of its
+    /// poolers may wait.
     pub untold: Option<i64>,
-    /// The switchover that was to leave this side and whose end hooks have still to be told.
+    /// The switchover that was to leave this side and whose end its hooks have still to learn.
     pub hooks_on_leaving: Option<i64>,
-    /// The same for one that was to enter it.
+    /// The same for a switchover that was to enter this side.
     pub hooks_on_entry: Option<Entry>,
 }
 
-/// Something that happened.
+/// Something that happened in a switchover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Noted before the first hook of a switchover runs: hooks will be told its end.
+    /// Noted before the first hook of a switchover runs: hooks will have to learn how it ended.
     OwesHooks(Switchover),
     /// Noted before the other agent is asked to make the clients of its poolers wait.
     OwesWord(i64),
-    /// No client of the other agent's poolers waits.
+    /// No client of the other agent's poolers waits, so the other agent needs no message.
     WordIsNotNeeded(i64),
     /// Noted before poolers of this agent are paused.
     Pauses(Switchover),
     /// Noted before the fence is put up.
     Fences(i64),
-    /// The server was asked: a fence stands.
+    /// The server's answer: a fence stands.
     FenceStands(i64),
-    /// The server was asked, or the fence was lifted: none stands.
+    /// The server's answer, or the fence was lifted: none stands.
     NoFenceStands,
-    /// The other side has promised never to open at this epoch.
+    /// The other agent has promised that its side never opens at this epoch.
     Promised(i64),
     /// The other side has opened at this epoch.
     OtherOpened(i64),
@@ -123,56 +123,56 @@ pub enum Event {
         /// Whether poolers of this agent lead to the other side.
         lead_here: bool,
     },
-    /// Poolers were let on that may have waited for this switchover.
+    /// Clients of poolers that may have waited for this switchover go on.
     LetOn(Switchover),
-    /// Every pooler leads to this side. With it the clients go on that waited, if any did,
-    /// for this switchover.
+    /// Every pooler leads to this side. Clients that waited for this switchover, if there is one, go on
+    /// with that.
     LeadHere(Option<Switchover>),
     /// The other agent has heard that the switchover was taken back.
     WordWasGiven(i64),
-    /// Hooks were told how it ended.
+    /// Hooks have learned how it ended.
     HooksTold(Switchover),
 }
 
-/// Something that has to be done, or asked. Doing it again does no harm.
+/// Something that the agent has to do or to ask. Doing it again does no harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// To ask the other side whether it has opened at this epoch; if not, it promises never
-    /// to.
+    /// Ask the other agent whether its side has opened at this epoch. If not, that agent promises that it
+    /// never will.
     AskOther(i64),
-    /// To lift the fence of this epoch.
+    /// Lift the fence of this epoch.
     LiftFence(i64),
-    /// To lead this agent's poolers to this side, their clients with them.
+    /// Lead this agent's poolers, and their clients, to this side.
     LeadHere,
-    /// To tell hooks how the switchover ended.
+    /// Tell hooks how the switchover ended.
     TellHooks(Switchover, Ended),
-    /// To tell the other agent that the switchover was taken back.
+    /// Tell the other agent that the switchover was taken back.
     TellOther(i64),
-    /// To let clients on that wait for this switchover: to the other side.
+    /// Let clients that wait for this switchover go on at the other side.
     LetOnToOther(Switchover),
-    /// To let clients on that wait for this switchover: where they were.
+    /// Let clients that wait for this switchover go on where they were.
     LetOnAsTheyWere(Switchover),
-    /// To ask this side's own decision where clients go on that wait for this switchover.
+    /// Read this side's own decision, to learn where clients that wait for this switchover go on.
     AskOwnDecision(Switchover),
 }
 
-/// How a switchover ended, for who is told.
+/// How a switchover ended, for hooks and the other agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The side that is entered has opened.
     Opened,
-    /// It was taken back, and nobody waits any more.
+    /// It was taken back, and no client waits any more.
     TakenBack,
 }
 
-/// How long what is due is in other hands, and left to them.
+/// How long a command works on what is due, so that the agent leaves it alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// It is not.
+    /// No command works on it.
     No,
-    /// Until then at most.
+    /// A command works on it until this moment at the latest.
     Until(Instant),
-    /// For as long as a command works on it.
+    /// A command works on it until the command ends.
     ByCommand,
 }
 
@@ -186,8 +186,8 @@ impl Held {
     }
 }
 
-/// What commands have in hand of the switchovers of a migration. Not durable: an agent that
-/// was started again has nothing in hand.
+/// What commands are working on in the switchovers of a migration. Not durable: after a restart no command
+/// is at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InHand {
     /// Asking about the fence, and lifting it.
@@ -197,43 +197,43 @@ pub struct InHand {
 }
 
 impl InHand {
-    /// Nothing: nobody works on it.
+    /// No command works on anything.
     pub const NOTHING: Self = Self { fence: Held::No, clients: Held::No };
-    /// The fence: the coordinator or the caller sees to it.
+    /// A command, or the coordinator behind it, looks after the fence.
     pub const FENCE: Self = Self { fence: Held::ByCommand, clients: Held::No };
-    /// Everything but the fence.
+    /// A command looks after everything but the fence.
     pub const CLIENTS: Self = Self { fence: Held::No, clients: Held::ByCommand };
 }
 
-/// What becomes of something that waits for the end of a switchover that leaves this side.
+/// Where a switchover that leaves this side has led, for everything that waits for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// Not known: a fence may stand.
     InDoubt,
-    /// It was taken back, or came to nothing: applications belong here.
+    /// It was taken back, or never took effect: applications belong to this side.
     Back,
-    /// The other side has opened: applications belong there.
+    /// The other side has opened: applications belong to the other side.
     Forth,
 }
 
-/// An event that cannot be, or must not, as things stand.
+/// Why an event cannot have happened, or must not happen, in the present state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Illegal {
-    /// A later one has begun.
+    /// A later switchover has begun.
     #[error("switchover {epoch} is over: {latest} has begun")]
     Over {
-        /// The one that is spoken of.
+        /// The switchover that the event belongs to.
         epoch: i64,
-        /// The later one.
+        /// The later switchover.
         latest: i64,
     },
-    /// It does the opposite with this side.
+    /// The switchover of this epoch has the other role on this side.
     #[error("switchover {0} does not do that with this side")]
     OtherRole(i64),
     /// A fence may stand whose switchover has to be settled first.
     #[error("the fence of switchover {0} may stand")]
     Undecided(i64),
-    /// The other side has promised that it does not.
+    /// The other agent has promised that its side does not open.
     #[error("the other side has promised never to open at switchover {0}")]
     Promised(i64),
     /// The other side has opened.
@@ -251,11 +251,11 @@ impl From<Illegal> for Failure {
 }
 
 impl SwitchoverRecord {
-    /// The record after an event. The only writer of records.
+    /// The record after an event. Only this function changes records.
     ///
     /// # Errors
     ///
-    /// [`Illegal`]: the event must not be acted upon.
+    /// [`Illegal`]: the caller must not act on the event.
     pub fn next(&self, event: Event) -> Result<Self, Illegal> {
         let mut next = self.clone();
         match event {
@@ -303,7 +303,7 @@ impl SwitchoverRecord {
         Ok(next)
     }
 
-    /// What has to be done, in this order, of what nobody has in hand.
+    /// What the agent has to do, in this order, leaving out what a command works on.
     #[must_use]
     pub fn due(&self, in_hand: InHand, now: Instant) -> Vec<Due> {
         let mut due = Vec::new();
@@ -334,7 +334,7 @@ impl SwitchoverRecord {
         }
         match self.pause {
             None => {
-                // Told last: only when nobody waits can applications go on.
+                // Hooks run last: only when no client waits can applications go on.
                 if let Some((switchover, Way::Back)) = owed {
                     due.push(Due::TellHooks(switchover, Ended::TakenBack));
                 }
@@ -349,20 +349,20 @@ impl SwitchoverRecord {
         due
     }
 
-    /// What became of a switchover that was to leave this side, as far as it is known.
+    /// Where a switchover that was to leave this side has led, as far as this agent knows.
     #[must_use]
     pub fn way(&self, epoch: i64) -> Way {
         if self.left == Some(epoch) {
             return Way::Forth;
         }
         match self.fence {
-            // Also behind a promise: clients that are let on meet the fence until it is lifted.
+            // Also when the promise was given: clients that go on would meet the fence until it is lifted.
             Fence::MayStand(fenced) | Fence::Liftable(fenced) if fenced == epoch => Way::InDoubt,
             Fence::Down | Fence::MayStand(_) | Fence::Liftable(_) | Fence::Kept(_) => Way::Back,
         }
     }
 
-    /// Whether this side waits for word of the other one, or for its fence to be lifted.
+    /// Whether this side waits for an answer of the other agent, or for its fence to be lifted.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         match self.fence {
@@ -371,11 +371,11 @@ impl SwitchoverRecord {
         }
     }
 
-    /// A switchover begins to change something here. Nothing of an earlier one may begin
-    /// after that.
+    /// A switchover begins to change something on this side. After that, nothing of an earlier switchover
+    /// may begin.
     fn begin(&mut self, epoch: i64, role: Role) -> Result<(), Illegal> {
         match self.latest {
-            // It has ended: nothing of it begins any more.
+            // It has ended, so nothing of it may begin any more.
             _ if role == Role::Leaving && self.left >= Some(epoch) => Err(Illegal::OtherOpened(epoch)),
             Some(latest) if latest.epoch > epoch => Err(Illegal::Over { epoch, latest: latest.epoch }),
             Some(latest) if latest.epoch == epoch && latest.role != role => Err(Illegal::OtherRole(epoch)),
@@ -383,8 +383,8 @@ impl SwitchoverRecord {
             Some(_) | None => {
                 self.latest = Some(Switchover { epoch, role });
                 if role == Role::Leaving {
-                    // It can be left, so poolers lead here; and whoever was to hear of an
-                    // earlier one hears of this one.
+                    // This side can be left, so poolers lead to it. The other agent, if it waits for the
+                    // end of an earlier switchover, learns of this one instead.
                     self.lead_here = false;
                     self.hooks_on_leaving = None;
                     self.untold = None;
@@ -400,13 +400,13 @@ impl SwitchoverRecord {
         }
         self.fence = match self.fence {
             Fence::MayStand(other) | Fence::Liftable(other) if other != epoch => return Err(Illegal::Undecided(other)),
-            // Of a switchover before: this side was entered again since.
+            // The fence belonged to an earlier switchover: this side was entered again since.
             Fence::Down | Fence::Kept(_) | Fence::MayStand(_) | Fence::Liftable(_) => Fence::MayStand(epoch),
         };
         Ok(())
     }
 
-    /// The fence that the server has: there is only one.
+    /// The fence that the server has: there is at most one.
     fn standing(&self, epoch: i64) -> Fence {
         match self.fence {
             _ if self.left == Some(epoch) => Fence::Kept(epoch),
@@ -427,7 +427,7 @@ impl SwitchoverRecord {
     }
 
     fn leave(&mut self, epoch: i64) -> Result<(), Illegal> {
-        // Of one that was left before nothing new is heard.
+        // For a switchover that has left this side before, this says nothing new.
         if self.left < Some(epoch) && self.promised >= Some(epoch) {
             return Err(Illegal::Promised(epoch));
         }
@@ -435,18 +435,18 @@ impl SwitchoverRecord {
             self.fence = Fence::Kept(epoch);
         }
         self.left = self.left.max(Some(epoch));
-        // It knows that it has opened.
+        // The other agent knows that its own side has opened.
         self.untold = self.untold.filter(|untold| *untold != epoch);
         Ok(())
     }
 
     fn enter(&mut self, epoch: i64, lead_here: bool) -> Result<(), Illegal> {
-        // Heard again when the next switchover has begun: nothing follows from it any more.
+        // Reported again after the next switchover has begun: it changes nothing any more.
         if self.latest.is_some_and(|latest| latest.epoch > epoch) {
             return Ok(());
         }
         self.begin(epoch, Role::Entering)?;
-        // The decision's own transaction has removed it.
+        // The transaction of the decision has removed the fence.
         self.fence = Fence::Down;
         self.lead_here |= lead_here;
         if let Some(entry) = &mut self.hooks_on_entry {

@@ -1,10 +1,9 @@
-//! Who may log in to a database, and how that is taken away and given back.
+//! Which roles may log in to a database, and how that right is taken away and given back.
 //!
-//! Two things use it: the destination is *closed* from before its schema is
-//! restored until the decision, and the source is *fenced* at the cutover. Both
-//! revoke CONNECT from everyone but our roles, the owner included, and keep what
-//! was there. Deciding which statements do that is pure; running them happens
-//! inside the transactions of the acts that need it.
+//! Two things use it: the destination is *closed* from before its schema is restored until the decision,
+//! and the source is *fenced* at the cutover. Both revoke CONNECT from every role but ours, the owner
+//! included, and keep what was granted before. Deciding which statements do that is pure; they run inside
+//! the transactions of the acts that need it.
 
 use pgportage_link::Failure;
 use serde::{Deserialize, Serialize};
@@ -23,12 +22,11 @@ CREATE TABLE pgportage.fence (
     record_time timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 )";
 
-/// The decision, in our schema. Its one row is the only thing that says whether
-/// this side has opened, and at which cutover or rollback. The source has none
-/// until it is left.
+/// The decision, in our schema. Its one row alone says whether this side has opened, and at which cutover
+/// or rollback. The source has none until it is left.
 ///
-/// `floor_epoch` is the lowest cutover that may still open: raising it is the
-/// durable promise that an earlier one never will.
+/// `floor_epoch` is the lowest cutover that may still open: raising it is the durable promise that an
+/// earlier one never will.
 pub const DECISION_TABLE_DDL: &str = "\
 CREATE TABLE pgportage.decision (
     id int PRIMARY KEY CHECK (id = 1),
@@ -39,8 +37,8 @@ CREATE TABLE pgportage.decision (
     record_time timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 )";
 
-/// Everyone who holds CONNECT on the current database; a NULL ACL reads as the
-/// default it stands for.
+/// Every role that holds CONNECT on the current database. A NULL ACL is read as the default that it stands
+/// for.
 const CONNECT_GRANTS: &str = "\
 SELECT CASE WHEN a.grantee = 0 THEN NULL ELSE pg_get_userbyid(a.grantee)::text END AS grantee,
        bool_or(a.is_grantable) AS grantable
@@ -57,13 +55,13 @@ WHERE s.setrole = 0
   AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND setting LIKE 'default\\_transaction\\_read\\_only=%'";
 
-/// Every change of the database's ACL writes its row anew.
+/// Every change of the database's ACL makes a new version of its row.
 const ROW_VERSION: &str = "SELECT xmin::text FROM pg_database WHERE datname = current_database()";
 
-/// Who may log in to a database.
+/// The roles that may log in to a database.
 ///
-/// Kept in our own tables as JSON while the database is closed or fenced: that
-/// row is the source of truth for giving access back.
+/// Kept in our own tables as JSON while the database is closed or fenced: that row is the source of truth
+/// for giving access back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
     /// Holders of CONNECT.
@@ -77,7 +75,7 @@ pub struct Access {
 pub struct ConnectGrant {
     /// The role, unquoted. `None` is PUBLIC.
     pub grantee: Option<String>,
-    /// Whether it may grant CONNECT on.
+    /// Whether the role may grant CONNECT to others.
     pub grantable: bool,
 }
 
@@ -88,7 +86,7 @@ impl ConnectGrant {
 }
 
 impl Access {
-    /// Reads who may log in to the session's database.
+    /// Reads which roles may log in to the session's database.
     ///
     /// # Errors
     ///
@@ -103,9 +101,8 @@ impl Access {
         })
     }
 
-    /// Which version of the database's row is in force, and with it of who holds
-    /// CONNECT. Read in the transaction that grants or revokes it, it is the one that
-    /// this transaction makes.
+    /// The version of the database's row, which changes with every grant of CONNECT. In a transaction that
+    /// grants or revokes it, this is the version that the transaction makes.
     ///
     /// # Errors
     ///
@@ -120,8 +117,8 @@ impl Access {
 
     /// The statements after which only `ours` hold CONNECT.
     ///
-    /// The grants to our roles come last: a CASCADE before them may have taken
-    /// what somebody else had granted.
+    /// The grants to our roles come last: a CASCADE before them may have revoked grants to our roles that
+    /// another role had made.
     #[must_use]
     pub fn deny_statements(&self, database: &str, ours: &[String]) -> Vec<String> {
         let database = quote_ident(database);
@@ -134,8 +131,8 @@ impl Access {
         foreign.chain(own).collect()
     }
 
-    /// The statements that give back what `self` says, from where things stand
-    /// in `current`. Equal access needs none.
+    /// The statements that lead from the access in `current` back to that in `self`. None when both are
+    /// equal.
     #[must_use]
     pub fn restore_statements(&self, database: &str, current: &Self) -> Vec<String> {
         let name = quote_ident(database);
@@ -185,7 +182,7 @@ impl Access {
     ///
     /// # Errors
     ///
-    /// [`pgportage_proto::Reason::ObjectConflict`] when somebody changed it.
+    /// [`pgportage_proto::Reason::ObjectConflict`] when it was changed by hand.
     pub fn from_json(text: &str) -> Result<Self, Failure> {
         serde_json::from_str(text).map_err(|error| {
             Failure::new(pgportage_proto::Reason::ObjectConflict, "the saved access in schema pgportage is unreadable")
@@ -195,8 +192,7 @@ impl Access {
     }
 }
 
-/// Our roles on this server that must be able to log in while it is closed or
-/// fenced: the agent's own, and on the source the replication role.
+/// The agent's own role, which must be able to log in while the database is closed or fenced.
 ///
 /// # Errors
 ///

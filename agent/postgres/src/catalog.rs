@@ -12,9 +12,8 @@ pub use object::{SchemaObject, catalog_digest, digest_of, schema_objects};
 pub use sequence::{SequencePosition, SequenceState, Sequences, sequences};
 pub use table::{published_tables, user_tables};
 
-/// A relation (`c` in `pg_class`, `n` its schema) is the user's: not of the
-/// system, not temporary, not ours, not a member of an extension. `concat!`-ed
-/// into the queries, so that all mean the same.
+/// A relation (`c` in `pg_class`, `n` its schema) is the user's: not of the system, not temporary, not
+/// ours, not a member of an extension. `concat!`-ed into the queries, so that all of them mean the same.
 #[macro_export]
 macro_rules! user_relation {
     () => {

@@ -13,11 +13,11 @@ pub async fn free_disk_bytes(session: &Session) -> Option<u64> {
          WHERE inet_server_addr() IS NULL OR inet_server_addr() = inet_client_addr()";
     let row = session.query_opt(DIRECTORY, &[]).await.ok()??;
     let directory = PathBuf::from(row.get::<_, String>(0));
-    // A file system that hangs must not hold up anybody else.
+    // On a thread of its own: a file system that hangs must not block the agent's other tasks.
     tokio::task::spawn_blocking(move || {
         let wal = directory.join("pg_wal");
-        // The directory itself is closed to others, and pg_wal may be elsewhere:
-        // the parent's disk is then the best guess.
+        // Other users may not enter the directory, and pg_wal may be on another disk: the parent's disk is
+        // then the best guess.
         let numbers = rustix::fs::statvfs(&wal).or_else(|_| rustix::fs::statvfs(&directory)).ok()?;
         Some(numbers.f_bavail.saturating_mul(numbers.f_frsize))
     })

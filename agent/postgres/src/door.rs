@@ -1,12 +1,11 @@
 //! The one door to the database.
 //!
-//! **Invariant:** every database session of the agent is opened here, or by
-//! [`super::replication`] on the same terms.
+//! **Invariant:** every database session of the agent is opened here, or by [`super::replication`] on the
+//! same terms.
 //!
-//! What a session depends on is pinned at the login itself, in the startup
-//! message, so that neither the role's nor the database's settings can decide
-//! it. The few settings that older releases do not know follow before anybody
-//! gets the session.
+//! The settings that a session depends on are pinned at the login itself, in the startup message, so that
+//! neither the role's nor the database's settings can change them. The few that older releases do not know
+//! follow before the caller gets the session.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,8 +42,8 @@ pub enum Purpose {
     /// Long reads (row counts): no `statement_timeout`, idle in a transaction
     /// for at most 10 minutes.
     Scan,
-    /// The barrier and the fence: limits are set by the cutover itself; until
-    /// then `lock_timeout` from the policy and no other.
+    /// The barrier and the fence. The cutover sets the limits itself; until then there is only
+    /// `lock_timeout` from the policy.
     Cutover,
     /// Heartbeats and the watch: `statement_timeout` 5 s.
     Watch,
@@ -78,7 +77,7 @@ impl Purpose {
     }
 }
 
-/// Where the server is and how the agent logs in.
+/// The address of the server, and the agent's login.
 #[derive(Clone, Debug)]
 pub struct DoorSettings {
     /// The directory of the Unix socket (begins with `/`), or a host name or
@@ -118,19 +117,19 @@ impl fmt::Debug for Door {
 }
 
 impl Door {
-    /// Remembers how to log in. Opens nothing.
+    /// Keeps the settings. Opens no session.
     #[must_use]
     pub fn new(settings: DoorSettings, clock: Clock) -> Self {
         let budget = Arc::new(Semaphore::new(settings.max_sessions.max(1)));
         Self(Arc::new(Inner { settings, clock, budget, open: OpenSessions::default() }))
     }
 
-    /// How to log in, for a program of PostgreSQL's own.
+    /// The agent's login, for PostgreSQL's own programs.
     pub(super) fn settings(&self) -> &DoorSettings {
         &self.0.settings
     }
 
-    /// The server's address, for people.
+    /// The server's address, for operators.
     #[must_use]
     pub fn address(&self) -> String {
         self.own_address().to_string()
@@ -142,8 +141,8 @@ impl Door {
         &self.0.settings.user
     }
 
-    /// Every session of this agent that is open on its server. The fence tells
-    /// our own backends from others by this, never by `application_name`.
+    /// Every session of this agent that is open on its server. The fence tells our own backends from those
+    /// of applications by this list, never by `application_name`.
     #[must_use]
     pub fn own_sessions(&self) -> BTreeSet<SessionIdentity> {
         self.0.open.list()
@@ -151,14 +150,13 @@ impl Door {
 
     /// Opens a session in a database, with everything pinned.
     ///
-    /// Waits for a free place in the connection budget. Dropping the future
-    /// ends the login.
+    /// Waits for a free place in the connection budget. Dropping the future ends the login.
     ///
     /// # Errors
     ///
-    /// [`Reason::ServerUnreachable`], [`Reason::LoginRefused`],
-    /// [`Reason::DatabaseMissing`], [`Reason::ConfigurationInvalid`] for a
-    /// password file, or [`Reason::Stalled`] when the budget stays used up.
+    /// [`Reason::ServerUnreachable`], [`Reason::LoginRefused`], [`Reason::DatabaseMissing`],
+    /// [`Reason::ConfigurationInvalid`] for a password file, or [`Reason::Stalled`] when the budget stays
+    /// used up.
     pub async fn open(&self, database: &str, purpose: Purpose) -> Result<Session, Failure> {
         let password = self.password(database)?;
         self.log_in(self.own_address(), database, self.user(), password.as_ref(), purpose).await
@@ -214,7 +212,7 @@ impl Door {
             session.listing = Some(self.0.open.enter(session.identity()));
             Ok(session)
         };
-        // Boxed: the future of a login is large, and there are many callers.
+        // Boxed: the future of a login is large, and many callers hold it.
         match clock.timeout(LOGIN_TIMEOUT, Box::pin(login)).await {
             Ok(result) => result,
             Err(_) => Err(login_timeout(&place)),
@@ -265,7 +263,7 @@ pub(super) const fn login_limit() -> Duration {
     LOGIN_TIMEOUT
 }
 
-/// What every login has in common.
+/// The configuration that all logins share.
 pub(super) fn configure(database: &str, user: &str, password: Option<&Secret>, options: &str) -> Config {
     let mut config = Config::new();
     config.dbname(database).user(user).options(options).ssl_mode(SslMode::Disable);

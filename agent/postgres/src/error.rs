@@ -1,4 +1,4 @@
-//! What PostgreSQL's errors mean for a migration, by SQLSTATE.
+//! The meaning of PostgreSQL's errors for a migration, by SQLSTATE.
 
 use std::error::Error as _;
 
@@ -34,7 +34,7 @@ pub fn sql_failure(error: Error, doing: &str) -> Failure {
     failure
 }
 
-/// Whether the same try may succeed later without anybody's help.
+/// Whether the same try may succeed later without an operator's help.
 #[must_use]
 pub fn is_passing(failure: &Failure) -> bool {
     // lock_not_available, deadlock_detected, serialization_failure,
@@ -47,8 +47,8 @@ pub fn is_passing(failure: &Failure) -> bool {
 pub(super) fn login_failure(error: &Error, who: &str, database: &str, address: &str) -> Failure {
     let Some(database_error) = error.as_db_error() else {
         let text = error.to_string();
-        // tokio-postgres gives these no code: the server asked for a password
-        // and there is none, or the exchange failed on our side.
+        // tokio-postgres gives these no code: the server asked for a password and the agent has none, or
+        // the exchange failed on the agent's side.
         let ours = text.contains("invalid configuration") || text.contains("authentication error");
         let reason = if ours { Reason::LoginRefused } else { Reason::ServerUnreachable };
         let mut failure = Failure::new(reason, format!("could not log in to the server at {address}"))
@@ -86,8 +86,8 @@ pub(super) fn login_failure(error: &Error, who: &str, database: &str, address: &
 }
 
 fn lost(error: &Error, message: String) -> Failure {
-    // An error on our side of the protocol (a value that does not convert) is a
-    // defect; everything else without a SQLSTATE is the connection.
+    // An error on the agent's side of the protocol (a value that does not convert) is a defect; everything
+    // else without a SQLSTATE is the connection.
     let ours = !error.is_closed() && error.source().is_none_or(|source| !source.is::<std::io::Error>());
     if ours {
         return Failure::new(Reason::Internal, message).because(error);

@@ -1,25 +1,21 @@
-//! Ending every session of a database that is not ours, and proving that nobody
-//! is left.
+//! Ending every session of a database that is not ours, and proving that none is left.
 //!
-//! A login in flight is the hard part: it has passed the CONNECT check and is
-//! not in `pg_stat_activity` yet (on 15 absent, on 18 `starting` without a
-//! database). It does hold `RowExclusiveLock` on the database's object until its
-//! start-up transaction ends, and that is seen in `pg_locks`.
+//! A login in flight is the hard part: it has passed the CONNECT check and is not in `pg_stat_activity` yet
+//! (on 15 absent, on 18 `starting` without a database). It does hold `RowExclusiveLock` on the database's
+//! object until its start-up transaction ends, and that shows in `pg_locks`.
 //!
-//! **Only those that are seen at the first look are waited for.** Every release from
-//! 14 to 18 starts a session in this order (`InitPostgres`): authentication; that
-//! lock; then pending invalidations are read and the snapshot of the catalog is
-//! thrown away, and the right to connect is read with a younger one; then the entry in
-//! `pg_stat_activity`; then the end of the transaction, and with it of the lock. So a
-//! login that was let in by what stood there before CONNECT was revoked took the lock
-//! before the revoking session heard that it had committed, and at the first look
-//! after that the login either holds the lock still or has its entry. One that takes
-//! the lock later reads what was committed, and is refused. Applications that try
-//! again and again are always in the middle of such a login: to wait for a look
-//! without any is to wait for luck.
+//! **Only the logins seen at the first look are waited for.** Every release from 14 to 18 starts a session
+//! in this order (`InitPostgres`): authentication; that lock; then pending invalidations are read and the
+//! snapshot of the catalog is thrown away, and the right to connect is read with a younger one; then the
+//! entry in `pg_stat_activity`; then the end of the transaction, and with it of the lock. So a login that
+//! was let in by the rights from before the revoke took the lock before the revoking session heard that it
+//! had committed. At the first look after that, this login either still holds the lock or has its entry. A
+//! login that takes the lock later reads the committed rights, and is refused. Applications that try again
+//! and again are always in the middle of such a login: waiting for a look without any would be waiting for
+//! luck.
 //!
-//! What this rests on is for the caller to prove: that what was committed keeps
-//! everybody out, and that it is still in force. Superusers pass in any case.
+//! The caller has to prove what this rests on: that the committed rights keep every other role out, and
+//! that they are still in force. Superusers pass in any case.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -35,14 +31,13 @@ use super::{SessionIdentity, sql_failure};
 
 const DOING: &str = "end the sessions of applications";
 
-/// How often the server is asked whether somebody is left. A query takes about
-/// a millisecond; asking more often would only load the server.
+/// How often the agent asks the server whether a session is left. A query takes about a millisecond; asking
+/// more often would only load the server.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// Sessions of this database that are not ours, and whether each was asked to
-/// end just now. `$1`, `$2`: pids and start times of our sessions; `$3`: our
-/// replication role. Autovacuum does not write rows and does not answer to
-/// CONNECT.
+/// Sessions of this database that are not ours, and whether each was just asked to end. `$1`, `$2`: pids
+/// and start times of our sessions; `$3`: our replication role. Autovacuum does not write rows, and CONNECT
+/// does not apply to it.
 const TERMINATE_FOREIGN: &str = "\
 SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')::text,
        coalesce(a.backend_type, '')::text, pg_terminate_backend(a.pid)
@@ -72,8 +67,8 @@ WHERE l.locktype = 'object'
              OR a.backend_type LIKE 'autovacuum%'
              OR a.backend_type LIKE 'logical replication%'))";
 
-/// What it takes to end the foreign sessions of one session's database, prepared:
-/// applications may wait for it.
+/// The prepared statements that end the foreign sessions of a database: applications may be waiting when
+/// they run.
 #[derive(Debug)]
 pub struct Expulsion {
     logins_in_flight: Statement,
@@ -81,7 +76,7 @@ pub struct Expulsion {
 }
 
 impl Expulsion {
-    /// Ends nobody yet.
+    /// Prepares the statements. Ends no session yet.
     ///
     /// # Errors
     ///
@@ -95,16 +90,15 @@ impl Expulsion {
         Ok(Self { logins_in_flight, terminate_foreign })
     }
 
-    /// Ends every foreign session of the database of `client`, on which this was prepared, and
-    /// returns how many there were, once nobody is left and no login is in flight that could have
-    /// been let in.
+    /// Ends every foreign session of the database of `client`, on which this was prepared. Returns how many
+    /// there were, once none is left and no login is in flight that could have been let in.
     ///
-    /// **CONNECT is revoked and committed before this is called**, on any session: the first look
-    /// has to come after that commit. Dropping the future is safe.
+    /// **CONNECT is revoked and committed before this is called**, on any session: the first look has to
+    /// come after that commit. Dropping the future is safe.
     ///
     /// # Errors
     ///
-    /// [`Reason::FenceIncomplete`] when somebody is left at the deadline, named.
+    /// [`Reason::FenceIncomplete`] when a session is left at the deadline; its detail names it.
     pub async fn carry_out(
         &self,
         client: &Client,
@@ -133,8 +127,8 @@ impl Expulsion {
         }
     }
 
-    /// The logins in flight, then the sessions, which are asked to end. In this order and in one
-    /// round trip: a login that finishes between the two is seen by the second one.
+    /// The logins in flight, then the sessions, which are asked to end. In this order and in one round
+    /// trip: a login that finishes between the two queries shows in the second one.
     async fn look(
         &self,
         client: &Client,

@@ -1,10 +1,9 @@
 //! Many rows of a COPY as one message.
 //!
-//! PostgreSQL sends every row of a COPY as a message of its own. A client that
-//! takes them one by one does more for the messages than for the rows: a third of
-//! what the source's agent did for a row was that. COPY data may be cut anywhere
-//! (`COPY Operations` in PostgreSQL's description of its protocol), so nobody can
-//! tell these messages from those that the server has sent.
+//! PostgreSQL sends every row of a COPY as a message of its own. For a client that takes them one by one,
+//! the messages cost more than the rows: they were a third of what the source agent did for a row. COPY
+//! data may be cut anywhere (`COPY Operations` in PostgreSQL's description of its protocol), so
+//! tokio-postgres cannot tell these messages from those that the server has sent.
 
 use std::io;
 use std::pin::Pin;
@@ -13,18 +12,17 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes of COPY data in one message, its last one left out.
+/// Bytes of COPY data in one message, except the last.
 pub(super) const GATHERED_BYTES: usize = 128 << 10;
-/// Read from the server at once: several of the buffers that it fills.
+/// Bytes read from the server at once: several of the buffers that it fills.
 const READ_BYTES: usize = 64 << 10;
-/// Kind and length in front of each message. The length counts itself.
+/// Kind and length at the head of each message. The length counts itself.
 const HEAD_BYTES: usize = 5;
 const LENGTH_BYTES: usize = 4;
 const COPY_DATA: u8 = b'd';
 
-/// A connection on which the data of a COPY comes in large messages. It is held
-/// back until there is enough of it, or another message comes: of no use where
-/// somebody waits for single rows.
+/// A connection on which COPY data comes in large messages. Data is held back until there is enough of it,
+/// or another message comes. So it is of no use to a caller that waits for single rows.
 pub(super) struct Gathering<S> {
     inner: S,
     read: BytesMut,
@@ -37,13 +35,13 @@ impl<S> Gathering<S> {
     }
 }
 
-/// What is to be read, and how far it is.
+/// What can be read from the connection, and how much of it was read.
 #[derive(Debug, Default)]
 struct Gathered {
     out: BytesMut,
-    /// Where the message begins that takes the data of a COPY.
+    /// Where the message begins that COPY data is being added to.
     open: Option<usize>,
-    /// What is missing of the server's message.
+    /// The part of the server's message that has not arrived.
     rest: Option<Rest>,
 }
 
@@ -54,7 +52,7 @@ struct Rest {
 }
 
 impl Gathered {
-    /// Takes what can be understood of the server's bytes.
+    /// Takes the complete part of the server's bytes.
     fn take(&mut self, read: &mut BytesMut) {
         loop {
             match self.rest.take() {
@@ -87,7 +85,7 @@ impl Gathered {
         }
     }
 
-    /// Puts data into the open message, and closes it whenever it is full.
+    /// Adds data to the open message, and closes it whenever it is full.
     fn append(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
             let open = *self.open.get_or_insert_with(|| {
@@ -105,19 +103,19 @@ impl Gathered {
         }
     }
 
-    /// Ends the open message: its length is known now.
+    /// Closes the open message: its length is known now.
     fn close(&mut self) {
         let Some(open) = self.open.take() else { return };
         let length = u32::try_from(self.out.len() - open - 1).unwrap_or(u32::MAX);
         self.out[open + 1..open + HEAD_BYTES].copy_from_slice(&length.to_be_bytes());
     }
 
-    /// How much of it is complete.
+    /// How many bytes are complete.
     fn complete(&self) -> usize {
         self.open.unwrap_or(self.out.len())
     }
 
-    /// Gives as much as there is room for.
+    /// Copies as much as there is room for.
     fn give(&mut self, buf: &mut ReadBuf<'_>) {
         let now = self.complete().min(buf.remaining());
         buf.put_slice(&self.out[..now]);
@@ -132,7 +130,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
         while gathered.complete() == 0 {
             read.reserve(READ_BYTES);
             if ready!(tokio_util::io::poll_read_buf(Pin::new(&mut *inner), cx, read))? == 0 {
-                // The connection has ended. What was understood until then counts.
+                // The connection has ended. What was received until then counts.
                 gathered.close();
                 break;
             }
@@ -186,7 +184,7 @@ mod tests {
         messages
     }
 
-    /// As it must come out: the data of a COPY in one, cut only when it is full.
+    /// The expected output: COPY data in one message, cut only when it is full.
     fn expected(sent: &[Message]) -> Vec<Message> {
         let mut joined = Vec::<Message>::new();
         for (kind, body) in sent {
@@ -205,8 +203,7 @@ mod tests {
         joined.into_iter().flat_map(cut).collect()
     }
 
-    /// What is read when it comes in pieces of one size and is asked for in
-    /// pieces of another.
+    /// The output for an input written in pieces of one size and read in pieces of another.
     async fn read(sent: Vec<u8>, written: usize, asked: usize) -> Vec<u8> {
         let (near, mut far) = duplex(written);
         let writer = tokio::spawn(async move { far.write_all(&sent).await });

@@ -1,8 +1,8 @@
-//! Everything that knows PostgreSQL: the one door to the database, quoting,
-//! LSNs, versions, catalog queries, its own programs.
+//! Everything that knows PostgreSQL: the one door to the database, quoting, LSNs, versions, catalog
+//! queries, its own programs.
 //!
-//! **Invariant:** nothing here knows a migration or an act: callers say which database,
-//! which role and which names are meant.
+//! **Invariant:** nothing here knows a migration or an act. Callers say which database, which role and
+//! which names they mean.
 
 pub mod access;
 pub mod catalog;

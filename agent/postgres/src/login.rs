@@ -1,7 +1,7 @@
 //! How PostgreSQL's own programs log in to the agent's server.
 //!
-//! **Invariant:** nothing secret stands in a child's arguments, and nothing but
-//! the path of a passfile in its environment.
+//! **Invariant:** no secret stands in a child's arguments, and of a login its environment holds only the
+//! path of a passfile.
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
@@ -19,12 +19,12 @@ use zeroize::Zeroizing;
 use super::Secret;
 use super::door::{APPLICATION_PREFIX, Door};
 
-/// Variables a child may inherit. Everything else could lead it elsewhere
-/// (`PGHOST`, `PGSERVICE`, …) or is none of its business.
+/// Variables that a child may inherit. Any other could lead it to another server (`PGHOST`, `PGSERVICE`, …)
+/// or is not needed.
 const INHERITED: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "HOME"];
 
-/// Settings that roles and databases may have changed. Both programs set the
-/// time limits and `search_path` themselves; this covers the rest.
+/// Settings that roles and databases may have changed. Both programs set the time limits and `search_path`
+/// themselves; these are the rest.
 const PINNED: &str = "-c default_transaction_read_only=off -c default_transaction_deferrable=off \
      -c default_transaction_isolation=read\\ committed -c row_security=off -c standard_conforming_strings=on \
      -c statement_timeout=0 -c idle_in_transaction_session_timeout=0";
@@ -85,7 +85,7 @@ impl Login {
         command
     }
 
-    /// As [`Self::command`], for a program that is not to log in.
+    /// As [`Self::command`], for a program that does not log in.
     pub fn program(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear();
@@ -95,15 +95,15 @@ impl Login {
             }
         }
         command.env("LC_ALL", "C");
-        // Without one of ours, that of the home directory is not meant: a path that
-        // cannot exist is passed over in silence.
+        // Without a passfile of ours, libpq would read the one in the home directory. It ignores a path
+        // that cannot exist.
         command.env("PGPASSFILE", self.passfile.as_deref().unwrap_or_else(|| Path::new("/dev/null/none")));
         command.kill_on_drop(true);
         command
     }
 }
 
-/// What a child's session calls itself.
+/// The `application_name` of a child's session.
 pub fn application_name(purpose: &str) -> String {
     format!("{APPLICATION_PREFIX} {purpose}")
 }
@@ -113,12 +113,12 @@ fn quote_value(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// Tells what this process has made from what a killed one has left. Not the
-/// process id: in a container that is always the same.
+/// Tells the directories of this process from those that a killed one has left. Not the process id: in a
+/// container that is always the same.
 static PROCESS: LazyLock<String> = LazyLock::new(|| format!("{}-", Uuid::new_v4()));
 
-/// A directory that only we can enter, named after this process so that a later
-/// one recognises what a killed one has left.
+/// A directory that only the agent's user can enter, named after this process so that a later one
+/// recognises what a killed one has left.
 fn private_directory(state_dir: &Path) -> std::io::Result<TempDir> {
     let parent = state_dir.join("login");
     if !parent.is_dir() {
@@ -127,8 +127,7 @@ fn private_directory(state_dir: &Path) -> std::io::Result<TempDir> {
     let own = PROCESS.as_str();
     for entry in fs::read_dir(&parent)?.flatten() {
         if entry.file_name().to_str().is_some_and(|name| !name.starts_with(own)) {
-            // Somebody else's process of the same state directory is dead: the
-            // journal is held by one.
+            // Left by a dead process: only one running agent can hold the journal of this state directory.
             fs::remove_dir_all(entry.path())?;
         }
     }
@@ -136,8 +135,8 @@ fn private_directory(state_dir: &Path) -> std::io::Result<TempDir> {
 }
 
 fn write_passfile(path: &Path, secret: &Secret) -> std::io::Result<()> {
-    // Every field but the password fits all: the file serves one child only, and
-    // names may hold what this format cannot.
+    // Wildcards in every field but the password: the file serves one child only, and names may hold
+    // characters that this format cannot.
     let escaped = Zeroizing::new(secret.expose().replace('\\', "\\\\").replace(':', "\\:"));
     let line = Zeroizing::new(format!("*:*:*:*:{}\n", escaped.as_str()));
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;

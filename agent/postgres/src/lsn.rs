@@ -7,13 +7,12 @@ use std::str::FromStr;
 use bytes::BytesMut;
 use postgres_types::{FromSql, IsNull, PgLsn, ToSql, Type, to_sql_checked};
 
-/// A position in the write-ahead log of one server. Positions of different
-/// servers say nothing about each other.
+/// A position in the write-ahead log of one server. Positions of different servers cannot be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(u64);
 
 impl Lsn {
-    /// Takes the 64-bit value.
+    /// The position with this 64-bit value.
     #[must_use]
     pub fn new(value: u64) -> Self {
         Self(value)

@@ -7,21 +7,20 @@ use pgportage_link::Failure;
 use super::Secret;
 use super::secret::read_private;
 
-/// Finds the password of a login in a file of lines
-/// `host:port:database:user:password`, as libpq does: the first line that fits
-/// counts, `*` fits everything, `\` takes the meaning from `:` and `\`.
+/// Finds the password of a login in a file of lines `host:port:database:user:password`, as libpq does: the
+/// first line that matches counts, `*` matches everything, `\` escapes `:` and `\`.
 ///
 /// # Errors
 ///
-/// [`pgportage_proto::Reason::ConfigurationInvalid`] when the file cannot be
-/// read or is open to group or others.
+/// [`pgportage_proto::Reason::ConfigurationInvalid`] when the file cannot be read or is open to group or
+/// others.
 pub(super) fn find(path: &Path, host: &str, port: u16, database: &str, user: &str) -> Result<Option<Secret>, Failure> {
     Ok(find_in(&read_private(path)?, host, port, database, user).map(Secret::new))
 }
 
 fn find_in(text: &str, host: &str, port: u16, database: &str, user: &str) -> Option<String> {
     let port = port.to_string();
-    // A socket directory goes by `localhost` as well, as in libpq.
+    // A socket directory matches `localhost` as well, as in libpq.
     let hosts: &[&str] = if host.starts_with('/') { &[host, "localhost"] } else { &[host] };
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
         let [line_host, line_port, line_database, line_user, password] = <[String; 5]>::try_from(fields(line)).ok()?;

@@ -25,20 +25,19 @@ use tokio::process::Command;
 
 use crate::ServerVersion;
 
-/// How long a program may take to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which program.
+/// One of PostgreSQL's programs that the agent runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
-    /// Writes the archive.
+    /// Writes the archive of a schema.
     Dump,
-    /// Reads it.
+    /// Restores it.
     Restore,
 }
 
 impl Tool {
-    /// The name of its file.
+    /// Its file name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,12 +47,12 @@ impl Tool {
     }
 }
 
-/// A program that was found and said its version.
+/// A program that was found and has reported its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Where it is.
+    /// The path of its file.
     pub path: PathBuf,
-    /// Its version, in the form of a server's.
+    /// Its version, as a server of that release would report it.
     pub version: ServerVersion,
 }
 
@@ -169,14 +168,13 @@ pub fn at_least_as_recent(program: ServerVersion, server: ServerVersion) -> bool
     }
 }
 
-/// Year, month, day.
 type Day = (u16, u8, u8);
 
 /// The columns of [`RELEASES`].
 const BRANCHES: [i32; 6] = [13, 14, 15, 16, 17, 18];
 
-/// Which minor of each branch came out on which day. One row a day, one column
-/// a branch; zero: none that day, or not known.
+/// Which minor release of each branch came out on which day. One row a day, one column a branch; zero: none
+/// that day, or not known.
 #[rustfmt::skip]
 const RELEASES: &[(Day, [i32; 6])] = &[
     ((2024,  2,  8), [14, 11,  6,  2,  0,  0]),
@@ -255,7 +253,6 @@ fn usual_places(tool: Tool) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Asks a program its version.
 async fn version(tool: Tool, path: &Path, clock: Clock) -> Result<ServerVersion, String> {
     let output =
         Command::new(path).arg("--version").env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true).output();
@@ -328,7 +325,7 @@ mod tests {
 
     #[test]
     fn the_dump_has_the_date_of_the_server_where_one_is_at_hand() {
-        // 18.6 is of August 2026, 15.20 of November.
+        // 18.6 came out in August 2026, 15.20 in November.
         assert_eq!(chosen(&[150_020, 180_006], 150_020, 18), Ok(150_020));
         assert_eq!(chosen(&[150_018, 180_006], 150_020, 18), Ok(180_006));
         assert_eq!(chosen(&[150_018, 180_006], 150_018, 18), Ok(180_006));

@@ -4,8 +4,7 @@ use pgportage_link::Failure;
 
 use super::{Session, sql_failure};
 
-/// Settings by which a statement's text may reach the log or a view, with the
-/// value that keeps it out.
+/// Settings that may put a statement's text into the log or a view, with the value that keeps it out.
 const QUIET: &[(&str, &str)] = &[
     ("log_statement", "none"),
     ("log_min_duration_statement", "-1"),
@@ -20,19 +19,18 @@ const QUIET: &[(&str, &str)] = &[
 const STANDING: &str = "\
 SELECT current_setting('is_superuser')::bool, current_setting('server_version_num')::int >= 150000";
 
-/// For a superuser: those that exist on this server.
+/// For a superuser: the settings that exist on this server.
 const EXISTING: &str = "SELECT name FROM pg_settings WHERE name = ANY ($1)";
 
-/// For others: those that were granted with `GRANT SET ON PARAMETER` (15). Asked
-/// first, because a refused SET would itself be logged.
+/// For other roles: the settings granted with `GRANT SET ON PARAMETER` (15). Asked first, because a refused
+/// SET would itself be logged.
 const GRANTED: &str = "\
 SELECT name FROM pg_settings WHERE name = ANY ($1) AND has_parameter_privilege(name, 'SET')";
 
-/// Keeps the session's further statements out of the server's log, as far as the
-/// agent's role may.
+/// Keeps the session's further statements out of the server's log, as far as the agent's role may.
 ///
-/// **Invariant:** what is secret stays out of statements and parameters all the
-/// same; this is the second line.
+/// **Invariant:** secrets stay out of statements and parameters all the same; this is the second line of
+/// defence.
 ///
 /// # Errors
 ///

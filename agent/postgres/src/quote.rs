@@ -1,12 +1,11 @@
 //! Names and texts inside SQL.
 //!
-//! **Invariant:** no name or text that came from outside stands in a statement
-//! without having gone through here, or through a parameter.
+//! **Invariant:** every name or text from outside reaches a statement through this module or as a
+//! parameter.
 
 pub use pgportage_proto::{RelationName, quote_ident};
 
-/// A text as an SQL literal, right under either value of
-/// `standard_conforming_strings`.
+/// A text as an SQL literal, correct under either value of `standard_conforming_strings`.
 #[must_use]
 pub fn quote_literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");

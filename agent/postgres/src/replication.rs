@@ -35,9 +35,9 @@ pub struct SystemIdentity {
 /// `application_name`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Walsender {
-    /// Tries whether a login works, and does next to nothing.
+    /// Checks that a login works, and does next to nothing.
     Trial,
-    /// Waits for other transactions, then keeps one open and does nothing.
+    /// Waits for open transactions to end, then keeps one open and does nothing.
     Keeper,
 }
 
@@ -143,8 +143,7 @@ impl Door {
 }
 
 impl Session {
-    /// Asks a walsender who its server is: the shortest proof that the login
-    /// works.
+    /// Asks a walsender for its server's identity: the shortest proof that the login works.
     ///
     /// # Errors
     ///
@@ -177,13 +176,13 @@ fn parse_version(text: &str) -> Option<ServerVersion> {
 const AUTHENTICATION_UNSEEN: i32 = -1;
 const AUTHENTICATION_OK: i32 = 0;
 
-/// Adds [`PARAMETER`] to the first message written, notes the kind of the first
-/// authentication request read, and passes everything else through.
+/// Adds [`PARAMETER`] to the first message written, notes which kind of authentication the server asks for
+/// first, and passes everything else through.
 struct ReplicationStream<S> {
     inner: S,
-    /// The startup message, until it is complete.
+    /// The startup message from tokio-postgres, until it is complete.
     startup: Option<Vec<u8>>,
-    /// The longer startup message, until it is written.
+    /// The startup message with the parameter, until it is written.
     pending: Vec<u8>,
     /// The server's first bytes, until there are nine of them.
     answer: Vec<u8>,

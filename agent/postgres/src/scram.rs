@@ -1,4 +1,4 @@
-//! Passwords as the server stores them.
+//! Passwords in the form in which the server stores them.
 
 use super::Secret;
 

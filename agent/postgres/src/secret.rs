@@ -1,4 +1,4 @@
-//! Passwords, from the file they are kept in to the message they are sent in.
+//! Passwords, from the file that holds them to the message that sends them.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -11,13 +11,12 @@ use pgportage_proto::Reason;
 use rand::RngCore as _;
 use zeroize::Zeroizing;
 
-/// A password. Shows nothing of itself, compares to nothing, and is wiped from
-/// memory when dropped.
+/// A password. Its `Debug` shows nothing, it has no equality, and it is wiped from memory when dropped.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes a password that came from somewhere.
+    /// Wraps a password that came from a file or a message.
     #[must_use]
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
@@ -51,7 +50,7 @@ impl Secret {
         Ok(Self::new(line.to_owned()))
     }
 
-    /// The password itself. Only for the place that sends or writes it.
+    /// The password itself. Only for the code that sends or writes it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -64,7 +63,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Reads a file that holds a password, and refuses one that others can read.
+/// Reads a file that holds a password. Refuses a file that other users can read.
 pub(super) fn read_private(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let unreadable = |error: std::io::Error| {
         Failure::new(Reason::ConfigurationInvalid, format!("could not read password file {}", path.display()))

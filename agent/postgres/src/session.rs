@@ -1,4 +1,4 @@
-//! An open session, from its first statement to its goodbye.
+//! An open session, from its first statement to its Terminate message.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,11 +18,12 @@ use super::ServerVersion;
 use super::error::sql_failure;
 use super::socket::{Address, Canceller};
 
-/// How long a dropped session may take to say goodbye before its running
-/// statement is cancelled, and then before the socket is closed under it.
+/// How long a dropped session may take to terminate before its running statement is cancelled, and then
+/// before the socket is closed under it.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// A session on the server, for life: pids are used again, pairs are not.
+/// The identity of a session for the server's lifetime: pids are used again, pairs with the start time are
+/// not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionIdentity {
     /// The backend's process id.
@@ -31,7 +32,6 @@ pub struct SessionIdentity {
     pub backend_start: String,
 }
 
-/// Every session that is open now.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenSessions(Arc<Mutex<BTreeSet<SessionIdentity>>>);
 
@@ -46,7 +46,7 @@ impl OpenSessions {
     }
 }
 
-/// Takes the session off the list when it is dropped.
+/// Takes the session off the list of open sessions when it is dropped.
 #[derive(Debug)]
 pub(super) struct Listing {
     open: OpenSessions,
@@ -64,7 +64,7 @@ impl Drop for Listing {
 /// Dropping it ends the session on the server, at once when it is idle;
 /// a statement that is still running is cancelled half a second later.
 pub struct Session {
-    // Dropped first: tells the connection task to say goodbye.
+    // Dropped first: tells the connection task to terminate the session.
     client: Client,
     /// The backend's process id on the server.
     pub pid: i32,
@@ -107,7 +107,7 @@ impl Session {
         }
     }
 
-    /// Who this session is on the server.
+    /// The identity of this session on the server.
     #[must_use]
     pub fn identity(&self) -> SessionIdentity {
         SessionIdentity { pid: self.pid, backend_start: self.backend_start.clone() }
@@ -119,13 +119,13 @@ impl Session {
         self.ended.cancelled().await;
     }
 
-    /// Cancels the statement that runs in a session, from outside it.
+    /// A handle with which another task cancels the statement that runs in this session.
     #[must_use]
     pub fn cancel_handle(&self) -> CancelHandle {
         CancelHandle(self.canceller.clone())
     }
 
-    /// Learns who the session is and pins what older releases do not know.
+    /// Reads the session's identity and pins the settings that older releases do not know.
     pub(super) async fn introduce(&mut self) -> Result<(), Failure> {
         const WHO: &str = "SELECT pg_backend_pid(), backend_start::text, current_setting('server_version_num')::int
                              FROM pg_stat_get_activity(pg_backend_pid())";
@@ -205,7 +205,7 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Cancels what a session is doing.
+/// Cancels the running statement of a session.
 #[derive(Clone, Debug)]
 pub struct CancelHandle(Canceller);
 

@@ -1,4 +1,4 @@
-//! How a connection to a server begins, for every kind of session.
+//! Connecting to a server, for every kind of session.
 
 use std::fmt;
 use std::io;
@@ -11,15 +11,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::{CancelToken, NoTls};
 
-/// Silence after which the kernel asks whether the server's machine is there, time
-/// between two such questions, and how many may stay without an answer.
+/// TCP keepalive: the silence after which the kernel probes the server's machine, the time between two
+/// probes, and how many may stay without an answer.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_COUNT: u32 = 3;
-/// How long the server's machine may leave what we sent without a word.
+/// How long the server's machine may leave sent data unacknowledged.
 const UNHEARD: Duration = Duration::from_secs(30);
 
-/// A connection to a server, by either way.
+/// A connection to a server, by TCP or by a Unix socket.
 pub(super) type Socket = Box<dyn Duplex>;
 
 /// What a session needs of its connection.
@@ -38,8 +38,7 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// `host:port`, `[address]:port` or `/directory:port`; without a port the
-    /// usual one.
+    /// `host:port`, `[address]:port` or `/directory:port`; without a port, `usual_port`.
     pub(super) fn parse(text: &str, usual_port: u16) -> Self {
         match text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) {
             Some((host, port)) => Self { host: host.trim_matches(['[', ']']).to_owned(), port },
@@ -47,11 +46,7 @@ impl Address {
         }
     }
 
-    /// Connects. Dropping the future ends that.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::ServerUnreachable`].
+    /// Connects. Dropping the future ends the attempt.
     pub(super) async fn connect(&self) -> Result<Socket, Failure> {
         self.dial().await.map_err(|error| {
             Failure::new(Reason::ServerUnreachable, format!("could not connect to the server at {self}"))
@@ -87,7 +82,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Cancels what one session is doing, over a connection of its own.
+/// Cancels the running statement of one session, over a connection of its own.
 #[derive(Clone)]
 pub(super) struct Canceller {
     pub(super) address: Address,
@@ -95,12 +90,7 @@ pub(super) struct Canceller {
 }
 
 impl Canceller {
-    /// Asks the server. Success means that it was asked, not that anything was
-    /// running.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::ServerUnreachable`].
+    /// Asks the server to cancel. Success means that it was asked, not that a statement was running.
     pub(super) async fn cancel(&self) -> Result<(), Failure> {
         let socket = self.address.connect().await?;
         self.token.cancel_query_raw(socket, NoTls).await.map_err(|error| {

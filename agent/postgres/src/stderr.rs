@@ -1,17 +1,17 @@
-//! What PostgreSQL's own programs say when they fail, as far as it may be told.
+//! The error output of PostgreSQL's own programs, as far as the agent may report it.
 //!
-//! Their messages end up at the coordinator, which never sees a statement or a
-//! row: lines that quote statements are left out, names stay.
+//! The agent sends these messages to the coordinator, which never sees a statement or a row. So lines that
+//! quote statements are left out; names stay.
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
-/// Most that is kept of a program's error output: its end, where the error is.
+/// Most that is kept of a program's error output: the end, where the error is.
 const KEPT_BYTES: usize = 16 << 10;
-/// Most that is told of it.
+/// Most that is reported of it.
 const TOLD_BYTES: usize = 2 << 10;
 
-/// Reads everything a program says, so that it never blocks on it, and keeps
-/// the end. `on_line` sees each line. Nothing, where there is no output to read.
+/// Reads all of a program's error output, so that the program never blocks on it, and keeps the end.
+/// `on_line` sees each line. Empty when there is no output to read.
 pub async fn read(stderr: Option<impl AsyncRead + Unpin>, mut on_line: impl FnMut(&str)) -> String {
     let Some(stderr) = stderr else { return String::new() };
     let mut lines = BufReader::new(stderr);
@@ -37,13 +37,13 @@ pub async fn read(stderr: Option<impl AsyncRead + Unpin>, mut on_line: impl FnMu
     }
 }
 
-/// The sentences to tell: from the lines of `program` itself, without statements.
+/// The sentences to report: from the lines of `program` itself, without statements.
 pub fn excerpt(program: &str, output: &str) -> String {
     let prefix = format!("{program}: ");
     let mut sentences: Vec<String> = Vec::new();
     let mut length = 0;
-    // A statement that is quoted goes on until the next line of the program
-    // itself. What comes first may be the end of one.
+    // A quoted statement goes on until the next line of the program itself. The first lines kept may be the
+    // end of one.
     let mut quoting = true;
     for line in output.lines() {
         let text = match line.strip_prefix(&prefix) {

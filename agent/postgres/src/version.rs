@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// The value of `server_version_num`.
+/// A server's release, as the value of its `server_version_num`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerVersion(i32);
 
 impl ServerVersion {
-    /// Takes a `server_version_num`, 10 and later.
+    /// The release with this `server_version_num`; 10 and later.
     #[must_use]
     pub fn from_num(num: i32) -> Self {
         Self(num)

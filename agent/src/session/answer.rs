@@ -42,10 +42,6 @@ impl Answer {
     }
 
     /// Returns at once; the relay is accepted meanwhile, or not.
-    ///
-    /// # Errors
-    ///
-    /// When the journal cannot be read.
     pub(super) fn offered(&self, offer: v1::RelayOffer) -> Result<(), Failure> {
         let v1::RelayOffer { relay_id, peer_agent_id: peer } = offer;
         let known = self.journal.participations()?.iter().any(|participation| participation.peer == peer);

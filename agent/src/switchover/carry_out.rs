@@ -129,10 +129,6 @@ impl Switchovers {
 
     /// On the side that was entered, behind the decision: notes it, and has carried out what
     /// follows from it. Hearing it again does no harm.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub(crate) fn this_side_opened(&self, participation: &Participation, epoch: i64) -> Result<(), Failure> {
         // Only those on the source lead anywhere else.
         let lead_here = participation.side == Side::Source && self.has_poolers(participation);

@@ -10,7 +10,7 @@ use super::part::{Digest, Hashing, Part, PartDigest, RowContent, RowHash, RowKey
 use super::table::{Column, ComparedTable, Form};
 use crate::snapshot::WrittenTable;
 
-/// Most buckets that rows are dealt into: their digests fit into one message.
+/// Most buckets that rows may be dealt into: the digests of so many fit into one message.
 pub const MOST_BUCKETS: i64 = 1 << 14;
 
 fn invalid(field: &str) -> Failure {
@@ -19,7 +19,7 @@ fn invalid(field: &str) -> Failure {
         .with("field", field)
 }
 
-/// A table that may be asked about, as the contract tells it.
+/// A table that may be asked about, as a message of the contract.
 pub fn encode_table(table: &ComparedTable) -> v1::ComparedTable {
     let column = |column: &Column| v1::ComparedColumn {
         name: column.name.clone(),
@@ -90,7 +90,8 @@ pub(super) fn encode_part(part: &Part) -> v1::TablePart {
     message
 }
 
-/// A part, as far as it makes sense in itself.
+/// Reads a part from the contract. Refuses one that is missing or contradicts itself; whether the table
+/// exists is not checked here.
 pub fn decode_part(message: Option<v1::TablePart>) -> Result<Part, Failure> {
     let message = message.ok_or_else(|| invalid("part"))?;
     let hashing = match message.hashing() {
@@ -124,7 +125,7 @@ pub fn decode_part(message: Option<v1::TablePart>) -> Result<Part, Failure> {
     Ok(Part { table: Arc::new(table), hashing, which })
 }
 
-/// What was written, in messages of so many keys. The last one says that it is.
+/// The keys of written rows, in messages of so many keys. The last message is marked as the last.
 pub fn encode_written(tables: Vec<WrittenTable>, keys_at_a_time: usize) -> Vec<v1::WrittenRows> {
     let mut messages = Vec::new();
     for WrittenTable { name, key, keys } in tables {
@@ -146,7 +147,7 @@ pub fn encode_written(tables: Vec<WrittenTable>, keys_at_a_time: usize) -> Vec<v
     messages
 }
 
-/// Takes one message about what was written in. Several may name one table.
+/// Adds one message to what was written. Several messages may name one table.
 pub(super) fn decode_written(message: v1::WrittenRows, tables: &mut Vec<WrittenTable>) -> Result<(), Failure> {
     let v1::WrittenRows { table, key_columns, keys, unknown, complete: _ } = message;
     let Some(name) = table else { return Ok(()) };
@@ -163,7 +164,7 @@ pub(super) fn decode_written(message: v1::WrittenRows, tables: &mut Vec<WrittenT
     Ok(())
 }
 
-/// The digest of one part, as the contract tells it.
+/// The digest of one part, as a message of the contract.
 pub fn encode_digest(digest: &PartDigest) -> v1::PartDigest {
     v1::PartDigest {
         part: i32::try_from(digest.part).unwrap_or(i32::MAX),
@@ -189,7 +190,7 @@ pub(super) fn decode_digest(message: &v1::PartDigest) -> Result<PartDigest, Fail
     })
 }
 
-/// The key of a row and the hash of its values, as the contract tells them.
+/// The key of a row and the hash of its values, as a message of the contract.
 pub fn encode_row(row: &RowHash) -> v1::RowHash {
     v1::RowHash {
         key: Some(encode_key(&row.key)),
@@ -208,7 +209,7 @@ pub(super) fn decode_row(message: v1::RowHash) -> Result<RowHash, Failure> {
     Ok(RowHash { key, hash, version: message.version })
 }
 
-/// The values of a row, as the contract tells them.
+/// The values of a row, as a message of the contract.
 pub fn encode_content(row: RowContent) -> v1::RowContent {
     v1::RowContent {
         key: Some(encode_key(&row.key)),

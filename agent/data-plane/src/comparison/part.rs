@@ -30,25 +30,23 @@ pub struct Part {
     pub which: Which,
 }
 
-/// Which rows of a table.
+/// Which rows of a table a part holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// Those from one key up to another; without one, from the beginning or to the
-    /// end.
+    /// Rows from one key (without one: from the beginning) up to another (without one: to the end).
     Range {
-        /// The first key.
+        /// The first key that belongs to the part.
         first: Option<RowKey>,
-        /// The first key behind.
+        /// The first key that no longer belongs to it.
         end: Option<RowKey>,
     },
-    /// Those with these keys.
+    /// The rows with these keys.
     Keys(Vec<RowKey>),
-    /// Those whose hash falls into these of so many buckets; into any if none is
-    /// named.
+    /// The rows whose hash falls into the named buckets; where none is named, into any.
     Buckets {
-        /// How many there are: a power of two.
+        /// How many buckets there are: a power of two.
         count: i64,
-        /// Which.
+        /// The numbers of the buckets that are wanted.
         only: Vec<i64>,
     },
 }
@@ -62,7 +60,7 @@ impl Which {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RowKey(pub Vec<String>);
 
-/// The sum of the hashes of rows.
+/// The sum of the hashes of rows, and how many rows it sums.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest {
     /// How many rows.
@@ -72,7 +70,7 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// The sums as bytes, for those who only pass them on.
+    /// The sums as bytes, for a message that passes them on.
     pub fn bytes(&self) -> Vec<u8> {
         self.sums.iter().flat_map(|sum| sum.to_be_bytes()).collect()
     }
@@ -104,18 +102,18 @@ impl Sub for Digest {
     }
 }
 
-/// What a server says about a part, or about one bucket of it.
+/// What a server answers about a part, or about one bucket of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartDigest {
-    /// Its place among the parts that were asked for.
+    /// The part's place in the question.
     pub part: usize,
-    /// The bucket. Zero without buckets.
+    /// The bucket's number. Zero where the part has no buckets.
     pub bucket: i64,
     /// Its rows.
     pub digest: Digest,
     /// Bytes of text that were hashed.
     pub size_bytes: i64,
-    /// The part ends before it begins in the order of this server.
+    /// In the order of this server, the part's end comes before its beginning.
     pub disordered: bool,
 }
 
@@ -139,7 +137,7 @@ pub struct RowContent {
     pub values: Vec<Option<String>>,
 }
 
-/// The keys under which two lists of rows differ, sorted.
+/// The keys of the rows in which two sorted lists differ, sorted.
 pub fn differing(here: &[RowHash], there: &[RowHash]) -> Vec<RowKey> {
     let by_key = |rows: &[RowHash]| -> BTreeMap<RowKey, [i64; 2]> {
         rows.iter().map(|row| (row.key.clone(), row.hash)).collect()

@@ -1,5 +1,4 @@
-//! The half of the subscriber: asks the other one, one question after the
-//! other.
+//! The subscriber's half: asks the publisher's agent, one question after the other.
 
 use pgportage_link::status::from_status;
 use pgportage_link::{Effect, Failure, Remedy};
@@ -14,8 +13,8 @@ use super::part::{Part, PartDigest, RowContent, RowHash};
 use super::table::ComparedTable;
 use crate::snapshot::WrittenTable;
 
-/// Questions to one session of the source. **A future that was dropped leaves
-/// answers in the line**: whoever drops one drops this too.
+/// Questions to one session of the source. **A future that was dropped leaves its answer in the stream**: a
+/// caller that drops one must drop this value too.
 #[derive(Debug)]
 pub struct Questions {
     questions: mpsc::Sender<v1::CompareRowsRequest>,
@@ -24,7 +23,7 @@ pub struct Questions {
 }
 
 impl Questions {
-    /// Asks over a call that was begun.
+    /// Asks over a call that the other agent has accepted.
     pub fn new(
         questions: mpsc::Sender<v1::CompareRowsRequest>,
         answers: Streaming<v1::CompareRowsResponse>,
@@ -33,8 +32,7 @@ impl Questions {
         Self { questions, answers, peer: peer.to_owned() }
     }
 
-    /// Every table that the source replicates, and what its hash function makes of
-    /// the probe.
+    /// Every table that the source replicates, and the answer of its hash function to the probe.
     ///
     /// # Errors
     ///
@@ -111,7 +109,7 @@ impl Questions {
         }
     }
 
-    /// Which rows were written since a switch began that this side enters.
+    /// Which rows applications wrote on the other side since the switchover that enters this side began.
     ///
     /// # Errors
     ///
@@ -134,8 +132,7 @@ impl Questions {
         self.questions.send(request).await.map_err(|_| self.silent("It hears no more questions."))
     }
 
-    /// Without a time limit: a large table takes its time, and a peer that is gone
-    /// is noticed by the connection.
+    /// Without a time limit: a large table takes long, and the connection notices a peer that is gone.
     async fn hear(&mut self) -> Result<Answer, Failure> {
         let message = self.answers.message().await.map_err(|status| from_status(status).with("peer", &self.peer))?;
         match message.and_then(|message| message.message) {

@@ -1,4 +1,4 @@
-//! One session that hashes rows of the own server.
+//! One session that hashes rows of this agent's own server.
 
 use std::fmt;
 
@@ -13,22 +13,21 @@ use super::statement;
 use super::table::{ComparedTable, describe, replicated_tables};
 use crate::heartbeat::{beat_statement, look_statement};
 
-/// One process of the server is enough: it must not take the application's. No
-/// statement lives long enough for compiled code to pay, and the text of `money`
-/// depends on one more setting than those that every session pins. A lost standby
-/// must not hold a heartbeat up.
+/// One server process is enough: a comparison must not take the application's. No statement runs long
+/// enough for compiled code to pay. The text of `money` depends on one more setting than those that every
+/// session pins. A standby that is lost must not delay a heartbeat.
 const SETTINGS: &str = "SET max_parallel_workers_per_gather = 0; SET jit = off; SET lc_monetary = 'C'; \
                         SET synchronous_commit = local";
 
-/// Keys in one statement. Those of several columns become as many conditions.
+/// Most keys in one statement. A key of several columns becomes as many conditions.
 const KEYS: usize = 500;
 const COMPOSITE_KEYS: usize = 50;
 
 /// A session that hashes. Dropping it ends what the server does for it.
 pub struct Reader {
     session: Session,
-    /// Whether the server is to go by the key: it reads a part of a table, and
-    /// knows less than we do of how small that is.
+    /// Whether the planner has been told to use the key's index: a part is often much smaller than the
+    /// planner believes.
     by_key: bool,
 }
 
@@ -60,7 +59,7 @@ impl Reader {
         describe(&self.session, &names).await
     }
 
-    /// What the server's own hash function makes of some texts.
+    /// The answer of the server's own hash function to some texts.
     ///
     /// # Errors
     ///
@@ -70,8 +69,8 @@ impl Reader {
         Ok(row.get(0))
     }
 
-    /// The digests of parts, all under one snapshot; of each bucket that has rows,
-    /// where there are buckets.
+    /// The digests of parts, all under one snapshot. A part with buckets gives one digest for each bucket
+    /// that has rows.
     ///
     /// # Errors
     ///
@@ -93,8 +92,8 @@ impl Reader {
             .collect()
     }
 
-    /// The rows of a part by their hashes. Many keys are not looked at under one
-    /// snapshot.
+    /// The rows of a part by their hashes. A part with many keys takes several statements, each with a
+    /// snapshot of its own.
     ///
     /// # Errors
     ///
@@ -128,8 +127,8 @@ impl Reader {
         Ok(found)
     }
 
-    /// The key that comes so many rows behind another, or behind the beginning.
-    /// None when there are not so many.
+    /// The key that comes so many rows after another, or after the beginning. None when fewer rows are
+    /// left.
     ///
     /// # Errors
     ///
@@ -145,8 +144,8 @@ impl Reader {
         Ok(row.map(|row| RowKey(row.get(0))))
     }
 
-    /// On the publisher of this stream: writes a heartbeat that follows
-    /// everything read before, and tells its number.
+    /// On the publisher of this stream: writes a heartbeat that follows everything read before, and returns
+    /// its number.
     ///
     /// # Errors
     ///
@@ -185,7 +184,7 @@ fn is_by_key(part: &Part) -> bool {
     !part.table.key.is_empty() && part.which != Which::ALL
 }
 
-/// The part in as many statements as its keys need.
+/// Splits a part into as many statements as its keys need.
 fn portions(part: &Part) -> Vec<Part> {
     let Which::Keys(keys) = &part.which else { return vec![part.clone()] };
     // Without a key, each statement reads the whole table.

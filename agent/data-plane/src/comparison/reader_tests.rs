@@ -23,7 +23,7 @@ CREATE TABLE odd (a int, b text, UNIQUE (a));
 CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE);
 CREATE TABLE moods (mood mood, \"Day\" date, PRIMARY KEY (mood, \"Day\"));";
 
-/// What changes a row without changing much.
+/// Each of these changes a row in one small way.
 const CHANGES: [&str; 11] = [
     "UPDATE t SET n = NULL WHERE n = 500",
     "UPDATE t SET f = f + 1e-13 WHERE n = 501",
@@ -32,7 +32,7 @@ const CHANGES: [&str; 11] = [
     "UPDATE t SET mood = 'sad' WHERE n = 504",
     "UPDATE t SET at = at + interval '1 microsecond' WHERE n = 506",
     "UPDATE t SET remark = upper(remark) WHERE n = 507",
-    // Equal for PostgreSQL, and not what was written.
+    // Equal for PostgreSQL, although the text differs.
     "UPDATE t SET amount = 1.00 WHERE n = 508",
     "UPDATE t SET doc = '{\"n\": 509.0}' WHERE n = 509",
     "DELETE FROM t WHERE n = 505",
@@ -69,7 +69,7 @@ async fn parts_make_up_the_whole_and_no_change_is_missed() {
         let mut whole = reader.digests(&[part(Which::ALL)]).await.unwrap()[0].digest;
         assert_eq!(whole.row_count, 1000);
 
-        // Read in order, in parts of any size, and in buckets.
+        // The table read in order, in parts of any size, and in buckets.
         let (mut sum, mut first, mut parts) = (Digest::default(), None, 0);
         loop {
             let end = reader.key_behind(&table, first.as_ref(), 137).await.unwrap();
@@ -93,7 +93,7 @@ async fn parts_make_up_the_whole_and_no_change_is_missed() {
         }
         assert_eq!(sum, whole);
 
-        // Its ends the other way round are noticed by the order of the column.
+        // A range whose ends are exchanged is noticed by the order of the column.
         let [low, high] = ["0", "f"].map(|name| Some(RowKey(vec![name.to_owned()])));
         let turned = part(Which::Range { first: high, end: low });
         assert!(reader.digests(&[turned]).await.unwrap()[0].disordered);
@@ -109,7 +109,7 @@ async fn parts_make_up_the_whole_and_no_change_is_missed() {
         cluster.execute("postgres", &format!("INSERT INTO t{rows}")).await.unwrap();
     }
 
-    // A key of two columns, one of them an enum, found again by its values.
+    // A key of two columns, one of them an enum: its rows are found again by their values.
     cluster
         .execute("postgres", "INSERT INTO moods VALUES ('sad', '2020-01-01'), ('fine', '2020-01-02')")
         .await

@@ -26,8 +26,8 @@ pub(super) fn probe() -> String {
     )
 }
 
-/// The digests of parts, under one snapshot. A row: place of the part, bucket,
-/// rows, both sums as text, bytes, whether the part is out of order.
+/// The digests of parts, under one snapshot. A result row: place of the part, bucket, rows, both sums as
+/// text, bytes, whether the part is out of order.
 pub(super) fn digests(parts: &[Part]) -> String {
     parts.iter().enumerate().map(digest).collect::<Vec<_>>().join("\nUNION ALL\n")
 }
@@ -46,11 +46,11 @@ fn digest((place, part): (usize, &Part)) -> String {
     )
 }
 
-/// The rows of a part. A row: key, both halves of the hash, version.
+/// The rows of a part. A result row: key, both halves of the hash, version.
 pub(super) fn rows(part: &Part) -> String {
     let version = "xmin::text || ' ' || ctid::text AS version";
     if part.table.key.is_empty() {
-        // Equal rows cannot be told from each other: there are so many of them.
+        // Equal rows cannot be told from each other, so they come as one, with their count.
         return format!(
             "SELECT ARRAY[h1::text, h2::text], count(*), 0::int8, \
              sum(hashtextextended(version COLLATE \"C\", {seed}))::text \
@@ -66,7 +66,7 @@ pub(super) fn rows(part: &Part) -> String {
     )
 }
 
-/// The contents of rows with keys. A row: key, columns.
+/// The contents of rows with keys. A result row: key, columns.
 pub(super) fn contents(part: &Part) -> String {
     let columns: Vec<_> = part.table.columns.iter().map(|column| column.name.clone()).collect();
     format!(
@@ -78,7 +78,7 @@ pub(super) fn contents(part: &Part) -> String {
     )
 }
 
-/// The key that comes so many rows behind another, or behind the beginning.
+/// The key that comes so many rows after another, or after the beginning.
 pub(super) fn key_behind(table: &ComparedTable, first: Option<&RowKey>, rows: u32) -> String {
     let from = first.map(|key| format!(" WHERE {} >= {}", names(table), values(key))).unwrap_or_default();
     let order: Vec<_> = table.key.iter().map(|name| quote_ident(name)).collect();
@@ -90,8 +90,8 @@ pub(super) fn key_behind(table: &ComparedTable, first: Option<&RowKey>, rows: u3
     )
 }
 
-/// Rows with both halves of their hashes and `outer`. `OFFSET 0` keeps the
-/// server from making a row once for each half.
+/// Rows with both halves of their hashes and `outer`. `OFFSET 0` keeps the server from computing a row once
+/// for each half.
 fn hashed(part: &Part, outer: &str, inner: &str) -> String {
     let half = |index: usize| match part.hashing {
         Hashing::Native => format!("hash_record_extended(r, {})", SEEDS[index]),
@@ -114,8 +114,8 @@ fn hashed(part: &Part, outer: &str, inner: &str) -> String {
     )
 }
 
-/// The row of a table, made of what the server's own functions hash. Columns whose
-/// text has to be a record's come as one text.
+/// A row as one record for the server's own hash function. Columns that are hashed by their text come as
+/// one text.
 fn record(table: &ComparedTable) -> String {
     let of_a_record = |column: &&Column| matches!(column.form, Form::Text | Form::Generated);
     let columns = table.columns.iter().filter(|column| !of_a_record(column)).map(|column| {
@@ -131,12 +131,12 @@ fn record(table: &ComparedTable) -> String {
     format!("ROW({})", columns.chain(others).collect::<Vec<_>>().join(", "))
 }
 
-/// The text of columns as a record has it.
+/// The text of columns, as a record prints it.
 fn text<'a>(columns: impl Iterator<Item = &'a Column>) -> String {
     format!("ROW({})::text COLLATE \"C\"", columns.map(content).collect::<Vec<_>>().join(", "))
 }
 
-/// What of a column is hashed.
+/// The expression that is hashed for a column.
 fn content(column: &Column) -> String {
     let name = quote_ident(&column.name);
     match column.form {
@@ -146,7 +146,7 @@ fn content(column: &Column) -> String {
     }
 }
 
-/// What is known before a row is hashed.
+/// The condition on columns, which the server checks before it hashes a row.
 fn inner_condition(part: &Part) -> String {
     let table = &*part.table;
     let conditions = match &part.which {
@@ -162,7 +162,7 @@ fn inner_condition(part: &Part) -> String {
     clause(&conditions)
 }
 
-/// What is known only by the hash of a row.
+/// The condition on the hash of a row.
 fn outer_condition(part: &Part) -> String {
     let conditions = match &part.which {
         Which::Keys(keys) if part.table.key.is_empty() => vec![among("(h1, h2)", keys)],
@@ -187,9 +187,9 @@ fn among(names: &str, keys: &[RowKey]) -> String {
     format!("{names} IN ({})", keys.join(", "))
 }
 
-/// Whether the end of a range comes before its beginning in the table's own
-/// order. Servers may sort texts differently; a part that is a part of the table
-/// on both of them has its ends in the same order on both.
+/// Whether the end of a range comes before its beginning in the order of the table's own server. Servers
+/// may sort texts differently. Both servers mean the same rows by a range only if its ends are in the same
+/// order on both.
 fn disordered(part: &Part) -> String {
     let Which::Range { first: Some(first), end: Some(end) } = &part.which else { return "false".to_owned() };
     if part.table.key.is_empty() {
@@ -197,7 +197,7 @@ fn disordered(part: &Part) -> String {
     }
     let columns: Vec<_> = part.table.key.iter().map(|name| quote_ident(name)).collect();
     let first: Vec<_> = first.0.iter().map(|value| quote_literal(value)).collect();
-    // The table gives the constants its columns' types and collations.
+    // The table gives these constants the types and collations of its columns.
     format!(
         "(SELECT NOT {} < {} FROM (SELECT {} FROM ONLY {} WHERE false UNION ALL SELECT {}) AS ends)",
         names(&part.table),

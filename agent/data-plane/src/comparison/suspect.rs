@@ -1,20 +1,17 @@
-//! Whether a row that seems to differ does. Pure.
+//! Decides whether a row that seems to differ really does. Pure.
 //!
-//! Both sides are looked at in turn: destination, source, destination, source.
-//! Between a look at the source and the next one at the destination a heartbeat
-//! passes the stream, written after the one and arrived before the other.
-//! Therefore
+//! The subscriber's agent looks at both sides in turn: destination, source, destination, source. Between a
+//! look at the source and the next one at the destination, a heartbeat passes the stream: it is written
+//! after the first look and has arrived before the second. Therefore
 //!
-//! - what the source showed, the destination has applied when it is looked at
-//!   next, and perhaps more;
+//! - what the source showed, the destination has applied at its next look, and perhaps more;
 //! - what the destination shows is no later than what the source shows next.
 //!
-//! A row whose version was the same at two looks was not written in between. So a
-//! row that stood still on the source from one look to the next must be on the
-//! destination in between, with the same contents; and a row that stood still on
-//! the destination from one look to the next must have been on the source in
-//! between. **Nothing else is called a difference**, but for rows that one side
-//! never and the other always had in all of many looks.
+//! A row whose version was the same at two looks was not written in between. So a row that stood still on
+//! the source from one look to the next must be on the destination in between, with the same contents. And
+//! a row that stood still on the destination from one look to the next must have been on the source in
+//! between. **Nothing else is called a difference**, with one exception: a row that in many looks one side
+//! never had and the other always had.
 
 use std::fmt;
 
@@ -22,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::part::{RowHash, RowKey};
 
-/// Hashes remembered of each side: a row that is written all the time may be
-/// caught equal only with what the other side showed some looks before.
+/// Hashes remembered of each side. A row that is written all the time may be found equal only to what the
+/// other side showed some looks before.
 const REMEMBERED: usize = 32;
 /// Looks at each side after which "never" and "always" count.
 const ENOUGH: u32 = 10;
@@ -53,9 +50,9 @@ impl fmt::Display for Difference {
 /// What became of a suspicion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The sides agree.
+    /// Both sides agree.
     Equal,
-    /// They do not, and no write explains it.
+    /// The sides differ, and no write explains it.
     Differs(Difference),
 }
 
@@ -68,13 +65,12 @@ pub struct Suspect {
     destination: Side,
 }
 
-/// What one side has shown.
 #[derive(Clone, Debug, Default)]
 struct Side {
     looks: u32,
-    /// The latest look: the row, if it was there.
+    /// The row at the latest look, if it was there.
     latest: Option<Option<Seen>>,
-    /// What it showed at the latest looks.
+    /// The hashes at the latest looks.
     hashes: Vec<Option<[i64; 2]>>,
     always: bool,
     ever: bool,
@@ -112,7 +108,7 @@ fn seen(row: Option<&RowHash>) -> Option<Seen> {
 }
 
 impl Suspect {
-    /// A row nobody has looked at.
+    /// A row that neither side was asked about yet.
     pub fn new(key: RowKey) -> Self {
         Self { key, source: Side::default(), destination: Side::default() }
     }
@@ -129,8 +125,7 @@ impl Suspect {
         (before.version == now.version).then_some(Verdict::Differs(Difference::Extra))
     }
 
-    /// A look at the destination that no heartbeat goes before. It can only clear
-    /// the row.
+    /// A look at the destination without a heartbeat before it. It can only clear the row.
     pub fn peek(&mut self, row: Option<&RowHash>) -> Option<Verdict> {
         let now = seen(row);
         if self.source.showed(now.as_ref()) {
@@ -158,7 +153,7 @@ impl Suspect {
         }
     }
 
-    /// What can be said of a row that was written between all looks, if anything.
+    /// The verdict on a row that was written between all looks, if there is one.
     pub fn at_last(&self) -> Option<Verdict> {
         if self.source.looks < ENOUGH || self.destination.looks < ENOUGH {
             return None;
@@ -179,15 +174,15 @@ mod tests {
 
     use super::*;
 
-    /// One row on a source that is written, and on a destination that follows.
+    /// One row on a source that applications write to, and on a destination that follows.
     #[derive(Debug)]
     struct World {
         /// Contents after each write; none where the row was deleted.
         writes: Vec<Option<i64>>,
-        /// How many writes the source has seen, and how many the destination.
+        /// How many of the writes the source has seen, and how many the destination.
         source: usize,
         destination: usize,
-        /// What somebody did to the row on the destination, and after which write.
+        /// A change planted by hand in the row on the destination, and after which write.
         planted: Option<(Plant, usize)>,
     }
 
@@ -264,8 +259,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
 
-        /// However a row is written, deleted and written again, and however far the
-        /// destination is behind: no look at it makes a difference of that.
+        /// A row may be written, deleted and written again, and the destination may be far behind: no look
+        /// turns that into a difference.
         #[test]
         fn writes_are_no_difference(writes in writes(), behind in 0_usize..10, pauses in pauses()) {
             let source = behind.min(writes.len());
@@ -284,7 +279,7 @@ mod tests {
             let last = *writes.last().unwrap();
             let plant = if gone { Plant::Gone } else { Plant::Other };
             prop_assume!(!(gone && last.is_none()));
-            // What differs is what the last write ought to have left.
+            // A difference from what the last write should have left.
             let at = writes.len();
             let mut world = World { writes, source: at, destination: at, planted: Some((plant, at)) };
             let expected = match (plant, last) {

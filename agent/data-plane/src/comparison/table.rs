@@ -9,14 +9,14 @@ use pgportage_proto::{Reason, Side};
 /// A table as it is compared. Equal on both sides when rows can be compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComparedTable {
-    /// The table.
+    /// Its name on both sides.
     pub name: RelationName,
-    /// The columns that hold something of their own, sorted by name.
+    /// The columns that hold data of their own, sorted by name.
     pub columns: Vec<Column>,
     /// Columns of a unique key by which the table can be read in order. Empty when
     /// there is none.
     pub key: Vec<String>,
-    /// Bytes with what is kept out of line, without indexes.
+    /// Bytes of the main fork and TOAST, without indexes.
     pub size_bytes: i64,
 }
 
@@ -25,50 +25,49 @@ pub struct ComparedTable {
 pub struct Column {
     /// Its name, unquoted.
     pub name: String,
-    /// What of it is hashed.
+    /// How it is hashed.
     pub form: Form,
 }
 
-/// What of a column is hashed.
+/// How the contents of a column enter the hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Its value, by the hash function of its type, where equal values have equal
-    /// bytes: half the work of making a text.
+    /// Its value, by the hash function of its type. Only for types whose equal values have equal bytes:
+    /// half the work of making a text.
     Value,
-    /// Its characters, whatever its collation says of them.
+    /// Its characters, whatever its collation calls equal.
     Characters,
-    /// Its text by a cast, which prints all of it.
+    /// Its text by a cast, which prints every digit of it.
     Printed,
-    /// Its text as a record has it: the cast to text of any other type may be
-    /// anybody's.
+    /// Its text as a record prints it: for other types the cast to text may be one that a user defined.
     Text,
-    /// The SHA-256 of its bytes: as text they would be twice as long, and half a
-    /// gigabyte would be too much.
+    /// The SHA-256 of its bytes. As text they would be twice as long, and half a gigabyte would be too
+    /// much.
     Bytes,
     /// Its number: the text of the type `"char"` differs between versions.
     Code,
-    /// Its text, which the server makes from other columns.
+    /// Its text, which the server computes from other columns.
     Generated,
 }
 
 impl Column {
-    /// Whether the server makes it from other columns, and takes no value for it.
+    /// Whether the server computes it from other columns, and accepts no value for it.
     pub fn is_generated(&self) -> bool {
         self.form == Form::Generated
     }
 }
 
 impl ComparedTable {
-    /// The same table, read as one that has no key: in no order.
+    /// The same table without its key: it is read in no order.
     pub fn without_key(&self) -> Self {
         Self { key: Vec::new(), ..self.clone() }
     }
 
-    /// Whether rows of both sides can be held against each other.
+    /// Whether rows of both sides can be compared.
     ///
     /// # Errors
     ///
-    /// What stands in the way, as one clause.
+    /// What prevents it, as one clause.
     pub fn comparable(&self, there: &Self) -> Result<(), String> {
         let missing = |here: &[Column], there: &[Column]| {
             here.iter().find(|column| !there.iter().any(|other| other.name == column.name)).map(|c| c.name.clone())
@@ -98,13 +97,12 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE s.subname = $1 AND d.datname = current_database()
 ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"";
 
-/// Every table that the migration replicates, sorted by name. Ours are left out;
-/// they differ by nature.
+/// Every table that the migration replicates, sorted by name. Tables of ours are left out: they differ by
+/// nature.
 ///
 /// # Errors
 ///
-/// [`Reason::ObjectConflict`] when there is none, not even ours; otherwise what
-/// the server reports.
+/// [`Reason::ObjectConflict`] when there is none, not even ours; otherwise what the server reports.
 pub async fn replicated_tables(session: &Session, participation: &Participation) -> Result<Vec<RelationName>, Failure> {
     let name = names::replication_name(&participation.migration);
     let mut replicated = match participation.side {
@@ -126,9 +124,9 @@ pub async fn replicated_tables(session: &Session, participation: &Participation)
     Ok(replicated)
 }
 
-/// A key is a unique index without gaps, of columns whose order this session can
-/// name: the operators of types from 16384 up may be out of its search path, but
-/// for those of enums, which are everybody's.
+/// A key is a unique index without NULLs, on columns whose order this session can name. Operators of
+/// user-defined types (OID 16384 and up) may be outside its search path. Enums are the exception: their
+/// operators belong to `anyenum` and are in `pg_catalog`.
 const TABLES: &str = "\
 SELECT n.nspname::text, c.relname::text, coalesce(a.names, '{}'), coalesce(a.forms, '{}'), coalesce(k.names, '{}'),
        pg_table_size(c.oid)

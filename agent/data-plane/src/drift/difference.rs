@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use pgportage_postgres::catalog::SchemaObject;
 
-/// How an object differs. Seen from the subscriber: it is that side which
-/// lacks what is missing.
+/// How an object differs. Seen from the subscriber: what is missing, the subscriber lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// A table that came after the publication: its rows do not travel.
+    /// A table that was made after the publication: its rows do not travel.
     NotReplicated,
-    /// Both have it, defined otherwise.
+    /// Both sides have it, with different definitions.
     Different,
     /// The subscriber does not have it.
     Missing,
@@ -33,23 +32,23 @@ pub type Differences = BTreeMap<String, Change>;
 /// One object that differs, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriftedObject {
-    /// What it is and its name.
+    /// Its kind and name, such as `table public.orders`.
     pub identity: String,
     /// How it differs.
     pub change: Change,
 }
 
-/// What differs, tables first: by them the stream may stop.
+/// What differs, tables first: a table that differs may stop the stream.
 #[must_use]
 pub fn by_urgency(differences: &Differences) -> Vec<DriftedObject> {
     let object = |(identity, change): (&String, &Change)| DriftedObject { identity: identity.clone(), change: *change };
     let mut objects: Vec<_> = differences.iter().map(object).collect();
-    // Stable: otherwise in the order of their identities.
+    // A stable sort: otherwise in the order of their identities.
     objects.sort_by_key(|object| (!object.identity.starts_with("table "), object.change));
     objects
 }
 
-/// Every object that is not the same on both sides. Empty: both are level.
+/// Every object that is not the same on both sides. Empty when both schemas are equal.
 #[must_use]
 pub fn compare(published: &Published, followed: &[SchemaObject]) -> Differences {
     let index = |objects: &[SchemaObject]| -> BTreeMap<String, [u8; 32]> {
@@ -63,7 +62,7 @@ pub fn compare(published: &Published, followed: &[SchemaObject]) -> Differences 
     });
     let extra = ours.keys().filter(|identity| !theirs.contains_key(*identity));
     let mut differences: Differences = lacking.chain(extra.map(|identity| (identity.clone(), Change::Extra))).collect();
-    // Whether or not it was made on the other side as well.
+    // Whether or not the operator made the table on the other side as well.
     differences.extend(published.unpublished.iter().map(|identity| (identity.clone(), Change::NotReplicated)));
     differences
 }

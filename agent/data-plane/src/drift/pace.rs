@@ -1,4 +1,4 @@
-//! How often to look.
+//! How often the schemas are compared.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use std::time::Duration;
 pub(super) const INTERVAL: Duration = Duration::from_secs(3);
 /// The longest time between two looks, whatever they cost.
 const LONGEST: Duration = Duration::from_secs(60);
-/// A look may take this part of the time at most, as one over so many.
+/// A look may take this share of the time at most: one part in so many.
 const SHARE: u32 = 50;
 
-/// Backs off where looks are dear.
+/// Makes the pauses longer where looks are expensive.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     longest_look: Duration,
 }
 
 impl Pace {
-    /// The pause after a look that took so long. One long look is forgotten slowly.
+    /// The pause after a look that took so long. The effect of one long look fades slowly.
     pub(super) fn after(&mut self, took: Duration) -> Duration {
         self.longest_look = took.max(self.longest_look / 2);
         self.longest_look.saturating_mul(SHARE).clamp(INTERVAL, LONGEST)

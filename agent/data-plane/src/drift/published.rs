@@ -1,4 +1,4 @@
-//! The publisher's half: what its schema is made of, told while somebody follows.
+//! The publisher's half: sends its schema while the subscriber's agent listens.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::difference::Published;
 use super::pace::Pace;
 
-/// A whole look from time to time, for what no fingerprint shows.
+/// A complete look from time to time, for changes that the fingerprint does not show.
 pub(super) const WHOLE_LOOK: Duration = Duration::from_secs(300);
 
-/// The schema of this side now and after every change, for whoever follows it. Ends
-/// with the stream, with the agent, and with a failure: whoever follows asks again.
+/// The schema of this side now and after every change, for the subscriber's agent. Ends with the stream,
+/// with the agent, and with a failure; the subscriber's agent then asks again.
 #[must_use]
 pub fn published(
     door: &Door,
@@ -63,13 +63,13 @@ async fn watch(
     }
 }
 
-/// Whether a whole look is due: something changed, or it is long ago.
+/// Whether a complete look is due: the fingerprint changed, or the last one is long ago.
 pub(super) async fn changed(
     session: &Session,
     known: &mut Option<(String, Instant)>,
     now: Instant,
 ) -> Result<bool, Failure> {
-    // Before the look: what changes during it is seen again.
+    // Taken before the look: what changes during the look is seen again at the next one.
     let fingerprint = catalog::fingerprint(session).await?;
     if known.as_ref().is_some_and(|(seen, at)| *seen == fingerprint && now.duration_since(*at) < WHOLE_LOOK) {
         return Ok(false);
@@ -78,7 +78,7 @@ pub(super) async fn changed(
     Ok(true)
 }
 
-/// Everything, whole.
+/// A complete look: every object.
 pub(super) async fn look(session: &Session, participation: &Participation) -> Result<Published, Failure> {
     let objects = catalog::schema_objects(session).await?;
     let published = published_tables(session, &published_name(participation)).await?;

@@ -1,4 +1,4 @@
-//! The follower's half: notices arrivals while somebody watches.
+//! The subscriber's half: looks for arrivals while the publisher's agent listens.
 
 use std::time::Duration;
 
@@ -10,23 +10,22 @@ use pgportage_postgres::{Door, Purpose, Session, sql_failure};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Time between two looks: what the measured lag may be too high by.
+/// Time between two looks. The measured lag may be too high by this much.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Pause after a failed look.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What asks for the newest number of a stream that has arrived.
+/// The query for the newest number of a stream that has arrived.
 pub fn look_statement(stream: Stream) -> String {
     let table = ledger::table(stream.heartbeat_table());
     format!("SELECT sequence FROM {table} WHERE id = 1")
 }
 
-/// The numbers of the heartbeat rows that arrive here: the newest now (zero
-/// before the first), then each new one. The looking ends when the stream is
-/// dropped, or with the agent; outages of the server are waited out.
+/// The numbers of the heartbeat rows that arrive here: the newest now (zero before the first), then each
+/// new one. The looking ends when the stream is dropped, or with the agent. It goes on after an outage of
+/// the server.
 #[must_use]
 pub fn arrivals(door: &Door, tasks: &Tasks, participation: &Participation) -> ReceiverStream<i64> {
-    // One: a slow reader gets the newest number, not a queue of old ones.
+    // Room for one: a slow reader gets the newest number, not a queue of old ones.
     let (sender, receiver) = mpsc::channel(1);
     let (door, participation) = (door.clone(), participation.clone());
     let (clock, stop) = (tasks.clock, tasks.stop.clone());
@@ -59,7 +58,7 @@ async fn watch(door: &Door, clock: Clock, participation: &Participation, sender:
             Err(failure) => {
                 tracing::debug!(migration.id = %participation.migration, failure = %failure, detail = failure.detail, "cannot look for heartbeats");
                 session = None;
-                // Whoever watches hears at least once: nothing has arrived.
+                // The publisher's agent hears at least once, even that nothing has arrived.
                 if told.is_none() {
                     if sender.send(0).await.is_err() {
                         return;

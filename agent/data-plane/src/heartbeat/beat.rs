@@ -1,4 +1,4 @@
-//! The publisher's half: writes the numbers, hears of their arrival.
+//! The publisher's half: writes the numbers and hears of their arrival.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,20 +19,18 @@ use super::state::{Beats, Reading};
 use crate::figures::Gauges;
 use crate::peer::Peers;
 
-/// Time between two beats.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A beat that takes longer is given up, and its session with it.
+/// A beat that takes longer is given up, and its session is closed.
 const BEAT_LIMIT: Duration = Duration::from_secs(15);
 /// First pause after the link failed; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// Longest pause after the link failed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// A standby that is lost must not hold the beat up.
+/// A standby that is lost must not delay the beat.
 const SETTINGS: &str = "SET synchronous_commit = local";
 
-/// The statement that writes the next number of a stream. Whoever does, everything
-/// committed before has a lower one.
+/// The statement that writes the next number of a stream. After it has run, everything that was committed
+/// before has a lower number.
 pub fn beat_statement(stream: Stream) -> String {
     let table = ledger::table(stream.heartbeat_table());
     format!("UPDATE {table} SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence")
@@ -66,14 +64,13 @@ struct Running {
 type SharedBeats = Arc<Mutex<Beats>>;
 
 impl Heartbeats {
-    /// None beats yet.
+    /// No heartbeat runs yet.
     #[must_use]
     pub fn new(door: Door, journal: Journal, peers: Peers, gauges: Gauges, tasks: Tasks) -> Self {
         Self { door, journal, peers, gauges, tasks, running: Arc::default() }
     }
 
-    /// Goes on with the heartbeats that ran when the process ended. Called once,
-    /// at start.
+    /// Restarts the heartbeats that ran when the process ended. Called once, at start.
     ///
     /// # Errors
     ///
@@ -87,12 +84,12 @@ impl Heartbeats {
         Ok(())
     }
 
-    /// Notes durably that the migration will beat.
+    /// Notes durably that the migration is about to have a heartbeat.
     pub fn intend(&self, participation: &Participation) -> Result<(), Failure> {
         self.journal.set_note(&participation.migration, Note::Heartbeat, "on")
     }
 
-    /// Notes durably that the migration does not beat any more.
+    /// Notes durably that the migration has no heartbeat any more.
     pub fn forget(&self, migration: &MigrationId) -> Result<(), Failure> {
         self.gauges.update(migration, |gauge| {
             gauge.lag = None;
@@ -129,7 +126,7 @@ impl Heartbeats {
         all.insert(participation.migration.clone(), running);
     }
 
-    /// Lets the next beat of a migration come now: somebody waits for what it says.
+    /// Brings the next beat of a migration forward, for an act that waits for its arrival.
     pub fn hurry(&self, migration: &MigrationId) {
         if let Some(running) = self.lock().get(migration) {
             running.hurry.notify_one();
@@ -157,7 +154,6 @@ impl Heartbeats {
     }
 }
 
-/// One migration's heartbeat.
 struct Task {
     of: Heartbeats,
     participation: Participation,
@@ -167,7 +163,7 @@ struct Task {
 }
 
 impl Task {
-    /// What it measures: the stream that this side publishes.
+    /// The stream that this side publishes, whose lag the heartbeat measures.
     fn stream(&self) -> Stream {
         Stream::published_by(self.participation.side)
     }
@@ -176,8 +172,9 @@ impl Task {
         self.stop.run_until_cancelled(async { tokio::join!(self.write(), self.listen()) }).await;
     }
 
-    /// Writes the next number every second, or when somebody waits for it, until the migration is no longer
-    /// meant to beat: `pgportage-agent cleanup` may have removed it beside us.
+    /// Writes the next number every second, or at once when an act waits for it. Ends when the migration is
+    /// no longer meant to have a heartbeat: `pgportage-agent cleanup`, another process, may have removed
+    /// it.
     async fn write(&self) {
         let mut session = None;
         loop {
@@ -231,7 +228,7 @@ impl Task {
         }
     }
 
-    /// Hears of arrivals, for ever.
+    /// Receives arrivals from the subscriber's agent. Never returns.
     async fn listen(&self) {
         let mut pause = FIRST_PAUSE;
         loop {

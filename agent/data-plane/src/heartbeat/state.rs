@@ -1,23 +1,22 @@
-//! What is known about the beats under way.
+//! What is known about the beats that have not arrived yet.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Beats remembered while none arrives: about an hour. Beyond that the newest
-/// are not remembered, and their arrival reads as that of an older one: the lag
-/// is then told too high, never too low.
+/// Beats remembered while none arrives: about an hour. Beyond that the newest are not remembered, and the
+/// arrival of one reads as that of an older one: the lag is then too high, never too low.
 const REMEMBERED: usize = 4096;
 
-/// Without a beat under way, the last arrival says nothing about now after this.
+/// While no beat is on its way, the last arrival says nothing about the present after this time.
 const STALE_AFTER: Duration = Duration::from_secs(10);
 
 /// What the heartbeat says at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// Time from the commit of the oldest beat that has not arrived, or of the
-    /// newest that has, whichever is more.
+    /// Time since the commit of the oldest beat that has not arrived, or what the newest arrival took,
+    /// whichever is more.
     pub lag: Duration,
     /// Number of the newest beat that has arrived.
     pub arrived: i64,
@@ -25,24 +24,23 @@ pub struct Reading {
     pub arrived_at: Instant,
 }
 
-/// The beats of one migration.
 #[derive(Debug, Default)]
 pub(super) struct Beats {
     /// Number and time of every beat that has not arrived, oldest first.
     under_way: VecDeque<(i64, Instant)>,
-    /// How long the newest arrival took, its number, and when it was heard of.
+    /// How long the newest arrival took, its number, and when this agent heard of it.
     newest: Option<(Duration, i64, Instant)>,
 }
 
 impl Beats {
-    /// A beat was committed. `at` is a moment before its commit.
+    /// Notes a beat that was committed. `at` is a moment before its commit.
     pub(super) fn sent(&mut self, number: i64, at: Instant) {
         if self.under_way.len() < REMEMBERED {
             self.under_way.push_back((number, at));
         }
     }
 
-    /// The news came that `number`, and with it everything before, has arrived.
+    /// Notes the arrival of `number`, and with it of everything before.
     pub(super) fn arrived(&mut self, number: i64, now: Instant) {
         let mut newest = None;
         while let Some((first, at)) = self.under_way.front().copied()
@@ -56,8 +54,8 @@ impl Beats {
         }
     }
 
-    /// The lag now. None before the first arrival of a beat of this process, and
-    /// when no beats are sent any more.
+    /// The lag now. None before the first arrival of a beat of this process, and once no beats are sent any
+    /// more.
     pub(super) fn reading(&self, now: Instant) -> Option<Reading> {
         let (took, arrived, arrived_at) = self.newest?;
         let waiting = self.under_way.front().map(|(_, at)| now.duration_since(*at));

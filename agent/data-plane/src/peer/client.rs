@@ -34,7 +34,7 @@ use crate::role::ReplicationAccess;
 
 /// How long a call that answers once may take.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the source may take to begin a dump: it looks for programs first.
+/// How long the source agent may take to begin a dump: first it looks for the programs.
 const DUMP_TIMEOUT: Duration = Duration::from_secs(60);
 
 type Interceptor = fn(tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status>;
@@ -45,15 +45,14 @@ type Client = PeerServiceClient<InterceptedService<Channel, Interceptor>>;
 pub enum PeerAddress {
     /// At its own address, `host:port`.
     Direct(String),
-    /// Through the coordinator, because it has no address that we can dial.
+    /// Through the coordinator, because the other agent has no address that this one can dial.
     Relay,
 }
 
 /// The other agents, each dialled when it is first needed.
 ///
-/// One connection for the calls to each; a tunnel's bytes have others, so that
-/// rows never stand in the way of a `ResolveCutover`. All reconnect by
-/// themselves.
+/// One connection to each serves the calls. A tunnel's bytes have connections of their own, so that rows
+/// never delay a `ResolveCutover`. All of them reconnect by themselves.
 #[derive(Clone)]
 pub struct Peers(Arc<Inner>);
 
@@ -67,7 +66,7 @@ struct Inner {
     measured: Mutex<HashMap<String, Measured>>,
 }
 
-/// What a measurement of the link came to.
+/// The result of measuring the link.
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     packing: Packing,
@@ -81,9 +80,8 @@ impl fmt::Debug for Peers {
 }
 
 impl Peers {
-    /// Remembers our certificate, the addresses of the policy, and the way to those
-    /// that have none; and how the destination's owner wants rows to be packed. Dials
-    /// nobody.
+    /// Keeps this agent's certificate, the addresses of the policy, the relay for agents without an
+    /// address, and how the destination's owner wants rows to be packed. Dials no agent yet.
     #[must_use]
     pub fn new(
         identity: Identity,
@@ -96,7 +94,7 @@ impl Peers {
         Self(Arc::new(Inner { identity, addresses, relay, clock, compression, channels, measured }))
     }
 
-    /// Whether the policy sends us to another agent through the coordinator.
+    /// Whether the policy reaches this agent through the coordinator.
     #[must_use]
     pub fn relayed(&self, peer: &str) -> bool {
         self.0.addresses.get(peer) == Some(&PeerAddress::Relay)
@@ -116,8 +114,8 @@ impl Peers {
         let channel = match known {
             Some(channel) => channel,
             None => {
-                // Not under the lock: a peer that does not answer is nobody else's
-                // problem. Two at once dial twice; the second one stays.
+                // Dialled without the lock: a peer that does not answer must not delay calls to other
+                // peers. Two calls at once may both dial; the second connection stays.
                 let channel = self.dial(participation, &Http2Settings::link()).await?;
                 self.0.channels.lock().await.insert(participation.peer.clone(), channel.clone());
                 channel
@@ -126,9 +124,8 @@ impl Peers {
         Ok(self.client(participation, channel))
     }
 
-    /// As [`Self::call`], over a connection of its own, which ends with the
-    /// client: one of `count` that carry much at the same time, and share what may
-    /// be in flight.
+    /// As [`Self::call`], over a connection of its own that ends with the client. It is one of `count`
+    /// connections that carry much at the same time and share the bytes that may be in flight.
     ///
     /// # Errors
     ///
@@ -138,10 +135,9 @@ impl Peers {
         Ok(self.client(participation, channel))
     }
 
-    /// On the destination: how what the source sends is to be packed. With
-    /// [`Compression::Auto`] the link is measured, which takes a moment, unless that
-    /// was done lately. What cannot be measured stops nobody. Nothing is lost with
-    /// the future.
+    /// On the destination: how the source agent is to pack what it sends. With [`Compression::Auto`] this
+    /// measures the link, which takes a moment, unless that was done lately. When the measurement fails,
+    /// the call still returns an answer. Dropping the future loses nothing.
     pub async fn packing(&self, participation: &Participation) -> Packing {
         let measured = self.0.measured.lock().await.get(&participation.peer).copied();
         let fresh = |measured: Measured| self.0.clock.now().duration_since(measured.at) < speed::BELIEVED_FOR;
@@ -154,7 +150,7 @@ impl Peers {
         self.known_packing(participation).await
     }
 
-    /// On the destination: measures the link, and remembers what that came to.
+    /// On the destination: measures the link and keeps the result.
     ///
     /// # Errors
     ///
@@ -174,8 +170,7 @@ impl Peers {
         Ok(())
     }
 
-    /// As [`Self::packing`], by what is known already: a link that was never
-    /// measured is taken for a slow one.
+    /// As [`Self::packing`], without measuring: a link that was never measured counts as slow.
     pub async fn known_packing(&self, participation: &Participation) -> Packing {
         match self.0.compression {
             Compression::Off => Packing::Plain,
@@ -235,28 +230,26 @@ impl fmt::Debug for PeerClient {
 /// What the other agent says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeting {
-    /// Its name.
+    /// Its name, by its certificate's common name.
     pub agent: String,
     /// Its release, for people.
     pub software_version: String,
 }
 
 impl PeerClient {
-    /// Asks whether the other agent knows the migration and us.
+    /// Asks whether the other agent knows the migration and this agent as its partner.
     ///
     /// # Errors
     ///
-    /// [`Reason::PeerRefused`] when it does not, [`Reason::PeerUnreachable`] when
-    /// it does not answer.
+    /// [`Reason::PeerRefused`] when it does not, [`Reason::PeerUnreachable`] when it does not answer.
     pub async fn greet(&self) -> Result<Greeting, Failure> {
         let request = v1::GreetPeerRequest { migration_id: self.migration.to_string() };
         let response = self.within(CALL_TIMEOUT, self.client.clone().greet_peer(request)).await?;
         Ok(Greeting { agent: response.agent_id, software_version: response.software_version })
     }
 
-    /// On the destination: asks the source for a login for the subscription, with
-    /// a password made for this call. `system_identifier` is the destination
-    /// cluster's own.
+    /// On the destination: asks the source agent for a login for the subscription, with a password made for
+    /// this call. `system_identifier` is the destination cluster's own.
     ///
     /// # Errors
     ///
@@ -291,7 +284,7 @@ impl PeerClient {
         Ok(ArchiveStream::new(messages, &self.peer))
     }
 
-    /// On the destination: lets the source send for a moment, and counts.
+    /// On the destination: lets the source agent send for a moment, and counts the bytes.
     async fn measure(&self) -> Result<Speeds, Failure> {
         let request = v1::MeasureLinkRequest { migration_id: self.migration.to_string() };
         let mut messages = self.within(CALL_TIMEOUT, self.client.clone().measure_link(request)).await?;
@@ -304,7 +297,7 @@ impl PeerClient {
             }
             Ok::<(), Failure>(())
         };
-        // What a slow link has not delivered by then says nothing new.
+        // When a slow link has not delivered everything by then, the rest would say nothing new.
         if let Ok(counted) = self.clock.timeout(speed::NOISE_TIME * 2, counting).await {
             counted?;
         }
@@ -312,8 +305,7 @@ impl PeerClient {
         Ok(Speeds { link: speed::rate(bytes, end.duration_since(begin)), packing })
     }
 
-    /// On the destination: a session of the source that answers questions about
-    /// rows.
+    /// On the destination: opens a session of the source that answers questions about rows.
     ///
     /// # Errors
     ///
@@ -328,7 +320,7 @@ impl PeerClient {
         Ok(Questions::new(questions, answers, &self.peer))
     }
 
-    /// On the source: asks to be told which heartbeats arrive on the destination.
+    /// On the source: asks the destination agent to report which heartbeats arrive.
     ///
     /// # Errors
     ///
@@ -338,13 +330,12 @@ impl PeerClient {
         self.within(CALL_TIMEOUT, self.client.clone().watch_heartbeat(request)).await.map(HeartbeatStream::new)
     }
 
-    /// On the source: asks the destination how a cutover in doubt ended. Asking
-    /// again gives the same answer.
+    /// On the source: asks the destination agent how a cutover in doubt ended. Asking again gives the same
+    /// answer.
     ///
     /// # Errors
     ///
-    /// What the destination reports, or [`Reason::PeerUnreachable`]: then the
-    /// doubt stays.
+    /// What the destination reports, or [`Reason::PeerUnreachable`]: then the doubt stays.
     pub async fn resolve_cutover(&self, cutover_epoch: i64) -> Result<Resolution, Failure> {
         use v1::resolve_cutover_response::Resolution as Wire;
 
@@ -361,13 +352,13 @@ impl PeerClient {
         }
     }
 
-    /// Tells the other side of a switch what happens on ours. Returns whether clients
-    /// of its poolers wait. Telling it again does no harm.
+    /// Tells the other agent of a switchover what happens on this side. Returns whether clients of the
+    /// other side's poolers wait. Telling it again does no harm.
     ///
     /// # Errors
     ///
-    /// What the other agent reports, or [`Reason::PeerUnreachable`]: then it may
-    /// have heard it or not.
+    /// What the other agent reports, or [`Reason::PeerUnreachable`]: then the other agent may have heard it
+    /// or not.
     pub async fn announce_cutover(&self, cutover_epoch: i64, announcement: Announcement) -> Result<bool, Failure> {
         use v1::announce_cutover_request::Announcement as Wire;
 
@@ -385,14 +376,13 @@ impl PeerClient {
         Ok(self.within(CALL_TIMEOUT, self.client.clone().announce_cutover(request)).await?.clients_wait)
     }
 
-    /// On the destination: opens one connection to the source's server. Returns
-    /// when the server was reached. What the server beside us says has to be packed
-    /// with the tunnel's packer.
+    /// On the destination: opens one connection to the source's server. Returns when the source agent has
+    /// reached that server. The caller packs what its own server sends with the tunnel's packer.
     ///
     /// # Errors
     ///
-    /// [`Reason::ServerUnreachable`] when the source's agent does not reach its
-    /// server, [`Reason::PeerUnreachable`] when we do not reach that agent.
+    /// [`Reason::ServerUnreachable`] when the source agent does not reach its server,
+    /// [`Reason::PeerUnreachable`] when this agent does not reach the source agent.
     pub async fn open_tunnel(&self, packing: Packing, traffic: Traffic) -> Result<Tunnel, Failure> {
         use v1::open_tunnel_request::Message;
 

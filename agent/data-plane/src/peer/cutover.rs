@@ -2,25 +2,25 @@
 
 use std::time::Duration;
 
-/// What happens on the side that says so.
+/// What an agent tells the other one about its own side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announcement {
-    /// It is left, and its tables are locked next.
+    /// Applications leave this side: its tables are locked next.
     LocksNext {
-        /// What is left of the budget.
+        /// How much of the budget is left.
         time_left: Duration,
     },
-    /// It was not left after all, and takes writes.
+    /// The switchover was given up: this side takes writes again.
     GivenUp,
-    /// It was entered, and has opened.
+    /// Applications enter this side: it has opened.
     Opened,
 }
 
-/// What the destination decided.
+/// What the agent of the entered side has decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
-    /// It has opened.
+    /// Its side has opened.
     Opened,
-    /// It will not open at this epoch, and has stored that.
+    /// Its side will not open at this epoch; the promise is stored.
     WillNotOpen,
 }

@@ -14,11 +14,11 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::figures::Traffic;
 
-/// The level: about 480 MB of COPY data a second on one core, packed to a
-/// quarter; level 3, gRPC's own, takes 1.6 times as long.
+/// About 480 MB of COPY data a second on one core, packed to a quarter. Level 3, gRPC's own, takes 1.6
+/// times as long.
 const LEVEL: i32 = 1;
-/// Most bytes of a chunk when unpacked, by the contract. What claims to be more is
-/// refused before memory is taken for it.
+/// Most bytes of a chunk when unpacked, by the contract. A chunk that claims to be larger is refused before
+/// memory is taken for it.
 const MOST_BYTES: usize = 256 << 10;
 /// Chunks below this are sent as they are: what could be saved is less than what
 /// HTTP/2 and TLS add anyway.
@@ -28,22 +28,22 @@ const LEAST_BYTES: usize = 256;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// When the link is slower than a core packs: measured.
+    /// Packed when the link is slower than a core packs; the agent measures both.
     #[default]
     Auto,
-    /// Always.
+    /// Always packed.
     Zstd,
-    /// Never.
+    /// Never packed.
     Off,
 }
 
-/// How one stream is packed: what became of [`Compression`].
+/// How one stream is packed: the decision that [`Compression`] led to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Packing {
-    /// As it is.
+    /// As they are.
     #[default]
     Plain,
-    /// By Zstandard.
+    /// By Zstandard, each chunk as one frame.
     Zstd,
 }
 
@@ -64,16 +64,15 @@ impl Packing {
     }
 }
 
-/// Bytes as they go over the link.
+/// Bytes as they travel over the link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chunk {
     /// What is sent.
     pub bytes: Bytes,
-    /// Packed, as one frame.
+    /// Whether they are packed, as one frame.
     pub zstd: bool,
 }
 
-/// Packs the chunks of one stream.
 pub struct Packer {
     compressor: Option<Compressor<'static>>,
     packed: Vec<u8>,
@@ -87,7 +86,7 @@ impl fmt::Debug for Packer {
 }
 
 impl Packer {
-    /// Packs as told, and counts what comes and what is sent.
+    /// Packs as `packing` says, and counts the bytes before and after.
     pub fn new(packing: Packing, traffic: Traffic) -> Self {
         let compressor = match packing {
             Packing::Plain => None,
@@ -115,12 +114,11 @@ impl Packer {
         self.packed.clear();
         self.packed.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
         let length = compressor.compress_to_buffer(bytes, &mut self.packed).ok()?;
-        // Copied, for a chunk that waits must hold no more memory than it needs.
+        // Copied, so that a chunk that waits holds no more memory than it needs.
         (length < bytes.len()).then(|| Bytes::copy_from_slice(&self.packed))
     }
 }
 
-/// Unpacks the chunks of one stream.
 #[derive(Default)]
 pub(crate) struct Unpacker(Option<Decompressor<'static>>);
 

@@ -13,14 +13,14 @@ use tokio::sync::mpsc;
 
 use super::packing::{Chunk, Packer, Unpacker};
 
-/// Largest chunk sent: big enough that the cost of a message does not show,
-/// small enough that a few of them in flight are no memory to speak of.
+/// Largest chunk sent. Big enough that the cost of a message does not show; small enough that a few of them
+/// in flight take little memory.
 pub const CHUNK_BYTES: usize = 128 << 10;
 /// Chunks that may wait between a socket and the link. Together with the
 /// HTTP/2 window this bounds what one tunnel can hold in memory.
 pub const CHUNKS_WAITING: usize = 4;
 
-/// What went through a tunnel that ended in order, before it was packed.
+/// Bytes that went through a tunnel which ended in order, counted before packing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
     /// Bytes from the socket to the link.
@@ -34,7 +34,7 @@ pub struct Carried {
 pub enum PumpError {
     /// The socket failed.
     Socket(std::io::Error),
-    /// The link failed, or the other end gave up.
+    /// The link failed, or the other agent gave up.
     Link(String),
 }
 
@@ -58,11 +58,10 @@ impl std::error::Error for PumpError {
 
 /// Carries bytes both ways until both directions have ended or one has failed.
 ///
-/// The end of one direction is passed on (end of the socket's input ends
-/// `outbound`, end of `inbound` shuts the socket's output) while the other
-/// direction goes on. A failure of either ends both at once: the caller drops
-/// the socket with the future. Dropping the future is safe at any time and
-/// closes everything.
+/// The end of one direction is passed on (end of the socket's input ends `outbound`, end of `inbound` shuts
+/// the socket's output) while the other direction goes on. A failure of either direction ends both at once:
+/// the caller drops the socket with the future. Dropping the future is safe at any time and closes
+/// everything.
 pub async fn carry<R, W, S>(
     mut reader: R,
     mut writer: W,
@@ -88,7 +87,7 @@ where
                 count = limited.read_buf(&mut buffer) => count.map_err(PumpError::Socket)?,
             };
             if count == 0 {
-                return Ok(sent); // Drops `outbound`: the stream ends in order.
+                return Ok(sent); // The drop of `outbound` ends the stream in order.
             }
             sent += count as u64;
             outbound
@@ -105,7 +104,7 @@ where
             writer.write_all(&bytes).await.map_err(PumpError::Socket)?;
             received += bytes.len() as u64;
         }
-        // The other end may have closed its socket altogether by now.
+        // The process behind the socket may have closed it altogether by now.
         match writer.shutdown().await {
             Err(error) if error.kind() != std::io::ErrorKind::NotConnected => Err(PumpError::Socket(error)),
             Ok(()) | Err(_) => Ok(received),

@@ -1,5 +1,4 @@
-//! What the schema of the publisher is made of, on its way to the side
-//! that follows.
+//! The publisher's schema on its way to the subscriber's agent.
 
 use pgportage_link::status::{from_status, to_status};
 use pgportage_link::{Effect, Failure};
@@ -10,21 +9,20 @@ use tonic::{Status, Streaming};
 use super::client::{CALL_TIMEOUT, PeerClient};
 use crate::drift::Published;
 
-/// Objects in one message: a hundred bytes each, far below what one may hold.
+/// Objects in one message. At a hundred bytes each that is far below the limit of a message.
 const OBJECTS: usize = 4_000;
 
-/// Listings of the publisher's schema, the newest as soon as it changes. Dropping
-/// it ends the looking.
+/// Listings of the publisher's schema, the newest as soon as it changes. Dropping the stream ends the
+/// looking on the publisher.
 #[derive(Debug)]
 pub struct PublishedStream {
     messages: Streaming<v1::WatchSchemaResponse>,
-    /// What has come of the next listing.
+    /// The part of the next listing that has arrived.
     arriving: Vec<SchemaObject>,
 }
 
 impl PublishedStream {
-    /// The next listing; none when the other agent ends. Losing the future loses
-    /// nothing.
+    /// The next listing; none when the other agent ends. Dropping the future loses nothing.
     ///
     /// # Errors
     ///
@@ -45,8 +43,7 @@ impl PublishedStream {
 }
 
 impl PeerClient {
-    /// On the subscriber: what the schema of the other side is made of, now
-    /// and after every change.
+    /// On the subscriber: the schema of the publisher, now and after every change.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Reading the source's snapshot, from the destination; how it is told of.
+//! The destination's half of reading the source's snapshot, and its messages.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use super::packing::Packing;
 use super::stream::RangeStream;
 use crate::snapshot::{Change, Range, Selection, SnapshotTable};
 
-/// What the copy reads.
+/// The snapshot that the copy reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceSnapshot {
-    /// What it is called, and where the stream begins.
+    /// The snapshot's name, which is also the position where the stream begins.
     pub consistent_point: String,
     /// Every published table.
     pub tables: Vec<SnapshotTable>,
-    /// What became of each since the snapshot that was held.
+    /// How each table has changed since the snapshot that the destination holds rows of.
     pub changes: Vec<Change>,
 }
 
 /// A part of a table, in blocks of its main fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Blocks {
-    /// The first one.
+    /// The first block that belongs to the part.
     pub first: i64,
-    /// The first one behind it; to the table's end if none.
+    /// The first block that no longer belongs to it; without one, the part goes to the table's end.
     pub end: Option<i64>,
 }
 
@@ -36,12 +36,12 @@ impl Blocks {
     pub const ALL: Self = Self { first: 0, end: None };
 }
 
-/// What of the touched rows.
+/// What is read of the touched rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touched {
-    /// Their keys, as COPY's text.
+    /// Their keys, in the text format of COPY.
     Keys,
-    /// What became of them.
+    /// Their present contents.
     Rows,
 }
 
@@ -49,7 +49,7 @@ pub enum Touched {
 ///
 /// # Errors
 ///
-/// [`Reason::RequestInvalid`] for what is no position.
+/// [`Reason::RequestInvalid`] for a text that is no position.
 pub fn decode_held_point(text: &str) -> Result<Option<Lsn>, Failure> {
     if text.is_empty() {
         return Ok(None);
@@ -62,7 +62,7 @@ pub fn decode_held_point(text: &str) -> Result<Option<Lsn>, Failure> {
     })
 }
 
-/// A table of the snapshot, with what became of it since the one that was held.
+/// A table of the snapshot, with how it has changed since the one that the destination held.
 pub fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1::SnapshotTable {
     use v1::snapshot_table::Change as Wire;
 
@@ -84,7 +84,7 @@ pub fn encode_snapshot_table(table: &SnapshotTable, change: Change) -> v1::Snaps
     }
 }
 
-/// What is to be read.
+/// What the destination agent asks to read.
 ///
 /// # Errors
 ///
@@ -97,7 +97,7 @@ pub fn decode_range(message: v1::CopyRangeRequest) -> Result<Range, Failure> {
             .effect(Effect::None)
             .with("field", field)
     };
-    // Not the whole table to somebody who asked for a few rows of it.
+    // A selection that is not understood must not read as the whole table.
     let wire = Wire::try_from(message.selection).map_err(|_| invalid("selection"))?;
     let table = message.table.ok_or_else(|| invalid("table"))?;
     let (first, end) = (message.first_block, (message.end_block != 0).then_some(message.end_block));
@@ -136,10 +136,9 @@ fn decode_snapshot_table(message: v1::SnapshotTable) -> Option<(SnapshotTable, C
 }
 
 impl PeerClient {
-    /// On the destination: asks for the snapshot that the copy reads. The source
-    /// may have to make it, and waits for open transactions then: `limit` says
-    /// for how long. `held_point` is the snapshot that the destination has rows of;
-    /// empty if it has none.
+    /// On the destination: asks for the snapshot that the copy reads. The source may have to make it, and
+    /// then waits for open transactions, at most for `limit`. `held_point` is the snapshot that the
+    /// destination has rows of; empty if it has none.
     ///
     /// # Errors
     ///
@@ -148,7 +147,7 @@ impl PeerClient {
         let request =
             v1::OpenSnapshotRequest { migration_id: self.migration.to_string(), held_point: held_point.to_owned() };
         let response = self.within(limit, self.client.clone().open_snapshot(request)).await?;
-        // A table that cannot be read must not be one that is not copied.
+        // A table that cannot be decoded fails the call: left out, it would never be copied.
         let tables: Option<Vec<_>> = response.tables.into_iter().map(decode_snapshot_table).collect();
         let (tables, changes) = tables.map(|tables| tables.into_iter().unzip()).ok_or_else(|| {
             Failure::new(Reason::Internal, format!("agent {} lists a table without a name", self.peer))
@@ -179,13 +178,13 @@ impl PeerClient {
         Ok(RangeStream::new(messages, &self.peer))
     }
 
-    /// On the destination: begins to read what was touched since the snapshot that
-    /// is held, from the one that was opened for it.
+    /// On the destination: begins to read what was touched since the snapshot that it holds rows of, out of
+    /// the snapshot that it has opened.
     ///
     /// # Errors
     ///
-    /// [`Reason::SnapshotLost`] when it is another one by now, or the source knows it
-    /// no more; otherwise what the source reports.
+    /// [`Reason::SnapshotLost`] when it is another one by now, or the source no longer knows what was
+    /// touched; otherwise what the source reports.
     pub async fn copy_touched(
         &self,
         snapshot: &SourceSnapshot,
@@ -209,7 +208,7 @@ impl PeerClient {
         Ok(RangeStream::new(messages, &self.peer))
     }
 
-    /// Asks for a whole table.
+    /// A request for a whole table.
     fn range(&self, consistent_point: &str, table: &SnapshotTable, packing: Packing) -> v1::CopyRangeRequest {
         v1::CopyRangeRequest {
             migration_id: self.migration.to_string(),
@@ -222,12 +221,11 @@ impl PeerClient {
         }
     }
 
-    /// On the destination: says that every row of a snapshot has arrived.
+    /// On the destination: tells the source agent that every row of a snapshot has arrived.
     ///
     /// # Errors
     ///
-    /// [`Reason::SnapshotLost`] when it is another one by now; otherwise what the
-    /// source reports.
+    /// [`Reason::SnapshotLost`] when it is another one by now; otherwise what the source reports.
     pub async fn release_snapshot(&self, consistent_point: &str) -> Result<(), Failure> {
         let request = v1::ReleaseSnapshotRequest {
             migration_id: self.migration.to_string(),

@@ -1,10 +1,8 @@
-//! How fast the link is and how fast a core packs: what `compression = "auto"`
-//! goes by.
+//! How fast the link is and how fast a core packs: `compression = "auto"` decides by both.
 //!
-//! The source sends a little noise and says how fast it packs; the
-//! destination counts what arrives. The first moments of a TCP connection over a
-//! long way are slow: such a link counts as slower than it is and is packed,
-//! which costs it nothing.
+//! The source agent sends a little noise and says how fast it packs; the destination agent counts what
+//! arrives. A TCP connection over a long distance is slow in its first moments. Such a link counts as
+//! slower than it is and is packed, which does it no harm.
 
 use std::time::Duration;
 
@@ -17,17 +15,16 @@ use super::packing::{Packer, Packing};
 use super::pump::CHUNK_BYTES;
 use crate::figures::Traffic;
 
-/// How long noise is sent at most.
+/// Longest time that noise is sent.
 pub(super) const NOISE_TIME: Duration = Duration::from_millis(250);
-/// Most noise sent: where packing ends to pay, a few Gbit/s, that takes some ten
-/// milliseconds, and it is nothing beside a copy.
+/// Most noise sent. At the speed where packing stops to pay, a few Gbit/s, that takes some ten
+/// milliseconds, which is nothing beside a copy.
 const NOISE_BYTES: usize = 4 << 20;
-/// How long packing is tried.
+/// Longest time that packing is tried.
 const PACKING_TIME: Duration = Duration::from_millis(20);
-/// For how long a measurement is believed.
+/// A measurement is used for so long.
 pub(super) const BELIEVED_FOR: Duration = Duration::from_secs(600);
 
-/// Two speeds, in bytes a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Speeds {
     /// What the link carries on one connection.
@@ -37,21 +34,20 @@ pub(super) struct Speeds {
 }
 
 impl Speeds {
-    /// Packing pays while a core packs at twice the speed of the link: at the same
-    /// speed it would gain nothing, and it takes its time from the server's own
-    /// work.
+    /// Packing pays while a core packs at twice the speed of the link. At the same speed it would gain
+    /// nothing, and it takes time from the server's own work.
     pub(super) fn decide(self) -> Packing {
         if self.link.saturating_mul(2) < self.packing { Packing::Zstd } else { Packing::Plain }
     }
 }
 
-/// Bytes a second; nothing in no time is none.
+/// Bytes a second; zero when no time has passed.
 pub(super) fn rate(bytes: usize, time: Duration) -> u64 {
     let nanoseconds = time.as_nanos().max(1);
     u64::try_from(bytes as u128 * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX)
 }
 
-/// Bytes that cannot be packed.
+/// Bytes that do not become smaller when packed.
 pub(super) fn noise(count: usize) -> Vec<u8> {
     let mut noise = vec![0; count];
     rand::rng().fill_bytes(&mut noise);
@@ -62,7 +58,7 @@ pub(super) fn noise(count: usize) -> Vec<u8> {
 pub fn packing_speed(clock: Clock) -> u64 {
     let rows: Bytes = (0_u64..)
         .flat_map(|n| {
-            // As rows are: numbers that grow, words that repeat, hashes that do not.
+            // Rows as applications have them: numbers that grow, words that repeat, hashes that do not.
             let hash = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
             format!("{n}\t{hash:016x}\tshipped\t2026-01-{:02} 12:00:00+00\tcustomer {}\n", n % 28 + 1, n % 5_000)
                 .into_bytes()
@@ -82,8 +78,8 @@ pub fn packing_speed(clock: Clock) -> u64 {
     }
 }
 
-/// Sends noise until its time is over or nobody listens. The link holds it back
-/// as it holds rows back.
+/// Sends noise until its time is over or the destination agent stops listening. The link slows it down as
+/// it slows rows down.
 pub async fn make_noise(clock: Clock, chunks: mpsc::Sender<Bytes>) {
     let chunk = Bytes::from(noise(CHUNK_BYTES));
     let sending = async {
@@ -93,7 +89,7 @@ pub async fn make_noise(clock: Clock, chunks: mpsc::Sender<Bytes>) {
             }
         }
     };
-    // Losing the last chunk loses nothing.
+    // The last chunk may be lost: the counting does not need it.
     let _over = clock.timeout(NOISE_TIME, sending).await;
 }
 

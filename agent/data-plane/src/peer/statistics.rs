@@ -12,7 +12,7 @@ use super::packing::{Chunk, Packing, Unpacker};
 use super::stream::stopped;
 use crate::statistics::{Condition, Piece};
 
-/// What the source's planner knows of some tables. Dropping it ends the reading.
+/// What the source's planner knows of some tables. Dropping it ends the reading on the source.
 #[derive(Debug)]
 pub struct SourceStatistics {
     /// What is sent of each table, in the order in which they were asked for.
@@ -23,13 +23,13 @@ pub struct SourceStatistics {
 }
 
 impl SourceStatistics {
-    /// The next piece of binary COPY data; none when the source has said that
-    /// everything was sent. Losing the future loses nothing.
+    /// The next piece of binary COPY data; none when the source agent has said that everything was sent.
+    /// Dropping the future loses nothing.
     ///
     /// # Errors
     ///
-    /// What the source reports; [`Reason::PeerUnreachable`] also for a stream that
-    /// ends in order before that, as that of an agent does which is stopped.
+    /// What the source reports. [`Reason::PeerUnreachable`] also for a stream that ends in order before
+    /// that: so ends the stream of an agent that is stopped.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         match self.messages.message().await.map_err(from_status)? {
             Some(message) if message.complete => Ok(None),
@@ -89,13 +89,13 @@ fn encode_condition(condition: Condition) -> v1::read_statistics_response::Condi
     }
 }
 
-/// The first message of an answer.
+/// The first message of an answer: what is sent of each table.
 pub fn encode_conditions(conditions: &[Condition]) -> v1::ReadStatisticsResponse {
     let conditions = conditions.iter().map(|&condition| encode_condition(condition).into()).collect();
     v1::ReadStatisticsResponse { conditions, ..v1::ReadStatisticsResponse::default() }
 }
 
-/// One of the messages that follow.
+/// A later message: a piece of the data.
 pub fn encode_piece(piece: Piece) -> v1::ReadStatisticsResponse {
     let message = v1::ReadStatisticsResponse::default();
     match piece {

@@ -1,4 +1,4 @@
-//! What the other agent sends for longer than a moment.
+//! Streams that the other agent sends over a longer time.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,7 +13,7 @@ use tonic::Streaming;
 
 use super::packing::{Chunk, Packer, Unpacker};
 
-/// Pieces of an archive. Dropping it ends the dump.
+/// Pieces of a schema archive. Dropping it ends the dump on the source.
 #[derive(Debug)]
 pub struct ArchiveStream {
     messages: Streaming<v1::DumpSchemaResponse>,
@@ -25,13 +25,13 @@ impl ArchiveStream {
         Self { messages, peer: peer.to_owned() }
     }
 
-    /// The next piece; none when the source has said that the archive is whole.
-    /// Losing the future loses nothing.
+    /// The next piece; none when the source agent has said that the archive is whole. Dropping the future
+    /// loses nothing.
     ///
     /// # Errors
     ///
-    /// What the source reports; [`Reason::PeerUnreachable`] also for a stream that
-    /// ends in order before that, as that of an agent does which is stopped.
+    /// What the source reports. [`Reason::PeerUnreachable`] also for a stream that ends in order before
+    /// that: so ends the stream of an agent that is stopped.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         match self.messages.message().await.map_err(from_status)? {
             Some(message) if message.complete => Ok(None),
@@ -41,7 +41,7 @@ impl ArchiveStream {
     }
 }
 
-/// COPY data of one range. Dropping it ends the reading.
+/// COPY data of one range. Dropping it ends the reading on the source.
 #[derive(Debug)]
 pub struct RangeStream {
     messages: Streaming<v1::CopyRangeResponse>,
@@ -54,13 +54,13 @@ impl RangeStream {
         Self { messages, unpacker: Unpacker::default(), peer: peer.to_owned() }
     }
 
-    /// The next piece; none when the source has said that every row was sent.
-    /// Losing the future loses nothing.
+    /// The next piece; none when the source agent has said that every row was sent. Dropping the future
+    /// loses nothing.
     ///
     /// # Errors
     ///
-    /// What the source reports; [`Reason::PeerUnreachable`] also for a stream that
-    /// ends in order before that, as that of an agent does which is stopped.
+    /// What the source reports. [`Reason::PeerUnreachable`] also for a stream that ends in order before
+    /// that: so ends the stream of an agent that is stopped.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         match self.messages.message().await.map_err(from_status)? {
             Some(message) if message.complete => Ok(None),
@@ -70,7 +70,7 @@ impl RangeStream {
     }
 }
 
-/// A stream that ended in order before its last word.
+/// The failure of a stream that ended in order before its closing message.
 pub(super) fn stopped(peer: &str, what: &str) -> Failure {
     Failure::new(Reason::PeerUnreachable, format!("agent {peer} stopped in the middle of {what}"))
         .remedy(Remedy::Wait)
@@ -100,11 +100,11 @@ impl HeartbeatStream {
 /// One connection to the source's server, through the link.
 #[derive(Debug)]
 pub struct Tunnel {
-    /// Bytes for the server. Dropping it says that there are no more.
+    /// Bytes for the server. Dropping it tells the server that there are no more.
     pub outbound: mpsc::Sender<Chunk>,
     /// Bytes from the server.
     pub inbound: TunnelStream,
-    /// Packs what goes to the server.
+    /// Packs the bytes for the server.
     pub packer: Packer,
 }
 

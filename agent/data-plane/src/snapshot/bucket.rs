@@ -5,74 +5,68 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What an idle copy saves up, as time at full rate: little, so that the source
-/// is not hit by what it was spared before.
+/// The time at full rate that an idle copy saves up. Short, so that the source is not hit by a burst of
+/// what it was spared before.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Bytes of table data in a second, of all readers of a migration together.
+/// Bytes of table data a second, for all readers of a migration together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate(NonZeroU64);
 
 impl Rate {
-    /// A limit as it is sent: nothing above zero is none.
+    /// A limit as the coordinator sends it: zero or less means no limit.
     #[must_use]
     pub fn limit(bytes: i64) -> Option<Self> {
         u64::try_from(bytes).ok().and_then(NonZeroU64::new).map(Self)
     }
 
-    /// Bytes in a second.
+    /// Bytes a second.
     #[must_use]
     pub fn as_bytes(self) -> u64 {
         self.0.get()
     }
 
-    /// Bytes in a span, rounded down.
+    /// Bytes in a span of time, rounded down.
     fn over(self, span: Duration) -> i64 {
         let bytes = u128::from(self.as_bytes()) * span.as_nanos() / 1_000_000_000;
         i64::try_from(bytes).unwrap_or(i64::MAX)
     }
 
-    /// How long it takes to pay for bytes, rounded up.
+    /// The time in which so many bytes are paid for, rounded up.
     fn span(self, bytes: i64) -> Duration {
         let nanos = (u128::from(bytes.unsigned_abs()) * 1_000_000_000).div_ceil(u128::from(self.as_bytes()));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
 
-/// The bucket. A piece passes as soon as nothing is owed, however large it is,
-/// and is paid for afterwards: over any span, no more passes than the rate allows,
-/// the saved burst and one piece.
+/// The bucket. A piece passes as soon as no debt is left, however large the piece is, and is paid for
+/// afterwards. So over any span no more passes than the rate allows, the saved burst and one piece.
 #[derive(Debug)]
 pub(super) struct Bucket {
     rate: Option<Rate>,
     /// Saved up when above zero, owed when below.
     balance: i64,
-    /// Up to when the balance is reckoned.
+    /// The moment up to which the balance is reckoned.
     at: Instant,
 }
 
 impl Bucket {
-    /// One that lets everything pass.
+    /// A bucket without a limit.
     pub(super) fn new(now: Instant) -> Self {
         Self { rate: None, balance: 0, at: now }
     }
 
-    /// Changes the rate. What is owed stays owed, and is paid at the new rate.
+    /// Changes the rate. A debt stays, and is paid at the new rate.
     pub(super) fn set(&mut self, now: Instant, rate: Option<Rate>) {
         self.refill(now);
         self.rate = rate;
     }
 
-    /// The rate in force.
     pub(super) fn rate(&self) -> Option<Rate> {
         self.rate
     }
 
-    /// Lets a piece pass.
-    ///
-    /// # Errors
-    ///
-    /// How long to wait before it may. Nothing has passed then.
+    /// Lets a piece pass, or returns how long to wait before it may. Nothing has passed then.
     pub(super) fn take(&mut self, now: Instant, bytes: usize) -> Result<(), Duration> {
         self.refill(now);
         let Some(rate) = self.rate else { return Ok(()) };
@@ -89,7 +83,7 @@ impl Bucket {
             return;
         };
         let earned = rate.over(now.saturating_duration_since(self.at));
-        // Looked at too often to have earned a byte: that time still counts.
+        // Two looks so close together earn less than a byte: their time still counts.
         if earned > 0 {
             self.balance = self.balance.saturating_add(earned).min(rate.over(BURST));
             self.at = now;
@@ -110,7 +104,7 @@ mod tests {
         Rate::limit(bytes)
     }
 
-    /// Bytes that pass in a span when somebody always asks for more.
+    /// Bytes that pass in a span when a reader always asks for more.
     fn passed(bucket: &mut Bucket, from: Instant, span: Duration, piece: usize) -> u64 {
         let (mut now, mut bytes) = (from, 0);
         while now < from + span {
@@ -179,7 +173,7 @@ mod tests {
         fn no_more_than_the_rate_and_no_less(
             bytes in 65_536_i64..1 << 31, piece in 1_usize..1 << 20, seconds in 1_u64..60,
         ) {
-            // No more than so many pieces, to be done in time.
+            // A bound on the number of pieces keeps the test short.
             prop_assume!(bytes as u64 * seconds / (piece as u64) < 200_000);
             let now = Clock.now();
             let mut bucket = Bucket::new(now);

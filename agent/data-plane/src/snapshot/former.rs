@@ -1,13 +1,11 @@
-//! The slot of a snapshot that is lost.
+//! The slot of a snapshot that is lost, called the former slot.
 //!
-//! It says what was changed since, so that what was copied of that snapshot need
-//! not be copied again. A copy of it, under a name of its own, stands in for it
-//! while the slot of the next snapshot takes its place, and is dropped as soon as
-//! the destination has nothing of the lost snapshot any more.
+//! It says what was changed since, so that what was copied of that snapshot need not be copied again. While
+//! the slot of the next snapshot takes its name, a copy of the former slot, under a name of its own, stands
+//! in for it. The copy is dropped as soon as the destination has no rows of the lost snapshot any more.
 //!
-//! **Invariant:** the slot at the point that the destination asks for is dropped
-//! only when a copy of it is there. Nothing of value is in it: without it, every
-//! table is copied again.
+//! **Invariant:** the slot at the point that the destination asks for is dropped only when a copy of it is
+//! there. Without the former slot nothing is lost for good: every table is copied again.
 
 use std::time::Duration;
 
@@ -23,18 +21,16 @@ use super::Hands;
 use super::tables::Published;
 use super::touched::Touched;
 
-/// How long the reading of the changes may take. The destination waits for it with
-/// a copy that could have begun anew.
+/// How long the reading of the changes may take. The destination waits for it, and could begin the copy
+/// anew in that time.
 const READING_LIMIT: Duration = Duration::from_secs(120);
-/// Changes that the server gathers before it sends them, give or take a
-/// transaction. Fewer cost it more: each time it begins where the oldest transaction
-/// began that was open then.
+/// Changes that the server gathers before it sends them, rounded up to whole transactions. A smaller number
+/// costs the server more: each time it begins at the oldest transaction that was open then.
 const CHANGES_AT_A_TIME: i32 = 100_000;
-/// Bytes of each change that are asked for. What identifies a row is seldom behind
-/// that.
+/// Bytes of each change that are asked for. The columns that identify a row are seldom behind that.
 const CHANGE_BYTES: i32 = 32 << 10;
 
-/// Where our slots begin. None for one that is being made or was invalidated.
+/// Where our slots begin. No position for a slot that is being made or was invalidated.
 const PLACES: &str = "\
 SELECT s.slot_name::text,
        CASE WHEN coalesce(to_jsonb(s) ->> 'wal_status', '') <> 'lost'
@@ -46,22 +42,21 @@ const COPY: &str = "SELECT pg_copy_logical_replication_slot($1, $2, $3)";
 
 const DROP: &str = "SELECT pg_drop_replication_slot($1)";
 
-/// Moves the slot. The protocol's version 1 gives whole transactions only.
+/// Advances the slot. Version 1 of the protocol gives whole transactions only.
 const CHANGES: &str = "\
 SELECT substring(data FROM 1 FOR $5)
 FROM pg_logical_slot_get_binary_changes($1, $2, $3, 'proto_version', '1', 'publication_names', $4)";
 
 const POSITION: &str = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = $1";
 
-/// Where a slot begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {
-    /// There is none.
+    /// There is no slot.
     #[default]
     Absent,
-    /// Here.
+    /// At this position.
     At(Lsn),
-    /// It is of no use.
+    /// The slot is there, and of no use.
     Nowhere,
 }
 
@@ -91,14 +86,13 @@ async fn places(session: &Session, participation: &Participation) -> Result<Plac
     Ok(places)
 }
 
-/// Makes sure that the slot which begins at `held` outlasts the making of the
-/// next one, if it is there still. The caller has noted that slots of this
-/// migration are ours.
+/// Makes sure that the slot which begins at `held`, if it is still there, outlasts the making of the next
+/// one. The caller has noted that slots of this migration are ours.
 ///
 /// # Errors
 ///
-/// What may pass. When the server has no room for a copy, or cannot make one, all
-/// is copied again, and that is no failure.
+/// Failures that may pass. A server that has no room for a copy of the slot, or cannot make one, is no
+/// failure: all tables are copied again.
 pub(super) async fn keep(hands: &Hands, participation: &Participation, held: Option<Lsn>) -> Result<(), Failure> {
     let session = hands.door.open(&participation.database, Purpose::Control).await?;
     let places = places(&session, participation).await?;
@@ -131,10 +125,6 @@ pub(super) async fn keep(hands: &Hands, participation: &Participation, held: Opt
 }
 
 /// Drops the former slot, if there is one.
-///
-/// # Errors
-///
-/// What the server reports.
 pub(super) async fn forget(hands: &Hands, participation: &Participation) -> Result<(), Failure> {
     let session = hands.door.open(&participation.database, Purpose::Control).await?;
     let places = places(&session, participation).await?;

@@ -12,18 +12,17 @@ use tokio_postgres::SimpleQueryMessage;
 use super::Hands;
 use crate::slot::SlotUse;
 
-/// How long an earlier keeper's session may take to end, and how often to look.
+/// How long an earlier keeper's session may take to end, and how often this agent looks.
 const LEAVE_LIMIT: Duration = Duration::from_secs(20);
 const LEAVE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Holds a snapshot for as long as it lives and does nothing.
+/// Holds a snapshot for as long as its session lives and does nothing.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    /// Where the slot's stream begins.
     pub(super) consistent_point: Lsn,
-    /// What readers import.
+    /// The name that readers import.
     pub(super) snapshot_name: String,
-    /// Nothing may ever be sent on it: that ends the snapshot.
+    /// Nothing may ever be sent on it: that would end the snapshot.
     session: Session,
 }
 
@@ -47,14 +46,14 @@ impl Keeper {
         Ok(Self { consistent_point, snapshot_name, session })
     }
 
-    /// Whether the snapshot can be imported no more.
+    /// Whether readers can no longer import the snapshot.
     pub(super) fn is_lost(&self) -> bool {
         self.session.is_closed()
     }
 }
 
-/// Drops a slot of our name that nobody streams from. An earlier keeper's session
-/// holds it until the server has noticed that its agent is gone.
+/// Drops a slot of our name that has no session. An earlier keeper's session holds the slot until the
+/// server has noticed that the keeper's agent is gone.
 async fn make_room(hands: &Hands, participation: &Participation, name: &str) -> Result<(), Failure> {
     let deadline = hands.tasks.clock.now() + LEAVE_LIMIT;
     loop {

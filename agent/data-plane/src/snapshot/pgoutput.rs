@@ -1,20 +1,18 @@
-//! What a change says about itself: the part of pgoutput's messages, version 1,
-//! that tells which rows were touched.
+//! Which row a change touches: the part of pgoutput's messages, version 1, that says so.
 //!
-//! The messages come from a server and may be cut: a change may hold a value of
-//! any size, and only its first bytes are asked for. Whatever is not there or
-//! makes no sense is reported as missing, never guessed.
+//! The messages come from a server and may be cut: a change may hold a value of any size, and only its
+//! first bytes are asked for. Whatever is not there or makes no sense is reported as missing, never
+//! guessed.
 
-/// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
-    /// What the changes that follow mean by a relation's number.
+    /// Describes the relation that later changes name by its number.
     Relation(Relation),
     Insert {
         relation: u32,
         new: Row<'a>,
     },
-    /// `old` is there when its identity differs from the new row's.
+    /// `old` is there when the row's identity changes.
     Update {
         relation: u32,
         old: Option<Row<'a>>,
@@ -27,38 +25,35 @@ pub(super) enum Message<'a> {
     Truncate {
         relations: Vec<u32>,
     },
-    /// Begin, commit, and what else touches no row.
+    /// Begin, commit, and other messages that touch no row.
     Other,
 }
 
-/// A relation, as it was when the changes behind were made.
+/// A relation, as it was when the changes that follow were made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Relation {
-    /// Its OID.
     pub(super) relation: u32,
-    /// In the order of its rows' fields.
+    /// In the order of the fields of its rows.
     pub(super) columns: Vec<Column>,
 }
 
-/// A column of a relation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Column {
     pub(super) name: String,
-    /// Part of the replica identity.
+    /// Whether it is part of the replica identity.
     pub(super) identifies: bool,
 }
 
-/// The fields of a row, as many as were there.
+/// The fields of a row that were received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Row<'a>(Vec<Field<'a>>);
 
-/// One field of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field<'a> {
     Text(&'a str),
-    /// Kept out of line, and as it was in the old row.
+    /// A TOASTed value that the change did not touch: it is as in the old row.
     Unchanged,
-    /// NULL, or nothing that is text.
+    /// NULL, or not in text format.
     Absent,
 }
 
@@ -71,7 +66,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Whether a field was left out because the old row has the same.
+    /// Whether a field was left out because it is the same in the old row.
     pub(super) fn is_unchanged(&self, position: usize) -> bool {
         self.0.get(position) == Some(&Field::Unchanged)
     }
@@ -80,11 +75,10 @@ impl<'a> Row<'a> {
 /// A message that cannot be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unreadable {
-    /// The relation that it is about, if so much is known.
+    /// The relation that it is about, if that much is known.
     pub(super) relation: Option<u32>,
 }
 
-/// Reads one message.
 pub(super) fn read(bytes: &[u8]) -> Result<Message<'_>, Unreadable> {
     let mut rest = Rest(bytes);
     let nothing = Unreadable { relation: None };
@@ -105,7 +99,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Message<'_>, Unreadable> {
     }
 }
 
-/// What was not read yet.
+/// The bytes that are still to be read.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
@@ -161,7 +155,7 @@ impl<'a> Rest<'a> {
             b'N' => Some(Message::Update { relation, old: None, new: self.row()? }),
             b'K' | b'O' => {
                 let old = self.row()?;
-                // Where the old row was cut off there is no new one.
+                // Where the message was cut in the old row, there is no new row.
                 match self.byte()? {
                     b'N' => Some(Message::Update { relation, old: Some(old), new: self.row()? }),
                     _ => None,
@@ -181,7 +175,7 @@ impl<'a> Rest<'a> {
     fn truncate(&mut self) -> Option<Message<'a>> {
         let count = self.number()?;
         let _options = self.byte()?;
-        // No more than there can be: the count is not to be believed.
+        // No more than the message can hold: the count may be wrong.
         let most = u32::try_from(self.0.len() / 4).unwrap_or(u32::MAX);
         if count > most {
             return None;
@@ -223,7 +217,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A field as a server writes it.
+    /// A field as a server sends it.
     #[derive(Clone, Debug)]
     pub(in crate::snapshot) enum Sent<'a> {
         Text(&'a str),
@@ -247,7 +241,7 @@ pub(super) mod tests {
         bytes
     }
 
-    /// A change: its kind, its relation, and rows behind their letters.
+    /// A change: its kind, its relation, and its rows, each behind its letter.
     pub(in crate::snapshot) fn change(kind: u8, relation: u32, rows: &[(u8, &[Sent<'_>])]) -> Vec<u8> {
         let mut bytes = vec![kind];
         bytes.extend(relation.to_be_bytes());
@@ -315,7 +309,7 @@ pub(super) mod tests {
         assert_eq!(read(b"I\0\0"), Err(Unreadable { relation: None }));
         assert_eq!(read(b"I\0\0\0\x07"), Err(Unreadable { relation: Some(7) }));
         assert_eq!(read(b"I\0\0\0\x07X"), Err(Unreadable { relation: Some(7) }));
-        // So many relations that the memory would be gone.
+        // A count of relations that would take all memory.
         assert_eq!(read(b"T\xff\xff\xff\xff\0\0\0\0\x01"), Err(Unreadable { relation: None }));
         let bytes = change(b'I', 7, &[(b'N', &[Sent::Text("\0")])]);
         let broken: Vec<u8> = bytes[..bytes.len() - 1].iter().copied().chain([0xff]).collect();
@@ -343,7 +337,7 @@ pub(super) mod tests {
             }
         }
 
-        /// Nothing that a server sends brings the agent down.
+        /// Whatever a server sends, the agent does not panic.
         #[test]
         fn anything_may_come(kind in prop::sample::select(b"BCORYIUDTM?".to_vec()), bytes: Vec<u8>) {
             let message: Vec<u8> = [vec![kind], bytes].concat();

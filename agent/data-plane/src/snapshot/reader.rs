@@ -1,4 +1,4 @@
-//! Sessions that have imported the snapshot, and what they read.
+//! Sessions that have imported the snapshot, and how they read.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,19 +20,18 @@ use super::touched::Key;
 use super::{Hands, Pace, snapshot_lost};
 use crate::peer::{CHUNK_BYTES, CHUNKS_WAITING, Chunk, Packer};
 
-/// The snapshot that was asked for is gone, or never was.
+/// The snapshot that the reader wants to import is gone, or never was.
 const UNKNOWN_SNAPSHOT: [&str; 2] = ["22023", "55000"];
 
-/// COPY data in pieces, then [`Piece::Complete`] or an error. Without one of them
-/// the reading was given up.
+/// Pieces of COPY data, then [`Piece::Complete`] or an error. A stream that ends with neither was given up.
 pub type RowStream = mpsc::Receiver<Result<Piece, Failure>>;
 
-/// What a reading gives.
+/// One item of a reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// COPY data.
     Rows(Chunk),
-    /// Every row of the range was given.
+    /// Every row of the range was sent.
     Complete,
 }
 
@@ -43,43 +42,43 @@ pub struct Range {
     pub table: RelationName,
     /// The columns, unquoted.
     pub columns: Vec<String>,
-    /// Binary rather than text.
+    /// In the binary format rather than as text.
     pub binary: bool,
     /// Which of its rows.
     pub selection: Selection,
 }
 
-/// Which rows of a table.
+/// Which rows of a table are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// Those in blocks from `first` up to `end`; to the table's end if none.
+    /// The rows in blocks from `first` up to `end`; without an end, up to the table's end.
     Blocks {
-        /// The first one, from zero.
+        /// The first block, counted from zero.
         first: i64,
-        /// The first one behind them.
+        /// The first block that is not read.
         end: Option<i64>,
     },
-    /// The keys of those that were touched since another snapshot, as COPY's text.
+    /// The keys of the rows that were touched since another snapshot, in the text format of COPY.
     TouchedKeys {
-        /// What that snapshot is called.
+        /// The name of that snapshot.
         since: Lsn,
     },
-    /// Those that were touched since another snapshot.
+    /// The rows that were touched since another snapshot.
     TouchedRows {
-        /// What that snapshot is called.
+        /// The name of that snapshot.
         since: Lsn,
     },
 }
 
 impl Range {
-    /// Reads blocks.
+    /// The statement that reads blocks.
     pub(super) fn statement(&self) -> String {
         let columns = self.columns.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
         let (first, end) = match self.selection {
             Selection::Blocks { first, end } => (first, end),
             Selection::TouchedKeys { .. } | Selection::TouchedRows { .. } => (0, None),
         };
-        // Everything in the table: a plain COPY, which needs no plan.
+        // The whole table: a plain COPY, which needs no plan.
         if first == 0 && end.is_none() {
             let list = if columns.is_empty() { String::new() } else { format!(" ({columns})") };
             return format!("COPY {}{list} TO STDOUT (FORMAT {})", self.table, self.format());
@@ -88,7 +87,7 @@ impl Range {
         if let Some(end) = end {
             condition.push_str(&format!(" AND ctid < '({end},0)'::tid"));
         }
-        // ONLY, as a plain COPY of a table would do.
+        // ONLY, as in a plain COPY of a table.
         format!(
             "COPY (SELECT {columns} FROM ONLY {} WHERE {condition}) TO STDOUT (FORMAT {})",
             self.table,
@@ -96,7 +95,7 @@ impl Range {
         )
     }
 
-    /// Reads the rows with these keys, each of them once.
+    /// The statement that reads the rows with these keys, each of them once.
     pub(super) fn statement_of_keys(&self, published: &Published, keys: &BTreeSet<Key>) -> String {
         let columns = self.columns.iter().map(|column| format!("t.{}", quote_ident(column))).collect::<Vec<_>>();
         let literal = |(text, key_type): (&String, &KeyType)| match key_type {
@@ -133,7 +132,7 @@ impl Range {
     }
 }
 
-/// Keys as COPY's text.
+/// Keys in the text format of COPY.
 pub(super) fn keys_text(keys: &BTreeSet<Key>) -> Bytes {
     let mut text = String::new();
     for key in keys {
@@ -156,7 +155,7 @@ pub(super) fn keys_text(keys: &BTreeSet<Key>) -> Bytes {
     text.into()
 }
 
-/// Readers of one snapshot. One that has read a range in order is used again.
+/// Readers of one snapshot. A session that has read a range to its end is used again.
 pub(super) struct Readers {
     hands: Hands,
     database: String,
@@ -182,7 +181,7 @@ impl Readers {
         }
     }
 
-    /// What the snapshot holds of the migration's publication.
+    /// The tables of the migration's publication, as the snapshot shows them.
     pub(super) async fn tables(&self, participation: &Participation) -> Result<Vec<Published>, Failure> {
         let reader = self.take().await?;
         let tables = tables::read(&*reader, &names::replication_name(&participation.migration)).await?;
@@ -190,7 +189,7 @@ impl Readers {
         Ok(tables)
     }
 
-    /// Begins to read what a COPY gives.
+    /// Begins to read the output of a COPY.
     pub(super) async fn read(&self, statement: &str, doing: &str, packer: Packer) -> Result<RowStream, Failure> {
         let reader = self.take().await?;
         let rows = reader.copy_out(statement).await.map_err(|error| sql_failure(error, doing))?;
@@ -202,21 +201,21 @@ impl Readers {
             let carried = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                // Nobody listens: the session is dropped and its statement with it.
+                // The destination agent stopped listening: the session is dropped, and its statement ends.
                 () = pieces.closed() => return,
                 carried = carry(rows, &mut packed) => carried,
             };
             match carried {
-                // Before the last word: the next range finds it.
+                // Put back before the closing piece is sent, so that the next range finds it.
                 Ok(Carried::Everything) => {
                     idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
                     let _unheard = pieces.send(Ok(Piece::Complete)).await;
                 }
-                // In the middle of a COPY it is of no use to anybody.
+                // In the middle of a COPY the session cannot be used again.
                 Ok(Carried::Unheard) => {}
                 Err(error) => {
                     let failure = sql_failure(error, &doing);
-                    // If nobody listens any more, nobody needs the reason.
+                    // If the destination agent has stopped listening, it does not need the reason either.
                     let _unheard = pieces.send(Err(failure)).await;
                 }
             }
@@ -224,7 +223,7 @@ impl Readers {
         Ok(stream)
     }
 
-    /// Begins to send what is known without reading.
+    /// Begins to send a text that is known already.
     pub(super) fn tell(&self, mut text: Bytes, packer: Packer) -> RowStream {
         let (mut packed, pieces, stream) = self.pieces(packer);
         let stop = self.hands.tasks.stop.clone();
@@ -237,13 +236,13 @@ impl Readers {
                     heard = packed.send(piece) => if !heard { return },
                 }
             }
-            // If nobody listens any more, nobody needs the last word.
+            // If the destination agent has stopped listening, it does not need the closing piece either.
             let _unheard = pieces.send(Ok(Piece::Complete)).await;
         });
         stream
     }
 
-    /// Where one reading goes, and where it comes out.
+    /// The two ends of one reading.
     fn pieces(&self, packer: Packer) -> (Pieces, mpsc::Sender<Result<Piece, Failure>>, RowStream) {
         let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
         let (throttle, reader) = (Arc::clone(&self.pace.throttle), self.pace.readers.begin());
@@ -279,15 +278,15 @@ impl Readers {
     }
 }
 
-/// How far a reading came.
+/// How a reading ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Carried {
     Everything,
-    /// Somebody stopped listening.
+    /// The destination agent stopped listening.
     Unheard,
 }
 
-/// Where a reading goes: when its turn has come, and no faster than it may.
+/// The sending end of a reading: it waits for its reader's permit, and keeps to the rate.
 struct Pieces {
     reader: ReaderSlot,
     throttle: Arc<Throttle>,
@@ -296,8 +295,8 @@ struct Pieces {
 }
 
 impl Pieces {
-    /// Says whether anybody listens. Packs here: the task that carries the
-    /// connection has TLS to do.
+    /// Sends a piece. Returns whether the destination agent still listens. Packs here, because the task
+    /// that carries the connection is busy with TLS.
     async fn send(&mut self, rows: Bytes) -> bool {
         self.reader.wait().await;
         self.throttle.pass(rows.len()).await;
@@ -305,8 +304,7 @@ impl Pieces {
     }
 }
 
-/// Sends what comes, which a session of this purpose gathers from many rows, in
-/// pieces.
+/// Sends the output of a COPY in pieces. A session of this purpose gathers many rows into one piece.
 async fn carry(rows: CopyOutStream, pieces: &mut Pieces) -> Result<Carried, tokio_postgres::Error> {
     tokio::pin!(rows);
     while let Some(data) = rows.next().await {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Everybody who reads, in the order in which they came. When not all may read,
-/// the earliest do: their ranges are the next to be complete.
+/// All readers of a migration, in the order in which they began. When not all may read, the earliest do:
+/// their ranges are the next to be complete.
 #[derive(Debug, Default)]
 pub(super) struct ReaderSlots {
     state: Mutex<State>,
@@ -17,11 +17,11 @@ pub(super) struct ReaderSlots {
 struct State {
     next: u64,
     reading: BTreeSet<u64>,
-    /// None: all.
+    /// How many may read at a time. None: all.
     allowed: Option<usize>,
 }
 
-/// One reader, until it is dropped.
+/// The slot of one reader, held until it is dropped.
 #[derive(Debug)]
 pub(super) struct ReaderSlot {
     slots: Arc<ReaderSlots>,
@@ -29,7 +29,7 @@ pub(super) struct ReaderSlot {
 }
 
 impl ReaderSlots {
-    /// One more wants to read.
+    /// A slot for one more reader.
     pub(super) fn begin(self: &Arc<Self>) -> ReaderSlot {
         let mut state = self.lock();
         let number = state.next;
@@ -38,13 +38,13 @@ impl ReaderSlots {
         ReaderSlot { slots: Arc::clone(self), number }
     }
 
-    /// Lets so many read from now on, one at least. None: all.
+    /// From now on so many may read at a time, at least one. None: all.
     pub(super) fn allow(&self, allowed: Option<usize>) {
         self.lock().allowed = allowed;
         self.changed.notify_waiters();
     }
 
-    /// How many want to read, whether or not they may.
+    /// How many readers there are, counting those that wait.
     pub(super) fn reading(&self) -> usize {
         self.lock().reading.len()
     }
@@ -55,7 +55,7 @@ impl ReaderSlots {
 }
 
 impl ReaderSlot {
-    /// Waits until this one may read. Safe to drop.
+    /// Waits until this reader may read. Safe to drop.
     pub(super) async fn wait(&self) {
         loop {
             let changed = self.slots.changed.notified();

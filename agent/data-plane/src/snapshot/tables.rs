@@ -1,4 +1,4 @@
-//! What a snapshot holds.
+//! The tables of a snapshot.
 
 use pgportage_link::Failure;
 use pgportage_postgres::{RelationName, sql_failure};
@@ -9,26 +9,24 @@ use tokio_postgres::GenericClient;
 pub struct SnapshotTable {
     /// The table.
     pub name: RelationName,
-    /// The columns to copy, in the source's order, unquoted. Generated ones are
-    /// left out.
+    /// The columns to copy, in the source's order, unquoted. Generated columns are left out.
     pub columns: Vec<String>,
     /// Whether every column's binary form means the same on both servers.
     pub binary: bool,
     /// Blocks of the main fork.
     pub block_count: i64,
-    /// Bytes with what is kept out of line, without indexes.
+    /// Bytes of the main fork and TOAST, without indexes.
     pub size_bytes: i64,
     /// Rows, as the planner would estimate them. Zero while unknown.
     pub row_estimate: i64,
-    /// Two snapshots in which this is the same show the same table, and all that
-    /// changed its rows in between is in the stream. Empty: not known.
+    /// Two snapshots with the same identity show the same table, and every change of its rows in between is
+    /// in the stream. Empty: not known.
     pub identity: String,
-    /// The columns that identify a row, unquoted. Empty where nothing less than the
-    /// whole row does.
+    /// The columns that identify a row, unquoted. Empty where only the whole row does.
     pub key: Vec<String>,
 }
 
-/// A table with what only its own server understands.
+/// A table, with what only the source's own server understands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Published {
     pub(super) oid: u32,
@@ -37,23 +35,22 @@ pub(super) struct Published {
     pub(super) key_types: Vec<KeyType>,
 }
 
-/// How values of one column are compared with texts of them.
+/// How values of a key column are compared with their texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeyType {
-    /// As values of this type, which has an operator in `pg_catalog`.
+    /// As values of this type, whose operator is in `pg_catalog`.
     Value(String),
     /// As texts.
     Text,
 }
 
-/// A type with an OID from 16384 up was made in this cluster, and its binary form
-/// may hold OIDs of this cluster; so do the `reg*` types and, inside, whatever
-/// is made of them. Types without a binary form go as text too, and `tsquery` and
-/// the vectors of catalogs: no server takes the binary form of an empty one.
+/// A type with an OID from 16384 up was made in this cluster, and its binary form may hold OIDs of this
+/// cluster; so do the `reg*` types and, inside, whatever is made of them. Types without a binary form go as
+/// text too. So do `tsquery` and the vectors of catalogs, because no server accepts the binary form of an
+/// empty one.
 ///
-/// The identity changes with everything that changes rows outside of the stream
-/// (another file: a rewrite, TRUNCATE), with the columns, with what identifies a
-/// row, and with the publication.
+/// The identity changes with everything that changes rows outside of the stream (another file: a rewrite,
+/// TRUNCATE), with the columns, with the replica identity, and with the publication.
 const TABLES: &str = "\
 SELECT n.nspname::text, c.relname::text,
        coalesce(a.names, '{}'), coalesce(a.portable, true),
@@ -94,10 +91,6 @@ WHERE p.pubname = $1 AND c.relkind = 'r'
 ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"";
 
 /// Every published table.
-///
-/// # Errors
-///
-/// What the server reports.
 pub(super) async fn read(client: &impl GenericClient, publication: &str) -> Result<Vec<Published>, Failure> {
     let rows =
         client.query(TABLES, &[&publication]).await.map_err(|error| sql_failure(error, "list the published tables"))?;

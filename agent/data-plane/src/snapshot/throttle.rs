@@ -7,24 +7,24 @@ use tokio::sync::Notify;
 
 use super::bucket::{Bucket, Rate};
 
-/// What all readers of one migration go through with each piece.
+/// The throttle of one migration. Each of its readers passes it with each piece.
 #[derive(Debug)]
 pub(super) struct Throttle {
     clock: Clock,
     bucket: Mutex<Bucket>,
     changed: Notify,
-    /// Held by the one that is next: readers pass in the order in which they ask.
+    /// Held by the reader that is next: readers pass in the order in which they ask.
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Throttle {
-    /// One that lets everything pass.
+    /// A throttle without a limit.
     pub(super) fn new(clock: Clock) -> Self {
         let bucket = Mutex::new(Bucket::new(clock.now()));
         Self { clock, bucket, changed: Notify::new(), turn: tokio::sync::Mutex::default() }
     }
 
-    /// Changes the rate, also for whoever waits.
+    /// Changes the rate, also for readers that wait.
     pub(super) fn set(&self, rate: Option<Rate>) {
         let mut bucket = self.lock();
         if bucket.rate() != rate {
@@ -34,8 +34,7 @@ impl Throttle {
         }
     }
 
-    /// Waits until a piece may pass. Dropping the future gives the turn to the
-    /// next one, and nothing has passed.
+    /// Waits until a piece may pass. Dropping the future lets the next reader's piece pass in its place.
     pub(super) async fn pass(&self, bytes: usize) {
         let _turn = self.turn.lock().await;
         loop {
@@ -74,8 +73,8 @@ mod tests {
             }
         });
         futures_util::future::join_all(readers).await;
-        // Half a second for four megabytes, but for the last piece and what was
-        // saved up; a quarter of that with a rate for each.
+        // Four megabytes take half a second, less the last piece and what was saved up. With a rate for
+        // each reader they would take a quarter of that.
         let took = Clock.now().duration_since(begun);
         assert!(took >= Duration::from_millis(365), "{took:?}");
     }

@@ -1,9 +1,8 @@
 //! Which rows were touched between two snapshots. Pure.
 //!
-//! **Invariant:** a row that is not among the touched ones is the same in both
-//! snapshots. Each change names the identity of the row it leaves and of the row
-//! it makes; where one of them is not known for certain, nothing is known of that
-//! table.
+//! **Invariant:** a row that is not among the touched ones is the same in both snapshots. Each change names
+//! the identity of the old row and of the new row. Where one of them is not known for certain, the whole
+//! table counts as unknown.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -14,55 +13,52 @@ use pgportage_proto::Reason;
 use super::pgoutput::{self, Message, Row};
 use super::tables::Published;
 
-/// A smaller table is as quickly copied again.
+/// Copying a smaller table again takes no longer.
 const SMALLEST_TABLE: i64 = 1 << 20;
-/// Touched rows of one table, above which it is copied again: each costs the
-/// source a look into an index, and all of them are named in one statement.
+/// Most touched rows of one table; with more it is copied again. Each costs the source a look into an
+/// index, and one statement names them all.
 const MOST_KEYS: usize = 20_000;
 /// Memory for the keys of all tables together.
 const MOST_BYTES: usize = 8 << 20;
-/// What a key and each of its values take beside their text.
+/// Memory for a key and for each of its values, beside their text.
 const KEY_BYTES: usize = 64;
 
-/// What identifies a row: a text for each column of the table's replica identity.
+/// The identity of a row: a text for each column of the table's replica identity.
 pub(super) type Key = Vec<String>;
 
-/// What is known of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Difference {
     /// No row was touched.
     None,
-    /// Only rows with these keys were.
+    /// Only rows with these keys were touched.
     Keys(BTreeSet<Key>),
-    /// Too much, or nothing for certain.
+    /// Too many rows were touched, or it is not certain which.
     Unknown,
 }
 
-/// What is known of each table.
 pub(super) struct Touched {
     tables: HashMap<u32, Table>,
     bytes: usize,
 }
 
 struct Table {
-    /// The columns that identify a row. Empty where nothing does, or nothing has
-    /// to.
+    /// The columns that identify a row. Empty where none do, or where none are needed.
     key: Vec<String>,
-    /// Where a row has them, once its relation was described.
+    /// Where these columns are in a row, once the stream has described the relation.
     positions: Vec<usize>,
     difference: Difference,
     bytes: usize,
 }
 
 impl fmt::Debug for Touched {
-    /// No key: they are values of rows.
+    /// Shows no keys: they hold values of rows.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Touched").field("tables", &self.tables.len()).field("bytes", &self.bytes).finish()
     }
 }
 
 impl Touched {
-    /// Nothing was touched yet.
+    /// No row was touched yet.
     pub(super) fn new(tables: &[Published]) -> Self {
         let table = |published: &Published| Table {
             key: if published.table.size_bytes < SMALLEST_TABLE { Vec::new() } else { published.table.key.clone() },
@@ -73,7 +69,6 @@ impl Touched {
         Self { tables: tables.iter().map(|published| (published.oid, table(published))).collect(), bytes: 0 }
     }
 
-    /// What is known of a table.
     pub(super) fn difference(&self, oid: u32) -> &Difference {
         self.tables.get(&oid).map_or(&Difference::Unknown, |table| &table.difference)
     }
@@ -82,7 +77,7 @@ impl Touched {
     ///
     /// # Errors
     ///
-    /// [`Reason::RequestInvalid`] when they are not known: nobody was told that they
+    /// [`Reason::RequestInvalid`] when they are not known: the destination agent was never told that they
     /// are.
     pub(super) fn keys(&self, published: &Published) -> Result<&BTreeSet<Key>, Failure> {
         match self.difference(published.oid) {
@@ -95,8 +90,7 @@ impl Touched {
         }
     }
 
-    /// Takes one message of the stream between the snapshots into account, of
-    /// which only the beginning may be there.
+    /// Takes one message of the stream between the snapshots into account. The message may be cut.
     pub(super) fn take(&mut self, message: &[u8]) {
         match pgoutput::read(message) {
             Ok(Message::Other) => {}
@@ -109,7 +103,7 @@ impl Touched {
             Ok(Message::Update { relation, old: Some(old), new }) => {
                 self.touch(relation, &[old.clone(), new], Some(&old))
             }
-            // Then the identity is the same.
+            // Without an old row, the identity did not change.
             Ok(Message::Update { relation, old: None, new }) => self.touch(relation, &[new], None),
             Ok(Message::Delete { relation, old }) => self.touch(relation, &[old], None),
             Ok(Message::Truncate { relations }) => relations.into_iter().for_each(|relation| self.give_up(relation)),
@@ -121,7 +115,7 @@ impl Touched {
     }
 
     fn touch(&mut self, relation: u32, rows: &[Row<'_>], old: Option<&Row<'_>>) {
-        // What is not published by now is not copied either.
+        // A table that is no longer published is not copied either.
         let Some(table) = self.tables.get_mut(&relation) else { return };
         let before = table.bytes;
         for row in rows {
@@ -166,7 +160,7 @@ impl Table {
         }
     }
 
-    /// What identifies a row, if every part of it is there.
+    /// The identity of a row, if every part of it was received.
     fn key_of(&self, row: &Row<'_>, old: Option<&Row<'_>>) -> Option<Key> {
         if self.positions.is_empty() {
             return None;
@@ -184,8 +178,7 @@ impl Table {
     }
 }
 
-/// Where a row has the columns of a key. Nowhere when its identity was another one
-/// when the change was made.
+/// Where a row has the key's columns. Empty when the table had another identity at the time of the change.
 fn positions(key: &[String], columns: &[pgoutput::Column]) -> Vec<usize> {
     let identifying = columns.iter().filter(|column| column.identifies).count();
     let position = |name: &String| columns.iter().position(|column| column.identifies && column.name == *name);
@@ -252,7 +245,7 @@ mod tests {
         let new = [Sent::Text("2"), Sent::Text("x"), Sent::Unchanged];
         touched.take(&change(b'U', 1, &[(b'K', &old), (b'N', &new)]));
         assert_eq!(keys(&touched, 1), ["long|1", "long|2"]);
-        // The end of the new row was cut off, and with it its identity.
+        // The new row was cut off at its end, and its identity with it.
         let whole = change(b'U', 1, &[(b'K', &old), (b'N', &[Sent::Text("2"), Sent::Text("x"), Sent::Text("new")])]);
         touched.take(&whole[..whole.len() - 1]);
         assert_eq!(*touched.difference(1), Difference::Unknown);
@@ -309,8 +302,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was done to a table: made level by its touched keys, the older
-        /// rows are the newer ones.
+        /// Whatever was done to a table: with its touched rows replaced, the old snapshot's rows are those
+        /// of the new one.
         #[test]
         fn rows_that_are_not_touched_are_the_same(
             acts in prop::collection::vec((0_u8..3, 0_u32..12, 0_u32..12), 0..40),

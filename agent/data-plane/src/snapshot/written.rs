@@ -1,12 +1,10 @@
-//! Which rows were written since a moment: what a switch compares before the other
-//! side may open.
+//! Which rows applications write during a switchover: they are compared before the entered side may open.
 //!
-//! A slot of its own, which ends with its session, begins at that moment; what it
-//! decodes names the rows. It lives as long as a switch and keeps no more WAL than
-//! that writes.
+//! A temporary slot, which ends with its session, begins when the switchover does; decoding it gives the
+//! keys of the rows. It lives as long as the switchover and keeps no more WAL than is written in that time.
 //!
-//! **Invariant:** a row that is not told was not written between the moment and the
-//! marker. That the changes were read up to there is proved by the marker among them.
+//! **Invariant:** a row that is not reported was not written between the beginning and the marker. The
+//! marker among the changes proves that they were read to that point.
 
 use std::time::Duration;
 
@@ -21,22 +19,20 @@ use super::tables::{self, Published};
 use super::touched::{Difference, Touched};
 use crate::slot::Slots;
 
-/// A slot begins when every transaction that was open then is over. Those that write
-/// for longer would keep the barrier waiting as well.
+/// A slot begins when every transaction that was open at the time is over. One that writes for longer than
+/// this would delay the barrier as well.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
-/// Bytes of each change that are asked for. What identifies a row is seldom behind
-/// that.
+/// Bytes of each change that are asked for. The columns that identify a row are seldom behind that.
 const CHANGE_BYTES: i32 = 32 << 10;
 
 const CREATE: &str = "SELECT pg_create_logical_replication_slot($1, 'pgoutput', true)";
 
-/// The protocol's version 1 gives whole transactions only.
+/// Version 1 of the protocol gives whole transactions only.
 const CHANGES: &str = "\
 SELECT substring(data FROM 1 FOR $2)
 FROM pg_logical_slot_peek_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', $3)";
 
-/// Listens to what is written to the published tables of this side. Dropping it ends
-/// the slot.
+/// Listens to the writes to the published tables of this side. Dropping it ends the slot.
 #[derive(Debug)]
 pub struct Written {
     session: Session,
@@ -45,7 +41,7 @@ pub struct Written {
     tables: Vec<Published>,
 }
 
-/// What was written to one table.
+/// The written rows of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenTable {
     /// The table.
@@ -58,12 +54,12 @@ pub struct WrittenTable {
 }
 
 impl Written {
-    /// Begins to listen: what is committed from here on will be told.
+    /// Begins to listen: what is committed from here on will be reported.
     ///
     /// # Errors
     ///
-    /// [`Reason::LongTransaction`] when a transaction does not end; otherwise what the
-    /// server reports, as where it has no room for a slot.
+    /// [`Reason::LongTransaction`] when a transaction does not end; otherwise what the server reports, for
+    /// example that it has no room for a slot.
     pub async fn begin(slots: &Slots, clock: Clock, participation: &Participation) -> Result<Self, Failure> {
         let session = slots.session(participation, Purpose::Scan).await?;
         let publication = published_name(participation);
@@ -79,12 +75,11 @@ impl Written {
         Ok(Self { session, slot, publication: quote_ident(&publication), tables })
     }
 
-    /// What was written until the marker, ours left out. The marker must be committed.
+    /// What was written up to the marker, without our own rows. The marker must be committed.
     ///
     /// # Errors
     ///
-    /// [`Reason::CouldNotCheck`] when the changes end before the marker; otherwise what
-    /// the server reports.
+    /// [`Reason::CouldNotCheck`] when the changes end before the marker; otherwise what the server reports.
     pub async fn until_the_marker(&self) -> Result<Vec<WrittenTable>, Failure> {
         let rows = self
             .session

@@ -1,4 +1,4 @@
-//! Commands and the facts about them.
+//! The journal's commands, and the facts about them.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,18 +11,18 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use super::{Journal, broken, insert_participation};
 use crate::Participation;
 
-/// A command as it was accepted or refused.
+/// A command that this agent accepted or refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandEntry {
     /// Chosen by the coordinator.
     pub id: String,
-    /// The migration it belongs to, as sent; refused commands may hold anything.
+    /// The migration it belongs to, as sent; in a refused command this may be any text.
     pub migration: String,
-    /// SHA-256 of its content, without what a repetition may change.
+    /// SHA-256 of its content, without the fields that may differ when it is sent again.
     pub digest: [u8; 32],
     /// The encoded command.
     pub message: Vec<u8>,
-    /// SPIFFE id of who sent it.
+    /// SPIFFE id of the operator or program that asked for it.
     pub actor: String,
     /// Serial number of the sender's certificate, in hexadecimal.
     pub actor_serial: String,
@@ -31,11 +31,11 @@ pub struct CommandEntry {
 /// What the journal knows about a command that has just arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// Never seen.
+    /// It was never seen.
     New,
-    /// Seen with this content: answered from the journal, nothing is started.
+    /// It was seen with this content: the agent answers from the journal and starts nothing.
     Same,
-    /// Seen with other content.
+    /// It was seen with other content.
     Conflict,
 }
 
@@ -50,7 +50,7 @@ pub struct FactEntry {
     pub message: Vec<u8>,
 }
 
-/// One fact of what this agent did, with the command it is about.
+/// One past fact, with the command it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PastFact {
     /// The encoded command.
@@ -64,14 +64,14 @@ pub struct PastFact {
 pub enum FactKind {
     /// The command goes on.
     Interim,
-    /// The command is over.
+    /// The command has ended.
     Final,
-    /// The command is over, and with it this agent's part in the migration.
+    /// The command has ended, and with it this agent's part in the migration.
     FinalOfMigration,
 }
 
 impl Journal {
-    /// Whether a command is known.
+    /// Whether the journal knows a command.
     ///
     /// # Errors
     ///
@@ -112,8 +112,8 @@ impl Journal {
         transaction.commit().map_err(broken)
     }
 
-    /// Stores a command that is refused, with the fact that says why. It is
-    /// over at once, and nothing else is stored.
+    /// Stores a command that is refused, with the fact that says why. The command has ended at once, and
+    /// nothing else is stored.
     ///
     /// # Errors
     ///
@@ -126,8 +126,8 @@ impl Journal {
         transaction.commit().map_err(broken)
     }
 
-    /// Stores the next fact of a command, and forgets the migration with its
-    /// last. A second final fact is not stored: what was answered stays answered.
+    /// Stores the next fact of a command, and forgets the migration with its last one. A second final fact
+    /// is not stored: the first answer stands.
     ///
     /// # Errors
     ///
@@ -155,8 +155,7 @@ impl Journal {
         transaction.commit().map_err(broken)
     }
 
-    /// Commands that were accepted and are not over, oldest first: what a
-    /// restarted agent takes up again.
+    /// Commands that were accepted and have not ended, oldest first: a restarted agent continues them.
     ///
     /// # Errors
     ///
@@ -191,7 +190,7 @@ impl Journal {
         self.rows(SQL, fact_entry)
     }
 
-    /// How many facts are to be sent.
+    /// How many facts are still to be sent.
     ///
     /// # Errors
     ///
@@ -219,8 +218,8 @@ impl Journal {
         rows.collect::<Result<_, _>>().map_err(broken)
     }
 
-    /// Every fact of one command, acknowledged or not: the answer to a
-    /// repeated command.
+    /// Marks every fact of one command to be sent again, acknowledged or not: the answer to a repeated
+    /// command.
     ///
     /// # Errors
     ///
@@ -231,10 +230,10 @@ impl Journal {
         Ok(())
     }
 
-    /// The coordinator has stored the facts of a command up to a number.
+    /// Notes that the coordinator has stored the facts of a command up to a number.
     ///
-    /// The one write that does not wait for the disk; it gets there with the next one.
-    /// Where the machine dies before, the facts are told again, and acknowledged again.
+    /// The one write that does not wait for the disk; it reaches the disk with the next one. If the machine
+    /// fails before that, the agent sends the facts again, and the coordinator acknowledges them again.
     ///
     /// # Errors
     ///
@@ -248,8 +247,8 @@ impl Journal {
         acknowledged.map(drop).map_err(broken)
     }
 
-    /// The coordinator has no use for a command: its facts are sent no more,
-    /// and a restart does not take it up again. The id stays known.
+    /// Notes that the coordinator needs no facts of a command any more: they are no longer sent, and a
+    /// restarted agent does not continue the command. The id stays known.
     ///
     /// # Errors
     ///
@@ -260,8 +259,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Removes commands that were over and acknowledged long ago. Their ids
-    /// were kept until now so that a late repetition starts nothing.
+    /// Removes commands that ended and were acknowledged long ago. Their ids were kept until now so that a
+    /// late repetition starts nothing.
     ///
     /// # Errors
     ///

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-/// The format this release writes. Grows by one with every change of it.
+/// The format that this release writes. Each change of the format raises it by one.
 pub(super) const VERSION: i64 = 3;
 
 /// Brings a journal of version N to version N+1.
@@ -46,9 +46,9 @@ pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
         session_epoch INTEGER NOT NULL
     ) STRICT;
     INSERT INTO epoch VALUES (1, 0, 0);",
-    // 1 to 2: what is still to be told is asked for at every fact, also in an outage.
+    // 1 to 2: facts to be sent are looked up at every fact, also in an outage when there are many.
     "CREATE INDEX fact_to_send ON fact (command_id, sequence) WHERE NOT acknowledged;",
-    // 2 to 3: what was seven notes of a switchover is one record, in the form of
+    // 2 to 3: one record in place of seven notes of a switchover, in the form of
     // `switchover::SwitchoverRecord`.
     "CREATE TABLE switchover (
         migration TEXT PRIMARY KEY,
@@ -86,19 +86,19 @@ pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
                   'hook.owed', 'hook.owed_on_entry');",
 ];
 
-/// Why a file cannot be used.
+/// Why a journal file cannot be used.
 pub(super) enum Problem {
     Sqlite(rusqlite::Error),
     TooNew { found: i64 },
     TooOld { found: i64 },
 }
 
-/// What becomes of a file that an earlier release wrote.
+/// What to do with a file that an earlier release wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Older {
-    /// It is brought to [`VERSION`].
+    /// Bring it to [`VERSION`].
     TakeUp,
-    /// It is left alone: an agent of that release may be writing it.
+    /// Leave it alone: an agent of that release may be writing to it.
     Refuse,
 }
 
@@ -120,7 +120,7 @@ pub(super) fn prepare(connection: &mut Connection, older: Older) -> Result<(), P
     }
     connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    // Read again: another process may have been faster.
+    // Read again inside the transaction: another process may have done it meanwhile.
     let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default()) {
         transaction.execute_batch(migration)?;

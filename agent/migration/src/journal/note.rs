@@ -1,5 +1,5 @@
-//! What else an agent has to remember of a migration: small durable notes, each an intent, an
-//! outcome or a choice that one part of the agent writes. One list of all of them.
+//! Small durable notes of a migration: each is an intent, an outcome or a choice that one part of the agent
+//! writes. This is the one list of all of them.
 
 macro_rules! notes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)+) => {
@@ -10,7 +10,7 @@ macro_rules! notes {
         }
 
         impl Note {
-            /// Every note.
+            /// Every note, for tests and for reading an old journal.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// Its key in the journal. Stable: journals outlive releases.
@@ -27,7 +27,7 @@ macro_rules! notes {
 notes! {
     /// The port of the migration's tunnel.
     TunnelPort = "tunnel.port",
-    /// The migration beats: an agent that is started again goes on.
+    /// The migration has a heartbeat: a restarted agent resumes it.
     Heartbeat = "heartbeat",
 
     // ---- The slot.
@@ -41,9 +41,9 @@ notes! {
     SubscriberSystem = "destination.system_identifier",
 
     // ---- The source, for a migration's beginning.
-    /// CONNECT was granted to a role made beforehand by us.
+    /// The agent granted CONNECT to a role that the server's owner made beforehand.
     ConnectGranted = "connect_granted",
-    /// Replica identities as they were: a JSON list.
+    /// Replica identities as they were before the migration: a JSON list.
     ReplicaIdentityBefore = "replica_identity_before",
     /// How fast rows may be read, in bytes a second. None while there is no limit.
     MaxRate = "snapshot.max_rate",
@@ -52,23 +52,24 @@ notes! {
     SnapshotReleased = "snapshot.released",
 
     // ---- The destination, for a migration's beginning.
-    /// What the database held before, as JSON. There from the first attempt until the undo.
+    /// What the database held before the schema was restored, as JSON. There from the first attempt until
+    /// the undo.
     SchemaBaseline = "schema.baseline",
     /// The intent: digest of the archive that is being restored.
     SchemaIntent = "schema.intent",
     /// The outcome: digest of the archive that was restored.
     SchemaRestored = "schema.restored",
-    /// The source was asked for a new password, and the subscription may still carry the one
-    /// before. A subscription that looks finished is not while this stands: an attempt that
-    /// died after asking left it without a login.
+    /// The destination agent asked the source agent for a new password, and the subscription may still
+    /// carry the one before. While this stands, a subscription that looks finished is not: an attempt that
+    /// died after asking left it without a login that works.
     SubscriptionAsksPassword = "subscription.password_asked",
 
     // ---- The way back.
-    /// The same for the subscription of the source.
+    /// The same for the subscription on the source.
     WayBackAsksPassword = "way_back.password_asked",
-    /// A heartbeat has come from the destination.
+    /// A heartbeat has arrived from the destination.
     WayBackProved = "way_back.proved",
-    /// The switchover whose beginning the slot has on disk.
+    /// The epoch of the switchover whose beginning the slot has on disk.
     WayBackKept = "way_back.kept",
 
     // ---- The end.

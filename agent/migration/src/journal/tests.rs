@@ -189,7 +189,7 @@ fn what_was_done_stays_known_when_it_was_told() {
     assert_eq!(journal.history(&MigrationId::new("m").unwrap()).unwrap(), expected);
 }
 
-/// Writes a journal as the release before did that had a note for each part of a switchover.
+/// Writes a journal as the previous release did, which had a note for each part of a switchover.
 fn write_notes_of_before(path: &Path, notes: &[(&str, &str, &str)]) {
     let connection = Connection::open(path).unwrap();
     for migration in &format::MIGRATIONS[..2] {
@@ -201,7 +201,7 @@ fn write_notes_of_before(path: &Path, notes: &[(&str, &str, &str)]) {
     }
 }
 
-/// In each state in which an agent of the release before may have been stopped.
+/// One migration for each state in which an agent of the previous release may have been stopped.
 #[test]
 fn the_notes_of_a_switchover_are_taken_up_as_its_record() {
     let dir = tempfile::tempdir().unwrap();
@@ -210,27 +210,28 @@ fn the_notes_of_a_switchover_are_taken_up_as_its_record() {
     write_notes_of_before(
         &path,
         &[
-            // Left, and whether the other side has opened is not known.
+            // This side was left; the agent does not know whether the other side has opened.
             ("doubt", "fence.epoch", "7"),
             ("doubt", "cutover.settled", "3"),
             ("doubt", "pooler.paused", "7"),
             ("doubt", "hook.owed", "7"),
-            // Left, clients wait, the agent was killed before it led them there.
+            // This side was left, clients wait, and the agent was killed before it led them to the other
+            // side.
             ("left", "fence.epoch", "4"),
             ("left", "cutover.settled", "4"),
             ("left", "pooler.paused", "4"),
             ("left", "announcement.awaited", "4"),
-            // Being left, before there is a fence.
+            // This side is being left, and has no fence yet.
             ("barrier", "announcement.awaited", "2"),
-            // Being entered.
+            // This side is being entered.
             ("entering", "fence.epoch", "4"),
             ("entering", "cutover.settled", "4"),
             ("entering", "pooler.paused", "5 entering"),
             ("entering", "hook.owed_on_entry", "5"),
             ("entering", "tunnel.port", "7440"),
-            // Entered: poolers may lead elsewhere.
+            // This side was entered: poolers may lead to the other one.
             ("entered", "pooler.lead_back", "yes"),
-            // What no release has written is no pause.
+            // A text that no release has written is not read as a pause.
             ("odd", "pooler.paused", "7 sailing"),
             ("other", "tunnel.port", "7441"),
         ],
@@ -273,8 +274,8 @@ fn the_notes_of_a_switchover_are_taken_up_as_its_record() {
     assert_eq!(notes, ["tunnel.port", "tunnel.port"], "and nothing is left that nobody reads");
 }
 
-/// An agent of the release before may still run while the new program is called beside it:
-/// it would go on writing what is read no more.
+/// An agent of the previous release may still run while the new program is called beside it. It would go on
+/// writing notes that no release reads any more.
 #[test]
 fn a_journal_of_before_is_not_taken_up_under_a_running_agent() {
     let dir = tempfile::tempdir().unwrap();
@@ -285,12 +286,12 @@ fn a_journal_of_before_is_not_taken_up_under_a_running_agent() {
     assert_eq!(refused.reason, Reason::StoreInUse);
     drop(running);
     Journal::open_beside(&path).unwrap();
-    // One of this release is no obstacle.
+    // A running agent of this release is no obstacle.
     let _running = try_lock(&path).unwrap().unwrap();
     Journal::open_beside(&path).unwrap();
 }
 
-/// What is refused, or changes nothing, is not written.
+/// An event that is refused, or changes nothing, writes nothing.
 #[test]
 fn a_record_is_written_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,12 +1,11 @@
 //! Definitions as different versions print them.
 //!
-//! The server prints expressions, views and rules from their parse trees, and
-//! versions differ in parentheses and in whether a column is qualified with its
-//! table. What is left after both are taken out is the same in every version
-//! that was tried (14 to 18).
+//! The server prints expressions, views and rules from their parse trees, and versions differ in
+//! parentheses and in whether a column is qualified with its table. Without both, the text is the same in
+//! every version that was tried (14 to 18).
 
-/// Brings a printed definition into a form in which equal definitions of
-/// different versions are equal texts.
+/// Brings a printed definition into a form in which equal definitions from different versions are equal
+/// texts.
 pub(super) fn normalise(definition: &str) -> String {
     let tokens = tokens(definition);
     let mut kept = Vec::with_capacity(tokens.len());
@@ -54,8 +53,8 @@ fn tokens(definition: &str) -> Vec<&str> {
     tokens
 }
 
-/// Length of a quoted token, the quotes included. A doubled quote inside shows
-/// as two tokens side by side, which is as good for a comparison.
+/// Length of a quoted token, the quotes included. A doubled quote inside comes out as two tokens side by
+/// side, which does not matter for a comparison.
 fn quoted_length(text: &str, quote: char) -> usize {
     text.get(1..).and_then(|inner| inner.find(quote)).map_or(text.len(), |end| end + 2)
 }
@@ -66,7 +65,7 @@ mod tests {
 
     #[test]
     fn what_versions_print_differently() {
-        // A view of 15 and of 18.
+        // A view as 15 and 18 print it.
         assert_eq!(
             normalise(
                 " SELECT orders.id,\n    orders.total\n   FROM shop.orders\n  WHERE (orders.total > (0)::numeric);"

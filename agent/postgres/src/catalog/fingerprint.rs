@@ -1,19 +1,18 @@
-//! Whether anything in the catalog has changed since the last look: in
-//! milliseconds, where reading every definition would take seconds.
+//! Whether anything in the catalog has changed since the last look: in milliseconds, where reading every
+//! definition would take seconds.
 //!
-//! Row versions of every catalog that [`super::schema_objects`] reads, added up. A
-//! change that leaves every definition as it was (REINDEX, TRUNCATE, a rewrite)
-//! shows here too, and only costs a second look. What is in shared catalogs, the
-//! name of a role, does not show: whoever watches looks whole from time to time.
+//! The fingerprint adds up the row versions of every catalog that [`super::schema_objects`] reads. A change
+//! that leaves every definition as it was (REINDEX, TRUNCATE, a rewrite) shows here too, and only costs a
+//! second look. A change in a shared catalog, such as the name of a role, does not show: a caller that
+//! watches has to read the definitions from time to time.
 
 use pgportage_link::Failure;
 use tokio_postgres::Client;
 
 use crate::sql_failure;
 
-/// Temporary relations come and go with the applications' sessions, and are
-/// nobody's definition; TOAST tables come with their tables. Sums of hashes need
-/// no sorting.
+/// Temporary relations come and go with the applications' sessions and are no part of the schema. TOAST
+/// tables come with their tables. Sums of hashes need no sorting.
 const FINGERPRINT: &str = "\
 WITH n AS MATERIALIZED (
     SELECT oid, xmin FROM pg_namespace

@@ -1,11 +1,9 @@
 //! Every object of a schema, as a name and the hash of its definition.
 //!
-//! A database that pg_dump and pg_restore carried from one version to another
-//! gives the same objects there. Left out on purpose: comments, tablespaces,
-//! statistics, the private column option `pg_attver`, publications and
-//! subscriptions, members of extensions, and everything of ours, our roles in
-//! access lists included. Access lists are compared by effect, without
-//! `MAINTAIN`, which came with 17.
+//! A database that pg_dump and pg_restore have carried to another version has the same objects there. Left
+//! out on purpose: comments, tablespaces, statistics, the private column option `pg_attver`, publications
+//! and subscriptions, members of extensions, and everything of ours, our roles in access lists included.
+//! Access lists are compared by effect, without `MAINTAIN`, which came with 17.
 
 use futures_util::future::try_join_all;
 use pgportage_link::Failure;
@@ -19,7 +17,7 @@ use crate::{RelationName, quote_ident, sql_failure};
 /// One object of a schema.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SchemaObject {
-    /// What it is and its name, for example `index public.orders_pkey`.
+    /// Its kind and name, for example `index public.orders_pkey`.
     pub identity: String,
     /// SHA-256 of its definition.
     pub digest: [u8; 32],
@@ -31,8 +29,8 @@ pub struct SchemaObject {
 ///
 /// As [`sql_failure`].
 pub async fn schema_objects(client: &Client) -> Result<Vec<SchemaObject>, Failure> {
-    // Pipelined, and under no common snapshot: whoever needs the objects to
-    // stand still calls this behind the barrier or the fence.
+    // Pipelined, without a common snapshot. A caller that needs the objects to stand still calls this
+    // behind the barrier or the fence.
     let answers = try_join_all(OBJECTS.iter().map(|query| client.query(query.text, &[])))
         .await
         .map_err(|error| sql_failure(error, "read the catalog"))?;
@@ -73,7 +71,7 @@ fn object(query: &ObjectQuery, row: &Row) -> SchemaObject {
     SchemaObject { identity: identity(query.kind, row.get(0), &name, &suffix), digest: hash.finalize().into() }
 }
 
-/// What an object is and its name. `schema` is none for what is in no schema.
+/// An object's kind and name. `schema` is none for an object outside of schemas.
 pub(super) fn identity(kind: &str, schema: Option<&str>, name: &str, suffix: &str) -> String {
     match schema {
         Some(schema) => format!("{kind} {}{suffix}", RelationName::new(schema, name)),

@@ -1,16 +1,14 @@
 //! The catalog queries behind [`super::schema_objects`].
 //!
-//! Each gives five texts for every object: its schema (NULL for objects outside
-//! of schemas), its name, what follows the name in the identity, the exact part
-//! of its definition, and the part that versions print differently. They need
-//! version 14. They run twice while applications stand still, so what is done for every
+//! Each gives five texts for every object: its schema (NULL for objects outside of schemas), its name, what
+//! follows the name in the identity, the exact part of its definition, and the part that versions print
+//! differently. They need version 14. They run twice while applications stand still. So work for every
 //! column of every table is done only where there is something to read.
 
 /// One kind of object.
 pub(super) struct ObjectQuery {
     /// The word before the name in the identity.
     pub(super) kind: &'static str,
-    /// The query.
     pub(super) text: &'static str,
 }
 
@@ -35,9 +33,8 @@ macro_rules! no_member {
     };
 }
 
-/// An access list by effect: sorted, without grantors, without our roles: those
-/// of our names, and the one made beforehand that may use our schema. `who`
-/// narrows the grantees.
+/// An access list by effect: sorted, without grantors, and without our roles (those with our names, and the
+/// one made beforehand that may use our schema). `who` narrows the grantees.
 macro_rules! acl {
     ($acl:literal, $kind:literal, $owner:literal) => {
         acl!($acl, $kind, $owner, "true")
@@ -82,7 +79,7 @@ macro_rules! owner {
     };
 }
 
-/// Fields in one text, none of which can run into the next.
+/// Fields in one text, so that none can run into the next.
 macro_rules! fields {
     ($($field:expr),+ $(,)?) => {
         concat!("jsonb_build_array(", fields!(@list $($field),+), ")::text")
@@ -94,7 +91,7 @@ macro_rules! fields {
 /// Every kind, in no particular order.
 pub(super) const OBJECTS: &[ObjectQuery] = &[
     ObjectQuery {
-        // What the schema `public` belongs to differs between 14 and 15.
+        // The owner of the schema `public` differs between 14 and 15.
         kind: "schema",
         text: concat!(
             "SELECT NULL::text, n.nspname::text, '', ",
@@ -154,7 +151,7 @@ pub(super) const OBJECTS: &[ObjectQuery] = &[
                FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
               WHERE c.relkind IN ('r', 'p', 'f', 'c') AND ",
             super::user_relation!(),
-            // The row type of a composite type is a member where the type is.
+            // The row type of a composite type is a member of an extension where the type is.
             " AND (c.relkind <> 'c' OR ",
             no_member!("pg_type", "c.reltype"),
             ")",
@@ -226,8 +223,8 @@ pub(super) const OBJECTS: &[ObjectQuery] = &[
         ),
     },
     ObjectQuery {
-        // Not those of 18 that only say NOT NULL (the column says it), nor
-        // those that a partition has from its parent.
+        // Neither those of 18 that only say NOT NULL (the column says it), nor those that a partition has
+        // from its parent.
         kind: "constraint",
         text: concat!(
             "SELECT n.nspname::text, k.conname::text,

@@ -1,4 +1,4 @@
-//! Sequences: where they stand.
+//! The positions of sequences.
 
 use futures_util::future::try_join_all;
 use pgportage_link::Failure;
@@ -7,10 +7,10 @@ use tokio_postgres::{Client, Statement};
 use super::user_relation;
 use crate::{RelationName, sql_failure};
 
-/// Where one sequence stands.
+/// The position of one sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SequencePosition {
-    /// The sequence.
+    /// Its name.
     pub name: RelationName,
     /// Its last value.
     pub last_value: i64,
@@ -18,35 +18,35 @@ pub struct SequencePosition {
     pub called: bool,
 }
 
-/// Where one sequence stands, and how it moves.
+/// The position of one sequence, and how it moves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SequenceState {
-    /// The sequence.
+    /// Its name.
     pub name: RelationName,
     /// Its last value.
     pub last_value: i64,
     /// Whether the last value was handed out.
     pub called: bool,
-    /// The act from one value to the next. May be negative.
+    /// The difference from one value to the next. May be negative.
     pub increment: i64,
-    /// Whether it begins again at its end.
+    /// Whether it starts again at its end.
     pub cycles: bool,
 }
 
-/// How many sequences one statement reads: each needs a lock.
+/// How many sequences one statement reads: each sequence needs a lock.
 const BATCH: usize = 100;
 
-/// Reads where the sequences stand, as often as one likes, on one session.
+/// Reads the positions of the sequences on one session, any number of times.
 #[derive(Debug)]
 pub struct Sequences {
     states: Vec<SequenceState>,
-    /// One for each batch of them.
+    /// One statement for each batch.
     statements: Vec<Statement>,
 }
 
 impl Sequences {
-    /// Lists every sequence of the database, sorted by name, and prepares everything
-    /// else. Not those of the system, of extensions or ours.
+    /// Lists every sequence of the database, sorted by name, and prepares the reading. Leaves out those of
+    /// the system, of extensions and ours.
     ///
     /// # Errors
     ///
@@ -84,17 +84,17 @@ impl Sequences {
         Ok(Self { states, statements })
     }
 
-    /// Where they stand now, on the session that they were prepared on.
+    /// The present positions, on the session that they were prepared on.
     ///
-    /// The values are read one after the other, not under one snapshot: sequences
-    /// know no transactions. Only behind a fence do they stand still.
+    /// The values are read one after the other, not under one snapshot: sequences know no transactions.
+    /// They stand still only behind a fence.
     ///
     /// # Errors
     ///
-    /// As [`sql_failure`]: when one is gone, for example.
+    /// As [`sql_failure`], for example when a sequence is gone.
     pub async fn read(&self, client: &Client) -> Result<Vec<SequenceState>, Failure> {
         let mut states = self.states.clone();
-        // Pipelined: one round trip for all of them, in effect.
+        // Pipelined: in effect one round trip for all batches.
         let batches = self.statements.iter().map(|statement| client.query(statement, &[]));
         let answers = try_join_all(batches).await.map_err(|error| sql_failure(error, "read the sequences"))?;
         for (batch, rows) in states.chunks_mut(BATCH).zip(&answers) {
@@ -110,7 +110,7 @@ impl Sequences {
     }
 }
 
-/// Where every sequence of the database stands, as [`Sequences`] tells.
+/// The positions of every sequence of the database, as [`Sequences`] reads them.
 ///
 /// # Errors
 ///

@@ -23,9 +23,8 @@ pub async fn published_tables(client: &Client, publication: &str) -> Result<Vec<
     Ok(rows.iter().map(|row| RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
 }
 
-/// Every table whose rows have to travel, sorted by name: permanent tables and
-/// the leaves of partitioned ones. Not those of the system, of extensions or
-/// ours; not unlogged or foreign tables.
+/// Every table whose rows have to travel, sorted by name: permanent tables and the leaves of partitioned
+/// ones. Leaves out those of the system, of extensions and ours, and unlogged and foreign tables.
 ///
 /// # Errors
 ///

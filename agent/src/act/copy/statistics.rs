@@ -155,10 +155,6 @@ struct Target {
 
 /// Gives tables the source's statistics until every table is done; those that need
 /// their own go back to the queue.
-///
-/// # Errors
-///
-/// [`Reason::Cancelled`].
 pub(super) async fn work(cx: &Context, queue: &CopyQueue) -> Result<(), Failure> {
     let mut staging = None;
     loop {

@@ -144,10 +144,6 @@ const ROLE_CONNECTS: &str = "
                     WHERE d.datname = current_database() AND r.rolname = $1 AND a.privilege_type = 'CONNECT')";
 
 /// Reads what the plan names.
-///
-/// # Errors
-///
-/// What the server reports.
 pub(super) async fn read(cx: &Context, session: &Session) -> Result<PlanMaterial, Failure> {
     let roles = &cx.roles;
     let names = roles.names(&cx.participation);

@@ -177,10 +177,6 @@ impl Grant {
 
 impl Baseline {
     /// Reads what the session's database holds now.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub(super) async fn read(client: &impl GenericClient) -> Result<Self, Failure> {
         Ok(Self {
             objects: objects(client).await?.into_iter().collect(),
@@ -208,20 +204,12 @@ impl Baseline {
     }
 
     /// Whether the database holds objects beyond the baseline.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub(super) async fn is_exceeded(&self, client: &impl GenericClient) -> Result<bool, Failure> {
         Ok(objects(client).await?.iter().any(|object| !self.objects.contains(object)))
     }
 
     /// Returns the database to the baseline. Part of the caller's transaction;
     /// does nothing when nothing is beyond it.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub(super) async fn empty(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
         let doing = "take the restored schema back";
         let failure = |error| sql_failure(error, doing);
@@ -313,20 +301,12 @@ impl Public {
 
 /// Relations of every kind in the database, the system's, extensions' and ours
 /// left out.
-///
-/// # Errors
-///
-/// What the server reports.
 pub(super) async fn relation_count(client: &impl GenericClient) -> Result<i64, Failure> {
     let row = client.query_one(RELATION_COUNT, &[]).await;
     row.map(|row| row.get(0)).map_err(|error| sql_failure(error, "count what was restored"))
 }
 
 /// What the agent's role may restore.
-///
-/// # Errors
-///
-/// What the server reports.
 pub(super) async fn rights(client: &impl GenericClient) -> Result<Rights, Failure> {
     let mut found = Rights::default();
     for (names, query) in [(&mut found.foreign_extensions, FOREIGN_EXTENSIONS), (&mut found.roles, ASSUMABLE_ROLES)] {

@@ -204,10 +204,6 @@ fn report(cx: &Context, subject: &str) {
 
 /// Makes a disabled subscription through the link that copies nothing and knows its
 /// tables, in one transaction with the ledger row. There must be none of that name.
-///
-/// # Errors
-///
-/// What the server reports.
 pub(crate) async fn make_subscription(
     cx: &Context,
     session: &mut Session,

@@ -113,10 +113,6 @@ pub(super) struct Checkpoint {
 impl Checkpoint {
     /// Opens the checkpoint of a migration. What it holds of another comparison is
     /// thrown away.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub(super) fn open(state: &Path, migration: &MigrationId, comparison_id: i64) -> Result<Self, Failure> {
         let directory = reports::comparison(state, migration);
         let unwritable = |error: io::Error| unwritable(&directory, &error);
@@ -173,10 +169,6 @@ impl Checkpoint {
     }
 
     /// Writes down which row differs, and how.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub(super) fn report(
         &mut self,
         table: &ComparedTable,
@@ -200,19 +192,11 @@ impl Checkpoint {
     }
 
     /// Writes a statement down that mends a difference.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub(super) fn mend(&mut self, statement: &str) -> Result<(), Failure> {
         self.repair.write_all(statement.as_bytes()).map_err(|error| unwritable(&self.directory, &error))
     }
 
     /// Makes everything so far survive the process.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub(super) fn save(&mut self, elapsed: Duration) -> Result<(), Failure> {
         self.write(elapsed).map_err(|error| unwritable(&self.directory, &error))
     }
@@ -234,10 +218,6 @@ impl Checkpoint {
     }
 
     /// Where the report is, unless it is empty, and where the statements are.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub(super) fn paths(&mut self) -> Result<[String; 2], Failure> {
         let path = |file: &mut File, name: &str| -> io::Result<String> {
             let written = file.stream_position()? > 0;

@@ -122,10 +122,6 @@ impl Act for CompareRows {
 }
 
 /// Both ends, ready to hash.
-///
-/// # Errors
-///
-/// What either side reports.
 pub(in crate::act) async fn open(cx: &Context) -> Result<(Reader, Questions), Failure> {
     let here = Reader::open(&cx.door, &cx.participation.database).await?;
     let there = cx.peers.call(&cx.participation).await?.compare_rows().await?;
@@ -143,10 +139,6 @@ pub(in crate::act) struct Plan {
 
 impl Plan {
     /// Asks both ends which tables they have, and how rows can be hashed.
-    ///
-    /// # Errors
-    ///
-    /// What either side reports.
     pub(in crate::act) async fn make(
         cx: &Context,
         here: &mut Reader,

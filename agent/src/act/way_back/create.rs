@@ -111,10 +111,6 @@ impl Act for CreateWayBack {
 
 /// Drops the subscription of the way back and closes its tunnel. Succeeds when
 /// there is nothing to drop, and while the destination is away.
-///
-/// # Errors
-///
-/// What the server reports.
 pub(crate) async fn remove_way_back(cx: &Context) -> Result<(), Failure> {
     let migration = &cx.participation.migration;
     remove(cx, &subscribed_name(&cx.participation)).await?;
