@@ -80,7 +80,7 @@ async fn main() -> Result<()> {
 async fn under_writers(arguments: &Arguments) -> Result<String> {
     let mut arena = Arena::start(Clients::OfBothServers, Duration::from_millis(arguments.round_trip)).await?;
     let mut report =
-        "| way | switches | median | second worst | worst | writes a second | taken back | cancelled | cut off | unknown |\n\
+        "| way | switchovers | median | second worst | worst | writes a second | taken back | cancelled | cut off | unknown |\n\
         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
             .to_owned();
     let mut phases = Vec::new();
@@ -118,7 +118,7 @@ async fn with_and_without_haste(arguments: &Arguments) -> Result<String> {
     }
     let ratio = median(&with).as_secs_f64() / median(&without).as_secs_f64();
     Ok(format!(
-        "\n| scheduler's favour | switches | median | second worst | worst |\n| --- | --- | --- | --- | --- |\n\
+        "\n| scheduler's favour | switchovers | median | second worst | worst |\n| --- | --- | --- | --- | --- |\n\
          | with | {} | {} |\n| without | {} | {} |\n\nMedian with divided by median without: {ratio:.2}.\n",
         with.len(),
         spread(with),
@@ -194,7 +194,7 @@ fn made_of(phases: &[Phases]) -> String {
         ("barrier: locks, marker, sequences, catalog", |phases| phases.raise),
         ("of that, until every lock was granted", |phases| phases.locks),
         ("drain: the marker applied and flushed", |phases| phases.drain),
-        ("fence: committed, and nobody is left", |phases| phases.fence),
+        ("fence: committed, and no session left", |phases| phases.fence),
         ("decision", |phases| phases.open),
         ("between these: coordinator, journals, network", |phases| phases.between),
         ("from the request for the barrier to the news of the decision", |phases| phases.whole),
@@ -210,7 +210,7 @@ fn made_of(phases: &[Phases]) -> String {
 fn pooled(queues: &[Queue]) -> String {
     let pauses: Vec<Duration> = queues.iter().flat_map(|queue| queue.pauses.iter().copied()).collect();
     format!(
-        "\n| through PgBouncer | switches | median | second worst | worst | transactions a second | taken back | failed |\n\
+        "\n| through PgBouncer | switchovers | median | second worst | worst | transactions a second | taken back | failed |\n\
         | --- | --- | --- | --- | --- | --- | --- | --- |\n\
         | pgportage | {} | {} | {:.0} | {} | {} |\n",
         pauses.len(),
