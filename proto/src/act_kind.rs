@@ -79,7 +79,7 @@ kinds! {
     KeepStream = "keep_stream",
     /// On the side that was left: P8, it follows the other one.
     FollowStream = "follow_stream",
-    /// On both sides, after the decision: what was seen of the switch, signed.
+    /// On both sides, after the decision: what the agent saw of the switchover, signed.
     CertifySwitch = "certify_switch",
     /// Everything of ours is removed.
     FinishMigration = "finish_migration",

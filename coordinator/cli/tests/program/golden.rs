@@ -145,7 +145,7 @@ fn checked(checks: &[(&str, bool, &str)]) -> Report {
 fn certificates() -> Vec<(&'static str, Report)> {
     let good = [
         ("signature", true, "agent \"alpha\" signed what it states about the side that was left"),
-        ("sequences", true, "each of 1 sequences was set to where it stood when nobody was left"),
+        ("sequences", true, "each of 1 sequences was set to where it stood when no session was left"),
     ];
     let bad = [good[0], ("signature", false, "the statement about the side that was entered has expired")];
     let mut hostile = checked(&bad);

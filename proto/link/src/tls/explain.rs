@@ -91,7 +91,7 @@ fn theirs(problem: &CertificateError) -> Explanation {
             Some(Refusal::Name { expected, found }) => (
                 Reason::WrongName,
                 format!("names {found}, not {expected}"),
-                "Check the address: somebody else listens there, or the name in the configuration is wrong.",
+                "Check the address: another program listens there, or the name in the configuration is wrong.",
             ),
             Some(refusal @ (Refusal::Identity(_) | Refusal::TrustDomain { .. })) => (
                 Reason::PeerRefused,
