@@ -126,7 +126,9 @@ impl SignedStatement {
             .map_err(|problem| format!("is signed with a certificate that {problem}"))?;
         let content = signed_content(&self.statement);
         if !tls::is_signed_by(&chain[0], &content, SignatureScheme::from(self.scheme), &self.signature) {
-            return Err(format!("does not bear the signature of {signer}: it was changed, or it was made without that agent's key"));
+            return Err(format!(
+                "does not bear the signature of {signer}: it was changed, or it was made without that agent's key"
+            ));
         }
         if signer.role != Role::Agent {
             return Err(format!("is signed by {signer}, who is no agent"));
@@ -193,7 +195,6 @@ fn signed_content(statement: &str) -> Vec<u8> {
     [CONTEXT, statement.as_bytes()].concat()
 }
 
-/// Bytes as base64 text.
 mod base64_text {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;

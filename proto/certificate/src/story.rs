@@ -50,7 +50,6 @@ impl Report {
 /// A statement as it can be read, and what became of its signature.
 pub(super) type Opened = (Option<Statement>, Result<(Statement, PeerIdentity), String>);
 
-/// Tells what is proved.
 pub(super) fn report(opened: Vec<Opened>) -> Report {
     let mut checks = Vec::new();
     let (mut left, mut entered, mut readable) = (Vec::new(), Vec::new(), Vec::new());
@@ -249,7 +248,9 @@ fn written(found: &Written) -> Check {
     let not = if left_out.is_empty() { String::new() } else { format!("; not compared: {}", left_out.join(", ")) };
     proved(
         "written",
-        format!("{row_count} rows in {table_count} tables were written in the switchover and compared: none differs{not}"),
+        format!(
+            "{row_count} rows in {table_count} tables were written in the switchover and compared: none differs{not}"
+        ),
     )
 }
 

@@ -104,12 +104,10 @@ fn story(now: SystemTime) -> (Statement, Statement) {
     (left, entered)
 }
 
-/// What is not proved.
 fn unproved(report: &Report) -> Vec<&str> {
     report.checks.iter().filter(|check| !check.proved).map(|check| check.subject.as_str()).collect()
 }
 
-/// Both agents at work.
 struct Pair {
     house: House,
     berlin: Identity,

@@ -8,7 +8,6 @@ use rustls::{AlertDescription, CertificateError, Error};
 
 use crate::tls::verify::Refusal;
 
-/// What a TLS error means.
 pub(crate) struct Explanation {
     /// Which reason it has for the caller.
     pub(crate) reason: Reason,
@@ -16,7 +15,6 @@ pub(crate) struct Explanation {
     pub(crate) message: String,
     /// A clause about a certificate of our own that fails this way.
     pub(crate) own: String,
-    /// What to do.
     pub(crate) hint: &'static str,
 }
 
