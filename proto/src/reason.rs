@@ -58,7 +58,7 @@ reasons! {
     // ---- Who may do what.
     /// The caller's certificate has another role than the method needs.
     WrongRole = "WRONG_ROLE",
-    /// The caller's certificate names somebody else.
+    /// The caller's certificate names another program than the caller says it is.
     WrongName = "WRONG_NAME",
     /// The agent's local policy does not allow it.
     PolicyDenied = "POLICY_DENIED",
@@ -96,9 +96,9 @@ reasons! {
     ConsentRequired = "CONSENT_REQUIRED",
     /// Nothing moved for longer than the stall limit.
     Stalled = "STALLED",
-    /// A session of ours waits for a lock that somebody else holds.
+    /// A session of ours waits for a lock that another session holds.
     SessionBlocked = "SESSION_BLOCKED",
-    /// The command was stopped because it was asked to.
+    /// The coordinator or the caller asked for a stop.
     Cancelled = "CANCELLED",
 
     // ---- The servers.
@@ -192,7 +192,7 @@ reasons! {
     DrainTimeout = "DRAIN_TIMEOUT",
     /// The outage would exceed its budget.
     OutageBudgetExceeded = "OUTAGE_BUDGET_EXCEEDED",
-    /// Somebody is left on the source, or could log in.
+    /// An application session is left on the source, or an application could log in.
     FenceIncomplete = "FENCE_INCOMPLETE",
     /// The destination is not closed.
     DestinationNotClosed = "DESTINATION_NOT_CLOSED",
@@ -200,9 +200,11 @@ reasons! {
     OpenRefused = "OPEN_REFUSED",
     /// The destination has opened: nothing can be taken back.
     DestinationOpened = "DESTINATION_OPENED",
-    /// Nobody knows yet whether the destination has opened.
+    /// The agent of the side that is left does not know yet whether the other side has
+    /// opened.
     CutoverInDoubt = "CUTOVER_IN_DOUBT",
-    /// The certificate of a switch is incomplete, forged, or tells two stories.
+    /// The certificate of a cutover or rollback is incomplete, forged, or tells two
+    /// stories.
     CertificateNotProved = "CERTIFICATE_NOT_PROVED",
 
     // ---- Findings of preflight: the server as it is set up.

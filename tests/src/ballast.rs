@@ -38,10 +38,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Makes the table in a database, owned by `owner`.
-///
-/// # Errors
-///
-/// The server's answer.
 pub async fn prepare(cluster: &Cluster, database: &str, owner: &str, rows: u32) -> Result<()> {
     let client = cluster.connect(database).await?;
     client.batch_execute(&format!("SET ROLE {owner}")).await?;
@@ -62,17 +58,13 @@ pub struct Digest {
 
 impl Digest {
     /// Reads the whole table.
-    ///
-    /// # Errors
-    ///
-    /// The server's answer.
     pub async fn read(client: &Client) -> Result<Self> {
         let row = client.query_one(DIGEST, &[]).await?;
         Ok(Self { rows: row.try_get(0)?, changes: row.try_get(1)?, checksum: row.try_get(2)? })
     }
 }
 
-/// Somebody who changes one row after the other on the source.
+/// A writer that changes one row after the other on the source.
 #[derive(Debug)]
 pub struct Changer {
     stop: CancellationToken,
@@ -84,7 +76,7 @@ pub struct Changer {
 pub struct Changes {
     /// Changes that the server confirmed.
     pub acknowledged: i64,
-    /// Changes whose outcome nobody knows: the connection ended.
+    /// Changes whose outcome the changer does not know: the connection ended.
     pub unknown: i64,
 }
 
@@ -151,7 +143,7 @@ fn session_ended(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Fails unless both sides hold the same table, with every acknowledged change
-/// and none that nobody asked for.
+/// and no other.
 ///
 /// # Errors
 ///

@@ -68,10 +68,6 @@ impl Left {
 }
 
 /// The directory with its programs.
-///
-/// # Errors
-///
-/// When they were not built.
 pub fn programs() -> Result<PathBuf> {
     let now = program("pgportage")?;
     let target = now.parent().and_then(Path::parent).context("a program without a target directory")?;

@@ -63,7 +63,7 @@ pub enum Violation {
     Lost(String),
     /// Something is there more often than it was written.
     Duplicated(String),
-    /// Something is there that nobody wrote, or that was refused.
+    /// Something is there that no writer wrote, or that was refused.
     Invented(String),
     /// A write whose outcome was unknown is there in part.
     Torn(String),
@@ -80,7 +80,7 @@ pub enum Violation {
     /// A read missed what had been acknowledged before it began.
     StaleRead(String),
     /// Something was committed on the side that was left, and never arrived:
-    /// whether or not anybody was told, that side was not fenced.
+    /// whether or not its writer was told, that side was not fenced.
     Stranded(String),
     /// One side took a write after the other side had.
     BothOpen(String),
@@ -98,10 +98,6 @@ pub fn verdict(switches: usize, ledger: &Ledger, state: &FinalState) -> Result<(
 }
 
 /// As [`check_both`], as a result.
-///
-/// # Errors
-///
-/// As [`verdict`].
 pub fn verdict_on_both(switches: usize, ledger: &Ledger, state: &FinalState, left: &FinalState) -> Result<()> {
     judge(&check_both(switches, ledger, state, left))
 }
@@ -131,7 +127,7 @@ pub fn check(switches: usize, ledger: &Ledger, state: &FinalState) -> Vec<Violat
 }
 
 /// As [`check`], and everything of the database that was left arrived in the one
-/// that the writers ended up with. That settles the writes of which nobody knew.
+/// that the writers ended up with. That settles the writes whose outcome was unknown.
 #[must_use]
 pub fn check_both(switches: usize, ledger: &Ledger, state: &FinalState, left: &FinalState) -> Vec<Violation> {
     let mut violations = check(switches, ledger, state);

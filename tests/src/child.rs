@@ -23,7 +23,7 @@ use crate::wait::{self, Seen};
 pub enum RunAs {
     /// The user of the test.
     Myself,
-    /// Nobody, if the test runs as root; the user of the test otherwise.
+    /// The user [`NOBODY`], if the test runs as root; the user of the test otherwise.
     Unprivileged,
 }
 
@@ -161,10 +161,6 @@ impl Child {
     }
 
     /// Sends a signal. Does nothing to a process that has ended.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         if self.process.try_wait()?.is_some() {
             return Ok(());
@@ -175,10 +171,6 @@ impl Child {
     }
 
     /// How it ended, or nothing while it runs.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel does not know the process.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.process.try_wait()?)
     }
@@ -204,20 +196,12 @@ impl Child {
     }
 
     /// Waits for its end without a limit, for destructors.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel does not know the process.
     pub fn wait_blocking(&mut self) -> Result<()> {
         self.process.wait()?;
         Ok(())
     }
 
     /// Kills it with SIGKILL and waits until it is gone.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
     pub fn kill9(&mut self) -> Result<()> {
         self.process.kill()?;
         self.process.wait()?;

@@ -113,10 +113,6 @@ impl Cli {
     }
 
     /// How a migration stands.
-    ///
-    /// # Errors
-    ///
-    /// When the coordinator does not answer.
     pub async fn status(&self, migration: &str) -> Result<Status> {
         self.json(&["status", migration]).await
     }

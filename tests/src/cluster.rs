@@ -52,7 +52,7 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 
 /// Who may log in how. The socket trusts the superuser only, so that tests need
-/// no password; everybody else shows one, also over the socket.
+/// no password; every other role shows one, also over the socket.
 const ACCESS: &str = "\
 local all         postgres              trust
 local all         all                   scram-sha-256
@@ -159,7 +159,7 @@ impl Cluster {
         for _try in 0..5 {
             cluster.port = free_port()?;
             match cluster.start_server().await {
-                // Somebody else took the port between the look and the bind.
+                // Another process took the port between the look and the bind.
                 Err(error) if cluster.log_text()?.contains("Address already in use") => {
                     tracing::debug!(%error, port = cluster.port, "the port was taken");
                 }
@@ -207,10 +207,6 @@ impl Cluster {
     }
 
     /// Replaces `pg_hba.conf`. Takes effect with a reload or a restart.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be written.
     pub fn set_access(&self, rules: &str) -> Result<()> {
         Ok(fs::write(self.data_directory().join("pg_hba.conf"), rules)?)
     }
@@ -290,10 +286,6 @@ impl Cluster {
     }
 
     /// Kills the postmaster with SIGKILL. [`Cluster::start_again`] brings it back.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
     pub fn kill9(&mut self) -> Result<()> {
         match self.server.take() {
             Some(mut server) => server.kill9(),
@@ -302,31 +294,19 @@ impl Cluster {
     }
 
     /// Reads the configuration files again.
-    ///
-    /// # Errors
-    ///
-    /// When the server does not run.
     pub fn reload(&mut self) -> Result<()> {
         self.server.as_mut().context("the server does not run")?.signal(Signal::HUP)
     }
 
     /// Connects as superuser over the socket. The connection's task ends with the
     /// client.
-    ///
-    /// # Errors
-    ///
-    /// The server's answer.
     pub async fn connect(&self, database: &str) -> Result<Client> {
         let mut config = Config::new();
         config.host_path(self.socket_directory()).port(self.port).user(SUPERUSER).dbname(database);
         connect(&config).await
     }
 
-    /// Connects over TCP as anybody.
-    ///
-    /// # Errors
-    ///
-    /// The server's answer.
+    /// Connects over TCP as any role.
     pub async fn connect_as(&self, database: &str, user: &str, password: &str) -> Result<Client> {
         connect(&self.tcp_config(database, user, password)).await
     }
@@ -341,10 +321,6 @@ impl Cluster {
     }
 
     /// Connects as superuser, runs statements, disconnects.
-    ///
-    /// # Errors
-    ///
-    /// The server's answer.
     pub async fn execute(&self, database: &str, statements: &str) -> Result<()> {
         Ok(self.connect(database).await?.batch_execute(statements).await?)
     }
@@ -368,10 +344,6 @@ impl Cluster {
     }
 
     /// Everything the server has logged.
-    ///
-    /// # Errors
-    ///
-    /// When the log cannot be read.
     pub fn log_text(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&fs::read(self.log_path())?).into_owned())
     }
@@ -421,7 +393,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let Some(server) = self.server.as_mut() else { return };
         // Immediate shutdown: the postmaster ends its children first, so that
-        // nobody writes into a directory that is being removed.
+        // no process writes into a directory that is being removed.
         let quit = server.signal(Signal::CONT).and_then(|()| server.signal(Signal::QUIT));
         if quit.and_then(|()| server.wait_blocking()).is_err() {
             tracing::warn!(port = self.port, "cannot stop a server in order");
@@ -430,10 +402,6 @@ impl Drop for Cluster {
 }
 
 /// Connects, and drives the connection in a task that ends with the client.
-///
-/// # Errors
-///
-/// The server's answer.
 pub async fn connect(config: &Config) -> Result<Client> {
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(async move {
@@ -444,7 +412,6 @@ pub async fn connect(config: &Config) -> Result<Client> {
     Ok(client)
 }
 
-/// A password nobody else has.
 fn random_password() -> String {
     let mut random = rand::rng();
     (0..24).map(|_| char::from(random.sample(rand::distr::Alphanumeric))).collect()

@@ -78,8 +78,8 @@ pub fn of_agent(end: End) -> Result<Vec<String>> {
     Ok(points)
 }
 
-/// Every fail point that the agent at one end passes in a switch that leaves the server
-/// at `left`, in order: a rollback is a cutover with its sides exchanged.
+/// Every fail point that the agent at one end passes in a switchover that leaves the
+/// server at `left`, in order: a rollback is a cutover with its sides exchanged.
 ///
 /// # Errors
 ///
@@ -128,8 +128,8 @@ pub fn of_coordinator() -> Result<Vec<String>> {
     in_source(&workspace_directory().join("coordinator/src"))
 }
 
-/// The points of the coordinator that a migration passes on its way: a store that
-/// is new is migrated by nobody, and a command is cancelled in an abort only.
+/// The points of the coordinator that a migration passes on its way: the coordinator
+/// migrates no store that is new, and cancels a command in an abort only.
 #[must_use]
 pub fn is_on_the_way(point: &str) -> bool {
     !["coordinator.send.cancel", "coordinator.store.migrating"].contains(&point)

@@ -45,10 +45,6 @@ UNION ALL SELECT 'products sold', (SELECT sum(sold)::bigint FROM products),
     (SELECT coalesce(sum(quantity), 0)::bigint FROM items)";
 
 /// Reads everything that the checker asks about.
-///
-/// # Errors
-///
-/// The server's answer.
 pub async fn read(client: &Client) -> Result<FinalState> {
     let mut state = FinalState::default();
     for row in client.query(MEMBERS, &[]).await? {
@@ -70,10 +66,6 @@ pub async fn read(client: &Client) -> Result<FinalState> {
 }
 
 /// Reads the tables that writers spread their rows over, and nothing else.
-///
-/// # Errors
-///
-/// The server's answer.
 pub async fn read_spread(client: &Client, tables: u32) -> Result<FinalState> {
     let mut state = FinalState::default();
     for table in 0..tables {
@@ -117,10 +109,6 @@ SET extra_float_digits = 3; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY';
 SET IntervalStyle = 'postgres'; SET bytea_output = 'hex'";
 
 /// Digests of every compared table: what the source wrote, on either side.
-///
-/// # Errors
-///
-/// The server's answer.
 pub async fn digests(client: &Client) -> Result<Vec<TableDigest>> {
     client.batch_execute(SAME_TEXT).await?;
     let mut digests = Vec::new();

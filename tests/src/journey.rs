@@ -51,10 +51,6 @@ impl Journey {
     }
 
     /// Everything up to the cutover.
-    ///
-    /// # Errors
-    ///
-    /// When a command fails.
     pub async fn until_cutover(&self) -> Result<()> {
         self.site.migrate_until_cutover(MIGRATION).await?;
         self.workload.wait_for_writes(End::Source, 200, PATIENCE).await
@@ -64,7 +60,7 @@ impl Journey {
     ///
     /// # Errors
     ///
-    /// When a command fails or nobody can write on the destination.
+    /// When a command fails or no writer can write on the destination.
     pub async fn cut_over(&self) -> Result<()> {
         let cutover = self.site.cli.expect(0, &["cutover", MIGRATION, "--yes"]).await;
         cutover.with_context(|| self.site.last_words())?;
@@ -75,7 +71,7 @@ impl Journey {
     ///
     /// # Errors
     ///
-    /// When a command fails or nobody can write on the source.
+    /// When a command fails or no writer can write on the source.
     pub async fn roll_back(&self) -> Result<()> {
         let rollback = self.site.cli.expect(0, &["rollback", MIGRATION, "--yes"]).await;
         rollback.with_context(|| self.site.last_words())?;
@@ -83,10 +79,6 @@ impl Journey {
     }
 
     /// Waits for writes on the destination.
-    ///
-    /// # Errors
-    ///
-    /// When there are none.
     pub async fn writes_arrive(&self) -> Result<()> {
         self.workload.wait_for_writes(End::Destination, 300, PATIENCE).await
     }
@@ -102,20 +94,12 @@ impl Journey {
         self.check_arrival().await
     }
 
-    /// As [`Journey::finish`], after a finish that somebody else asked for.
-    ///
-    /// # Errors
-    ///
-    /// As [`Journey::finish`].
+    /// As [`Journey::finish`], after a finish that the test has asked for already.
     pub async fn check_arrival(self) -> Result<(Site, Arrival)> {
         Box::pin(self.check_arrival_after(1)).await
     }
 
     /// As [`Journey::check_arrival`], after so many changes of side.
-    ///
-    /// # Errors
-    ///
-    /// As [`Journey::finish`].
     pub async fn check_arrival_after(self, switches: usize) -> Result<(Site, Arrival)> {
         let Self { site, workload } = self;
         let ledger = workload.stop().await?;
@@ -148,7 +132,7 @@ impl Journey {
     }
 }
 
-/// Waits until both sides hold the same rows in every table. Nobody writes any more.
+/// Waits until both sides hold the same rows in every table. The writers have stopped.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
 //! What the writers were told: every write that was acknowledged, and every one
-//! whose outcome nobody knows.
+//! whose outcome its writer does not know.
 //!
 //! The ledger, not the database, is the source of truth about what must be there.
 
@@ -153,7 +153,7 @@ pub struct Ledger {
     pub anomalies: Vec<String>,
 }
 
-/// The gap that the writers saw at one switch.
+/// The gap that the writers saw at one cutover or rollback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outage {
     /// The side that they left.
@@ -165,7 +165,7 @@ pub struct Outage {
 }
 
 impl Outage {
-    /// How long nobody could write. Zero if the two overlap within what clients
+    /// How long no writer could write. Zero if the two overlap within what clients
     /// can tell.
     #[must_use]
     pub fn length(&self) -> Duration {
@@ -271,10 +271,6 @@ impl Ledger {
     }
 
     /// Writes one JSON object a line and flushes it to the disk.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut file = BufWriter::new(File::create(path)?);
         for entry in &self.entries {

@@ -16,11 +16,10 @@ use crate::site::{APPLICATION, APPLICATION_PASSWORD};
 
 /// How long it may take to be there, or to be gone.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Where the distribution puts it; not on everybody's path.
+/// Where the distribution puts it; not on every user's path.
 const PROGRAM: &str = "/usr/sbin/pgbouncer";
 /// Who may use the admin console.
 pub const KEEPER: &str = "keeper";
-/// The keeper's password.
 const KEEPER_PASSWORD: &str = "canary-keeper-password";
 
 /// A running pooler in a directory of its own. Killed and removed when dropped.
@@ -54,7 +53,7 @@ impl PgBouncer {
         fs::write(
             &config,
             format!(
-                ";; as somebody wrote it by hand
+                ";; as a person wrote it by hand
 [databases]
 ; {database} = host=10.0.0.1
 {database} = host=127.0.0.1  port={server_port} pool_size=6	
@@ -96,29 +95,17 @@ max_client_conn = 500
 
     /// Kills it with SIGKILL and starts it again. Its clients lose their
     /// connections, and it forgets who was paused.
-    ///
-    /// # Errors
-    ///
-    /// When it does not start.
     pub async fn kill9_and_start(&mut self) -> Result<()> {
         self.kill9()?;
         self.start_again().await
     }
 
     /// Kills it with SIGKILL.
-    ///
-    /// # Errors
-    ///
-    /// When the signal cannot be sent.
     pub fn kill9(&mut self) -> Result<()> {
         self.process.kill9()
     }
 
     /// Starts it after it was killed.
-    ///
-    /// # Errors
-    ///
-    /// When it does not start.
     pub async fn start_again(&mut self) -> Result<()> {
         self.process = Self::spawn(self.home.path())?;
         self.await_answer().await
@@ -149,10 +136,6 @@ max_client_conn = 500
     }
 
     /// The admin console.
-    ///
-    /// # Errors
-    ///
-    /// When it does not answer.
     pub async fn console(&self) -> Result<Client> {
         let mut config = Config::new();
         config.host("127.0.0.1").port(self.port).dbname("pgbouncer").user(KEEPER).password(KEEPER_PASSWORD);
@@ -160,10 +143,6 @@ max_client_conn = 500
     }
 
     /// One value of the row that `SHOW DATABASES` has for an entry.
-    ///
-    /// # Errors
-    ///
-    /// When there is none.
     pub async fn entry(&self, entry: &str, column: &str) -> Result<String> {
         let messages = self.console().await?.simple_query("SHOW DATABASES").await?;
         messages
@@ -182,10 +161,6 @@ max_client_conn = 500
     }
 
     /// What its configuration file says.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read.
     pub fn config_text(&self) -> Result<String> {
         Ok(fs::read_to_string(self.config_path())?)
     }

@@ -35,10 +35,6 @@ INSERT INTO pooled_sums SELECT n, 0 FROM generate_series(0, 99) n;";
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Makes the tables, owned by `owner`.
-///
-/// # Errors
-///
-/// The server's answer.
 pub async fn prepare(cluster: &Cluster, database: &str, owner: &str) -> Result<()> {
     cluster.execute(database, &format!("SET ROLE {owner}; {SCHEMA}")).await
 }
@@ -126,7 +122,7 @@ impl Pooled {
 }
 
 impl Told {
-    /// The longest time from `since` on in which nobody's COMMIT was confirmed.
+    /// The longest time from `since` on in which no client's COMMIT was confirmed.
     #[must_use]
     pub fn longest_pause(&self, since: Instant) -> Duration {
         let later = self.confirmed.partition_point(|confirmed| *confirmed < since);
@@ -181,10 +177,6 @@ fn longest_pause(confirmed: &[Instant]) -> Duration {
 
 /// The tokens that were written on a server, as a database has them: equal on
 /// both sides after a cutover.
-///
-/// # Errors
-///
-/// The server's answer.
 pub async fn written_on(cluster: &Cluster, database: &str, server: &Cluster) -> Result<Vec<i64>> {
     let client = cluster.connect(database).await?;
     let port = i32::from(server.port);

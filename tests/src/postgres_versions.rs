@@ -84,7 +84,6 @@ impl Tools {
     }
 }
 
-/// One pinned package.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Package {
@@ -134,10 +133,6 @@ pub fn provision(version: PostgresVersion) -> Result<Installation> {
 }
 
 /// The client programs of the oldest pinned release that is at least `version`.
-///
-/// # Errors
-///
-/// As [`provision`].
 pub fn tools_for(version: PostgresVersion) -> Result<Tools> {
     let pins = pins()?;
     let package = PostgresVersion::ALL

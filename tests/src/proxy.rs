@@ -1,5 +1,5 @@
-//! A stretch of network between a program and whom it calls: it can be cut, be
-//! deaf in either direction, be long, and it counts what passes.
+//! A stretch of network between a caller and the program that it calls: it can be cut,
+//! be deaf in either direction, be long, and it counts what passes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ const CHUNKS: usize = 256;
 pub enum Direction {
     /// From the caller.
     ToCalled,
-    /// From whom it calls.
+    /// From the called program.
     ToCaller,
 }
 
@@ -54,7 +54,7 @@ struct Condition {
 }
 
 impl Proxy {
-    /// Carries everything to `target` on this machine, where nobody needs to
+    /// Carries everything to `target` on this machine, where no program needs to
     /// listen yet.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl Proxy {
         self.wire.condition.send_modify(|condition| condition.cut = true);
     }
 
-    /// Lets nothing through in these directions any more, and tells nobody:
+    /// Lets nothing through in these directions any more, and tells neither end:
     /// connections stay, and new ones can be made. What is sent waits.
     pub fn deafen(&self, directions: &[Direction]) {
         self.wire.condition.send_modify(|condition| condition.deaf = directions.to_vec());
@@ -93,7 +93,7 @@ impl Proxy {
         self.wire.condition.send_modify(|condition| condition.delay = delay);
     }
 
-    /// Bytes that came back from whom is called, since the start.
+    /// Bytes that came back from the called program, since the start.
     #[must_use]
     pub fn answered_bytes(&self) -> u64 {
         self.wire.answered_bytes.load(Ordering::Relaxed)
@@ -126,9 +126,9 @@ async fn connect(caller: TcpStream, target: u16, wire: &Wire) -> Result<()> {
     let (from_called, to_called) = called.into_split();
     tokio::select! {
         biased;
-        // The proxy is gone when nobody can cut the wire any more.
+        // The proxy is gone when no handle is left that could cut the wire.
         _cut = condition.wait_for(|condition| condition.cut) => Ok(()),
-        ended = carry(from_caller, to_called, wire, Direction::ToCalled) => ended.context("to whom is called"),
+        ended = carry(from_caller, to_called, wire, Direction::ToCalled) => ended.context("to the called program"),
         ended = carry(from_called, to_caller, wire, Direction::ToCaller) => ended.context("to the caller"),
     }
 }

@@ -96,10 +96,6 @@ impl Service {
 
     /// Lets it stop where it stands when it next passes a fail point, whether it runs
     /// already or not. [`Service::thaw`] lets it go on.
-    ///
-    /// # Errors
-    ///
-    /// When its file cannot be written.
     pub fn stop_at(&self, fail_point: &str) -> Result<()> {
         let file = self.stop_file();
         fs::write(&file, fail_point).with_context(|| format!("cannot write {}", file.display()))
@@ -110,10 +106,6 @@ impl Service {
     }
 
     /// Whether it stands still, by a signal or at its point.
-    ///
-    /// # Errors
-    ///
-    /// When it does not run.
     pub fn stopped(&self) -> Result<bool> {
         let pid = self.pid().with_context(|| format!("{} does not run", self.name))?;
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -147,10 +139,6 @@ impl Service {
     }
 
     /// Whether it runs. A frozen one does.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel does not know the process.
     pub fn running(&mut self) -> Result<bool> {
         match &mut self.child {
             Some(child) => Ok(child.ended()?.is_none()),
@@ -172,10 +160,6 @@ impl Service {
     }
 
     /// Ends it with SIGKILL.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
     pub fn kill9(&mut self) -> Result<()> {
         self.child.take().map_or(Ok(()), |mut child| child.kill9())
     }
@@ -203,19 +187,11 @@ impl Service {
     }
 
     /// Stops it where it stands (SIGSTOP).
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
     pub fn freeze(&mut self) -> Result<()> {
         self.signal(Signal::STOP)
     }
 
     /// Lets a frozen one go on.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
     pub fn thaw(&mut self) -> Result<()> {
         self.signal(Signal::CONT)
     }
@@ -237,10 +213,6 @@ impl Service {
     }
 
     /// Everything it has written.
-    ///
-    /// # Errors
-    ///
-    /// When the log cannot be read.
     pub fn log_text(&self) -> Result<String> {
         match fs::read(&self.log_path) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),

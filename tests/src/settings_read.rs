@@ -16,7 +16,6 @@ use crate::postgres_versions::workspace_directory;
 
 /// A struct that a file of settings is read into.
 struct Section {
-    /// Name of the struct.
     name: &'static str,
     /// One of its fields, by which it is told from others of that name.
     field: &'static str,

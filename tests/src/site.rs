@@ -315,10 +315,6 @@ impl Site {
     }
 
     /// Lets every later start be of the programs that were built with this test.
-    ///
-    /// # Errors
-    ///
-    /// When they were not built.
     pub fn replace_programs(&mut self) -> Result<()> {
         self.coordinator.replace(program("pgportage-coordinator")?);
         self.source_agent.replace(program("pgportage-agent")?);
@@ -416,10 +412,6 @@ impl Site {
 
     /// How often the applications have changed sides, at most, in the migration that was
     /// made last: the number of its last try, and a round of a rehearsal is one.
-    ///
-    /// # Errors
-    ///
-    /// When the coordinator does not answer.
     pub async fn switches(&self) -> Result<usize> {
         let status = self.cli.status(crate::journey::MIGRATION).await?;
         Ok(status.cutover.map_or(0, |cutover| usize::try_from(cutover.epoch).unwrap_or(0)))
@@ -456,7 +448,7 @@ async fn make_application(cluster: &Cluster, database: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes the authority and everybody's certificates with the program itself.
+/// Makes the authority and all certificates with the program itself.
 async fn make_certificates(program: &Path, directory: &Path) -> Result<()> {
     let at = directory.to_string_lossy();
     let commands: [&[&str]; 5] = [

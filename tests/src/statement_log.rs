@@ -65,10 +65,6 @@ pub fn logging(options: ClusterOptions) -> ClusterOptions {
 }
 
 /// Every statement that sessions of ours told a server, once each.
-///
-/// # Errors
-///
-/// When the log cannot be read.
 pub fn ours(cluster: &Cluster) -> Result<BTreeSet<Logged>> {
     let text = cluster.log_text()?;
     Ok(entries(&text)

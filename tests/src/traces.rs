@@ -43,19 +43,11 @@ UNION ALL SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass FROM pg_tri
 UNION ALL SELECT 'extension ' || extname FROM pg_extension";
 
 /// Names of everything of ours.
-///
-/// # Errors
-///
-/// The server's answer.
 pub async fn ours(cluster: &Cluster, database: &str) -> Result<BTreeSet<String>> {
     read(cluster, database, OURS).await
 }
 
 /// Everything that an abort must leave as it was.
-///
-/// # Errors
-///
-/// The server's answer.
 pub async fn catalog(cluster: &Cluster, database: &str) -> Result<BTreeSet<String>> {
     let mut all = read(cluster, database, CATALOG).await?;
     all.extend(ours(cluster, database).await?);

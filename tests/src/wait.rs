@@ -33,10 +33,6 @@ pub async fn until<T>(what: &str, limit: Duration, look: impl AsyncFnMut() -> Re
 }
 
 /// As [`until`], for looks that are dear: those of the operator's program.
-///
-/// # Errors
-///
-/// As [`until`].
 pub async fn until_told<T>(what: &str, limit: Duration, look: impl AsyncFnMut() -> Result<Seen<T>>) -> Result<T> {
     look_again(what, limit, LONG_PAUSE, look).await
 }

@@ -115,8 +115,12 @@ type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Front {
     /// A connection to the real coordinator in the caller's name.
     async fn as_caller<T>(&self, request: &Request<T>) -> Result<Channel, Status> {
-        let caller =
-            request.extensions().get::<PeerIdentity>().ok_or_else(|| Status::unauthenticated("nobody"))?.name.clone();
+        let caller = request
+            .extensions()
+            .get::<PeerIdentity>()
+            .ok_or_else(|| Status::unauthenticated("no identity"))?
+            .name
+            .clone();
         let known = lock(&self.identities).get(&caller).cloned();
         let identity = match known {
             Some(identity) => identity,
@@ -196,7 +200,6 @@ fn requests<T: Send + 'static>(
     inbound.filter_map(async |message| message.ok()).inspect(note)
 }
 
-/// Passes responses on.
 fn responses<T: Send + 'static>(inbound: Streaming<T>, note: impl Fn(&T) + Send + 'static) -> Messages<T> {
     Box::pin(inbound.inspect(move |message| {
         if let Ok(message) = message {

@@ -24,7 +24,6 @@ use self::operation::{Operation, Told};
 use crate::cluster::{Cluster, connect};
 use crate::ledger::{Effect, End, Entry, Ledger, Outcome};
 
-/// What the workload writes into.
 const SCHEMA: &str = include_str!("workload/schema.sql");
 
 /// Rows that are there before the first writer, in `events` and `documents`.
@@ -94,10 +93,6 @@ impl Ends {
 
 /// Makes the workload's tables in a database, owned by `owner`, with `rows` rows
 /// to copy.
-///
-/// # Errors
-///
-/// The server's answer.
 pub async fn prepare(cluster: &Cluster, database: &str, owner: &str, rows: u32) -> Result<()> {
     let client = cluster.connect(database).await?;
     client.batch_execute(&format!("SET ROLE {owner}")).await?;
@@ -227,13 +222,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const RECONNECT: u32 = 200;
 
 /// Events of its own that a writer looks for when it reads: the last ones, because
-/// those are the ones that a switch may lose.
+/// those are the ones that a cutover or rollback may lose.
 const RECALLED: usize = 8;
 
 /// Anomalies that one writer keeps: the first ones tell the story.
 const MOST_ANOMALIES: usize = 5;
 
-/// What a writer writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Habit {
     /// Every kind, in explicit transactions.
@@ -263,7 +257,6 @@ struct Writer {
     counts: Arc<Counts>,
 }
 
-/// What a writer does next.
 #[derive(Clone, Copy, Debug)]
 enum Next {
     /// Writes again, after its pause.
@@ -280,7 +273,7 @@ enum Tried {
     Committed(Told),
     /// Certainly not committed.
     Refused(tokio_postgres::Error),
-    /// Nobody knows; these would be the effects.
+    /// Committed or not, the writer cannot tell; these would be the effects.
     Unknown(Vec<Effect>, Option<tokio_postgres::Error>),
 }
 
@@ -356,7 +349,7 @@ impl Writer {
             None => Clock.timeout(PATIENCE, attempt(&mut client, &operation)).await,
         };
         let complete = self.start.elapsed();
-        // A write that hangs for so long counts as one nobody knows about.
+        // A write that hangs for so long counts as one whose outcome is unknown.
         let tried = tried.unwrap_or_else(|_| Tried::Unknown(operation.effects(&Told::default()), None));
         if let (Some(event), Tried::Committed(_) | Tried::Unknown(..)) = (operation.event_token(), &tried) {
             self.recent.push_back(event);
@@ -402,7 +395,7 @@ impl Writer {
             }
             // Going down, read-only, no right: elsewhere.
             Some("57P01" | "57P02" | "57P03" | "25006" | "42501") | None => self.go_elsewhere(),
-            // The other side, which is being made again for the next switch.
+            // The other side, which is being made again for the next switchover.
             Some("42P01") if matches!(self.habit, Habit::Spread { .. }) => self.go_elsewhere(),
             Some(_) => {
                 if self.ledger.anomalies.len() < MOST_ANOMALIES {

@@ -325,7 +325,7 @@ pub struct Cutover {
     /// Take everything back if the outage would exceed this, for example 1s
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub max_outage: Option<Duration>,
-    /// Compare what is written during the switch before the other side may open, and
+    /// Compare what is written during the cutover before the other side may open, and
     /// take everything back if that takes longer than this or anything differs
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub compare: Option<Duration>,
@@ -355,7 +355,7 @@ pub struct Rollback {
     /// and was led back
     #[arg(long, conflicts_with = "rehearsing")]
     pub without_pooler: bool,
-    /// Compare what is written during the switch before the other side may open, and
+    /// Compare what is written during the rollback before the other side may open, and
     /// take everything back if that takes longer than this or anything differs
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub compare: Option<Duration>,
@@ -391,14 +391,14 @@ pub struct Certificate {
     pub act: CertificateAct,
 }
 
-/// What to do with a certificate of a switch.
+/// What to do with a certificate of a cutover or rollback.
 #[derive(Clone, Debug, Subcommand)]
 pub enum CertificateAct {
     /// Fetch a certificate, check it and show it
     Show(CertificateShow),
-    /// Fetch a certificate and write it to a file, to be checked by anybody
+    /// Fetch a certificate and write it to a file, to be checked anywhere
     Save(CertificateSave),
-    /// Check a certificate in a file; asks nobody, needs only --authority
+    /// Check a certificate in a file; asks no coordinator, needs only --authority
     Verify(CertificateVerify),
 }
 
@@ -451,7 +451,7 @@ pub struct Man {
 pub enum CertsAct {
     /// Make a private certificate authority
     Init(CertsInit),
-    /// Make a certificate for somebody
+    /// Make a certificate for a program or an operator
     Issue(CertsIssue),
 }
 

@@ -1,6 +1,6 @@
-//! `pgportage certs`: a private authority, for those who have none.
+//! `pgportage certs`: a private authority, for a fleet that has none.
 //!
-//! Works on files alone and speaks to nobody.
+//! Works on files alone and opens no connection.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -18,7 +18,7 @@ pub const DEFAULT_DAYS: u32 = 90;
 /// What `certs init` has made.
 #[derive(Debug, Serialize)]
 pub struct NewAuthority {
-    /// The certificate that everybody in the fleet gets.
+    /// The certificate that every program of the fleet gets.
     pub certificate: PathBuf,
     /// The trust domain it stands for.
     pub trust_domain: String,

@@ -30,7 +30,8 @@ const PAGE_SIZE: i32 = 100;
 type Interceptor = fn(Request<()>) -> Result<Request<()>, Status>;
 type Carried = InterceptedService<Channel, Interceptor>;
 
-/// A connection to the coordinator. It reconnects by itself.
+/// A connection to the coordinator. It reconnects by itself. Every call of it fails with
+/// the coordinator's own words, or with [`Reason::PeerUnreachable`].
 #[derive(Clone, Debug)]
 pub struct Coordinator {
     migrations: MigrationServiceClient<Carried>,
@@ -82,8 +83,8 @@ impl Coordinator {
     ///
     /// # Errors
     ///
-    /// When a file of the identity is bad, nobody answers, or one end does not
-    /// take the other's certificate.
+    /// When a file of the identity is bad, the coordinator does not answer, or one end
+    /// does not take the other's certificate.
     pub async fn connect(settings: &Settings, clock: Clock) -> Result<Self, Failure> {
         let address = settings.coordinator.address.clone();
         let identity = Identity::load(&settings.identity, clock)?;
@@ -107,10 +108,6 @@ impl Coordinator {
     }
 
     /// Every agent that was ever attached, by name.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn agents(&self) -> Result<Vec<Agent>, Failure> {
         let mut agents = Vec::new();
         let mut page_token = String::new();
@@ -126,10 +123,6 @@ impl Coordinator {
     }
 
     /// Every migration, newest first.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn migrations(&self) -> Result<Vec<Migration>, Failure> {
         let mut migrations = Vec::new();
         let mut page_token = String::new();
@@ -145,10 +138,6 @@ impl Coordinator {
     }
 
     /// One migration.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn migration(&self, name: &str) -> Result<Migration, Failure> {
         let request = v1::GetMigrationRequest { migration_id: name.to_owned() };
         let answer = self.call(self.migrations.clone().get_migration(limited(request, CALL_TIMEOUT))).await?;
@@ -156,10 +145,6 @@ impl Coordinator {
     }
 
     /// Why a migration does not move.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn explain(&self, name: &str) -> Result<Explained, Failure> {
         let request = v1::ExplainMigrationRequest { migration_id: name.to_owned() };
         let answer = self.call(self.migrations.clone().explain_migration(limited(request, CALL_TIMEOUT))).await?;
@@ -167,10 +152,6 @@ impl Coordinator {
     }
 
     /// Sends the migration now and after every change.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn watch(&self, name: &str) -> Result<Watch, Failure> {
         let request = v1::WatchMigrationRequest { migration_id: name.to_owned() };
         // No time limit: the stream lasts as long as the migration.
@@ -179,10 +160,6 @@ impl Coordinator {
     }
 
     /// What stands in the way of a migration.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn preflight(&self, route: Route) -> Result<Preflight, Failure> {
         let request = limited(v1::RunPreflightRequest { spec: Some(route.into()) }, PREFLIGHT_TIMEOUT);
         let mut call = self.migrations.clone();
@@ -192,10 +169,6 @@ impl Coordinator {
 
     /// Creates a migration without starting it, or only checks that it could be
     /// created.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn create(&self, name: &str, route: Route, validate_only: bool) -> Result<Migration, Failure> {
         let request = v1::CreateMigrationRequest {
             migration_id: name.to_owned(),
@@ -209,10 +182,6 @@ impl Coordinator {
 
     /// What a migration will do. Before it was started both servers may be read for it,
     /// and are read again with `refresh`.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn plan(&self, name: &str, refresh: bool) -> Result<Plan, Failure> {
         let request = v1::GetPlanRequest { migration_id: name.to_owned(), refresh };
         let mut call = self.migrations.clone();
@@ -222,10 +191,6 @@ impl Coordinator {
     }
 
     /// Starts a migration that was seen at `etag`.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn start(&self, seen: &Migration) -> Result<Migration, Failure> {
         let request = v1::StartMigrationRequest { migration_id: seen.name.clone(), etag: seen.etag.clone() };
         let answer = self.call(self.migrations.clone().start_migration(limited(request, CALL_TIMEOUT))).await?;
@@ -233,10 +198,6 @@ impl Coordinator {
     }
 
     /// Agrees to findings of a migration.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn consent(&self, seen: &Migration, findings: &[&Finding]) -> Result<Migration, Failure> {
         let request = v1::GiveConsentRequest {
             migration_id: seen.name.clone(),
@@ -247,12 +208,8 @@ impl Coordinator {
         wire::migration(answer.migration)
     }
 
-    /// Changes how fast the copy may read. Not on a picture: it holds for whatever
-    /// is copied meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
+    /// Changes how fast the copy may read. Without an etag: the rate is right whatever
+    /// state the migration has reached meanwhile.
     pub async fn tune(&self, name: &str, max_rate: MaxRate) -> Result<Migration, Failure> {
         let request = v1::TuneMigrationRequest {
             migration_id: name.to_owned(),
@@ -264,10 +221,6 @@ impl Coordinator {
     }
 
     /// Lets a failed step try again.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn retry(&self, seen: &Migration, step: &str) -> Result<Migration, Failure> {
         let request = v1::ReleaseStepRequest {
             migration_id: seen.name.clone(),
@@ -279,10 +232,6 @@ impl Coordinator {
     }
 
     /// Compares both sides again.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn verify(&self, seen: &Migration, how: &Verify) -> Result<Migration, Failure> {
         use v1::verify_migration_request::Depth;
 
@@ -299,10 +248,6 @@ impl Coordinator {
     }
 
     /// Moves the applications.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn cut_over(
         &self,
         seen: &Migration,
@@ -322,10 +267,6 @@ impl Coordinator {
     }
 
     /// Moves the applications back.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn roll_back(
         &self,
         seen: &Migration,
@@ -345,10 +286,6 @@ impl Coordinator {
     }
 
     /// Rehearses the cutover, or the rollback.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn rehearse(
         &self,
         seen: &Migration,
@@ -369,11 +306,8 @@ impl Coordinator {
         wire::migration(answer.migration)
     }
 
-    /// What both agents have signed about a switch: the latest, if none is named.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
+    /// What both agents have signed about a cutover or rollback: the latest, if none is
+    /// named.
     pub async fn certificate(&self, name: &str, switch: Option<i64>) -> Result<Certified, Failure> {
         let request = v1::GetSwitchCertificateRequest {
             migration_id: name.to_owned(),
@@ -384,10 +318,6 @@ impl Coordinator {
     }
 
     /// Removes everything of ours.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn finish(&self, seen: &Migration) -> Result<Migration, Failure> {
         let request = v1::FinishMigrationRequest { migration_id: seen.name.clone(), etag: seen.etag.clone() };
         let answer = self.call(self.migrations.clone().finish_migration(limited(request, CALL_TIMEOUT))).await?;
@@ -395,10 +325,6 @@ impl Coordinator {
     }
 
     /// Takes a migration back.
-    ///
-    /// # Errors
-    ///
-    /// As the coordinator says.
     pub async fn abort(&self, seen: &Migration) -> Result<Migration, Failure> {
         let request = v1::AbortMigrationRequest { migration_id: seen.name.clone(), etag: seen.etag.clone() };
         let answer = self.call(self.migrations.clone().abort_migration(limited(request, CALL_TIMEOUT))).await?;
@@ -406,7 +332,7 @@ impl Coordinator {
     }
 
     /// Drives a call. Not an `async fn`, so that the future of tonic, which is
-    /// large, is on the heap before anybody waits for it.
+    /// large, is on the heap before a caller waits for it.
     fn call<'a, T: 'a>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>> + 'a,

@@ -1,7 +1,7 @@
 //! Watching a migration until something has come true.
 //!
-//! The migration does not need anybody to watch it: Ctrl-C ends the watching
-//! and nothing else, and a coordinator that goes away is waited for.
+//! The migration goes on without the operator: Ctrl-C ends the watching and nothing
+//! else. When the coordinator goes away, the program waits for it.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ impl Follow<'_> {
         if let Some(failure) = failure {
             if now.duration_since(lost) >= self.patience {
                 return Err(Failure {
-                    hint: "The migration does not need anybody to watch it: agents go on with what they were told. \
+                    hint: "The migration does not need this program: agents go on with what they were told. \
                            Start the coordinator again and look with `pgportage status`."
                         .to_owned(),
                     detail: format!("It was waited for during {}. {}", span(self.patience), failure.detail)
@@ -148,13 +148,13 @@ impl Follow<'_> {
     }
 }
 
-/// One stay on the line.
+/// The connection to the coordinator, while it stands and while it is sought again.
 struct Line {
     watch: Option<Watch>,
     /// When the line broke.
     lost: Option<tokio::time::Instant>,
     pause: Duration,
-    /// Whether the operator was told.
+    /// Whether the operator was told that the coordinator is away.
     told: bool,
 }
 

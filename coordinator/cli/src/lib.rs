@@ -1,6 +1,6 @@
-//! The operator's hand: the `pgportage` program.
+//! The `pgportage` program, which the operator types.
 //!
-//! It asks the coordinator and shows what it says; it decides nothing. Messages
+//! It asks the coordinator and shows the answers; it decides nothing. Messages
 //! of the contract become views in [`wire`], views become text in [`render`], and
 //! [`terminal`] is the only module that writes.
 

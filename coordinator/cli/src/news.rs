@@ -78,7 +78,7 @@ fn step_news(before: Option<&Step>, after: &Step, first_look: bool, grain: Grain
     let changed = before.is_none_or(|step| (step.state, step.attempt_count) != (after.state, after.attempt_count));
     match after.state {
         StepState::Pending | StepState::Unrecognised => None,
-        // What was done before anybody looked is no news.
+        // What was done before the operator looked is no news.
         StepState::Succeeded | StepState::Undone | StepState::Held if first_look => None,
         StepState::Succeeded => changed.then(|| match took(after) {
             Some(took) => format!("{name}: {} ({took})", step_word(after.state)),

@@ -43,7 +43,7 @@ use std::fmt::Write as _;
 pub enum Tone {
     /// All is well, or done.
     Good,
-    /// Someone should look.
+    /// The operator should look.
     Careful,
     /// Something did not succeed.
     Bad,
@@ -80,7 +80,7 @@ impl Style {
 }
 
 /// `text` with everything a terminal would obey made visible: names and
-/// evidence come from servers that nobody here has reason to trust.
+/// evidence come from servers that this program has no reason to trust.
 #[must_use]
 pub fn clean(text: &str) -> Cow<'_, str> {
     if !text.chars().any(obeyed) {

@@ -51,19 +51,19 @@ impl Terminal {
         !self.json && io::stdout().is_terminal()
     }
 
-    /// Prints a result: `text`, or `data` under `--json`. Says whether anybody
-    /// still reads.
+    /// Prints a result: `text`, or `data` under `--json`. Says whether the reader is
+    /// still there.
     pub fn result(&self, text: &str, data: &impl Serialize) -> bool {
         if self.json { self.data(data) } else { self.text(text) }
     }
 
-    /// Prints text on standard output. Says whether anybody still reads.
+    /// Prints text on standard output. Says whether the reader is still there.
     pub fn text(&self, text: &str) -> bool {
         write(&mut io::stdout().lock(), text)
     }
 
-    /// Prints one JSON value on one line of standard output. Says whether anybody
-    /// still reads.
+    /// Prints one JSON value on one line of standard output. Says whether the reader is
+    /// still there.
     pub fn data(&self, data: &impl Serialize) -> bool {
         // Our own types have neither maps with other keys than strings nor
         // serializers that fail.
@@ -82,8 +82,8 @@ impl Terminal {
     ///
     /// # Errors
     ///
-    /// [`Stop::Declined`] unless the answer is `yes`; [`Stop::Usage`] when
-    /// nobody is there to answer.
+    /// [`Stop::Declined`] unless the answer is `yes`; [`Stop::Usage`] when standard input
+    /// is no terminal.
     pub fn confirm(&self, what: &str, verb: &str, assumed: bool) -> Result<(), Stop> {
         if assumed {
             return Ok(());

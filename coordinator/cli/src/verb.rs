@@ -29,8 +29,8 @@ use crate::settings::Settings;
 use crate::terminal::Terminal;
 use crate::view::Migration;
 
-/// How long the word for a switch may go unanswered before the operator is told what
-/// it waits for.
+/// How long the request for a switchover may go unanswered before the operator is told
+/// what it waits for.
 const UNTOLD: Duration = Duration::from_millis(500);
 
 /// What every verb that speaks to the coordinator has at hand.
@@ -102,8 +102,8 @@ impl Hand {
         Ok(interrupt.unless(request, words).await??)
     }
 
-    /// Sends the word for a switch. The coordinator takes it once the lag is small, and
-    /// the operator is told where that takes time.
+    /// Sends the request for a switchover. The coordinator takes it once the lag is small.
+    /// Where that takes time, the operator is told the lag.
     async fn send_switch(
         &self,
         interrupt: &mut Interrupt,

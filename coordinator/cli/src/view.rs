@@ -53,7 +53,7 @@ pub struct Migration {
     /// Bytes of table data that the copy may read in a second. None: as fast as
     /// it goes.
     pub max_rate_bytes: Option<i64>,
-    /// The lag under which it is ready, and under which a switch begins.
+    /// The lag under which it is ready, and under which a cutover or rollback begins.
     #[serde(rename = "max_lag_milliseconds", serialize_with = "milliseconds")]
     pub max_lag: Option<Duration>,
     /// Whether the applications could return to the source after the cutover.
@@ -106,7 +106,8 @@ pub struct Migration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WayBack {
-    /// They cannot: nobody wanted to, it was given up, or the migration is over.
+    /// They cannot: the operator created it without a way back, the way back was given
+    /// up, or the migration is over.
     None,
     /// It will be made before the cutover.
     Planned,
@@ -124,7 +125,7 @@ pub enum WayBack {
 pub enum MigrationState {
     /// Created and not started.
     Pending,
-    /// Runs without anybody's help.
+    /// Runs, and the operator need do nothing.
     Running,
     /// An operator has to decide or to fix something.
     Waiting,
@@ -182,7 +183,7 @@ pub enum StepState {
     Pending,
     /// Under way.
     Running,
-    /// Stopped before an act that needs an operator's word.
+    /// Waits for the operator to release it.
     Held,
     /// Over without success.
     Failed,
@@ -344,7 +345,7 @@ pub struct PlannedStep {
     pub agent: String,
     /// The statements and programs it will run.
     pub statements: Vec<String>,
-    /// Whether it waits for the operator's word before it begins.
+    /// Whether it waits for the operator to release it before it begins.
     pub held: bool,
     /// Whether it can be taken back.
     pub undoable: bool,

@@ -1,16 +1,16 @@
 //! The certificate of a cutover or rollback: what both agents state about it, each
-//! under the signature of its own key, and how anybody checks it without asking
-//! anybody.
+//! under the signature of its own key, and how the holder of the file checks it without
+//! asking a coordinator, an agent or a database.
 //!
 //! A [`Statement`] is JSON text. Its exact bytes are signed, stored, handed out and
-//! checked; nobody writes it anew. The key is that of the agent's certificate, so
+//! checked; no program writes it anew. The key is that of the agent's certificate, so
 //! the authority of the fleet vouches for the signer. What is signed begins with a
 //! context of its own: no signature of a handshake can pass for one of these, nor
 //! the other way round.
 //!
-//! **Invariant:** whoever holds no agent's key can make no certificate that is
-//! proved: not the coordinator that stores it, not an operator, not whoever carries
-//! the file. They can withhold it, and hand out another one that is just as true.
+//! **Invariant:** only an agent's key can make a certificate that is proved. The
+//! coordinator that stores it cannot, an operator cannot, and the holder of the file
+//! cannot. They can withhold it, and hand out another one that is just as true.
 
 mod statement;
 mod story;
@@ -40,7 +40,7 @@ const CONTEXT: &[u8] = b"pgportage switch statement 1\0";
 /// What the file says it is.
 const FILE_FORMAT: &str = "pgportage switch certificate 1";
 
-/// How far the clock of whoever checks may be behind the agents' clocks.
+/// How far the checking machine's clock may be behind the agents' clocks.
 const CLOCK_ALLOWANCE: Duration = Duration::from_secs(5 * 60);
 
 /// A statement with its signature.
@@ -58,13 +58,13 @@ pub struct SignedStatement {
     pub chain: Vec<Der>,
 }
 
-/// A certificate in DER form, written in base64 as everybody does.
+/// A certificate in DER form, written in standard base64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Der(#[serde(with = "base64_text")] pub Vec<u8>);
 
-/// Both statements, as a file holds them. Nothing beside them: what is not signed
-/// would be believed by somebody.
+/// Both statements, as a file holds them. Nothing beside them: a reader might believe
+/// what is not signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SwitchCertificate {
@@ -72,7 +72,7 @@ pub struct SwitchCertificate {
     statements: Vec<SignedStatement>,
 }
 
-/// Who vouches for agents.
+/// The authorities that vouch for agents.
 #[derive(Clone, Debug)]
 pub struct Authorities(Arc<RootCertStore>);
 
@@ -101,7 +101,7 @@ impl SignedStatement {
         Ok(Self { statement, scheme: scheme.into(), signature: bytes, chain })
     }
 
-    /// Reads what is stated, whoever signed it.
+    /// Reads what is stated. Does not look at the signature.
     ///
     /// # Errors
     ///
@@ -126,7 +126,9 @@ impl SignedStatement {
             .map_err(|problem| format!("is signed with a certificate that {problem}"))?;
         let content = signed_content(&self.statement);
         if !tls::is_signed_by(&chain[0], &content, SignatureScheme::from(self.scheme), &self.signature) {
-            return Err(format!("does not bear the signature of {signer}: it was changed, or somebody else made it"));
+            return Err(format!(
+                "does not bear the signature of {signer}: it was changed, or it was made without that agent's key"
+            ));
         }
         if signer.role != Role::Agent {
             return Err(format!("is signed by {signer}, who is no agent"));
@@ -152,11 +154,11 @@ impl SwitchCertificate {
     ///
     /// # Errors
     ///
-    /// [`Reason::CertificateNotProved`] when it is no certificate of a switch, or one
+    /// [`Reason::CertificateNotProved`] when it is no certificate of a switchover, or one
     /// of a form that this release does not know.
     pub fn parse(text: &str) -> Result<Self, Failure> {
         let not_one = |why: &str| {
-            Failure::new(Reason::CertificateNotProved, format!("this is no certificate of a switch: {why}"))
+            Failure::new(Reason::CertificateNotProved, format!("this is no certificate of a switchover: {why}"))
                 .hint("Give a file that `pgportage certificate save` has written.")
                 .effect(Effect::None)
         };
@@ -180,8 +182,8 @@ impl SwitchCertificate {
         &self.statements
     }
 
-    /// Checks everything that can be checked without asking anybody. `now` only
-    /// tells statements from the future.
+    /// Checks everything that can be checked offline. `now` only tells statements from
+    /// the future.
     #[must_use]
     pub fn verify(&self, authorities: &Authorities, now: SystemTime) -> Report {
         let opened = self.statements.iter().map(|signed| (signed.read().ok(), signed.open(authorities, now)));
@@ -193,7 +195,6 @@ fn signed_content(statement: &str) -> Vec<u8> {
     [CONTEXT, statement.as_bytes()].concat()
 }
 
-/// Bytes as base64 text.
 mod base64_text {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;

@@ -1,8 +1,8 @@
-//! What one agent states about a switch.
+//! What one agent states about a switchover: a cutover or a rollback.
 //!
 //! Names, positions, numbers and hashes only: what the coordinator may know as
-//! well. **Invariant:** an agent states what it did and saw itself. What both sides
-//! state is compared offline; what only one can know is told with the other's story.
+//! well. **Invariant:** an agent states what it did and saw itself. `certificate verify`
+//! compares what both agents state. What only one agent can know stands in its `account`.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -17,14 +17,14 @@ pub const FORMAT: u32 = 1;
 /// number of entries and their hash.
 const LISTED: usize = 500;
 
-/// One agent's account of one switch.
+/// One agent's account of one switchover.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Statement {
     /// [`FORMAT`].
     pub format: u32,
     /// The migration.
     pub migration: String,
-    /// Number of the switch.
+    /// Number of the switchover.
     pub cutover_epoch: i64,
     /// Which way applications went.
     pub direction: Direction,
@@ -45,8 +45,8 @@ pub struct Statement {
     pub tables: TableSet,
     /// SHA-256 over the catalog's definitions, as both sides can compute it.
     pub catalog_sha256: String,
-    /// Every sequence: as it was read when nobody was left, or as it was set before
-    /// the decision.
+    /// Every sequence: as it was read when no application session was left, or as it was
+    /// set before the decision.
     pub sequences: Listing<Sequence>,
     /// The acts of this agent, in order, on its own clock.
     pub phases: Vec<Phase>,
@@ -111,7 +111,7 @@ pub struct Sequence {
     pub called: bool,
 }
 
-/// One act of the switch.
+/// One act of the switchover.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phase {
     /// Its name, as in logs and in the policy, for example `fence_source`.
@@ -139,7 +139,7 @@ pub struct Left {
     pub marker_lsn: String,
     /// Position of this server behind the durable fence.
     pub fence_lsn: String,
-    /// When it was proved that nobody was left and nobody could log in.
+    /// When it was proved that no application session was left and none could log in.
     pub fence_time: Moment,
     /// How long the table locks took.
     pub lock_wait_microseconds: u64,
@@ -162,18 +162,18 @@ pub struct Entered {
     /// Position of this server in the transaction of the decision.
     pub decision_lsn: String,
     /// When the commit of the decision was asked for, on the server's clock: behind the
-    /// proof that nobody was left on the other side. Earlier agents stated when it
-    /// was written ahead, some milliseconds before that proof; that reads as a clock that is
-    /// behind, and is proved as before.
+    /// proof that no application session was left on the other side. Agents of an earlier
+    /// release stated when the transaction was prepared, some milliseconds before that
+    /// proof; that reads as a clock that is behind, and is proved as before.
     pub decision_time: Moment,
     /// What was compared behind the marker. Absent when nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<Written>,
 }
 
-/// Rows that were written from the preconditions of the switch to its marker, compared
-/// by their hashes while nobody could write. None of them differed: otherwise there
-/// would have been no decision.
+/// Rows that were written from the preconditions of the switchover to its marker, compared
+/// by their hashes while no application could write. None of them differed: otherwise the
+/// destination would not have opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     /// Tables that were compared.
@@ -279,7 +279,7 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A moment of somebody's wall clock, written as RFC 3339 has it, to the
+/// A moment of one machine's wall clock, written as RFC 3339 has it, to the
 /// microsecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(SystemTime);

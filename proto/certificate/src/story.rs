@@ -15,7 +15,7 @@ const CLOCK_ALLOWANCE: Duration = Duration::from_secs(5 * 60);
 pub struct Report {
     /// The migration, as far as a statement names one.
     pub migration: String,
-    /// The number of the switch.
+    /// The number of the switchover.
     pub cutover_epoch: i64,
     /// Which way applications went. Absent when nothing could be read.
     pub direction: Option<Direction>,
@@ -50,7 +50,6 @@ impl Report {
 /// A statement as it can be read, and what became of its signature.
 pub(super) type Opened = (Option<Statement>, Result<(Statement, PeerIdentity), String>);
 
-/// Tells what is proved.
 pub(super) fn report(opened: Vec<Opened>) -> Report {
     let mut checks = Vec::new();
     let (mut left, mut entered, mut readable) = (Vec::new(), Vec::new(), Vec::new());
@@ -188,8 +187,8 @@ fn sequences(one: &Statement, other: &Statement) -> Check {
             (Some(_) | None, _) => String::new(),
         };
         (
-            format!("each of {} sequences was set to where it stood when nobody was left", read.count),
-            format!("sequences were not set to where they stood when nobody was left{differing}"),
+            format!("each of {} sequences was set to where it stood when no session was left", read.count),
+            format!("sequences were not set to where they stood when no session was left{differing}"),
         )
     })
 }
@@ -209,14 +208,14 @@ fn order(left: &Left, entered: &Entered) -> Check {
     let early = fenced.since(decided);
     check("order", early <= CLOCK_ALLOWANCE, || {
         let proved = if early.is_zero() {
-            format!("nobody was left at {fenced}; the other side was opened at {decided}")
+            format!("no session was left at {fenced}; the other side was opened at {decided}")
         } else {
             format!(
-                "nobody was left at {fenced}; the other side was opened at {decided} on another clock, {} ms behind at least",
+                "no session was left at {fenced}; the other side was opened at {decided} on another clock, {} ms behind at least",
                 early.as_millis()
             )
         };
-        (proved, format!("the other side was opened at {decided}, but somebody may have been left until {fenced}"))
+        (proved, format!("the other side was opened at {decided}, but a session may have been left until {fenced}"))
     })
 }
 
@@ -249,7 +248,9 @@ fn written(found: &Written) -> Check {
     let not = if left_out.is_empty() { String::new() } else { format!("; not compared: {}", left_out.join(", ")) };
     proved(
         "written",
-        format!("{row_count} rows in {table_count} tables were written in the switch and compared: none differs{not}"),
+        format!(
+            "{row_count} rows in {table_count} tables were written in the switchover and compared: none differs{not}"
+        ),
     )
 }
 

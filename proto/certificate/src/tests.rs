@@ -1,5 +1,5 @@
-//! What is proved, and every way in which somebody without an agent's key could
-//! want more to be.
+//! What is proved, and every forgery that a holder of the file could try without an
+//! agent's key.
 
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// An authority and whoever it vouches for.
+/// An authority and the certificates that it issues.
 struct House {
     directory: tempfile::TempDir,
     authority: Authority,
@@ -104,12 +104,10 @@ fn story(now: SystemTime) -> (Statement, Statement) {
     (left, entered)
 }
 
-/// What is not proved.
 fn unproved(report: &Report) -> Vec<&str> {
     report.checks.iter().filter(|check| !check.proved).map(|check| check.subject.as_str()).collect()
 }
 
-/// Both agents at work.
 struct Pair {
     house: House,
     berlin: Identity,
@@ -222,7 +220,7 @@ fn statements_of_two_switches_or_two_migrations_do_not_fit_together() {
     assert_eq!(pair.told(|left, _| left.database = "crm".to_owned()), ["switch"]);
     assert_eq!(pair.told(|left, _| left.plan_sha256 = "08".to_owned()), ["switch"]);
     assert_eq!(pair.told(|_, entered| entered.direction = Direction::Rollback), ["switch"]);
-    // As two switches of one number would be, had the coordinator lost its store.
+    // As two switchovers of one number would be, had the coordinator lost its store.
     assert_eq!(pair.told(|_, entered| entered.marker_id = "0000".to_owned()), ["marker"]);
 }
 

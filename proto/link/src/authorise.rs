@@ -1,6 +1,6 @@
 //! Who may call what: one table.
 //!
-//! A method that is not in the table cannot be called by anybody, and a test
+//! A method that is not in the table is refused to every caller, and a test
 //! fails as long as it is missing. Where a name matters as well (an agent speaks
 //! only for itself, a peer only for its own migrations), the service compares it
 //! with the [`PeerIdentity`] of the request.
@@ -29,7 +29,7 @@ pub struct Rule {
 pub enum Allowed {
     /// Holders of this role.
     Only(Role),
-    /// Whoever has an identity.
+    /// Every caller that has an identity of the fleet.
     Anybody,
 }
 
@@ -132,7 +132,7 @@ pub fn layer(
         match decide(request.uri().path(), peer, clock) {
             Ok(()) => Ok(request),
             Err(status) => {
-                let caller = peer.map_or("nobody", |peer| &peer.uri);
+                let caller = peer.map_or("unidentified", |peer| &peer.uri);
                 tracing::warn!(method = request.uri().path(), caller, reason = status.message(), "refused a call");
                 Err(BoxError::from(status))
             }

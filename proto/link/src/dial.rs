@@ -44,7 +44,7 @@ pub enum Way {
     Relayed(Arc<dyn Detour>),
 }
 
-/// A way to another agent that is opened by somebody else: TLS over it proves who is
+/// A way to another agent that a third program opens: TLS over it proves which agent is
 /// there, as it does over the network.
 pub trait Detour: fmt::Debug + Send + Sync {
     /// Opens it. Dropping the future abandons the attempt.
@@ -105,7 +105,7 @@ pub async fn channel_and_peer(
         .connect_with_connector(connector)
         .await
         .map_err(|error| found_in(&error).unwrap_or_else(|| dialled.unreachable().because(&error)))?;
-    // A connection stands, so somebody was verified.
+    // A connection stands, so the handshake has verified a peer.
     let peer = dialled.peer.get().cloned().ok_or_else(|| dialled.unreachable())?;
     Ok((channel, peer))
 }
@@ -115,7 +115,7 @@ struct Dial {
     expected: SpiffeId,
     identity: Identity,
     settings: Http2Settings,
-    /// Who answered first.
+    /// The peer of the first connection; that of a later one is not recorded.
     peer: OnceLock<PeerIdentity>,
 }
 

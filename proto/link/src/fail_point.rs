@@ -6,7 +6,7 @@
 //! (`subscribe.perform.created=2` means at the second hit), at which the process
 //! aborts at once: no destructor, no flush, as with `kill -9`. `PGPORTAGE_STOP_FILE`
 //! names a file; once that holds the name of a point, the process stops there, as with
-//! SIGSTOP, until somebody sends SIGCONT, and the file is gone: a test that stops a
+//! SIGSTOP, until the test sends SIGCONT, and the file is gone: a test that stops a
 //! process again and again need not start it anew. A test inside the process arms a point
 //! with `arm` instead and gets a panic there. `PGPORTAGE_SEEDED_BUG` names a
 //! mistake to make; see [`seeded_bug`].
@@ -63,7 +63,7 @@ mod armed {
     }
 
     /// Whether the signal was sent to the process and no thread has taken it
-    /// (`ShdPnd` of `proc_pid_status(5)`). Whoever takes SIGSTOP stops every thread.
+    /// (`ShdPnd` of `proc_pid_status(5)`). The thread that takes SIGSTOP stops every other one.
     fn is_pending(signal: Signal) -> bool {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mut pending = status.lines().filter_map(|line| line.strip_prefix("ShdPnd:"));
@@ -105,7 +105,7 @@ mod armed {
             std::process::abort();
         }
         if is_named_in(STOP_FILE.as_deref(), name) {
-            // Nobody else can be asked to do it at this very place.
+            // From outside the test could not hit this very place.
             let _stopped = kill_process(getpid(), Signal::STOP);
             // The kernel may give the signal to another thread, and this one must not go on.
             while is_pending(Signal::STOP) {

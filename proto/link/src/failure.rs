@@ -12,7 +12,7 @@ use pgportage_proto::{InvalidMigrationId, Reason, Unspecified, v1};
 /// Who has to act before another attempt can succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Nobody: the same thing may be tried again after a pause.
+    /// No person: the caller tries the same thing again after a pause.
     Wait,
     /// An operator: do what the hint says, then retry.
     Operator,

@@ -1,9 +1,9 @@
 //! Taking turns before others while applications wait.
 //!
-//! A switch is many short turns of three programs, and it makes its own crowd: the
+//! A switchover is many short turns of three programs, and it makes its own load: the
 //! applications whose sessions were ended log in again and again, each time a new process
-//! of the server. Where every core is busy with these, every turn of ours would stand in
-//! line. So the threads of the process are favoured by the scheduler for as long as a switch
+//! of the server. Where every core is busy with these, every turn of ours would wait for
+//! one. So the scheduler favours the threads of the process for as long as a switchover
 //! takes, where the system allows that: with `LimitNICE=` in a unit, with
 //! `--ulimit nice=` for a container, or to root. Never for a copy, which has time.
 
@@ -29,7 +29,8 @@ struct Holders {
 /// The scheduler knows processes and threads, so there is one for all of this one.
 static HOLDERS: Mutex<Holders> = Mutex::new(Holders { count: 0, ordinary: 0 });
 
-/// Applications wait for this process. Ends when the last of these is dropped.
+/// Held while applications wait for this process. The priority ends when the last of these
+/// is dropped.
 #[derive(Debug)]
 pub struct Haste(());
 

@@ -1,6 +1,6 @@
 //! Who is at the other end.
 //!
-//! Everybody is known by exactly one URI in the subject alternative names of
+//! Every program and operator has exactly one URI in the subject alternative names of
 //! their certificate: `spiffe://<trust-domain>/pgportage/<role>/<name>`. Common
 //! names and host names mean nothing here.
 
@@ -81,7 +81,7 @@ pub enum IdentityError {
     /// The certificate cannot be read.
     #[error("certificate cannot be read: {0}")]
     Unreadable(String),
-    /// The certificate may sign others, so it cannot be somebody's own.
+    /// The certificate may sign others, so it is an authority's and no program's.
     #[error("certificate is one of an authority, not of a coordinator, agent or operator")]
     Authority,
     /// Not exactly one URI.

@@ -1,6 +1,6 @@
-//! A small authority of one's own, for those who have none.
+//! A small authority for a fleet that has none.
 //!
-//! Two files in a directory of mode 0700: `ca.pem`, which everybody gets, and
+//! Two files in a directory of mode 0700: `ca.pem`, which every program gets, and
 //! `ca-key.pem`, which stays. Nothing here ever overwrites a file.
 
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -139,7 +139,7 @@ impl Authority {
         &self.trust_domain
     }
 
-    /// The authority's certificate in PEM form, for everybody in the fleet.
+    /// The authority's certificate in PEM form, for every program of the fleet.
     #[must_use]
     pub fn certificate(&self) -> &str {
         &self.certificate

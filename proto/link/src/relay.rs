@@ -5,8 +5,8 @@
 //! verify each other's certificates: the coordinator carries the session and can
 //! neither read it nor take part in it.
 //!
-//! Each relay has a connection of its own to the coordinator, so that rows stand
-//! in nobody's way, least of all in that of the session.
+//! Each relay has a connection of its own to the coordinator, so that rows delay
+//! neither the session nor another relay.
 
 use std::fmt;
 use std::io;

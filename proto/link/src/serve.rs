@@ -1,5 +1,5 @@
-//! Accepting others: a bounded number of handshakes, each with a time limit, and
-//! nobody gets past them without an identity.
+//! Accepting connections: a bounded number of handshakes, each with a time limit. A
+//! caller without an identity gets no further.
 
 use std::io;
 use std::net::SocketAddr;
@@ -73,10 +73,10 @@ impl ServeSettings {
 
 /// A connection that came through the coordinator, before its handshake.
 pub struct Relayed {
-    /// Its bytes.
+    /// Its bytes, not yet decrypted.
     pub transport: BoxedTransport,
-    /// The only one who is let in by it: neither the coordinator nor whoever else
-    /// it may have joined us with.
+    /// The only peer that this connection lets in: neither the coordinator, nor another
+    /// agent that the coordinator may have joined us with.
     pub expected: SpiffeId,
 }
 
@@ -150,12 +150,12 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Serves `routes` to whoever proves an identity of ours, each call by the table
-/// in [`crate::authorise`].
+/// Serves `routes` to every caller that proves an identity of ours, each call by the
+/// table in [`crate::authorise`].
 ///
 /// Returns after `stop`, once open calls have ended or the drain limit has
-/// passed; no connection outlives it. The one who calls it should tell long
-/// streams to end when `stop` is cancelled. Dropping the future closes all
+/// passed; no connection outlives it. The caller should tell long streams to end
+/// when `stop` is cancelled. Dropping the future closes all
 /// connections at once.
 ///
 /// # Errors

@@ -116,7 +116,7 @@ pub struct IdentitySettings {
     pub certificate: PathBuf,
     /// Its private key in PEM form. Readable by its owner only.
     pub key: PathBuf,
-    /// The certificate of the authority that signed everybody in the fleet.
+    /// The certificate of the authority that signed all certificates of the fleet.
     pub authority: PathBuf,
 }
 

@@ -210,8 +210,8 @@ pub(crate) fn found_in(error: &(dyn StdError + 'static)) -> Option<Failure> {
     None
 }
 
-/// What went wrong with a call, whoever noticed it: the service, the transport,
-/// or the connector below it.
+/// What went wrong with a call. The service, the transport or the connector below it
+/// may have noticed it.
 #[must_use]
 #[expect(clippy::needless_pass_by_value, reason = "a status is turned into a failure once, at the door")]
 pub fn from_status(status: Status) -> Failure {

@@ -45,7 +45,7 @@ use crate::{Clock, Effect, Failure, Remedy};
 /// How often the files are read again.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Sent as the server's name and checked by nobody: identities are SPIFFE ids.
+/// Sent as the server's name, which no verifier looks at: identities are SPIFFE ids.
 pub(crate) const SERVER_NAME: &str = "peer.pgportage.invalid";
 
 /// HTTP/2, the only protocol spoken.
@@ -105,7 +105,7 @@ impl Identity {
         self.clock
     }
 
-    /// The id of somebody else in our trust domain.
+    /// The id of another program in our trust domain.
     ///
     /// # Errors
     ///
@@ -158,7 +158,7 @@ impl Identity {
         }
         let material = files.check(&self.paths, self.clock)?;
         if material.own.uri != old.own.uri {
-            // Everybody else knows this process by its name; so do our journals.
+            // Peers know this process by its name; so do our journals.
             return Err(invalid(
                 &self.paths.certificate,
                 &format!("names {}, but this process runs as {}", material.own.uri, old.own.uri),
@@ -287,7 +287,7 @@ impl Files {
     }
 }
 
-/// The authorities in a file, for whoever has no identity of their own.
+/// The authorities in a file, for a program without an identity of its own.
 ///
 /// # Errors
 ///
@@ -317,8 +317,8 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     if certificates.is_empty() { Err(invalid(path, "holds no certificate")) } else { Ok(certificates) }
 }
 
-/// Reads one file. A `private` one must belong to us or to root, and nobody
-/// else may read it.
+/// Reads one file. A `private` one must belong to us or to root, and no other user
+/// may read it.
 fn read(path: &Path, private: bool) -> Result<Vec<u8>, Failure> {
     let unreadable = |error: std::io::Error| {
         invalid(path, &format!("cannot be read: {error}"))

@@ -31,7 +31,7 @@ const RECIPE: &str = "recipe";
 pub enum Contestant {
     /// Ours, as users get it: from `start`, preflight included, until the stream
     /// was seen to be level for a while. What comes then, the comparison of both
-    /// sides, is done by nobody else.
+    /// sides, no other way does.
     Pgportage,
     /// The recipe of the manual: whole schema, publication, subscription that
     /// copies; then `vacuumdb --analyze-only`.
@@ -60,10 +60,6 @@ impl Contestant {
     }
 
     /// The one of that name.
-    ///
-    /// # Errors
-    ///
-    /// When there is none.
     pub fn named(name: &str) -> Result<Self> {
         let known = Self::ALL.map(Self::name).join(", ");
         Self::ALL.into_iter().find(|contestant| contestant.name() == name).with_context(|| format!("one of {known}"))
@@ -102,10 +98,6 @@ impl<'a> Ring<'a> {
 
     /// Copies the database one way, from an empty one. Returns how long it took, and
     /// what the machine did meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// What a program or a server said.
     pub async fn measure(&self, contestant: Contestant) -> Result<(Duration, Shares)> {
         let site = self.site;
         for cluster in [&site.source, &site.destination] {
@@ -125,10 +117,6 @@ impl<'a> Ring<'a> {
     }
 
     /// Takes everything away that a contestant has made.
-    ///
-    /// # Errors
-    ///
-    /// What a program or a server said.
     pub async fn clean_up(&self, contestant: Contestant) -> Result<()> {
         let (site, database) = (self.site, &self.site.database);
         match contestant {
@@ -170,10 +158,6 @@ impl<'a> Ring<'a> {
     }
 
     /// How long each step of the latest migration took.
-    ///
-    /// # Errors
-    ///
-    /// When there is none.
     pub async fn steps(&self) -> Result<Vec<StepTime>> {
         let status: Status = self.site.cli.json(&["status", &self.migration()]).await?;
         let moment = |text: &str| OffsetDateTime::parse(text, &Rfc3339);
@@ -274,7 +258,7 @@ impl<'a> Ring<'a> {
         Ok(())
     }
 
-    /// Nobody is praised for a copy that is not one.
+    /// A way whose copy is not whole does not count.
     async fn check(&self) -> Result<()> {
         let counts = "SELECT 'SELECT sum(n)::bigint FROM ('
                 || string_agg(format('SELECT count(*) AS n FROM %s', oid::regclass), ' UNION ALL ') || ') AS counts'

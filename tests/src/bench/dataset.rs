@@ -34,10 +34,6 @@ impl Dataset {
 
     /// Makes it in a database, as the application's own tables, analysed and
     /// written to disk.
-    ///
-    /// # Errors
-    ///
-    /// The server's answer.
     pub async fn make(self, cluster: &Cluster, database: &str) -> Result<()> {
         let client = cluster.connect(database).await?;
         client.batch_execute(&format!("SET ROLE {APPLICATION}; SET synchronous_commit = off")).await?;

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 ///
 /// # Errors
 ///
-/// When nobody answers, or the answer has no such series.
+/// When no exporter answers, or the answer has no such series.
 pub async fn series(address: &str, name: &str) -> Result<f64> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;

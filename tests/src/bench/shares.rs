@@ -2,7 +2,7 @@
 //!
 //! Twice a second every process is looked at: what it has used since the last look
 //! counts for what PostgreSQL's title of it says now. What a process used between
-//! its last look and its end is nobody's but the machine's.
+//! its last look and its end counts as the machine's.
 
 use std::collections::HashMap;
 use std::fs;
@@ -27,7 +27,7 @@ pub enum Share {
     Servers,
     /// Our agents.
     Agents,
-    /// Every other program, and what is known of nobody.
+    /// Every other program, and what belongs to no known process.
     Others,
     /// Nothing, or waiting for the disk.
     Idle,

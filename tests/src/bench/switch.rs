@@ -1,4 +1,4 @@
-//! Switches from one server to the other and back, under writers that hold both
+//! Switchovers from one server to the other and back, under writers that hold both
 //! addresses, or that of a pooler only: ours, and the one that people make by hand.
 
 mod by_hand;
@@ -53,14 +53,14 @@ impl Way {
     }
 }
 
-/// Some switches in a row.
+/// Some switchovers in a row.
 #[derive(Debug)]
 pub struct Heat {
     /// What the writers were told. Checked.
     pub ledger: Ledger,
-    /// What each switch of ours was made of.
+    /// What each switchover of ours was made of.
     pub phases: Vec<Phases>,
-    /// Switches of ours that were taken back and tried again.
+    /// Switchovers of ours that were taken back and tried again.
     pub taken_back: usize,
     /// Writes per second over all.
     pub rate: f64,
@@ -128,12 +128,12 @@ impl Arena {
         Ok(Self { site, _wires: wires, servers, pooler, writers, migrations: 0 })
     }
 
-    /// Starts the programs anew: favoured by the scheduler while they switch, or not.
+    /// Starts the programs anew: favoured by the scheduler during a switchover, or not.
     ///
     /// # Errors
     ///
-    /// When one of them does not end or does not start; when this process is not root,
-    /// without whom none of them is favoured.
+    /// When one of them does not end or does not start; when this process is not root:
+    /// then the scheduler would favour none of them.
     pub async fn haste(&mut self, allowed: bool) -> Result<()> {
         ensure!(running_as_root(), "only root's programs are favoured by the scheduler unless a limit says so");
         let Site { coordinator, source_agent, destination_agent, .. } = &mut self.site;
@@ -144,11 +144,11 @@ impl Arena {
         self.site.start_programs().await
     }
 
-    /// So many switches in a row, there and back, and everything checked.
+    /// So many switchovers in a row, there and back, and everything checked.
     ///
     /// # Errors
     ///
-    /// When a switch fails, or something is lost.
+    /// When a switchover fails, or something is lost.
     pub async fn heat(&mut self, way: Way, switches: u32) -> Result<Heat> {
         self.begin_anew().await?;
         let workload = Workload::start(&self.site.ends(), &self.writers);
@@ -187,7 +187,7 @@ impl Arena {
             Way::Pgportage => self.end(home).await?,
             Way::Recipe => self.clear_by_hand(home).await?,
         }
-        ensure!(ledger.outages().len() == switches as usize, "a switch without an outage: {:?}", ledger.outages());
+        ensure!(ledger.outages().len() == switches as usize, "a switchover without an outage: {:?}", ledger.outages());
         let written = ledger.acknowledged(End::Source) + ledger.acknowledged(End::Destination);
         let rate = written as f64 / length.as_secs_f64();
         Ok(Heat { ledger, phases, taken_back, rate })

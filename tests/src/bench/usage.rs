@@ -18,10 +18,6 @@ pub struct Usage {
 
 impl Usage {
     /// Reads `/proc` for one process.
-    ///
-    /// # Errors
-    ///
-    /// When it does not run.
     pub fn of(pid: u32) -> Result<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let kib = |key: &str| -> Result<u64> {

@@ -83,13 +83,13 @@ async fn main() -> Result<()> {
     dataset.make(&site.source, &site.database).await?;
     let ring = Ring::new(&site)?;
 
-    // Who comes first finds cold caches and makes the servers' WAL files: nobody that
-    // counts.
+    // The first way finds cold caches and makes the servers' WAL files: this one does not
+    // count.
     ring.measure(Contestant::DumpRestore).await.context("to warm up")?;
     ring.clean_up(Contestant::DumpRestore).await?;
     let (mut times, mut work, mut cost, mut steps) = (Times::new(), Work::new(), Cost::default(), Vec::new());
     for run in 0..arguments.runs {
-        // Nobody always comes after the same one.
+        // No way always comes after the same one.
         ways.rotate_left(usize::from(run > 0));
         for way in ways.clone() {
             let before = [agent(&site.source_agent)?, agent(&site.destination_agent)?];
@@ -185,7 +185,6 @@ fn profile(times: &Times, work: &Work) -> String {
     table
 }
 
-/// Tables of Markdown.
 fn report(times: &Times, work: &Work, cost: Cost, steps: &[StepTime]) -> Result<String> {
     let Some(ours) = times.get(&Contestant::Pgportage).map(|ours| median(ours).as_secs_f64()) else {
         bail!("there is nothing to compare with");

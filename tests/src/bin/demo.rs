@@ -16,7 +16,6 @@ use pgportage_tests::site::{APPLICATION, APPLICATION_PASSWORD};
 use pgportage_tests::workload::{self, Workload, WorkloadOptions};
 use pgportage_tests::{PostgresVersion, Site, SiteOptions, checker, final_state, journey, traces};
 
-/// The migration's name.
 const MIGRATION: &str = "shop";
 /// How often it changes sides.
 const SWITCHES: usize = 3;

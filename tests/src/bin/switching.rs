@@ -1,5 +1,5 @@
 //! How long applications cannot write while they change sides, as they see it:
-//! our cutover and rollback beside the switch that people make by hand, on the same
+//! our cutover and rollback beside the switchover that people make by hand, on the same
 //! servers; and ours again for the clients of a pooler.
 //!
 //! Honest only with release builds and a quiet machine: `make bench` sees to the
@@ -17,23 +17,23 @@ use pgportage_tests::figures;
 /// Measures the outage of many cutovers and rollbacks.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many switches of ours
+    /// How many switchovers of ours
     #[arg(long, default_value_t = 100)]
     switches: u32,
-    /// How many switches by hand
+    /// How many switchovers by hand
     #[arg(long, default_value_t = 10)]
     by_hand: u32,
-    /// How many switches of ours under clients of a pooler
+    /// How many switchovers of ours under clients of a pooler
     #[arg(long, default_value_t = 100)]
     pooled: u32,
-    /// So many switches in a row before everything is checked and begins anew
+    /// So many switchovers in a row before everything is checked and begins anew
     #[arg(long, default_value_t = 50)]
     heat: u32,
     /// What the scheduler's favour is worth: so many pairs of heats, one with it and one
     /// without
     #[arg(long, default_value_t = 0)]
     haste_pairs: u32,
-    /// How many switches each heat of a pair has
+    /// How many switchovers each heat of a pair has
     #[arg(long, default_value_t = 10)]
     haste_heat: u32,
     /// Milliseconds there and back between the programs
@@ -45,7 +45,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// So many switches in heats.
+    /// So many switchovers in heats.
     fn heats(&self, switches: u32) -> impl Iterator<Item = u32> {
         let length = self.heat.max(1);
         let rest = switches % length;
@@ -80,7 +80,7 @@ async fn main() -> Result<()> {
 async fn under_writers(arguments: &Arguments) -> Result<String> {
     let mut arena = Arena::start(Clients::OfBothServers, Duration::from_millis(arguments.round_trip)).await?;
     let mut report =
-        "| way | switches | median | second worst | worst | writes a second | taken back | cancelled | cut off | unknown |\n\
+        "| way | switchovers | median | second worst | worst | writes a second | taken back | cancelled | cut off | unknown |\n\
         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
             .to_owned();
     let mut phases = Vec::new();
@@ -118,7 +118,7 @@ async fn with_and_without_haste(arguments: &Arguments) -> Result<String> {
     }
     let ratio = median(&with).as_secs_f64() / median(&without).as_secs_f64();
     Ok(format!(
-        "\n| scheduler's favour | switches | median | second worst | worst |\n| --- | --- | --- | --- | --- |\n\
+        "\n| scheduler's favour | switchovers | median | second worst | worst |\n| --- | --- | --- | --- | --- |\n\
          | with | {} | {} |\n| without | {} | {} |\n\nMedian with divided by median without: {ratio:.2}.\n",
         with.len(),
         spread(with),
@@ -166,7 +166,6 @@ fn spread(mut lengths: Vec<Duration>) -> String {
     format!("{} ms | {} ms | {} ms", at(count / 2), at(count.saturating_sub(2)), at(count.saturating_sub(1)))
 }
 
-/// A row of the table.
 fn row(way: Way, heats: &[Heat]) -> String {
     let lengths = outages(heats);
     let refused = |codes: &[&str]| -> u64 {
@@ -185,7 +184,7 @@ fn row(way: Way, heats: &[Heat]) -> String {
     )
 }
 
-/// One of the phases of a switch.
+/// One of the phases of a switchover.
 type Phase = fn(&Phases) -> Duration;
 
 /// What the outages of ours consist of.
@@ -194,7 +193,7 @@ fn made_of(phases: &[Phases]) -> String {
         ("barrier: locks, marker, sequences, catalog", |phases| phases.raise),
         ("of that, until every lock was granted", |phases| phases.locks),
         ("drain: the marker applied and flushed", |phases| phases.drain),
-        ("fence: committed, and nobody is left", |phases| phases.fence),
+        ("fence: committed, and no session left", |phases| phases.fence),
         ("decision", |phases| phases.open),
         ("between these: coordinator, journals, network", |phases| phases.between),
         ("from the request for the barrier to the news of the decision", |phases| phases.whole),
@@ -210,7 +209,7 @@ fn made_of(phases: &[Phases]) -> String {
 fn pooled(queues: &[Queue]) -> String {
     let pauses: Vec<Duration> = queues.iter().flat_map(|queue| queue.pauses.iter().copied()).collect();
     format!(
-        "\n| through PgBouncer | switches | median | second worst | worst | transactions a second | taken back | failed |\n\
+        "\n| through PgBouncer | switchovers | median | second worst | worst | transactions a second | taken back | failed |\n\
         | --- | --- | --- | --- | --- | --- | --- | --- |\n\
         | pgportage | {} | {} | {:.0} | {} | {} |\n",
         pauses.len(),

@@ -146,7 +146,6 @@ fn median(times: &[Duration]) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// A table of Markdown.
 fn report(dumps: &[Duration], whole: &[Duration], rows: &[Duration], found: &Verification) -> Result<String> {
     let dump = median(dumps).as_secs_f64();
     let mut report = "\n| what | median | ratio to pg_dump | all runs |\n| --- | --- | --- | --- |\n".to_owned();

@@ -74,7 +74,7 @@ pub(super) fn members(ledger: &Ledger, state: &FinalState) -> Vec<Violation> {
     violations
 }
 
-/// Sums are what they must be, in every snapshot that somebody read and at the end.
+/// Sums are what they must be, in every snapshot that a writer read and at the end.
 pub(super) fn sums(ledger: &Ledger, state: &FinalState) -> Vec<Violation> {
     let during = ledger.entries.iter().flat_map(|entry| {
         entry.reads.iter().filter_map(move |read| match read {

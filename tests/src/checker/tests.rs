@@ -121,7 +121,7 @@ fn a_number_handed_out_on_both_sides_is_flagged() {
     let (mut ledger, state) = sound();
     let number = || Effect::Number { sequence: "tickets".to_owned(), value: 7 };
     ledger.entries[0].effects.push(number());
-    // Nobody was told that one.
+    // No writer was told that one.
     ledger.entries[1].effects.push(number());
     assert_eq!(check(1, &ledger, &state), []);
     ledger.entries[2].effects.push(number());
@@ -190,14 +190,14 @@ fn a_side_that_writes_after_the_other_is_flagged() {
     ledger.entries.push(entry(End::Source, Outcome::Acknowledged, 9, vec![member(5)]));
     state.members = events(&[1, 4, 5, 6]);
     assert!(matches!(check(1, &ledger, &state)[..], [Violation::BothOpen(_)]));
-    // Unless somebody asked for the way back in between; then not a third time.
+    // Unless a rollback was asked for in between; then not a third time.
     assert_eq!(check(2, &ledger, &state), []);
     let lengths: Vec<_> = ledger.outages().iter().map(|outage| (outage.left, outage.length())).collect();
     assert_eq!(lengths, [(End::Source, Duration::from_secs(2)), (End::Destination, Duration::from_secs(3))]);
     ledger.entries.push(entry(End::Destination, Outcome::Acknowledged, 10, vec![]));
     assert!(matches!(check(2, &ledger, &state)[..], [Violation::BothOpen(_)]));
     assert_eq!(check(3, &ledger, &state), []);
-    // Where nobody has written yet, nobody knows how long it was.
+    // Where no writer has written yet, no outage can be measured.
     assert_eq!((ledger.switches(), ledger.outages().len()), (3, 2));
 }
 

@@ -13,7 +13,7 @@ const PORTS_TOGETHER: u16 = 4;
 /// What holds this process's ports until it ends.
 static CLAIMS: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// A TCP port that nobody listens on, below the range the kernel hands out for
+/// A TCP port that no process listens on, below the range the kernel hands out for
 /// outgoing connections, and the next three above it. As long as this process lives no
 /// other test gets any of them: what is told a port binds it only later.
 ///

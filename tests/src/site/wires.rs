@@ -28,7 +28,7 @@ pub enum Deaf {
     Both,
 }
 
-/// The wires of a site. Once they are dropped, nobody can call anybody.
+/// The wires of a site. Once they are dropped, no program can call another.
 #[derive(Debug)]
 pub struct Wires {
     /// The coordinator, as the source's agent calls it.
@@ -98,7 +98,7 @@ impl Wires {
         }
     }
 
-    /// Everybody hears everybody again.
+    /// Every program hears every other one again.
     pub fn mend(&self) {
         for proxy in self.all() {
             proxy.mend();

@@ -24,7 +24,7 @@ pub(super) struct Operation {
 enum Kind {
     /// A row whose id the server chooses.
     Event,
-    /// An entry at the end of a list that everybody appends to.
+    /// An entry at the end of a list that every writer appends to.
     Append { list: i32 },
     /// Money from one account to another, and a row that says so.
     Transfer { debtor: i32, creditor: i32, amount: i64 },
@@ -98,7 +98,7 @@ impl Operation {
                 let count = random.random_range(1..5);
                 // Rows of one table in one order, so that writers do not wait for
                 // each other in circles; tables in any order, so that they do
-                // with whoever locks tables.
+                // with sessions that lock tables.
                 let mut lines: Vec<_> =
                     (0..count).map(|_| (random.random_range(0..10), random.random_range(1..9))).collect();
                 lines.sort_unstable();
@@ -142,7 +142,6 @@ impl Operation {
         Ok(Told::id(client.query_one(insert, &[&self.token, &self.end.as_str()]).await?.try_get(0)?))
     }
 
-    /// Runs the statements.
     pub(super) async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Told, Error> {
         let (token, writer, end) = (&self.token, &self.writer, &self.end.as_str());
         match &self.kind {

@@ -1,8 +1,8 @@
-//! Whether a switch is only tried.
+//! Whether a cutover or rollback is only tried.
 
 use clap::Args;
 
-/// Whether a switch is rehearsed, and how.
+/// Whether a cutover or rollback is rehearsed, and how.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Rehearsal {
     /// Only try it, under load: writers wait a few times for a moment, then say what
@@ -17,7 +17,7 @@ pub struct Rehearsal {
     pub rounds: Option<u32>,
 }
 
-/// What is done of a switch.
+/// How much of a cutover or rollback is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// It is carried out.
@@ -29,7 +29,7 @@ pub enum Extent {
 }
 
 impl Rehearsal {
-    /// What is done.
+    /// What the flags ask for.
     #[must_use]
     pub fn extent(self) -> Extent {
         match self {

@@ -1,4 +1,4 @@
-//! What both agents have signed about a switch, and what of it is proved.
+//! What both agents have signed about a cutover or rollback, and what of it is proved.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{Style, Tone, clean, count, labelled, push_line, span, table};
 #[must_use]
 pub fn certificate(report: &Report, style: Style) -> String {
     let mut out = String::new();
-    let what = report.direction.map_or("switch", Direction::as_str);
+    let what = report.direction.map_or("switchover", Direction::as_str);
     let verdict = if report.proved() {
         style.paint(Tone::Good, "proved")
     } else {
@@ -42,7 +42,6 @@ pub fn certificate(report: &Report, style: Style) -> String {
     out
 }
 
-/// What one agent states.
 fn stated(statement: &Statement, style: Style) -> String {
     let mut out = String::new();
     let (side, pairs) = match &statement.account {
@@ -50,7 +49,7 @@ fn stated(statement: &Statement, style: Style) -> String {
             "left",
             vec![
                 ("marker", format!("{} at {}", clean(&statement.marker_id), clean(&left.marker_lsn))),
-                ("fence", format!("at {}, nobody left at {}", clean(&left.fence_lsn), left.fence_time)),
+                ("fence", format!("at {}, no session left at {}", clean(&left.fence_lsn), left.fence_time)),
                 (
                     "sessions",
                     format!(

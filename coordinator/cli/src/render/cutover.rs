@@ -57,7 +57,7 @@ fn compared(comparison: &SwitchComparison) -> String {
         tables => format!("; not {}", clean(&tables.join(", "))),
     };
     format!(
-        "{} of {} written in the switch{elapsed}{left_out}",
+        "{} of {} written in the switchover{elapsed}{left_out}",
         count(comparison.row_count, "row"),
         count(comparison.table_count, "table")
     )

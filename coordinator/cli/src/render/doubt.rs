@@ -1,4 +1,5 @@
-//! A switch in doubt: what is known, what is being asked, and what a person may do.
+//! A cutover or rollback in doubt: what is known, what one agent asks the other, and what
+//! the operator may do.
 
 use super::{Style, Tone, clean, labelled, push_line};
 use crate::view::{CutoverPhase, Migration};
@@ -18,14 +19,15 @@ pub fn doubt(migration: &Migration, style: Style) -> String {
     let name = clean(&migration.name);
     let known = format!(
         "the {left} is closed to applications, and everything acknowledged there had arrived before the {entered} was \
-         asked; at most one side is open"
+         asked to open; at most one side is open"
     );
     let asked = format!(
-        "agent {left_agent} asks agent {entered_agent} whether it has opened, again and again and without the \
-         coordinator: it says so, or promises that it never will, and the {left} is opened again"
+        "agent {left_agent} asks agent {entered_agent} whether the {entered} has opened, again and again and without \
+         the coordinator; agent {entered_agent} says that it has, or promises that it never will, and then agent \
+         {left_agent} opens the {left} again"
     );
     let may = format!(
-        "bring agent {entered_agent}, its server and the network between the agents back; the rest goes by itself. \
+        "bring agent {entered_agent}, its server and the network between the agents back; the agents do the rest. \
          Only if the {entered} is destroyed for good, on the machine of agent {left_agent}:"
     );
     let mut out = String::new();

@@ -182,9 +182,9 @@ fn slot(slot: &Slot) -> String {
     let used = match (slot.complete, slot.active_pid) {
         _ if !slot.invalidation.is_empty() => format!("lost: {}", clean(&slot.invalidation)),
         (true, Some(pid)) => format!("process {pid} streams from it"),
-        (true, None) => "nobody streams from it".to_owned(),
+        (true, None) => "no subscriber streams from it".to_owned(),
         (false, Some(pid)) => format!("being made by process {pid}"),
-        (false, None) => "unfinished, and nobody makes it".to_owned(),
+        (false, None) => "unfinished, and no process makes it".to_owned(),
     };
     let kept = slot.retained_wal_bytes.map(|bytes| format!(", {} of WAL kept", size(bytes))).unwrap_or_default();
     format!("{used}{kept}")

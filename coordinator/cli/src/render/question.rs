@@ -41,8 +41,8 @@ pub fn before_cutover(
     out
 }
 
-/// What the latest rehearsal says about a switch with this budget, where it was one of
-/// this switch and nothing was switched since.
+/// What the latest rehearsal says about a cutover or rollback with this budget. Empty
+/// where the rehearsal was one of the other, or older than the latest try.
 fn rehearsed(migration: &Migration, rollback: bool, max_outage: Option<Duration>, style: Style) -> String {
     let mut out = String::new();
     let tried = migration.cutover.as_ref().map_or(0, |cutover| cutover.epoch);
@@ -78,7 +78,7 @@ pub fn before_rehearsal(
     push_line(
         &mut out,
         &format!(
-            "{} tries the {what} of database {} {}, and moves nobody:",
+            "{} tries the {what} of database {} {}, and moves no application:",
             style.paint(Tone::Strong, "rehearsal"),
             clean(&migration.database),
             rounds.map_or_else(|| "a few times".to_owned(), |rounds| format!("{rounds} times")),
@@ -93,7 +93,7 @@ pub fn before_rehearsal(
         ),
         "2. Statements that stand in a lock cycle with the barrier are cancelled, as they will be on the day."
             .to_owned(),
-        "3. Everything is taken back. No session is ended, nobody is kept out, no hook runs.".to_owned(),
+        "3. Everything is taken back. No session is ended, no application is kept out, no hook runs.".to_owned(),
     ] {
         push_line(&mut out, &format!("  {act}"));
     }

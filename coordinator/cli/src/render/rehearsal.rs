@@ -25,7 +25,7 @@ pub fn rehearsal(report: &Rehearsal, style: Style) -> String {
     let rounds = format!("{} of {}", report.completed_count, count(report.round_count, "round"));
     push_line(&mut out, &format!("rehearsal of the {what}, {rounds}: {}", style.paint(tone, &sentence)));
     let rows: Vec<Vec<String>> = [
-        row("preparing", report.prepare, "nobody waits for it"),
+        row("preparing", report.prepare, "no application waits for it"),
         row("barrier and marker", report.barrier, ""),
         row("  of that the locks", report.lock_wait, ""),
         row("drain", report.drain, ""),

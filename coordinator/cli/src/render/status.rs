@@ -130,7 +130,7 @@ fn obstacles(migration: &Migration, style: Style) -> String {
     blocks.join("\n")
 }
 
-/// The three answers.
+/// What is happening, what it waits for, what to type next.
 pub(super) fn answers(migration: &Migration, style: Style) -> String {
     let waits = match migration.waiting_for.as_str() {
         "" => "nothing from you".to_owned(),
@@ -169,7 +169,9 @@ pub fn happening(migration: &Migration) -> String {
         (MigrationState::Running | MigrationState::Waiting, _) if in_doubt(migration) => {
             let rollback = migration.cutover.as_ref().is_some_and(|cutover| cutover.rollback);
             let (left, entered) = if rollback { ("destination", "source") } else { ("source", "destination") };
-            format!("in doubt: nobody knows yet whether the {entered} has opened, so the {left} stays closed")
+            format!(
+                "in doubt: the {left} agent does not know whether the {entered} has opened: the {left} stays closed"
+            )
         }
         (MigrationState::Pending, _) => "nothing yet: it was created and not started".to_owned(),
         (MigrationState::Running, Some(step)) if step.state == StepState::Running => {
@@ -365,7 +367,7 @@ fn table_bar(part: &Part, speed: Option<Speed>) -> String {
     }
 }
 
-/// What the word for a switch waits for before it is taken.
+/// What the coordinator waits for before it takes the request for a cutover or rollback.
 #[must_use]
 pub fn behind(lag: Duration, limit: Duration) -> String {
     format!("waiting for the lag to fall under {}: it is {}\n", span(limit), span(lag))
@@ -428,7 +430,6 @@ fn in_the_way(finding: &Finding, migration: &Migration) -> bool {
     open && !behind && weighty
 }
 
-/// The state, in a word.
 pub(super) fn state_word(migration: &Migration) -> &'static str {
     match migration.state {
         MigrationState::Pending => "not started",

@@ -1,4 +1,4 @@
-//! What both agents have signed about a switch: fetched, kept, checked.
+//! What both agents have signed about a cutover or rollback: fetched, kept, checked.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
@@ -53,15 +53,15 @@ async fn save(hand: &Hand, arguments: &CertificateSave) -> Result<Exit, Stop> {
     Ok(if fetched.certificate.statements().len() == 2 { Exit::Done } else { Exit::NotMet })
 }
 
-/// Checks a certificate in a file. Asks nobody.
+/// Checks a certificate in a file. Asks neither the coordinator nor an agent.
 ///
 /// # Errors
 ///
-/// When nobody is named who could vouch for the agents, or a file cannot be read.
+/// When the command line names no authority, or a file cannot be read.
 pub fn verify(terminal: &Terminal, file: &Path, authority: Option<&Path>, clock: Clock) -> Result<Exit, Stop> {
     let Some(authority) = authority else {
         return Err(Stop::Usage {
-            message: "certificate verify has to know whom to trust".to_owned(),
+            message: "certificate verify has to know which authority to trust".to_owned(),
             hint: "Add --authority ca.pem, the certificate of the authority that the agents' certificates are from."
                 .to_owned(),
         });

@@ -26,7 +26,7 @@ pub fn certs(terminal: &Terminal, arguments: &Certs) -> Result<Exit, Failure> {
 fn init(terminal: &Terminal, arguments: &CertsInit) -> Result<(), Failure> {
     let made: NewAuthority = certs::init(&arguments.directory, &arguments.trust_domain)?;
     let text = format!(
-        "made the authority of {}: {}\nkeep the key beside it secret: whoever holds it can be anybody\n",
+        "made the authority of {}: {}\nkeep the key beside it secret: its holder can issue any certificate of the fleet\n",
         made.trust_domain,
         made.certificate.display()
     );

@@ -48,7 +48,7 @@ pub(super) async fn status(hand: &Hand, arguments: &Status) -> Result<Exit, Stop
 
 /// Every change, until the migration is over: redrawn on a terminal, one after
 /// the other elsewhere, one JSON value on a line under `--json`. Ends early when
-/// nobody reads any more.
+/// the reader of standard output has gone.
 async fn watch(hand: &Hand, name: &str) -> Result<(), Stop> {
     let mut interrupt = Hand::interrupt()?;
     let follow = hand.follow();

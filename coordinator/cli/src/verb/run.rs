@@ -109,7 +109,6 @@ pub(super) async fn rollback(hand: &Hand, arguments: &Rollback) -> Result<Exit, 
     hand.see_through(&mut interrupt, &seen, accepted, Awaited::RolledBack, detach).await
 }
 
-/// What is rehearsed, and how.
 struct Rehearsed {
     rollback: bool,
     rounds: Option<u32>,
@@ -121,13 +120,14 @@ struct Rehearsed {
 
 /// Whether a verb goes on after a rehearsal.
 enum Course {
-    /// It does, on this picture.
+    /// It does, with the migration as it is after the rehearsal.
     On(Box<Migration>),
-    /// It ends like this.
+    /// It does not: the program ends like this.
     Over(Exit),
 }
 
-/// Rehearses a switch where that was asked for, and says whether to go on with it.
+/// Rehearses a cutover or rollback where the operator asked for that, and says whether to
+/// go on with it.
 async fn rehearse(hand: &Hand, seen: Migration, extent: Extent, how: Rehearsed) -> Result<Course, Stop> {
     let goes_on = match extent {
         Extent::Whole => return Ok(Course::On(Box::new(seen))),

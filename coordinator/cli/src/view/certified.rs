@@ -1,4 +1,4 @@
-//! Certificates of switches.
+//! Certificates of cutovers and rollbacks.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub struct Certified {
     pub certificate: SwitchCertificate,
     /// Why statements are missing.
     pub failures: Vec<Failure>,
-    /// Numbers of all switches that have one.
+    /// Numbers of all cutovers and rollbacks that have one.
     pub switches: Vec<i64>,
 }
 
@@ -33,6 +33,6 @@ pub struct Proof<'a> {
 pub struct Saved {
     /// The file.
     pub file: PathBuf,
-    /// Numbers of all switches that have one.
+    /// Numbers of all cutovers and rollbacks that have one.
     pub switches: Vec<i64>,
 }

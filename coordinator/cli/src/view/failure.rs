@@ -21,7 +21,7 @@ pub struct Failure {
     pub metadata: BTreeMap<String, String>,
     /// The chain of underlying errors, outermost first.
     pub causes: Vec<String>,
-    /// Who has to act: `wait` (nobody), `operator` or `abort`.
+    /// Who has to act: `wait` (the coordinator tries again), `operator` or `abort`.
     pub remedy: Remedy,
     /// What was left behind: `none` or `unknown`.
     pub effect: Effect,
@@ -33,11 +33,11 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Remedy {
-    /// Nobody.
+    /// The coordinator, which tries again after a pause.
     Wait,
-    /// An operator.
+    /// The operator, as the hint says.
     Operator,
-    /// No retry can help.
+    /// The operator, who has to abort: no retry can help.
     Abort,
 }
 

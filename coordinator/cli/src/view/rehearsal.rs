@@ -23,7 +23,7 @@ pub struct Rehearsal {
     /// The budget.
     #[serde(rename = "max_outage_milliseconds", serialize_with = "milliseconds")]
     pub max_outage: Option<Duration>,
-    /// Preconditions and connections. Nobody waits for it.
+    /// Preconditions and connections. No application waits for it.
     pub prepare: Option<Spread>,
     /// How long the table locks took. Part of `barrier`.
     pub lock_wait: Option<Spread>,

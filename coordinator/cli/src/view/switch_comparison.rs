@@ -1,4 +1,4 @@
-//! What was compared in a switch before the other side opened.
+//! What was compared in a cutover or rollback before the other side opened.
 
 use std::time::Duration;
 

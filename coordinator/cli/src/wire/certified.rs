@@ -1,5 +1,5 @@
-//! Certificates of switches, as the contract has them. Put together and not looked
-//! into: that is for whoever checks them.
+//! Certificates of cutovers and rollbacks, as the contract has them. Put together and not
+//! looked into: `pgportage_certificate` checks them.
 
 use pgportage_certificate::{Der, SignedStatement, SwitchCertificate};
 use pgportage_proto::v1;

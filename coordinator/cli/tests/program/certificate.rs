@@ -1,4 +1,4 @@
-//! Certificates of switches: fetched from a coordinator that is believed nothing, and
+//! Certificates of switchovers: fetched from a coordinator that is believed nothing, and
 //! checked where there is none.
 
 use std::path::PathBuf;
@@ -74,7 +74,7 @@ async fn saved(stage: &mut Stage) -> (String, String) {
 async fn a_certificate_is_fetched_and_shown_with_what_is_proved() {
     let stage = stage().await;
     let ran = stage.run(&["certificate", "show", "shop", "--switch", "1"]).await.exits(0);
-    ran.says("cutover 1 of migration shop, database shop: proved").says("nobody was left at");
+    ran.says("cutover 1 of migration shop, database shop: proved").says("no session was left at");
     assert!(stage.script.heard().contains(&"certificate 1".to_owned()), "{:?}", stage.script.heard());
     let proof = stage.run(&["certificate", "show", "shop", "--json"]).await.exits(0).json().remove(0);
     assert_eq!((&proof["proved"], &proof["direction"]), (&true.into(), &"cutover".into()));
@@ -97,7 +97,7 @@ async fn a_file_is_checked_without_anybody() {
     let other = other.path().join("ca.pem");
     let ran = elsewhere(&["certificate", "verify", &file, "--ca", other.to_str().unwrap()]).await.exits(1);
     ran.says("not proved").notes("CERTIFICATE_NOT_PROVED").notes("is not signed by our authority");
-    elsewhere(&["certificate", "verify", &ca, "--ca", &ca]).await.exits(1).notes("no certificate of a switch");
+    elsewhere(&["certificate", "verify", &ca, "--ca", &ca]).await.exits(1).notes("no certificate of a switchover");
     elsewhere(&["certificate", "verify", "/nowhere", "--ca", &ca]).await.exits(1).notes("cannot be read");
 }
 

@@ -61,7 +61,7 @@ fn explained_well() -> v1::ExplainMigrationResponse {
     explained
 }
 
-/// Nobody on the source could look.
+/// The source agent does not answer.
 fn explained_blindly() -> v1::ExplainMigrationResponse {
     let mut explained = support::explained();
     explained.explanations.retain(|found| found.weight() == v1::explanation::Weight::Unchecked);
@@ -140,12 +140,12 @@ fn checked(checks: &[(&str, bool, &str)]) -> Report {
     }
 }
 
-/// Certificates that were checked: a good one, one that is not, one of somebody who
-/// would like to own the terminal.
+/// Certificates that were checked: a good one, one that is not, and one whose maker tries
+/// to command the terminal.
 fn certificates() -> Vec<(&'static str, Report)> {
     let good = [
         ("signature", true, "agent \"alpha\" signed what it states about the side that was left"),
-        ("sequences", true, "each of 1 sequences was set to where it stood when nobody was left"),
+        ("sequences", true, "each of 1 sequences was set to where it stood when no session was left"),
     ];
     let bad = [good[0], ("signature", false, "the statement about the side that was entered has expired")];
     let mut hostile = checked(&bad);

@@ -40,7 +40,7 @@ struct Inner {
     next: Mutex<VecDeque<v1::Migration>>,
     /// Whether a verb has set the script going.
     begun: AtomicBool,
-    /// Whether the word for a switch is answered.
+    /// Whether the request for a cutover or rollback is answered.
     level: watch::Sender<bool>,
     /// What verbs answer instead, once.
     refusal: Mutex<Option<Failure>>,
@@ -74,7 +74,8 @@ impl Script {
         *self.0.refusal.lock().unwrap() = Some(failure);
     }
 
-    /// Whether the word for a switch is answered, as it is once the lag is small.
+    /// Whether the request for a cutover or rollback is answered, as it is once the lag is
+    /// small.
     pub(crate) fn answers_switches(&self, level: bool) {
         self.0.level.send_replace(level);
     }
@@ -460,7 +461,7 @@ fn spawn(
     tokio::spawn(serve::serve(listener, identity.clone(), ServeSettings::control(), routes, stop.clone()))
 }
 
-/// The program, with an environment of its own and nobody at the terminal.
+/// The program, with an environment of its own and without a terminal.
 pub(crate) fn program(home: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgportage"));
     command

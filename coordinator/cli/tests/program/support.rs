@@ -207,7 +207,7 @@ pub(crate) fn ready() -> v1::Migration {
     migration
 }
 
-/// Ready, but for a column that somebody added on the source.
+/// Ready, but for a column that an application added on the source.
 pub(crate) fn drifted() -> v1::Migration {
     let mut migration = ready();
     migration.etag = "drifted".to_owned();

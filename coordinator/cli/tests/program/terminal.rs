@@ -25,7 +25,7 @@ fn terminal() -> (File, OwnedFd) {
 fn screen(mut person: File) -> String {
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
-    // EIO once nobody has the other end open.
+    // EIO once no process has the other end open.
     while let Ok(read @ 1..) = person.read(&mut buffer) {
         text.extend_from_slice(&buffer[..read]);
     }

@@ -74,7 +74,7 @@ async fn a_coordinator_that_stays_away_is_given_up() {
     let child = stage.command(&["start", "shop"]).spawn().unwrap();
     stage.script.until_heard("watch").await;
     stage.goes_away().await;
-    Ran::end(child).await.exits(1).notes("does not need anybody to watch it").notes("PEER_UNREACHABLE");
+    Ran::end(child).await.exits(1).notes("does not need this program").notes("PEER_UNREACHABLE");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ const ENVIRONMENT: &str = "the environment";
 /// first that the type takes is used; nothing is ever made of it.
 const STAND_INS: [&str; 8] = ["", "0", "false", "1s", "127.0.0.1:0", "127.0.0.1", "x", "[]"];
 
-/// No settings have more problems than this, or somebody is playing with us.
+/// A file with more problems than this is no settings file: reading it ends there.
 const MAX_ROUNDS: usize = 500;
 
 /// Reads settings from `file`, if there is one, and from this process's

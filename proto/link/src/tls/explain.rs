@@ -8,7 +8,6 @@ use rustls::{AlertDescription, CertificateError, Error};
 
 use crate::tls::verify::Refusal;
 
-/// What a TLS error means.
 pub(crate) struct Explanation {
     /// Which reason it has for the caller.
     pub(crate) reason: Reason,
@@ -16,7 +15,6 @@ pub(crate) struct Explanation {
     pub(crate) message: String,
     /// A clause about a certificate of our own that fails this way.
     pub(crate) own: String,
-    /// What to do.
     pub(crate) hint: &'static str,
 }
 
@@ -91,7 +89,7 @@ fn theirs(problem: &CertificateError) -> Explanation {
             Some(Refusal::Name { expected, found }) => (
                 Reason::WrongName,
                 format!("names {found}, not {expected}"),
-                "Check the address: somebody else listens there, or the name in the configuration is wrong.",
+                "Check the address: another program listens there, or the name in the configuration is wrong.",
             ),
             Some(refusal @ (Refusal::Identity(_) | Refusal::TrustDomain { .. })) => (
                 Reason::PeerRefused,

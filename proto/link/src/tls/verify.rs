@@ -25,7 +25,7 @@ pub(crate) enum Refusal {
     /// It comes from another fleet under the same authority.
     #[error("certificate belongs to trust domain \"{found}\", not to \"{expected}\"")]
     TrustDomain { expected: String, found: String },
-    /// It is somebody else's.
+    /// It is valid, of another program than the one that was dialled.
     #[error("certificate names {found}, not {expected}")]
     Name { expected: SpiffeId, found: SpiffeId },
 }
@@ -36,8 +36,8 @@ impl From<Refusal> for Error {
     }
 }
 
-/// Accepts whoever has one identity in our trust domain. Who may call what is
-/// decided for each request.
+/// Accepts every certificate with one identity in our trust domain. `authorise` decides
+/// for each request what its caller may call.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     inner: Arc<dyn ClientCertVerifier>,

@@ -1,4 +1,4 @@
-//! The switch of many guides, as a person makes it.
+//! The switchover of many guides, as a person makes it.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::site::APPLICATION;
 use crate::wait::{self, Seen};
 use crate::workload::spread_schema;
 
-/// How often whoever switches by hand looks at the counters.
+/// How often a person who does it by hand looks at the counters.
 const LOOK: Duration = Duration::from_millis(100);
 /// What the recipe makes on the servers.
 const RECIPE: &str = "recipe";
 
 impl Arena {
-    /// Everything until only the switch is missing.
+    /// Everything until only the switchover is missing.
     pub(super) async fn subscribe(&self, home: End) -> Result<()> {
         let (from, to, database) = (self.site.cluster(home), self.site.cluster(home.other()), &self.site.database);
         to.execute("postgres", &self.admission("REVOKE", "FROM")).await?;
@@ -72,7 +72,7 @@ async fn expel(cluster: &Cluster, database: &str) -> Result<()> {
     let client = cluster.connect("postgres").await?;
     let expel = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = $1 AND usename = $2";
-    wait::until("nobody left", LIMIT, async || {
+    wait::until("no session left", LIMIT, async || {
         let left: i64 = client.query_one(expel, &[&database, &APPLICATION]).await?.try_get(0)?;
         Ok(if left == 0 { Seen::Done(()) } else { Seen::NotYet(format!("{left} sessions")) })
     })

@@ -1,4 +1,4 @@
-//! What a switch of ours is made of: what the coordinator tells about it, and how
+//! What a switchover of ours is made of: what the coordinator tells about it, and how
 //! long the agents worked at each of its acts.
 
 use std::collections::BTreeMap;
@@ -11,12 +11,12 @@ use crate::bench::scrape;
 use crate::ledger::End;
 use crate::site::Site;
 
-/// The acts of a switch within the outage, and whether the side that is left
-/// carries them out.
+/// The acts of a switchover within the outage, and whether the agent of the side that is
+/// left carries them out.
 const ACTS: [(&str, bool); 4] =
     [("raise_barrier", true), ("drain_to_marker", false), ("fence_source", true), ("open_destination", false)];
 
-/// How long a switch was in each of its phases.
+/// How long a switchover was in each of its phases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
     /// P1: until every lock was granted. Writers stop one after the other.
@@ -26,7 +26,7 @@ pub struct Phases {
     pub raise: Duration,
     /// P3: the marker, flushed, and the sequences.
     pub drain: Duration,
-    /// P4: the fence, and the proof that nobody is left.
+    /// P4: the fence, and the proof that no application session is left.
     pub fence: Duration,
     /// P6: the decision.
     pub open: Duration,
@@ -39,7 +39,6 @@ pub struct Phases {
 /// Seconds that the agents have worked at each act since their start.
 pub(super) type Worked = BTreeMap<&'static str, f64>;
 
-/// What both agents say now.
 pub(super) async fn acts(site: &Site, home: End) -> Result<Worked> {
     let (leaving, entering) = match home {
         End::Source => (&site.source_config, &site.destination_config),
@@ -58,13 +57,13 @@ pub(super) async fn acts(site: &Site, home: End) -> Result<Worked> {
     Ok(worked)
 }
 
-/// What `status --json` says, as far as a switch is concerned.
+/// What `status --json` says, as far as a switchover is concerned.
 #[derive(Debug, Deserialize)]
 pub(super) struct Status {
     pub(super) cutover: Option<Told>,
 }
 
-/// What the coordinator says about a switch.
+/// What the coordinator says about a switchover.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(super) struct Told {
     outage_milliseconds: Option<u64>,

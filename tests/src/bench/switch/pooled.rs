@@ -1,4 +1,4 @@
-//! The same switches for applications that know a pooler only.
+//! The same switchovers for applications that know a pooler only.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ const LASTING: u32 = 8;
 /// Clients that log in for each transaction.
 const BRIEF: u32 = 2;
 
-/// Some switches in a row, as the pooler's clients saw them.
+/// Some switchovers in a row, as the pooler's clients saw them.
 #[derive(Debug)]
 pub struct Queue {
-    /// For each switch, the longest time in which nobody's COMMIT was confirmed,
+    /// For each switchover, the longest time in which no client's COMMIT was confirmed,
     /// until the next one began.
     pub pauses: Vec<Duration>,
-    /// Switches that were taken back and tried again.
+    /// Switchovers that were taken back and tried again.
     pub taken_back: usize,
     /// Logins and transactions that failed.
     pub failures: Vec<String>,
@@ -30,13 +30,13 @@ pub struct Queue {
 }
 
 impl Arena {
-    /// So many switches in a row, there and back, while the pooler's clients write.
-    /// Every transaction that was acknowledged is there at the end, and, unless
-    /// somebody met an error, no other one.
+    /// So many switchovers in a row, there and back, while the pooler's clients write.
+    /// Every transaction that was acknowledged is there at the end, and, unless a client
+    /// met an error, no other one.
     ///
     /// # Errors
     ///
-    /// When a switch fails, or something is lost.
+    /// When a switchover fails, or something is lost.
     pub async fn queue(&mut self, switches: u32) -> Result<Queue> {
         let pooler = self.pooler.as_ref().context("the arena has no pooler")?;
         let database = self.site.database.clone();

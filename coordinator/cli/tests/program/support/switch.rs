@@ -1,4 +1,4 @@
-//! Migrations in and around a switch: rehearsed, under way, in doubt, taken back, done.
+//! Migrations in and around a switchover: rehearsed, under way, in doubt, taken back, done.
 
 use pgportage_proto::v1;
 
