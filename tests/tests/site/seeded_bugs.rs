@@ -176,9 +176,9 @@ async fn a_drain_by_counters_is_found() {
     assert!(count(&violations, is_loss) > 0, "{violations:#?}");
 }
 
-/// The destination's server dies at the moment when it is said to be open, before
-/// any client has reached it: whoever commits waits for the disk, and so would
-/// make everything before safe too.
+/// The destination's server dies behind the commit that opens it, before its agent can
+/// say so and before any client has reached it: whatever else commits waits for the disk,
+/// and so would make everything before safe too.
 async fn die_when_open(bug: Option<&str>) -> Vec<Violation> {
     let mut options = versions();
     for (name, value) in
@@ -188,11 +188,19 @@ async fn die_when_open(bug: Option<&str>) -> Vec<Violation> {
     }
     let mut scene = Scene::begin(bug, options, Clients::SourceOnly).await.unwrap();
     scene.journey.workload.wait_for_writes(End::Source, 100, LIMIT).await.unwrap();
-    scene.cut_over().await.unwrap();
+    let site = &mut scene.journey.site;
+    site.destination_agent.stop_at("open_destination.perform.committed").unwrap();
+    site.cli.expect(0, &["cutover", MIGRATION, "--yes", "--no-way-back", "--detach"]).await.unwrap();
+    wait::until("the destination agent behind the commit", LIMIT, async || {
+        let stopped = site.destination_agent.stopped()?;
+        Ok(if stopped { Seen::Done(()) } else { Seen::NotYet("it goes on".to_owned()) })
+    })
+    .await
+    .unwrap();
+    site.destination.kill9().unwrap();
     scene.wires.to_source.cut();
-    let destination = &mut scene.journey.site.destination;
-    destination.kill9().unwrap();
-    destination.start_again().await.unwrap();
+    site.destination.start_again().await.unwrap();
+    site.destination_agent.thaw().unwrap();
     scene.end().await.unwrap()
 }
 
