@@ -22,24 +22,20 @@ mod touched;
 mod written;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use pgportage_link::Effect;
-use pgportage_link::Failure;
-use pgportage_link::Remedy;
-use pgportage_link::Tasks;
+use pgportage_link::{Effect, Failure, Remedy, Tasks};
 use pgportage_migration::Participation;
 use pgportage_migration::journal::{Journal, Note};
 use pgportage_postgres::{Door, Lsn, is_passing};
-use pgportage_proto::MigrationId;
-use pgportage_proto::Reason;
-use pgportage_proto::Side;
+use pgportage_proto::{MigrationId, Reason, Side};
 use tokio::sync::Mutex;
 
 pub use self::bucket::Rate;
 use self::keeper::Keeper;
 use self::reader::Readers;
-pub use self::reader::{Piece, Range, RowStream, Selection};
+pub use self::reader::{Piece, REWRITTEN_TABLE, Range, RowStream, Selection};
 use self::reader_slots::{ReaderSlot, ReaderSlots};
 use self::tables::Published;
 pub use self::tables::SnapshotTable;
@@ -115,6 +111,8 @@ pub struct Snapshot {
     tables: Vec<Published>,
     keeper: Keeper,
     readers: Readers,
+    /// Whether a table is rewritten of which rows were still to be read.
+    rewritten: AtomicBool,
     since: Mutex<Since>,
 }
 
@@ -236,7 +234,7 @@ impl Snapshots {
         let place = self.place(migration)?;
         let pace = place.pace.clone();
         let mut place = place.kept.lock().await;
-        if let Some(kept) = place.as_ref().filter(|kept| !kept.keeper.is_lost()) {
+        if let Some(kept) = place.as_ref().filter(|kept| !kept.is_lost()) {
             let snapshot = Arc::clone(kept);
             let touched = snapshot.touched_since(hands, participation, held).await?;
             return Ok(Opened { snapshot, touched });
@@ -250,7 +248,7 @@ impl Snapshots {
         if let Some(lost) = place.take() {
             tracing::warn!(
                 migration.id = %migration, consistent_point = lost.consistent_point,
-                "the snapshot is lost with its session"
+                rewritten = lost.rewritten.load(Ordering::Relaxed), "the snapshot is lost"
             );
         }
         if let Some(point) = self.journal.note(migration, Note::SnapshotReleased)? {
@@ -268,6 +266,7 @@ impl Snapshots {
             tables,
             keeper,
             readers,
+            rewritten: AtomicBool::new(false),
             since: Mutex::default(),
         });
         tracing::info!(
@@ -289,7 +288,7 @@ impl Snapshots {
     pub async fn get(&self, migration: &MigrationId, consistent_point: &str) -> Result<Arc<Snapshot>, Failure> {
         self.hands.slots.stands(migration)?;
         let kept = self.place(migration)?.kept.lock().await.clone();
-        kept.filter(|kept| kept.consistent_point == consistent_point && !kept.keeper.is_lost())
+        kept.filter(|kept| kept.consistent_point == consistent_point && !kept.is_lost())
             .ok_or_else(|| snapshot_lost(consistent_point))
     }
 
@@ -400,7 +399,7 @@ impl Snapshot {
         };
         let doing = format!("read table {}", range.table);
         match range.selection {
-            Selection::Blocks { .. } => self.readers.read(&range.statement(), &doing, packer).await,
+            Selection::Blocks { .. } => self.read_of(published, &range.statement(), &doing, packer).await,
             Selection::TouchedKeys { since } => {
                 let touched = self.touched(since).await?;
                 Ok(self.readers.tell(reader::keys_text(touched.keys(published)?), packer))
@@ -408,9 +407,28 @@ impl Snapshot {
             Selection::TouchedRows { since } => {
                 let touched = self.touched(since).await?;
                 let statement = range.statement_of_keys(published, touched.keys(published)?);
-                self.readers.read(&statement, &doing, packer).await
+                self.read_of(published, &statement, &doing, packer).await
             }
         }
+    }
+
+    async fn read_of(
+        &self,
+        published: &Published,
+        statement: &str,
+        doing: &str,
+        packer: Packer,
+    ) -> Result<RowStream, Failure> {
+        let begun = self.readers.read(published, statement, doing, packer).await;
+        if begun.as_ref().is_err_and(|failure| failure.reason == Reason::SnapshotLost) {
+            self.rewritten.store(true, Ordering::Relaxed);
+        }
+        begun
+    }
+
+    /// Whether no row can be read from it any more that the destination agent still needs.
+    fn is_lost(&self) -> bool {
+        self.keeper.is_lost() || self.rewritten.load(Ordering::Relaxed)
     }
 
     /// The touched rows since `held` that the answer of [`Snapshots::open`] was about.

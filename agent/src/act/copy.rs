@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use pgportage_data_plane::peer::SourceSnapshot;
+use pgportage_data_plane::snapshot::REWRITTEN_TABLE;
 use pgportage_link::{Effect, Failure};
 use pgportage_postgres::{Purpose, Session, is_passing, sql_failure};
 use pgportage_proto::{ActKind, CopyMethod, Reason, Side, v1};
@@ -134,9 +135,12 @@ impl Act for CopyTables {
     async fn perform(&self, cx: &Context) -> Result<CopyTablesResult, Failure> {
         let mut patience = Patience::new(cx);
         let mut seen = Ledger::default();
+        // Tables that an application has rewritten before they were read. They come first in the next
+        // snapshot: one that is rewritten every minute would otherwise cost a snapshot every minute.
+        let mut rewritten = BTreeSet::new();
         loop {
             cx.safe_point()?;
-            let failure = match copy(cx).await {
+            let failure = match copy(cx, &rewritten).await {
                 Ok(result) => return Ok(result),
                 Err(failure) => failure,
             };
@@ -146,6 +150,7 @@ impl Act for CopyTables {
                 return Err(failure);
             }
             tracing::warn!(failure = %failure, detail = failure.detail, "the copy begins again where it was");
+            rewritten.extend(failure.metadata.get(REWRITTEN_TABLE).cloned());
             if let Ok(session) = cx.door.open(&cx.participation.database, Purpose::Control).await
                 && let Ok(ledger) = Ledger::read(&*session).await
                 && ledger != seen
@@ -169,7 +174,7 @@ impl Act for CopyTables {
 }
 
 /// One attempt, from wherever the last one came to.
-async fn copy(cx: &Context) -> Result<CopyTablesResult, Failure> {
+async fn copy(cx: &Context, rewritten: &BTreeSet<String>) -> Result<CopyTablesResult, Failure> {
     let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let mut ledger = Ledger::read(&*session).await?;
     if ledger.complete {
@@ -191,7 +196,7 @@ async fn copy(cx: &Context) -> Result<CopyTablesResult, Failure> {
         ledger = Ledger::read(&*session).await?;
     }
     // Boxed: the future holds those of every kind of worker.
-    Box::pin(complete(cx, &session, &ledger, snapshot.as_ref())).await?;
+    Box::pin(complete(cx, &session, &ledger, snapshot.as_ref(), rewritten)).await?;
     Ledger::read(&*session).await.map(Into::into)
 }
 
@@ -220,6 +225,7 @@ async fn complete(
     session: &Session,
     ledger: &Ledger,
     snapshot: Option<&SourceSnapshot>,
+    rewritten: &BTreeSet<String>,
 ) -> Result<(), Failure> {
     let names: BTreeSet<_> = match snapshot {
         Some(snapshot) => snapshot.tables.iter().map(|table| table.name.clone()).collect(),
@@ -231,7 +237,8 @@ async fn complete(
     let wanted = if told { Statistics::Carried } else { Statistics::Made };
     let queue = match snapshot {
         Some(snapshot) => {
-            let left = remaining(pieces(&snapshot.tables), &snapshot.tables, &ledger.done);
+            let mut left = remaining(pieces(&snapshot.tables), &snapshot.tables, &ledger.done);
+            left.sort_by_key(|piece| !rewritten.contains(&snapshot.tables[piece.table].name.to_string()));
             CopyQueue::new(&snapshot.tables, left, &builds, wanted, cx.clock.now()).with_history(history(ledger))
         }
         None => CopyQueue::complete(names.into_iter().collect(), &builds, wanted, cx.clock.now()),

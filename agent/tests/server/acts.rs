@@ -18,6 +18,7 @@ mod obstacles;
 mod odd;
 mod privilege;
 mod protection;
+mod rewritten;
 mod situation;
 mod slot_wait;
 mod statistics;

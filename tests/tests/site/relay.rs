@@ -259,8 +259,9 @@ async fn a_fence_without_a_coordinator_to_ask_through_stands_until_there_is_one(
     journey.site.coordinator.kill9().unwrap();
     journey.site.source_agent.start().unwrap();
 
-    let doubts =
-        |site: &Site| -> Result<usize> { Ok(site.source_agent.log_text()?.matches("the switchover is in doubt").count()) };
+    let doubts = |site: &Site| -> Result<usize> {
+        Ok(site.source_agent.log_text()?.matches("the switchover is in doubt").count())
+    };
     wait::until("three questions that nobody carries", LIMIT, async || {
         let asked = doubts(&journey.site)?;
         Ok(if asked >= 3 { Seen::Done(()) } else { Seen::NotYet(format!("{asked} questions")) })

@@ -73,6 +73,7 @@ pub struct Chunk {
     pub zstd: bool,
 }
 
+/// Packs what is sent, where that pays.
 pub struct Packer {
     compressor: Option<Compressor<'static>>,
     packed: Vec<u8>,

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use pgportage_link::Failure;
+use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::Participation;
 use pgportage_migration::names;
 use pgportage_postgres::{Lsn, Purpose, RelationName, Session, quote_ident, quote_literal, sql_failure};
+use pgportage_proto::Reason;
 use tokio::sync::mpsc;
 use tokio_postgres::CopyOutStream;
 
@@ -189,9 +190,23 @@ impl Readers {
         Ok(tables)
     }
 
-    /// Begins to read the output of a COPY.
-    pub(super) async fn read(&self, statement: &str, doing: &str, packer: Packer) -> Result<RowStream, Failure> {
+    /// Begins to read the output of a COPY of one table.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::SnapshotLost`] when the table was rewritten since the snapshot: neither are its rows there
+    /// for this reader, nor is what became of them in the stream.
+    pub(super) async fn read(
+        &self,
+        published: &Published,
+        statement: &str,
+        doing: &str,
+        packer: Packer,
+    ) -> Result<RowStream, Failure> {
         let reader = self.take().await?;
+        if !tables::is_in_its_file(&*reader, published).await? {
+            return Err(rewritten(&published.table.name));
+        }
         let rows = reader.copy_out(statement).await.map_err(|error| sql_failure(error, doing))?;
         let (mut packed, pieces, stream) = self.pieces(packer);
         let doing = doing.to_owned();
@@ -278,6 +293,18 @@ impl Readers {
     }
 }
 
+/// Metadata of [`Reason::SnapshotLost`]: the table that was rewritten.
+pub const REWRITTEN_TABLE: &str = "table";
+
+/// The failure after which a table is copied from another snapshot.
+fn rewritten(table: &RelationName) -> Failure {
+    Failure::new(Reason::SnapshotLost, format!("table {table} was rewritten since the snapshot"))
+        .detail("Its rows of that time are gone. It is copied from the next snapshot.")
+        .remedy(Remedy::Wait)
+        .effect(Effect::None)
+        .with(REWRITTEN_TABLE, table)
+}
+
 /// How a reading ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Carried {
@@ -360,6 +387,7 @@ mod tests {
     fn touched_rows_are_found_by_their_keys() {
         let published = Published {
             oid: 1,
+            file: 1,
             key_types: vec![KeyType::Value("bigint".to_owned()), KeyType::Text],
             table: SnapshotTable {
                 name: RelationName::new("public", "order"),

@@ -3,6 +3,7 @@
 use pgportage_link::Failure;
 use pgportage_postgres::{RelationName, sql_failure};
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
 
 /// One table, as the snapshot shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct SnapshotTable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Published {
     pub(super) oid: u32,
+    /// The file that holds its rows.
+    pub(super) file: u32,
     pub(super) table: SnapshotTable,
     /// How each column of the key is compared.
     pub(super) key_types: Vec<KeyType>,
@@ -62,7 +65,8 @@ SELECT n.nspname::text, c.relname::text,
        coalesce(k.names, '{}'), coalesce(k.types, '{}'), coalesce(k.comparable, '{}'),
        CASE WHEN c.relpages > 0 AND c.reltuples > 0
             THEN (c.reltuples / c.relpages * (pg_relation_size(c.oid) / current_setting('block_size')::bigint))::bigint
-            ELSE 0 END
+            ELSE 0 END,
+       c.relfilenode
 FROM pg_publication p
 JOIN pg_publication_rel r ON r.prpubid = p.oid
 JOIN pg_class c ON c.oid = r.prrelid
@@ -99,6 +103,7 @@ pub(super) async fn read(client: &impl GenericClient, publication: &str) -> Resu
         .iter()
         .map(|row| Published {
             oid: row.get(6),
+            file: row.get(12),
             key_types: row
                 .get::<_, Vec<String>>(9)
                 .into_iter()
@@ -117,4 +122,19 @@ pub(super) async fn read(client: &impl GenericClient, publication: &str) -> Resu
             },
         })
         .collect())
+}
+
+/// Whether a reader that has imported the snapshot will read the table's rows from the file in which the
+/// snapshot shows them. From then on it does: a rewrite waits until the reader's transaction has ended.
+///
+/// A rewrite (`ALTER TABLE` with a new type, or with a default that is computed for each row) writes every
+/// row with its own transaction, which the snapshot does not see: the table looks empty. `VACUUM FULL` moves
+/// rows to other blocks. The function reads `pg_class` as it is now, the list above as the snapshot shows it.
+pub(super) async fn is_in_its_file(reader: &impl GenericClient, published: &Published) -> Result<bool, Failure> {
+    let table = &published.table.name;
+    let failure = |error| sql_failure(error, &format!("look whether table {table} was rewritten"));
+    reader.batch_execute(&format!("LOCK TABLE ONLY {table} IN ACCESS SHARE MODE")).await.map_err(failure)?;
+    let file = "SELECT pg_relation_filenode($1)";
+    let row = reader.query_typed_one(file, &[(&published.oid, Type::OID)]).await.map_err(failure)?;
+    Ok(row.get::<_, Option<u32>>(0) == Some(published.file))
 }
