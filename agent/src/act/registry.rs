@@ -9,7 +9,7 @@ use super::{
     verify, way_back,
 };
 
-/// Takes in what a command asks for.
+/// Reads the act that a command asks for.
 ///
 /// # Errors
 ///
