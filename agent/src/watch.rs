@@ -203,7 +203,7 @@ impl Watch {
         }
         known.missed += 1;
         (known.seen && known.missed >= MISSED_LOOKS)
-            .then(|| "Somebody dropped it, or the server lost it in a failover.".to_owned())
+            .then(|| "It was dropped by hand, or the server lost it in a failover.".to_owned())
     }
 
     /// Notes that the slot is given up. Durable when it returns: from here on every act that needs the slot

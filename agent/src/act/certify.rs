@@ -338,7 +338,7 @@ async fn server(client: &Client) -> Result<Server, Failure> {
 
 async fn prove_fenced(client: &Client, epoch: i64) -> Result<(), Failure> {
     let fenced = client.query_opt(FENCED, &[&epoch]).await.map_err(|error| sql_failure(error, "read the fence"))?;
-    fenced.map(|_| ()).ok_or_else(|| wrong("this side is not fenced by this switch any more"))
+    fenced.map(|_| ()).ok_or_else(|| wrong("this side is not fenced by this switchover any more"))
 }
 
 async fn read_decision(client: &Client, epoch: i64) -> Result<Decision, Failure> {
@@ -347,19 +347,19 @@ async fn read_decision(client: &Client, epoch: i64) -> Result<Decision, Failure>
         .await
         .map_err(|error| sql_failure(error, "read the decision"))?
         .get::<_, Option<i64>>(0)
-        .ok_or_else(|| wrong("this side was not opened by this switch"))?;
+        .ok_or_else(|| wrong("this side was not opened by this switchover"))?;
     let time = SystemTime::UNIX_EPOCH + Duration::from_micros(microseconds.unsigned_abs());
     Ok(Decision { time, lsn: beginning(client).await?.to_string() })
 }
 
 fn not_recorded() -> Failure {
-    wrong("the journal of this agent does not hold all that it did in this switch")
+    wrong("the journal of this agent does not hold all that it did in this switchover")
 }
 
 fn wrong(message: &str) -> Failure {
     Failure::new(Reason::WrongState, message)
         .detail("So it states nothing about it.")
-        .hint("Nothing is wrong with the switch itself; its certificate stays incomplete.")
+        .hint("Nothing is wrong with the switchover itself; its certificate stays incomplete.")
         .remedy(Remedy::Operator)
         .effect(Effect::None)
 }

@@ -89,7 +89,7 @@ impl Act for CreatePublication {
             (Ownership::Ours | Ownership::Absent, false) => Ok(Survey::Ready),
             (Ownership::Absent, true) => {
                 Err(Failure::new(Reason::ObjectConflict, format!("publication {} exists already", quote_ident(&name)))
-                    .hint(format!("If nobody subscribes to it, run: DROP PUBLICATION {};", quote_ident(&name)))
+                    .hint(format!("If no server subscribes to it, run: DROP PUBLICATION {};", quote_ident(&name)))
                     .effect(Effect::None))
             }
             (Ownership::Other(owner), _) => {

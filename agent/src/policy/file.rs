@@ -240,8 +240,10 @@ fn limits(problems: &mut Problems, table: &mut toml::Table) -> Limits {
         xmin_age_abort: section.xmin_age_abort.unwrap_or(default.xmin_age_abort),
     };
     if limits.lock_timeout > Duration::from_secs(10) {
-        problems
-            .add("limits.lock_timeout", "must not be longer than 10s: whoever queues behind our lock waits as long");
+        problems.add(
+            "limits.lock_timeout",
+            "must not be longer than 10s: sessions that queue behind our lock wait as long",
+        );
     }
     limits
 }

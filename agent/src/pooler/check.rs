@@ -103,7 +103,7 @@ fn check_entry<'a>(
     if state.paused || state.disabled {
         return Err(unfit(
             format!("the pooler's entry {entry:?} is paused or disabled already"),
-            "Somebody else has done that; RESUME or ENABLE it on the pooler's console.",
+            "This agent has not done that; RESUME or ENABLE it on the pooler's console.",
         ));
     }
     Ok(state)
@@ -168,7 +168,7 @@ async fn check_way(rule: &PoolerRule, clock: Clock) -> Result<(), Failure> {
         Err(_) => format!("no answer within {} s", REACH.as_secs()),
     };
     Err(unfit(
-        format!("nobody answers at {destination}, where the pooler would be led to"),
+        format!("no server answers at {destination}, where the pooler would be led to"),
         "Correct `destination` under [[pooler]], or open the way to it for this machine.",
     )
     .detail(format!("{why}.")))

@@ -47,7 +47,7 @@ impl Answer {
         let known = self.journal.participations()?.iter().any(|participation| participation.peer == peer);
         let expected = self.identity.id_of(Role::Agent, &peer);
         let (true, Ok(expected)) = (known, expected) else {
-            tracing::warn!(peer, "refused a relay: this agent has no migration with whoever asks");
+            tracing::warn!(peer, "refused a relay: no migration with the agent that asks for it");
             return Ok(());
         };
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {

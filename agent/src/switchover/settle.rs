@@ -106,7 +106,7 @@ impl Switchovers {
     async fn ask(&self, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
         let (left, entered) = (participation.side, participation.side.other());
         let in_doubt = |failure: Failure| {
-            Failure::new(Reason::CutoverInDoubt, format!("nobody knows whether the {entered} has opened"))
+            Failure::new(Reason::CutoverInDoubt, format!("it is not known whether the {entered} has opened"))
                 .detail(format!("The {entered}'s agent gave no answer: {}. {}", failure.message, failure.detail))
                 .hint(format!(
                     "The {left} stays fenced. Bring the {entered}'s agent and server back; it is asked again by itself."

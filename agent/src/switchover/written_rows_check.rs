@@ -142,18 +142,18 @@ fn digest_of(side: &[PartDigest], place: usize) -> Digest {
 fn differ(tables: &[RelationName]) -> Failure {
     let count = if tables.len() == 1 { "1 table".to_owned() } else { format!("{} tables", tables.len()) };
     let names: Vec<_> = tables.iter().map(ToString::to_string).collect();
-    Failure::new(Reason::RowsDiffer, format!("rows of {count} that were written during the switch differ"))
+    Failure::new(Reason::RowsDiffer, format!("rows of {count} that were written during the switchover differ"))
         .detail(format!("They were compared with the barrier standing and the marker arrived: {}.", names.join(", ")))
-        .hint("Run `pgportage verify` to see which rows, mend them, and try the switch again.")
+        .hint("Run `pgportage verify` to see which rows, correct them, and try the switchover again.")
 }
 
 fn time_over(limit: Duration) -> Failure {
     let limit = limit.as_millis();
     Failure::new(
         Reason::VerificationIncomplete,
-        format!("what was written during the switch could not be compared within {limit} ms"),
+        format!("what was written during the switchover could not be compared within {limit} ms"),
     )
-    .hint("Allow more with --compare, or switch at a quieter moment.")
+    .hint("Allow more with --compare, or switch over at a quieter moment.")
 }
 
 #[cfg(test)]

@@ -235,7 +235,7 @@ async fn look(cx: &Context, session: &Session) -> Result<Look, Failure> {
             Reason::ObjectConflict,
             format!("subscription {} does not exist", quote_ident(&name)),
         )
-        .hint("Abort the migration: somebody has dropped it.")
+        .hint("Abort the migration: the subscription was dropped by hand.")
         .effect(Effect::None));
     };
     let oid: u32 = row.get(0);

@@ -133,7 +133,7 @@ fn check_ours(cx: &Context, name: &str, state: Option<&RoleState>) -> Result<(),
             Err(Failure::new(Reason::ObjectConflict, format!("role {} exists and is not ours", quote_ident(name)))
                 .detail("It lacks the comment that this migration gives its roles.")
                 .hint(format!(
-                    "If nobody needs it, run: DROP ROLE {};. Otherwise choose another migration name.",
+                    "If it is no longer needed, run: DROP ROLE {};. Otherwise choose another migration name.",
                     quote_ident(name)
                 ))
                 .effect(Effect::None))

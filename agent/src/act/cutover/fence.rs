@@ -148,7 +148,7 @@ async fn fence(cx: &Context, act: &FenceSource, cutover: &mut LeavingSide) -> Re
         expulsion_ms = ms(flushed, emptied.nobody_left_at),
         proof_ms = ms(emptied.nobody_left_at, emptied.proved_at),
         terminated_session_count = emptied.terminated_session_count,
-        "nobody is left behind the fence"
+        "no application is left behind the fence"
     );
     cx.fail_point("fence_source.perform.proved");
     let left = remaining(deadline, cx.clock.now()).map_err(|failure| failure.effect(Effect::Unknown))?;
@@ -282,7 +282,7 @@ async fn prove_nobody_can_log_in(writer: &Client, ours: &[String], fenced_versio
     let could = async {
         let ours: [(&(dyn ToSql + Sync), Type); 1] = [(&ours, Type::TEXT_ARRAY)];
         let rows = writer.query_typed(COULD_LOG_IN, &ours).await;
-        rows.map_err(|error| sql_failure(error, "prove that nobody can log in"))
+        rows.map_err(|error| sql_failure(error, "prove that no application can log in"))
     };
     let (could, version) = try_join!(could, Access::version(writer))?;
     let could: Vec<String> = could.iter().map(|row| row.get(0)).collect();
@@ -293,8 +293,8 @@ async fn prove_nobody_can_log_in(writer: &Client, ours: &[String], fenced_versio
     }
     if version != fenced_version {
         return Err(incomplete("who may connect to the fenced source was changed behind the fence")
-            .detail("Somebody granted or revoked on the database, or altered it, while its sessions were being ended.")
-            .hint("Let nobody alter the database during a cutover, and try it again."));
+            .detail("A user granted or revoked on the database, or altered it, while its sessions were being ended.")
+            .hint("Keep users from altering the database during a cutover, and try it again."));
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ pub(super) async fn await_receiver(cx: &Context, client: &Session) -> Result<(),
             let side = cx.participation.side;
             let message = format!("the {} does not receive the changes of the {side}", side.other());
             return Err(Failure::new(Reason::LagTooHigh, message)
-                .detail(format!("Nobody has used replication slot {slot} for {} s.", PATIENCE.as_secs()))
+                .detail(format!("No session has used replication slot {slot} for {} s.", PATIENCE.as_secs()))
                 .hint(format!(
                     "Read the log of the {}'s server; its subscription connects again by itself.",
                     side.other()

@@ -149,7 +149,7 @@ fn read(result: &[u8]) -> Result<BTreeSet<Grant>, Failure> {
     }
     serde_json::from_slice(result).map_err(|error| {
         Failure::new(Reason::ObjectConflict, "the ledger's list of grants is unreadable")
-            .hint("Somebody changed schema pgportage by hand. Revoke the replication role's grants by hand.")
+            .hint("Schema pgportage was changed by hand. Revoke the replication role's grants by hand.")
             .because(&error)
     })
 }

@@ -286,7 +286,7 @@ async fn attend(
 
 fn creation_failure(failure: Failure) -> Failure {
     if failure.sqlstate.as_deref() == Some("53400") {
-        failure.hint("Drop replication slots that nobody needs, or raise max_replication_slots on the source.")
+        failure.hint("Drop replication slots that are no longer needed, or raise max_replication_slots on the source.")
     } else {
         failure
     }
