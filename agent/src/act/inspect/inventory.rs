@@ -42,6 +42,7 @@ pub struct Inventory {
 /// One extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
+    /// Its name, as `CREATE EXTENSION` takes it, unquoted.
     pub name: String,
     /// The version installed.
     pub version: String,
