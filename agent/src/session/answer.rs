@@ -11,8 +11,8 @@ use pgportage_migration::journal::Journal;
 use pgportage_proto::v1;
 use tokio::sync::{Semaphore, mpsc};
 
-/// Most relays being accepted at a time. A relay that the coordinator offers beyond that is refused, and
-/// offered again later.
+/// Most relays being accepted at a time. One that the coordinator offers beyond that is not accepted, which costs
+/// nothing: the other agent dials again.
 const ACCEPTING: usize = 16;
 
 /// Accepts relays through the coordinator from the other agents of our migrations, and leads their

@@ -119,7 +119,7 @@ pub(crate) struct CutoverSessions {
 #[derive(Debug)]
 pub(crate) struct LeavingSide {
     pub(crate) epoch: i64,
-    /// Held while applications may wait; dropped with this value.
+    /// Raises the agent's priority while applications may wait. Ends with this value.
     pub(crate) _haste: Haste,
     /// Whether this is a rehearsal, so that no fence may follow.
     pub(crate) rehearsal: bool,
@@ -157,7 +157,7 @@ pub(crate) struct Barrier {
 #[derive(Debug)]
 pub(crate) struct EnteringSide {
     pub(crate) epoch: i64,
-    /// Held while applications may wait; dropped with this value.
+    /// Raises the agent's priority while applications may wait. Ends with this value.
     pub(crate) _haste: Haste,
     /// Whether this is a rehearsal, so that no decision may follow.
     pub(crate) rehearsal: bool,

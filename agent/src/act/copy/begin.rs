@@ -18,8 +18,8 @@ use super::mend::mend;
 use super::plan::pieces;
 use crate::act::{Context, Progress};
 
-/// The source agent drops what it keeps of the lost snapshot as soon as it hears of this. So this must be
-/// durable by then.
+/// The destination agent then asks for the new snapshot as the one that it holds, and the source agent drops what it
+/// keeps of the lost one. So this must be durable before.
 const DURABLE: &str = "SET LOCAL synchronous_commit = on";
 
 /// Parts under way hold the row: they are committed before this transaction gets it, or never.

@@ -87,7 +87,7 @@ const TELL: &str = with_own!(
      GROUP BY s.position"
 );
 
-/// An index-less table has no row count yet. Its file differs from the source's, so the pages are those of
+/// A table without an index has no row count yet. Its file differs from the source's, so the pages are those of
 /// the file here.
 const COUNT: &str = "\
 SELECT pg_restore_relation_stats(
