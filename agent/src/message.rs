@@ -67,7 +67,6 @@ pub(crate) fn marker(text: &str) -> Result<Uuid, Failure> {
     text.parse().map_err(|_| missing("marker_id"))
 }
 
-/// Positions of sequences.
 pub(crate) fn sequences(states: Vec<v1::SequenceState>) -> Result<Vec<SequencePosition>, Failure> {
     let position = |state: v1::SequenceState| {
         let name = RelationName::from(state.sequence.ok_or_else(|| missing("sequences.sequence"))?);

@@ -39,7 +39,6 @@ pub struct Policy {
     hooks: Vec<HookRule>,
 }
 
-/// The acts that the file allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct AllowedActs {
     /// The key that lists them: `acts`, or `steps` in an older file.

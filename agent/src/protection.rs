@@ -33,7 +33,6 @@ use crate::settings::ProtectionSettings;
 use governor::{Governor, Limits};
 use standby::Standbys;
 
-/// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// After so many looks without a reader everything seen is forgotten. One look is not enough: between two
 /// ranges there is no reader for a moment.

@@ -44,7 +44,6 @@ struct Before {
     identity: Identity,
 }
 
-/// A table's replica identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Identity {

@@ -25,7 +25,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// A row of the console: values by the names of their columns.
 pub(super) type Shown = BTreeMap<String, String>;
 
-/// A session with the console.
 pub(super) struct Console {
     address: String,
     client: Client,
@@ -43,7 +42,6 @@ impl std::fmt::Debug for Console {
 /// The state of one of the pooler's entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EntryState {
-    /// The address that it leads to.
     pub(super) address: ServerAddress,
     /// The name of the database at that address.
     pub(super) database: String,

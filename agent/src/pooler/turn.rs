@@ -31,7 +31,6 @@ impl Turns {
     }
 }
 
-/// The names of a pooler's locks.
 fn names(rule: &PoolerRule) -> Vec<String> {
     let console = format!("console {}", rule.console);
     match &rule.repoint {

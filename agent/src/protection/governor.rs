@@ -49,7 +49,7 @@ impl Governor {
         Self { limits, allowed: None, cause: String::new(), strained_looks: 0, well_since: None, changed_at: None }
     }
 
-    /// How many may read. None: all.
+    /// Number of readers that may read. None: all of them.
     pub(super) fn allowed(&self) -> Option<usize> {
         self.allowed
     }

@@ -31,7 +31,6 @@ LEFT JOIN pg_stat_replication AS s
        ON s.state IN ('streaming', 'catchup') AND s.replay_lsn IS NOT NULL
       AND NOT EXISTS (SELECT FROM pg_replication_slots AS l WHERE l.active_pid = s.pid AND l.slot_type = 'logical')";
 
-/// The result of a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) commit_latency: Duration,

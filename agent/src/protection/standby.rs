@@ -21,7 +21,6 @@ pub(super) struct Standby {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Behind {
-    /// Its name.
     pub(super) name: String,
     /// How far it is behind, beyond what it was at first.
     pub(super) lag: Duration,

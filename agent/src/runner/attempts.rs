@@ -52,7 +52,6 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    /// Counts one attempt.
     pub(crate) fn count(&self, command: &Command, fact: &Fact, duration: Duration) {
         let outcome = match fact {
             Fact::Accepted => return,

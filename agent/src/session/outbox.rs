@@ -121,7 +121,6 @@ impl Outbox {
         let _room = self.send(Up::Answer(answer));
     }
 
-    /// Sends the last message.
     pub(super) fn goodbye(&mut self, message: &str) {
         let _room = self.send(Up::Goodbye(v1::Goodbye { message: message.to_owned() }));
     }

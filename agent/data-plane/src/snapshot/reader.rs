@@ -278,7 +278,6 @@ impl Readers {
     }
 }
 
-/// How a reading ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Carried {
     Everything,

@@ -57,7 +57,6 @@ UPDATE pgportage.copy
 SET consistent_point = $1, rows_complete = false, repeated_bytes = repeated_bytes + $2
 WHERE id = 1";
 
-/// Tables named in one TRUNCATE.
 const BATCH: usize = 500;
 
 /// Makes a snapshot the one that is copied. `held` is the snapshot whose rows are here, empty if there is

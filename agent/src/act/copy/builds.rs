@@ -31,7 +31,6 @@ pub(super) struct Builds {
 }
 
 impl Builds {
-    /// The builds that run now.
     pub(super) async fn look(&mut self, cx: &Context) -> Vec<IndexBuild> {
         match cx.clock.timeout(LIMIT, Box::pin(self.read(cx))).await {
             Ok(Ok(builds)) => builds,

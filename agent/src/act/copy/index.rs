@@ -31,7 +31,6 @@ SELECT EXISTS (SELECT FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
 
 pub(super) type Builds = BTreeMap<RelationName, Vec<Build>>;
 
-/// Groups builds by their table.
 pub(super) fn by_table(builds: Vec<Build>) -> Builds {
     let mut tables = Builds::new();
     for build in builds {

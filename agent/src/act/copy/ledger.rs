@@ -82,13 +82,9 @@ pub(super) struct Ledger {
     /// Everything is here, and every foreign key is validated.
     pub(super) complete: bool,
     pub(super) done: BTreeSet<Done>,
-    /// Every table of the snapshot.
     pub(super) tables: BTreeMap<RelationName, Planned>,
-    /// Rows of all tables.
     pub(super) row_count: i64,
-    /// Rows by table.
     pub(super) rows: BTreeMap<RelationName, i64>,
-    /// Bytes of all tables.
     pub(super) copied_bytes: i64,
 }
 

@@ -30,7 +30,6 @@ const KEYS_ARRIVE: &str = "COPY pg_temp.touched FROM STDIN (FORMAT text)";
 
 const KEYS_LEAVE: &str = "DROP TABLE pg_temp.touched";
 
-/// The result for one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mended {
     /// How many more rows it has than before.

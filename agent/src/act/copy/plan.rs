@@ -16,11 +16,9 @@ const SMALLEST_PART: i64 = 16 << 20;
 /// A larger part makes progress coarse, and losing it expensive.
 const LARGEST_PART: i64 = 1 << 30;
 
-/// One part of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) table: usize,
-    /// Which blocks.
     pub(super) blocks: Blocks,
     /// Its share of the table's size, for the progress.
     pub(super) size_bytes: i64,
@@ -30,7 +28,6 @@ pub(super) struct Piece {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Done {
     pub(super) table: RelationName,
-    /// Its first block.
     pub(super) first_block: i64,
 }
 

@@ -140,7 +140,6 @@ impl CopyQueue {
         &self.names[table]
     }
 
-    /// The next part to copy.
     pub(super) fn next_piece(&self) -> Next<Piece> {
         let mut state = self.lock();
         match state.pieces.pop_front() {
@@ -154,7 +153,6 @@ impl CopyQueue {
         }
     }
 
-    /// Notes that a part is copied.
     pub(super) fn copied(&self, piece: &Piece, row_count: i64, now: Instant) {
         let mut state = self.lock();
         state.copying -= 1;
@@ -242,7 +240,6 @@ impl CopyQueue {
         self.lock().moved_at
     }
 
-    /// Whether every row is in.
     pub(super) fn rows_are_in(&self) -> bool {
         let state = self.lock();
         state.pieces.is_empty() && state.copying == 0

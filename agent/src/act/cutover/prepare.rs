@@ -120,7 +120,6 @@ impl Switch {
         if rollback { Self::Rollback } else { Self::Cutover }
     }
 
-    /// The side that is left.
     pub(crate) fn leaves(self) -> Side {
         match self {
             Self::Cutover => Side::Source,

@@ -38,7 +38,6 @@ pub(in crate::act) struct Archive {
 /// One entry, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
-    /// Its number in the archive.
     number: i64,
     /// The bytes up to the description.
     before: Vec<u8>,
@@ -46,7 +45,6 @@ struct Entry {
     tag: Vec<u8>,
     /// Its kind, for example `TABLE`.
     kind: Vec<u8>,
-    /// The section.
     section: Vec<u8>,
     /// The statements that make the object. None for an entry without any.
     definition: Option<Vec<u8>>,
@@ -57,7 +55,6 @@ struct Entry {
     owner: Option<Vec<u8>>,
     /// Numbers of the entries that it depends on.
     depends_on: Vec<i64>,
-    /// The bytes after the owner.
     end: Vec<u8>,
 }
 
@@ -69,7 +66,6 @@ pub(super) struct Rights {
     pub roles: BTreeSet<String>,
 }
 
-/// What was changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     /// Statements from which `pg_attver` was taken.

@@ -42,7 +42,6 @@ SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamesp
 
 const SCHEMA_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
 
-/// Tables named in one GRANT.
 const BATCH: usize = 200;
 
 /// One privilege that the agent granted.

@@ -84,7 +84,6 @@ impl TableNote {
     }
 }
 
-/// The contents of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Saved {
     format: u32,

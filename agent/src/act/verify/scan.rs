@@ -42,7 +42,6 @@ pub(super) struct Worker<'a> {
     ends: Option<(Reader, Questions)>,
 }
 
-/// How the scan of a table ended.
 enum End {
     /// All of it is compared.
     Complete,
