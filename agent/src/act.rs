@@ -1,13 +1,12 @@
-//! The closed set of what an agent can be told to do: one file for each act.
+//! The closed set of acts that an agent can be told to do: one file for each.
 //!
-//! **Invariant:** nothing but an [`Act`] of the registry is ever carried out. No
-//! SQL, no path and no address is part of one.
+//! **Invariant:** nothing but an [`Act`] of the registry is ever carried out. No SQL, no path and no
+//! address is part of one.
 //!
-//! An act is whole in its file: what it is asked for and what it answers, as values
-//! and as the contract has them; what the policy has to allow; its survey, its work
-//! and its undo. The registry, at the end of this file, lists them all. The runner
-//! (`crate::runner`) gives every act the same life: policy, journal, survey, perform,
-//! journal, fact.
+//! Everything about an act is in its file: its input and its result, as values and as messages of the
+//! contract; what the policy has to allow; its survey, its work and its undo. The registry, at the end of
+//! this file, lists them all. The runner (`crate::runner`) gives every act the same life: policy, journal,
+//! survey, perform, journal, fact.
 
 mod any;
 pub mod catch_up;

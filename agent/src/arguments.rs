@@ -62,8 +62,8 @@ pub enum Verb {
     },
     /// Remove everything of a migration from this server. Needs no coordinator.
     ///
-    /// For a migration that nobody will take back any more. A fence stays. May
-    /// be typed while the agent runs.
+    /// For a migration that no coordinator will take back any more. A fence stays. May be typed while the agent
+    /// runs.
     Cleanup {
         /// The migration's name.
         migration: String,

@@ -1,4 +1,4 @@
-//! Commands, and what happens to them.
+//! Commands, and what becomes of them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::policy::Intent;
 /// One typed piece of work, checked.
 #[derive(Debug)]
 pub struct Command {
-    /// Chosen by the coordinator; the key of everything known about it.
+    /// Chosen by the coordinator; everything known about the command is stored under it.
     pub id: String,
     /// The agent's part in the migration, as the coordinator sees it.
     pub participation: Participation,
@@ -21,7 +21,7 @@ pub struct Command {
     pub attempt: u32,
     /// How long it may go without progress.
     pub stall_timeout: Duration,
-    /// W3C trace context of whoever sent it.
+    /// W3C trace context of the coordinator's span that sent it.
     pub trace_context: HashMap<String, String>,
     /// Epoch of the coordinator that decided.
     pub leader_epoch: i64,
@@ -31,7 +31,7 @@ pub struct Command {
     pub heartbeat_sequence: i64,
     /// The coordinator's step that the act belongs to. May be empty.
     pub step: String,
-    /// Do it, or take it back.
+    /// Perform the act, or take it back.
     pub verb: Verb,
     /// What to do.
     pub act: Box<dyn AnyAct>,
@@ -42,22 +42,22 @@ pub struct Command {
 pub enum Fact {
     /// It is stored and will be carried out.
     Accepted,
-    /// It is done. The result is the contract's, because that is what is kept.
+    /// It succeeded. The result is the contract's, because that is what is kept.
     Succeeded(v1::CommandResult),
-    /// It is over without success.
+    /// It failed.
     Failed(Failure),
-    /// It stopped at a safe point because it was asked to.
+    /// It stopped at a safe point because the coordinator asked it to.
     Cancelled(Effect),
 }
 
 impl Command {
-    /// What the policy is asked.
+    /// What the policy has to allow.
     #[must_use]
     pub fn intent(&self) -> Intent {
         self.act.intent(self.verb, self.participation.side)
     }
 
-    /// Whether its success is the last this agent does for the migration.
+    /// Whether its success ends this agent's part in the migration.
     #[must_use]
     pub fn ends_participation(&self) -> bool {
         self.act.ends_participation(self.verb, self.participation.side)

@@ -24,17 +24,18 @@ use crate::settings::Settings;
 
 pub use assembly::Assembly;
 
-/// How long tasks may take to end after a signal. Nothing is lost by ending
-/// without them: every start looks again.
+/// How long tasks may take to end after a signal. Ending without them loses nothing: at the next start the
+/// agent looks again at what it has done.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// Relayed connections on their way to the link's server, which takes them at
-/// once unless it is busy with handshakes.
+/// Relayed connections on their way to the link's server, which accepts them at once unless it is busy with
+/// handshakes.
 const RELAYED: usize = 4;
 
-/// How often the server's version is looked at: an upgrade restarts it anyway.
+/// How often the agent asks for the server's version. An upgrade restarts the server, and the agent's
+/// sessions with it.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
-/// The same, while it does not answer.
+/// The same, while the server does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Drives a verb to its end.
@@ -53,7 +54,7 @@ pub fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, 
         .block_on(verb)
 }
 
-/// Reads everything that can be wrong without touching anything.
+/// Reads the configuration, the policy and the certificate, without changing anything.
 ///
 /// # Errors
 ///
@@ -77,8 +78,7 @@ pub fn check(settings: &Settings) -> Result<(Policy, Identity), Failure> {
 ///
 /// # Errors
 ///
-/// Whatever keeps the agent from starting. Once it runs, nothing ends it but a
-/// signal.
+/// What keeps the agent from starting. Once it runs, only a signal ends it.
 pub async fn run(settings: Settings) -> Result<(), Failure> {
     let telemetry = telemetry::init("pgportage-agent", &settings.telemetry)?;
     let outcome = serve_until_stopped(settings).await;
@@ -87,7 +87,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
 }
 
 async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
-    // Everything that can be refused is refused before anything is dialled.
+    // The agent refuses what it can refuse before it dials.
     let (policy, identity) = check(&settings)?;
     let journal = Journal::open(&settings.journal_path())?;
     let link_listener = serve::bind(settings.link.listen).await?;
@@ -120,7 +120,7 @@ async fn serve_until_stopped(settings: Settings) -> Result<(), Failure> {
     tasks.spawn(async move {
         if let Err(failure) = link.await {
             tracing::error!(causes = ?failure.causes, "the link ended: {failure}");
-            // Without it the agent only seems to be alive. systemd starts a new one.
+            // Without the link the agent only seems to be alive, so it ends. systemd starts a new one.
             stop_all.cancel();
         }
     });
@@ -162,8 +162,8 @@ fn on_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::new(Reason::Internal, "cannot listen for signals").because(&error))
 }
 
-/// Keeps the server's version known, for the coordinator's list of agents. Never
-/// ends by itself; safe to drop.
+/// Keeps the server's version up to date, for the coordinator's list of agents. Never ends by itself; safe
+/// to drop.
 async fn know_the_server(agent: Assembly) {
     let mut known = 0;
     loop {

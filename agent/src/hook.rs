@@ -1,10 +1,9 @@
 //! Hooks: commands of the machine's owner at named points of a cutover.
 //!
-//! Those before the decision take part in it: their failure gives the cutover
-//! up. Those after it are told what happened, and hold nobody up. That they have to be
-//! told is noted before the first hook of a switchover runs
-//! ([`crate::switchover::Event::OwesHooks`]), so that a killed agent tells them after its
-//! restart; the same may then be told twice.
+//! Hooks before the decision take part in it: their failure gives the cutover up. Hooks after it only learn
+//! what happened, and delay nothing. Before the first hook of a switchover runs, the agent notes that hooks
+//! have to learn its end ([`crate::switchover::Event::OwesHooks`]). So an agent that was killed runs them
+//! after its restart; they may then run twice.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +16,8 @@ use pgportage_proto::{MigrationId, Reason};
 use crate::policy::{HookPoint, Policy};
 use crate::program;
 
-/// The hooks of the policy, and the migrations whose hooks are being told how the
-/// cutover ended. Cloning is cheap.
+/// The hooks of the policy, and the migrations whose hooks are running to learn how the cutover ended.
+/// Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Hooks {
     policy: Arc<Policy>,
@@ -27,7 +26,7 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// Nobody is being told anything yet.
+    /// No hook is running yet.
     #[must_use]
     pub fn new(policy: Arc<Policy>, tasks: Tasks) -> Self {
         Self { policy, tasks, telling: Arc::default() }
@@ -62,8 +61,8 @@ impl Hooks {
         Ok(())
     }
 
-    /// Tells hooks how a switchover ended, without waiting for them; then notes with `told`
-    /// that they were. Does nothing while hooks of that migration are being told.
+    /// Runs the hooks that learn how a switchover ended, without waiting for them; then notes with `told`
+    /// that they ran. Does nothing while such hooks of that migration are running.
     pub(crate) fn tell(
         &self,
         participation: &Participation,
@@ -105,7 +104,7 @@ async fn run(
     program::run(command, limit, &variables, clock).await
 }
 
-/// Which hook, but not what it said: its output is for the machine's owner.
+/// The failure of a hook, without its output: that is for the machine's owner.
 fn failed(at: HookPoint, index: usize, error: &program::Unsuccessful) -> Failure {
     Failure::new(Reason::HookFailed, format!("hook {} at {at} failed", index + 1))
         .detail(format!("The agent's policy names it; {error}."))

@@ -1,9 +1,8 @@
 //! Answering the other agent.
 //!
-//! **Invariant:** every method first makes sure that the caller's certificate
-//! names the other agent of the migration in *this* agent's journal, and that
-//! this agent has the side that the method belongs to. Whoever is not that
-//! agent hears the same answer whether or not the migration exists.
+//! **Invariant:** every method first makes sure that the caller's certificate names the other agent of the
+//! migration in *this* agent's journal, and that this agent has the side that the method belongs to. Any
+//! other caller gets the same answer whether or not the migration exists.
 
 mod compare;
 mod dump;
@@ -40,10 +39,10 @@ use crate::policy::DestructiveAct;
 
 /// How long the first message of a tunnel may take.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the own server may take to accept a connection.
+/// How long this agent's own server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What this agent does for the other one.
+/// Answers the calls of other agents.
 #[derive(Clone, Debug)]
 pub struct Service {
     handles: Handles,
@@ -56,8 +55,8 @@ pub struct Service {
 /// The service to be served on the link's listener.
 #[must_use]
 pub fn service(handles: Handles) -> PeerServiceServer<Service> {
-    // A reader that waited for a session of the budget would fail in the end; one
-    // that is refused comes again.
+    // A reader that waited for a session of the budget would fail in the end; the other agent tries again
+    // when its reader is refused.
     let readers = usize::from(handles.settings.postgres.max_sessions).saturating_sub(SPARE_SESSIONS).max(1);
     let [dumps, measurements, readers, tunnels] =
         [DUMPS, MEASUREMENTS, readers, TUNNELS].map(|most| Arc::new(Semaphore::new(most)));
@@ -65,14 +64,13 @@ pub fn service(handles: Handles) -> PeerServiceServer<Service> {
         .max_decoding_message_size(FACT_MESSAGE_BYTES)
 }
 
-/// Most dumps at a time, of all migrations: each costs this machine a process
-/// and the server a session. One more is asked to come again.
+/// Most dumps at a time, of all migrations: each costs this machine a process and the server a session. A
+/// caller beyond that is asked to try again.
 const DUMPS: usize = 8;
-/// Most measurements of the link at a time, of all migrations: two would measure
-/// each other.
+/// One measurement of the link at a time, of all migrations: two would measure each other.
 const MEASUREMENTS: usize = 1;
-/// Sessions of the agent's budget that are not for reading ranges, whose number at
-/// a time, of all migrations, is what is left.
+/// Sessions of the agent's budget that are not for reading ranges. The others limit how many ranges are
+/// read at a time, of all migrations.
 const SPARE_SESSIONS: usize = 6;
 /// Most tunnels at a time, of all migrations: each costs this machine a few file
 /// descriptors and the server a session.
@@ -82,7 +80,7 @@ type Answer<T> = Result<Response<T>, Status>;
 type StreamOf<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
-    /// The migration that the caller is the other agent of.
+    /// The migration whose other agent is the caller.
     fn authorise(
         &self,
         caller: Option<&PeerIdentity>,
@@ -90,7 +88,7 @@ impl Service {
         side: Option<Side>,
     ) -> Result<Participation, Failure> {
         let caller = caller.ok_or_else(refused)?;
-        // A malformed name is a migration that nobody knows.
+        // A malformed name is that of no migration.
         let migration = MigrationId::new(migration).map_err(|_| refused())?;
         let participation = self.handles.journal.participation(&migration)?;
         let Some(participation) = participation.filter(|known| caller.role == Role::Agent && known.peer == caller.name)
@@ -109,19 +107,19 @@ impl Service {
         Ok(participation)
     }
 
-    /// As [`Self::authorise`], for whoever follows what this side publishes: the
-    /// destination, and on the way back the source, where this agent's owner allowed
-    /// one.
+    /// As [`Self::authorise`], for calls of the subscriber's agent about what this side publishes. That is
+    /// the destination agent, or for the way back the source agent, if this agent's owner allows a way
+    /// back.
     fn authorise_follower(&self, caller: Option<&PeerIdentity>, migration: &str) -> Result<Participation, Failure> {
         self.authorise_stream(caller, migration, Side::Destination)
     }
 
-    /// As [`Self::authorise`], for whoever publishes what this side follows.
+    /// As [`Self::authorise`], for calls of the publisher's agent about what this side follows.
     fn authorise_publisher(&self, caller: Option<&PeerIdentity>, migration: &str) -> Result<Participation, Failure> {
         self.authorise_stream(caller, migration, Side::Source)
     }
 
-    /// `back`: the side on which this belongs to the way back.
+    /// `back`: the side on which the method belongs to the way back.
     fn authorise_stream(
         &self,
         caller: Option<&PeerIdentity>,
@@ -147,7 +145,7 @@ impl Service {
     }
 }
 
-/// The one answer to everybody who is not the other agent of a migration.
+/// The one answer to every caller that is not the other agent of a migration.
 fn refused() -> Failure {
     Failure::new(Reason::PeerRefused, "this agent does not know you as the other agent of this migration")
         .hint("Check that the migration is known to both agents and names the right ones.")
@@ -214,7 +212,7 @@ impl PeerService for Service {
             .map_err(to_status)?;
         let permit = self.permit(&self.measurements, "measurements").map_err(to_status)?;
         let clock = self.handles.tasks.clock;
-        // A core for twenty milliseconds: not one that carries others' calls.
+        // Keeps a core busy for twenty milliseconds: not one of those that serve other calls.
         let packing = tokio::task::spawn_blocking(move || packing_speed(clock)).await.unwrap_or(0);
         let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING);
         self.handles.tasks.spawn(async move {
@@ -255,7 +253,7 @@ impl PeerService for Service {
         let range = decode_range(request.into_inner()).map_err(to_status)?;
         let pieces = snapshot.read(range, packer).await.map_err(to_status)?;
         let stream = ReceiverStream::new(pieces).map(move |piece| {
-            // Given back with the stream.
+            // Released with the stream.
             let _permit = &permit;
             let message = |piece| match piece {
                 Piece::Rows(Chunk { bytes, zstd }) => v1::CopyRangeResponse { chunk: bytes, complete: false, zstd },
@@ -379,7 +377,7 @@ impl PeerService for Service {
             Err(status) => Err(status.message().to_owned()),
         });
         let (outbound, waiting) = mpsc::channel::<Chunk>(CHUNKS_WAITING);
-        // What we do not know we do not do.
+        // A compression that this release does not know is not used.
         let packing = Packing::from_wire(v1::Compression::try_from(compression).unwrap_or_default());
         let packer = Packer::new(packing, self.handles.traffic.tunnel());
         let stop = self.handles.tasks.stop.clone();
@@ -425,8 +423,8 @@ impl PeerService for Service {
 
     type DefineObjectsStream = StreamOf<v1::DefineObjectsResponse>;
 
-    /// Answers with nothing: the release before asked for definitions and goes on
-    /// without them, naming what differs.
+    /// Answers with nothing: agents of the previous release ask for definitions, and go on without them,
+    /// naming what differs.
     async fn define_objects(&self, request: Request<v1::DefineObjectsRequest>) -> Answer<Self::DefineObjectsStream> {
         self.authorise_follower(request.extensions().get(), &request.get_ref().migration_id).map_err(to_status)?;
         Ok(Response::new(Box::pin(tokio_stream::empty())))

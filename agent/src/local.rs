@@ -1,7 +1,6 @@
-//! Verbs typed on the agent's own machine. They need neither the coordinator
-//! nor a running agent, and work beside one: SQLite orders the writers of the
-//! journal, and what is done on the server is decided in the server's own
-//! transactions.
+//! Verbs that an operator types on the agent's own machine. They need neither the coordinator nor a running
+//! agent, and work beside one: SQLite orders the writers of the journal, and what happens on the server is
+//! decided in the server's own transactions.
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -15,14 +14,13 @@ use crate::daemon::{self, Assembly};
 use crate::reports;
 use crate::settings::Settings;
 
-/// Lets applications back in on a fenced side: a source in a cutover, a destination
-/// in a rollback.
+/// Lets applications back in on a fenced side: a source in a cutover, a destination in a rollback.
 ///
 /// # Errors
 ///
-/// [`pgportage_proto::Reason::DestinationOpened`] when the other side took
-/// over, [`pgportage_proto::Reason::CutoverInDoubt`] when it cannot be asked and
-/// nobody states that it is `destroyed`.
+/// [`pgportage_proto::Reason::DestinationOpened`] when the other side took over,
+/// [`pgportage_proto::Reason::CutoverInDoubt`] when its agent does not answer and the operator does not
+/// state that it is `destroyed`.
 pub async fn unfence(settings: Settings, migration: &str, destroyed: Option<Side>) -> Result<String, Failure> {
     let migration = MigrationId::new(migration)?;
     beside(settings, async |handles| {
@@ -32,14 +30,13 @@ pub async fn unfence(settings: Settings, migration: &str, destroyed: Option<Side
     .await
 }
 
-/// Removes everything of a migration that nobody will take back any more. A
-/// fence stays; the answer says how to lift it.
+/// Removes everything of a migration that no coordinator will take back any more. A fence stays; the answer
+/// says how to lift it.
 ///
 /// # Errors
 ///
-/// [`pgportage_proto::Reason::CutoverInDoubt`] and
-/// [`pgportage_proto::Reason::WrongState`] while the other server may need what
-/// would be removed.
+/// [`pgportage_proto::Reason::CutoverInDoubt`] and [`pgportage_proto::Reason::WrongState`] while the other
+/// server may need what would be removed.
 pub async fn clean_up(settings: Settings, migration: &str) -> Result<String, Failure> {
     let migration = MigrationId::new(migration)?;
     beside(settings, async |handles| {
@@ -59,8 +56,7 @@ pub async fn clean_up(settings: Settings, migration: &str) -> Result<String, Fai
     .await
 }
 
-/// Does something as an agent that works beside a running one. What is to be
-/// audited goes to standard error.
+/// Does something as an agent that works beside a running one. Audit messages go to standard error.
 async fn beside<T, F: Future<Output = Result<T, Failure>>>(
     settings: Settings,
     act: impl FnOnce(Handles) -> F,
@@ -71,7 +67,7 @@ async fn beside<T, F: Future<Output = Result<T, Failure>>>(
         let journal = Journal::open_beside(&settings.journal_path())?;
         let handles = Assembly::new(settings, policy, journal, identity).handles;
         let done = act(handles.clone()).await;
-        // Hooks that are being told; each has a limit.
+        // Waits for hooks that are running; each has a limit.
         handles.tasks.tracker.close();
         handles.tasks.tracker.wait().await;
         done

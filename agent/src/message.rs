@@ -1,7 +1,6 @@
-//! Values of the contract that more than one act, fact or answer is made of.
+//! Values of the contract that several acts, facts or answers use.
 //!
-//! Each act reads and writes its own messages beside its code; here is what they
-//! share.
+//! Each act reads and writes its own messages beside its code; here is what they share.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use uuid::Uuid;
 
 use pgportage_postgres::catalog::SequencePosition;
 
-/// A field that is not as it has to be.
+/// The failure for a field that is missing or wrong.
 pub(crate) fn missing(field: &str) -> Failure {
     Failure::new(Reason::RequestInvalid, format!("field `{field}` is missing or malformed"))
         .effect(Effect::None)
@@ -32,12 +31,11 @@ pub(crate) fn duration(message: Option<prost_types::Duration>, field: &str) -> R
         .ok_or_else(|| missing(field))
 }
 
-/// A duration of our own, read back. Nonsense reads as none.
+/// A duration that this agent wrote, read back. One that makes no sense reads as zero.
 pub(crate) fn reported(message: Option<prost_types::Duration>) -> Duration {
     message.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default()
 }
 
-/// A duration as the contract has it.
 pub(crate) fn span(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
@@ -55,22 +53,20 @@ pub(crate) fn int32(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// A count of our own, read back.
+/// A count that this agent wrote, read back.
 pub(crate) fn uint32(number: i32) -> u32 {
     u32::try_from(number).unwrap_or(0)
 }
 
-/// Names of tables.
 pub(crate) fn relations(names: Vec<v1::RelationName>) -> Vec<RelationName> {
     names.into_iter().map(RelationName::from).collect()
 }
 
-/// The id of a switch's marker.
+/// The id of a switchover's marker.
 pub(crate) fn marker(text: &str) -> Result<Uuid, Failure> {
     text.parse().map_err(|_| missing("marker_id"))
 }
 
-/// Where sequences stand.
 pub(crate) fn sequences(states: Vec<v1::SequenceState>) -> Result<Vec<SequencePosition>, Failure> {
     let position = |state: v1::SequenceState| {
         let name = RelationName::from(state.sequence.ok_or_else(|| missing("sequences.sequence"))?);
@@ -79,7 +75,7 @@ pub(crate) fn sequences(states: Vec<v1::SequenceState>) -> Result<Vec<SequencePo
     states.into_iter().map(position).collect()
 }
 
-/// The same as the contract has it.
+/// Positions of sequences, as messages of the contract.
 pub(crate) fn sequence_messages(positions: Vec<SequencePosition>) -> Vec<v1::SequenceState> {
     let message = |position: SequencePosition| v1::SequenceState {
         sequence: Some(position.name.into()),

@@ -14,7 +14,7 @@ use prometheus_client::registry::Unit;
 use crate::act::{Handles, ProgressPart};
 use crate::runner::{Attempts, Runner, UnderWay};
 
-/// Makes the agent's figures readable.
+/// Registers the agent's figures with the metrics endpoint.
 #[must_use]
 pub fn register(handles: &Handles, standing: &Standing, runner: &Arc<Runner>) -> Metrics {
     let metrics = Metrics::new();
@@ -38,7 +38,7 @@ pub fn register(handles: &Handles, standing: &Standing, runner: &Arc<Runner>) ->
     metrics
 }
 
-/// What is read at the moment somebody asks.
+/// The figures that are read at the moment of a scrape.
 #[derive(Debug)]
 struct Now {
     gauges: Gauges,
@@ -104,7 +104,7 @@ impl Collector for Now {
             let labels = [("migration", migration.as_str()), ("step", kind.as_str()), ("verb", verb.as_str())];
             former.encode_family(&labels)?.encode_gauge(&1_i64)?;
         }
-        // A journal that cannot be read has louder ways to say so.
+        // A journal that cannot be read stops the agent's commands, which is noticed without this figure.
         let untold = self.journal.unsent_facts().unwrap_or(0);
         let help = "Facts that the coordinator has not acknowledged";
         let mut facts = encoder.encode_descriptor("unacknowledged_facts", help, None, MetricType::Gauge)?;
@@ -120,8 +120,7 @@ impl Collector for Now {
 }
 
 impl Now {
-    /// How far copies are. Tables that are ready count; what is not known is left
-    /// out.
+    /// The progress of copies. Tables that are ready count too; unknown figures are left out.
     fn encode_copies(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let copies = self.runner.copies();
         type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&[ProgressPart]) -> u64);
@@ -143,8 +142,8 @@ impl Now {
             for (migration, progress) in copies.iter().filter(|(_, progress)| !progress.parts.is_empty()) {
                 let value = figure(&progress.parts);
                 if matches!(name, "copy_total_bytes" | "copy_total_rows") && value == 0 {
-                    // A subscription that copies knows no sizes, a server that never
-                    // analysed its tables no rows.
+                    // During a subscription's own copy the sizes are unknown; of a server that never
+                    // analysed its tables, the rows.
                     continue;
                 }
                 let value = i64::try_from(value).unwrap_or(i64::MAX);

@@ -1,8 +1,7 @@
-//! What may be done on this server at all.
+//! What the agent may do on this server at all.
 //!
-//! A local file that only the machine's owner can write. **Invariant:** nothing
-//! that comes over the wire widens it; every command asks it before anything
-//! else happens.
+//! A local file that only the machine's owner can write. **Invariant:** nothing that comes over the wire
+//! widens it; every command is checked against it before anything else happens.
 
 mod command;
 mod destructive;
@@ -40,35 +39,32 @@ pub struct Policy {
     hooks: Vec<HookRule>,
 }
 
-/// The acts that the file allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct AllowedActs {
-    /// The key that lists them: `acts`, or `steps` in a file of before.
+    /// The key that lists them: `acts`, or `steps` in an older file.
     key: &'static str,
     kinds: BTreeSet<ActKind>,
 }
 
-/// What may be done with one database.
+/// What the agent may do with one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct DatabaseRule {
     sides: BTreeSet<Side>,
     /// Absent: every peer of the file.
     peers: Option<BTreeSet<String>>,
-    /// See [`Policy::source_address`].
     source_address: Option<String>,
 }
 
-/// How far things may go. Every number has a default; the reasons are at
-/// `Limits::default`.
+/// The limits of what the agent may do. Every number has a default; the reasons are at `Limits::default`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Longest wait for one lock, outside the cutover.
     pub lock_timeout: Duration,
-    /// Longest time the barrier may take to be granted, all tables together.
+    /// Longest time for the barrier to be granted, all tables together.
     pub barrier_timeout: Duration,
     /// What gives way when the barrier and an application wait for each other.
     pub barrier_conflict: BarrierConflict,
-    /// Longest outage that may be asked for.
+    /// Longest outage that a coordinator may ask for.
     pub max_outage: Duration,
     /// A command that was decided longer ago than this is refused.
     pub command_age: Duration,
@@ -91,44 +87,43 @@ impl Default for Limits {
     fn default() -> Self {
         const GIB: u64 = 1 << 30;
         Self {
-            // Whoever queues behind our waiting lock waits as long.
+            // Applications that queue behind our waiting lock wait as long.
             lock_timeout: Duration::from_secs(1),
             // Granted in 4 to 69 ms under load when cycles are cancelled.
             barrier_timeout: Duration::from_millis(500),
             barrier_conflict: BarrierConflict::Cancel,
             max_outage: Duration::from_secs(10),
-            // Twice the silence after which a coordinator takes us for lost.
+            // Twice the silence after which a coordinator counts this agent as lost.
             command_age: Duration::from_secs(30),
             retained_wal_warn_bytes: 10 * GIB,
             retained_wal_abort_bytes: 50 * GIB,
             free_disk_warn_bytes: 10 * GIB,
             free_disk_abort_bytes: 2 * GIB,
-            // Where autovacuum begins its own freezing, and half of what is left.
+            // The age at which autovacuum begins its own freezing, and half of what is left then.
             xmin_age_warn: 200_000_000,
             xmin_age_abort: 1_000_000_000,
         }
     }
 }
 
-/// What gives way when the barrier and an application wait for each other: neither can
-/// get out by itself.
+/// What gives way when the barrier and an application wait for each other: neither can get out of that by
+/// itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BarrierConflict {
-    /// The application's statement is cancelled, as soon as it is seen. The agent looks
-    /// every 5 ms.
+    /// The application's statement is cancelled as soon as the agent sees the cycle. It looks every 5 ms.
     Cancel,
     /// The switchover is taken back; no statement of an application is cancelled.
     Yield,
 }
 
-/// What a command wants to do, as far as the policy is concerned.
+/// What a command wants to do, for the policy to decide.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
-    /// Which action.
+    /// The kind of act.
     pub kind: ActKind,
-    /// Carried out or taken back.
+    /// Whether it is performed or taken back.
     pub verb: Verb,
-    /// What of it needs a word of its own.
+    /// The destructive acts that it includes.
     pub acts: Vec<DestructiveAct>,
     /// The outage it may cause.
     pub max_outage: Option<Duration>,
@@ -139,8 +134,8 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// [`Reason::ConfigurationInvalid`], with every problem in the detail; also
-    /// when somebody other than its owner can write the file.
+    /// [`Reason::ConfigurationInvalid`], with every problem in the detail; also when a user other than the
+    /// file's owner can write it.
     pub fn load(path: &Path) -> Result<Self, Failure> {
         file::load(path)
     }
@@ -203,7 +198,7 @@ impl Policy {
         Ok(())
     }
 
-    /// Where the other agents are found.
+    /// The addresses of the other agents.
     #[must_use]
     pub fn peers(&self) -> &BTreeMap<String, PeerAddress> {
         &self.peers
@@ -215,20 +210,20 @@ impl Policy {
         self.peers.get(peer)
     }
 
-    /// Destination: where this server reaches the source server of a database
-    /// itself, for subscriptions that do not go through the link.
+    /// Destination: the address at which this server reaches the source server of a database directly, for
+    /// subscriptions that do not go through the link.
     #[must_use]
     pub fn source_address(&self, database: &str) -> Option<&str> {
         self.databases.get(database).or_else(|| self.databases.get(ANY))?.source_address.as_deref()
     }
 
-    /// How far things may go.
+    /// The limits of what the agent may do.
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Roles made beforehand.
+    /// Roles that the server's owner made beforehand.
     #[must_use]
     pub fn roles(&self) -> &PremadeRoles {
         &self.roles
@@ -239,8 +234,7 @@ impl Policy {
         self.poolers.iter().filter(move |rule| rule.database == database)
     }
 
-    /// What is run at a point of a cutover of this database, in the order of the
-    /// file.
+    /// The hooks for a point of a cutover of this database, in the order of the file.
     pub fn hooks(&self, at: HookPoint, database: &str) -> impl Iterator<Item = &HookRule> {
         let concerns = move |rule: &&HookRule| {
             rule.at == at && rule.databases.as_ref().is_none_or(|databases| databases.contains(database))
@@ -248,13 +242,13 @@ impl Policy {
         self.hooks.iter().filter(concerns)
     }
 
-    /// Acts that need a word of their own.
+    /// The destructive acts that the file allows.
     #[must_use]
     pub fn destructive(&self) -> &Destructive {
         &self.destructive
     }
 
-    /// SHA-256 of the file: a change of it is seen by the coordinator.
+    /// SHA-256 of the file: by this the coordinator notices a change of it.
     #[must_use]
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest

@@ -1,16 +1,13 @@
 //! The PgBouncer that applications reach a database through.
 //!
-//! Its clients are made to wait before the barrier is raised, and let on when it
-//! is known where to: to the source when the cutover was given up, to the
-//! destination once that has opened; before a rollback, the other way round. They see
-//! a pause and no error.
+//! Its clients have to wait before the barrier is raised. They go on when it is known where: at the source
+//! when the cutover was given up, at the destination once that has opened; in a rollback, the other way
+//! round. They see a pause and no error.
 //!
-//! **Invariant:** where a paused pooler leads follows from what is durable alone: on
-//! the side that is left from the record of the switchover
-//! ([`crate::switchover::SwitchoverRecord`]), on the side that is entered from its own
-//! decision. In doubt it stays paused. The pooler is no fence: what keeps
-//! writes off a server are the barrier and the fence, and whatever happens to
-//! the pooler costs waiting and no row.
+//! **Invariant:** where a paused pooler leads follows only from durable facts: on the side that is left,
+//! from the record of the switchover ([`crate::switchover::SwitchoverRecord`]); on the side that is
+//! entered, from its own decision. In doubt it stays paused. The pooler is no fence: the barrier and the
+//! fence keep writes off a server, and a failure of the pooler costs waiting and no row.
 
 mod check;
 mod console;
@@ -35,22 +32,21 @@ use crate::policy::{Policy, PoolerRule};
 use console::{Console, command};
 use turn::Turns;
 
-/// A login that the pooler makes when it is paused is broken off, and its pool
-/// tries no other for as long as `server_login_retry` says. So none should be
-/// under way; for this long that is waited for.
+/// A login to the server that is under way when the pooler is paused is broken off, and its pool tries no
+/// other for `server_login_retry`. So none should be under way; the agent waits up to this long for that.
 const CALM: Duration = Duration::from_millis(200);
 
-/// What becomes of a switch when the console of a pooler does not answer.
+/// What to do in a switchover when the console of a pooler does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreachable {
-    /// It does not begin.
+    /// Do not begin the switchover.
     Refuse,
-    /// It goes on without that pooler, as the operator wished.
+    /// Go on without that pooler, as the operator wished.
     LeaveOut,
 }
 
 impl Unreachable {
-    /// What there is to do with a pooler: nothing, if it is left out.
+    /// The result for a pooler: none if it is left out.
     pub(crate) fn judge<T>(self, rule: &PoolerRule, reached: Result<T, Failure>) -> Result<Option<T>, Failure> {
         match (self, reached) {
             (_, Ok(reached)) => Ok(Some(reached)),
@@ -63,8 +59,7 @@ impl Unreachable {
     }
 }
 
-/// The poolers of this agent's policy, as far as they are paused.
-/// Cloning is cheap.
+/// The poolers of this agent's policy, with those that are paused. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Poolers(Arc<Inner>);
 
@@ -72,11 +67,11 @@ pub struct Poolers(Arc<Inner>);
 struct Inner {
     means: Means,
     turns: Turns,
-    /// One lock for each migration, held while its poolers are commanded.
+    /// One lock for each migration, held while the agent commands its poolers.
     waiting: std::sync::Mutex<HashMap<MigrationId, Arc<Mutex<Waiting>>>>,
 }
 
-/// What poolers are led with.
+/// What it takes to command poolers.
 #[derive(Clone, Debug)]
 struct Means {
     policy: Arc<Policy>,
@@ -87,30 +82,30 @@ struct Means {
 /// What this process knows of the poolers of one migration.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Sessions with those that are paused.
+    /// Sessions with the paused poolers.
     approached: Vec<Approached>,
-    /// Which of them were led where the others could not be led yet.
+    /// Poolers that were led, while others could not be led yet.
     led: Option<(Option<Side>, Vec<PoolerRule>)>,
 }
 
-/// A pooler that can be paused at once: logged in, and no login of its own under
-/// way.
+/// A pooler that can be paused at once: the agent has logged in, and the pooler is not logging in to a
+/// server.
 #[derive(Debug)]
 pub struct Approached {
     rule: PoolerRule,
-    /// One for each entry: a session waits until its entry has paused.
+    /// One for each entry: a console session waits until its entry has paused.
     consoles: Vec<Console>,
 }
 
 impl Poolers {
-    /// None is paused yet. What their configuration files held is kept in `state_dir`.
+    /// No pooler is paused yet. Copies of their configuration files are kept in `state_dir`.
     #[must_use]
     pub fn new(policy: Arc<Policy>, state_dir: PathBuf, clock: Clock) -> Self {
         let means = Means { policy, state_dir, clock };
         Self(Arc::new(Inner { means, turns: Turns::default(), waiting: std::sync::Mutex::default() }))
     }
 
-    /// Looks whether every pooler can be paused and led, before anybody waits.
+    /// Checks whether every pooler can be paused and led, before any client has to wait.
     ///
     /// # Errors
     ///
@@ -119,7 +114,7 @@ impl Poolers {
         check::check(&self.0.means, participation).await
     }
 
-    /// As [`Self::check`], for a switch that may lead poolers back to the source.
+    /// As [`Self::check`], for a switchover that may lead poolers back to the source.
     ///
     /// # Errors
     ///
@@ -132,8 +127,7 @@ impl Poolers {
         check::check_back(&self.0.means, participation, unreachable).await
     }
 
-    /// Prepares the pause, so that nothing but the pause is left to do. Safe to
-    /// drop.
+    /// Prepares the pause, so that only the pause itself is left to do. Safe to drop.
     ///
     /// # Errors
     ///
@@ -149,17 +143,15 @@ impl Poolers {
         Ok(approached.into_iter().flatten().collect())
     }
 
-    /// Makes the clients of all poolers wait, once the transactions at work have
-    /// ended. The outage, as those clients see it, begins here. Dropped on its
-    /// way, it may leave some paused, as a failure may. `note` makes that durable before the
-    /// first is paused.
+    /// Makes the clients of all poolers wait, once the running transactions have ended. The outage, as
+    /// those clients see it, begins here. A future that is dropped may leave some poolers paused, and so
+    /// may a failure. `note` makes that durable before the first is paused.
     ///
     /// # Errors
     ///
-    /// [`Reason::PoolerBusy`] when a transaction does not end in time, and
-    /// [`Reason::OutageBudgetExceeded`] when that time was what is left of the budget;
-    /// [`Reason::PoolerUnreachable`]; [`Reason::StoreUnwritable`]. Some may be
-    /// paused then: the caller lets them on.
+    /// [`Reason::PoolerBusy`] when a transaction does not end in time, and [`Reason::OutageBudgetExceeded`]
+    /// when that time was the rest of the budget; [`Reason::PoolerUnreachable`];
+    /// [`Reason::StoreUnwritable`]. Some poolers may be paused then: the caller resumes them.
     pub async fn pause(
         &self,
         participation: &Participation,
@@ -184,15 +176,14 @@ impl Poolers {
         Ok(())
     }
 
-    /// Lets the clients of every pooler on, whether or not they wait: to a side, or to where
-    /// they were. Whether that is still to be done is asked of `due` when nobody else
-    /// commands these poolers. Returns what `due` said. Dropped on its way, it can be called
-    /// again.
+    /// Lets the clients of every pooler go on, whether or not they wait: at a side, or where they were.
+    /// `due` says whether that is still to be done; it is asked when no other task commands these poolers.
+    /// Returns what `due` said. A future that was dropped can be called again.
     ///
     /// # Errors
     ///
-    /// [`Reason::PoolerUnfit`] and [`Reason::PoolerUnreachable`]: some wait on,
-    /// and this can be tried again. Those of `due`.
+    /// [`Reason::PoolerUnfit`] and [`Reason::PoolerUnreachable`]: some clients still wait, and the caller
+    /// can try again. Those of `due`.
     pub async fn let_on(
         &self,
         participation: &Participation,
@@ -208,7 +199,7 @@ impl Poolers {
         Ok(due)
     }
 
-    /// Removes what was kept for the way back.
+    /// Removes the copies that were kept to lead poolers back.
     pub(crate) fn forget(&self, participation: &Participation) -> Result<(), Failure> {
         self.0
             .means
@@ -217,8 +208,8 @@ impl Poolers {
             .try_for_each(|rule| lead::forget(&self.0.means, participation, rule))
     }
 
-    /// Leads every pooler that can be, whatever becomes of the others; then fails with
-    /// the first that cannot. Called again, it leads those that are left.
+    /// Leads every pooler that can be led, even if another fails; then returns the first failure. Called
+    /// again, it leads those that are left.
     async fn lead_all(
         &self,
         participation: &Participation,
@@ -229,7 +220,7 @@ impl Poolers {
             Some((before, led)) if before == towards => led,
             Some(_) | None => Vec::new(),
         };
-        // Sessions from before are used once: after a failure they may be in any state.
+        // Earlier sessions are used once: after a failure they may be in any state.
         let mut approached = std::mem::take(&mut waiting.approached);
         let left = self.0.means.policy.poolers(&participation.database).filter(|rule| !led.contains(rule));
         let leading: Vec<_> = left
@@ -269,7 +260,7 @@ impl Approached {
         Ok(approached)
     }
 
-    /// Waits, not for long, until the pooler is not logging in anywhere.
+    /// Waits, for a short time, until the pooler is not logging in to a server.
     async fn await_calm(&mut self, clock: Clock) -> Result<(), Failure> {
         let deadline = clock.now() + CALM;
         let Some(console) = self.consoles.first_mut() else { return Ok(()) };
@@ -303,7 +294,7 @@ impl Approached {
     }
 }
 
-/// Says who is in the way of a pause.
+/// The failure of a pause, naming the transactions that prevent it.
 async fn busy(rule: &PoolerRule, clock: Clock, limit: Duration) -> Failure {
     let holders = check::at_work(rule, clock).await.unwrap_or_default();
     let (reason, which) = match limit < rule.pause_timeout {

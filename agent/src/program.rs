@@ -1,9 +1,8 @@
 //! Runs a command of the machine's owner.
 //!
-//! Without a shell, with an environment of a few documented variables, in a
-//! process group of its own that is killed when its time is over or when nobody
-//! waits for it any more. What it says goes into the agent's log, the first few
-//! kilobytes of it, and nowhere else.
+//! Without a shell, with an environment of a few documented variables, in a process group of its own. The
+//! group is killed when its time is over or when its caller stops waiting. The first few kilobytes of its
+//! output go into the agent's log, and nowhere else.
 
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -16,18 +15,17 @@ use tokio::process::Command;
 
 use crate::policy::LocalCommand;
 
-/// What of its output is kept: enough for an error, not enough to fill a log.
+/// Bytes of its output that are kept: enough for an error, not enough to fill a log.
 const KEPT_BYTES: usize = 4096;
-/// Where programs without a path are looked for.
+/// Where programs named without a path are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unsuccessful {
     /// It could not be started.
     #[error("it could not be started")]
     NotStarted(#[source] std::io::Error),
-    /// It said that it failed, or was killed.
+    /// It exited with a failure, or was killed.
     #[error("it ended with {0}")]
     Ended(ExitStatus),
     /// It was killed when its time was over.
@@ -35,7 +33,7 @@ pub(crate) enum Unsuccessful {
     TimedOut(Duration),
 }
 
-/// What every command is told about the migration, beside `PATH` and `LC_ALL`.
+/// The variables about the migration that every command gets, beside `PATH` and `LC_ALL`.
 pub(crate) fn variables(participation: &Participation) -> Vec<(&'static str, String)> {
     vec![
         ("PGPORTAGE_MIGRATION", participation.migration.to_string()),
@@ -73,8 +71,8 @@ pub(crate) async fn run(
     let (to_stdout, to_stderr) = (&mut said.0, &mut said.1);
     let ended = clock
         .timeout(limit, async move {
-            // The pipes may outlive it in somebody it left behind: its own end
-            // is what counts.
+            // A process that it left behind may keep the pipes open: the end of the command itself is what
+            // counts.
             let listening = async { tokio::join!(listen(stdout, to_stdout), listen(stderr, to_stderr)) };
             let mut listening = std::pin::pin!(listening);
             tokio::select! {
@@ -104,7 +102,7 @@ pub(crate) async fn run(
     outcome
 }
 
-/// Reads to the end and keeps the beginning.
+/// Reads to the end of the output and keeps the beginning.
 async fn listen(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     let Some(mut pipe) = pipe else { return };
     let mut buffer = [0_u8; 1024];
@@ -114,13 +112,13 @@ async fn listen(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     }
 }
 
-/// A process group that does not outlive its owner.
+/// A process group that ends with this value.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
-            // Gone already is as good.
+            // The group may be gone already, which is as good.
             let _killed = kill_process_group(group, Signal::KILL);
         }
     }
@@ -188,7 +186,7 @@ mod tests {
     }
 
     async fn assert_dead(pid: &str) {
-        // Killed, it may wait for whoever adopted it.
+        // Killed, it may still wait for its new parent to reap it.
         let stat = Path::new("/proc").join(pid).join("stat");
         for _ in 0..1000 {
             match std::fs::read_to_string(&stat) {

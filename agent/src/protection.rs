@@ -1,19 +1,17 @@
-//! Source protection: how many readers read at a time.
+//! Source protection: the agent limits how many readers read at a time.
 //!
-//! **Invariant:** the source is production. When its commits get slow or its own
-//! standbys fall behind while rows are read, fewer readers read at a time, until
-//! it has recovered. One always goes on: what holds the copy up for good would
-//! harm the source too, by the WAL that is kept for it.
+//! **Invariant:** the source is production. When its commits get slow or its own standbys fall behind while
+//! rows are read, fewer readers read at a time, until it has recovered. One reader always goes on: a copy
+//! that stopped for good would harm the source too, by the WAL that is kept for it.
 //!
-//! Two signals, looked at each second and only while somebody reads:
+//! Two signals, looked at each second, and only while readers are at work:
 //!
-//! - **How long a tiny commit takes**, without waiting for standbys: what every
-//!   writer of the source feels when its disks or cores are busy.
-//! - **How far its standbys fall behind**, in time on our own clock: when a
-//!   position that was written ten seconds ago is not replayed, that is ten
-//!   seconds, whatever the server's own figure says, which stands still with a
-//!   replay that stands still. How far one was behind already when the reading
-//!   began (`recovery_min_apply_delay`, a rebuild) is not counted.
+//! - **How long a tiny commit takes**, without waiting for standbys: every writer of the source feels that
+//!   when its disks or cores are busy.
+//! - **How far its standbys fall behind**, in time on our own clock: when a position that was written ten
+//!   seconds ago is not replayed, that is ten seconds. The server's own figure stands still when the replay
+//!   does. How far a standby was behind already when the reading began (`recovery_min_apply_delay`, a
+//!   rebuild) is not counted.
 //!
 //! Sessions that wait are no signal: on a busy server some always do.
 
@@ -35,13 +33,12 @@ use crate::settings::ProtectionSettings;
 use governor::{Governor, Limits};
 use standby::Standbys;
 
-/// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Looks without a reader after which all is forgotten: between two ranges nobody
-/// reads for a moment.
+/// After so many looks without a reader everything seen is forgotten. One look is not enough: between two
+/// ranges there is no reader for a moment.
 const IDLE_LOOKS: u32 = 10;
 
-/// Protects the server that this agent reads from.
+/// Limits the readers of the server that this agent reads from.
 #[derive(Debug)]
 pub struct Protection {
     door: Door,
@@ -50,7 +47,7 @@ pub struct Protection {
     gauges: Gauges,
     settings: ProtectionSettings,
     tasks: Tasks,
-    /// Kept from one round to the next; opened again when it is lost.
+    /// Kept from one round to the next; opened again after it is lost.
     session: Option<Session>,
     standbys: Standbys,
     governor: Governor,
@@ -93,7 +90,7 @@ impl Protection {
         }
     }
 
-    /// One look, if anybody reads.
+    /// One look, if there are readers.
     async fn round(&mut self) {
         let reading = self.snapshots.reading();
         self.show(&reading);
@@ -119,7 +116,7 @@ impl Protection {
         }
     }
 
-    /// Lets people see which migrations are held back, and that others are no more.
+    /// Shows operators which migrations are held back, and which no longer are.
     fn show(&self, reading: &[(MigrationId, usize)]) {
         let shown = self.gauges.snapshot();
         for (migration, gauge) in shown {
@@ -134,8 +131,7 @@ impl Protection {
         }
     }
 
-    /// What the source is like now. A server that does not answer in time is as
-    /// slow as that.
+    /// The present state of the source. A server that does not answer in time counts as that slow.
     async fn look(&mut self, migration: &MigrationId) -> governor::Sample {
         let clock = self.tasks.clock;
         let begun = clock.now();

@@ -1,10 +1,9 @@
-//! Files that an agent writes for people: which rows differ, what was compared
-//! so far, and the statements that mend rows.
+//! Files that an agent writes for operators: which rows differ, what was compared so far, and the
+//! statements that correct rows.
 //!
-//! They hold keys of rows and whole rows, so **they go with the
-//! migration**: before the journal forgets it, and at every start those that the
-//! journal does not know. A migration that comes later by the same name finds
-//! nothing that it could take for its own.
+//! They hold keys of rows and whole rows, so **they go with the migration**. The agent removes them before
+//! the journal forgets the migration, and at every start removes those that the journal does not know. A
+//! later migration of the same name finds no file that it could take for its own.
 
 use std::fs;
 use std::io;
@@ -15,16 +14,15 @@ use pgportage_proto::MigrationId;
 /// Directory of comparisons below the state directory: one directory for each
 /// migration.
 const COMPARISON: &str = "comparison";
-/// Directory in which the release before wrote statements about schemas.
+/// Directory in which the previous release wrote statements about schemas.
 const DRIFT: &str = "drift";
 
-/// Where a migration's comparison keeps its files.
+/// The directory of a migration's comparison.
 pub(crate) fn comparison(state: &Path, migration: &MigrationId) -> PathBuf {
     state.join(COMPARISON).join(migration.as_str())
 }
 
-/// Removes every file of a migration. What cannot be removed is said in the log,
-/// and tried again at the next start.
+/// Removes every file of a migration. A failure is logged, and the next start tries again.
 pub(crate) fn remove(state: &Path, migration: &MigrationId) {
     tell(fs::remove_dir_all(comparison(state, migration)), migration.as_str());
 }

@@ -1,13 +1,12 @@
 //! The life of every command.
 //!
-//! Known already? Then the journal answers. From a coordinator that is over, or
-//! decided too long ago, or outside the policy? Refused, with one line in the
-//! log. Otherwise: intent to the journal, a turn in its migration, look, act,
-//! outcome to the journal. The session tells what the journal holds; nothing
-//! here waits for it.
+//! A known command is answered from the journal. A command is refused, with one line in the log, when it
+//! comes from a coordinator that a later one has replaced, was decided too long ago, or is not allowed by
+//! the policy. Otherwise: intent to the journal, a turn in its migration, survey, act, outcome to the
+//! journal. The session sends what the journal holds; nothing here waits for it.
 //!
-//! **Invariant:** one command of a migration is carried out at a time, and no
-//! panic, stall or cancellation of one reaches another.
+//! **Invariant:** one command of a migration is carried out at a time, and a panic, stall or cancellation
+//! of one does not affect another.
 
 mod attempts;
 
@@ -32,12 +31,12 @@ use crate::wire::{self, Received};
 
 pub use attempts::Attempts;
 
-/// How long a stalled act may take to its next safe point before it is dropped,
-/// as a crash would drop it. Never longer than its own stall limit.
+/// How long a stalled act may take to its next safe point. Then it is dropped, as a crash would drop it.
+/// Never longer than its own stall limit.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
-/// How long ids of finished commands stay known. A repetition that is older than
-/// this comes from a coordinator whose epoch is over anyway.
+/// How long ids of finished commands stay known. An older repetition comes from a coordinator that a later
+/// one has replaced anyway.
 const REMEMBER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Carries commands out. One for each agent.
@@ -45,43 +44,42 @@ const REMEMBER: Duration = Duration::from_secs(30 * 24 * 3600);
 pub struct Runner {
     handles: Handles,
     running: Mutex<HashMap<String, Running>>,
-    /// Whose turn it is, for each migration.
+    /// One lock for each migration: its commands take turns.
     turns: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<()>>>>,
-    /// Counts records of facts: whoever waits for news waits for a change.
+    /// Counts recorded facts: the session waits for a change.
     news: watch::Sender<u64>,
     attempts: Attempts,
 }
 
-/// A command under way, as others see it.
+/// A command under way, for the situation and the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnderWay {
     /// Its migration.
     pub migration: MigrationId,
-    /// Which act.
+    /// The kind of its act.
     pub kind: ActKind,
     /// The coordinator's step that the act belongs to. May be empty.
     pub step: String,
-    /// Carried out or taken back.
+    /// Whether it is performed or taken back.
     pub verb: Verb,
 }
 
-/// A command under way.
 #[derive(Debug)]
 struct Running {
     migration: MigrationId,
     kind: ActKind,
     step: String,
     verb: Verb,
-    /// Its progress is that of the copy.
+    /// Whether its progress is that of the copy.
     copies: bool,
     cancel: CancellationToken,
     progress: watch::Receiver<Progress>,
 }
 
-/// Who sent a command, and how fresh the sender's picture was.
+/// The coordinator that sent a command, and how old its picture of this agent was.
 #[derive(Clone, Debug)]
 pub struct Sender {
-    /// SPIFFE id.
+    /// SPIFFE id of its certificate.
     pub actor: String,
     /// Serial number of the certificate, in hexadecimal.
     pub serial: String,
@@ -95,7 +93,7 @@ pub struct Sender {
 pub enum Taken {
     /// It is stored and under way.
     Started,
-    /// It was known; its facts are told again.
+    /// It was known; its facts are sent again.
     Repeated,
     /// It is refused, and the refusal is stored like an outcome.
     Refused,
@@ -104,7 +102,7 @@ pub enum Taken {
 }
 
 impl Runner {
-    /// Nothing is under way yet.
+    /// No command is under way yet.
     #[must_use]
     pub fn new(handles: Handles) -> Arc<Self> {
         Arc::new(Self {
@@ -122,7 +120,7 @@ impl Runner {
         &self.attempts
     }
 
-    /// What is under way, waiting for its turn included.
+    /// Every command under way, also those that wait for their turn.
     #[must_use]
     pub fn under_way(&self) -> Vec<UnderWay> {
         let under_way = |running: &Running| UnderWay {
@@ -134,7 +132,7 @@ impl Runner {
         self.running().values().map(under_way).collect()
     }
 
-    /// How far the copies under way are, whoever makes them.
+    /// The progress of the copies under way.
     #[must_use]
     pub fn copies(&self) -> Vec<(MigrationId, Progress)> {
         self.running()
@@ -150,8 +148,7 @@ impl Runner {
         self.news.subscribe()
     }
 
-    /// Takes up what a crash or a stop interrupted. Call once, before the first
-    /// session.
+    /// Continues what a crash or a stop interrupted. Call once, before the first session.
     ///
     /// # Errors
     ///
@@ -183,8 +180,7 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// [`Reason::StoreUnwritable`]: then nothing was started and nothing can be
-    /// answered.
+    /// [`Reason::StoreUnwritable`]: then nothing was started, and the agent cannot answer.
     pub fn take(self: &Arc<Self>, received: Received, sender: &Sender) -> Result<Taken, Failure> {
         let Handles { journal, tasks, .. } = &self.handles;
         let clock = tasks.clock;
@@ -245,8 +241,7 @@ impl Runner {
         }
     }
 
-    /// Everything a new command has to pass. Changes nothing but the highest
-    /// epoch seen.
+    /// The checks that a new command has to pass. Changes nothing but the highest epoch seen.
     fn admit(&self, command: &Command, sender: &Sender) -> Result<(), Failure> {
         let Handles { journal, policy, .. } = &self.handles;
         journal.raise_leader_epoch(command.leader_epoch)?;
@@ -264,8 +259,8 @@ impl Runner {
         policy.allows(&command.participation, &command.intent())
     }
 
-    /// Asks a command to stop at its next safe point. One that is over, or was
-    /// never here, is not an error: the facts tell.
+    /// Asks a command to stop at its next safe point. For a command that is over or unknown this does
+    /// nothing: the facts show its outcome.
     pub fn cancel(&self, command_id: &str) {
         if let Some(running) = self.running().get(command_id) {
             tracing::info!(command.id = command_id, "asked to stop");
@@ -273,8 +268,7 @@ impl Runner {
         }
     }
 
-    /// The coordinator has no use for these: they are stopped and told of no
-    /// more.
+    /// Stops commands that the coordinator has no use for any more; their facts are no longer sent.
     ///
     /// # Errors
     ///
@@ -314,8 +308,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Lets a stored command run. The task ends with the command, or soon after
-    /// the agent's `stop`.
+    /// Starts a stored command. Its task ends with the command, or soon after the agent's `stop`.
     fn start(self: &Arc<Self>, command: Command) {
         let cancel = CancellationToken::new();
         let (sender, progress) = watch::channel(Progress::default());
@@ -358,8 +351,8 @@ impl Runner {
         );
     }
 
-    /// Records how a command ended. Should the journal refuse, the command stays
-    /// open, and the next start looks again at what it did.
+    /// Records how a command ended. If the journal refuses, the command stays open, and the next start
+    /// looks again at what it did.
     fn conclude(&self, command: &Command, fact: Fact) {
         let (kind, verb) = (command.act.kind(), command.verb);
         let kind_of_fact = match &fact {
@@ -379,7 +372,7 @@ impl Runner {
                 "{verb} of {kind} failed: {failure}"
             ),
         }
-        // First the files: an agent that is killed in between looks again.
+        // The files go first: an agent that is killed in between looks again.
         if kind_of_fact == FactKind::FinalOfMigration {
             reports::remove(&self.handles.settings.state_dir, &command.participation.migration);
         }
@@ -392,8 +385,8 @@ impl Runner {
         }
     }
 
-    /// How the attempt ended. None when the process stops: then nothing is
-    /// recorded, and the next start goes on.
+    /// Makes an attempt, and returns how it ended. None when the process stops: then nothing is recorded,
+    /// and the next start continues.
     async fn attempt(
         &self,
         command: &Command,
@@ -446,8 +439,8 @@ impl Runner {
         })
     }
 
-    /// Returns what was last worked on when nothing has changed for `limit`.
-    /// A report that says the same as the one before is no progress.
+    /// Returns the last subject when the progress has not changed for `limit`. A report that equals the one
+    /// before is no progress.
     async fn stalled(&self, mut moved: watch::Receiver<Progress>, limit: Duration) -> String {
         let mut last = moved.borrow_and_update().clone();
         let mut deadline = self.handles.tasks.clock.now() + limit;
@@ -462,7 +455,7 @@ impl Runner {
                             deadline = self.handles.tasks.clock.now() + limit;
                         }
                     }
-                    // The act is over and will be heard of.
+                    // The act has ended and reports its own outcome.
                     Err(_) => std::future::pending().await,
                 },
                 () = self.handles.tasks.clock.sleep_until(deadline) => return last.subject,
@@ -484,7 +477,7 @@ fn stalled(subject: &str, limit: Duration) -> Failure {
         .with("subject", subject)
 }
 
-/// A defect of ours. Its text goes to our log, where a developer looks for it.
+/// A panic is a defect of this program. Its text goes to the log, where a developer looks for it.
 fn panicked(command_id: &str, panic: &(dyn std::any::Any + Send)) -> Failure {
     let text = panic
         .downcast_ref::<&str>()

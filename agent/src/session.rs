@@ -1,12 +1,12 @@
 //! The agent's end of the session with the coordinator.
 //!
-//! The agent dials, says hello, and holds one stream for as long as it lives.
-//! Reconnecting is the one way to recover from anything, and every start goes
-//! through it. Correctness never depends on the stream: facts leave from the
-//! journal until they are acknowledged, progress is the latest or nothing.
+//! The agent dials, says hello, and holds one stream for as long as it lives. Reconnecting is the one way
+//! to recover from anything, and every start goes through it. Correctness never depends on the stream:
+//! facts are sent from the journal until the coordinator has acknowledged them; of progress only the latest
+//! report counts.
 //!
-//! **Invariant:** the session never waits for an act, and a coordinator that
-//! does not read cannot make it wait either.
+//! **Invariant:** the session never waits for an act, and a coordinator that does not read cannot make it
+//! wait either.
 
 mod answer;
 mod backoff;
@@ -50,44 +50,43 @@ const REVISION: i32 = 1;
 /// welcome.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long to listen for last acknowledgements after our side has ended.
+/// How long to listen for the last acknowledgements after this agent has closed its side.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
-/// Messages on their way out. Heartbeats and progress are dropped when it is
-/// full, facts stay in the journal: the bound costs freshness and nothing else.
+/// Messages on their way out. When the channel is full, heartbeats and progress are dropped, and facts stay
+/// in the journal: the bound costs freshness and nothing else.
 const OUTGOING: usize = 64;
 
 /// How often progress is looked at.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A session has to live this long to count as one, so that a line which flaps
-/// is not dialled ever faster.
+/// A session counts as stable after this time. Until then the pauses between dials keep growing, so that a
+/// line which flaps is not dialled ever faster.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// Keeps the agent attached until the agent stops.
+/// Keeps the agent attached to the coordinator until the agent stops.
 #[derive(Debug)]
 pub struct Session {
     handles: Handles,
     standing: Standing,
     runner: Arc<Runner>,
     answer: Answer,
-    /// Tells a restart from a reconnect.
+    /// New at every start: by this the coordinator tells a restart from a reconnect.
     instance_id: Uuid,
 }
 
 /// Why a session ended without a failure.
 enum End {
-    /// The agent stops.
+    /// The agent is stopping.
     Stopped,
-    /// The coordinator asked us to come back later.
+    /// The coordinator asked the agent to come back later.
     Drained(Duration),
     /// The coordinator closed the stream.
     Closed,
 }
 
 impl Session {
-    /// Nothing is dialled yet. Agents that come through the coordinator are led
-    /// to `entrance`.
+    /// Dials no coordinator yet. Agents that come through the coordinator are led to `entrance`.
     #[must_use]
     pub fn new(
         handles: Handles,
@@ -101,7 +100,7 @@ impl Session {
         Self { handles, standing, runner, answer, instance_id: Uuid::now_v7() }
     }
 
-    /// Dials, again and again, until the agent stops. Says goodbye then.
+    /// Dials, again and again, until the agent stops; then says goodbye.
     pub async fn run(self) {
         let clock = self.handles.tasks.clock;
         let mut backoff = Backoff::default();
@@ -177,8 +176,8 @@ impl Session {
             .heartbeat_interval
             .and_then(|interval| Duration::try_from(interval).ok())
             .unwrap_or(limits.command_age);
-        // Heard from twice as often as asked, and often enough that a fresh
-        // command never looks old to us.
+        // Twice as often as the coordinator asked, and often enough that the age of a fresh command never
+        // exceeds the limit.
         let interval = (interval / 2).min(limits.command_age / 3).max(Duration::from_millis(50));
         let sender = Sender { actor: peer.uri, serial: peer.serial, heartbeat_age: None };
         self.standing.set_attached(true);
@@ -206,7 +205,7 @@ impl Session {
         })
     }
 
-    /// Checks the terms and takes them.
+    /// Checks the welcome, and begins the session under its epochs.
     fn begin(&self, welcome: &v1::Welcome) -> Result<(), Failure> {
         if welcome.revision != REVISION {
             return Err(Failure::new(
@@ -225,7 +224,7 @@ impl Session {
         Ok(())
     }
 
-    /// Hears and tells until one side has enough.
+    /// Receives and sends until one side ends the session.
     async fn converse(
         &self,
         mut incoming: Streaming<v1::AttachAgentResponse>,
@@ -264,8 +263,8 @@ impl Session {
                         Some(Down::Welcome(_)) => {
                             return Err(Failure::new(Reason::RequestInvalid, "the coordinator said welcome twice"));
                         }
-                        // A newer coordinator says something we do not know and
-                        // therefore do not need.
+                        // A message of a newer coordinator that this release does not know, and so does not
+                        // need.
                         None => {}
                     },
                 },
@@ -283,7 +282,7 @@ impl Session {
             End::Closed => {}
         }
         drop(outbox);
-        // Last acknowledgements, for as long as they are worth waiting for.
+        // The last acknowledgements, as long as the limit allows.
         let farewell = async {
             while let Ok(Some(v1::AttachAgentResponse { message })) = incoming.message().await {
                 if let Some(Down::Ack(ack)) = message {
@@ -296,7 +295,7 @@ impl Session {
         Ok(end)
     }
 
-    /// Goes on with a migration as the coordinator says from now on.
+    /// Applies the coordinator's new settings for a migration.
     fn tune(&self, tuning: &v1::Tuning) -> Result<(), Failure> {
         match MigrationId::new(&tuning.migration_id) {
             Ok(migration) => self.handles.snapshots.tune(&migration, Rate::limit(tuning.max_rate_bytes)),
@@ -326,7 +325,7 @@ impl Session {
     }
 }
 
-/// The first message of the coordinator has to be its welcome.
+/// Reads the coordinator's first message, which must be its welcome.
 async fn welcome(incoming: &mut Streaming<v1::AttachAgentResponse>) -> Result<v1::Welcome, Failure> {
     match incoming.message().await.map_err(from_status)?.and_then(|response| response.message) {
         Some(Down::Welcome(welcome)) => Ok(welcome),

@@ -1,6 +1,6 @@
-//! What `agent.toml` says: who this agent is, where its server is, where it
-//! listens, whom it dials. What the agent *may* do is in the policy file
-//! (`crate::policy`), which nothing here can widen.
+//! The contents of `agent.toml`: this agent's name, the address of its server, where it listens, which
+//! coordinator it dials. What the agent *may* do is in the policy file (`crate::policy`), which nothing
+//! here can widen.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,22 +13,21 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 
-/// What variables that override the file begin with, for example
-/// `PGPORTAGE_AGENT_POSTGRES__PORT`.
+/// The beginning of variables that override the file, for example `PGPORTAGE_AGENT_POSTGRES__PORT`.
 const PREFIX: &str = "PGPORTAGE_AGENT";
 
-/// The whole of `agent.toml`, checked.
+/// Everything that `agent.toml` sets, checked.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// The name in this agent's certificate.
     pub name: String,
-    /// Where the journal lives. Must survive a crash of the machine; nobody
-    /// else may write there.
+    /// The directory of the journal. It must survive a crash of the machine, and only the agent's user may
+    /// write there.
     pub state_dir: PathBuf,
     /// The policy file.
     pub policy: PathBuf,
-    /// Whom to dial.
+    /// The coordinator that the agent dials.
     pub coordinator: CoordinatorSettings,
     /// This agent's certificate.
     pub identity: IdentitySettings,
@@ -38,7 +37,7 @@ pub struct Settings {
     /// PostgreSQL's own programs.
     #[serde(default)]
     pub programs: ProgramSettings,
-    /// Where the other agent calls.
+    /// Where other agents call this one.
     pub link: LinkSettings,
     /// Where the server's own subscription enters the link.
     #[serde(default)]
@@ -51,13 +50,13 @@ pub struct Settings {
     pub telemetry: TelemetrySettings,
 }
 
-/// Whom to dial.
+/// The coordinator that the agent dials.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoordinatorSettings {
     /// `host:port`. Resolved again at every attempt.
     pub address: String,
-    /// The name in the coordinator's certificate: anybody else is refused.
+    /// The name in the coordinator's certificate. The agent refuses a server with another name.
     pub name: String,
 }
 
@@ -68,17 +67,17 @@ pub struct PostgresSettings {
     /// Directory of the Unix socket, or a host name. The socket is preferred:
     /// peer authentication needs no secret at all.
     pub host: String,
-    /// Its port.
+    /// The TCP port, or the number in the socket's name.
     pub port: u16,
-    /// The role the agent works as.
+    /// The role that the agent logs in as.
     pub user: String,
     /// A file that holds the role's password and nothing else, mode 0600.
     pub password_file: Option<PathBuf>,
     /// A passfile in libpq's format, mode 0600.
     pub passfile: Option<PathBuf>,
-    /// How many sessions the agent holds at most, the barrier's included.
+    /// Most sessions that the agent holds at a time, the barrier's included.
     pub max_sessions: u16,
-    /// The database for what concerns the whole server.
+    /// The database in which the agent reads what concerns the whole server.
     pub maintenance_database: String,
     /// Source: `host:port` (or the socket's directory and port, as
     /// `/run/postgresql:5432`) where the replication role logs in. The tunnel
@@ -98,8 +97,8 @@ impl Default for PostgresSettings {
             // act at work: several migrations at once fit in.
             max_sessions: 16,
             maintenance_database: "postgres".to_owned(),
-            // By password even on one's own machine: the role belongs to the
-            // other agent, so `peer` and `trust` would prove nothing.
+            // By password even on the same machine: the other agent uses this login, and `peer` or `trust`
+            // would prove nothing about it.
             replication_address: "127.0.0.1:5432".to_owned(),
         }
     }
@@ -115,7 +114,7 @@ pub struct ProgramSettings {
     pub pg_restore: Option<PathBuf>,
 }
 
-/// Where the other agent calls.
+/// Where other agents call this one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkSettings {
@@ -126,14 +125,14 @@ pub struct LinkSettings {
     pub compression: Compression,
 }
 
-/// When a copy gives way to the server that it reads from. The numbers are limits
-/// of what the copy may cost others; at half of them it takes more again.
+/// When a copy gives way to the server that it reads from. The numbers limit what the copy may cost
+/// applications and standbys; at half of them the copy speeds up again.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProtectionSettings {
-    /// Whether fewer readers read when the server is under strain.
+    /// Whether fewer readers read while the server is under strain.
     pub enabled: bool,
-    /// How long a tiny commit on the server may take, its standbys left out.
+    /// Longest time for a tiny commit on the server, without waiting for standbys.
     #[serde(with = "settings::duration")]
     pub max_commit_latency: Duration,
     /// How far the server's own standbys may fall behind while rows are read.
@@ -145,10 +144,10 @@ impl Default for ProtectionSettings {
     fn default() -> Self {
         Self {
             enabled: true,
-            // A hundred times what a healthy disk takes: seen for three seconds on
-            // end, applications feel it too.
+            // A hundred times what a healthy disk takes. If it lasts for three seconds, applications feel
+            // it too.
             max_commit_latency: Duration::from_millis(500),
-            // Replays pause for seconds by themselves; half a minute is no pause.
+            // A replay may pause for seconds by itself, but not for half a minute.
             max_standby_lag: Duration::from_secs(30),
         }
     }
@@ -165,7 +164,7 @@ impl Settings {
         settings::load(Some(path), PREFIX).map_err(|problems| settings::failure(&problems))
     }
 
-    /// Where the journal is.
+    /// The path of the journal.
     #[must_use]
     pub fn journal_path(&self) -> PathBuf {
         self.state_dir.join("journal.db")
@@ -264,7 +263,7 @@ pub(crate) fn invalid(path: &Path, problems: &[String]) -> Failure {
         .effect(Effect::None)
 }
 
-/// Names of agents and coordinators, as they stand in certificates.
+/// Whether a text can be the name of an agent or a coordinator in a certificate.
 pub(crate) fn is_name(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.'))

@@ -1,8 +1,8 @@
-//! What is going on around one migration at this moment: the facts from which
-//! the coordinator explains why it does not move.
+//! The present state around one migration: the facts from which the coordinator explains why the migration
+//! does not move.
 //!
-//! Changes nothing, is stored nowhere, and waits for no act. **Invariant:**
-//! what could not be looked at is said; it never looks like a pass.
+//! Reading it changes nothing, stores nothing and waits for no act. **Invariant:** a look that failed is
+//! reported as such; it never reads as a pass.
 
 mod server;
 
@@ -21,50 +21,50 @@ use crate::act::Handles;
 pub struct Situation {
     /// Sessions of ours on the server, those that wait for a lock first.
     pub own_sessions: Vec<ServerSession>,
-    /// Sessions that ours wait for, directly or through others.
+    /// Sessions that ours wait for, directly or through other sessions.
     pub blockers: Vec<ServerSession>,
-    /// The oldest transactions of others, oldest first.
+    /// The oldest transactions of other sessions, oldest first.
     pub oldest_transactions: Vec<ServerSession>,
     /// Prepared transactions, those that a session of ours waits for first.
     pub prepared_transactions: Vec<PreparedTransaction>,
-    /// What the server has a fixed number of.
+    /// Resources of which the server has a fixed number.
     pub capacities: Vec<Capacity>,
-    /// On the publisher: the slot of what it publishes.
+    /// On the publisher: the slot of the stream that it publishes.
     pub slot: Option<SlotSituation>,
     /// On the subscriber: the subscription it follows with.
     pub subscription: Option<SubscriptionSituation>,
-    /// The disk of the server's WAL, where it can be seen.
+    /// The disk of the server's WAL, where the agent can see it.
     pub disk: Option<DiskSituation>,
-    /// The way to the other agent.
+    /// The connection to the other agent.
     pub link: Option<LinkSituation>,
-    /// What could not be looked at.
+    /// Looks that failed.
     pub unchecked: Vec<Unchecked>,
 }
 
 /// A session on the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerSession {
-    /// Its process.
+    /// Its process id.
     pub pid: i32,
     /// The role it works as.
     pub role: String,
-    /// What it calls itself.
+    /// Its `application_name`.
     pub application: String,
     /// The database it is in.
     pub database: String,
     /// What kind of process it is.
     pub backend_type: String,
-    /// What it does. Empty when the server does not say.
+    /// `pg_stat_activity.state`. Empty when the server does not say.
     pub state: String,
-    /// What kind of thing it waits for.
+    /// The class of what it waits for, as `pg_stat_activity` names it.
     pub wait_event_type: String,
-    /// What it waits for.
+    /// What it waits for, as `pg_stat_activity` names it.
     pub wait_event: String,
     /// How long its transaction has been open.
     pub transaction_age: Option<Duration>,
     /// Whether its transaction has written.
     pub writes: bool,
-    /// Processes it waits for. Zero is a prepared transaction.
+    /// Ids of the processes that it waits for. Zero is a prepared transaction.
     pub blocked_by: Vec<i32>,
 }
 
@@ -73,33 +73,33 @@ pub struct ServerSession {
 pub struct PreparedTransaction {
     /// Its identifier.
     pub gid: String,
-    /// Who prepared it.
+    /// The role that prepared it.
     pub role: String,
     /// The database it is in.
     pub database: String,
-    /// How long ago.
+    /// How long ago it was prepared.
     pub age: Duration,
     /// Whether a session of ours waits for its end.
     pub awaited: bool,
 }
 
-/// Something that the server has a fixed number of.
+/// A resource of which the server has a fixed number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// The setting that limits it.
     pub setting: String,
-    /// How many are in use.
+    /// How many of them are in use.
     pub used: i64,
-    /// How many there are.
+    /// How many the server has.
     pub limit: i64,
 }
 
-/// Our slot.
+/// The slot of the stream that this side publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotSituation {
-    /// Whether its creation is over.
+    /// Whether its creation has ended.
     pub complete: bool,
-    /// The process that streams from it, or still makes it.
+    /// The process that streams from it, or is still making it.
     pub active_pid: Option<i32>,
     /// WAL kept for it.
     pub retained_wal_bytes: Option<u64>,
@@ -107,7 +107,7 @@ pub struct SlotSituation {
     pub invalidation: String,
 }
 
-/// Our subscription.
+/// The subscription that this side follows with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionSituation {
     /// Whether it is enabled.
@@ -124,8 +124,7 @@ pub struct SubscriptionSituation {
     pub copying_tables: u32,
     /// Tables that follow the stream.
     pub ready_tables: u32,
-    /// Errors of applying and of copying since the counters were reset. Known
-    /// from 15 on.
+    /// Errors of applying and of copying since the counters were reset. Known from version 15 on.
     pub errors: Option<(u64, u64)>,
 }
 
@@ -138,31 +137,31 @@ pub struct DiskSituation {
     pub warn_bytes: u64,
 }
 
-/// The way to the other agent.
+/// The state of the connection to the other agent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LinkSituation {
-    /// A greeting took this long, there and back.
+    /// The other agent answered a greeting after this time.
     Answers(Duration),
-    /// Why it was not answered.
+    /// The other agent did not answer, for this reason.
     Broken(Failure),
 }
 
-/// What could not be looked at.
+/// A look that failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unchecked {
-    /// What, as a clause.
+    /// Its subject, as a clause.
     pub subject: &'static str,
-    /// Why.
+    /// Why it failed.
     pub failure: Failure,
 }
 
-/// Looks around a migration until a moment; what is not known by then is
-/// reported as unchecked. Dropping the future leaves nothing behind.
+/// Looks at everything around a migration until a moment; looks that have not ended by then are reported as
+/// unchecked. Dropping the future leaves nothing behind.
 ///
 /// # Errors
 ///
-/// [`Reason::MigrationMissing`] when this agent takes no part in it, and
-/// [`Reason::StoreUnwritable`] when the journal cannot be read.
+/// [`Reason::MigrationMissing`] when this agent takes no part in it, and [`Reason::StoreUnwritable`] when
+/// the journal cannot be read.
 pub async fn look(handles: &Handles, migration: &MigrationId, until: Instant) -> Result<Situation, Failure> {
     let Some(participation) = handles.journal.participation(migration)? else {
         return Err(Failure::new(
@@ -203,7 +202,7 @@ async fn greet(
     }
 }
 
-/// Until when there is time to look.
+/// The moment at which looks must end.
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     clock: Clock,
@@ -211,7 +210,7 @@ struct Limit {
 }
 
 impl Limit {
-    /// Drives a look for as long as there is time.
+    /// Drives a look until the limit.
     async fn within<T>(self, look: impl Future<Output = T>) -> Result<T, Failure> {
         let left = self.until.saturating_duration_since(self.clock.now());
         self.clock

@@ -1,11 +1,10 @@
-//! What is between commands of a switchover and behind them: what carries out what is due
-//! of a migration's [`SwitchoverRecord`](pgportage_migration::switchover::SwitchoverRecord).
+//! What happens between the commands of a switchover and after them: carrying out what is due by a
+//! migration's [`SwitchoverRecord`](pgportage_migration::switchover::SwitchoverRecord).
 //!
-//! The acts P0 to P9 are in [`crate::act::cutover`]. They report to the journal what
-//! happened, and anybody who learns how a switchover ended may have carried out what follows
-//! from it, in any order and any number of times: the act that failed, its undo, P7, P6a, the
-//! other agent's announcement, a timer for the case that no command comes any more, and the
-//! look that this agent takes by itself each second.
+//! The acts P0 to P9 are in [`crate::act::cutover`]. They write into the journal what happened. Every part
+//! of the agent that learns how a switchover ended may then carry out what is due, in any order and any
+//! number of times: the act that failed, its undo, P7, P6a, the other agent's announcement, a timer for the
+//! case that no command comes any more, and the agent's own look each second.
 
 mod announce;
 mod canary;

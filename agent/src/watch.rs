@@ -1,14 +1,12 @@
-//! The watch: what our slot costs the source, and when the migration gives way.
+//! The watch: what our slot costs its server, and when the migration gives way.
 //!
-//! **Invariant:** the source is production. Whatever the coordinator and the
-//! destination do, a slot of ours that is about to harm its server is dropped,
-//! as far as the policy allows it.
+//! **Invariant:** the source is production. Whatever the coordinator and the destination do, a slot of ours
+//! that is about to harm its server is dropped, as far as the policy allows it.
 //!
-//! One task for all migrations that this agent publishes for: as the source, and for
-//! the way back as the destination. Independent of
-//! every act; goes on where it was when the agent starts again. Giving way is
-//! written into the journal before the slot is dropped, so that a slot that
-//! vanished is never taken for one that was not made yet.
+//! One task for all migrations that this agent publishes for: as the source, and for the way back as the
+//! destination. It is independent of every act, and continues when the agent starts again. Giving way is
+//! written into the journal before the slot is dropped, so that a slot that vanished is never taken for one
+//! that was not made yet.
 
 mod forecast;
 mod limit;
@@ -36,11 +34,11 @@ use look::{Seen, drop_slots, slots};
 /// Time between two looks. At a gigabyte of WAL a second, the fastest that one
 /// server writes, a limit is exceeded by a few gigabytes at most.
 const INTERVAL: Duration = Duration::from_secs(3);
-/// How many looks in a row must miss a slot before it counts as lost: a slot
-/// that is being dropped on purpose is gone a moment before its note is.
+/// A slot counts as lost when so many looks in a row do not find it. One is not enough: a slot that is
+/// dropped on purpose is gone a moment before its note is.
 const MISSED_LOOKS: u32 = 3;
 
-/// Watches the slots of this agent's migrations.
+/// Watches the slots of this agent's migrations, and drops one that is about to harm its server.
 #[derive(Debug)]
 pub struct Watch {
     door: Door,
@@ -50,12 +48,12 @@ pub struct Watch {
     policy: Arc<Policy>,
     gauges: Gauges,
     tasks: Tasks,
-    /// Kept from one round to the next; opened again when it is lost.
+    /// Kept from one round to the next; opened again after it is lost.
     session: Option<Session>,
     known: BTreeMap<MigrationId, Known>,
 }
 
-/// What was seen of a migration in the rounds before.
+/// What earlier rounds have seen of a migration.
 #[derive(Debug, Default)]
 struct Known {
     seen: bool,
@@ -65,8 +63,8 @@ struct Known {
 }
 
 impl Watch {
-    /// Nothing was seen yet. The server is looked at from `maintenance_database`, which
-    /// is open to us whatever becomes of the migrations' own.
+    /// A watch that has looked at no slot yet. It reads from `maintenance_database`, which is open to the
+    /// agent even while the migrations' own databases are closed.
     #[must_use]
     pub fn new(
         door: Door,
@@ -110,7 +108,7 @@ impl Watch {
         };
         self.forget_all_but(&watched);
         if watched.is_empty() {
-            // No session is held for nothing.
+            // Without slots the session is closed.
             self.session = None;
             return;
         }
@@ -166,7 +164,8 @@ impl Watch {
             gauge.free_disk_bytes = seen.free_disk_bytes;
         });
         if let Err(failure) = self.slots.stands(migration) {
-            // Given up before: nothing of it may stay, whoever was killed when.
+            // The slot was given up before, perhaps by an agent that was killed before it could drop it. So
+            // nothing of it may stay.
             if failure.reason == Reason::WalLimitExceeded && seen.exist {
                 drop_slots(&self.slots, self.tasks.clock, participation, session).await?;
             }
@@ -194,7 +193,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Whether the slot is beyond help, and why.
+    /// Why the slot cannot be used any more, if it cannot.
     fn lost(&mut self, migration: &MigrationId, seen: &Seen) -> Option<String> {
         let known = self.known.entry(migration.clone()).or_default();
         if seen.exist {
@@ -204,10 +203,10 @@ impl Watch {
         }
         known.missed += 1;
         (known.seen && known.missed >= MISSED_LOOKS)
-            .then(|| "Somebody dropped it, or the server lost it in a failover.".to_owned())
+            .then(|| "It was dropped by hand, or the server lost it in a failover.".to_owned())
     }
 
-    /// Durable when it returns: from here on every act that needs the slot
+    /// Notes that the slot is given up. Durable when it returns: from here on every act that needs the slot
     /// fails.
     fn give_up(&mut self, participation: &Participation, reason: Reason, detail: String) -> Result<(), Failure> {
         let migration = &participation.migration;
@@ -217,8 +216,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Shows a warning, and logs it when it is another one than before. Numbers
-    /// change all the time, so they are not compared.
+    /// Shows a warning, and logs it when its kind has changed. Numbers change all the time, so they are not
+    /// compared.
     fn warn(&mut self, migration: &MigrationId, text: String) {
         let known = self.known.entry(migration.clone()).or_default();
         let digits = |c: char| c.is_ascii_digit() || c == '.';

@@ -1,9 +1,8 @@
-//! Commands, facts, heartbeats and answers, as the session with the coordinator
-//! carries them.
+//! Commands, facts, heartbeats and answers, as the session with the coordinator carries them.
 //!
-//! What comes in is checked here and leaves as a domain type, or as a failure
-//! that names the missing field; what goes out is a domain type until here. Each act
-//! reads and writes its own messages ([`crate::act`]).
+//! An incoming message is checked here and becomes a domain type, or a failure that names the missing
+//! field. An outgoing one is a domain type up to here. Each act reads and writes its own messages
+//! ([`crate::act`]).
 
 mod situation;
 
@@ -27,33 +26,33 @@ use crate::message::{duration, int32, int64, missing, some, span};
 
 pub use situation::{Question, answer, question};
 
-/// A fact that would not fit into one message is not sent as it is.
+/// A larger fact would not fit into one message, and is not sent as it is.
 const MAX_FACT_BYTES: usize = 3 << 20;
 
-/// A command as it came in: what has to be stored of it in any case, and what it
-/// asks for if it can be understood.
+/// A command as it came in: the parts that are stored in any case, and its content if that can be
+/// understood.
 #[derive(Debug)]
 pub struct Received {
     /// Its id, a UUID.
     pub id: String,
     /// The migration, as sent.
     pub migration: String,
-    /// SHA-256 of its content, without what a repetition may change: the trace
-    /// context, the coordinator's epoch, the heartbeat, and the step, which a
-    /// coordinator of another release leaves out.
+    /// SHA-256 of its content, without the fields that may differ when it is sent again: the trace context,
+    /// the coordinator's epoch, the heartbeat, and the step, which a coordinator of another release leaves
+    /// out.
     pub digest: [u8; 32],
     /// The encoded message.
     pub message: Vec<u8>,
-    /// What it asks for.
+    /// Its content.
     pub command: Result<Command, Failure>,
 }
 
-/// Takes a command in.
+/// Reads a command from its message.
 ///
 /// # Errors
 ///
-/// [`Reason::RequestInvalid`] when it has no usable id: then there is nothing
-/// that an answer could refer to.
+/// [`Reason::RequestInvalid`] when it has no usable id: then there is nothing that an answer could refer
+/// to.
 pub fn receive(message: v1::Command) -> Result<Received, Failure> {
     let id = message.id.parse::<Uuid>().map_err(|_| missing("id"))?.to_string();
     let bytes = message.encode_to_vec();
@@ -78,9 +77,8 @@ pub fn receive(message: v1::Command) -> Result<Received, Failure> {
 ///
 /// # Errors
 ///
-/// [`Reason::StoreUnwritable`] when the journal holds something else;
-/// [`Reason::UnknownAction`] and [`Reason::RequestInvalid`] when an older
-/// release wrote what this one does not take.
+/// [`Reason::StoreUnwritable`] when the journal holds something else; [`Reason::UnknownAction`] and
+/// [`Reason::RequestInvalid`] when an older release wrote what this one does not accept.
 pub fn stored(bytes: &[u8]) -> Result<Received, Failure> {
     let message = v1::Command::decode(bytes).map_err(|error| {
         Failure::new(Reason::StoreUnwritable, "the journal holds a command that cannot be read").because(&error)
@@ -114,13 +112,13 @@ fn command(message: v1::Command) -> Result<Command, Failure> {
     })
 }
 
-/// It becomes a label and a field of spans, so nothing but a name is taken.
+/// The name becomes a label and a field of spans, so any other text is refused.
 fn step_name(text: String) -> Result<String, Failure> {
     let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
     if text.len() <= 64 && text.bytes().all(is_name) { Ok(text) } else { Err(missing("step")) }
 }
 
-/// A fact as the journal keeps it. Its number is the journal's business.
+/// A fact as the journal keeps it. The journal gives it its number.
 #[must_use]
 pub fn encode_fact(command_id: &str, fact: Fact, at: SystemTime) -> Vec<u8> {
     use v1::command_fact::Fact as Wire;
@@ -146,7 +144,7 @@ pub fn encode_fact(command_id: &str, fact: Fact, at: SystemTime) -> Vec<u8> {
     if bytes.len() <= MAX_FACT_BYTES {
         return bytes;
     }
-    // It would end every session that tries to carry it.
+    // A message of that size would end every session that tries to send it.
     let failure = Failure::new(Reason::Internal, "the outcome is too large to be reported")
         .detail(format!("It has {} bytes, the limit is {MAX_FACT_BYTES}.", bytes.len()));
     message(Wire::Failed(failure.into())).encode_to_vec()
@@ -164,8 +162,8 @@ pub fn fact(entry: &FactEntry) -> Result<v1::CommandFact, Failure> {
     Ok(v1::CommandFact { sequence: entry.sequence, ..fact })
 }
 
-/// Says that a command's id is taken. Not part of any history, so it has no
-/// number and is not repeated.
+/// The report that a command's id is taken. It belongs to no history, so it has no number and is not
+/// repeated.
 #[must_use]
 pub fn conflict(command_id: String, failure: Failure, at: SystemTime) -> v1::CommandFact {
     v1::CommandFact {

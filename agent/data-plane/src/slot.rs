@@ -292,6 +292,6 @@ pub async fn slot_state(session: &Session, name: &str) -> Result<Option<SlotStat
 
 fn conflict(name: &str) -> Failure {
     Failure::new(Reason::ObjectConflict, format!("replication slot {} exists and is not ours", quote_ident(name)))
-        .hint(format!("If nobody needs it, run: SELECT pg_drop_replication_slot('{name}');"))
+        .hint(format!("If it is no longer needed, run: SELECT pg_drop_replication_slot('{name}');"))
         .effect(Effect::None)
 }

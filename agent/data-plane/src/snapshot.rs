@@ -107,7 +107,6 @@ impl Permit {
 pub struct Snapshot {
     /// Where the slot's stream begins: the snapshot's name everywhere.
     pub consistent_point: String,
-    /// The tables it holds.
     tables: Vec<Published>,
     keeper: Keeper,
     readers: Readers,

@@ -137,7 +137,7 @@ pub async fn ownership(client: &impl GenericClient, participation: &Participatio
         return Ok(Ownership::Absent);
     }
     if !relation_exists(client, "migration").await? {
-        return Ok(Ownership::Other("somebody else: it has no table of migrations".to_owned()));
+        return Ok(Ownership::Other("another program or user: it has no table of migrations".to_owned()));
     }
     let rows = client.query(SELECT_MIGRATION, &[]).await.map_err(failure)?;
     let [row] = rows.as_slice() else {

@@ -36,13 +36,13 @@ pub fn proof_publication(migration: &MigrationId) -> String {
     migration.named("pgportageproof")
 }
 
-/// A copy that stands in for the source's slot while that is made anew.
+/// A copy that stands in for the source's slot while that is dropped and made from the copy.
 #[must_use]
 pub fn slot_copy(migration: &MigrationId) -> String {
     migration.named("pgportagecopy")
 }
 
-/// A copy that stands in for the destination's slot while that is made anew.
+/// A copy that stands in for the destination's slot while that is dropped and made from the copy.
 #[must_use]
 pub fn slot_copy_back(migration: &MigrationId) -> String {
     migration.named("pgportagebackcopy")

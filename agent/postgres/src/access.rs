@@ -186,7 +186,7 @@ impl Access {
     pub fn from_json(text: &str) -> Result<Self, Failure> {
         serde_json::from_str(text).map_err(|error| {
             Failure::new(pgportage_proto::Reason::ObjectConflict, "the saved access in schema pgportage is unreadable")
-                .hint("Somebody changed the table by hand. Grant CONNECT to the application's roles by hand.")
+                .hint("The table was changed by hand. Grant CONNECT to the application's roles by hand.")
                 .because(&error)
         })
     }

@@ -161,7 +161,7 @@ fn somebody_left(foreign: &[Row], in_flight: &BTreeSet<i32>) -> Failure {
     });
     let logins = in_flight.iter().map(|pid| format!("a login in flight, pid {pid}"));
     let left: Vec<String> = sessions.chain(logins).collect();
-    Failure::new(Reason::FenceIncomplete, "somebody is left on the database")
+    Failure::new(Reason::FenceIncomplete, "other sessions are left on the database")
         .detail(format!("Still there: {}.", left.join("; ")))
         .hint("Stop what keeps connecting, for example a superuser's job or a background worker.")
         .remedy(Remedy::Operator)

@@ -52,7 +52,7 @@ struct Rest {
 }
 
 impl Gathered {
-    /// Takes the complete part of the server's bytes.
+    /// Takes what can be read of the server's bytes so far. A message may come in pieces.
     fn take(&mut self, read: &mut BytesMut) {
         loop {
             match self.rest.take() {

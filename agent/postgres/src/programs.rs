@@ -170,7 +170,6 @@ pub fn at_least_as_recent(program: ServerVersion, server: ServerVersion) -> bool
 
 type Day = (u16, u8, u8);
 
-/// The columns of [`RELEASES`].
 const BRANCHES: [i32; 6] = [13, 14, 15, 16, 17, 18];
 
 /// Which minor release of each branch came out on which day. One row a day, one column a branch; zero: none

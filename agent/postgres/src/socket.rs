@@ -27,7 +27,6 @@ pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Address {
     /// The directory of the Unix socket (begins with `/`), or a host name or

@@ -1,4 +1,4 @@
-//! Acts of whatever kind, as a command holds them.
+//! Acts of any kind, as a command holds them.
 
 use std::fmt;
 
@@ -28,10 +28,10 @@ pub trait AnyAct: fmt::Debug + Send + Sync {
     /// [`Act::is_last`].
     fn ends_participation(&self, verb: Verb, side: Side) -> bool;
 
-    /// What the policy is asked.
+    /// What the policy has to allow.
     fn intent(&self, verb: Verb, side: Side) -> Intent;
 
-    /// Looks, then performs or takes back. What was taken back has no result.
+    /// Surveys, then performs or takes back. What was taken back has no result.
     fn carry_out<'a>(&'a self, cx: &'a Context, verb: Verb) -> BoxFuture<'a, Result<v1::CommandResult, Failure>>;
 }
 
@@ -59,7 +59,7 @@ impl<A: Act> AnyAct for A {
     fn intent(&self, verb: Verb, side: Side) -> Intent {
         let Consequences { destructive, max_outage } = self.consequences(verb, side);
         let mut acts = destructive.to_vec();
-        // What is there may always be taken back.
+        // Removing a way back that is there is always allowed.
         if verb == Verb::Perform && A::WAY_BACK.contains(&side) {
             acts.push(DestructiveAct::WayBack);
         }

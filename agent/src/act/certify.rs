@@ -1,14 +1,13 @@
-//! *certify*: what this agent did and saw of a switch, stated and signed.
+//! *certify*: this agent states and signs what it did and saw of a switchover.
 //!
-//! Class: no effect on any server. Behind the decision and outside the outage; what
-//! fails here holds nothing up. The statement is made of what the journal holds of
-//! the switch, the answers as they were given, and of the two rows that say what is
-//! durable: the fence on the side that was left, the decision on the side that was
-//! entered. So an agent that was killed in between states the same.
+//! Class: no effect on any server. It runs after the decision and outside the outage; a failure here delays
+//! no other act. The statement is made of what the journal holds of the switchover, with the answers as
+//! this agent gave them, and of the two durable rows: the fence on the side that was left, the decision on
+//! the side that was entered. So an agent that was killed in between states the same.
 //!
-//! **Invariant:** nothing is stated on the coordinator's word. What it gave this
-//! agent is stated as what was done with it: the marker that was seen, the values
-//! that sequences were set to.
+//! **Invariant:** the agent states nothing only because the coordinator said so. A value that the
+//! coordinator sent is stated as what this agent did with it: the marker that it saw, the values that it
+//! set sequences to.
 
 mod record;
 
@@ -38,22 +37,22 @@ SELECT system_identifier::text, current_setting('server_version_num')::int FROM 
 
 const FENCED: &str = "SELECT 1 FROM pgportage.fence WHERE cutover_epoch = $1";
 
-/// When the commit of the decision was asked for, in microseconds since 1970. The decision's
-/// own row is written ahead, while the other side is still being fenced; the row in the
-/// ledger is written behind the proof of the fence, in one packet with COMMIT, and is there
-/// if the decision is. The last one, because the decision that stands is the last one.
+/// The moment at which the commit of the decision was asked for, in microseconds since 1970. The decision's
+/// own row is written earlier, while the other side is still being fenced. The row in the ledger is written
+/// after the proof of the fence, in one packet with COMMIT, and is there if the decision is. The last such
+/// row counts, because the decision that stands is the last one.
 const DECIDED: &str = "\
 SELECT (extract(epoch FROM max(l.record_time)) * 1000000)::int8
 FROM pgportage.decision d, pgportage.ledger l
 WHERE d.id = 1 AND d.state = 'opened' AND d.opened_epoch = $1
   AND l.action = 'open_destination' AND l.verb = 'perform' AND l.result IS NOT NULL";
 
-/// States what this side saw of a switch.
+/// States what this side saw of a switchover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CertifySwitch {
-    /// Number of the switch.
+    /// Epoch of the switchover.
     pub cutover_epoch: i64,
-    /// Which way applications went.
+    /// Whether it is a cutover or a rollback.
     pub switch: Switch,
 }
 
@@ -64,7 +63,7 @@ pub struct CertifySwitchResult {
     pub signed: SignedStatement,
 }
 
-/// What the journal holds of a switch, and of the last look at rows.
+/// What the journal holds of a switchover, and of the last verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SwitchRecord {
     /// P0.
@@ -75,8 +74,8 @@ pub struct SwitchRecord {
     pub drained: Option<Done<(Uuid, DrainToMarkerResult)>>,
     /// P4.
     pub fenced: Option<Done<FenceSourceResult>>,
-    /// P6: the values that the sequences were set to. Its end is the beginning where
-    /// no answer was recorded.
+    /// P6: the values that the sequences were set to. Where no answer was recorded, its end is its
+    /// beginning.
     pub opening: Option<Done<Vec<SequencePosition>>>,
     /// P7.
     pub released: Option<Done<ReleaseBarrierResult>>,
@@ -89,11 +88,11 @@ pub struct SwitchRecord {
 /// An act that was carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Done<T> {
-    /// When this agent took it up.
+    /// When this agent began it.
     pub begin: SystemTime,
     /// When it was done.
     pub end: SystemTime,
-    /// What came of it.
+    /// The answer, or the input where that says more.
     pub what: T,
 }
 
@@ -115,7 +114,7 @@ pub struct Compared {
     pub complete: bool,
     /// Rows that differ.
     pub difference_count: i64,
-    /// Rows that changed at every look.
+    /// Rows that changed at every look, so that it is open whether they differ.
     pub unsettled_count: i64,
     /// Each table with its rows and the sum of their hashes.
     pub tables: Vec<(RelationName, i64, Vec<u8>)>,
@@ -159,7 +158,7 @@ impl Act for CertifySwitch {
         Ok(CertifySwitchResult { signed })
     }
 
-    /// What was stated stays true.
+    /// A statement stays true, so there is nothing to take back.
     async fn undo(&self, _cx: &Context) -> Result<(), Failure> {
         Ok(())
     }
@@ -197,7 +196,7 @@ impl CertifySwitch {
     }
 }
 
-/// What one side knows, before it is put into a statement.
+/// The facts of one side for its statement.
 #[derive(Debug)]
 struct Told {
     marker_id: Uuid,
@@ -208,7 +207,7 @@ struct Told {
     account: Account,
 }
 
-/// The decision, as its own rows have it.
+/// The decision, from its rows on the server.
 #[derive(Clone, Debug)]
 struct Decision {
     /// When its commit was asked for, on the server's clock.
@@ -279,8 +278,7 @@ fn written(compared: &WrittenRows) -> Written {
     }
 }
 
-/// Rows by their hashes say more than their number; only the destination's agent
-/// compares them.
+/// Rows compared by their hashes say more than their count. Only the destination agent compares them.
 fn verification(record: &SwitchRecord, side: Side) -> Option<Verification> {
     let compared = record.compared.as_ref().filter(|_| side == Side::Destination);
     let counted = record.counted.as_ref();
@@ -340,7 +338,7 @@ async fn server(client: &Client) -> Result<Server, Failure> {
 
 async fn prove_fenced(client: &Client, epoch: i64) -> Result<(), Failure> {
     let fenced = client.query_opt(FENCED, &[&epoch]).await.map_err(|error| sql_failure(error, "read the fence"))?;
-    fenced.map(|_| ()).ok_or_else(|| wrong("this side is not fenced by this switch any more"))
+    fenced.map(|_| ()).ok_or_else(|| wrong("this side is not fenced by this switchover any more"))
 }
 
 async fn read_decision(client: &Client, epoch: i64) -> Result<Decision, Failure> {
@@ -349,19 +347,19 @@ async fn read_decision(client: &Client, epoch: i64) -> Result<Decision, Failure>
         .await
         .map_err(|error| sql_failure(error, "read the decision"))?
         .get::<_, Option<i64>>(0)
-        .ok_or_else(|| wrong("this side was not opened by this switch"))?;
+        .ok_or_else(|| wrong("this side was not opened by this switchover"))?;
     let time = SystemTime::UNIX_EPOCH + Duration::from_micros(microseconds.unsigned_abs());
     Ok(Decision { time, lsn: beginning(client).await?.to_string() })
 }
 
 fn not_recorded() -> Failure {
-    wrong("the journal of this agent does not hold all that it did in this switch")
+    wrong("the journal of this agent does not hold all that it did in this switchover")
 }
 
 fn wrong(message: &str) -> Failure {
     Failure::new(Reason::WrongState, message)
         .detail("So it states nothing about it.")
-        .hint("Nothing is wrong with the switch itself; its certificate stays incomplete.")
+        .hint("Nothing is wrong with the switchover itself; its certificate stays incomplete.")
         .remedy(Remedy::Operator)
         .effect(Effect::None)
 }

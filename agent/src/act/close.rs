@@ -20,11 +20,11 @@ use super::Survey;
 use crate::message::int32;
 use crate::policy::DestructiveAct;
 
-/// How long sessions get to end.
+/// How long sessions may take to end.
 const EXPEL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whatever an application could have put there: relations, routines and types
-/// outside the system's schemas, extensions and ours; and schemas but `public`.
+/// Everything that an application could have made: relations, routines and types outside the system's
+/// schemas, extensions and ours; and schemas other than `public`.
 const OBJECTS: &str = "\
 WITH n AS (
     SELECT oid, nspname FROM pg_namespace
@@ -53,14 +53,14 @@ SELECT what FROM (
 ) AS objects
 LIMIT 10";
 
-/// Closes the destination.
+/// Closes the destination to applications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseDatabase;
 
 /// The destination is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseDatabaseResult {
-    /// Sessions that were ended.
+    /// Sessions of applications that were ended.
     pub terminated_session_count: u32,
 }
 
@@ -87,8 +87,8 @@ impl Act for CloseDatabase {
         }
     }
 
-    /// Closing is done when the row says so *and* nobody is left; the second
-    /// half is repeated by `perform`, so a half-done attempt is "ready".
+    /// Closing is done when the row says so *and* no session of an application is left. `perform` repeats
+    /// the second half, so a half-done attempt is "ready".
     async fn survey(&self, cx: &Context) -> Result<Survey<CloseDatabaseResult>, Failure> {
         let client = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         if closed(cx, &client).await? {

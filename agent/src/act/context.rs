@@ -1,4 +1,4 @@
-//! What an act is given to work with.
+//! The handles, the command and the ways to report that every act gets.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::switchover::Switchovers;
 /// How far an attempt is. Lossy: the latest wins.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// What is being worked on or waited for.
+    /// What the act works on or waits for.
     pub subject: String,
     /// Work done, in `unit`.
     pub completed: u64,
@@ -82,7 +82,7 @@ pub struct ProgressPart {
 pub struct IndexBuild {
     /// Its table, quoted.
     pub table: String,
-    /// What the build does, in PostgreSQL's words.
+    /// The phase of the build, in PostgreSQL's words.
     pub phase: String,
     /// How much of this phase is done, in whole percent.
     pub percent: Option<u8>,
@@ -103,35 +103,34 @@ pub struct Context {
     /// How long the act may go without progress before it fails with
     /// [`Reason::Stalled`].
     pub stall_timeout: Duration,
-    /// What the act is carried out with.
+    /// What all acts of this agent share.
     pub handles: Handles,
     /// The clocks.
     pub clock: Clock,
-    /// Where progress goes.
+    /// Takes the progress to report.
     pub progress: watch::Sender<Progress>,
-    /// Says stop. Honoured at safe points.
+    /// Set when the act should stop. Acts honour it at safe points.
     pub cancel: CancellationToken,
 }
 
-/// What acts are carried out with: one of each for the whole agent, made where the
-/// process is put together. Cloning is cheap.
+/// What acts work with: one of each for the whole agent, made at its start. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Handles {
     /// What `agent.toml` says.
     pub settings: Arc<Settings>,
-    /// What may be done here.
+    /// What the owner allows on this server.
     pub policy: Arc<Policy>,
-    /// Who this agent is, and the key that proves it.
+    /// This agent's certificate and its key.
     pub identity: Identity,
-    /// What survives a crash.
+    /// The durable state of this agent.
     pub journal: Journal,
     /// Opens database sessions.
     pub door: Door,
-    /// The replication slots.
+    /// The replication slots of this agent's server.
     pub slots: Slots,
-    /// The replication roles.
+    /// The replication roles of this agent's server.
     pub roles: Roles,
-    /// Dials the other agents.
+    /// Calls the other agents.
     pub peers: Peers,
     /// Where the server's own subscriptions enter the link.
     pub tunnels: Tunnels,
@@ -141,19 +140,19 @@ pub struct Handles {
     pub heartbeats: Heartbeats,
     /// The poolers that applications reach databases through.
     pub poolers: Poolers,
-    /// Commands of the machine's owner at named points of a switch.
+    /// Commands of the machine's owner at named points of a switchover.
     pub hooks: Hooks,
-    /// What switchovers are carried out and settled with.
+    /// The parts that carry out and settle switchovers.
     pub switchovers: Switchovers,
     /// What is measured between commands.
     pub gauges: Gauges,
-    /// What went over the link.
+    /// Bytes that went over the link.
     pub traffic: LinkTraffic,
-    /// The tasks that outlast a command.
+    /// Tasks that outlast a command.
     pub tasks: Tasks,
 }
 
-/// An act reaches the handles as if they were its own: `cx.journal`.
+/// An act reaches the handles as if they were fields of the context: `cx.journal`.
 impl Deref for Context {
     type Target = Handles;
 
@@ -163,7 +162,7 @@ impl Deref for Context {
 }
 
 impl Context {
-    /// Whose act a row of the ledger records.
+    /// The command and its coordinator, for a row of the ledger.
     #[must_use]
     pub fn entry(&self) -> Entry<'_> {
         Entry { command_id: &self.command_id, leader_epoch: self.leader_epoch, plan_digest: &self.plan_digest }

@@ -1,5 +1,5 @@
-//! What every act is: its name, its input and output as the contract has them, what
-//! the policy has to allow, its look, its work and its undo.
+//! What every act defines: its name, its input and output as the contract has them, what the policy has to
+//! allow, its survey, its work and its undo.
 
 use std::fmt;
 use std::future::Future;
@@ -14,36 +14,36 @@ use pgportage_proto::{ActKind, Side, Verb};
 use super::Context;
 use crate::policy::DestructiveAct;
 
-/// What a look at the server found.
+/// What a survey of the server found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Survey<Output> {
     /// The work is done already; this is its result.
     Done(Output),
-    /// Nothing is in the way.
+    /// The act can be performed.
     Ready,
 }
 
-/// What an act may do to a server, as far as the policy is concerned.
+/// What an act may do to a server, for the policy to allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Consequences {
-    /// What of it needs a word of its own in the policy.
+    /// The destructive acts among them, which the policy allows one by one.
     pub destructive: &'static [DestructiveAct],
     /// The outage it may cause.
     pub max_outage: Option<Duration>,
 }
 
 impl Consequences {
-    /// Nothing that has to be allowed besides the act itself.
+    /// Needs no permission besides the act itself.
     pub const NONE: Self = Self { destructive: &[], max_outage: None };
 
-    /// What needs words of its own, and no outage.
+    /// Needs these permissions, and causes no outage.
     #[must_use]
     pub const fn of(destructive: &'static [DestructiveAct]) -> Self {
         Self { destructive, max_outage: None }
     }
 }
 
-/// One kind of work. The value holds the input.
+/// One kind of work of an agent. A value holds the input of one command.
 pub trait Act: fmt::Debug + Send + Sync + Sized + 'static {
     /// Its name in the policy file, in logs, in metrics and in the ledger.
     const KIND: ActKind;
@@ -53,7 +53,7 @@ pub trait Act: fmt::Debug + Send + Sync + Sized + 'static {
     /// its cutover, or to the return itself. There, to perform it needs
     /// [`DestructiveAct::WayBack`].
     const WAY_BACK: &'static [Side] = &[];
-    /// Whether its progress is that of the copy.
+    /// Whether its progress is reported as the progress of the copy.
     const COPIES: bool = false;
     /// Whether accepting it makes this agent take part in the migration. A mere
     /// question about a server does not.
@@ -64,7 +64,7 @@ pub trait Act: fmt::Debug + Send + Sync + Sized + 'static {
     /// What a successful attempt produces.
     type Output: Send;
 
-    /// Takes the input in.
+    /// Reads the input from a command.
     ///
     /// # Errors
     ///
@@ -74,28 +74,27 @@ pub trait Act: fmt::Debug + Send + Sync + Sized + 'static {
     /// What was produced, as the command's result has it.
     fn encode(output: Self::Output) -> Produced;
 
-    /// What needs a word of its own in the policy, and the outage it may cause.
-    /// [`Act::WAY_BACK`] is added to it. Taking back is never refused for its outage:
-    /// that would prolong it.
+    /// The destructive acts that the policy has to allow, and the outage it may cause. [`Act::WAY_BACK`] is
+    /// added to it. Taking an act back is never refused because of its outage: that would prolong the
+    /// outage.
     fn consequences(&self, _verb: Verb, _side: Side) -> Consequences {
         Consequences::NONE
     }
 
-    /// Whether it cannot be performed once this side's replication slot was given up.
-    /// What prepares for the slot, what takes back and what comes after the drain goes
-    /// on without it.
+    /// Whether it cannot be performed once this side's replication slot was given up. Acts that prepare for
+    /// the slot, acts that are taken back, and acts after the drain do without the slot.
     fn needs_slot(_side: Side) -> bool {
         false
     }
 
-    /// Whether its success is the last this agent does for the migration: finished,
-    /// or taken back to the first act that touched this side.
+    /// Whether its success ends this agent's part in the migration: finished, or taken back to the first
+    /// act on this side.
     fn is_last(_verb: Verb, _side: Side) -> bool {
         false
     }
 
-    /// Looks before acting: already done, ready, or what is in the way (as a
-    /// failure). Changes nothing. Runs before every attempt, the first included.
+    /// Looks before acting: the work is done, or can be done, or is prevented (a failure). Changes nothing.
+    /// Runs before every attempt, the first included.
     fn survey(&self, cx: &Context) -> impl Future<Output = Result<Survey<Self::Output>, Failure>> + Send;
 
     /// Does the work. May be cut short at any `cx.safe_point()` or killed at any

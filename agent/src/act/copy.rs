@@ -1,17 +1,16 @@
 //! *copy*: the rows of the slot's snapshot, then indexes and constraints.
 //!
-//! Class: transactional. Each part of a table is committed together with its row
-//! in `pgportage.copied`, so after any death only parts that are not there are
-//! copied again. Indexes and constraints are looked for before they are made.
-//! What is left of the schema is run as one script in one transaction with the
-//! word that it is there; its foreign keys are made without a look at the rows
-//! and validated then, several tables at a time. Each table gets the source's
-//! statistics where the server can be told of them, and is analysed elsewhere.
+//! Class: transactional. Each part of a table is committed together with its row in `pgportage.copied`, so
+//! after a crash only parts without a row are copied again. Indexes and constraints are looked for before
+//! they are made. What is left of the schema runs as one script in one transaction, together with the note
+//! that it is there. The script makes foreign keys without checking the rows; they are validated
+//! afterwards, several tables at a time. Each table gets the source's statistics where the destination
+//! server accepts them, and is analysed elsewhere.
 //!
-//! The rows come through [`pgportage_data_plane::peer::PeerClient::copy_range`]; when the
-//! source's snapshot is lost, another one is asked for. Tables that were complete
-//! are brought to it, row by row where they were touched; everything else of the
-//! lost one is thrown away: rows of two snapshots are never mixed.
+//! The rows come through [`pgportage_data_plane::peer::PeerClient::copy_range`]. When the source's snapshot
+//! is lost, the destination agent asks for another one. Tables that were complete are brought to the new
+//! one, row by row where they were touched. Everything else of the lost snapshot is thrown away: rows of
+//! two snapshots are never mixed.
 
 mod begin;
 mod build_scheduler;
@@ -48,18 +47,16 @@ use crate::message::int32;
 
 const ACTION: ActKind = ActKind::CopyTables;
 
-/// How long the source may take to make a snapshot: it waits for transactions
-/// that are open.
+/// How long the source may take to make a snapshot: it waits for open transactions.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(600);
-/// Time between two reports.
 const REPORT: Duration = Duration::from_millis(500);
-/// Sessions of the agent's budget that other work may need meanwhile.
+/// Sessions of the agent's budget that other work may need during the copy.
 const SPARE_SESSIONS: usize = 4;
 
-/// Copies the rows of the slot's snapshot, and makes what waits for them.
+/// Copies the rows of the slot's snapshot, and makes indexes, constraints and the rest of the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyTables {
-    /// With [`CopyMethod::Native`] there is nothing to do.
+    /// With [`CopyMethod::Native`] PostgreSQL copies the rows, and this act does nothing.
     pub copy_method: CopyMethod,
 }
 
@@ -74,12 +71,12 @@ pub struct CopyTablesResult {
     pub copied_bytes: i64,
     /// Bytes that were thrown away with a lost snapshot.
     pub repeated_bytes: i64,
-    /// Where the stream begins.
+    /// The snapshot's consistent point, where the stream begins.
     pub consistent_point: String,
     /// Tables that were complete when a snapshot was lost and were not copied
     /// again.
     pub kept_table_count: u32,
-    /// Those of them in which rows that had been touched since were exchanged.
+    /// Those among the kept tables whose touched rows were replaced.
     pub mended_table_count: u32,
 }
 
@@ -144,7 +141,7 @@ impl Act for CopyTables {
                 Ok(result) => return Ok(result),
                 Err(failure) => failure,
             };
-            // A lost snapshot is made anew; for the rest the way is the same.
+            // A lost snapshot is made anew; the other failures are waited out.
             let passing = is_passing(&failure) || rows::of_the_link(&failure);
             if failure.reason != Reason::SnapshotLost && !passing {
                 return Err(failure);
@@ -165,26 +162,25 @@ impl Act for CopyTables {
         }
     }
 
-    /// The rows go with the schema that holds them, whose step empties the
-    /// database.
+    /// The rows go when the act that made the schema empties the database.
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
         later::forget(cx);
         Ok(())
     }
 }
 
-/// One attempt, from wherever the last one came to.
+/// One attempt. It continues where the last one stopped.
 async fn copy(cx: &Context, rewritten: &BTreeSet<String>) -> Result<CopyTablesResult, Failure> {
     let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let mut ledger = Ledger::read(&*session).await?;
     if ledger.complete {
         return Ok(ledger.into());
     }
-    // When every row is here, what is left needs the source's rows no more.
+    // When every row is here, the rest needs no snapshot of the source.
     let mut snapshot = None;
     while !ledger.rows_complete {
-        // Asked once more when it has become the one that is copied: so the source
-        // hears that what it keeps of a lost one is needed no more.
+        // Asked again after the new snapshot has become the one that is copied. From that the source agent
+        // learns that it can drop what it keeps of the lost snapshot.
         let opened = unless_stopped(cx, open_snapshot(cx, &ledger.consistent_point)).await?;
         if opened.consistent_point == ledger.consistent_point {
             snapshot = Some(opened);
@@ -206,7 +202,7 @@ async fn open_snapshot(cx: &Context, held: &str) -> Result<SourceSnapshot, Failu
     peer.open_snapshot(held, SNAPSHOT_LIMIT.min(cx.stall_timeout)).await
 }
 
-/// Waits for something that may take long and that dropping ends.
+/// Waits for work that may take long and that dropping ends, until the command is cancelled.
 async fn unless_stopped<T>(cx: &Context, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::select! {
         biased;
@@ -218,8 +214,8 @@ async fn unless_stopped<T>(cx: &Context, work: impl Future<Output = Result<T, Fa
     }
 }
 
-/// Rows by several workers, unless all are here (no snapshot), and behind them
-/// indexes by as many builders; then the rest of the schema.
+/// Copies rows with several workers, unless all rows are here (no snapshot). As many builders follow with
+/// indexes. Then makes the rest of the schema.
 async fn complete(
     cx: &Context,
     session: &Session,
@@ -271,7 +267,7 @@ async fn complete(
     Ok(())
 }
 
-/// What a lost snapshot has cost, for people. Empty if none was lost.
+/// What lost snapshots have cost, for operators. Empty if none was lost.
 fn history(ledger: &Ledger) -> String {
     let (kept, mended) = ledger.kept();
     if kept == 0 && ledger.repeated_bytes == 0 {
@@ -281,7 +277,7 @@ fn history(ledger: &Ledger) -> String {
     format!("; a snapshot was lost: {kept} tables kept, {mended} of them mended, {megabytes} MB copied again")
 }
 
-/// Reports, and ends with a failure when nothing moves any more.
+/// Reports progress, and ends with a failure when nothing moves any more.
 async fn supervise(cx: &Context, queue: &CopyQueue) -> Failure {
     let mut builds = Builds::default();
     loop {
@@ -293,17 +289,16 @@ async fn supervise(cx: &Context, queue: &CopyQueue) -> Failure {
         }
         cx.report(progress);
         cx.clock.sleep(REPORT).await;
-        // A server may work at one index for longer than any limit: that shows in
-        // its own progress, not in ours.
+        // A server may build one index for longer than any limit. That shows in the server's progress, not
+        // in ours.
         if !queue.rows_are_in() && cx.clock.now().duration_since(queue.moved_at()) >= cx.stall_timeout {
             return stalled(cx, "rows from the source");
         }
     }
 }
 
-/// Tells the source that nobody needs its snapshot: its vacuum waits for us. A
-/// source that is away must not cost what is being built meanwhile, so patience
-/// begins when nothing is.
+/// Tells the source agent that its snapshot is needed no more: the source's vacuum waits for it. A source
+/// that is away must not stop builds that are under way, so the patience begins when no build is left.
 async fn release(cx: &Context, queue: &CopyQueue, consistent_point: &str) -> Result<(), Failure> {
     let mut patience = Patience::new(cx);
     loop {
@@ -324,14 +319,14 @@ async fn release(cx: &Context, queue: &CopyQueue, consistent_point: &str) -> Res
     }
 }
 
-/// Everything that is not an index or a constraint of one table: foreign keys,
-/// triggers, rules, policies. All of it and the word that it is there, or nothing;
-/// nothing to do when an earlier attempt has had that word.
+/// Everything that is not an index or a constraint of one table: foreign keys, triggers, rules, policies.
+/// All of it is made in one transaction with the note that it is there. Does nothing when an earlier
+/// attempt has written that note.
 async fn run_script(cx: &Context, script: &str) -> Result<(), Failure> {
     cx.safe_point()?;
     cx.report(Progress { subject: "making foreign keys and triggers".to_owned(), ..Progress::default() });
     let failure = |error| sql_failure(error, "make what comes after the rows");
-    // Thrown away afterwards: the script has changed its settings.
+    // A session of its own, dropped afterwards: the script changes its settings.
     let mut session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
     let transaction = session.transaction().await.map_err(failure)?;
     if Ledger::read(&transaction).await?.scripted {
@@ -343,8 +338,8 @@ async fn run_script(cx: &Context, script: &str) -> Result<(), Failure> {
     transaction.commit().await.map_err(failure)
 }
 
-/// Workers of a kind: one for each core of this machine, which is the server's,
-/// as far as the budget of sessions allows.
+/// Number of workers of each kind: one for each core of this machine, which is the server's, as far as the
+/// session budget allows.
 fn jobs(cx: &Context) -> usize {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let budget = usize::from(cx.settings.postgres.max_sessions).saturating_sub(SPARE_SESSIONS) / 2;

@@ -1,21 +1,19 @@
 //! The cutover: P0 to P7 of the protocol, one file for each act.
 //!
-//! A switch *leaves* one side and *enters* the other: a cutover leaves the source
-//! and enters the destination, a rollback leaves the destination and enters the
-//! source. The acts are the same; where their names and messages say source and
-//! destination they speak of the side that is left and of the side that is entered.
+//! A switchover *leaves* one side and *enters* the other: a cutover leaves the source and enters the
+//! destination, a rollback leaves the destination and enters the source. The acts are the same. Where their
+//! names and messages say source and destination, they mean the side that is left and the side that is
+//! entered.
 //!
-//! Two fences with different failure directions. The *barrier* (table locks)
-//! dies with its session: up to P3 any failure reopens the source by itself.
-//! The *durable fence* is committed only when everything else is proved; from
-//! then on the source is unfenced only on the destination's promise that it
-//! never opens at this epoch ([`crate::switchover`]). The *decision* is one row in the
-//! destination, in the transaction that opens it.
+//! There are two fences, which fail in different directions. The *barrier* (table locks) dies with its
+//! session: up to P3 any failure reopens the source by itself. The *durable fence* is committed only when
+//! everything else is proved; from then on the source is unfenced only on the destination's promise that it
+//! never opens at this epoch ([`crate::switchover`]). The *decision* is one row in the destination, in the
+//! transaction that opens it.
 //!
-//! What has to outlive a single command, the open sessions, is kept in
-//! [`crate::switchover`]; nothing in there is a source of truth. An agent that
-//! lost it by dying finds in the server's own tables what is durable, and lets
-//! go of the rest.
+//! The open sessions have to outlive a single command and are kept in [`crate::switchover`]; they are no
+//! source of truth. A restarted agent finds the durable state in the server's own tables. The rest ended
+//! with its sessions.
 
 mod barrier;
 mod cycle;
@@ -44,7 +42,7 @@ pub use open::{OpenDestination, OpenDestinationResult};
 pub use prepare::{PrepareCutover, PrepareCutoverResult, Switch};
 pub use release::{ReleaseBarrier, ReleaseBarrierResult};
 
-/// The server's position, for the record.
+/// The server's position, for the answer.
 async fn current_lsn(client: &tokio_postgres::Client) -> Result<Lsn, Failure> {
     let row = client
         .query_typed_one("SELECT pg_current_wal_insert_lsn()::text", &[])
@@ -55,8 +53,8 @@ async fn current_lsn(client: &tokio_postgres::Client) -> Result<Lsn, Failure> {
         .map_err(|error| Failure::new(Reason::Internal, "the server's position is unreadable").because(&error))
 }
 
-/// Makes the commit of a transaction wait for the disk, whatever the role or the
-/// database say. WAL is flushed in order: everything before it is safe as well.
+/// Makes the commit of a transaction wait for the disk, whatever the settings of the role or the database.
+/// WAL is flushed in order: everything before it is safe as well.
 async fn await_disk(transaction: &impl GenericClient) -> Result<(), Failure> {
     let value = if seeded::Bug::NoFlush.is_seeded() { "off" } else { "on" };
     transaction
@@ -65,7 +63,8 @@ async fn await_disk(transaction: &impl GenericClient) -> Result<(), Failure> {
         .map_err(|error| sql_failure(error, "wait for the disk"))
 }
 
-/// What cannot be taken back by itself is never done in a rehearsal, whoever asks.
+/// Refuses an act that cannot be taken back by itself: a rehearsal never performs one, even if the
+/// coordinator asks for it.
 fn refuse_in_rehearsal(rehearsal: bool) -> Result<(), Failure> {
     if !rehearsal {
         return Ok(());
@@ -77,7 +76,6 @@ fn refuse_in_rehearsal(rehearsal: bool) -> Result<(), Failure> {
         .effect(Effect::None))
 }
 
-/// What is left of the budget.
 fn remaining(deadline: Instant, now: Instant) -> Result<Duration, Failure> {
     let left = deadline.saturating_duration_since(now);
     if left.is_zero() {

@@ -10,13 +10,13 @@ use pgportage_proto::{ActKind, Verb};
 /// What has just become true of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// The intent is on disk; nothing was done.
+    /// The intent is on disk; nothing was done yet.
     Accepted,
-    /// The act has looked. Only when it performs: an undo has nothing to survey.
+    /// The act has surveyed. Only when it is performed: an undo has nothing to survey.
     Surveyed,
-    /// The act has acted; nobody knows.
+    /// The act has done its work; the outcome is not recorded yet.
     Performed,
-    /// The outcome is on disk; nobody was told.
+    /// The outcome is on disk; the coordinator was not told yet.
     Recorded,
 }
 

@@ -1,8 +1,7 @@
 //! *finish*: everything of ours is removed; the source stays fenced.
 //!
-//! Class: irreversible, and idempotent: every part looks before it acts. What
-//! would be lost with our schema, the statements that lift the fence, is noted
-//! in the journal before the schema goes.
+//! Class: irreversible, and idempotent: every part looks before it acts. The statements that lift the fence
+//! would be lost with our schema, so they are noted in the journal first.
 
 mod local;
 
@@ -67,7 +66,7 @@ impl Act for FinishMigration {
         }
     }
 
-    /// Every part looks for itself.
+    /// Each part looks for itself what is left to do.
     async fn survey(&self, _cx: &Context) -> Result<Survey<FinishMigrationResult>, Failure> {
         Ok(Survey::Ready)
     }
@@ -96,8 +95,8 @@ fn report(cx: &Context, subject: &str) {
     cx.report(Progress { subject: subject.to_owned(), ..Progress::default() });
 }
 
-/// Slot, publication, schema, identities, roles; in this order, so that what is
-/// left after a death is found again by its name.
+/// Slot, publication, schema, identities, roles; in this order, so that an attempt after a crash finds what
+/// is left by its name.
 async fn finish_source(cx: &Context) -> Result<FinishMigrationResult, Failure> {
     let migration = &cx.participation.migration;
     let unfence_statements = keep_unfence_statements(cx).await?;
@@ -131,8 +130,8 @@ async fn finish_source(cx: &Context) -> Result<FinishMigrationResult, Failure> {
     Ok(FinishMigrationResult { unfence_statements })
 }
 
-/// The statements that lift the fence, durable in the journal before anything
-/// they depend on is dropped. Empty when no fence stands.
+/// The statements that lift the fence, durable in the journal before anything that they depend on is
+/// dropped. Empty when no fence stands.
 async fn keep_unfence_statements(cx: &Context) -> Result<Vec<String>, Failure> {
     let migration = &cx.participation.migration;
     if let Some(text) = cx.journal.note(migration, Note::UnfenceStatements)? {
@@ -161,17 +160,17 @@ async fn unfence_statements(cx: &Context, client: &impl GenericClient) -> Result
     Ok(saved.restore_statements(&cx.participation.database, &Access::read(client).await?))
 }
 
-/// What a destination without a decision means.
+/// What to do with a destination that has made no decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Undecided {
-    /// Its row may be the only thing that can end a doubt: it stays.
+    /// Keep its schema: its row may be the only thing that can end a doubt.
     Refuse,
-    /// It was proved that no fence depends on it.
+    /// Remove its schema: it was proved that no fence depends on it.
     Remove,
 }
 
-/// Subscription, tunnel, what the way back is made of, schema. The data and who may
-/// log in stay.
+/// Subscription, tunnel, the parts of the way back, schema. The data stays, and so do the roles that may
+/// log in.
 async fn finish_destination(cx: &Context, undecided: Undecided) -> Result<FinishMigrationResult, Failure> {
     let decided = {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
@@ -220,8 +219,7 @@ async fn decision(client: &impl GenericClient) -> Result<Option<(String, String)
     Ok(row.map(|row| (row.get(0), row.get(1))))
 }
 
-/// Our schema, and the CONNECT that only our own role was given while the
-/// database was closed.
+/// Removes our schema, and the grant of CONNECT that only our own role got while the database was closed.
 async fn remove_schema(cx: &Context) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "drop schema pgportage");
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;

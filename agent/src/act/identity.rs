@@ -25,18 +25,18 @@ WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
 /// Gives tables `REPLICA IDENTITY FULL`, as the operator agreed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetReplicaIdentity {
-    /// The tables. May be empty.
+    /// May be empty.
     pub tables: Vec<RelationName>,
 }
 
 /// The identities set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetReplicaIdentityResult {
-    /// How many tables have it now because they were asked for.
+    /// How many tables have it now because the operator agreed.
     pub table_count: u32,
 }
 
-/// What one table had.
+/// The identity of one table before the migration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Before {
     schema: String,
@@ -44,7 +44,6 @@ struct Before {
     identity: Identity,
 }
 
-/// A table's replica identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Identity {
@@ -145,7 +144,7 @@ impl Act for SetReplicaIdentity {
     }
 }
 
-/// Gives every table back what it had. Succeeds when there is nothing to give.
+/// Gives every table its former identity back. Succeeds when there is nothing to give back.
 ///
 /// # Errors
 ///
@@ -159,7 +158,7 @@ pub(crate) async fn restore(cx: &Context) -> Result<(), Failure> {
     for (done, before) in noted.iter().enumerate() {
         let table = before.table();
         report(cx, &table, done, noted.len());
-        // Somebody who set another identity since then meant it.
+        // If a user has set another identity since, it stays.
         if identity(&*session, &table).await? == Some(Identity::Full) {
             set(cx, &mut session, &table, &before.identity).await?;
             cx.fail_point("set_replica_identity.undo.restored");
@@ -168,10 +167,9 @@ pub(crate) async fn restore(cx: &Context) -> Result<(), Failure> {
     cx.journal.clear_note(&cx.participation.migration, Note::ReplicaIdentityBefore)
 }
 
-/// Takes `REPLICA IDENTITY FULL` from tables of the destination. What they had on
-/// the source was no identity either: the default says so without the cost of
-/// whole rows in the WAL. Tables that are gone or have another identity by now
-/// are left alone.
+/// Takes `REPLICA IDENTITY FULL` from tables of the destination. They had no identity of their own on the
+/// source. The default says the same, without the cost of whole rows in the WAL. Tables that are gone or
+/// have another identity by now are left alone.
 ///
 /// # Errors
 ///
@@ -210,7 +208,7 @@ async fn identity(client: &impl GenericClient, table: &RelationName) -> Result<O
     match (letter.as_str(), index) {
         ("f", _) => Ok(Some(Identity::Full)),
         ("d", _) => Ok(Some(Identity::Default)),
-        // `USING INDEX` whose index was dropped works as NOTHING does.
+        // `USING INDEX` whose index was dropped works like NOTHING.
         ("n", _) | ("i", None) => Ok(Some(Identity::Nothing)),
         ("i", Some(index)) => Ok(Some(Identity::Index(index))),
         (other, _) => {
@@ -220,8 +218,8 @@ async fn identity(client: &impl GenericClient, table: &RelationName) -> Result<O
     }
 }
 
-/// One table, under a short ACCESS EXCLUSIVE lock: waited for no longer than
-/// `lock_timeout`, then tried again, so that nobody queues behind us for long.
+/// Changes one table, under a short ACCESS EXCLUSIVE lock. The lock is waited for no longer than
+/// `lock_timeout` and then tried again, so that applications do not queue behind it for long.
 async fn set(cx: &Context, session: &mut Session, table: &RelationName, identity: &Identity) -> Result<(), Failure> {
     let statement = format!("ALTER TABLE ONLY {table} REPLICA IDENTITY {}", identity.clause());
     let mut patience = Patience::new(cx);

@@ -1,8 +1,7 @@
 //! *inspect*: whether a server can take its part in a migration.
 //!
-//! Reads settings and catalogs, changes nothing. What it says is data:
-//! findings, each with the statement that mends it. A question that could not
-//! be answered is a finding too, and never a pass.
+//! Reads settings and catalogs, changes nothing. The result is data: findings, each with the statement that
+//! corrects it. A question that could not be answered is a finding too, and never a pass.
 //!
 //! Every question is one small function in one of the tables below.
 
@@ -40,7 +39,7 @@ pub use plan_material::{PlanMaterial, PlannedRole, PlannedTable, SessionGroup};
 /// Asks whether a server can take the given part in a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckServer {
-    /// Destination: what the source said about itself.
+    /// Destination: the inventory of the source.
     pub source: Option<Inventory>,
     /// What the operator has agreed to.
     pub consents: Vec<Consent>,
@@ -51,9 +50,9 @@ pub struct CheckServer {
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckServerResult {
-    /// What the server is and holds.
+    /// What the server and the database are and hold.
     pub inventory: Inventory,
-    /// What was found, worst first. Includes what the operator agreed to.
+    /// The findings, worst first. Includes those that the operator agreed to.
     pub findings: Vec<Finding>,
 }
 
@@ -69,8 +68,7 @@ const PUBLISHER: &[Check] = &[
     Check("output_plugin_libraries", |x| Box::pin(source::output_plugin(x))),
 ];
 
-/// Questions to a server that subscribes: the destination's, and for the way back
-/// the source's.
+/// Questions to a subscriber: the destination's, and for the way back the source's.
 const SUBSCRIBER: &[Check] = &[
     Check("replication workers", |x| Box::pin(destination::workers(x))),
     Check("replication origins", |x| Box::pin(destination::origins(x))),
@@ -159,7 +157,7 @@ impl Act for CheckServer {
         Produced::CheckServer(message::encode(output))
     }
 
-    /// Always ready: what was true at the last look says nothing about now.
+    /// Always ready: an earlier look says nothing about the present.
     async fn survey(&self, _cx: &Context) -> Result<Survey<CheckServerResult>, Failure> {
         Ok(Survey::Ready)
     }
@@ -222,13 +220,13 @@ impl Act for CheckServer {
         Ok(CheckServerResult { inventory, findings })
     }
 
-    /// There is nothing to take back.
+    /// It changed nothing, so there is nothing to take back.
     async fn undo(&self, _cx: &Context) -> Result<(), Failure> {
         Ok(())
     }
 }
 
-/// With the statement that makes it like the source's.
+/// The finding, with the statement that makes the database like the source's.
 fn database_missing(database: &str, source: Option<&Inventory>) -> Finding {
     let encoding = source.map(|source| format!(" ENCODING {}", quote_literal(&source.encoding))).unwrap_or_default();
     Finding::new(

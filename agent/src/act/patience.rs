@@ -1,4 +1,4 @@
-//! Trying again while somebody else is in the way.
+//! Trying an act again while an application or another program is in its way.
 
 use std::time::Duration;
 
@@ -14,8 +14,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Short enough that an operator who removed the obstacle sees the act go on.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Counts how long an act has gone without moving, and ends it with
-/// [`Reason::Stalled`] when that was too long.
+/// Counts how long an act has gone without moving. Ends it with [`Reason::Stalled`] after too long.
 #[derive(Debug)]
 pub(crate) struct Patience {
     moved_at: Instant,
@@ -23,12 +22,11 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// Begins now.
     pub(crate) fn new(cx: &Context) -> Self {
         Self { moved_at: cx.clock.now(), pause: FIRST_PAUSE }
     }
 
-    /// The act has moved: the limit begins anew.
+    /// Notes that the act has moved: the limit begins anew.
     pub(crate) fn moved(&mut self, cx: &Context) {
         self.moved_at = cx.clock.now();
         self.pause = FIRST_PAUSE;
@@ -39,15 +37,14 @@ impl Patience {
         cx.clock.now().duration_since(self.moved_at) >= cx.stall_timeout
     }
 
-    /// After a failed try: waits when the same try may succeed later (a lock
-    /// was not granted, an object is in use, the server is away), reports
-    /// `subject` as what is waited for, and returns. The next try needs a new
-    /// session when the failure was [`Reason::ServerUnreachable`].
+    /// After a failed try: waits when the same try may succeed later (a lock was not granted, an object is
+    /// in use, the server is away), reports `subject` as the obstacle, and returns. After
+    /// [`Reason::ServerUnreachable`] the next try needs a new session.
     ///
     /// # Errors
     ///
-    /// The failure itself when waiting does not help, [`Reason::Stalled`] when
-    /// it took too long, [`Reason::Cancelled`] when asked to stop.
+    /// The failure itself when waiting does not help, [`Reason::Stalled`] when it took too long,
+    /// [`Reason::Cancelled`] when asked to stop.
     pub(crate) async fn again(&mut self, cx: &Context, failure: Failure, subject: &str) -> Result<(), Failure> {
         if !is_passing(&failure) {
             return Err(failure);

@@ -1,14 +1,13 @@
-//! *publication*: our schema with heartbeat and marker, and the publication with
-//! an explicit list of tables.
+//! *publication*: our schema with heartbeat and marker, and the publication with an explicit list of
+//! tables.
 //!
-//! For the way back the destination makes the same over its own tables, and beside
-//! it a publication of nothing but the heartbeat, by which the way is proved. Both
-//! are there before the slot is, and are never altered: decoding could skip changes
-//! that meet an ALTER PUBLICATION.
+//! For the way back the destination makes the same over its own tables, and a second publication of nothing
+//! but the heartbeat, which proves the way back. Both exist before the slot does and are never altered:
+//! decoding could skip changes that meet an ALTER PUBLICATION.
 //!
-//! Class: transactional. Schema, publication and ledger row are one transaction,
-//! in which the replica identities are looked at once more: a published table
-//! without one makes the application's own UPDATE and DELETE fail.
+//! Class: transactional. Schema, publication and ledger row are made in one transaction, which checks the
+//! replica identities once more: a published table without one makes the application's own UPDATE and
+//! DELETE fail.
 
 use pgportage_link::{Effect, Failure};
 use pgportage_migration::Participation;
@@ -51,7 +50,7 @@ const FENCE_ROW: &str = "SELECT EXISTS (SELECT FROM pgportage.fence)";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CreatePublication;
 
-/// The publication made.
+/// The publication that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatePublicationResult {
     /// Its name.
@@ -90,7 +89,7 @@ impl Act for CreatePublication {
             (Ownership::Ours | Ownership::Absent, false) => Ok(Survey::Ready),
             (Ownership::Absent, true) => {
                 Err(Failure::new(Reason::ObjectConflict, format!("publication {} exists already", quote_ident(&name)))
-                    .hint(format!("If nobody subscribes to it, run: DROP PUBLICATION {};", quote_ident(&name)))
+                    .hint(format!("If no server subscribes to it, run: DROP PUBLICATION {};", quote_ident(&name)))
                     .effect(Effect::None))
             }
             (Ownership::Other(owner), _) => {
@@ -124,13 +123,11 @@ impl Act for CreatePublication {
     }
 }
 
-/// Stops the heartbeat and drops what [`CreatePublication`] made. Succeeds when
-/// there is nothing to drop.
+/// Stops the heartbeat and drops what [`CreatePublication`] made. Succeeds when there is nothing to drop.
 ///
 /// # Errors
 ///
-/// [`Reason::WrongState`] when the source is fenced: the way to lift the fence
-/// is kept in the schema.
+/// [`Reason::WrongState`] when the source is fenced: the schema holds the statements that lift the fence.
 pub(crate) async fn remove_publication(cx: &Context) -> Result<(), Failure> {
     cx.heartbeats.stop(&cx.participation.migration).await;
     let mut patience = Patience::new(cx);
@@ -148,14 +145,14 @@ pub(crate) async fn remove_publication(cx: &Context) -> Result<(), Failure> {
 /// What a fence means for the removal of our schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fenced {
-    /// The schema stays.
+    /// The schema must stay: it holds the statements that lift the fence.
     Refuse,
-    /// The statements that lift the fence are kept elsewhere.
+    /// The schema may go: these statements are kept elsewhere.
     Known,
 }
 
-/// Drops our publications, and on the source our schema, in one transaction. The
-/// destination's schema holds its decision, and goes with what closed it.
+/// Drops our publications, and on the source our schema, in one transaction. The destination's schema holds
+/// its decision, and goes when `close` is taken back.
 pub(crate) async fn remove(cx: &Context, fenced: Fenced) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "drop the publication");
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
@@ -182,7 +179,7 @@ pub(crate) async fn remove(cx: &Context, fenced: Fenced) -> Result<(), Failure> 
     transaction.commit().await.map_err(failure)
 }
 
-/// The stream's publication, and on the destination the one that proves its way.
+/// The stream's publication, and on the destination also the one that proves the way back.
 fn own_publications(participation: &Participation) -> Vec<String> {
     let mut names = vec![published_name(participation)];
     if Stream::published_by(participation.side) == Stream::Back {
@@ -198,9 +195,9 @@ pub(crate) async fn is_fenced(client: &impl GenericClient) -> Result<bool, Failu
     Ok(exists && client.query_one(FENCE_ROW, &[]).await.map_err(failure)?.get(0))
 }
 
-/// Longer than `deadlock_timeout` (1 s unless changed), after which an autovacuum
-/// worker makes way. With the policy's `lock_timeout` a source whose large tables
-/// are always being vacuumed would never get its publication.
+/// Longer than `deadlock_timeout` (1 s by default), after which an autovacuum worker makes way. With the
+/// policy's `lock_timeout`, a source whose large tables are always being vacuumed would never get its
+/// publication.
 const EVICT_MAINTENANCE: &str = "SET LOCAL lock_timeout = '3s'";
 
 async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
@@ -213,10 +210,10 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
     tables.push(RelationName::new(names::SCHEMA, stream.heartbeat_table()));
     tables.push(RelationName::new(names::SCHEMA, names::MARKER_TABLE));
     cx.report(Progress { subject: format!("locks on {} tables to publish", tables.len()), ..Progress::default() });
-    // The publication's lock on a table hinders no writer, only maintenance; and
-    // autovacuum leaves only once somebody has waited for `deadlock_timeout`.
+    // The publication's lock on a table hinders no writer, only maintenance. Autovacuum leaves only when
+    // this session has waited for `deadlock_timeout`.
     transaction.batch_execute(EVICT_MAINTENANCE).await.map_err(failure)?;
-    // ONLY: every partition and every child is listed by itself.
+    // ONLY: every partition and every child is listed itself.
     let list: Vec<String> = tables.iter().map(|table| format!("ONLY {table}")).collect();
     let statement = format!(
         "CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert, update, delete, truncate')",
@@ -232,7 +229,7 @@ async fn create(cx: &Context, name: &str) -> Result<u32, Failure> {
         );
         transaction.batch_execute(&statement).await.map_err(failure)?;
     }
-    // The tables are locked against a change of identity from here on.
+    // From here on the tables are locked against a change of identity.
     let rows = transaction.query(WITHOUT_IDENTITY, &[&name]).await.map_err(failure)?;
     if !rows.is_empty() {
         let bare: Vec<String> = rows

@@ -1,14 +1,11 @@
-//! The act that restores the schema: the source's schema, restored on the destination in one
-//! transaction.
+//! Restores the source's schema on the destination, in one transaction.
 //!
-//! When the agents copy the rows, only its first part is: indexes, constraints
-//! and triggers are cheaper to make when the rows are in. The archive is kept for
-//! that ([`later`]).
+//! When the agents copy the rows, only the first part of the schema is restored: indexes, constraints and
+//! triggers are cheaper to make when the rows are in. The archive is kept for that ([`later`]).
 //!
-//! `close` has proved that the database is empty and lets nobody in. So what is
-//! there beyond the baseline in the journal came from our own `pg_restore`: after
-//! a crash that is how an attempt tells whether its predecessor's transaction was
-//! committed.
+//! `close` has proved that the database is empty, and keeps applications out. So everything there beyond
+//! the baseline in the journal came from our own `pg_restore`. From this an attempt after a crash tells
+//! whether its predecessor's transaction was committed.
 
 mod archive;
 mod contents;
@@ -28,8 +25,8 @@ use self::contents::{Baseline, relation_count, rights};
 use self::restore::Sections;
 use super::{Act, Context, Produced, Survey};
 
-/// Nobody else works in the closed database; the longest that may hold a lock is
-/// an autovacuum worker, which gives way after a second.
+/// The database is closed to applications. An autovacuum worker may hold a lock; it gives way after a
+/// second.
 const LIMITS: &str = "SET LOCAL lock_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '10min'";
 
 const DECISION: &str = "SELECT state FROM pgportage.decision WHERE id = 1 FOR UPDATE";
@@ -41,7 +38,7 @@ WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 /// Fetches the source's schema over the link and restores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestoreSchema {
-    /// How the rows will come.
+    /// Whether the agents or PostgreSQL will copy the rows.
     pub copy_method: CopyMethod,
 }
 
@@ -80,7 +77,7 @@ impl Act for RestoreSchema {
         let exceeded = Baseline::from_json(&baseline)?.is_exceeded(&*session).await?;
         match (restored, intended, exceeded) {
             (Some(digest), _, _) => Ok(Survey::Done(result(&digest, &session).await?)),
-            // `perform` sees by itself how far an earlier attempt came.
+            // `perform` finds out how far an earlier attempt came.
             (None, Some(_), _) | (None, None, false) => Ok(Survey::Ready),
             (None, None, true) => Err(not_empty()),
         }
@@ -127,7 +124,7 @@ impl Act for RestoreSchema {
             take_back(cx, &mut session, &baseline).await?;
         }
         cx.fail_point("restore_schema.undo.emptied");
-        // The baseline last: without it nothing would be taken back.
+        // The baseline goes last: without it a further undo would remove nothing.
         for note in [Note::SchemaRestored, Note::SchemaIntent, Note::SchemaBaseline] {
             journal.clear_note(migration, note)?;
         }
@@ -153,7 +150,7 @@ impl RestoreSchema {
     }
 }
 
-/// The published tables of ours, and the ledger row.
+/// Makes our published tables, and writes the ledger row.
 async fn make_our_tables(cx: &Context, session: &mut Session) -> Result<(), Failure> {
     let doing = "make our tables on the destination";
     let transaction = session.transaction().await.map_err(|error| sql_failure(error, doing))?;
@@ -168,7 +165,7 @@ async fn take_back(cx: &Context, session: &mut Session, baseline: &Baseline) -> 
     let failure = |error| sql_failure(error, doing);
     let transaction = session.transaction().await.map_err(failure)?;
     transaction.batch_execute(LIMITS).await.map_err(failure)?;
-    // Dropping everything is right only while nobody can have written here.
+    // Dropping everything is right only while the closing lasts, so that no application has written here.
     let closed = match ledger::ownership(&transaction, &cx.participation).await? {
         Ownership::Ours => {
             let row = transaction.query_opt(DECISION, &[]).await.map_err(failure)?;
@@ -217,7 +214,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The journal holds what [`hex`] wrote.
+/// Reads what [`hex`] wrote into the journal.
 fn from_hex(text: &str) -> Vec<u8> {
     text.as_bytes()
         .chunks(2)

@@ -1,9 +1,8 @@
-//! *verify*: both sides compared while writes go on.
+//! *verify*: both sides compared while applications write.
 //!
-//! Either by what can be counted, or row by row by their hashes; schema objects
-//! in both cases. Behind a cutover the sides have changed their parts, and
-//! sequences are looked at as well: those in use must not be behind those that
-//! were.
+//! Compares row counts, or every row by its hash; schema objects in both cases. After a cutover the sides
+//! have exchanged their parts, and sequences are compared as well: the sequences of the side in use must
+//! not be behind those of the other.
 
 mod checkpoint;
 mod compare;
@@ -21,7 +20,7 @@ pub use compare::{CompareRows, CompareRowsResult};
 pub(in crate::act) use compare::{Plan, open};
 pub use count::{CountRows, CountRowsResult, SequencePlace, TableCount};
 
-/// Columns of their own text, and generated ones.
+/// Columns hashed by their own text, and generated ones.
 #[cfg(test)]
 pub(in crate::act) fn columns(own: &[&str], generated: &[&str]) -> Vec<Column> {
     let column = |form| move |name: &&str| Column { name: (*name).to_owned(), form };

@@ -34,13 +34,13 @@ use crate::settings::Settings;
 use crate::switchover::Switchovers;
 use crate::watch::Watch;
 
-/// An agent that was put together. Only the process itself and tests know it whole:
-/// every part is given what it needs, and sees no more. Cloning is cheap.
+/// The parts of an agent. Only the process itself and tests see it whole: every part gets the handles that
+/// it needs, and no more. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Assembly {
-    /// What acts are carried out with.
+    /// The handles that acts work with.
     pub handles: Handles,
-    /// How this agent stands.
+    /// The state of this agent, for operators and metrics.
     pub standing: Standing,
     relay: Relay,
 }
@@ -54,7 +54,7 @@ impl Deref for Assembly {
 }
 
 impl Assembly {
-    /// Opens no connection.
+    /// Puts the parts together. Opens no connection.
     #[must_use]
     pub fn new(settings: Settings, policy: Policy, journal: Journal, identity: Identity) -> Self {
         let tasks = Tasks::default();
@@ -107,46 +107,45 @@ impl Assembly {
         Self { handles, standing: Standing::default(), relay }
     }
 
-    /// What carries commands out.
+    /// The part that carries out commands.
     #[must_use]
     pub fn runner(&self) -> Arc<Runner> {
         Runner::new(self.handles.clone())
     }
 
-    /// What keeps the agent attached. Agents that come through the coordinator are led
-    /// to `entrance`.
+    /// The part that keeps the agent attached to the coordinator. It leads relayed agents to `entrance`.
     #[must_use]
     pub fn session(&self, runner: Arc<Runner>, entrance: mpsc::Sender<Relayed>) -> Session {
         Session::new(self.handles.clone(), self.standing.clone(), self.relay.clone(), runner, entrance)
     }
 
-    /// What answers the other agents.
+    /// The part that answers the other agents.
     #[must_use]
     pub fn link_service(&self) -> PeerServiceServer<Service> {
         link_service::service(self.handles.clone())
     }
 
-    /// What makes the figures readable.
+    /// The part that publishes the figures.
     #[must_use]
     pub fn metrics(&self, runner: &Arc<Runner>) -> Metrics {
         metrics::register(&self.handles, &self.standing, runner)
     }
 
-    /// What watches the slots.
+    /// The part that watches the slots.
     #[must_use]
     pub fn watch(&self) -> Watch {
         let Handles { door, journal, slots, policy, gauges, tasks, .. } = self.handles.clone();
         Watch::new(door, &self.settings.postgres.maintenance_database, journal, slots, policy, gauges, tasks)
     }
 
-    /// What protects the server that is read from.
+    /// The part that protects the server that is read from.
     #[must_use]
     pub fn protection(&self) -> Protection {
         let Handles { door, journal, snapshots, gauges, tasks, .. } = self.handles.clone();
         Protection::new(door, journal, snapshots, gauges, self.settings.protection.clone(), tasks)
     }
 
-    /// What watches for schema drift.
+    /// The part that watches for schema drift.
     #[must_use]
     pub fn drift(&self) -> Drift {
         let Handles { door, journal, peers, gauges, tasks, .. } = self.handles.clone();

@@ -1,5 +1,4 @@
-//! The half of the publisher: answers questions, in order, from one
-//! session.
+//! The publisher's half: answers questions, in order, from one session.
 
 use futures_util::{Stream, StreamExt};
 use pgportage_data_plane::comparison::{
@@ -24,12 +23,11 @@ const TABLES: usize = 100;
 const ROWS: usize = 2_000;
 const CONTENT_BYTES: usize = 1 << 20;
 
-/// Answers that wait for the link.
+/// Answers on their way to the link.
 pub(crate) type Answers = mpsc::Sender<Result<v1::CompareRowsResponse, Status>>;
 
-/// Answers questions until there are none, or nobody listens. What goes wrong
-/// with one of them is its answer; a session that is lost is opened again for the
-/// next one.
+/// Answers questions until there are none, or the subscriber's agent stops listening. A failure is the
+/// answer to its question; a session that is lost is opened again for the next question.
 pub(crate) async fn answer(
     handles: Handles,
     participation: Participation,
@@ -45,7 +43,7 @@ pub(crate) async fn answer(
             question = questions.next() => question,
         };
         let Some(Ok(question)) = question else { return };
-        // Nobody waits for an answer any more: the statement ends with its session.
+        // The subscriber's agent no longer waits for an answer: the statement ends with its session.
         let messages = tokio::select! {
             biased;
             () = answers.closed() => return,
@@ -69,7 +67,7 @@ struct Source {
     handles: Handles,
     participation: Participation,
     reader: Option<Reader>,
-    /// What may be asked about.
+    /// The tables that may be asked about.
     tables: Option<Vec<ComparedTable>>,
 }
 
@@ -122,8 +120,8 @@ impl Source {
         Ok(messages.into_iter().map(Answer::Tables).collect())
     }
 
-    /// Makes sure that a part is one of a table of the migration: the caller names
-    /// a table, and gets no other.
+    /// Makes sure that a part belongs to a table of the migration: the other agent gets hashes of no other
+    /// table.
     async fn check(&mut self, part: &Part) -> Result<(), Failure> {
         if self.tables.is_none() {
             self.list().await?;

@@ -1,4 +1,4 @@
-//! The source's schema, as `pg_dump` writes it, in pieces for the link.
+//! The source's schema as an archive of `pg_dump`, in pieces for the link.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -17,21 +17,18 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::act::Handles;
 
-/// Pieces of an archive; none, or an error, is the last one. Without one of them
-/// the dump was given up.
+/// Pieces of an archive. The last item is none, or an error; a stream that ends with neither was given up.
 pub(crate) type DumpStream = mpsc::Receiver<Result<Option<Bytes>, Failure>>;
 
-/// Starts `pg_dump` for the schema of a database, without publications,
-/// subscriptions and our own schema. `restore_major` is the branch of the
-/// `pg_restore` that will read the archive, zero if not known.
+/// Starts `pg_dump` for the schema of a database, without publications, subscriptions and our own schema.
+/// `restore_major` is the branch of the `pg_restore` that will read the archive, zero if not known.
 ///
-/// `permit` is given back when the program has ended. Dropping the stream kills
-/// the program. The last word comes only when the program ended in order.
+/// `permit` is released when the program has ended. Dropping the stream kills the program. The closing item
+/// comes only when the program has ended in order.
 ///
 /// # Errors
 ///
-/// [`Reason::PgDumpMissing`], [`Reason::PgDumpTooOld`], or what a login to the
-/// server reports.
+/// [`Reason::PgDumpMissing`], [`Reason::PgDumpTooOld`], or what a login to the server reports.
 pub(crate) async fn start(
     handles: &Handles,
     permit: OwnedSemaphorePermit,
@@ -56,14 +53,14 @@ pub(crate) async fn start(
     let (pieces, stream) = mpsc::channel(CHUNKS_WAITING);
     let stop = handles.tasks.stop.clone();
     handles.tasks.spawn(async move {
-        // The passfile has to live as long as the program.
+        // The passfile has to exist for as long as the program runs.
         let (_login, _permit) = (login, permit);
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
             () = pieces.closed() => {}
             outcome = carry(child, stdout, &program, &pieces) => {
-                // If nobody listens any more, nobody needs the last word.
+                // If the destination agent has stopped listening, it does not need the closing item either.
                 let _unheard = pieces.send(outcome.map(|()| None)).await;
             }
         }
@@ -71,12 +68,11 @@ pub(crate) async fn start(
     Ok(stream)
 }
 
-/// The `pg_dump` to use for a database of the agent's server.
+/// The `pg_dump` for a database of the agent's server.
 ///
 /// # Errors
 ///
-/// [`Reason::PgDumpMissing`], [`Reason::PgDumpTooOld`], or what a login to the
-/// server reports.
+/// [`Reason::PgDumpMissing`], [`Reason::PgDumpTooOld`], or what a login to the server reports.
 async fn choose(handles: &Handles, database: &str, restore_major: i32) -> Result<Program, Failure> {
     let server = handles.door.open(database, Purpose::Control).await?.version;
     let configured: Option<PathBuf> = handles.settings.programs.pg_dump.clone();
@@ -97,9 +93,8 @@ fn note_age(program: &Program, server: ServerVersion) {
     }
 }
 
-/// How long `pg_dump` waits for its ACCESS SHARE locks. Longer than other locks
-/// of ours are waited for: this one blocks nobody who was not blocked already by
-/// the one it waits for.
+/// How long `pg_dump` waits for its ACCESS SHARE locks. Longer than for other locks of ours: a session that
+/// waits behind this lock waits for the one in front of it anyway.
 fn lock_wait(lock_timeout: Duration) -> Duration {
     (lock_timeout * 10).clamp(Duration::from_secs(5), Duration::from_secs(60))
 }
@@ -118,7 +113,7 @@ async fn carry(
         loop {
             buffer.reserve(CHUNK_BYTES);
             let count = (&mut stdout).take((CHUNK_BYTES - buffer.len()) as u64).read_buf(&mut buffer).await?;
-            // Pipes give a few kilobytes at a time: gather.
+            // A pipe gives a few kilobytes at a time, so gather them.
             if (count == 0 || buffer.len() == CHUNK_BYTES)
                 && !buffer.is_empty()
                 && pieces.send(Ok(Some(buffer.split().freeze()))).await.is_err()

@@ -11,15 +11,14 @@ use super::file::Problems;
 pub struct LocalCommand {
     /// Its absolute path.
     pub program: PathBuf,
-    /// What it is given.
+    /// Its arguments.
     pub arguments: Vec<String>,
     /// How long it may run before it is killed.
     pub timeout: Duration,
 }
 
-/// Checks a command where it is read. None when it cannot be used at all; what
-/// is wrong with it is among the problems then, and also when somebody else
-/// could put another program in its place.
+/// Checks a command while the policy is read. None when it cannot be used at all. What is wrong with it
+/// goes into `problems`, also when a user other than the owner could replace the program.
 pub(super) fn local_command(
     problems: &mut Problems,
     at: &str,
@@ -50,8 +49,7 @@ pub(super) fn local_command(
     Some(LocalCommand { program, arguments: words.collect(), timeout })
 }
 
-/// Whoever can write the program, or its directory, would decide what the agent
-/// runs.
+/// A user who can write the program, or its directory, would decide what the agent runs.
 fn refuse_foreign_hands(problems: &mut Problems, at: &str, path: &Path) {
     let Ok(metadata) = std::fs::metadata(path) else { return };
     if metadata.mode() & 0o022 != 0 {

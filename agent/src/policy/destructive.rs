@@ -8,8 +8,7 @@ use super::file::Problems;
 /// Adding an act is a line here, and the place that asks for it.
 macro_rules! destructive_acts {
     ($($(#[$doc:meta])* $variant:ident = $key:literal,)+) => {
-        /// One of the acts that need a word in the policy of their own: forbidden
-        /// unless the file says otherwise.
+        /// An act that the policy has to allow by a key of its own: forbidden unless the file does.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum DestructiveAct {
             $($(#[$doc])* $variant,)+

@@ -63,7 +63,7 @@ struct RoleSection {
     password_file: PathBuf,
 }
 
-/// What was wrong, gathered so that all of it can be said at once.
+/// Everything wrong in the file, gathered so that the owner sees all of it at once.
 #[derive(Default)]
 pub(super) struct Problems(Vec<String>);
 
@@ -188,7 +188,7 @@ fn databases(
     databases
 }
 
-/// `steps` is what `acts` was called before.
+/// `steps` is the former name of `acts`.
 fn acts(problems: &mut Problems, table: &mut toml::Table) -> Option<AllowedActs> {
     let (key, value) = match (table.remove("acts"), table.remove("steps")) {
         (None, None) => return None,
@@ -240,8 +240,10 @@ fn limits(problems: &mut Problems, table: &mut toml::Table) -> Limits {
         xmin_age_abort: section.xmin_age_abort.unwrap_or(default.xmin_age_abort),
     };
     if limits.lock_timeout > Duration::from_secs(10) {
-        problems
-            .add("limits.lock_timeout", "must not be longer than 10s: whoever queues behind our lock waits as long");
+        problems.add(
+            "limits.lock_timeout",
+            "must not be longer than 10s: sessions that queue behind our lock wait as long",
+        );
     }
     limits
 }
@@ -255,7 +257,7 @@ fn role(problems: &mut Problems, at: &str, section: Option<RoleSection>) -> Opti
     Some(PremadeRole { name, password_file })
 }
 
-/// A file with a secret is for its owner alone.
+/// Only its owner may read a file that holds a secret.
 pub(super) fn check_private(problems: &mut Problems, at: &str, path: &Path) {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.mode() & 0o077 != 0 => {
@@ -266,7 +268,7 @@ pub(super) fn check_private(problems: &mut Problems, at: &str, path: &Path) {
     }
 }
 
-/// A key as TOML wants it written.
+/// A key as TOML writes it, in quotes where it needs them.
 pub(super) fn key(name: &str) -> String {
     let bare = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     if bare { name.to_owned() } else { toml::Value::String(name.to_owned()).to_string() }

@@ -1,4 +1,4 @@
-//! `[[hook]]`: what the machine's owner wants to be run around a cutover.
+//! `[[hook]]`: commands that the machine's owner wants the agent to run around a cutover.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,19 +15,17 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// A named point of a cutover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HookPoint {
-    /// Source, last of all before the outage begins. Its failure gives the
-    /// cutover up.
+    /// Source, the last thing before the outage begins. Its failure gives the cutover up.
     BeforeBarrier,
-    /// Source, when nobody is left and nobody can log in: inside the outage. Its
-    /// failure takes the cutover back.
+    /// Source, when no application is left and none can log in: inside the outage. Its failure takes the
+    /// cutover back.
     AfterFence,
     /// Destination, directly before the decision: inside the outage. Its failure
     /// takes the cutover back.
     BeforeOpen,
     /// Either side, when the destination has opened. Its failure is logged.
     AfterOpen,
-    /// Source, when a cutover was given up and applications are let on. Its
-    /// failure is logged.
+    /// Source, when a cutover was given up and applications go on. Its failure is logged.
     AfterAbort,
 }
 
@@ -58,9 +56,9 @@ impl fmt::Display for HookPoint {
 /// One hook of the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookRule {
-    /// When it runs.
+    /// The point at which it runs.
     pub at: HookPoint,
-    /// What is run.
+    /// The program and its arguments.
     pub command: LocalCommand,
     /// For which databases. Absent: for all of them.
     pub databases: Option<BTreeSet<String>>,

@@ -13,13 +13,11 @@ use super::file::{Problems, check_private};
 use super::{ANY, DatabaseRule};
 use crate::settings::is_address;
 
-/// Transactions of a pool end within milliseconds, or they would not fit into an
-/// outage anyway.
+/// Transactions of a pool end within milliseconds; longer ones would not fit into an outage anyway.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Applications wait meanwhile.
 const REPOINT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Who PgBouncer lets in on its socket without a password, if it runs as the
-/// same user.
+/// The user that PgBouncer lets in on its socket without a password, if the client runs as the same user.
 const USER: &str = "pgbouncer";
 
 /// One PgBouncer of the policy, for one database.
@@ -27,47 +25,45 @@ const USER: &str = "pgbouncer";
 pub struct PoolerRule {
     /// The database that moves.
     pub database: String,
-    /// Where its admin console answers: `host:port`, or the socket's directory
-    /// and port.
+    /// The address of its admin console: `host:port`, or the socket's directory and port.
     pub console: String,
-    /// Who logs in there.
+    /// The user that the agent logs in as there.
     pub user: String,
     /// A file that holds the password and nothing else, mode 0600.
     pub password_file: Option<PathBuf>,
-    /// The pooler's own names of the database.
+    /// The pooler's own names for the database.
     pub entries: Vec<String>,
     /// How long transactions in the pool may take to end.
     pub pause_timeout: Duration,
-    /// How it is led elsewhere.
+    /// How the agent leads it to the other server.
     pub repoint: Repoint,
 }
 
-/// How a pooler is led to the other server.
+/// How the agent leads a pooler to the other server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Repoint {
     /// The agent changes host and port of the entries in the pooler's file.
     File {
         /// The file with the entries.
         config: PathBuf,
-        /// Where the pooler reaches the destination.
+        /// The address at which the pooler reaches the destination.
         destination: ServerAddress,
     },
-    /// A command of the owner changes what the pooler reads.
+    /// A command of the owner changes the pooler's configuration.
     Command {
-        /// The command.
+        /// The owner's program.
         command: LocalCommand,
-        /// Where the pooler reaches the destination, if that is to be checked.
+        /// The address at which the pooler reaches the destination, if the agent is to check that.
         destination: Option<ServerAddress>,
     },
 }
 
-/// Where a server listens, as the pooler writes it.
+/// The address of a server, as the pooler writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerAddress {
-    /// A name, an address, or the directory of a socket. Empty: the pooler's
-    /// own idea of a socket.
+    /// A name, an address, or the directory of a socket. Empty: the pooler's own default for a socket.
     pub host: String,
-    /// The port.
+    /// The TCP port, or the number in the socket's name.
     pub port: u16,
 }
 

@@ -69,7 +69,7 @@ fn says_which_line_would_allow_it() {
     }
 }
 
-/// A file of before calls the key `steps`, and is told so in what would allow more.
+/// An older file calls the key `steps`; hints on what would allow more then use that name.
 #[test]
 fn the_former_name_of_the_acts_is_taken_and_not_beside_the_new_one() {
     let former = POLICY.replacen("acts =", "steps =", 1);

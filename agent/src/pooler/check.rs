@@ -1,4 +1,4 @@
-//! What has to hold before a cutover may rely on a pooler.
+//! The conditions under which a cutover may rely on a pooler.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,20 +17,18 @@ use crate::policy::{PoolerRule, Repoint, ServerAddress};
 /// How long the destination may take to answer at the pooler's address.
 const REACH: Duration = Duration::from_secs(5);
 
-/// What to do about a pooler that does not answer before a rollback.
+/// What an operator can do about a pooler that does not answer before a rollback.
 const WITHOUT: &str = "\
 Start the pooler, or mend `console`, `user` and `password_file` under [[pooler]] in the policy of the source's agent; then roll \
 back again. If the applications reach the servers without it, `pgportage rollback NAME --without-pooler` goes on: clients of \
 this pooler see errors until it answers and was led back.";
 
-/// Looks at every pooler of a database: it answers, its entries lead to this
-/// database and nowhere else yet, it will come to rest when it is paused, and it
-/// can be led to the destination. Changes nothing.
+/// Checks every pooler of a database: it answers, its entries lead to this database and not to another
+/// server yet, a pause will bring it to rest, and it can be led to the destination. Changes nothing.
 ///
 /// # Errors
 ///
-/// [`Reason::PoolerUnreachable`], [`Reason::PoolerUnfit`],
-/// [`Reason::PoolerBusy`].
+/// [`Reason::PoolerUnreachable`], [`Reason::PoolerUnfit`], [`Reason::PoolerBusy`].
 pub(super) async fn check(means: &Means, participation: &Participation) -> Result<(), Failure> {
     for rule in means.policy.poolers(&participation.database) {
         let mut console = Console::open(rule, means.clock).await?;
@@ -41,8 +39,8 @@ pub(super) async fn check(means: &Means, participation: &Participation) -> Resul
     Ok(())
 }
 
-/// As [`check`], before a rollback: the poolers lead to the destination, or to
-/// wherever their owner led them since.
+/// As [`check`], before a rollback: the poolers lead to the destination, or to wherever their owner has led
+/// them since.
 ///
 /// # Errors
 ///
@@ -105,13 +103,13 @@ fn check_entry<'a>(
     if state.paused || state.disabled {
         return Err(unfit(
             format!("the pooler's entry {entry:?} is paused or disabled already"),
-            "Somebody else has done that; RESUME or ENABLE it on the pooler's console.",
+            "This agent has not done that; RESUME or ENABLE it on the pooler's console.",
         ));
     }
     Ok(state)
 }
 
-/// The file is the one that the pooler reads, and can be replaced.
+/// The file is the one that the pooler reads, and the agent can replace it.
 fn check_file(config: &Path, entry: &str, used: &ServerAddress) -> Result<(), Failure> {
     let unusable = |error: &dyn std::error::Error| {
         unfit(
@@ -152,8 +150,8 @@ async fn check_sessions(rule: &PoolerRule, console: &mut Console) -> Result<(), 
         .effect(Effect::None))
 }
 
-/// The destination answers where the pooler will be led to. Whether it lets the
-/// pooler in cannot be seen as long as it is closed.
+/// The destination answers at the address that the pooler will be led to. While it is closed, the agent
+/// cannot see whether it will let the pooler in.
 async fn check_way(rule: &PoolerRule, clock: Clock) -> Result<(), Failure> {
     let Some(destination) = destination(rule) else { return Ok(()) };
     let reached = clock.timeout(REACH, async {
@@ -170,13 +168,13 @@ async fn check_way(rule: &PoolerRule, clock: Clock) -> Result<(), Failure> {
         Err(_) => format!("no answer within {} s", REACH.as_secs()),
     };
     Err(unfit(
-        format!("nobody answers at {destination}, where the pooler would be led to"),
+        format!("no server answers at {destination}, where the pooler would be led to"),
         "Correct `destination` under [[pooler]], or open the way to it for this machine.",
     )
     .detail(format!("{why}.")))
 }
 
-/// Which server processes work for the pooler's clients, for people.
+/// The server processes that work for the pooler's clients, for operators.
 pub(super) async fn at_work(rule: &PoolerRule, clock: Clock) -> Result<Vec<String>, Failure> {
     let mut console = Console::open(rule, clock).await?;
     let modes = console.show("POOLS").await?;

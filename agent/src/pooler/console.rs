@@ -1,9 +1,8 @@
 //! PgBouncer's admin console.
 //!
-//! It speaks the simple query protocol only, one command a message. The
-//! connection is driven by whoever asks, not by a task: commands that are asked
-//! for together leave in one packet, and the pooler carries them out in one
-//! turn of its loop.
+//! It speaks the simple query protocol only, one command a message. The caller drives the connection
+//! itself, without a task. So commands that are sent together leave in one packet, and the pooler carries
+//! them out in one turn of its loop.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,10 +22,9 @@ const DATABASE: &str = "pgbouncer";
 /// How long a login, or a question about the pooler itself, may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// A row that the console showed: values by the names of their columns.
+/// A row of the console: values by the names of their columns.
 pub(super) type Shown = BTreeMap<String, String>;
 
-/// A session with the console.
 pub(super) struct Console {
     address: String,
     client: Client,
@@ -41,16 +39,15 @@ impl std::fmt::Debug for Console {
     }
 }
 
-/// What the pooler says about one of its entries.
+/// The state of one of the pooler's entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EntryState {
-    /// Where it leads to.
     pub(super) address: ServerAddress,
-    /// The name of the database there.
+    /// The name of the database at that address.
     pub(super) database: String,
     /// Whether its clients wait.
     pub(super) paused: bool,
-    /// Whether it lets nobody in.
+    /// Whether it refuses all clients.
     pub(super) disabled: bool,
 }
 
@@ -84,7 +81,7 @@ impl Console {
         }
     }
 
-    /// What every entry is and does, by name.
+    /// The state of every entry, by name.
     pub(super) async fn entries(&mut self) -> Result<BTreeMap<String, EntryState>, Failure> {
         let field = |row: &Shown, key: &str| row.get(key).cloned().unwrap_or_default();
         Ok(self
@@ -104,7 +101,7 @@ impl Console {
             .collect())
     }
 
-    /// What `SHOW` tells.
+    /// The rows of a `SHOW` command.
     pub(super) async fn show(&mut self, what: &str) -> Result<Vec<Shown>, Failure> {
         let messages = self.ask(&[format!("SHOW {what}")], LIMIT).await?.remove(0);
         let messages = messages.map_err(|error| unreachable_console(&self.address, &error))?;
@@ -119,8 +116,8 @@ impl Console {
         Ok(rows.map(values).collect())
     }
 
-    /// Sends commands in one packet, in this order. What the pooler answered to
-    /// each is in its place; an error of one does not stop the next.
+    /// Sends commands in one packet, in this order. Returns the pooler's answers in the same order; an
+    /// error of one does not stop the next.
     pub(super) async fn command(
         &mut self,
         commands: &[String],
@@ -139,7 +136,7 @@ impl Console {
         if *ended {
             return Err(unreachable_console(address, "its connection is closed"));
         }
-        // Polled first: all commands wait when the connection begins to write.
+        // Polled before the connection: all commands are queued when the connection begins to write.
         let answers = std::pin::pin!(join_all(commands.iter().map(|command| client.simple_query(command))));
         let outcome = match clock.timeout(limit, select(answers, connection)).await {
             Ok(Either::Left((answers, _))) => Ok(answers),
@@ -157,7 +154,7 @@ impl Console {
     }
 }
 
-/// A command for one entry.
+/// A command about one entry.
 pub(super) fn command(verb: &str, entry: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     if entry.bytes().all(plain) {
@@ -167,7 +164,7 @@ pub(super) fn command(verb: &str, entry: &str) -> String {
     }
 }
 
-/// The pooler's own words, where there are any.
+/// The pooler's own message, if there is one.
 fn told(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }

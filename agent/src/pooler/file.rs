@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-/// Puts a file with this content in the place of another one, with its owner and
-/// mode. Whoever reads at any moment, a crash included, sees the old file or the
-/// new one. On disk when it returns.
+/// Replaces a file by one with this content, and the same owner and mode. A reader at any moment, even
+/// after a crash, sees the old file or the new one. On disk when it returns.
 pub(super) fn replace(path: &Path, content: &str) -> io::Result<()> {
-    // Behind a link there is the file that is meant.
+    // If the path is a link, the file behind it is replaced.
     let path = fs::canonicalize(path)?;
     let mut new = beside(&path)?;
     new.write_all(content.as_bytes())?;
@@ -20,7 +19,7 @@ pub(super) fn replace(path: &Path, content: &str) -> io::Result<()> {
     sync_directory(&path)
 }
 
-/// Whether [`replace`] may do what it does. Changes nothing.
+/// Whether [`replace`] would succeed. Changes nothing.
 pub(super) fn prove_replaceable(path: &Path) -> io::Result<()> {
     beside(&fs::canonicalize(path)?).map(drop)
 }
@@ -38,8 +37,8 @@ fn beside(path: &Path) -> io::Result<NamedTempFile> {
     Ok(new)
 }
 
-/// Keeps a copy for the way back, readable for the agent alone: entries may hold
-/// passwords. A copy that is there already stays.
+/// Keeps a copy with which the agent can lead the pooler back. Only the agent's user can read it: entries
+/// may hold passwords. An existing copy stays.
 pub(super) fn keep(copy: &Path, content: &str) -> io::Result<()> {
     if copy.exists() {
         return Ok(());

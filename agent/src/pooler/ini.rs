@@ -1,51 +1,46 @@
 //! The entries of a pooler's configuration file, read and changed in place.
 //!
-//! Pure. Only the values of host and port of the named entries change;
-//! everything else stays, byte for byte, and an entry that is taken back is what
-//! it was.
+//! Pure. Only the values of host and port of the named entries change; everything else stays, byte for
+//! byte. An entry that is taken back is as it was before.
 //!
-//! The format is that of `[databases]` in `pgbouncer.ini`: one entry a line, a
-//! name that may stand in double quotes, and a value of `key=value` pairs whose
-//! values may stand in single quotes. A file that is included there has no
-//! section header of its own.
+//! The format is that of `[databases]` in `pgbouncer.ini`: one entry a line, a name that may stand in
+//! double quotes, and a value of `key=value` pairs whose values may stand in single quotes. A file that is
+//! included there has no section header of its own.
 
 use std::ops::Range;
 
 use crate::policy::ServerAddress;
 
-/// Where a server listens if nobody says otherwise.
+/// The port of a server, unless the entry names one.
 const USUAL_PORT: u16 = 5432;
 
-/// Why a file cannot be read or changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Problem {
     /// The file has no such entry.
     #[error("it has no entry {0:?} under [databases]")]
     Missing(String),
-    /// The value of an entry is not understood.
     #[error("the entry {0:?} cannot be read")]
     Unreadable(String),
-    /// The file was changed so that an entry cannot be taken back.
+    /// The file was changed in such a way that an entry cannot be taken back.
     #[error("the entry {0:?} is there another number of times than before")]
     Changed(String),
 }
 
-/// An entry: its name, and where in the text its value stands.
+/// An entry: its name, and the position of its value in the text.
 struct Entry {
     name: String,
     value: Range<usize>,
 }
 
-/// One `key=value`: the key, the value without quotes, and where the value
-/// stands, quotes included.
+/// One `key=value`: the key, the value without quotes, and the position of the value, quotes included.
 struct Pair {
     key: String,
     value: String,
     span: Range<usize>,
 }
 
-/// Where an entry leads to. Of several with this name the last one counts, as
-/// for the pooler itself.
+/// The address that an entry leads to. Of several entries with this name the last one counts, as in the
+/// pooler itself.
 pub(super) fn address(text: &str, name: &str) -> Result<ServerAddress, Problem> {
     let entry = named(text, name).pop().ok_or_else(|| Problem::Missing(name.to_owned()))?;
     let pairs = pairs(text, &entry)?;
@@ -99,7 +94,7 @@ pub(super) fn take_back(text: &str, original: &str, names: &[String]) -> Result<
     Ok(apply(text, edits))
 }
 
-/// Carries edits out from the end, so that no edit moves another.
+/// Applies edits from the end, so that no edit moves another.
 fn apply(text: &str, mut edits: Vec<(Range<usize>, String)>) -> String {
     edits.sort_by_key(|(span, _)| (span.start, span.end));
     edits.dedup();
@@ -165,7 +160,7 @@ fn pair(text: &str, key_start: usize) -> Option<Pair> {
         key_start + text[key_start..].find(|character: char| character == '=' || character.is_whitespace())?;
     let equals = skip_blank(text, key_end)?;
     text[equals..].strip_prefix('=')?;
-    // Nothing behind the last `=`: an empty value.
+    // Nothing after the last `=` is an empty value.
     let start = skip_blank(text, equals + 1).unwrap_or(text.len());
     let (value, end) = if text[start..].starts_with('\'') {
         unquote(text, start, '\'')?
@@ -180,8 +175,7 @@ fn skip_blank(text: &str, from: usize) -> Option<usize> {
     text[from..].find(|character: char| !character.is_whitespace()).map(|length| from + length)
 }
 
-/// What stands in quotes from `start` on, where a doubled quote stands for one,
-/// and where the text goes on behind it.
+/// The text in quotes from `start` on, where a doubled quote stands for one, and the position after it.
 fn unquote(text: &str, start: usize, quote: char) -> Option<(String, usize)> {
     let mut value = String::new();
     let mut characters = text[start + 1..].char_indices().peekable();
@@ -295,11 +289,11 @@ logfile = /var/log/shop.log ; host=1
         ) {
             let [a, b, c, d] = gaps;
             let end = if crlf { "\r\n" } else { "\n" };
-            // A name that no generated line has: upper case.
+            // Upper case: no generated line has this name.
             let own = format!("[databases]{end}{a}SHOP{b}={c}pool_size=3 host=old{d}{end}");
             let lines = |lines: &[String]| lines.iter().map(|line| format!("{line}{end}")).collect::<String>();
             let text = format!("{}{own}{}", lines(&before), lines(&after));
-            // A stray quote may make the name out of other characters.
+            // A stray quote may make this name out of other characters.
             prop_assume!(text.matches("SHOP").count() == 1);
             let destination = ServerAddress { host, port };
             let led = lead_to(&text, &names(&["SHOP"]), &destination).unwrap();

@@ -1,10 +1,9 @@
-//! Letting a pooler's clients on, to either server.
+//! Letting a pooler's clients go on, at either server.
 //!
-//! The order is that of a crash at any instant: the file is kept for the way
-//! back before it is changed, changed before it is loaded, and loaded in the
-//! same turn of the pooler's loop in which its clients go on. A pooler that has
-//! loaded another address while it is paused would open connections for clients
-//! that log in, break them off, and then connect nowhere for a while.
+//! The order is safe against a crash at any instant: a copy of the file is kept before the file is changed;
+//! the file is changed before the pooler loads it; and the pooler loads it in the same turn of its loop in
+//! which its clients go on. A pooler that loads another address while it is paused would open connections
+//! for clients that log in, break them off, and then connect nowhere for a while.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,17 +19,16 @@ use super::{file, ini};
 use crate::policy::{PoolerRule, Repoint, ServerAddress};
 use crate::program;
 
-/// How long the pooler may take to load its file and let its clients on.
+/// How long the pooler may take to load its file and resume its clients.
 const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 
-/// Lets a pooler's clients on, to one of the sides or to where they were. In
-/// the direction of the source this takes an earlier leading back, exactly.
-/// Doing it twice does no harm.
+/// Lets a pooler's clients go on, at one of the sides or where they were. Towards the source this restores
+/// the entries exactly as they were before they were led away. Doing it twice does no harm.
 ///
 /// # Errors
 ///
-/// [`Reason::PoolerUnfit`] when file or command do not lead there,
-/// [`Reason::PoolerUnreachable`]. The clients wait on then.
+/// [`Reason::PoolerUnfit`] when file or command do not lead to that side, [`Reason::PoolerUnreachable`].
+/// The clients wait on then.
 pub(super) async fn lead(
     means: &Means,
     participation: &Participation,
@@ -65,7 +63,7 @@ pub(super) async fn lead(
     }
 }
 
-/// Returns what the file says from now on.
+/// Changes the file, and returns the addresses that it has from now on.
 fn change_file(
     means: &Means,
     participation: &Participation,
@@ -81,7 +79,7 @@ fn change_file(
             file::keep(&copy, &text).map_err(|error| unusable(&copy, &error))?;
             ini::lead_to(&text, &rule.entries, destination)
         }
-        // Without a copy it was never led away, or was led back already.
+        // Without a copy the pooler was never led away, or was led back already.
         Side::Source if copy.exists() => ini::take_back(&text, &read(&copy)?, &rule.entries),
         Side::Source => Ok(text.clone()),
     };
@@ -92,17 +90,16 @@ fn change_file(
     Ok(changed)
 }
 
-/// What the pooler does before it lets its clients on.
+/// What the pooler does before its clients go on.
 enum Load {
-    /// Nothing: it leads where it led.
+    /// Nothing: it leads to the same server as before.
     AsItIs,
-    /// It loads its file again; then its entries lead to these addresses, as far
-    /// as they are known.
+    /// It loads its file again. Then its entries lead to these addresses, as far as they are known.
     Anew(Vec<Option<ServerAddress>>),
 }
 
-/// Sends everything in one packet, then looks: each entry must let its clients
-/// on, and lead to its address if one is expected.
+/// Sends everything in one packet, then checks: each entry must have resumed, and lead to its address if
+/// one is expected.
 async fn carry_out(means: &Means, rule: &PoolerRule, console: Option<Console>, load: Load) -> Result<(), Failure> {
     let (reload, addresses) = match load {
         Load::AsItIs => (None, vec![None; rule.entries.len()]),
@@ -110,7 +107,7 @@ async fn carry_out(means: &Means, rule: &PoolerRule, console: Option<Console>, l
     };
     let commands: Vec<String> =
         reload.into_iter().chain(rule.entries.iter().map(|entry| command("RESUME", entry))).collect();
-    // One that was opened before may have ended meanwhile, with the pooler.
+    // A session that was opened before may have ended meanwhile, together with the pooler.
     let told = match console {
         Some(mut console) => console.command(&commands, COMMAND_LIMIT).await.ok().map(|told| (console, told)),
         None => None,
@@ -129,7 +126,7 @@ async fn carry_out(means: &Means, rule: &PoolerRule, console: Option<Console>, l
             return Err(unfit("the pooler has lost an entry").detail(format!("Its entry {entry:?} is gone.")));
         };
         if let Some(expected) = expected.filter(|expected| *expected != state.address) {
-            // Better that they wait than that they are refused.
+            // It is better that the clients wait than that they are refused.
             let pauses: Vec<String> = rule.entries.iter().map(|entry| command("PAUSE", entry)).collect();
             let _paused = console.command(&pauses, COMMAND_LIMIT).await;
             return Err(unfit("the pooler does not lead where it should")
@@ -152,7 +149,7 @@ fn complaints(told: &[Result<(), String>]) -> String {
     told.iter().filter_map(|told| told.as_ref().err()).map(|error| format!(" It says: {error}.")).collect()
 }
 
-/// Removes the copy that the way back would need.
+/// Removes the copy that leading the pooler back would need.
 pub(super) fn forget(means: &Means, participation: &Participation, rule: &PoolerRule) -> Result<(), Failure> {
     let copy = copy_path(means, participation, rule);
     match std::fs::remove_file(&copy) {
@@ -165,7 +162,7 @@ pub(super) fn forget(means: &Means, participation: &Participation, rule: &Pooler
     }
 }
 
-/// Where the file is kept for the way back: one for each file and migration.
+/// The path of a file's copy: one for each file and migration.
 fn copy_path(means: &Means, participation: &Participation, rule: &PoolerRule) -> PathBuf {
     let config = match &rule.repoint {
         Repoint::File { config, .. } => config.as_os_str().as_encoded_bytes(),
@@ -185,8 +182,7 @@ fn unusable(path: &Path, error: &dyn std::error::Error) -> Failure {
         .hint("Mend it on the agent's machine. It is tried again by itself.")
 }
 
-/// The pooler stays paused and is tried again: whatever is wrong, its clients
-/// wait.
+/// The pooler stays paused, and the agent tries again: whatever is wrong, its clients wait.
 fn unfit(message: &str) -> Failure {
     Failure::new(Reason::PoolerUnfit, message).remedy(Remedy::Wait).effect(Effect::Unknown)
 }

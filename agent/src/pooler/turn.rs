@@ -1,4 +1,4 @@
-//! Whose turn it is to command a pooler.
+//! One task at a time commands a pooler.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError};
@@ -7,17 +7,17 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::policy::{PoolerRule, Repoint};
 
-/// Nobody lets clients of a pooler on while somebody else makes them wait, changes the
-/// file that leads them, or has it loaded: one lock for each console and each file.
-/// **A pooler that does not answer keeps nobody waiting who has no use for it.**
+/// One lock for each console and each file: no task resumes the clients of a pooler while another pauses
+/// them, changes the pooler's file, or has it loaded. **A pooler that does not answer delays only tasks
+/// that need it.**
 #[derive(Debug, Default)]
 pub(super) struct Turns(std::sync::Mutex<HashMap<String, Arc<Mutex<()>>>>);
 
 impl Turns {
-    /// Waits until nobody else commands any of these poolers. Dropping the future is
-    /// safe; the turn ends with what it returns.
+    /// Waits until no other task commands any of these poolers. Dropping the future is safe; the turn ends
+    /// when the returned guards are dropped.
     pub(super) async fn take(&self, rules: &[PoolerRule]) -> Vec<OwnedMutexGuard<()>> {
-        // In one order, so that no two wait for each other.
+        // In one order, so that no two tasks wait for each other.
         let names: BTreeSet<String> = rules.iter().flat_map(names).collect();
         let locks: Vec<_> = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -31,7 +31,6 @@ impl Turns {
     }
 }
 
-/// What is locked for a pooler.
 fn names(rule: &PoolerRule) -> Vec<String> {
     let console = format!("console {}", rule.console);
     match &rule.repoint {

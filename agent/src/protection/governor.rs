@@ -1,8 +1,8 @@
-//! How many readers may read, from one look to the next. Pure.
+//! Decides how many readers may read, from one look to the next. Pure.
 //!
-//! As a sender gives way to a busy line: half of the readers when the source is
-//! under strain, one more for every while in which it is well. What lies between
-//! well and strained changes nothing, so that the number does not swing.
+//! It works like a sender on a busy line: half of the readers when the source is under strain, one more
+//! after every while in which it is well. A state between well and strained changes nothing, so that the
+//! number does not swing.
 
 use std::time::Duration;
 
@@ -10,15 +10,14 @@ use tokio::time::Instant;
 
 use super::standby::Behind;
 
-/// Looks under strain in a row before anything is done: one slow commit is a
-/// checkpoint.
+/// Looks under strain in a row before the number changes: one slow commit may be a checkpoint.
 const STRAINED_LOOKS: u32 = 3;
 /// How long to wait for the effect of a change before the next one.
 const SETTLE: Duration = Duration::from_secs(5);
 /// How long the source has to be well before one more may read.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// Above these the source is under strain; at half of them and below it is well.
+/// Above these limits the source is under strain; at half of them and below it is well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     /// How long a tiny commit may take.
@@ -27,17 +26,14 @@ pub(super) struct Limits {
     pub(super) standby_lag: Duration,
 }
 
-/// What one look saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sample {
-    /// How long a tiny commit took. None if that could not be found out: then
-    /// the source is not known to be well.
+    /// How long a tiny commit took. None if that is not known: then the source does not count as well.
     pub(super) commit_latency: Option<Duration>,
     /// The standby that has fallen behind the most.
     pub(super) standby: Option<Behind>,
 }
 
-/// Decides how many may read.
 #[derive(Debug)]
 pub(super) struct Governor {
     limits: Limits,
@@ -53,7 +49,7 @@ impl Governor {
         Self { limits, allowed: None, cause: String::new(), strained_looks: 0, well_since: None, changed_at: None }
     }
 
-    /// How many may read. None: all.
+    /// Number of readers that may read. None: all of them.
     pub(super) fn allowed(&self) -> Option<usize> {
         self.allowed
     }
@@ -63,8 +59,7 @@ impl Governor {
         &self.cause
     }
 
-    /// Takes a look into account. `reading` readers have something to read,
-    /// whether or not they may.
+    /// Takes a look into account. `reading` is the number of readers at work, those that wait included.
     pub(super) fn observe(&mut self, now: Instant, sample: &Sample, reading: usize) {
         let settled = self.changed_at.is_none_or(|changed_at| now.duration_since(changed_at) >= SETTLE);
         if let Some(cause) = self.strain(sample) {
@@ -88,7 +83,7 @@ impl Governor {
         }
         let well_since = *self.well_since.get_or_insert(now);
         if now.duration_since(well_since) >= RECOVERY {
-            // Its time begins anew for the next one.
+            // The while begins anew for the next reader.
             self.well_since = Some(now);
             self.change(now, Some(allowed + 1).filter(|allowed| *allowed < reading));
         }
@@ -102,7 +97,7 @@ impl Governor {
         }
     }
 
-    /// What strains the source, if anything does.
+    /// What strains the source, if it is under strain.
     fn strain(&self, sample: &Sample) -> Option<String> {
         let Limits { commit_latency, standby_lag } = self.limits;
         let commit = sample.commit_latency.filter(|latency| *latency > commit_latency).map(|latency| {
@@ -189,8 +184,7 @@ mod tests {
         assert_eq!(source.governor.cause(), "");
     }
 
-    /// The first while begins with the first good look, the others with the last
-    /// change.
+    /// The first while begins with the first good look, later ones with the last change.
     fn seen_first(source: &Watched) -> bool {
         source.governor.well_since.is_none()
     }
@@ -220,8 +214,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is seen, somebody reads; and whatever was seen, all do when the
-        /// source has been well for long enough.
+        /// Whatever the looks show, one reader reads; and when the source has been well for long enough,
+        /// all of them do.
         #[test]
         fn it_never_stops_and_always_ends(
             seen in proptest::collection::vec((0_u64..2_000, 0_u64..120), 0..200), reading in 1_usize..9,

@@ -1,4 +1,4 @@
-//! What the source is like: one tiny commit, one look at its standbys.
+//! The state of the source: one tiny commit, one look at its standbys.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use super::standby::Standby;
 /// A look that takes longer is given up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Its standbys are looked at themselves, and a lost one must not hold this up.
+/// The look reads the state of standbys itself. A lost standby must not delay its commit.
 const SETTINGS: &str = "SET synchronous_commit = local";
 
-/// Changes nothing and is flushed to the disk, in a table that is our own. Its
-/// number stays, so nobody takes this for a heartbeat.
+/// Changes nothing and is flushed to the disk, in a table of our own. The number stays, so the heartbeat
+/// takes no notice of it.
 const COMMIT: &str = "UPDATE pgportage.heartbeat SET sequence = sequence WHERE id = 1";
 
-/// Physical standbys: whoever streams from a logical slot waits for us, and
-/// whoever takes a backup replays nothing.
+/// Physical standbys only: a walsender of a logical slot waits for us, and one of a base backup replays
+/// nothing.
 const STANDBYS: &str = "\
 SELECT pg_wal_lsn_diff(w.position, '0/0')::bigint,
        coalesce(nullif(s.application_name, ''), host(s.client_addr), 'without a name'),
@@ -31,18 +31,15 @@ LEFT JOIN pg_stat_replication AS s
        ON s.state IN ('streaming', 'catchup') AND s.replay_lsn IS NOT NULL
       AND NOT EXISTS (SELECT FROM pg_replication_slots AS l WHERE l.active_pid = s.pid AND l.slot_type = 'logical')";
 
-/// What was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// How long the commit took.
     pub(super) commit_latency: Duration,
-    /// Up to where the source has written, in bytes of WAL.
+    /// The source's write position, in bytes of WAL.
     pub(super) position: i64,
-    /// Its standbys.
     pub(super) standbys: Vec<Standby>,
 }
 
-/// Looks, from the database of a migration that is being read.
+/// Looks at the source, from the database of a migration that is being read.
 ///
 /// # Errors
 ///

@@ -5,42 +5,38 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Positions that are remembered. The lag of a standby is not known to be longer
-/// than they reach back.
+/// Positions that are remembered. A lag beyond them cannot be measured.
 const REMEMBERED: usize = 900;
 
-/// A standby, as the server knows it.
+/// A standby, as the source's server knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Standby {
-    /// Its `application_name`, or where it is.
+    /// Its `application_name`, or its address.
     pub(super) name: String,
-    /// Up to where it has replayed, in bytes of WAL.
+    /// Its replay position, in bytes of WAL.
     pub(super) replayed: i64,
-    /// How far it is behind, as the server says.
+    /// Its lag, as the server reports it.
     pub(super) reported_lag: Duration,
 }
 
-/// A standby that has fallen behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Behind {
-    /// Which.
     pub(super) name: String,
-    /// By how much, beyond what it was behind at first.
+    /// How far it is behind, beyond what it was at first.
     pub(super) lag: Duration,
 }
 
-/// What was seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Standbys {
-    /// Where the source had written to, and when.
+    /// The source's write positions, and when each was seen.
     written: VecDeque<(Instant, i64)>,
-    /// How far each was behind when it was first seen.
+    /// The lag of each when it was first seen.
     at_first: BTreeMap<String, Duration>,
 }
 
 impl Standbys {
-    /// Takes a look into account: the source has written up to `position`. Tells
-    /// which standby has fallen behind the most.
+    /// Takes a look into account: the source has written up to `position`. Returns the standby that has
+    /// fallen behind the most.
     pub(super) fn observe(&mut self, now: Instant, position: i64, standbys: &[Standby]) -> Option<Behind> {
         self.written.push_back((now, position));
         if self.written.len() > REMEMBERED {
@@ -87,13 +83,13 @@ mod tests {
     fn one_that_follows_is_not_behind() {
         assert!(minute(|_| Vec::new()).is_empty());
         assert!(minute(|second| vec![standby("a", second * 100, 0)]).iter().all(|(_, lag)| *lag == 0));
-        // As one does that reports each second what it had a second ago.
+        // A standby that reports each second the position of a second ago.
         assert!(minute(|second| vec![standby("a", (second - 1) * 100, 0)]).iter().all(|(_, lag)| *lag <= 1));
     }
 
     #[test]
     fn one_that_stands_still_is_behind_by_the_time_since() {
-        // It replays no more after second 10; the server's figure stands still too.
+        // It replays nothing after second 10; the server's figure stands still too.
         let seen = minute(|second| vec![standby("still", second.min(10) * 100, 0), standby("good", second * 100, 0)]);
         assert_eq!(seen[59], ("still".to_owned(), 48), "what was written in second 11 is missing");
         assert_eq!(seen[20].1, 9);
@@ -101,9 +97,9 @@ mod tests {
 
     #[test]
     fn one_that_was_behind_already_is_held_against_nobody() {
-        // Delayed on purpose by an hour: what we wrote has not come up yet.
+        // Delayed on purpose by an hour: it has not reached what was written since.
         assert!(minute(|_| vec![standby("delayed", -360_000, 3_600)]).iter().all(|(_, lag)| *lag == 0));
-        // By ten seconds, and then it stands still.
+        // Delayed by ten seconds; then it stands still.
         let seen = minute(|_| vec![standby("slow", -1_000, 10)]);
         assert_eq!((seen[10].1, seen[59].1), (0, 49));
     }

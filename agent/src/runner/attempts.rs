@@ -12,8 +12,8 @@ use crate::command::{Command, Fact};
 /// How long attempts take, in seconds: from a catalog read to a copy of days.
 const ATTEMPT_BUCKETS: [f64; 10] = [0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 36_000.0];
 
-/// What an attempt was of, and how it ended. The step is the coordinator's, so that
-/// figures of both can be joined.
+/// The act of an attempt, and how it ended. The step is the coordinator's, so that figures of both programs
+/// can be joined.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct AttemptLabels {
     act: &'static str,
@@ -22,7 +22,7 @@ pub(crate) struct AttemptLabels {
     outcome: &'static str,
 }
 
-/// The same for dashboards of before, which call the act a step.
+/// The same for older dashboards, which call the act a step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct FormerLabels {
     step: &'static str,
@@ -52,7 +52,6 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    /// Counts one.
     pub(crate) fn count(&self, command: &Command, fact: &Fact, duration: Duration) {
         let outcome = match fact {
             Fact::Accepted => return,

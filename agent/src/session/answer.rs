@@ -11,15 +11,15 @@ use pgportage_migration::journal::Journal;
 use pgportage_proto::v1;
 use tokio::sync::{Semaphore, mpsc};
 
-/// Most relays being accepted at a time. What a coordinator offers beyond it
-/// costs nothing and is asked for again.
+/// Most relays being accepted at a time. One that the coordinator offers beyond that is not accepted, which costs
+/// nothing: the other agent dials again.
 const ACCEPTING: usize = 16;
 
-/// Meets at the coordinator whoever is the other agent of one of our migrations,
-/// and leads them to our end of the link.
+/// Accepts relays through the coordinator from the other agents of our migrations, and leads their
+/// connections to the link's server.
 ///
-/// The policy is not asked again: it was when the migration began, and an agent
-/// that it names may knock at the link's listener as well.
+/// The policy is not checked again: it was checked when the migration began. An agent that the policy names
+/// could connect to the link's listener as well.
 #[derive(Debug)]
 pub(super) struct Answer {
     identity: Identity,
@@ -41,13 +41,13 @@ impl Answer {
         Self { identity, journal, relay, tasks, entrance, permits: Arc::new(Semaphore::new(ACCEPTING)) }
     }
 
-    /// Returns at once; the relay is accepted meanwhile, or not.
+    /// Returns at once; a task accepts the relay, or fails to.
     pub(super) fn offered(&self, offer: v1::RelayOffer) -> Result<(), Failure> {
         let v1::RelayOffer { relay_id, peer_agent_id: peer } = offer;
         let known = self.journal.participations()?.iter().any(|participation| participation.peer == peer);
         let expected = self.identity.id_of(Role::Agent, &peer);
         let (true, Ok(expected)) = (known, expected) else {
-            tracing::warn!(peer, "refused a relay: this agent has no migration with whoever asks");
+            tracing::warn!(peer, "refused a relay: no migration with the agent that asks for it");
             return Ok(());
         };
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {

@@ -1,23 +1,23 @@
-//! How long to wait before dialling again.
+//! The pauses before the agent dials again.
 
 use std::time::Duration;
 
 use rand::Rng;
 
-/// A restarted coordinator is found again almost at once.
+/// Short: the agent finds a restarted coordinator again almost at once.
 const FIRST: Duration = Duration::from_millis(200);
 /// Long enough for ten thousand agents, short enough for one.
 const LONGEST: Duration = Duration::from_secs(15);
 
-/// Doubles from 0.2 s to 15 s, each time shortened by up to a half at random so
-/// that agents which lost the same coordinator do not come back together.
+/// Doubles from 0.2 s to 15 s. Each pause is shortened at random by up to a half, so that agents which lost
+/// the same coordinator do not come back together.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     attempt: u32,
 }
 
 impl Backoff {
-    /// How many waits there were since the last good session.
+    /// Number of pauses since the last stable session.
     pub(super) fn attempt(&self) -> u32 {
         self.attempt
     }

@@ -1,4 +1,4 @@
-//! What leaves in one session. Nothing here waits.
+//! The outgoing messages of one session. Nothing here waits.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -14,16 +14,15 @@ use super::request;
 use crate::act::{Handles, Progress};
 use crate::wire;
 
-/// A fact that is not acknowledged by then is told again in the same session.
+/// A fact that is not acknowledged by then is sent again in the same session.
 const REPEAT_AFTER: Duration = Duration::from_secs(15);
 
-/// Heartbeats whose moment is remembered: more than any command may be old.
+/// Heartbeats whose moment is remembered: they reach further back than a command may be old.
 const REMEMBERED_BEATS: usize = 1024;
 
 /// Heartbeats in a row that found no room before the session is given up.
 const PATIENCE: u32 = 5;
 
-/// What leaves in one session, and what of it has left.
 #[derive(Debug)]
 pub(super) struct Outbox {
     handles: Handles,
@@ -31,7 +30,7 @@ pub(super) struct Outbox {
     /// When each unacknowledged fact was last sent.
     sent: HashMap<(String, i64), Instant>,
     told: BTreeMap<String, Progress>,
-    /// When hello and the latest heartbeats left; hello is number 0.
+    /// When hello and the latest heartbeats were sent; hello is number 0.
     beats: VecDeque<Instant>,
     last_beat: i64,
     dropped_beats: u32,
@@ -43,14 +42,13 @@ impl Outbox {
         Self { handles, outgoing, sent: HashMap::new(), told: BTreeMap::new(), beats, last_beat: 0, dropped_beats: 0 }
     }
 
-    /// The first message. There is room for it.
+    /// Sends the first message. There is always room for it.
     pub(super) fn hello(&mut self, hello: v1::Hello) {
         let _room = self.send(Up::Hello(hello));
         self.beats = VecDeque::from([self.handles.tasks.clock.now()]);
     }
 
-    /// Sends a heartbeat, or gives the session up when the coordinator has not
-    /// read for several of them.
+    /// Sends a heartbeat, or gives the session up when the coordinator has not read for several of them.
     pub(super) fn heartbeat(&mut self) -> Result<(), Failure> {
         let beat = wire::heartbeat(self.last_beat + 1, self.handles.gauges.snapshot());
         if self.send(Up::Heartbeat(beat)) {
@@ -69,16 +67,14 @@ impl Outbox {
         Err(Failure::new(Reason::PeerUnreachable, "the coordinator does not read what it is sent").effect(Effect::None))
     }
 
-    /// How long ago a heartbeat of this session left. None if it never did, or
-    /// too long ago to be remembered.
+    /// How long ago a heartbeat of this session was sent. None if it never was, or is no longer remembered.
     pub(super) fn age_of(&self, beat: i64) -> Option<Duration> {
         let back = usize::try_from(self.last_beat.checked_sub(beat)?).ok()?;
         let index = self.beats.len().checked_sub(1)?.checked_sub(back)?;
         Some(self.handles.tasks.clock.now().duration_since(*self.beats.get(index)?))
     }
 
-    /// Sends what the journal holds and this session has not told, or has told
-    /// too long ago.
+    /// Sends the facts of the journal that this session has not sent, or sent too long ago.
     pub(super) fn facts(&mut self) -> Result<(), Failure> {
         let now = self.handles.tasks.clock.now();
         let entries = self.handles.journal.facts_to_send()?;
@@ -88,7 +84,7 @@ impl Outbox {
             let at = self.sent.get(&key).copied().filter(|at| now.duration_since(*at) < REPEAT_AFTER);
             let at = match at {
                 Some(at) => at,
-                // The rest at the next beat: facts of one command leave in order.
+                // The rest goes with the next heartbeat: the facts of one command are sent in order.
                 None if !self.send(Up::Fact(wire::fact(&entry)?)) => break,
                 None => now,
             };
@@ -98,18 +94,18 @@ impl Outbox {
         Ok(())
     }
 
-    /// Tells the facts of one command again.
+    /// Sends the facts of one command again.
     pub(super) fn repeat(&mut self, command_id: &str) {
         self.sent.retain(|(id, _), _| id != command_id);
     }
 
-    /// Says that a command's id is taken.
+    /// Reports that a command's id is taken.
     pub(super) fn conflict(&mut self, command_id: String, failure: Failure) {
         let fact = wire::conflict(command_id, failure, self.handles.tasks.clock.wall());
         let _room = self.send(Up::Fact(fact));
     }
 
-    /// Sends what has changed.
+    /// Sends the progress that has changed.
     pub(super) fn progress(&mut self, progress: BTreeMap<String, Progress>) {
         for (id, latest) in &progress {
             if *latest != Progress::default() && self.told.get(id) != Some(latest) {
@@ -119,18 +115,18 @@ impl Outbox {
         self.told = progress;
     }
 
-    /// Answers a question. Lost when there is no room: nobody waits for long.
+    /// Sends the answer to a question. Dropped when there is no room: the coordinator does not wait for
+    /// long.
     pub(super) fn answer(&self, answer: v1::Answer) {
         let _room = self.send(Up::Answer(answer));
     }
 
-    /// The last message.
     pub(super) fn goodbye(&mut self, message: &str) {
         let _room = self.send(Up::Goodbye(v1::Goodbye { message: message.to_owned() }));
     }
 
-    /// Whether there was room. A closed channel has room: the other half of the
-    /// stream tells what happened.
+    /// Whether there was room. A closed channel counts as room: the other half of the stream reports why it
+    /// closed.
     fn send(&self, message: Up) -> bool {
         !matches!(self.outgoing.try_send(request(message)), Err(TrySendError::Full(_)))
     }

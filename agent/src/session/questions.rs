@@ -1,5 +1,5 @@
-//! Questions of the coordinator: answered beside everything else, at once or not
-//! at all. Nothing is stored.
+//! Questions of the coordinator. They are answered beside everything else, at once or not at all, and never
+//! stored.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::act::Handles;
 use crate::situation;
 use crate::wire::{self, Question};
 
-/// Questions being answered at the same time. Each takes a session of the server
-/// for at most [`LONGEST`].
+/// Most questions being answered at the same time. Each takes a session of the server for at most
+/// [`LONGEST`].
 const MOST: usize = 4;
-/// No answer takes longer, whatever the coordinator says.
+/// Longest time for an answer, even if the coordinator allows more.
 const LONGEST: Duration = Duration::from_secs(10);
-/// What of the time for an answer is left to its way back.
+/// The part of the coordinator's time limit that is left for sending the answer.
 const WAY_BACK: Duration = Duration::from_millis(300);
 
-/// Questions that are being answered in one session. Dropping it drops them.
+/// The questions of one session that are being answered. Dropping it drops them.
 #[derive(Debug)]
 pub(super) struct Questions {
     handles: Handles,
@@ -31,7 +31,7 @@ impl Questions {
         Self { handles, answering: JoinSet::new() }
     }
 
-    /// Begins to answer. Never waits.
+    /// Begins to answer a question. Never waits.
     pub(super) fn take(&mut self, message: v1::Question) {
         let id = message.id.clone();
         let outcome = match wire::question(message) {
@@ -43,15 +43,14 @@ impl Questions {
             Ok(Some(_)) => Failure::new(Reason::CouldNotCheck, "the agent answers other questions at the moment")
                 .hint("Ask again in a few seconds.")
                 .effect(Effect::None),
-            // A newer coordinator asks what we do not know, and hears nothing.
+            // A newer coordinator asks something that this release does not know, and gets no answer.
             Ok(None) => return,
             Err(failure) => failure,
         };
         self.answering.spawn(async move { wire::answer(id, Err(outcome)) });
     }
 
-    /// The next answer. Waits for ever while nothing is asked; dropping the future
-    /// loses nothing.
+    /// The next answer. Never returns while no question is open; dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> v1::Answer {
         loop {
             match self.answering.join_next().await {

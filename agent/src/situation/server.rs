@@ -1,4 +1,4 @@
-//! What the server says: catalogs and statistics, read on one session.
+//! The server's part of the situation: catalogs and statistics, read on one session.
 
 use std::time::Duration;
 
@@ -15,11 +15,10 @@ use super::{
 };
 use crate::act::Handles;
 
-/// Ours are: the sessions that the agent opened (`$1`), its programs and keepers
-/// (role `$2`, applications like `$3`), everything of the replication role
-/// (`$4`), and the workers of the subscription (`$5`). A blocker is whoever these
-/// wait for, directly or through others. Of the rest, old transactions. No
-/// statement is read.
+/// Sessions of ours are: those that the agent opened (`$1`), its programs and keepers (role `$2`,
+/// applications like `$3`), all of the replication role (`$4`), and the workers of the subscription (`$5`).
+/// A blocker is a session that one of these waits for, directly or through others. Of the other sessions,
+/// those with old transactions. No statement is read.
 const SESSIONS: &str = "\
 WITH RECURSIVE ours AS MATERIALIZED (
     SELECT a.pid, a.wait_event_type = 'Lock' AS waits
@@ -55,15 +54,15 @@ SELECT n.kind, n.pid, coalesce(n.usename, '')::text, left(coalesce(n.application
  WHERE n.kind <> 'old' OR n.number <= 5
  ORDER BY cardinality(n.blocked_by) = 0, n.xact_start NULLS LAST, n.pid";
 
-/// Most sessions of ours that are told: a copy has a few for each core.
+/// Most sessions of ours that are reported: a copy has a few for each core.
 const MOST_SESSIONS: usize = 100;
 
-/// Whether other roles' sessions show what they do.
+/// Whether the agent's role may see what the sessions of other roles do.
 const SEES_OTHERS: &str = "SELECT pg_has_role('pg_read_all_stats', 'USAGE')";
 
-/// Those that one of `$1` waits for come first: for the transaction itself, or
-/// for a relation that it has locked. All locks of a prepared transaction have
-/// the virtual transaction of the lock on its own id, and no process.
+/// Transactions that a session of `$1` waits for come first: for the transaction itself, or for a relation
+/// that it has locked. All locks of a prepared transaction carry the virtual transaction of the lock on its
+/// own id, and no process.
 const PREPARED: &str = "\
 WITH lock AS MATERIALIZED (SELECT * FROM pg_locks),
 awaited AS (
@@ -90,8 +89,8 @@ SELECT s.name, CASE s.name WHEN 'max_replication_slots' THEN (SELECT count(*) FR
  WHERE s.name IN ('max_replication_slots', 'max_wal_senders')
  ORDER BY s.name";
 
-/// Origins are limited by `max_replication_slots` before 18. Whatever is not a
-/// process of the server itself is a background worker.
+/// Origins are limited by `max_replication_slots` before 18. A process that is not of the server itself
+/// counts as a background worker.
 const FOLLOWER_CAPACITIES: &str = "\
 WITH worker AS (
     SELECT backend_type LIKE 'logical replication % worker' OR backend_type = 'logical replication worker' AS logical
@@ -113,7 +112,7 @@ SELECT s.name, CASE WHEN s.name = 'max_logical_replication_workers' THEN (SELECT
                 ELSE 'max_replication_slots' END)
  ORDER BY s.name";
 
-/// `invalidation_reason` is known from 17 on.
+/// `invalidation_reason` is known from version 17 on.
 const SLOT: &str = "\
 SELECT s.confirmed_flush_lsn IS NOT NULL, s.active_pid,
        CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint END,
@@ -121,7 +120,7 @@ SELECT s.confirmed_flush_lsn IS NOT NULL, s.active_pid,
   FROM pg_replication_slots s
  WHERE s.slot_name = $1 AND s.database = current_database()";
 
-/// `None` where there is no row: nobody has closed or opened this side yet.
+/// `None` where there is no row: this side was neither closed nor opened yet.
 const DECISION_TABLE: &str = "SELECT to_regclass('pgportage.decision') IS NOT NULL";
 const STATE: &str = "SELECT state FROM pgportage.decision WHERE id = 1";
 
@@ -144,11 +143,11 @@ SELECT s.oid, s.subenabled, w.apply_workers, w.apply_age, w.sync_workers, r.wait
  ) AS r
  WHERE s.subname = $1";
 
-/// Known from 15 on.
+/// Known from version 15 on.
 const ERRORS: &str = "\
 SELECT apply_error_count, sync_error_count FROM pg_stat_subscription_stats WHERE subid = $1";
 
-/// Everything that the server can tell in time.
+/// Reads what the server can answer in time.
 pub(super) async fn look(handles: &Handles, participation: &Participation, limit: Limit) -> Situation {
     let mut situation = Situation::default();
     let opening = handles.door.open(&participation.database, Purpose::Watch);
@@ -205,7 +204,7 @@ pub(super) async fn look(handles: &Handles, participation: &Participation, limit
     situation
 }
 
-/// The session that everything is read on.
+/// The session that reads everything.
 struct Look<'a> {
     handles: &'a Handles,
     participation: &'a Participation,
@@ -215,7 +214,7 @@ struct Look<'a> {
 
 type Parameters<'a> = [&'a (dyn postgres_types::ToSql + Sync)];
 
-/// A session, and what it is to us.
+/// Sessions, each with its relation to ours.
 struct Sessions(Vec<(String, ServerSession)>);
 
 impl Sessions {
@@ -238,8 +237,8 @@ impl Look<'_> {
         self.limit.within(self.session.query(statement, parameters)).await?.map_err(|error| sql_failure(error, doing))
     }
 
-    /// Whether this side follows the other one, or will: a closed side does, an open
-    /// one does not, and before either the destination is to.
+    /// Whether this side follows the other one, or will. A closed side does and an open one does not;
+    /// before the first closing, the destination will.
     async fn follows(&self) -> Result<bool, Failure> {
         let doing = "look whether this side is closed";
         let known = self.rows(DECISION_TABLE, &[], doing).await?.first().is_some_and(|row| row.get(0));
@@ -341,7 +340,7 @@ impl Look<'_> {
     }
 }
 
-/// Seconds as the server counts them. A clock that was set back makes them none.
+/// Seconds by the server's clock. None when that clock was set back.
 fn age(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }

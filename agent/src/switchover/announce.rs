@@ -1,10 +1,10 @@
-//! What the agent of one side of a switchover tells the other over the link, without
-//! waiting for the coordinator: a pooler's clients would feel every hop.
+//! What the agent of one side of a switchover tells the other agent over the link, without waiting for the
+//! coordinator: a pooler's clients would feel every hop.
 //!
-//! **Invariant:** an announcement decides nothing. That a side has opened is believed as an
-//! answer to P6a is; that a switchover was taken back makes the side that was to be entered
-//! promise never to open, as P6a does. An agent that hears nothing comes to the same later,
-//! by a command, by P6a or by the end of the budget.
+//! **Invariant:** an announcement decides nothing. An agent believes the news that the other side has
+//! opened like an answer to P6a. On the news that a switchover was taken back, the agent of the side that
+//! was to be entered promises never to open, as in P6a. An agent that hears nothing learns the same later:
+//! by a command, by P6a or at the end of the budget.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use pgportage_data_plane::peer::Announcement;
 use pgportage_migration::Participation;
 use pgportage_migration::switchover::{Event, Fence, Role, Switchover};
 
-/// How long after its budget the side that is entered waits for word of a switchover before
-/// it ends it by itself. The side that was left settles it sooner, and where clients
-/// are let on too soon they meet its fence.
+/// How long after its budget the agent of the entered side waits for news of a switchover before it ends it
+/// by itself. The agent of the side that was left settles it sooner. Clients that go on too soon meet its
+/// fence.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Switchovers {
-    /// Does what follows from an announcement of the other agent. Returns whether clients
-    /// of poolers wait here. Hearing one again does no harm. Dropped on its way, it may
-    /// leave poolers paused, until the end of the switchover or of its budget.
+    /// Carries out what follows from an announcement of the other agent. Returns whether clients of poolers
+    /// wait here. Hearing it again does no harm. A future that is dropped may leave poolers paused, until
+    /// the end of the switchover or of its budget.
     ///
     /// # Errors
     ///
     /// [`Reason::WrongState`] when this side is not about to be entered; those of
-    /// [`crate::pooler::Poolers::pause`], and nobody waits then.
+    /// [`crate::pooler::Poolers::pause`], and no client waits then.
     pub async fn on_announcement(
         &self,
         participation: &Participation,
@@ -92,21 +92,21 @@ impl Switchovers {
         self.carry_out_at(participation, pause, deadline + PATIENCE);
         let note = || self.journal.happened(&participation.migration, Event::Pauses(pause));
         if let Err(failure) = self.poolers.pause(participation, approached, deadline, note).await {
-            // This side does not open without the locks on the other one, which do not come
-            // now.
+            // This side does not open without the locks on the other side. Those do not come now, because
+            // the answer is a failure.
             tell_failure(participation, self.carry_out(participation).await);
             return Err(failure);
         }
         Ok(true)
     }
 
-    /// On the side that is left: lets the other agent make the clients of its poolers wait.
-    /// Returns whether any do. A source that is left has them itself.
+    /// On the side that is left: lets the other agent make the clients of its poolers wait. Returns whether
+    /// any wait. The agent of a source that is left has the poolers itself.
     ///
     /// # Errors
     ///
-    /// What the other agent reports, or that it does not answer: the locks must not come
-    /// then, and the other agent is told when the switchover is taken back.
+    /// What the other agent reports, or that it does not answer. Then the locks must not be taken, and the
+    /// other agent is told when the switchover is taken back.
     pub(crate) async fn announce_locks(
         &self,
         participation: &Participation,
@@ -126,8 +126,8 @@ impl Switchovers {
         Ok(clients_wait)
     }
 
-    /// On the side that was entered: tells the other agent that it has opened. What is not
-    /// heard comes with the coordinator's next command.
+    /// On the side that was entered: tells the other agent that it has opened. If the other agent does not
+    /// hear that, it learns it from the coordinator's next command.
     pub(crate) fn announce_opening(&self, participation: &Participation, epoch: i64) {
         let (switchovers, participation) = (self.clone(), participation.clone());
         self.tasks.spawn(async move {
@@ -138,8 +138,8 @@ impl Switchovers {
         });
     }
 
-    /// On the side that was to be left: tells the other agent, whose clients wait, that they
-    /// may go on here. What is not heard is told again by itself.
+    /// On the side that was to be left: tells the other agent, whose clients wait, that they may go on at
+    /// this side. If the other agent does not hear that, this agent tells it again.
     pub(super) fn tell_other(&self, participation: &Participation, epoch: i64) {
         let (switchovers, participation) = (self.clone(), participation.clone());
         self.tasks.spawn(async move {

@@ -1,5 +1,5 @@
-//! The canary: a role of ours without CONNECT, whose refused login proves the
-//! fence from the outside.
+//! The canary: a role of ours without CONNECT. Its refused login proves the fence as a client would meet
+//! it.
 
 use pgportage_data_plane::role::{self, Roles};
 use pgportage_link::{Effect, Failure, Remedy};
@@ -7,10 +7,10 @@ use pgportage_migration::Participation;
 use pgportage_postgres::{Door, Purpose, Secret, Session};
 use pgportage_proto::Reason;
 
-/// What PostgreSQL says to a login without CONNECT.
+/// The SQLSTATE of a login without CONNECT.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// The canary, with a password that was made for this cutover.
+/// The canary, with a password made for this cutover.
 #[derive(Debug)]
 pub(crate) struct Canary {
     door: Door,
@@ -21,8 +21,8 @@ pub(crate) struct Canary {
 }
 
 impl Canary {
-    /// Makes the password and proves that a login gets as far as the question
-    /// whether the role may connect: otherwise its refusal would prove nothing.
+    /// Makes the password, and proves that a login gets as far as the check for CONNECT: otherwise a
+    /// refusal would prove nothing.
     pub(crate) async fn wake(
         door: &Door,
         roles: &Roles,
@@ -54,7 +54,7 @@ impl Canary {
         }
     }
 
-    /// Proves that the server refuses a login for want of CONNECT.
+    /// Proves that the server refuses the login for want of CONNECT.
     pub(crate) async fn prove_refused(&self) -> Result<(), Failure> {
         let incomplete = |detail: String| {
             Failure::new(Reason::FenceIncomplete, "the fence is not proved by a refused login")

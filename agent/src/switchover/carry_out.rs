@@ -1,5 +1,5 @@
-//! The loop that carries out what is due: clients of poolers are let on, those of the other
-//! agent's as well, hooks are told, and a fence that nobody works on is settled.
+//! The loop that carries out what is due: this agent's pooler clients go on, the other agent and hooks
+//! learn the end, and a fence that no command works on is settled.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use pgportage_data_plane::peer::Resolution;
 use pgportage_migration::Participation;
 use pgportage_migration::switchover::{Due, Ended, Event, Held, InHand, Switchover};
 
-/// How often this agent looks whether anything is due that nobody works on. Also how often
-/// it asks another agent that does not answer.
+/// How often this agent looks whether anything is due that no command works on. Also how often it asks
+/// another agent that does not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Switchovers {
-    /// Carries out what is due, but what concerns the fence: clients of poolers go where the
-    /// record says, hooks and the other agent hear of it. In doubt nobody goes anywhere. The
-    /// sessions of the switchover must be gone, or past its decision.
+    /// Carries out what is due, except for the fence: clients of poolers go where the record says; hooks
+    /// and the other agent learn the end. In doubt all clients wait. The sessions of the switchover must be
+    /// gone, or past its decision.
     ///
-    /// Dropped on its way, it can be called again.
+    /// A future that was dropped can be called again.
     ///
     /// # Errors
     ///
-    /// [`Reason::PoolerUnfit`] and [`Reason::PoolerUnreachable`]: some clients wait on, and
-    /// this can be called again.
+    /// [`Reason::PoolerUnfit`] and [`Reason::PoolerUnreachable`]: some clients wait on, and this can be
+    /// called again.
     pub(crate) async fn carry_out(&self, participation: &Participation) -> Result<(), Failure> {
         self.carry_out_what_is_free(participation, InHand::FENCE).await
     }
@@ -37,18 +37,18 @@ impl Switchovers {
     async fn carry_out_what_is_free(&self, participation: &Participation, in_hand: InHand) -> Result<(), Failure> {
         let (mut begun, mut outcome) = (Vec::new(), Ok(()));
         loop {
-            // Read anew each time: what is done makes other things due.
+            // Read anew each time: one thing that is done makes another due.
             let due = self.journal.switchover(&participation.migration)?.due(in_hand, self.tasks.clock.now());
             let Some(next) = due.into_iter().find(|due| !begun.contains(due)) else { return outcome };
             begun.push(next);
-            // A pooler that does not answer keeps nobody else waiting.
+            // One pooler that does not answer must not keep the clients of others waiting.
             outcome = outcome.and(self.carry_out_one(participation, next).await);
         }
     }
 
     async fn carry_out_one(&self, participation: &Participation, due: Due) -> Result<(), Failure> {
         match due {
-            // Not among what is due here: `settle_fence` sees to it, in a session of its own.
+            // Not done here: `settle_fence` does it, in a session of its own.
             Due::AskOther(_) | Due::LiftFence(_) => Ok(()),
             Due::LeadHere => self.lead_here(participation).await,
             Due::TellHooks(switchover, ended) => {
@@ -61,8 +61,9 @@ impl Switchovers {
             }
             Due::LetOnToOther(pause) => self.let_on(participation, pause, Some(participation.side.other())).await,
             Due::LetOnAsTheyWere(pause) => self.let_on(participation, pause, None).await,
-            // The other agent would have announced an opening of this side, or this agent
-            // opened it itself: asked, it either has opened, or never will.
+            // The other agent would have announced an opening of this side, or this agent has opened it
+            // itself. When this agent now asks its own server, this side has either opened already, or
+            // never will.
             Due::AskOwnDecision(pause) => match self.resolve(participation, pause.epoch).await? {
                 Resolution::Opened => self.let_on(participation, pause, Some(participation.side)).await,
                 Resolution::WillNotOpen => self.let_on(participation, pause, None).await,
@@ -77,8 +78,8 @@ impl Switchovers {
         towards: Option<Side>,
     ) -> Result<(), Failure> {
         let migration = &participation.migration;
-        // Asked again when its turn has come: they may have been let on since, and wait for
-        // the next switchover.
+        // Asked again when this task has its turn with the poolers: the clients may have gone on since, and
+        // wait for the next switchover.
         let wait = || Ok::<_, Failure>(self.journal.switchover(migration)?.pause == Some(pause));
         if self.poolers.let_on(participation, towards, wait).await? {
             self.journal.happened(migration, Event::LetOn(pause))?;
@@ -113,8 +114,8 @@ impl Switchovers {
             .tell(participation, at, move || switchovers.journal.happened(&migration, Event::HooksTold(switchover)));
     }
 
-    /// Notes, before the first hook of a switchover runs, that hooks have to be told how it
-    /// ends; where the policy has any that are.
+    /// Notes, before the first hook of a switchover runs, that hooks have to learn how it ends, if the
+    /// policy has such hooks.
     ///
     /// # Errors
     ///
@@ -127,17 +128,17 @@ impl Switchovers {
         Ok(())
     }
 
-    /// On the side that was entered, behind the decision: notes it, and has carried out what
+    /// On the side that was entered, after the decision: notes the opening, and starts carrying out what
     /// follows from it. Hearing it again does no harm.
     pub(crate) fn this_side_opened(&self, participation: &Participation, epoch: i64) -> Result<(), Failure> {
-        // Only those on the source lead anywhere else.
+        // Only poolers on the source can lead to the other side.
         let lead_here = participation.side == Side::Source && self.has_poolers(participation);
         self.journal.happened(&participation.migration, Event::Opened { epoch, lead_here })?;
         self.carry_out_beside(participation);
         Ok(())
     }
 
-    /// Carries out what is due without keeping the caller. What fails is tried again by itself.
+    /// Carries out what is due in a task of its own. The agent tries again what fails.
     pub(super) fn carry_out_beside(&self, participation: &Participation) {
         let (switchovers, participation) = (self.clone(), participation.clone());
         self.tasks.spawn(async move { tell_failure(&participation, switchovers.carry_out(&participation).await) });
@@ -147,9 +148,8 @@ impl Switchovers {
         self.policy.poolers(&participation.database).next().is_some()
     }
 
-    /// Sees to it that a pause ends with the budget for the outage, as the barrier does, also
-    /// when no command comes any more; and when the agent stops. A fence that may stand is
-    /// left to P6a.
+    /// Makes sure that a pause ends with the budget for the outage, as the barrier does, also when no
+    /// command comes any more, and when the agent stops. A fence that may stand is left to P6a.
     pub(crate) fn carry_out_at(&self, participation: &Participation, pause: Switchover, deadline: Instant) {
         if !self.has_poolers(participation) {
             return;
@@ -167,12 +167,12 @@ impl Switchovers {
 
     async fn end_pause(&self, participation: &Participation, pause: Switchover) -> Result<(), Failure> {
         let migration = &participation.migration;
-        // Another switchover has a timer of its own.
+        // The next switchover has a timer of its own.
         if self.journal.switchover(migration)?.pause != Some(pause) {
             return Ok(());
         }
-        // Held by the act at work, which ends with the budget or the agent; no fence begins
-        // and nothing opens after the budget.
+        // The act at work holds these; it ends with the budget or with the agent. After the budget no fence
+        // begins and no side opens.
         let (leaving, entering) = (self.sessions.leaving(migration), self.sessions.entering(migration));
         let _left = match &leaving {
             Some(cutover) => Some(cutover.lock().await),
@@ -185,13 +185,12 @@ impl Switchovers {
         self.carry_out(participation).await
     }
 
-    /// Independent of commands: looks each second, and when a barrier's budget ends, what is
-    /// due in every migration that nobody works on, and carries it out. Runs until the agent
-    /// stops.
+    /// Carries out what is due in every migration that no command works on. Independent of commands: looks
+    /// each second, and when a barrier's budget ends. Runs until the agent stops.
     ///
-    /// A fence that may stand is asked about as soon as the barrier's budget is over, because
-    /// the other side does not open any more by then and applications wait; after a restart
-    /// of the agent at once, because the barrier is gone then.
+    /// This agent asks about a fence that may stand as soon as the barrier's budget is over: the other side
+    /// does not open any more by then, and applications wait. After a restart it asks at once, because the
+    /// barrier is gone then.
     pub async fn look_after_each(self) {
         let clock = self.tasks.clock;
         let mut under_way = HashMap::new();
@@ -204,7 +203,7 @@ impl Switchovers {
             tokio::select! {
                 biased;
                 () = self.tasks.stop.cancelled() => return,
-                // Its budget may be shorter than the pause.
+                // The budget of the new barrier may end before the next look.
                 () = self.sessions.raised.notified() => continue,
                 () = pause => {}
             }
@@ -217,7 +216,8 @@ impl Switchovers {
             };
             under_way.retain(|_, looking: &mut JoinHandle<()>| !looking.is_finished());
             for participation in participations {
-                // A pooler that does not answer holds up what is due in its own migration.
+                // In a task for each migration: a pooler that does not answer delays only what is due in
+                // its own.
                 let migration = participation.migration.clone();
                 under_way.entry(migration).or_insert_with(|| {
                     let switchovers = self.clone();
@@ -241,7 +241,7 @@ impl Switchovers {
         if !self.is_fence_due(migration)? {
             return Ok(());
         }
-        // A command may work on it to its end, and leave nothing in doubt.
+        // A command may be working on it to its end, and leave nothing in doubt.
         if let Some(cutover) = self.sessions.leaving(migration) {
             drop(cutover.lock().await);
         }
@@ -255,13 +255,13 @@ impl Switchovers {
     }
 
     fn is_fence_due(&self, migration: &MigrationId) -> Result<bool, Failure> {
-        // As long as the budget runs, a command may work on it.
+        // While the budget runs, a command may be working on it.
         let fence = self.sessions.deadline(migration).map_or(Held::No, Held::Until);
         let in_hand = InHand { fence, clients: Held::ByCommand };
         Ok(!self.journal.switchover(migration)?.due(in_hand, self.tasks.clock.now()).is_empty())
     }
 
-    /// How long commands have in hand who waits for the end of a switchover.
+    /// How long commands work on what is due to clients, hooks and the other agent.
     fn clients_in_hand(&self, migration: &MigrationId) -> Held {
         if let Some(cutover) = self.sessions.leaving(migration) {
             // A command that works on it holds the lock.
@@ -280,7 +280,7 @@ impl Switchovers {
     }
 }
 
-/// What could not be carried out concerns those who wait.
+/// Logs what could not be carried out: clients wait for it.
 pub(super) fn tell_failure(participation: &Participation, outcome: Result<(), Failure>) {
     if let Err(failure) = outcome {
         tracing::error!(

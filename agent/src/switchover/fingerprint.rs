@@ -1,18 +1,16 @@
 //! Whether the source's catalog has changed since P0.
 //!
-//! The digest that both sides can compute reads every definition and takes too
-//! long under a barrier. Here it is enough to see *that* something changed, on
-//! one server, within minutes: hashes of the columns that a definition consists
-//! of, and row versions where the rows hold nothing else.
+//! The digest that both sides can compute reads every definition, which takes too long under a barrier.
+//! Here it is enough to see *that* something changed, on one server, within minutes. So this adds up hashes
+//! of the columns that a definition consists of, and row versions where the rows hold nothing else.
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_postgres::sql_failure;
 use pgportage_proto::Reason;
 use tokio_postgres::{Client, Statement};
 
-/// Schemas that are nobody's definition: the system's, temporary ones, ours.
-/// `relpages` and the like change with every VACUUM and are left out of
-/// `pg_class`; so are temporary relations.
+/// Leaves out the system's schemas, temporary ones and ours. Columns of `pg_class` that change with every
+/// VACUUM (`relpages` and the like) are left out too, and so are temporary relations.
 const FINGERPRINT: &str = "\
 WITH n AS (
     SELECT oid FROM pg_namespace
@@ -46,11 +44,11 @@ SELECT concat_ws(' ',
      FROM pg_namespace WHERE oid IN (SELECT oid FROM n))
 )";
 
-/// What the definitions of a database were, to be compared on the same session.
+/// The state of a database's definitions, to be compared on the same session.
 #[derive(Debug)]
 pub(crate) struct Fingerprint {
     statement: Statement,
-    /// Differs when a definition was changed.
+    /// Differs as soon as a definition was changed.
     text: String,
 }
 
@@ -64,7 +62,7 @@ impl Fingerprint {
 
     /// # Errors
     ///
-    /// [`Reason::SchemaDiffers`] when somebody changed the schema since it was taken.
+    /// [`Reason::SchemaDiffers`] when the schema was changed since the fingerprint was taken.
     pub(crate) async fn prove_unchanged(&self, client: &Client) -> Result<(), Failure> {
         if read(client, &self.statement).await? == self.text {
             return Ok(());

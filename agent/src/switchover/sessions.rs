@@ -1,8 +1,7 @@
-//! What a switch holds while it is under way: open sessions, and what its acts found so
-//! far. Nothing in here is a source of truth.
+//! What a switchover holds while it is under way: open sessions, and what its acts have found so far.
+//! Nothing here is a source of truth.
 //!
-//! **Invariant:** nothing here knows an act or its context, so that both can be given
-//! [`Switchovers`].
+//! **Invariant:** nothing here knows an act or its context, so that both can be given [`Switchovers`].
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,8 +28,7 @@ use crate::hook::Hooks;
 use crate::policy::Policy;
 use crate::pooler::{Poolers, Unreachable};
 
-/// What switchovers are carried out and settled with, by acts and by themselves.
-/// Cloning is cheap.
+/// Carries out and settles switchovers, for acts and by itself. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Switchovers {
     pub(crate) door: Door,
@@ -45,7 +43,7 @@ pub struct Switchovers {
 }
 
 impl Switchovers {
-    /// None is under way yet.
+    /// No switchover is under way yet.
     #[must_use]
     #[expect(clippy::too_many_arguments, reason = "called once, where the process is put together")]
     pub fn new(
@@ -65,13 +63,13 @@ impl Switchovers {
 /// The barrier stands and the marker is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaiseBarrierResult {
-    /// The marker.
+    /// The id of the marker.
     pub marker_id: Uuid,
     /// Position of the source after the marker.
     pub marker_lsn: String,
-    /// Every sequence.
+    /// The positions of all sequences, read after the marker.
     pub sequences: Vec<SequencePosition>,
-    /// The catalog, as both sides can compute it.
+    /// Digest of the catalog, as both sides can compute it.
     pub catalog_digest: Vec<u8>,
     /// From the first lock request to the last grant.
     pub lock_wait: Duration,
@@ -79,16 +77,16 @@ pub struct RaiseBarrierResult {
     pub cancelled_session_count: u32,
 }
 
-/// Nobody is left on the source, and nobody can log in.
+/// No application is left on the source, and none can log in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FenceSourceResult {
     /// Position of the source after the fence.
     pub fence_lsn: String,
-    /// Every sequence, read when nobody was left.
+    /// The positions of all sequences, read when no application was left.
     pub sequences: Vec<SequencePosition>,
     /// Sessions that were ended.
     pub terminated_session_count: u32,
-    /// The catalog, as both sides can compute it.
+    /// Digest of the catalog, as both sides can compute it.
     pub catalog_digest: Vec<u8>,
 }
 
@@ -101,7 +99,7 @@ pub struct DrainToMarkerResult {
     pub sequence_count: u32,
     /// Position of the destination after the flush.
     pub flush_lsn: String,
-    /// What was compared, where that was asked for. Nothing of it differed.
+    /// What was compared, where the operator asked for that. Nothing of it differed.
     pub compared: Option<WrittenRows>,
 }
 
@@ -110,51 +108,47 @@ pub struct DrainToMarkerResult {
 pub(crate) struct CutoverSessions {
     pub(crate) leaving: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<LeavingSide>>>>,
     pub(crate) entering: Mutex<HashMap<MigrationId, Arc<tokio::sync::Mutex<EnteringSide>>>>,
-    /// When the budgets of the barriers that stand end: known whoever works on them.
+    /// When the budgets of the standing barriers end: known even while an act holds the barrier's own lock.
     pub(crate) deadlines: Mutex<HashMap<MigrationId, Instant>>,
-    /// Told whenever a barrier stands.
+    /// Notified whenever a barrier stands.
     pub(crate) raised: Notify,
 }
 
-/// What the agent of the side that is left holds from P0 to P7. Dropping it closes the sessions,
-/// and with them goes the barrier.
+/// What the agent of the side that is left holds from P0 to P7. Dropping it closes the sessions, and the
+/// barrier ends with them.
 #[derive(Debug)]
 pub(crate) struct LeavingSide {
     pub(crate) epoch: i64,
-    /// Ends with this: applications wait no longer.
+    /// Raises the agent's priority while applications may wait. Ends with this value.
     pub(crate) _haste: Haste,
-    /// Whether no fence may follow.
+    /// Whether this is a rehearsal, so that no fence may follow.
     pub(crate) rehearsal: bool,
     /// Session X of the protocol: holds the locks in an open transaction.
     pub(crate) holder: Session,
     /// Session Y: writes the marker and the fence.
     pub(crate) writer: Session,
-    /// Proves the fence by being refused.
+    /// Proves the fence by its refused login.
     pub(crate) canary: Canary,
-    /// Catalog of this database at P0, as both sides can compute it.
+    /// Digest of this database's catalog at P0, as both sides can compute it.
     pub(crate) catalog_digest: Vec<u8>,
-    /// The same for changes only: cheap enough to read under the barrier. Prepared on
-    /// `writer`, as is everything else that applications would have to wait for.
+    /// The same for changes only: cheap enough to read under the barrier. Prepared on `writer`, like all
+    /// statements that run while applications wait.
     pub(crate) fingerprint: Fingerprint,
-    /// Reads the sequences.
     pub(crate) sequences: Sequences,
-    /// Ends the sessions of applications.
     pub(crate) expulsion: Expulsion,
-    /// The roles of ours that the fence lets in.
+    /// Our own roles, which the fence lets in.
     pub(crate) ours: Vec<String>,
-    /// Listens to what is written since P0, where that is to be compared.
+    /// Listens to what applications write since P0, where that is to be compared.
     pub(crate) written: Option<Arc<Written>>,
     pub(crate) barrier: Option<Barrier>,
     pub(crate) fenced: Option<FenceSourceResult>,
 }
 
-/// The barrier that stands.
 #[derive(Clone, Debug)]
 pub(crate) struct Barrier {
     /// When the outage began: poolers were paused, or the first lock was asked
     /// for.
     pub(crate) raised_at: Instant,
-    /// When the budget for the outage ends.
     pub(crate) deadline: Instant,
     pub(crate) result: RaiseBarrierResult,
 }
@@ -163,24 +157,24 @@ pub(crate) struct Barrier {
 #[derive(Debug)]
 pub(crate) struct EnteringSide {
     pub(crate) epoch: i64,
-    /// Ends with this: applications wait no longer.
+    /// Raises the agent's priority while applications may wait. Ends with this value.
     pub(crate) _haste: Haste,
-    /// Whether no decision may follow.
+    /// Whether this is a rehearsal, so that no decision may follow.
     pub(crate) rehearsal: bool,
     pub(crate) session: Session,
     pub(crate) catalog_digest: Vec<u8>,
-    /// Compares what was written since P0, where that was asked for.
+    /// Compares what applications wrote since P0, where the operator asked for that.
     pub(crate) check: Option<WrittenRowsCheck>,
     pub(crate) drained: Option<DrainToMarkerResult>,
-    /// The sequences that were set at P3, and where to.
+    /// The sequences that were set at P3, with their values.
     pub(crate) sequences: HashSet<SequencePosition>,
-    /// When the time for opening ends. Set at P3, gone when it may have opened.
+    /// When the time for opening ends. Set at P3; none once this side may have opened.
     pub(crate) open_deadline: Option<Instant>,
-    /// Whether the decision is made and waits for its commit in the session's transaction.
+    /// Whether the decision is made and waits, uncommitted, in the session's transaction.
     pub(crate) pending: bool,
-    /// What becomes of a pooler that does not answer.
+    /// What to do about a pooler that does not answer.
     pub(crate) unreachable: Unreachable,
-    /// Until when clients of poolers may wait here for the end of a rollback.
+    /// How long clients of poolers may wait here for the end of a rollback.
     pub(crate) clients_wait_until: Option<Instant>,
 }
 
@@ -196,24 +190,24 @@ impl CutoverSessions {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner).get(migration).map(Arc::clone)
     }
 
-    /// A barrier stands, until then at most.
+    /// Notes that a barrier stands, and until when at most.
     pub(crate) fn stands_until(&self, migration: &MigrationId, deadline: Instant) {
         self.deadlines.lock().unwrap_or_else(PoisonError::into_inner).insert(migration.clone(), deadline);
         self.raised.notify_one();
     }
 
-    /// When the budget of the barrier ends, if one stands.
+    /// When the budget of the standing barrier ends, if there is one.
     pub(crate) fn deadline(&self, migration: &MigrationId) -> Option<Instant> {
         self.deadlines.lock().unwrap_or_else(PoisonError::into_inner).get(migration).copied()
     }
 
-    /// When the next budget of a barrier that stands ends, from now on.
+    /// When the next budget of a standing barrier ends, after `now`.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let deadlines = self.deadlines.lock().unwrap_or_else(PoisonError::into_inner);
         deadlines.values().copied().filter(|deadline| *deadline > now).min()
     }
 
-    /// Lets the sessions on the side that is left go, and with them the barrier.
+    /// Drops the sessions on the side that is left; the barrier ends with them.
     pub(crate) fn drop_leaving(&self, migration: &MigrationId) {
         self.deadlines.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner).remove(migration);
@@ -235,26 +229,25 @@ impl CutoverSessions {
     }
 }
 
-/// What listens to the writes of a switch that leaves this side. For the other agent,
-/// which asks behind the barrier.
+/// What was written during a switchover that leaves this side. For the other agent, which asks after the
+/// barrier stands.
 ///
 /// # Errors
 ///
-/// [`Reason::BarrierLost`] when this switch is not under way, or nothing listens.
+/// [`Reason::BarrierLost`] when this switchover is not under way, or its writes are not listened to.
 pub(crate) async fn written(
     switchovers: &Switchovers,
     participation: &Participation,
     epoch: i64,
 ) -> Result<Arc<Written>, Failure> {
     let cutover = switchovers.sessions.leaving(&participation.migration).ok_or_else(|| sessions_lost(Effect::None))?;
-    // Not held while it is read: nobody else has to wait for that.
+    // The lock is not held while the changes are read, so that no other task waits for that.
     let cutover = cutover.lock().await;
     let written = cutover.written.as_ref().filter(|_| cutover.epoch == epoch);
     written.map(Arc::clone).ok_or_else(|| sessions_lost(Effect::None))
 }
 
-/// The sessions of this cutover are gone: the agent was restarted, or another
-/// cutover began.
+/// The failure of an act whose sessions are gone: the agent was restarted, or another cutover began.
 pub(crate) fn sessions_lost(effect: Effect) -> Failure {
     Failure::new(Reason::BarrierLost, "the sessions of this cutover are gone")
         .detail("The agent was restarted or lost its server during the cutover.")

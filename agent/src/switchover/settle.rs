@@ -1,9 +1,9 @@
 //! P6a: how a switchover in doubt is settled, with or without the coordinator.
 //!
-//! The decision row of the side that is entered is the only truth. Asked at an epoch, that
-//! side answers that it has opened, or raises the lowest epoch that may still open and so
-//! promises that this one never will. Only that promise lifts the fence on the side that
-//! was left; while it cannot be had, that side stays fenced.
+//! The decision row of the side that is entered is the only truth. Asked about an epoch, the agent of that
+//! side answers that it has opened, or raises the lowest epoch that may still open and so promises that
+//! this one never will. Only that promise lifts the fence on the side that was left. Without an answer,
+//! that side stays fenced.
 
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::{MigrationId, Reason, Side};
@@ -18,15 +18,15 @@ use pgportage_postgres::access::Access;
 use pgportage_postgres::{Purpose, sql_failure};
 
 impl Switchovers {
-    /// On the side that is entered: settles the switchover `epoch`. Called over the link
-    /// by the agent of the side that is left.
+    /// On the side that is entered: settles the switchover `epoch`. The agent of the side that is left
+    /// calls it over the link.
     ///
     /// # Errors
     ///
     /// What the server reports; nothing is promised then.
     pub async fn resolve(&self, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
         let doing = "settle the switchover";
-        // With its session goes a decision that is pending; one under way is waited for.
+        // A pending decision ends with its session; this waits for one that is being committed.
         self.sessions.drop_entering(&participation.migration);
         let mut client = self.door.open(&participation.database, Purpose::Cutover).await?;
         let transaction = client.transaction().await.map_err(|error| sql_failure(error, doing))?;
@@ -55,13 +55,13 @@ impl Switchovers {
         Ok(Resolution::WillNotOpen)
     }
 
-    /// On the side that is left: lifts the fence if the other one promises not to open, lets
-    /// the barrier go, and carries out what follows. Succeeds when there is no fence.
+    /// On the side that is left: lifts the fence if the other agent promises that its side never opens,
+    /// drops the barrier, and carries out what follows. Succeeds when there is no fence.
     ///
     /// # Errors
     ///
-    /// [`Reason::DestinationOpened`] when it has opened: the switchover goes forward.
-    /// [`Reason::CutoverInDoubt`] when it cannot be asked.
+    /// [`Reason::DestinationOpened`] when the other side has opened: the switchover goes forward.
+    /// [`Reason::CutoverInDoubt`] when its agent does not answer.
     pub(crate) async fn settle_fence(&self, participation: &Participation) -> Result<(), Failure> {
         let migration = &participation.migration;
         let mut client = self.door.open(&participation.database, Purpose::Cutover).await?;
@@ -106,7 +106,7 @@ impl Switchovers {
     async fn ask(&self, participation: &Participation, epoch: i64) -> Result<Resolution, Failure> {
         let (left, entered) = (participation.side, participation.side.other());
         let in_doubt = |failure: Failure| {
-            Failure::new(Reason::CutoverInDoubt, format!("nobody knows whether the {entered} has opened"))
+            Failure::new(Reason::CutoverInDoubt, format!("it is not known whether the {entered} has opened"))
                 .detail(format!("The {entered}'s agent gave no answer: {}. {}", failure.message, failure.detail))
                 .hint(format!(
                     "The {left} stays fenced. Bring the {entered}'s agent and server back; it is asked again by itself."
@@ -119,15 +119,14 @@ impl Switchovers {
         peer.resolve_cutover(epoch).await.map_err(in_doubt)
     }
 
-    /// `pgportage-agent unfence`: lifts the fence on this machine, without the
-    /// coordinator. Refuses unless the side that is entered promises not to open, or the
-    /// operator states that it is `destroyed`. Audited in the log.
+    /// `pgportage-agent unfence`: lifts the fence on this machine, without the coordinator. Refuses unless
+    /// the agent of the side that is entered promises that it never opens, or the operator states that it
+    /// is `destroyed`. Audited in the log.
     ///
     /// # Errors
     ///
-    /// [`Reason::DestinationOpened`], [`Reason::CutoverInDoubt`],
-    /// [`Reason::RequestInvalid`] when this side itself is said to be destroyed, or what
-    /// the server reports.
+    /// [`Reason::DestinationOpened`], [`Reason::CutoverInDoubt`], [`Reason::RequestInvalid`] when the
+    /// operator calls this side itself destroyed, or what the server reports.
     pub async fn unfence_locally(&self, migration: &MigrationId, destroyed: Option<Side>) -> Result<(), Failure> {
         let Some(participation) = self.journal.participation(migration)? else {
             return Err(Failure::new(
@@ -159,7 +158,7 @@ impl Switchovers {
     }
 }
 
-/// Whether this side has a place to note a fence in.
+/// Whether this side has a table for a fence.
 pub(crate) async fn fence_table_exists(client: &impl GenericClient) -> Result<bool, Failure> {
     let row = client
         .query_typed_one("SELECT to_regclass('pgportage.fence') IS NOT NULL", &[])
@@ -168,7 +167,7 @@ pub(crate) async fn fence_table_exists(client: &impl GenericClient) -> Result<bo
     Ok(row.get(0))
 }
 
-/// The switch of the fence that stands on this side, if one does.
+/// The epoch of the switchover whose fence stands on this side, if one does.
 async fn fenced_epoch(client: &Client) -> Result<Option<i64>, Failure> {
     if !fence_table_exists(client).await? {
         return Ok(None);
@@ -185,7 +184,7 @@ async fn fenced_epoch(client: &Client) -> Result<Option<i64>, Failure> {
         .map(|row| row.get(0)))
 }
 
-/// One transaction: access as it was, and no row that says fenced by that switchover.
+/// In one transaction: restores access, and deletes the row of that switchover's fence.
 async fn lift(client: &mut Client, database: &str, epoch: i64) -> Result<(), Failure> {
     let doing = "lift the fence";
     let transaction = client.transaction().await.map_err(|error| sql_failure(error, doing))?;

@@ -1,9 +1,8 @@
-//! P3, where that was asked for: every row that was written since P0 is compared,
-//! before the side that is entered may open.
+//! P3, where the operator asked for it: every row that was written since P0 is compared, before the side
+//! that is entered may open.
 //!
-//! The barrier stands and the marker has arrived, so no row moves on either side:
-//! two hashes that differ are a difference, and nobody has to look twice. What was
-//! written before P0 is not looked at; that is `verify`'s.
+//! The barrier stands and the marker has arrived, so no row moves on either side: two hashes that differ
+//! are a difference, and one look is enough. Rows written before P0 are not looked at: `verify` does that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +18,9 @@ use tokio::try_join;
 
 use crate::message::{int32, span};
 
-/// A table up to this size is compared whole where its rows cannot be named.
+/// A table up to this size is compared whole where the keys of its written rows are not known.
 const SMALL: i64 = 1 << 20;
-/// Keys in one part. Those of several columns become as many conditions.
+/// Keys in one part. A key of several columns becomes as many conditions.
 const KEYS: usize = 500;
 const COMPOSITE_KEYS: usize = 50;
 /// Parts in one question.
@@ -36,16 +35,16 @@ pub(crate) struct WrittenRowsCheck {
     hashing: Hashing,
 }
 
-/// What was compared behind the barrier, and nothing of it differed.
+/// What was compared behind the barrier. Nothing of it differed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WrittenRows {
     /// Tables that were written to and compared.
     pub table_count: u32,
-    /// Rows of them that were written, deleted ones included; of a small table whose
-    /// rows cannot be named, all.
+    /// Their written rows, deleted ones included; of a small table whose written rows are not known, all
+    /// rows.
     pub row_count: u64,
-    /// Tables that were written to and **not compared**: too many rows, or none that
-    /// can be named, and too large to be read whole.
+    /// Tables that were written to and **not compared**: the written rows are too many or not known, and
+    /// the table is too large to be read whole.
     pub left_out: Vec<RelationName>,
     /// How long it took.
     pub elapsed: Duration,
@@ -63,18 +62,17 @@ impl From<WrittenRows> for v1::SwitchComparison {
 }
 
 impl WrittenRowsCheck {
-    /// Both ends, open, with what they have in common.
+    /// Both ends, with the tables and the hashing that they have in common.
     pub(crate) fn new(here: Reader, there: Questions, tables: Vec<Arc<ComparedTable>>, hashing: Hashing) -> Self {
         Self { here, there, tables, hashing }
     }
 
-    /// Compares what was written since P0 of this switch. Nobody writes.
+    /// Compares what was written since P0 of this switchover. No application writes.
     ///
     /// # Errors
     ///
-    /// [`Reason::RowsDiffer`]; [`Reason::VerificationIncomplete`] when the time is over;
-    /// otherwise what either side reports. The time has to be paid by applications, so
-    /// nothing is tried twice.
+    /// [`Reason::RowsDiffer`]; [`Reason::VerificationIncomplete`] when the time is over; otherwise what
+    /// either side reports. Applications wait all the while, so nothing is tried twice.
     pub(crate) async fn compare(&mut self, clock: Clock, epoch: i64, limit: Duration) -> Result<WrittenRows, Failure> {
         let begun = clock.now();
         let compared = clock.timeout(limit, Box::pin(self.look(epoch))).await;
@@ -87,7 +85,7 @@ impl WrittenRowsCheck {
         let written = self.there.written(epoch).await?;
         let (named, whole, mut found) = deal(written, &self.tables, self.hashing);
         let mut differing = Vec::new();
-        // One by key, or all: the server reads them differently.
+        // Parts by key and whole tables go in separate questions: the server reads them differently.
         for parts in named.chunks(PARTS).chain(whole.chunks(PARTS)) {
             let (here, there) = try_join!(self.here.digests(parts), self.there.digests(parts))?;
             for (place, part) in parts.iter().enumerate() {
@@ -105,7 +103,7 @@ impl WrittenRowsCheck {
     }
 }
 
-/// What is compared by keys, what is compared whole, and what is known so far.
+/// Sorts the written tables: those compared by keys, those compared whole, and the result so far.
 fn deal(
     written: Vec<WrittenTable>,
     tables: &[Arc<ComparedTable>],
@@ -144,18 +142,18 @@ fn digest_of(side: &[PartDigest], place: usize) -> Digest {
 fn differ(tables: &[RelationName]) -> Failure {
     let count = if tables.len() == 1 { "1 table".to_owned() } else { format!("{} tables", tables.len()) };
     let names: Vec<_> = tables.iter().map(ToString::to_string).collect();
-    Failure::new(Reason::RowsDiffer, format!("rows of {count} that were written during the switch differ"))
+    Failure::new(Reason::RowsDiffer, format!("rows of {count} that were written during the switchover differ"))
         .detail(format!("They were compared with the barrier standing and the marker arrived: {}.", names.join(", ")))
-        .hint("Run `pgportage verify` to see which rows, mend them, and try the switch again.")
+        .hint("Run `pgportage verify` to see which rows, correct them, and try the switchover again.")
 }
 
 fn time_over(limit: Duration) -> Failure {
     let limit = limit.as_millis();
     Failure::new(
         Reason::VerificationIncomplete,
-        format!("what was written during the switch could not be compared within {limit} ms"),
+        format!("what was written during the switchover could not be compared within {limit} ms"),
     )
-    .hint("Allow more with --compare, or switch at a quieter moment.")
+    .hint("Allow more with --compare, or switch over at a quieter moment.")
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
-//! How long the WAL kept for our slot may go on growing: pure.
+//! How long the WAL kept for our slot may go on growing. Pure.
 //!
-//! A slot that nobody takes WAL from grows as fast as the server writes; one that
-//! keeps up grows in teeth, because the server moves it on now and then only. So
-//! the growth is measured over a while that holds several teeth, and what does
-//! not grow over that while has no end.
+//! A slot that no subscriber takes WAL from grows as fast as the server writes. One that keeps up grows in
+//! teeth, because the server advances it only now and then. So the growth is measured over a while that
+//! holds several teeth. A size that does not grow over that while has no end.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,12 +13,12 @@ use tokio::time::Instant;
 use super::look::Seen;
 use crate::policy::{DestructiveAct, Limits, Policy};
 
-/// Looks from before this say nothing about the present.
+/// Older looks say nothing about the present.
 const WINDOW: Duration = Duration::from_secs(120);
-/// Over less than this, chance decides: the time between three looks.
+/// Over a shorter time, chance decides: the time between three looks.
 const SHORTEST: Duration = Duration::from_secs(5);
 
-/// Up to where the WAL may grow.
+/// The limits up to which the WAL may grow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds<'a> {
     limits: &'a Limits,
@@ -55,14 +54,14 @@ pub(super) struct Measurements(VecDeque<Measurement>);
 #[derive(Clone, Copy, Debug)]
 struct Measurement {
     at: Instant,
-    /// Where the server writes.
+    /// The server's write position.
     position: u64,
     retained: u64,
 }
 
 impl Measurements {
-    /// Takes a look in. One without a slot, and a position that went back (another
-    /// server answers), begin anew.
+    /// Adds a look. A look without a slot, or with a position that went back (another server answers),
+    /// clears the earlier ones.
     pub(super) fn add(&mut self, seen: &Seen, at: Instant) {
         let (Some(position), Some(retained)) = (seen.wal_position, seen.retained_wal_bytes) else {
             self.0.clear();
@@ -77,7 +76,7 @@ impl Measurements {
         }
     }
 
-    /// What they say about the future. `seen` is the look that was taken in last.
+    /// The forecast from these looks. `seen` is the latest of them.
     pub(super) fn forecast(&self, seen: &Seen, bounds: &Bounds<'_>) -> Option<Forecast> {
         let (first, last) = (self.0.front()?, self.0.back()?);
         let span = last.at.duration_since(first.at);
@@ -119,7 +118,7 @@ mod tests {
         Seen { exist: true, wal_position: Some(position), retained_wal_bytes: Some(retained), ..Seen::default() }
     }
 
-    /// Looks every three seconds at what `of` says of each.
+    /// Looks every three seconds; `of` gives what each of them sees.
     fn looks(count: u64, of: impl Fn(u64) -> Seen) -> (Measurements, Seen) {
         let start = Clock.now();
         let mut measurements = Measurements::default();
@@ -149,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_keeps_up_has_no_end() {
-        // Every five looks the server moves it on.
+        // Every five looks the server advances it.
         let keeps_up = |number| seen(number * 30 * MIB, number % 5 * 30 * MIB);
         let level = forecast(41, keeps_up).unwrap();
         assert_eq!(level.written_bytes_per_second, 10 * MIB);
@@ -184,7 +183,7 @@ mod tests {
         assert_eq!(bounds.nearest(&with(None, None)), Some((WalLimit::Policy, 100 * MIB)));
         assert_eq!(bounds.nearest(&with(Some(99 * MIB), None)), Some((WalLimit::Server, 99 * MIB)));
         assert_eq!(bounds.nearest(&with(None, Some(150 * MIB))), Some((WalLimit::Disk, 50 * MIB)));
-        // Past it already: no time at all, and no underflow.
+        // Beyond the limit already: no time left, and no underflow.
         assert_eq!(bounds.nearest(&with(None, Some(MIB))), Some((WalLimit::Disk, 0)));
         // An agent that may not drop the slot has no limits of its own.
         let powerless = Bounds { limits: &limits, gives_way: false };

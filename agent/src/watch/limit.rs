@@ -1,20 +1,19 @@
-//! When the migration gives way: pure, so that every edge can be tested.
+//! Decides when the migration gives way. Pure, so that every edge can be tested.
 
 use super::look::Seen;
 use crate::policy::Limits;
 
-/// What to make of a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Judgement {
-    /// Nothing to say.
+    /// No limit is near.
     Well,
-    /// About to go wrong, for people.
+    /// A limit is near: the warning, for operators.
     Warn(String),
-    /// The slot has to go, and why.
+    /// The slot has to go, for this reason.
     GiveWay(String),
 }
 
-/// Compares a look with the policy. What is not known harms nobody.
+/// Compares a look with the policy. A figure that is not known exceeds no limit.
 pub(super) fn judge(seen: &Seen, limits: &Limits) -> Judgement {
     let retained = seen.retained_wal_bytes.unwrap_or(0);
     let xmin_age = seen.xmin_age.unwrap_or(0);
@@ -105,7 +104,7 @@ mod tests {
         assert!(is_warning(&Seen { xmin_age: Some(1_000), ..seen() }));
         assert!(gives_way(&Seen { xmin_age: Some(2_000), ..seen() }));
         assert!(is_warning(&Seen { retained_wal_bytes: Some(80 << 20), safe_wal_bytes: Some(1 << 20), ..seen() }));
-        // A slot that is not there harms nobody, whatever the disk says.
+        // A slot that does not exist fills no disk, however full that is.
         assert_eq!(judge(&Seen { exist: false, free_disk_bytes: Some(0), ..seen() }, &limits), Judgement::Well);
     }
 }

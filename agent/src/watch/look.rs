@@ -1,4 +1,4 @@
-//! What the server says about our slots, and how they are dropped.
+//! The server's figures about our slots, and how the slots are dropped.
 
 use std::time::Duration;
 
@@ -10,9 +10,8 @@ use pgportage_migration::stream::{published_copy_name, published_name};
 use pgportage_postgres::{Purpose, Session, free_disk_bytes, sql_failure};
 use pgportage_proto::Reason;
 
-/// How often to try to drop a slot whose walsender has just been ended, and the
-/// pause between: together well under the time after which a subscriber comes
-/// back (`wal_retrieve_retry_interval`, 5 s).
+/// How often to try to drop a slot whose walsender was just ended, and the pause between two tries.
+/// Together well below the time after which a subscriber comes back (`wal_retrieve_retry_interval`, 5 s).
 const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -23,20 +22,20 @@ pub(super) struct Seen {
     pub(super) exist: bool,
     /// Why the stream's slot cannot be used any more.
     pub(super) invalidated: Option<String>,
-    /// Where the server writes its WAL, in bytes from the beginning.
+    /// The server's write position, in bytes from the beginning of the WAL.
     pub(super) wal_position: Option<u64>,
-    /// WAL that the server keeps for the one that is furthest behind.
+    /// WAL that the server keeps for the slot that is furthest behind.
     pub(super) retained_wal_bytes: Option<u64>,
-    /// Age of the oldest transaction id that one of them holds back.
+    /// Age of the oldest transaction id that one of our slots holds back.
     pub(super) xmin_age: Option<u64>,
-    /// WAL that may be written before the server gives the stream's slot up.
+    /// WAL that may be written before the server invalidates the stream's slot.
     pub(super) safe_wal_bytes: Option<u64>,
     /// Free bytes on the disk of the WAL.
     pub(super) free_disk_bytes: Option<u64>,
 }
 
-/// Ours: the stream's slot, its copy, that of a lost snapshot, and those of the subscriber's
-/// table copies. The columns of 13 and 17 are read through jsonb.
+/// Our slots: the stream's, its copy, that of a lost snapshot, and those of the subscriber's table copies.
+/// The columns of 13 and 17 are read through jsonb.
 const OURS: &str = "
     SELECT s.slot_name::text, s.slot_name = $1, s.active_pid,
            CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint END,
@@ -49,15 +48,13 @@ const OURS: &str = "
        AND (s.slot_name = $1 OR s.slot_name = ANY ($4)
             OR ($2 <> '' AND s.slot_name::text ~ ('^pg_[0-9]+_sync_[0-9]+_' || $2 || '$')))";
 
-/// The name of the stream's slot, those of its copy and of the former one, and the
-/// subscriber.
+/// The names of the stream's slot, its copy and the former one, and the subscriber's system identifier.
 fn parameters(slots: &Slots, participation: &Participation) -> Result<(String, [String; 2], String), Failure> {
     let migration = &participation.migration;
     let system = slots.subscriber(migration)?;
     Ok((published_name(participation), [published_copy_name(participation), former_slot(migration)], system))
 }
 
-/// Looks at our slots.
 pub(super) async fn slots(session: &Session, ours: &Slots, participation: &Participation) -> Result<Seen, Failure> {
     let (name, others, system) = parameters(ours, participation)?;
     let rows = session
@@ -85,10 +82,9 @@ pub(super) async fn slots(session: &Session, ours: &Slots, participation: &Parti
     Ok(seen)
 }
 
-/// Drops our slots, and ends whoever reads from them. Succeeds when there are
-/// none.
+/// Drops our slots, and ends the walsenders that use them. Succeeds when there are none.
 ///
-/// Tries from the database itself; where that is closed to us, from outside.
+/// Tries from the database itself, or from outside where that is closed to the agent.
 pub(super) async fn drop_slots(
     ours: &Slots,
     clock: Clock,
@@ -114,7 +110,7 @@ pub(super) async fn drop_slots(
                 session.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await.map_err(failed)?;
             }
             if let Err(error) = session.query_one("SELECT pg_drop_replication_slot($1)", &[&slot]).await {
-                // Still in use for a moment, or gone already.
+                // In use for a moment longer, or gone already.
                 last = Some(failed(error));
             }
         }

@@ -1,4 +1,4 @@
-//! Questions of the coordinator, and what there is to say.
+//! Questions of the coordinator, and the answers to them.
 
 use std::time::Duration;
 
@@ -11,19 +11,18 @@ use crate::situation::{
     SubscriptionSituation, Unchecked,
 };
 
-/// A question, understood.
+/// A question of the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// What the answer refers to.
+    /// The id that the answer refers to.
     pub id: String,
     /// The migration.
     pub migration: MigrationId,
-    /// How long the answer is waited for.
+    /// How long the coordinator waits for the answer.
     pub timeout: Duration,
 }
 
-/// Takes a question in. None when a newer coordinator asks something that this
-/// release does not know.
+/// Reads a question. None when a newer coordinator asks something that this release does not know.
 ///
 /// # Errors
 ///
@@ -39,7 +38,7 @@ pub fn question(message: v1::Question) -> Result<Option<Question>, Failure> {
     }
 }
 
-/// What there is to say about a question.
+/// The answer to a question.
 #[must_use]
 pub fn answer(question_id: String, outcome: Result<Situation, Failure>) -> v1::Answer {
     use v1::answer::Answer as Said;

@@ -1,4 +1,4 @@
-//! Who may import whom.
+//! Which module may import which.
 //!
 //! Between crates Cargo says it. Inside a crate this test does: no circle of imports is
 //! larger than the modules of one noun, in the coordinator neither. The rooms of the

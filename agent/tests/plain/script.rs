@@ -148,7 +148,7 @@ impl Silence {
         Self { address, count, _task: stop.drop_guard() }
     }
 
-    /// How often anybody knocked.
+    /// How often an agent connected.
     pub(crate) fn connections(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
@@ -219,7 +219,7 @@ impl SessionService for Front {
     }
 }
 
-/// Hears who comes to accept a relay, and joins nobody with anybody.
+/// Notes which agents come to accept a relay, and joins none of them.
 struct Exchange(mpsc::Sender<String>);
 
 #[tonic::async_trait]

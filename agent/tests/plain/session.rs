@@ -182,7 +182,7 @@ async fn an_older_coordinator_is_refused() {
     line.welcome(2, &[]).await;
     assert!(line.hear().await.is_none(), "the agent hangs up");
 
-    // A session that is not newer than the last one is nobody's either.
+    // A session that is not newer than the last one is refused as well.
     let mut line = site.coordinator.next().await;
     line.leader_epoch = 7;
     line.welcome(1, &[]).await;
@@ -505,8 +505,7 @@ async fn a_question_is_answered_at_once_or_not_at_all() {
         other => panic!("not a failure: {other:?}"),
     };
 
-    // Of a migration that nobody told this agent of, of no migration at all, and
-    // in words of a newer release.
+    // About a migration that this agent has no part in, about no migration at all, and in words of a newer release.
     line.say(Down::Question(question("q1", "orders", describe))).await;
     let answer = line.answer().await;
     assert_eq!((answer.question_id.as_str(), reason(answer.clone()).as_str()), ("q1", "MIGRATION_MISSING"));
@@ -524,7 +523,7 @@ async fn a_question_is_answered_at_once_or_not_at_all() {
     let answer = line.answer().await;
     assert!(Clock.now().duration_since(asked) < Duration::from_secs(10));
     let Some(v1::answer::Answer::Situation(situation)) = answer.answer else { panic!("{answer:?}") };
-    // The scripted server and peer hang up on everybody.
+    // The scripted server and peer hang up on every caller.
     assert!(!situation.unchecked.is_empty() && situation.unchecked.iter().all(|it| it.failure.is_some()));
     assert!(situation.link.is_none_or(|link| link.round_trip_time.is_none()));
     line.quiet().await;

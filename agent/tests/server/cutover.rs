@@ -220,7 +220,7 @@ async fn a_rehearsal_goes_no_further_than_the_drain() {
         perform(&world, Side::Destination, &act).await.unwrap();
         let barrier = raise(&world, epoch).await;
         drain(&world, epoch, &barrier).await;
-        // A coordinator that lost its mind, or somebody who speaks for it.
+        // A coordinator gone wrong, or a program that pretends to be one.
         let fence = FenceSource { cutover_epoch: epoch, marker_id: barrier.marker_id };
         let open = OpenDestination { cutover_epoch: epoch, sequences: barrier.sequences.clone() };
         let refusals = [
@@ -279,7 +279,7 @@ async fn a_death_at_any_point_of_the_fence_is_taken_back_by_the_destinations_pro
     }
 }
 
-/// A login that the server has let in and that nobody sees for so many seconds.
+/// A login that the server has let in and that no look at its sessions shows for so many seconds.
 fn unseen_login(world: &World, user: &str, password: &str, seconds: u32) -> JoinHandle<anyhow::Result<Client>> {
     let mut config = world.source.tcp_config(&world.options.database, user, password);
     config.options(format!("-c post_auth_delay={seconds}")).connect_timeout(MAX_LAG);
@@ -317,7 +317,7 @@ async fn a_login_that_was_let_in_before_the_fence_is_ended_and_no_later_one_is_w
     let mut late = None;
     let (fenced, ()) = tokio::join!(perform(&world, Side::Source, &act), async {
         ended(&idle).await;
-        // Nobody but a superuser is let in any more.
+        // Only superusers are let in from here on.
         late = Some(unseen_login(&world, SUPERUSER, &world.source.superuser_password, 15));
         unseen_logins(&world, 2).await;
     });

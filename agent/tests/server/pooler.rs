@@ -156,7 +156,7 @@ async fn led_by_a_command() {
 async fn one_that_does_not_answer_keeps_no_other_from_being_led() {
     let (source, destination) = tokio::join!(server(), server());
     let pooler = PgBouncer::start(DATABASE, source.port).await.unwrap();
-    // Nobody listens yet, and nobody else can.
+    // No process listens on this port yet, and no other can.
     let silent = TcpSocket::new_v4().unwrap();
     silent.bind(([127, 0, 0, 1], 0).into()).unwrap();
     let dead = silent.local_addr().unwrap().port();

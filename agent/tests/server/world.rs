@@ -207,7 +207,7 @@ impl World {
         self.source_link = Some(serve_link(&self.source_agent, self.source_link_port).await);
     }
 
-    /// A certificate of the same authority for somebody else.
+    /// A certificate of the same authority for another agent.
     pub(crate) fn identity(&self, role: Role, name: &str) -> Identity {
         let paths = issue(&self.authority, &self.directory.path().join("others"), role, name);
         Identity::load(&paths, Clock).unwrap()

@@ -230,7 +230,7 @@ impl fmt::Debug for PeerClient {
 /// What the other agent says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeting {
-    /// Its name, by its certificate's common name.
+    /// The name that it gives itself.
     pub agent: String,
     /// Its release, for people.
     pub software_version: String,

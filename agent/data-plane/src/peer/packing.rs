@@ -73,7 +73,7 @@ pub struct Chunk {
     pub zstd: bool,
 }
 
-/// Packs what is sent, where that pays.
+/// Packs the chunks of one stream, and counts their bytes.
 pub struct Packer {
     compressor: Option<Compressor<'static>>,
     packed: Vec<u8>,

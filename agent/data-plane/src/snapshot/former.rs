@@ -60,7 +60,6 @@ enum Place {
     Nowhere,
 }
 
-/// Where our two slots begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Places {
     current: Place,

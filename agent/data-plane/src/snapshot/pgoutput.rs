@@ -217,7 +217,6 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A field as a server sends it.
     #[derive(Clone, Debug)]
     pub(in crate::snapshot) enum Sent<'a> {
         Text(&'a str),

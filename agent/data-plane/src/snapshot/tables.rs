@@ -94,7 +94,6 @@ LEFT JOIN LATERAL (
 WHERE p.pubname = $1 AND c.relkind = 'r'
 ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"";
 
-/// Every published table.
 pub(super) async fn read(client: &impl GenericClient, publication: &str) -> Result<Vec<Published>, Failure> {
     let rows =
         client.query(TABLES, &[&publication]).await.map_err(|error| sql_failure(error, "list the published tables"))?;

@@ -18,7 +18,6 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    /// A throttle without a limit.
     pub(super) fn new(clock: Clock) -> Self {
         let bucket = Mutex::new(Bucket::new(clock.now()));
         Self { clock, bucket, changed: Notify::new(), turn: tokio::sync::Mutex::default() }

@@ -198,6 +198,7 @@ mod tests {
     fn published(oid: u32, size_bytes: i64, key: &[&str]) -> Published {
         Published {
             oid,
+            file: 1,
             key_types: Vec::new(),
             table: SnapshotTable {
                 name: RelationName::new("public", format!("t{oid}")),

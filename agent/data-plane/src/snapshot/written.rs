@@ -66,7 +66,7 @@ impl Written {
         let tables = tables::read(&*session, &publication).await?;
         let slot = names::passing_slot(&participation.migration, session.pid);
         match clock.timeout(BEGIN_LIMIT, session.execute(CREATE, &[&slot])).await {
-            Ok(made) => made.map_err(|error| sql_failure(error, "listen to what is written during the switch"))?,
+            Ok(made) => made.map_err(|error| sql_failure(error, "listen to what is written during the switchover"))?,
             Err(_elapsed) => {
                 session.cancel_handle().cancel().await.ok();
                 return Err(too_long());
@@ -85,7 +85,7 @@ impl Written {
             .session
             .query(CHANGES, &[&self.slot, &CHANGE_BYTES, &self.publication])
             .await
-            .map_err(|error| sql_failure(error, "read what was written during the switch"))?;
+            .map_err(|error| sql_failure(error, "read what was written during the switchover"))?;
         let mut touched = Touched::new(&self.tables);
         rows.iter().for_each(|row| touched.take(row.get(0)));
         let (ours, tables): (Vec<_>, Vec<_>) =
@@ -96,7 +96,7 @@ impl Written {
         });
         if !marked {
             return Err(Failure::new(Reason::CouldNotCheck, "what was written could not be read up to the marker")
-                .hint("Try the switch again; without the comparison if it does not help.")
+                .hint("Try the switchover again; without the comparison if it does not help.")
                 .remedy(Remedy::Operator)
                 .effect(Effect::None));
         }
@@ -115,8 +115,8 @@ impl Written {
 fn too_long() -> Failure {
     let limit = BEGIN_LIMIT.as_secs();
     Failure::new(Reason::LongTransaction, format!("transactions that have written did not end within {limit} s"))
-        .detail("What is written during the switch is known only from where they end.")
-        .hint("Wait until they end or end them, then try again; or switch without comparing.")
+        .detail("What is written during the switchover is known only from where they end.")
+        .hint("Wait until they end or end them, then try again; or switch over without comparing.")
         .remedy(Remedy::Operator)
         .effect(Effect::None)
 }

@@ -22,7 +22,7 @@ pub struct CommandEntry {
     pub digest: [u8; 32],
     /// The encoded command.
     pub message: Vec<u8>,
-    /// SPIFFE id of the operator or program that asked for it.
+    /// SPIFFE id of the coordinator that sent it.
     pub actor: String,
     /// Serial number of the sender's certificate, in hexadecimal.
     pub actor_serial: String,

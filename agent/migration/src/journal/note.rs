@@ -10,7 +10,7 @@ macro_rules! notes {
         }
 
         impl Note {
-            /// Every note, for tests and for reading an old journal.
+            /// Every note, in the order of this list.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// Its key in the journal. Stable: journals outlive releases.

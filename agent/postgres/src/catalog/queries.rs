@@ -5,7 +5,6 @@
 //! differently. They need version 14. They run twice while applications stand still. So work for every
 //! column of every table is done only where there is something to read.
 
-/// One kind of object.
 pub(super) struct ObjectQuery {
     /// The word before the name in the identity.
     pub(super) kind: &'static str,

@@ -1,8 +1,7 @@
 //! Waits until every table of the subscription is ready.
 //!
-//! Changes nothing: the copying is PostgreSQL's own. Reports rows and bytes for
-//! each table, waits out outages of the server and of the link, and ends with
-//! what was seen last when nothing moves.
+//! Changes nothing: the copying is PostgreSQL's own. Reports rows and bytes for each table, waits out
+//! outages of the server and of the link. When nothing moves for too long, it fails with what it saw last.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,14 +16,13 @@ use crate::act::patience::{Patience, stalled};
 use crate::act::{Act, Context, Produced, Progress, ProgressPart, ProgressUnit, Survey};
 use crate::message::int32;
 
-/// Time between two looks.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Errors of one standstill after which the source is looked at: PostgreSQL
-/// tries again every five seconds.
+/// After so many errors without a table moving, the act looks at the source: PostgreSQL tries again every
+/// five seconds.
 const ERRORS: i64 = 6;
-/// So many such standstills in a row, each with the source there at its end,
-/// mean that the copy is broken. One alone may be what an outage left behind.
+/// After so many such standstills in a row, each with the source reachable at its end, the copy counts as
+/// broken. One alone may be the rest of an outage.
 const STANDSTILLS: u32 = 2;
 
 const SUBSCRIPTION: &str = "\
@@ -63,7 +61,6 @@ pub struct AwaitCopyResult {
     pub table_count: u32,
 }
 
-/// What one look saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Look {
     enabled: bool,
@@ -101,7 +98,7 @@ impl Look {
         AwaitCopyResult { table_count: u32::try_from(self.tables.len()).unwrap_or(u32::MAX) }
     }
 
-    /// What is being done or waited for.
+    /// What the copy does or waits for, for operators.
     fn subject(&self, errors: i64) -> String {
         if !self.enabled {
             return "the subscription is disabled".to_owned();
@@ -127,7 +124,7 @@ impl Look {
     }
 }
 
-/// The most that was seen of each table: the server forgets when one is done.
+/// The largest rows and bytes seen of each table: the server forgets them when the table is done.
 type Seen = BTreeMap<RelationName, (i64, i64)>;
 
 impl Act for AwaitCopy {
@@ -214,7 +211,7 @@ fn failed(what: &str) -> Failure {
         .effect(Effect::None)
 }
 
-/// Whether the source's agent reaches its server at this moment.
+/// Whether the source agent reaches its server at this moment.
 async fn source_answers(cx: &Context) -> bool {
     match cx.peers.connect(&cx.participation, 1).await {
         Ok(peer) => peer.open_tunnel(Packing::Plain, cx.traffic.tunnel()).await.is_ok(),
@@ -238,7 +235,7 @@ async fn look(cx: &Context, session: &Session) -> Result<Look, Failure> {
             Reason::ObjectConflict,
             format!("subscription {} does not exist", quote_ident(&name)),
         )
-        .hint("Abort the migration: somebody has dropped it.")
+        .hint("Abort the migration: the subscription was dropped by hand.")
         .effect(Effect::None));
     };
     let oid: u32 = row.get(0);

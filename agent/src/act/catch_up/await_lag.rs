@@ -11,7 +11,7 @@ use crate::act::patience::{Patience, stalled};
 use crate::act::{Act, Context, Produced, Progress, ProgressUnit, Survey};
 use crate::message::{duration, span};
 
-/// Time between two looks at the gauge, and between two beats meanwhile.
+/// Time between two looks at the gauge. While the act waits, also the time between two beats.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Waits until the lag, by heartbeat, stays under a limit.
@@ -23,25 +23,24 @@ pub struct AwaitLag {
     pub stable_window: Duration,
 }
 
-/// The lag is under its limit.
+/// The lag has stayed under its limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AwaitLagResult {
     /// The largest lag seen during the window.
     pub lag: Duration,
 }
 
-/// The time during which the lag has been under its limit.
+/// The time for which the lag has been under its limit.
 #[derive(Debug)]
 struct Window {
     since: Instant,
     largest: Duration,
-    /// Number of the heartbeat with which it began: at least one more must have
-    /// arrived before it counts.
+    /// Number of the heartbeat with which it began: at least one more must arrive before the window counts.
     first: i64,
 }
 
 impl Window {
-    /// Goes on with the window, begins one, or ends it.
+    /// Continues the window, begins one, or ends it.
     fn next(window: Option<Self>, reading: Option<Reading>, limit: Duration, now: Instant) -> Option<Self> {
         let reading = reading.filter(|reading| reading.lag <= limit)?;
         Some(match window {
@@ -75,7 +74,7 @@ impl Act for AwaitLag {
         true
     }
 
-    /// Never done before: the lag of a moment ago says nothing.
+    /// Never done before: an earlier lag says nothing about the present.
     async fn survey(&self, _cx: &Context) -> Result<Survey<AwaitLagResult>, Failure> {
         Ok(Survey::Ready)
     }
@@ -96,7 +95,7 @@ impl Act for AwaitLag {
             {
                 return Ok(AwaitLagResult { lag: window.largest });
             }
-            // A window that goes on moves; so does a lag that shrinks.
+            // The act moves while a window lasts, and while the lag shrinks.
             let shrunk = reading.is_some_and(|reading| best.is_none_or(|best| reading.lag < best));
             if window.is_some() || shrunk {
                 patience.moved(cx);

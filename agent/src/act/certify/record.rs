@@ -1,8 +1,8 @@
-//! What the journal holds of one switch: what this agent was asked, what it answered
-//! and when.
+//! What the journal holds of one switchover: what the coordinator asked this agent, what it answered and
+//! when.
 //!
-//! The answers are read back as they were told, so that what an agent states later
-//! is what it did, whatever happened to its memory in between.
+//! The answers are read back as they were given. So the statement of an agent is what it did, even if it
+//! was restarted in between.
 
 use std::time::SystemTime;
 
@@ -22,9 +22,8 @@ use crate::act::cutover::{
 use crate::act::{Act, Produced};
 use crate::message::{marker, relations, reported, sequences, uint32};
 
-/// Reads what is known of the switch `epoch`, carried out under a plan, from the
-/// commands of its migration with their facts. The latest answer of each kind
-/// counts.
+/// Reads what is known of the switchover `epoch`, carried out under a plan, from the commands of its
+/// migration with their facts. The latest answer of each kind counts.
 ///
 /// # Errors
 ///
@@ -38,8 +37,8 @@ pub(super) fn switch_record(history: Vec<PastFact>, plan_digest: &[u8], epoch: i
             continue;
         }
         let fact = v1::CommandFact::decode(fact.as_slice()).map_err(|error| unreadable("fact", &error))?;
-        // What another release has written and this one does not know is none of
-        // this switch's.
+        // An action that another release has written and this one does not know is not part of this
+        // switchover.
         let Some(asked) = command.action else { continue };
         let at = fact.record_time.and_then(|time| SystemTime::try_from(time).ok()).unwrap_or(SystemTime::UNIX_EPOCH);
         match fact.fact {
@@ -118,7 +117,7 @@ fn learn(
             let what = ReleaseBarrierResult { barrier_time: reported(result.barrier_time) };
             record.released = Some(Done { begin, end, what });
         }
-        // One of a few tables only, or of none, is not what anybody asks about.
+        // A count of a few tables only, or of none, is no verification.
         (Asked::CountRows(asked), Produced::CountRows(result)) if asked.tables.is_empty() && !asked.objects_only => {
             let tables = result.tables.into_iter().map(|count| (named(count.table), count.row_count)).collect();
             record.counted = Some(Counted { time: end, tables });
@@ -163,7 +162,7 @@ mod tests {
 
     const MARKER: &str = "4f9a0000-0000-4000-8000-000000000000";
 
-    /// A journal's history, one command after the other, a second for each fact.
+    /// A journal's history, one command after the other, with a second for each fact.
     #[derive(Default)]
     struct History {
         rows: Vec<PastFact>,
@@ -275,7 +274,7 @@ mod tests {
         assert_eq!(history.record(1).fenced.unwrap().what.sequences[0].last_value, 20);
     }
 
-    /// The answer to the opening may be lost with the agent; what it set is not.
+    /// The answer to the opening may be lost with the agent; the values that it set are not.
     #[test]
     fn an_opening_without_an_answer_is_known() {
         let mut history = History::default();

@@ -1,5 +1,5 @@
-//! What is stated of what is known. The statement itself, with its signature, is
-//! looked at by the tests that make real switches.
+//! What is stated from a given record. The statement itself, with its signature, is checked by the tests
+//! that make real switchovers.
 
 use pgportage_certificate::Account;
 
@@ -21,7 +21,7 @@ fn orders() -> RelationName {
     RelationName::new("public", "orders")
 }
 
-/// All that an agent may know of a switch, whichever side it has.
+/// A record with all that an agent of either side may know of a switchover.
 fn known() -> SwitchRecord {
     SwitchRecord {
         prepared: done(

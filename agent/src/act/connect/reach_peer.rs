@@ -15,11 +15,11 @@ pub struct ReachPeer;
 /// The other agent answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReachPeerResult {
-    /// Time from question to answer, on a connection that stood already.
+    /// Time from question to answer, on a connection that was already open.
     pub round_trip: Duration,
-    /// The other agent's release, for people.
+    /// The other agent's release, for operators.
     pub software_version: String,
-    /// Whether the way there leads through the coordinator.
+    /// Whether the connection leads through the coordinator.
     pub relayed: bool,
 }
 
@@ -40,7 +40,7 @@ impl Act for ReachPeer {
         })
     }
 
-    /// The first on the destination, so the last to be taken back there.
+    /// The first act on the destination, so the last to be taken back there.
     fn is_last(verb: Verb, side: Side) -> bool {
         (verb, side) == (Verb::Undo, Side::Destination)
     }
@@ -52,7 +52,7 @@ impl Act for ReachPeer {
 
     async fn perform(&self, cx: &Context) -> Result<ReachPeerResult, Failure> {
         let peer = cx.peers.call(&cx.participation).await?;
-        // The first call may include the handshake; the second is the figure.
+        // The first call may include the handshake, so the second one is measured.
         peer.greet().await?;
         let asked = cx.clock.now();
         let greeting = peer.greet().await?;

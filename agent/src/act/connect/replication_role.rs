@@ -1,11 +1,11 @@
-//! The replication role and the canary role of the publisher: the source,
-//! and for the way back the destination.
+//! The replication role and the canary role of the publisher: the source, and for the way back the
+//! destination.
 //!
-//! What they are called and whose they are is in [`pgportage_data_plane::role`].
+//! Their names, and how a role is recognised as ours, are in [`pgportage_data_plane::role`].
 //!
-//! Class: convergent, inside one transaction. What the role may read is granted
-//! with the slot (`crate::act::CreateSlot`), after the schema was dumped: the
-//! dump would carry the grants to a server that has no such role.
+//! Class: convergent, inside one transaction. The rights to read are granted with the slot
+//! (`crate::act::CreateSlot`), after the schema was dumped: the dump would carry the grants to a server
+//! that has no such role.
 
 use pgportage_data_plane::role::{RoleNames, RoleState, comment, needs_bypass, role_state};
 use pgportage_link::Effect;
@@ -18,22 +18,21 @@ use tokio_postgres::Transaction;
 use crate::act::patience::Patience;
 use crate::act::{Act, Context, Produced, Survey};
 
-/// What the agent's own role may give: BYPASSRLS needs a superuser, and from 16
-/// on suffices to have it oneself.
+/// What the agent's own role may grant: BYPASSRLS needs a superuser; from 16 on it is enough to have it
+/// oneself.
 const ABLE: &str = "\
 SELECT current_setting('server_version_num')::int,
        r.rolsuper OR (current_setting('server_version_num')::int >= 160000 AND r.rolbypassrls)
 FROM pg_roles r
 WHERE r.rolname = current_user";
 
-/// To drop what a role was granted, one has to have its privileges. A
-/// superuser has; another creator of roles grants the membership to itself, and
-/// it goes with the role.
+/// To drop what a role was granted, the agent's role needs that role's privileges. A superuser has them.
+/// Another role that may create roles grants itself the membership, which goes with the role.
 const LACKS_MEMBERSHIP: &str = "\
 SELECT NOT pg_has_role(current_user, r.oid, 'USAGE') FROM pg_roles r WHERE r.rolname = $1";
 
-/// Settings without which a base copy may be ended, or miss rows. The version is
-/// the first that knows the setting.
+/// Settings without which a base copy may be ended, or miss rows. The number is the first version that
+/// knows the setting.
 const ROLE_SETTINGS: &[(i32, &str, &str)] = &[
     (0, "statement_timeout", "0"),
     (0, "lock_timeout", "0"),
@@ -44,15 +43,15 @@ const ROLE_SETTINGS: &[(i32, &str, &str)] = &[
     (0, "default_transaction_read_only", "off"),
 ];
 
-/// Makes the role that the subscription logs in as, and the canary role whose
-/// refused login proves a fence. Roles made beforehand are checked instead.
+/// Makes the role that the subscription logs in as, and the canary role whose refused login proves a fence.
+/// Roles that the server's owner made beforehand are checked instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CreateReplicationRole;
 
-/// The role made or found.
+/// The role that was made or found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateReplicationRoleResult {
-    /// Its name.
+    /// The name of the replication role.
     pub role_name: String,
 }
 
@@ -70,7 +69,7 @@ impl Act for CreateReplicationRole {
         Produced::CreateReplicationRole(v1::CreateReplicationRoleResult { role_name: output.role_name })
     }
 
-    /// The first that touches the source, so the last to be taken back there.
+    /// The first act that changes the source, so the last to be taken back there.
     fn is_last(verb: Verb, side: Side) -> bool {
         (verb, side) == (Verb::Undo, Side::Source)
     }
@@ -134,7 +133,7 @@ fn check_ours(cx: &Context, name: &str, state: Option<&RoleState>) -> Result<(),
             Err(Failure::new(Reason::ObjectConflict, format!("role {} exists and is not ours", quote_ident(name)))
                 .detail("It lacks the comment that this migration gives its roles.")
                 .hint(format!(
-                    "If nobody needs it, run: DROP ROLE {};. Otherwise choose another migration name.",
+                    "If it is no longer needed, run: DROP ROLE {};. Otherwise choose another migration name.",
                     quote_ident(name)
                 ))
                 .effect(Effect::None))
@@ -149,7 +148,7 @@ fn missing(name: &str) -> Failure {
         .effect(Effect::None)
 }
 
-/// A role made beforehand must be what we would have made.
+/// Refuses a role made beforehand that lacks what a role of ours would have.
 fn check_premade(name: &str, state: Option<&RoleState>, bypass: bool) -> Result<(), Failure> {
     let state = state.ok_or_else(|| missing(name))?;
     let mut wanted = Vec::new();
@@ -173,7 +172,7 @@ fn check_premade(name: &str, state: Option<&RoleState>, bypass: bool) -> Result<
 
 async fn make_roles(cx: &Context, names: &RoleNames) -> Result<(), Failure> {
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-    // The verifier is no password, yet nobody needs it in a log.
+    // The verifier is no password, but it is of no use in a log.
     hush(&session).await?;
     let able =
         session.query_one(ABLE, &[]).await.map_err(|error| sql_failure(error, "look at the agent's own role"))?;
@@ -215,7 +214,7 @@ async fn make_roles(cx: &Context, names: &RoleNames) -> Result<(), Failure> {
     transaction.commit().await.map_err(|error| sql_failure(error, "make the replication role"))
 }
 
-/// Makes or mends one role of ours. Part of the caller's transaction.
+/// Makes one role of ours, or corrects it. Part of the caller's transaction.
 async fn make_role(cx: &Context, transaction: &Transaction<'_>, name: &str, attributes: &str) -> Result<(), Failure> {
     let state = role_state(transaction, name).await?;
     check_ours(cx, name, state.as_ref())?;
@@ -240,8 +239,8 @@ async fn run(transaction: &Transaction<'_>, statement: &str) -> Result<(), Failu
     transaction.batch_execute(statement).await.map_err(|error| sql_failure(error, "make the replication role"))
 }
 
-/// Durable before the grant is committed: a revoke too many would be visible, a
-/// grant left behind would not.
+/// Durable before the grant is committed. An operator would notice a revoke too many, but not a grant left
+/// behind.
 fn remember_connect_grant(cx: &Context) -> Result<(), Failure> {
     cx.journal.set_note(&cx.participation.migration, Note::ConnectGranted, "yes")
 }
@@ -282,7 +281,7 @@ async fn remove_role(cx: &Context, session: &mut Session, name: &str) -> Result<
     if lacks {
         transaction.batch_execute(&format!("GRANT {role} TO CURRENT_USER")).await.map_err(failure)?;
     }
-    // Owns nothing: this revokes what it was granted here and on the database.
+    // The role owns nothing: this revokes what it was granted here and on the database.
     transaction.batch_execute(&format!("DROP OWNED BY {role}")).await.map_err(failure)?;
     transaction.batch_execute(&format!("DROP ROLE {role}")).await.map_err(failure)?;
     transaction.commit().await.map_err(failure)

@@ -1,9 +1,8 @@
-//! A snapshot becomes the one that is copied.
+//! Makes a snapshot the one that is copied.
 //!
-//! When another one was copied before, and is lost, all that is here is brought to
-//! the new one in one transaction: tables that were complete stay, but for the
-//! rows that were touched since; everything else is thrown away. Killed in
-//! between, the destination holds what it held.
+//! When another snapshot was copied before and is lost, one transaction brings all rows that are here to
+//! the new one. Tables that were complete stay, except for the rows that were touched since; everything
+//! else is thrown away. After a crash in between, the destination holds what it held before.
 
 use pgportage_data_plane::peer::SourceSnapshot;
 use pgportage_link::Failure;
@@ -19,16 +18,16 @@ use super::mend::mend;
 use super::plan::pieces;
 use crate::act::{Context, Progress};
 
-/// The source drops what the lost snapshot needs as soon as it hears of this, so
-/// it has to be true by then.
+/// The destination agent then asks for the new snapshot as the one that it holds, and the source agent drops what it
+/// keeps of the lost one. So this must be durable before.
 const DURABLE: &str = "SET LOCAL synchronous_commit = on";
 
-/// Parts under way hold the row: they are in before it is ours, or never.
+/// Parts under way hold the row: they are committed before this transaction gets it, or never.
 const LOCK: &str = "\
 INSERT INTO pgportage.copy (id, consistent_point) VALUES (1, '') ON CONFLICT (id) DO NOTHING;
 SELECT FROM pgportage.copy WHERE id = 1 FOR UPDATE";
 
-/// Forgets the parts of all but these tables. Says how many bytes they had.
+/// Forgets the parts of all other tables. Returns how many bytes they had.
 const THROW_AWAY: &str = "\
 WITH thrown AS (
     DELETE FROM pgportage.copied c
@@ -37,7 +36,7 @@ WITH thrown AS (
     RETURNING c.copied_bytes)
 SELECT coalesce(sum(copied_bytes), 0)::bigint FROM thrown";
 
-/// As [`super::ledger::WHOLE`] says.
+/// Joins the parts of a kept table into one, as [`super::ledger::WHOLE`] says.
 const JOIN_PARTS: &str = "\
 INSERT INTO pgportage.copied (schema, relation, first_block, row_count, copied_bytes)
 SELECT schema, relation, -1, sum(row_count), sum(copied_bytes)
@@ -58,18 +57,17 @@ UPDATE pgportage.copy
 SET consistent_point = $1, rows_complete = false, repeated_bytes = repeated_bytes + $2
 WHERE id = 1";
 
-/// Tables named in one TRUNCATE.
 const BATCH: usize = 500;
 
-/// Makes a snapshot the one that is copied. `held` is the one whose rows are here,
-/// and since which `snapshot` says what changed; empty if there is none.
+/// Makes a snapshot the one that is copied. `held` is the snapshot whose rows are here, empty if there is
+/// none; `snapshot` says what changed since that one.
 ///
 /// Dropping the future leaves everything as it was.
 ///
 /// # Errors
 ///
-/// [`Reason::SnapshotLost`] when rows of another one are here by now, or the source
-/// lost this one; otherwise what either server reports.
+/// [`Reason::SnapshotLost`] when the rows here are of another one by now, or the source lost this one;
+/// otherwise what either server reports.
 pub(super) async fn begin(cx: &Context, held: &str, snapshot: &SourceSnapshot) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "begin the copy");
     let mut session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
@@ -136,7 +134,7 @@ async fn throw_away(
     Ok(thrown.get(0))
 }
 
-/// Writes down what is to be copied, for the next time.
+/// Notes in the ledger what is to be copied, for the next time.
 async fn plan(
     transaction: &Transaction<'_>,
     ledger: &Ledger,
@@ -170,7 +168,7 @@ async fn plan(
     Ok(())
 }
 
-/// Exchanges the rows that were touched.
+/// Replaces the rows that were touched.
 async fn mend_all(
     cx: &Context,
     transaction: &Transaction<'_>,

@@ -1,30 +1,29 @@
-//! Which index is built when, and by how many processes; when a table gets its
-//! statistics, and from where. Pure.
+//! Decides which index is built when, and by how many processes, and when a table gets its statistics, and
+//! from where. Pure.
 //!
-//! A core that copies rows or builds an index is busy: a second process for the
-//! same index only costs. So every build is serial while there is something to do
-//! for every core, and uses the cores that are left over when there is not.
+//! A core that copies rows or builds an index is busy: a second process for the same index only costs. So
+//! every build is serial while there is work for every core. When there is not, a build uses the idle
+//! cores.
 
 use std::collections::BTreeMap;
 
 use crate::act::schema::later::{Build, Built};
 
-/// How much longer than a B-tree the other access methods take, as one build of
-/// each over the same table measured it.
+/// How many times longer than a B-tree the other access methods take, measured by one build of each over
+/// the same table.
 const SLOW_METHOD: i64 = 4;
 
-/// From this size on a key is worth two steps, so that nothing has to wait for its
-/// index: below, an index takes no longer than the second transaction.
+/// From this size on a key is made in two steps, so that other builds need not wait for its index. For a
+/// smaller one, the index takes no longer than the second transaction.
 const LARGE: i64 = 16 * 1024 * 1024;
 
-/// What a builder is given.
+/// One task for a builder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Job {
     /// Index of the table in the snapshot's list.
     pub(super) table: usize,
-    /// What is to be done to it.
     pub(super) task: Task,
-    /// Processes that may help with it.
+    /// Parallel processes that the build may use.
     pub(super) helpers: usize,
 }
 
@@ -33,38 +32,38 @@ pub(super) struct Job {
 pub(super) enum Task {
     /// The build of this number in the table's list.
     Build(usize),
-    /// Of this build, a key, only its index.
+    /// Only the index of this build, which is a key.
     Index(usize),
-    /// The index of this build becomes the key.
+    /// Makes the index of this build the key.
     Promote(usize),
-    /// Statistics, when every index is there: those on expressions have their own.
+    /// Statistics, once every index is there: indexes on expressions have statistics of their own.
     Analyse,
 }
 
-/// How a table gets its statistics, when every index is there.
+/// How a table gets its statistics, once every index is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Statistics {
-    /// Those of the source, if they are of use.
+    /// From the source, if it has useful ones.
     Carried,
-    /// By a look at the rows.
+    /// By an ANALYZE here.
     #[default]
     Made,
-    /// It gets them at this moment, or has them.
+    /// They are being made or carried, or are there.
     Underway,
 }
 
-/// What one table needs.
+/// The work that one table needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Demand {
-    /// Builds that lock everybody else out of the table, one after the other.
+    /// Builds that lock the table against all others, one after the other.
     alone: Vec<usize>,
-    /// Builds that go side by side, with their weights, the heaviest last.
+    /// Builds that run side by side, with their weights, the heaviest last.
     together: Vec<(i64, Task)>,
-    /// Keys that take their index when every index is there.
+    /// Keys that take over their index, once every index is there.
     promotions: Vec<usize>,
     statistics: Statistics,
     running: usize,
-    /// Whether what runs has the table for itself.
+    /// Whether a running task has locked the table.
     locked: bool,
 }
 
@@ -91,13 +90,13 @@ impl Demand {
         }
         demand.alone.reverse();
         demand.promotions.reverse();
-        // Stable: of the same weight, the first of the list comes last, and is taken first.
+        // A stable sort: of the same weight, the first of the list comes last, and is taken first.
         demand.together.reverse();
         demand.together.sort_by_key(|&(weight, _)| weight);
         demand
     }
 
-    /// What could be begun now, with its weight.
+    /// The task that could begin now, with its weight.
     fn open(&self, size_bytes: i64) -> Option<(i64, Task)> {
         match (self.alone.last(), self.together.last()) {
             _ if self.locked => None,
@@ -126,13 +125,13 @@ impl Demand {
         }
     }
 
-    /// Whether every index is there and this is what comes next.
+    /// Whether every index is there and these statistics come next.
     fn awaits(&self, statistics: Statistics) -> bool {
         let built = self.alone.is_empty() && self.together.is_empty() && self.promotions.is_empty();
         built && self.running == 0 && self.statistics == statistics
     }
 
-    /// Jobs that could be begun at the same time as the next one.
+    /// Tasks that could begin at the same time as the next one.
     fn waiting(&self) -> usize {
         if self.alone.is_empty() { self.together.len().max(1) } else { 1 }
     }
@@ -149,13 +148,13 @@ pub(super) struct BuildScheduler {
 }
 
 impl BuildScheduler {
-    /// A table's rows are in.
+    /// Adds a table whose rows are in.
     pub(super) fn open(&mut self, table: usize, size_bytes: i64, demand: Demand) {
         self.tables.insert(table, (size_bytes, demand));
     }
 
-    /// The heaviest job that can be begun, so that none is left alone in the end.
-    /// `cores` are those that have nothing else to do.
+    /// The heaviest task that can begin, so that no long one is left alone at the end. `cores` is the
+    /// number of idle cores.
     pub(super) fn take(&mut self, cores: usize) -> Option<Job> {
         let running = self.running();
         let open = self.tables.iter().filter_map(|(&table, (size, demand))| Some((table, demand.open(*size)?)));
@@ -167,13 +166,13 @@ impl BuildScheduler {
         Some(Job { table, task, helpers })
     }
 
-    /// A job is done. Says whether its table needs nothing more.
+    /// Notes that a job is done. Returns whether its table needs nothing more.
     pub(super) fn done(&mut self, job: Job) -> bool {
         self.leave(job.table, |demand| demand.locked = false)
     }
 
-    /// Tables that wait for the source's statistics: as many as `most`, or none as
-    /// long as they are fewer than `least`.
+    /// Tables that wait for the source's statistics: at most `most`, and none while they are fewer than
+    /// `least`.
     pub(super) fn take_waiting(&mut self, least: usize, most: usize) -> Vec<usize> {
         let waiting = self.tables.iter_mut().filter(|(_, (_, demand))| demand.awaits(Statistics::Carried));
         let mut waiting: Vec<_> = waiting.take(most).collect();
@@ -187,8 +186,8 @@ impl BuildScheduler {
         waiting.into_iter().map(|(&table, _)| table).collect()
     }
 
-    /// A table that waited has the source's statistics, or needs its own. Says
-    /// whether it needs nothing more.
+    /// Notes that a table got the source's statistics, or needs an ANALYZE. Returns whether it needs
+    /// nothing more.
     pub(super) fn waited(&mut self, table: usize, carried: bool) -> bool {
         self.leave(table, |demand| {
             if !carried {
@@ -197,7 +196,7 @@ impl BuildScheduler {
         })
     }
 
-    /// Something is done to a table. Says whether it needs nothing more.
+    /// Changes the demand of a table. Returns whether it needs nothing more.
     fn leave(&mut self, table: usize, change: impl FnOnce(&mut Demand)) -> bool {
         let Some((_, demand)) = self.tables.get_mut(&table) else { return false };
         demand.running -= 1;
@@ -214,7 +213,7 @@ impl BuildScheduler {
         self.tables.values().map(|(_, demand)| demand.running).sum()
     }
 
-    /// Whether nothing is left of the tables that are here.
+    /// Whether no work is left for the tables that were added.
     pub(super) fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }

@@ -1,5 +1,5 @@
-//! Index builds as the server shows them, for people: a look that fails, and a
-//! build that the server hides, show nothing.
+//! Index builds as the server shows them, for operators. A look that fails shows none, and neither does a
+//! build that the server hides.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use pgportage_postgres::{Purpose, RelationName, Session, sql_failure};
 
 use crate::act::{Context, IndexBuild};
 
-/// A look that takes longer is given up: reports of the rows must not wait.
+/// A look that takes longer is given up: the reports of the rows must not wait for it.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Rows of other roles are empty unless the agent's may read them. Trees are
-/// filled with tuples, everything before that counts blocks.
+/// Rows of other roles are empty unless the agent's role may read them. Phases that load a tree count
+/// tuples; all phases before count blocks.
 const BUILDS: &str = "\
 SELECT n.nspname::text, c.relname::text, p.phase,
        CASE WHEN p.phase LIKE '%loading tuples%' AND p.tuples_total > 0 THEN 100 * p.tuples_done / p.tuples_total
@@ -24,14 +24,13 @@ SELECT n.nspname::text, c.relname::text, p.phase,
  WHERE p.datname = current_database() AND p.phase IS NOT NULL
  ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\", p.pid";
 
-/// Looks at builds, on a session that is kept from one look to the next.
+/// Looks at builds on a session that it keeps between looks.
 #[derive(Debug, Default)]
 pub(super) struct Builds {
     session: Option<Session>,
 }
 
 impl Builds {
-    /// What is being built now.
     pub(super) async fn look(&mut self, cx: &Context) -> Vec<IndexBuild> {
         match cx.clock.timeout(LIMIT, Box::pin(self.read(cx))).await {
             Ok(Ok(builds)) => builds,
@@ -47,7 +46,7 @@ impl Builds {
         }
     }
 
-    /// No session is held for nothing.
+    /// Closes the session while no index is being built.
     pub(super) fn rest(&mut self) {
         self.session = None;
     }

@@ -1,7 +1,7 @@
-//! What becomes of each table when its snapshot is lost. Pure.
+//! Decides what happens to each table when its snapshot is lost. Pure.
 //!
-//! **Invariant:** what is kept is as the next snapshot shows it. A table that was
-//! not complete is copied again: its parts were cut for the lost snapshot.
+//! **Invariant:** a table that is kept ends up as the next snapshot shows it. A table that was not complete
+//! is copied again, because its parts were cut for the lost snapshot.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,18 @@ use pgportage_postgres::RelationName;
 
 use super::ledger::Ledger;
 
-/// What becomes of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     /// It stays as it is.
     Kept,
-    /// It stays but for the rows that were touched.
+    /// It stays, and its touched rows are replaced.
     Mended,
     /// It is copied again, or for the first time.
     Anew,
 }
 
-/// What becomes of each table of a snapshot, by the ledger of an earlier one.
-/// `snapshot` says what was changed since that one.
+/// The fate of each table of a snapshot, by the ledger of an earlier one. `snapshot` says what was changed
+/// since that one.
 pub(super) fn fates(ledger: &Ledger, snapshot: &SourceSnapshot) -> Vec<Fate> {
     let mut parts: BTreeMap<&RelationName, i64> = BTreeMap::new();
     for done in &ledger.done {

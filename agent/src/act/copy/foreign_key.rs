@@ -1,7 +1,7 @@
-//! The proof of foreign keys, several tables at a time.
+//! Validates foreign keys, several tables at a time.
 //!
-//! Class: convergent. A key is valid or is not; whoever comes after a death asks
-//! the catalog and goes on with those that are not.
+//! Class: convergent. A key is valid or is not. An attempt after a crash asks the catalog and goes on with
+//! the keys that are not.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -21,10 +21,9 @@ SELECT k.convalidated FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2 AND k.conname = $3 AND k.contype = 'f'";
 
-/// What is left, shared by the workers.
+/// The keys that are left, shared by the workers.
 struct KeyQueue {
-    /// One table at a time for each worker: two proofs of one table would wait for
-    /// each other's lock.
+    /// A worker takes a whole table: two validations of one table would wait for each other's lock.
     tables: Mutex<Vec<(RelationName, Vec<String>)>>,
     proved: Mutex<usize>,
     total: usize,
@@ -38,7 +37,7 @@ impl KeyQueue {
             tables.entry(key.table).or_default().push(key.name);
         }
         let mut tables: Vec<_> = tables.into_iter().collect();
-        // Taken from the end: most keys, most work, first.
+        // Workers take from the end, so the table with most keys, and most work, comes first.
         tables.sort_by_key(|(_, names)| names.len());
         Self { tables: Mutex::new(tables), proved: Mutex::new(0), total }
     }
@@ -55,13 +54,12 @@ impl KeyQueue {
     }
 }
 
-/// Validates keys that were made without a look at the rows. Locks that are not
-/// granted are waited out.
+/// Validates keys that were made without checking the rows. Waits for locks that are not granted at once.
 ///
 /// # Errors
 ///
-/// What the server says of a key that does not hold; [`Reason::ServerUnreachable`]
-/// when it was away; [`Reason::Cancelled`].
+/// What the server says of a key that does not hold; [`Reason::ServerUnreachable`] when it was away;
+/// [`Reason::Cancelled`].
 pub(super) async fn validate(cx: &Context, keys: Vec<ForeignKey>, jobs: usize) -> Result<(), Failure> {
     let queue = KeyQueue::new(keys);
     cx.report(queue.proved(0));
@@ -87,7 +85,7 @@ async fn work(cx: &Context, queue: &KeyQueue) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One key, unless an earlier attempt has proved it.
+/// Validates one key, unless an earlier attempt has done so.
 async fn prove(cx: &Context, session: &mut Option<Session>, table: &RelationName, name: &str) -> Result<(), Failure> {
     cx.safe_point()?;
     let open = ready(cx, session).await?;

@@ -14,9 +14,8 @@ use crate::act::Context;
 use crate::act::patience::Patience;
 use crate::act::schema::later::{Build, Built};
 
-/// Nothing of these outlasts the session. 64 MB: a sort for a B-tree gains
-/// nothing more that matters, and a large value slows the building of a GIN
-/// index down.
+/// None of these outlasts the session. 64 MB: a sort for a B-tree gains little from more, and a large value
+/// slows the building of a GIN index down.
 const SETTINGS: &str = "\
 SET synchronous_commit = off; SET lock_timeout = '30s'; SET maintenance_work_mem = '64MB'; \
 SET search_path = ''";
@@ -30,10 +29,8 @@ SELECT EXISTS (SELECT FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
                JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE n.nspname = $1 AND c.relname = $2 AND k.conname = $3)";
 
-/// The builds of each table.
 pub(super) type Builds = BTreeMap<RelationName, Vec<Build>>;
 
-/// Puts the builds of each table together.
 pub(super) fn by_table(builds: Vec<Build>) -> Builds {
     let mut tables = Builds::new();
     for build in builds {
@@ -42,13 +39,12 @@ pub(super) fn by_table(builds: Vec<Build>) -> Builds {
     tables
 }
 
-/// Does one job after the other until every table is done. Locks that are not
-/// granted are waited out.
+/// Does one job after the other until every table is done. Waits for locks that are not granted at once.
 ///
 /// # Errors
 ///
-/// [`Reason::ServerUnreachable`] when the server was away: what it has kept has to
-/// be looked up. Otherwise what does not pass by waiting.
+/// [`Reason::ServerUnreachable`] when the server was away: the caller has to look up what it has kept.
+/// Otherwise failures that do not pass by waiting.
 pub(super) async fn work(cx: &Context, queue: &CopyQueue, builds: &Builds) -> Result<(), Failure> {
     let mut session = None;
     loop {
@@ -66,7 +62,7 @@ pub(super) async fn work(cx: &Context, queue: &CopyQueue, builds: &Builds) -> Re
             Next::Take(job) => {
                 let table = queue.name(job.table);
                 match job.task {
-                    // The scheduler counts the builds of this very list.
+                    // The number comes from the scheduler, which counts the builds of this list.
                     Task::Build(number) | Task::Index(number) | Task::Promote(number) => {
                         patiently(cx, &mut session, &builds[table][number], job).await?;
                     }
@@ -78,7 +74,7 @@ pub(super) async fn work(cx: &Context, queue: &CopyQueue, builds: &Builds) -> Re
     }
 }
 
-/// One build, or the act of it that the job says, however often it has to be tried.
+/// Does one build, or the part of it that the job names, and tries again while failures may pass.
 async fn patiently(cx: &Context, session: &mut Option<Session>, build: &Build, job: Job) -> Result<(), Failure> {
     let mut patience = Patience::new(cx);
     while let Err(failure) = make(cx, session, build, job).await {
@@ -92,7 +88,7 @@ async fn patiently(cx: &Context, session: &mut Option<Session>, build: &Build, j
     Ok(())
 }
 
-/// Makes statistics of a table, or of what stands for it in ANALYZE.
+/// Makes statistics of a table, or of the name that ANALYZE takes for it.
 pub(super) async fn analyse(
     cx: &Context,
     session: &mut Option<Session>,
@@ -104,7 +100,7 @@ pub(super) async fn analyse(
         .map_err(|error| sql_failure(error, &format!("analyse table {table}")))
 }
 
-/// One index or constraint, as far as no earlier attempt has made it.
+/// Makes one index or constraint, as far as no earlier attempt has made it.
 async fn make(cx: &Context, session: &mut Option<Session>, build: &Build, job: Job) -> Result<(), Failure> {
     let open = ready(cx, session).await?;
     let failure = |error| sql_failure(error, &format!("make an index or a constraint of {}", build.table));
@@ -133,8 +129,8 @@ pub(super) async fn ready<'a>(cx: &Context, session: &'a mut Option<Session>) ->
     Ok(session.insert(open))
 }
 
-/// The statements that are missing to what a task is to achieve. An earlier attempt may
-/// have made it, or only the index of a key.
+/// The statements that a task still needs. An earlier attempt may have finished it, or made only the index
+/// of a key.
 async fn missing<'a>(client: &impl GenericClient, build: &'a Build, task: Task) -> Result<Option<&'a str>, Failure> {
     let there = match &build.object {
         Built::Index(index) => index_exists(client, index).await?,

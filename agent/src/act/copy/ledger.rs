@@ -1,10 +1,9 @@
-//! What has been copied, written down in the same transactions as the rows.
+//! What has been copied, noted in the same transactions as the rows.
 //!
-//! **Invariant:** a part of a table is there if and only if its row is, and every
-//! row is as the one snapshot shows it that `pgportage.copy` names. A session that
-//! an attempt of a killed agent has left can neither add rows twice (its part's
-//! row is unique) nor rows of another snapshot (it holds the name until its
-//! end).
+//! **Invariant:** a part of a table is there if and only if its row is, and every row is as the snapshot
+//! that `pgportage.copy` names shows it. A session left by an attempt of a killed agent can neither add
+//! rows twice (its part's row is unique) nor rows of another snapshot (it holds the snapshot's name until
+//! its end).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +14,7 @@ use tokio_postgres::{GenericClient, Transaction};
 
 use super::plan::Done;
 
-/// Made once; several sessions may see them missing.
+/// Run once; IF NOT EXISTS because several sessions may find the tables missing.
 pub(super) const DDL: &str = "\
 CREATE TABLE IF NOT EXISTS pgportage.copy (
     id int PRIMARY KEY CHECK (id = 1),
@@ -54,7 +53,7 @@ const COPIED: &str = "SELECT schema, relation, first_block, row_count, copied_by
 
 const TABLES: &str = "SELECT schema, relation, identity, part_count, kept, mended FROM pgportage.copied_table";
 
-/// Nobody changes the snapshot under a part.
+/// Holds the row, so that no other session changes the snapshot while a part is copied.
 const HOLD: &str = "SELECT FROM pgportage.copy WHERE id = 1 AND consistent_point = $1 AND NOT rows_complete FOR SHARE";
 
 const CLAIM: &str = "INSERT INTO pgportage.copied (schema, relation, first_block) VALUES ($1, $2, $3)";
@@ -63,11 +62,11 @@ const COUNT: &str = "\
 UPDATE pgportage.copied SET row_count = $4, copied_bytes = $5
 WHERE schema = $1 AND relation = $2 AND first_block = $3";
 
-/// A part whose row is there.
+/// The SQLSTATE of an insert of a part whose row is there already.
 const UNIQUE_VIOLATION: &str = "23505";
 
-/// What the ledger has for the parts of a table that was complete when its snapshot
-/// was lost: the borders of the next one's are others.
+/// The part number of a table that was complete when its snapshot was lost: the next snapshot cuts tables
+/// at other borders.
 pub(super) const WHOLE: i64 = -1;
 
 /// How far the copy is.
@@ -77,34 +76,26 @@ pub(super) struct Ledger {
     pub(super) consistent_point: String,
     /// Bytes that were copied and thrown away with an earlier snapshot.
     pub(super) repeated_bytes: i64,
-    /// Every row is here.
     pub(super) rows_complete: bool,
-    /// What is left of the schema is made, foreign keys perhaps without proof.
+    /// The rest of the schema is made; foreign keys may still have to be validated.
     pub(super) scripted: bool,
-    /// Everything is here and proved.
+    /// Everything is here, and every foreign key is validated.
     pub(super) complete: bool,
-    /// Parts that are here.
     pub(super) done: BTreeSet<Done>,
-    /// Every table of the snapshot.
     pub(super) tables: BTreeMap<RelationName, Planned>,
-    /// Their rows.
     pub(super) row_count: i64,
-    /// The same, by table.
     pub(super) rows: BTreeMap<RelationName, i64>,
-    /// Their bytes.
     pub(super) copied_bytes: i64,
 }
 
-/// One table of the snapshot that is being copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Planned {
     /// As [`pgportage_data_plane::snapshot::SnapshotTable::identity`].
     pub(super) identity: String,
-    /// Into how many parts it was cut.
     pub(super) part_count: i64,
-    /// It was complete when a snapshot was lost.
+    /// It was complete when a snapshot was lost, and stayed.
     pub(super) kept: bool,
-    /// Rows of it were exchanged then.
+    /// Touched rows of it were replaced then.
     pub(super) mended: bool,
 }
 
@@ -143,26 +134,25 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Tables that were not copied again when a snapshot was lost, and those of them
-    /// in which rows were exchanged.
+    /// Number of tables that were not copied again when a snapshot was lost, and of those among them whose
+    /// touched rows were replaced.
     pub(super) fn kept(&self) -> (usize, usize) {
         let count = |of: fn(&Planned) -> bool| self.tables.values().filter(|planned| of(planned)).count();
         (count(|planned| planned.kept), count(|planned| planned.mended))
     }
 }
 
-/// Whose a part is.
+/// Which transaction brings a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// The transaction's.
+    /// This one.
     Ours,
-    /// A session of an earlier attempt has brought it after all. The transaction
-    /// is of no more use.
+    /// A session of an earlier attempt has brought it already. This transaction cannot be used any more.
     There,
 }
 
-/// Begins a part: nobody else copies it, and nobody changes the snapshot, until
-/// the transaction ends.
+/// Begins a part. Until the transaction ends, no other session copies this part, and none changes the
+/// snapshot.
 ///
 /// # Errors
 ///
@@ -184,7 +174,7 @@ pub(super) async fn claim(
     }
 }
 
-/// Writes down what a part was.
+/// Notes the rows and bytes of a part.
 pub(super) async fn count(
     transaction: &Transaction<'_>,
     part: &Done,
@@ -199,7 +189,7 @@ pub(super) async fn count(
     Ok(())
 }
 
-/// Writes down that every row of a snapshot is here.
+/// Notes that every row of a snapshot is here.
 ///
 /// # Errors
 ///
@@ -213,16 +203,16 @@ pub(super) async fn rows_are_complete(client: &impl GenericClient, consistent_po
     }
 }
 
-/// What is being copied is not what was asked for.
+/// The failure of an attempt that copies a snapshot which is not the current one.
 pub(super) fn another() -> Failure {
     Failure::new(Reason::SnapshotLost, "another snapshot is being copied by now")
         .remedy(Remedy::Wait)
         .effect(Effect::None)
 }
 
-/// Makes everything durable that was committed before, by whomever. The session
-/// has to be older than all of it: then no crash of the server in between can
-/// have taken any of it back unseen, because it would have ended the session.
+/// Makes everything durable that any session has committed before. This session has to be older than all of
+/// those commits. Then a crash of the server that took one of them back would have ended this session too,
+/// so it cannot go unnoticed.
 pub(super) async fn settle(client: &impl GenericClient) -> Result<(), Failure> {
     client
         .execute("UPDATE pgportage.copy SET id = id WHERE id = 1", &[])
@@ -231,8 +221,7 @@ pub(super) async fn settle(client: &impl GenericClient) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes down that the rest of the schema is made. Part of the transaction that
-/// made it.
+/// Notes that the rest of the schema is made. Part of the transaction that made it.
 pub(super) async fn script_is_run(transaction: &Transaction<'_>) -> Result<(), Failure> {
     transaction
         .execute("UPDATE pgportage.copy SET scripted = true WHERE id = 1", &[])
@@ -241,8 +230,7 @@ pub(super) async fn script_is_run(transaction: &Transaction<'_>) -> Result<(), F
     Ok(())
 }
 
-/// Writes down that everything is here, and makes it durable: on a session as
-/// [`settle`] asks for.
+/// Notes durably that everything is here, on a session as [`settle`] needs it.
 pub(super) async fn all_is_complete(client: &impl GenericClient) -> Result<(), Failure> {
     client
         .execute("UPDATE pgportage.copy SET complete = true WHERE id = 1", &[])

@@ -1,5 +1,5 @@
-//! One table from one snapshot to the next: the rows that were touched in between
-//! are taken out, and come in as the next one shows them.
+//! Brings one table from one snapshot to the next: deletes the rows that were touched in between, and
+//! inserts them as the next snapshot shows them.
 
 use std::pin::Pin;
 
@@ -15,8 +15,8 @@ use super::rows;
 use crate::act::Context;
 use crate::act::patience::stalled;
 
-/// Which columns are compared by an operator, as on the source: those whose type
-/// has one in `pg_catalog`. The others are compared as texts.
+/// Columns that are compared by an operator, as on the source: those whose type has one in `pg_catalog`.
+/// Other columns are compared as texts.
 const COMPARABLE: &str = "\
 SELECT a.attname::text
 FROM pg_class c
@@ -30,17 +30,15 @@ const KEYS_ARRIVE: &str = "COPY pg_temp.touched FROM STDIN (FORMAT text)";
 
 const KEYS_LEAVE: &str = "DROP TABLE pg_temp.touched";
 
-/// What became of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mended {
-    /// Rows that it has more than before.
+    /// How many more rows it has than before.
     pub(super) more_rows: i64,
     /// COPY data of the rows that came in.
     pub(super) bytes: i64,
 }
 
-/// Exchanges the touched rows of a table: from the snapshot that is held to the
-/// next one. No index is needed.
+/// Replaces the touched rows of a table, from the held snapshot to the next one. No index is needed.
 pub(super) async fn mend(
     cx: &Context,
     transaction: &Transaction<'_>,
@@ -51,7 +49,7 @@ pub(super) async fn mend(
 ) -> Result<Mended, Failure> {
     let failure = |error| sql_failure(error, &format!("exchange touched rows of {}", table.name));
     let columns = |of: &[String]| of.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
-    // Of the columns' own types, so that what arrives is understood as they do.
+    // Of the columns' own types, so that an arriving key is understood as the column understands it.
     let room = format!(
         "CREATE TEMPORARY TABLE touched ON COMMIT DROP AS SELECT {} FROM ONLY {} WITH NO DATA",
         columns(&table.key),
@@ -94,8 +92,7 @@ fn statement(table: &SnapshotTable, comparable: &[String]) -> String {
     format!("DELETE FROM ONLY {} AS t USING pg_temp.touched WHERE {}", table.name, condition.join(" AND "))
 }
 
-/// Carries everything from the link to the server. Returns how many rows and bytes
-/// that were.
+/// Passes everything from the link to the server. Returns the number of rows and bytes.
 async fn carry(
     cx: &Context,
     transaction: &Transaction<'_>,

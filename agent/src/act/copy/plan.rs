@@ -1,4 +1,4 @@
-//! Which parts of which tables are copied, in which order. Pure.
+//! Decides which parts of which tables are copied, in which order. Pure.
 
 use std::collections::BTreeSet;
 
@@ -8,20 +8,17 @@ use pgportage_postgres::RelationName;
 
 use super::ledger::WHOLE;
 
-/// A table is cut into about so many parts of the whole database: what a crash
-/// throws away, one part for every job, then stays below a few hundredths.
+/// The whole database is cut into about so many parts. A crash throws away one part for each job, which
+/// then stays below a few hundredths.
 const PARTS: i64 = 256;
 /// A smaller part costs more in sessions and round trips than it saves.
 const SMALLEST_PART: i64 = 16 << 20;
-/// A larger part makes progress coarse and its loss dear.
+/// A larger part makes progress coarse, and losing it expensive.
 const LARGEST_PART: i64 = 1 << 30;
 
-/// One part of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// Index of the table in the snapshot's list.
     pub(super) table: usize,
-    /// Which blocks.
     pub(super) blocks: Blocks,
     /// Its share of the table's size, for the progress.
     pub(super) size_bytes: i64,
@@ -30,14 +27,12 @@ pub(super) struct Piece {
 /// A part that was copied before, as the ledger knows it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Done {
-    /// The table.
     pub(super) table: RelationName,
-    /// Its first block.
     pub(super) first_block: i64,
 }
 
-/// Every part of every table, the largest tables first: what takes longest
-/// begins first, and its indexes can be built while the small ones are copied.
+/// Every part of every table, the largest tables first. What takes longest begins first, and its indexes
+/// can be built while the small ones are copied.
 pub(super) fn pieces(tables: &[SnapshotTable]) -> Vec<Piece> {
     let total: i64 = tables.iter().map(|table| table.size_bytes.max(0)).sum();
     let part = (total / PARTS).clamp(SMALLEST_PART, LARGEST_PART);
@@ -46,8 +41,8 @@ pub(super) fn pieces(tables: &[SnapshotTable]) -> Vec<Piece> {
     order.into_iter().flat_map(|index| cut(index, &tables[index], part)).collect()
 }
 
-/// Cuts one table. The last part is open: blocks that were added since the count
-/// are read too, and show nothing that the snapshot does not see.
+/// Cuts one table. The last part has no end: it also reads blocks that were added since the count, which
+/// hold no row that the snapshot sees.
 fn cut(index: usize, table: &SnapshotTable, part: i64) -> Vec<Piece> {
     let parts = if table.block_count > 0 { (table.size_bytes / part).clamp(1, table.block_count) } else { 1 };
     let border = |n: i64| table.block_count * n / parts;
@@ -60,7 +55,7 @@ fn cut(index: usize, table: &SnapshotTable, part: i64) -> Vec<Piece> {
         .collect()
 }
 
-/// What is left to copy.
+/// The parts that are not copied yet.
 pub(super) fn remaining(pieces: Vec<Piece>, tables: &[SnapshotTable], done: &BTreeSet<Done>) -> Vec<Piece> {
     pieces
         .into_iter()
@@ -115,7 +110,7 @@ mod tests {
         let left = remaining(all.clone(), &tables, &done);
         assert_eq!(left.len(), all.len() - 1);
         assert!(!left.contains(&all[1]));
-        // Kept from an earlier snapshot, whose parts were others.
+        // A table kept from an earlier snapshot, which cut it into other parts.
         let done = BTreeSet::from([Done { table: tables[0].name.clone(), first_block: WHOLE }]);
         assert_eq!(remaining(all, &tables, &done), []);
     }

@@ -1,5 +1,4 @@
-//! What is left to do, what is under way, and how far it is: shared by the
-//! workers of one attempt.
+//! The work that is left, the work under way, and its progress: shared by the workers of one attempt.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,18 +14,17 @@ use super::plan::Piece;
 use crate::act::schema::later::Build;
 use crate::act::{Progress, ProgressPart, ProgressUnit};
 
-/// Tables for which the source is asked at once: each question costs it a login.
+/// Most tables in one question to the source: each question costs the source a login.
 pub(super) const MOST_ASKED: usize = 64;
 
-/// The queue.
 #[derive(Debug)]
 pub(super) struct CopyQueue {
-    /// By the index that parts use.
+    /// Indexed by the table number in a part.
     names: Vec<RelationName>,
-    /// Said behind what is being done.
+    /// Reported after the present work: what lost snapshots have cost.
     history: String,
     state: Mutex<State>,
-    /// Told whenever there may be something new to take, or nothing any more.
+    /// Notified whenever there may be new work, or no more at all.
     changed: Notify,
 }
 
@@ -34,7 +32,7 @@ pub(super) struct CopyQueue {
 struct State {
     tables: Vec<Table>,
     pieces: VecDeque<Piece>,
-    /// Parts that a worker has and has not finished.
+    /// Parts that a worker has taken and not finished.
     copying: usize,
     /// Tables whose rows are in and whose indexes are to be built.
     scheduler: BuildScheduler,
@@ -45,29 +43,29 @@ struct State {
 struct Table {
     size_bytes: i64,
     row_estimate: i64,
-    /// Parts that are not in yet.
+    /// Parts that are not copied yet.
     parts_left: usize,
     done_bytes: i64,
     row_count: i64,
-    /// What it needs when its rows are in.
+    /// The work that it needs when its rows are in.
     demand: Demand,
     built: bool,
 }
 
-/// What a worker finds when it asks for more.
+/// The answer to a worker that asks for work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next<T> {
-    /// This.
+    /// Do this.
     Take(T),
-    /// Nothing now; perhaps later.
+    /// No work now; perhaps later.
     Later,
-    /// Nothing any more.
+    /// No work any more.
     Never,
 }
 
 impl CopyQueue {
-    /// Puts up what is left of a snapshot's tables. Those without a part left wait
-    /// for their indexes at once.
+    /// Queues what is left of a snapshot's tables. Tables without a part left wait for their indexes at
+    /// once.
     pub(super) fn new(
         tables: &[SnapshotTable],
         pieces: Vec<Piece>,
@@ -116,13 +114,13 @@ impl CopyQueue {
         self
     }
 
-    /// Says something behind what is being done.
+    /// Adds a text to report after the present work.
     pub(super) fn with_history(mut self, history: String) -> Self {
         self.history = history;
         self
     }
 
-    /// Puts up tables whose rows are all in, their sizes unknown.
+    /// Queues tables whose rows are all in, and whose sizes are unknown.
     pub(super) fn complete(names: Vec<RelationName>, builds: &Builds, statistics: Statistics, now: Instant) -> Self {
         let unknown = |name| SnapshotTable {
             name,
@@ -138,12 +136,10 @@ impl CopyQueue {
         Self::new(&tables, Vec::new(), builds, statistics, now)
     }
 
-    /// The name of a table.
     pub(super) fn name(&self, table: usize) -> &RelationName {
         &self.names[table]
     }
 
-    /// A part to copy.
     pub(super) fn next_piece(&self) -> Next<Piece> {
         let mut state = self.lock();
         match state.pieces.pop_front() {
@@ -151,13 +147,12 @@ impl CopyQueue {
                 state.copying += 1;
                 Next::Take(piece)
             }
-            // One that is under way may come back.
+            // A part under way may be put back.
             None if state.copying > 0 => Next::Later,
             None => Next::Never,
         }
     }
 
-    /// A part is in.
     pub(super) fn copied(&self, piece: &Piece, row_count: i64, now: Instant) {
         let mut state = self.lock();
         state.copying -= 1;
@@ -175,7 +170,7 @@ impl CopyQueue {
         self.changed.notify_waiters();
     }
 
-    /// A part is not in and has to be tried again.
+    /// Returns a part that was not copied and has to be tried again.
     pub(super) fn put_back(&self, piece: Piece) {
         let mut state = self.lock();
         state.copying -= 1;
@@ -184,7 +179,7 @@ impl CopyQueue {
         self.changed.notify_waiters();
     }
 
-    /// A job for a builder on a server with so many cores. Rows need them first.
+    /// The next job for a builder on a server with so many cores. Copying rows uses cores first.
     pub(super) fn next_job(&self, cores: usize) -> Next<Job> {
         let mut state = self.lock();
         let rows_are_in = state.pieces.is_empty() && state.copying == 0;
@@ -195,7 +190,6 @@ impl CopyQueue {
         }
     }
 
-    /// A job is done.
     pub(super) fn job_done(&self, job: Job, now: Instant) {
         let mut state = self.lock();
         state.moved_at = now;
@@ -206,8 +200,8 @@ impl CopyQueue {
         self.changed.notify_waiters();
     }
 
-    /// Tables that wait for the source's statistics: many, or all that there are when
-    /// no more rows come.
+    /// Tables that wait for the source's statistics: a full question, or all that wait when no more rows
+    /// come.
     pub(super) fn next_waiting(&self) -> Next<Vec<usize>> {
         let mut state = self.lock();
         let rows_are_in = state.pieces.is_empty() && state.copying == 0;
@@ -221,7 +215,7 @@ impl CopyQueue {
         }
     }
 
-    /// A table that waited has the source's statistics, or needs its own.
+    /// Notes that a table got the source's statistics, or needs an ANALYZE.
     pub(super) fn waited(&self, table: usize, carried: bool, now: Instant) {
         let mut state = self.lock();
         state.moved_at = now;
@@ -232,28 +226,25 @@ impl CopyQueue {
         self.changed.notify_waiters();
     }
 
-    /// Rows of a table that are in.
+    /// The rows of a table that are in.
     pub(super) fn row_count(&self, table: usize) -> i64 {
         self.lock().tables[table].row_count
     }
 
-    /// Something moves, whatever it is.
+    /// Notes that something has moved.
     pub(super) fn moves(&self, now: Instant) {
         self.lock().moved_at = now;
     }
 
-    /// When something moved last.
     pub(super) fn moved_at(&self) -> Instant {
         self.lock().moved_at
     }
 
-    /// Whether every row is in.
     pub(super) fn rows_are_in(&self) -> bool {
         let state = self.lock();
         state.pieces.is_empty() && state.copying == 0
     }
 
-    /// Whether an index is being built.
     pub(super) fn is_building(&self) -> bool {
         self.lock().scheduler.running() > 0
     }
@@ -263,13 +254,12 @@ impl CopyQueue {
         self.lock().tables.iter().all(|table| table.built)
     }
 
-    /// Waits for a change. Made before the look that finds nothing, so that none
-    /// is missed.
+    /// Waits for a change. The caller makes it before it looks for work, so that it misses no change.
     pub(super) fn change(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
     }
 
-    /// For people.
+    /// The progress, for operators.
     pub(super) fn progress(&self) -> Progress {
         let state = self.lock();
         let sum = |of: fn(&Table) -> i64| u64::try_from(state.tables.iter().map(of).sum::<i64>()).unwrap_or(0);
@@ -294,7 +284,7 @@ impl CopyQueue {
                     row_count: unsigned(table.row_count),
                     size_bytes: unsigned(table.done_bytes),
                     total_bytes: unsigned(table.size_bytes),
-                    // An estimate is no limit.
+                    // The estimate may be below the real number.
                     total_rows: match (table.parts_left, table.row_estimate) {
                         (0, _) => unsigned(table.row_count),
                         (_, 0) => 0,

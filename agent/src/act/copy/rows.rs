@@ -1,4 +1,4 @@
-//! One part of one table, from the link into the table.
+//! Copies one part of one table from the link into the table.
 
 use bytes::Bytes;
 use futures_util::SinkExt;
@@ -15,20 +15,18 @@ use super::queue::{CopyQueue, Next};
 use crate::act::Context;
 use crate::act::patience::Patience;
 
-/// Nothing of these outlasts the session. A crash of the server may take parts
-/// back together with their rows in the ledger: whoever meets one reads the
-/// ledger anew.
+/// None of these outlasts the session. A crash of the server may take parts back together with their rows
+/// in the ledger; an attempt after a crash reads the ledger anew.
 const SETTINGS: &str = "\
 SET synchronous_commit = off; SET lock_timeout = '30s'; SET idle_in_transaction_session_timeout = '10min'";
 
-/// Copies parts until there are none left. Locks that are not granted and a link
-/// that is away are waited out.
+/// Copies parts until none is left. Waits for locks that are not granted at once, and for a link that is
+/// away.
 ///
 /// # Errors
 ///
-/// [`Reason::SnapshotLost`] when another snapshot is needed,
-/// [`Reason::ServerUnreachable`] when a server was away: what it has kept has to
-/// be looked up. Otherwise what does not pass by waiting.
+/// [`Reason::SnapshotLost`] when another snapshot is needed, [`Reason::ServerUnreachable`] when a server
+/// was away: the caller has to look up what it has kept. Otherwise failures that do not pass by waiting.
 pub(super) async fn work(
     cx: &Context,
     queue: &CopyQueue,
@@ -76,7 +74,7 @@ pub(super) async fn work(
                 if !here && !of_the_link(&failure) {
                     return Err(failure);
                 }
-                // While others get on, this one's turn comes.
+                // Other workers have moved on since this one asked: its patience begins anew.
                 if queue.moved_at() > asked_at {
                     patience.moved(cx);
                 }
@@ -91,8 +89,8 @@ pub(super) fn of_the_link(failure: &Failure) -> bool {
     failure.reason == Reason::PeerUnreachable && failure.remedy == Remedy::Wait
 }
 
-/// What a worker works with: a session here, and a connection of its own there,
-/// so that no stream waits behind another.
+/// The ends of one worker: a session here, and a connection of its own to the source agent, so that its
+/// stream does not wait for another's.
 async fn open(cx: &Context) -> Result<(Session, PeerClient), Failure> {
     let session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
     session.batch_execute(SETTINGS).await.map_err(|error| sql_failure(error, "prepare to copy"))?;
@@ -100,7 +98,6 @@ async fn open(cx: &Context) -> Result<(Session, PeerClient), Failure> {
     Ok((session, peer))
 }
 
-/// One part being copied.
 struct Part<'a> {
     cx: &'a Context,
     queue: &'a CopyQueue,
@@ -123,7 +120,7 @@ impl Part<'_> {
         }
         let whole = self.piece.blocks == Blocks::ALL;
         if whole {
-            // What makes FREEZE possible, and is true anyway: nothing is in it.
+            // Makes FREEZE possible. The table is empty anyway.
             transaction.batch_execute(&format!("TRUNCATE ONLY {}", table.name)).await.map_err(failure)?;
         }
         let sink = transaction.copy_in::<_, Bytes>(&statement(table, whole)).await.map_err(failure)?;
@@ -137,8 +134,7 @@ impl Part<'_> {
         Ok(row_count)
     }
 
-    /// Carries everything from the link to the server. Leaving early rolls the
-    /// part back.
+    /// Passes everything from the link to the server. An early end rolls the part back.
     async fn carry(
         &self,
         stream: &mut RangeStream,
@@ -160,7 +156,7 @@ impl Part<'_> {
     }
 }
 
-/// Writes rows of a table.
+/// The COPY statement that writes rows of a table.
 pub(super) fn statement(table: &SnapshotTable, whole: bool) -> String {
     let columns = table.columns.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
     let list = if columns.is_empty() { String::new() } else { format!(" ({columns})") };

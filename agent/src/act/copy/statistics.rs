@@ -1,13 +1,11 @@
-//! What the planner goes by: the source's statistics, where the server can be told
-//! of them and they are of use; those of an ANALYZE elsewhere.
+//! The planner's statistics: those of the source, where they are of use and the destination server accepts
+//! them; elsewhere those of an ANALYZE.
 //!
-//! Class: convergent. Whatever is known of a table is replaced, and whoever comes
-//! after a death does it again.
+//! Class: convergent. Statistics that a table has are replaced, and an attempt after a crash does it again.
 //!
-//! The values come as COPY data and are given to the server out of a temporary
-//! table, so they stand in no statement and no parameter: a server that logs its
-//! statements would keep them. **Whatever goes wrong here costs an ANALYZE, and
-//! nothing else.**
+//! The values come as COPY data and reach the server by way of a temporary table. So they stand in no
+//! statement and no parameter: a server that logs its statements would keep them. **A failure here costs an
+//! ANALYZE, and nothing else.**
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -28,16 +26,15 @@ use super::queue::{CopyQueue, MOST_ASKED, Next};
 use super::unless_stopped;
 use crate::act::{Context, Progress};
 
-/// The first version that can be told.
+/// The first version that accepts statistics.
 const TOLD_SINCE: i32 = 18;
 
-/// How long the statistics of some tables may take to come and to be taken. Their
-/// ANALYZE would be done by then.
+/// How long the statistics of some tables may take to arrive and to be accepted. Their ANALYZE would be
+/// done by then.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Nothing of these outlasts the session. What a server says of a value that it does
-/// not take quotes it: that is told to nobody, and kept out of its log where the role
-/// may.
+/// None of these outlasts the session. The server's error for a value that it refuses quotes the value. The
+/// agent reports that text to no other program, and keeps it out of the server's log where its role may.
 const SETTINGS: &str = "\
 SET synchronous_commit = off; SET lock_timeout = '10s'; SET client_min_messages = error;
 SELECT set_config('log_min_messages', 'error', false) WHERE has_parameter_privilege('log_min_messages', 'SET')";
@@ -46,8 +43,8 @@ const EMPTY: &str = "TRUNCATE pg_temp.statistics";
 
 const ARRIVE: &str = "COPY pg_temp.statistics FROM STDIN (FORMAT binary)";
 
-/// The tables in question and their indexes on expressions: as the server knows
-/// them, whatever the source has sent.
+/// The tables in question and their indexes on expressions, as this server knows them, whatever the source
+/// has sent.
 macro_rules! with_own {
     ($statement:literal) => {
         concat!(
@@ -68,14 +65,14 @@ macro_rules! with_own {
     };
 }
 
-/// Autovacuum may have looked at a table while it was half full.
+/// Autovacuum may have analysed a table while it was half full.
 const FORGET: &str = with_own!(
     "SELECT pg_clear_attribute_stats(s.schemaname::text, s.tablename::text, s.attname::text, s.inherited)
      FROM own o JOIN pg_stats s ON s.schemaname = o.nspname AND s.tablename = o.relname
      WHERE s.tablename = ANY (ARRAY(SELECT relname FROM own))"
 );
 
-/// Says of each table of which there is something whether all of it was taken.
+/// For each table with statistics, whether the server accepted all of them.
 const TELL: &str = with_own!(
     "SELECT s.position, bool_and(pg_restore_attribute_stats(
          'schemaname', o.nspname::text, 'relname', o.relname::text,
@@ -90,8 +87,8 @@ const TELL: &str = with_own!(
      GROUP BY s.position"
 );
 
-/// A table without an index has not been counted yet. Its file is another than the
-/// source's: pages are those that are here.
+/// A table without an index has no row count yet. Its file differs from the source's, so the pages are those of
+/// the file here.
 const COUNT: &str = "\
 SELECT pg_restore_relation_stats(
     'schemaname', n.nspname::text, 'relname', c.relname::text,
@@ -102,20 +99,19 @@ JOIN pg_namespace n ON n.nspname = h.schema::name
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = h.relation::name
 WHERE h.row_count > 0 AND c.relkind = 'r' AND c.reltuples < 0";
 
-/// Tables whose rows are all in their partitions.
+/// Partitioned and parent tables, whose rows are all in other tables.
 const PARENTS: &str = "\
 SELECT n.nspname::text, c.relname::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'p' AND n.nspname <> 'pgportage' ORDER BY 1, 2";
 
-/// Tables of which more is kept than what is known of single columns, and whether
-/// their rows are all in their partitions.
+/// Tables with extended statistics, and whether their rows are all in other tables.
 const EXTENDED: &str = "\
 SELECT DISTINCT n.nspname::text, c.relname::text, c.relkind = 'p'
 FROM pg_statistic_ext e JOIN pg_class c ON c.oid = e.stxrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') ORDER BY 1, 2";
 
-/// Whether a server of this version can be told what its planner is to go by.
+/// Whether a server of this version accepts statistics for its planner.
 pub(super) fn can_be_told(version: ServerVersion) -> bool {
     version.major() >= TOLD_SINCE
 }
@@ -123,20 +119,20 @@ pub(super) fn can_be_told(version: ServerVersion) -> bool {
 /// What became of the source's statistics of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// They are here.
+    /// They are on this server.
     Carried,
-    /// The source has none, or shows none to the role of its agent.
+    /// The source has none, or hides them from its agent's role.
     Absent,
-    /// The source sent none, for a reason of its own.
+    /// The source agent sent none, for this reason.
     Withheld(Condition),
-    /// The server did not take all of them.
+    /// The server did not accept all of them.
     Refused,
     /// They did not arrive.
     Lost,
 }
 
-/// What is to be made of what a server took: everything or not, or none if there was
-/// nothing. Only [`Outcome::Carried`] stays.
+/// The outcome by what the server accepted: everything or not, or none if there was nothing. Only
+/// [`Outcome::Carried`] is committed.
 fn judge(taken: Option<bool>) -> Outcome {
     match taken {
         None => Outcome::Absent,
@@ -145,16 +141,15 @@ fn judge(taken: Option<bool>) -> Outcome {
     }
 }
 
-/// A table that is to get the source's statistics.
 #[derive(Clone, Debug)]
 struct Target {
     name: RelationName,
-    /// Its rows. Zero when that is not known.
+    /// Its rows. Zero when the number is not known.
     row_count: i64,
 }
 
-/// Gives tables the source's statistics until every table is done; those that need
-/// their own go back to the queue.
+/// Gives tables the source's statistics until every table is done. Tables that need an ANALYZE go back to
+/// the queue.
 pub(super) async fn work(cx: &Context, queue: &CopyQueue) -> Result<(), Failure> {
     let mut staging = None;
     loop {
@@ -181,9 +176,9 @@ pub(super) async fn work(cx: &Context, queue: &CopyQueue) -> Result<(), Failure>
     }
 }
 
-/// What could not be done table by table: partitioned tables get the source's
-/// statistics too, and those of which more is kept than single columns are analysed,
-/// because that cannot be carried and could not be made before it was declared.
+/// The work that cannot be done table by table. Partitioned tables get the source's statistics too. Tables
+/// with extended statistics are analysed: those cannot be carried, and could not be made before they were
+/// declared.
 ///
 /// # Errors
 ///
@@ -203,7 +198,7 @@ pub(super) async fn finish(cx: &Context, session: &Session, jobs: usize) -> Resu
         let mut staging = None;
         for parents in parents.chunks(MOST_ASKED) {
             for (parent, outcome) in parents.iter().zip(carry(cx, &mut staging, parents).await) {
-                // Nobody analyses these unasked, so many have none.
+                // Autovacuum does not analyse partitioned tables, so many have no statistics.
                 if !matches!(outcome, Outcome::Carried | Outcome::Absent) {
                     left.insert(format!("ONLY {}", parent.name));
                 }
@@ -232,7 +227,7 @@ pub(super) async fn finish(cx: &Context, session: &Session, jobs: usize) -> Resu
     .map(|_: Vec<()>| ())
 }
 
-/// Gives tables what the source knows of them; says for each what became of that.
+/// Gives tables the source's statistics. Returns the outcome for each.
 async fn carry(cx: &Context, staging: &mut Option<Staging>, targets: &[Target]) -> Vec<Outcome> {
     let mut outcomes = vec![Outcome::Lost; targets.len()];
     let carrying = async {
@@ -280,7 +275,7 @@ async fn attempt(
         return Ok(());
     }
     staging.receive(&mut source).await?;
-    // One that is refused spoils the transaction for all.
+    // One refusal spoils the transaction for all tables.
     let together = staging.give(&sent).await.ok().filter(|taken| !taken.contains(&Outcome::Refused));
     for (number, &one) in sent.iter().enumerate() {
         outcomes[one.0] = match &together {
@@ -301,7 +296,7 @@ async fn give_alone(staging: &mut Staging, one: (usize, &Target)) -> Outcome {
     }
 }
 
-/// Where statistics lie between their arrival and the server's taking them.
+/// The temporary table that holds arriving statistics until the server accepts them.
 struct Staging {
     session: Session,
     forget: Statement,
@@ -323,7 +318,7 @@ impl Staging {
         Ok(Self { session, forget, tell, count })
     }
 
-    /// Takes everything from the link.
+    /// Receives everything from the link.
     async fn receive(&self, source: &mut SourceStatistics) -> Result<(), Failure> {
         let failure = |error| sql_failure(error, "receive statistics");
         self.session.batch_execute(EMPTY).await.map_err(failure)?;
@@ -336,8 +331,8 @@ impl Staging {
         Ok(())
     }
 
-    /// Tells the server what there is about tables, each with its place among those
-    /// that the source was asked for: all of it, or nothing if any is refused.
+    /// Gives the server the statistics of tables, each with its place in the question to the source: all of
+    /// them, or none if the server refuses any.
     async fn give(&mut self, targets: &[(usize, &Target)]) -> Result<Vec<Outcome>, Failure> {
         let failure = |error| sql_failure(error, "set statistics");
         let places: Vec<i32> = targets.iter().map(|&(place, _)| i32::try_from(place).unwrap_or(i32::MAX)).collect();

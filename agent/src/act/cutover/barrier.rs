@@ -1,4 +1,4 @@
-//! P1 and P2: the table locks, then the marker. Undone by letting go.
+//! P1 and P2: the table locks, then the marker. Undone by ending the session.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -24,14 +24,13 @@ use crate::policy::BarrierConflict;
 use crate::pooler::Unreachable;
 use crate::switchover::{Barrier, LeavingSide, RaiseBarrierResult, sessions_lost};
 
-/// How long autovacuum and other maintenance get to leave. Hinders no writer. A
-/// worker of autovacuum leaves when somebody has waited for it for
-/// `deadlock_timeout`, a second by default, and the tables are taken one by one:
-/// the usual three workers may take three seconds on an idle machine.
+/// How long autovacuum and other maintenance may take to leave. This hinders no writer. An autovacuum
+/// worker leaves when another session has waited for it for `deadlock_timeout`, a second by default, and
+/// the tables are locked one by one: the usual three workers may take three seconds on an idle machine.
 const MAINTENANCE_EVICTION: Duration = Duration::from_secs(10);
-/// How often cycles are looked for. A session in one cannot get out of it, so there is
-/// nothing to be patient for; and PostgreSQL itself cancels a statement in a cycle, which
-/// may be the application's, a `deadlock_timeout` after it began to wait.
+/// How often the agent looks for lock cycles. A session in a cycle cannot get out of it, so waiting longer
+/// does not help. PostgreSQL itself cancels one statement of a cycle, perhaps the application's, a
+/// `deadlock_timeout` after it began to wait.
 const LOOK_FOR_CYCLES: Duration = Duration::from_millis(5);
 
 /// Every relation whose rows an application may write: leaves, their ancestors
@@ -44,16 +43,15 @@ WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
   AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'
 ORDER BY c.oid";
 
-/// Who waits for whom among the other sessions of this database. `$1`: the
-/// barrier's session.
+/// Which other session of this database waits for which. `$1`: the barrier's session.
 const LOCK_WAITS: &str = "\
 SELECT pid, pg_blocking_pids(pid)
 FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> $1";
 
-/// Who holds a lock that the barrier still needs: on a table that it has not got
-/// yet, in a mode that its own conflicts with. `$1`: the barrier's session; `$2`:
-/// the tables; `$3`: the barrier's mode; `$4`: the modes that conflict with it.
+/// Sessions that hold a lock which the barrier still needs: on a table that it has not locked yet, in a
+/// mode that conflicts with its own. `$1`: the barrier's session; `$2`: the tables; `$3`: the barrier's
+/// mode; `$4`: the modes that conflict with it.
 const STILL_NEEDED: &str = "\
 SELECT DISTINCT held.pid
 FROM pg_locks held
@@ -66,11 +64,11 @@ WHERE held.granted AND held.locktype = 'relation'
 
 /// A mode of table locks that the barrier takes.
 struct Mode {
-    /// As `LOCK TABLE` has it.
+    /// Its name in `LOCK TABLE`.
     keywords: &'static str,
-    /// As `pg_locks` has it.
+    /// Its name in `pg_locks`.
     name: &'static str,
-    /// What it waits for, as `pg_locks` has it.
+    /// The conflicting modes, as `pg_locks` names them.
     conflicting: &'static [&'static str],
 }
 
@@ -100,8 +98,8 @@ const AGAINST_WRITERS: Mode = Mode {
     ],
 };
 
-/// Sessions that were in the way, for people, the longest first. `$1`: their pids when
-/// that was last looked at. Once the barrier has given up, it waits for nobody.
+/// Sessions that blocked the barrier, for operators, the longest first. `$1`: their pids at the last look.
+/// They were noted then, because a barrier that has given up waits for no session any more.
 const BLOCKERS: &str = "\
 SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')::text, coalesce(a.state, '')::text,
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8
@@ -113,7 +111,7 @@ ORDER BY a.xact_start LIMIT 5";
 pub struct RaiseBarrier {
     /// Number of this cutover.
     pub cutover_epoch: i64,
-    /// The hard budget for the outage.
+    /// The hard limit of the outage.
     pub max_outage: Duration,
 }
 
@@ -173,7 +171,7 @@ impl Act for RaiseBarrier {
             raise(cx, self, &mut cutover).await
         };
         if raised.is_err() {
-            // The locks go with their session: the source is open again.
+            // The locks end with their session: the source is open again.
             cx.switchovers.sessions.drop_leaving(migration);
             if let Err(failure) = cx.switchovers.carry_out(&cx.participation).await {
                 tracing::error!(detail = failure.detail, "the poolers' clients still wait: {failure}");
@@ -195,8 +193,8 @@ async fn raise(cx: &Context, act: &RaiseBarrier, cutover: &mut LeavingSide) -> R
     cx.fail_point("raise_barrier.perform.evicted");
     let poolers = cx.poolers.approach(&cx.participation, Unreachable::Refuse).await?;
 
-    // The outage begins: for the clients of a pooler here or beside the other agent,
-    // for others with the locks, which then find no transaction of a pooler in their way.
+    // The outage begins. For clients of a pooler, here or at the other agent, it begins with the pause; for
+    // other clients with the locks. The locks then meet no transaction of a pooler's client.
     let announced_at = cx.clock.now();
     let raised_at = match cx.switchovers.announce_locks(&cx.participation, act.cutover_epoch, act.max_outage).await? {
         true => announced_at,
@@ -253,7 +251,6 @@ async fn raise(cx: &Context, act: &RaiseBarrier, cutover: &mut LeavingSide) -> R
     Ok(result)
 }
 
-/// A table to lock.
 struct Lockable {
     oid: u32,
     name: RelationName,
@@ -277,12 +274,12 @@ fn lock_statement(tables: &[Lockable], mode: &Mode) -> String {
     }
 }
 
-/// Opens the barrier's transaction and takes the locks that conflict with
-/// maintenance and not with writers. An autovacuum worker leaves when somebody
-/// has waited for it for `deadlock_timeout`; better here than inside the outage.
+/// Opens the barrier's transaction and takes the locks that conflict with maintenance and not with writers.
+/// An autovacuum worker leaves when this session has waited for it for `deadlock_timeout`: better here than
+/// inside the outage.
 ///
-/// Maintenance in a cycle with these locks is never cancelled by the agent: a policy that
-/// yields gives the cutover up, otherwise PostgreSQL ends the cycle.
+/// The agent never cancels maintenance that is in a cycle with these locks. A policy that yields gives the
+/// cutover up; otherwise PostgreSQL ends the cycle.
 async fn begin_and_evict_maintenance(
     cx: &Context,
     cutover: &LeavingSide,
@@ -312,8 +309,8 @@ async fn begin_and_evict_maintenance(
     })
 }
 
-/// Takes the locks that stop writers. A session in a cycle with them is met as the policy
-/// says. Returns how many statements of applications were cancelled.
+/// Takes the locks that stop writers. The policy says what happens to a session in a cycle with them.
+/// Returns how many statements of applications were cancelled.
 async fn lock_against_writers(
     cx: &Context,
     cutover: &LeavingSide,
@@ -340,18 +337,18 @@ async fn lock_against_writers(
 struct Conflicts {
     /// Those whose statement was cancelled.
     cancelled: BTreeSet<i32>,
-    /// Those that held what the barrier needed, when that was last looked at.
+    /// Sessions that held locks which the barrier needed, at the last look.
     in_the_way: Vec<i32>,
-    /// Why the barrier is given up, once it is. Said before its statement is cancelled.
+    /// Why the barrier is given up. Set before its statement is cancelled.
     gave_way: Option<Failure>,
 }
 
-/// Lets the barrier's session wait for its locks, and looks for cycles meanwhile.
+/// Lets the barrier's session wait for its locks, and looks for cycles in the meantime.
 ///
 /// # Errors
 ///
-/// [`Reason::BarrierConflict`] where the barrier gives way, or what the server reports to
-/// the session that looks.
+/// [`Reason::BarrierConflict`] where the barrier gives way, or what the server reports to the session that
+/// looks.
 async fn lock_and_watch(
     cx: &Context,
     cutover: &LeavingSide,
@@ -369,18 +366,17 @@ async fn lock_and_watch(
             Either::Right((Ok(never), _)) => match never {},
         }
     };
-    // The end of the barrier's own statement is seen first, or the grant overtook the cancel.
+    // The barrier's own statement ended first, or was granted before the cancel came.
     match seen.gave_way.take() {
         Some(failure) => Err(failure),
         None => waited,
     }
 }
 
-/// The locks and their limits in one message: at no instant does the barrier stand
-/// without a limit, should this agent be frozen or lost then. The limit for the
-/// statement counts for all tables together; `lock_timeout` would count for each.
-/// From the grant on the session is idle, and dies by itself when the rest of the
-/// budget is over: the server counts it from the arrival of this message.
+/// The locks and their limits in one message: the barrier never stands without a limit, even if this agent
+/// is frozen or lost at that instant. The statement's limit counts for all tables together; `lock_timeout`
+/// would count for each. Once the locks are granted the session is idle, and the server ends it when the
+/// rest of the budget is over. The server counts from the arrival of this message.
 fn bounded(lock: &str, max_outage: Duration, patience: Duration) -> String {
     let (budget, patience) = (max_outage.as_millis().max(1), patience.as_millis().max(1));
     format!(
@@ -391,7 +387,8 @@ fn bounded(lock: &str, max_outage: Duration, patience: Duration) -> String {
     )
 }
 
-/// Says who was in the way, and which of the two limits it was.
+/// The failure of a barrier that was not granted: which sessions blocked it, and which of the two limits
+/// ended it.
 async fn not_granted(cutover: &LeavingSide, in_the_way: &[i32], max_outage: Duration, patience: Duration) -> Failure {
     let (reason, limit, or) = match patience < max_outage {
         true => (Reason::BarrierTimeout, "", ""),
@@ -407,7 +404,7 @@ async fn not_granted(cutover: &LeavingSide, in_the_way: &[i32], max_outage: Dura
     name_sessions(failure, &cutover.writer, in_the_way).await
 }
 
-/// The policy lets applications go on where they and the barrier wait for each other.
+/// The failure of a barrier that gives way to applications because the policy says so.
 async fn gave_way(cutover: &LeavingSide, to: &BTreeSet<i32>) -> Failure {
     let failure = Failure::new(Reason::BarrierConflict, "the barrier and an application wait for each other")
         .hint(
@@ -420,7 +417,7 @@ async fn gave_way(cutover: &LeavingSide, to: &BTreeSet<i32>) -> Failure {
     name_sessions(failure, &cutover.writer, &pids).await
 }
 
-/// Adds who these sessions are, as far as they are still there.
+/// Adds the names of these sessions, as far as they are still there.
 async fn name_sessions(failure: Failure, client: &Client, pids: &[i32]) -> Failure {
     let sessions = match client.query(BLOCKERS, &[&pids]).await {
         Ok(rows) => rows
@@ -441,8 +438,8 @@ async fn name_sessions(failure: Failure, client: &Client, pids: &[i32]) -> Failu
     if sessions.is_empty() { failure } else { failure.detail(format!("In the way: {}.", sessions.join("; "))) }
 }
 
-/// Looks for sessions in a cycle with the barrier, until dropped, and does with them as
-/// the policy says. Keeps who is in the barrier's way.
+/// Looks, until dropped, for sessions in a cycle with the barrier, and treats them as the policy says.
+/// Keeps the list of sessions that block the barrier.
 async fn watch_for_cycles(
     cx: &Context,
     cutover: &LeavingSide,
@@ -467,16 +464,16 @@ async fn watch_for_cycles(
         match conflict {
             BarrierConflict::Cancel => {
                 for pid in victims {
-                    // Before the answer: the barrier may be granted sooner than it comes.
+                    // Before the answer: the barrier may be granted before the answer comes.
                     seen.cancelled.insert(pid);
                     cancel(writer, pid).await?;
                 }
             }
             BarrierConflict::Yield if victims.is_empty() => {}
             BarrierConflict::Yield => {
-                // Asked before they go on. The barrier's own statement is cancelled at once, not
-                // with its session: one that waits for a lock does not notice that its agent is
-                // gone.
+                // Asked before these sessions go on. The barrier's statement is cancelled at once, and not
+                // only by ending its session: a statement that waits for a lock does not notice that its
+                // agent is gone.
                 let failure = gave_way(cutover, &victims).await;
                 seen.gave_way = Some(failure.clone());
                 cancel(writer, holder).await?;
@@ -494,8 +491,8 @@ async fn cancel(client: &Client, pid: i32) -> Result<(), Failure> {
         .map_err(|error| sql_failure(error, "cancel a statement in a cycle with the barrier"))
 }
 
-/// Writes the marker. Committed locally: a lost standby must not hang it; that
-/// the fence reached the standbys is P4's business.
+/// Writes the marker. Committed locally, because a lost standby must not block it; P4 checks that the fence
+/// has reached the standbys.
 async fn write_marker(writer: &Client, cutover_epoch: i64) -> Result<Uuid, Failure> {
     let marker_id = Uuid::new_v4();
     writer

@@ -1,23 +1,21 @@
-//! Whose statement must be cancelled so that the barrier can be granted. Pure.
+//! Decides whose statements must be cancelled so that the barrier can be granted. Pure.
 //!
-//! A session that holds a lock on one table and waits for another that the
-//! barrier has locked already, while the barrier needs the first: neither moves
-//! until PostgreSQL's deadlock check ends one of them a second later. The
-//! barrier cannot afford that second. Nor can it afford to meet these cycles one
-//! after the other, table by table: a session that waits for the barrier now
-//! and holds what the barrier will ask for later is in a cycle already.
+//! A cycle: a session holds a lock on one table and waits for another table that the barrier has locked
+//! already, while the barrier needs the first. Neither moves until PostgreSQL's deadlock check ends one of
+//! them a second later. The barrier cannot afford that second. Nor can it afford to meet these cycles one
+//! after the other, table by table: a session that waits for the barrier now and holds a lock that the
+//! barrier will need later is in a cycle already.
 
 use std::collections::{BTreeSet, HashMap};
 
-/// A waiting session and the sessions it waits for.
+/// Each waiting session, with the sessions that it waits for.
 pub(super) type WaitsFor = HashMap<i32, Vec<i32>>;
 
-/// The sessions that wait for the barrier directly and for which the barrier
-/// waits or will wait, directly or not. Cancelling them breaks every cycle, and
-/// no session that could go on by itself is among them.
+/// The sessions that wait for the barrier directly and for which the barrier waits or will wait, directly
+/// or not. Cancelling their statements breaks every cycle, and no session that could go on by itself is
+/// among them.
 ///
-/// `waits_for` has the barrier's own entry: everyone who holds a lock that it
-/// still needs.
+/// `waits_for` has the barrier's own entry: every session that holds a lock which the barrier still needs.
 pub(super) fn victims(barrier: i32, waits_for: &WaitsFor) -> BTreeSet<i32> {
     reachable(barrier, waits_for)
         .into_iter()
@@ -27,7 +25,7 @@ pub(super) fn victims(barrier: i32, waits_for: &WaitsFor) -> BTreeSet<i32> {
         .collect()
 }
 
-/// Everyone that `from` waits for, directly or not.
+/// Every session that `from` waits for, directly or not.
 fn reachable(from: i32, waits_for: &WaitsFor) -> BTreeSet<i32> {
     let mut found = BTreeSet::new();
     let mut open = vec![from];

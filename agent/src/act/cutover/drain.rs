@@ -19,7 +19,7 @@ use crate::message::{duration, int32, marker, sequences, span};
 use crate::switchover::{DrainToMarkerResult, EnteringSide, WrittenRows, sessions_lost};
 use pgportage_postgres::catalog::SequencePosition;
 
-/// How often the destination is asked for the marker. The outage waits for it.
+/// How often the agent asks its server for the marker. The outage lasts until it is there.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 const MARKER: &str = "SELECT 1 FROM pgportage.marker WHERE marker_id = $1";
@@ -31,11 +31,11 @@ pub struct DrainToMarker {
     pub cutover_epoch: i64,
     /// The marker to wait for.
     pub marker_id: Uuid,
-    /// The sequences to set.
+    /// The values to set the sequences to.
     pub sequences: Vec<SequencePosition>,
-    /// How long the destination may be opened, from now on.
+    /// How long the destination may be opened, counted from now.
     pub open_timeout: Duration,
-    /// The source's catalog.
+    /// Digest of the source's catalog.
     pub catalog_digest: Vec<u8>,
     /// How long comparing what was written since P0 may take. None: it is not
     /// compared.
@@ -88,7 +88,7 @@ impl Act for DrainToMarker {
         Ok(drained)
     }
 
-    /// Sequences that were set are harmless: the next try sets them again.
+    /// Sequences that were set do no harm: the next try sets them again.
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
         cx.switchovers.sessions.drop_entering(&cx.participation.migration);
         Ok(())

@@ -1,7 +1,7 @@
-//! P4: the durable fence, and the proof that nobody is left.
+//! P4: the durable fence, and the proof that no application is left.
 //!
-//! Undone only by P6a: the destination is asked over the link, and the fence is
-//! lifted only on its durable promise never to open at this epoch.
+//! Undone only by P6a: the source agent asks the destination agent over the link, and lifts the fence only
+//! on the durable promise that the destination never opens at this epoch.
 
 use std::time::Duration;
 
@@ -27,16 +27,16 @@ use crate::policy::{DestructiveAct, HookPoint};
 use crate::switchover::{FenceSourceResult, LeavingSide, sessions_lost};
 use pgportage_postgres::catalog::SequencePosition;
 
-/// Everyone who could log in to the session's database, superusers left out: no
-/// grant keeps those out, and P0 has seen to them.
+/// Every role that could log in to the session's database. Superusers are left out: no grant keeps them
+/// out, and P0 has checked for them.
 const COULD_LOG_IN: &str = "\
 SELECT rolname::text FROM pg_roles
 WHERE rolcanlogin AND NOT rolsuper AND rolname <> ALL ($1)
   AND has_database_privilege(oid, current_database(), 'CONNECT')
 ORDER BY 1";
 
-/// Standbys that have not flushed up to a position. Programs that stream WAL to
-/// files report no replay position and are left out; so is our own slot.
+/// Standbys that have not flushed up to a position. Programs that stream WAL to files report no replay
+/// position and are left out; so is our own slot.
 const STANDBYS_BEHIND: &str = "\
 SELECT count(*) FROM pg_stat_replication r
 LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
@@ -53,7 +53,7 @@ const FENCE: &str = "INSERT INTO pgportage.fence (id, cutover_epoch, saved_acces
 pub struct FenceSource {
     /// Number of this cutover.
     pub cutover_epoch: i64,
-    /// The marker whose drain is proved.
+    /// The marker whose arrival the drain proved.
     pub marker_id: Uuid,
 }
 
@@ -137,7 +137,8 @@ async fn fence(cx: &Context, act: &FenceSource, cutover: &mut LeavingSide) -> Re
     await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline).await?;
     let flushed = cx.clock.now();
     cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
-    // At once: whoever is ended tries to log in again and again, and everybody is slower.
+    // Both at once: clients whose sessions were ended try to log in again and again, which slows the whole
+    // server.
     let ((), emptied) =
         try_join!(cutover.canary.prove_refused(), empty(cx, cutover, &replication_role, &access_version, deadline))?;
     let ms = |from: Instant, to: Instant| u64::try_from(to.duration_since(from).as_millis()).unwrap_or(u64::MAX);
@@ -147,7 +148,7 @@ async fn fence(cx: &Context, act: &FenceSource, cutover: &mut LeavingSide) -> Re
         expulsion_ms = ms(flushed, emptied.nobody_left_at),
         proof_ms = ms(emptied.nobody_left_at, emptied.proved_at),
         terminated_session_count = emptied.terminated_session_count,
-        "nobody is left behind the fence"
+        "no application is left behind the fence"
     );
     cx.fail_point("fence_source.perform.proved");
     let left = remaining(deadline, cx.clock.now()).map_err(|failure| failure.effect(Effect::Unknown))?;
@@ -160,7 +161,7 @@ async fn fence(cx: &Context, act: &FenceSource, cutover: &mut LeavingSide) -> Re
     })
 }
 
-/// Nobody is left, and this was seen then.
+/// What was seen once no session of an application was left.
 struct Emptied {
     terminated_session_count: u32,
     sequences: Vec<SequencePosition>,
@@ -168,8 +169,8 @@ struct Emptied {
     proved_at: Instant,
 }
 
-/// Ends the sessions of applications behind the fence, and sees what can only be seen
-/// when nobody is left.
+/// Ends the sessions of applications after the fence is committed, and reads what can only be read when
+/// none is left.
 async fn empty(
     cx: &Context,
     cutover: &LeavingSide,
@@ -183,8 +184,8 @@ async fn empty(
         expulsion.carry_out(writer, own_sessions, replication_role, cx.clock, deadline).await?;
     let nobody_left_at = cx.clock.now();
     cx.fail_point("fence_source.perform.expelled");
-    // Whoever was ended tries to log in again and again, and keeps the machine busy: one
-    // round trip. SHARE locks stop neither nextval nor CREATE INDEX.
+    // One round trip: clients whose sessions were ended keep trying to log in, which keeps the machine
+    // busy. Read again because SHARE locks stop neither nextval nor CREATE INDEX.
     let (sequences, (), (), ()) = try_join!(
         positions(writer, &cutover.sequences),
         fingerprint.prove_unchanged(writer).map_err(|failure| failure.effect(Effect::Unknown)),
@@ -194,8 +195,8 @@ async fn empty(
     Ok(Emptied { terminated_session_count, sequences, nobody_left_at, proved_at: cx.clock.now() })
 }
 
-/// One transaction: the row that says so, and what it says. Returns the version of the
-/// database's row that holds it ([`Access::version`]).
+/// Commits the fence in one transaction: its row, and the revokes that the row records. Returns the version
+/// of the database's row that holds it ([`Access::version`]).
 async fn commit_fence(cx: &Context, epoch: i64, cutover: &mut LeavingSide) -> Result<String, Failure> {
     let transaction = cutover.writer.transaction().await.map_err(|error| sql_failure(error, DOING))?;
     let version = put_up_fence(cx, &transaction, epoch, &cutover.ours).await?;
@@ -227,9 +228,8 @@ async fn put_up_fence(
     Ok(version)
 }
 
-/// Puts the fence up and takes it down before anybody sees it: whether the agent may do
-/// that is known before anybody waits, and when it is done in earnest, the session
-/// knows the way.
+/// Puts the fence up and rolls it back, so that no other session sees it. The agent learns, before any
+/// application waits, whether it may do that, and the session has its caches filled for the real fence.
 ///
 /// # Errors
 ///
@@ -245,7 +245,7 @@ pub(super) async fn try_to_fence(
     transaction.rollback().await.map_err(|error| sql_failure(error, DOING))
 }
 
-/// A fence that a promoted standby does not know would be none.
+/// Waits for standbys: a fence that a promoted standby does not have would be none.
 async fn await_standbys(
     cx: &Context,
     writer: &Client,
@@ -272,17 +272,17 @@ async fn await_standbys(
     }
 }
 
-/// The canary has proved that the server refuses whom it should; this is the rest of
-/// them, seen when nobody is left who could grant anything. That the fence's version of
-/// the database's row is in force says that nobody has in between: every login that
-/// began behind the fence was judged by it.
+/// The canary has proved that the server refuses the roles that it should refuse; this proves the rest. It
+/// is checked when no session is left that could grant anything. The fence's version of the database's row
+/// is still in force, so no grant was made in between: every login that began after the fence was judged by
+/// it.
 async fn prove_nobody_can_log_in(writer: &Client, ours: &[String], fenced_version: &str) -> Result<(), Failure> {
     let incomplete =
         |message: &str| Failure::new(Reason::FenceIncomplete, message).remedy(Remedy::Operator).effect(Effect::Unknown);
     let could = async {
         let ours: [(&(dyn ToSql + Sync), Type); 1] = [(&ours, Type::TEXT_ARRAY)];
         let rows = writer.query_typed(COULD_LOG_IN, &ours).await;
-        rows.map_err(|error| sql_failure(error, "prove that nobody can log in"))
+        rows.map_err(|error| sql_failure(error, "prove that no application can log in"))
     };
     let (could, version) = try_join!(could, Access::version(writer))?;
     let could: Vec<String> = could.iter().map(|row| row.get(0)).collect();
@@ -293,13 +293,13 @@ async fn prove_nobody_can_log_in(writer: &Client, ours: &[String], fenced_versio
     }
     if version != fenced_version {
         return Err(incomplete("who may connect to the fenced source was changed behind the fence")
-            .detail("Somebody granted or revoked on the database, or altered it, while its sessions were being ended.")
-            .hint("Let nobody alter the database during a cutover, and try it again."));
+            .detail("A user granted or revoked on the database, or altered it, while its sessions were being ended.")
+            .hint("Keep users from altering the database during a cutover, and try it again."));
     }
     Ok(())
 }
 
-/// Asked when nobody is left: it stood until then, and is needed no longer.
+/// Asked when no session of an application is left: the barrier stood until then, and is needed no longer.
 async fn prove_barrier_stood(holder: &Client) -> Result<(), Failure> {
     holder.simple_query("SELECT 1").await.map(|_| ()).map_err(|error| {
         Failure::new(Reason::BarrierLost, "the barrier fell before the fence was proved")

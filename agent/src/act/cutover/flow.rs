@@ -1,5 +1,5 @@
-//! P0: the stream flows. A switch whose drain would wait for it to connect again, for
-//! example behind a restart of the agent that tunnels it, does not begin before it has.
+//! P0: the stream flows. After a restart of the agent that tunnels it, for example, the stream has to
+//! connect again. A switchover does not begin before that: its drain would have to wait for it.
 
 use std::time::Duration;
 
@@ -10,11 +10,9 @@ use pgportage_proto::Reason;
 
 use crate::act::Context;
 
-/// How long the stream may take to come back, while nobody waits for it: twice
-/// PostgreSQL's default of `wal_retrieve_retry_interval`, after which a subscription
-/// connects again.
+/// How long the stream may take to connect again, while no application waits for it: twice PostgreSQL's
+/// default of `wal_retrieve_retry_interval`, after which a subscription connects again.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Time between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 
 const RECEIVED: &str = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active)";
@@ -36,7 +34,7 @@ pub(super) async fn await_receiver(cx: &Context, client: &Session) -> Result<(),
             let side = cx.participation.side;
             let message = format!("the {} does not receive the changes of the {side}", side.other());
             return Err(Failure::new(Reason::LagTooHigh, message)
-                .detail(format!("Nobody has used replication slot {slot} for {} s.", PATIENCE.as_secs()))
+                .detail(format!("No session has used replication slot {slot} for {} s.", PATIENCE.as_secs()))
                 .hint(format!(
                     "Read the log of the {}'s server; its subscription connects again by itself.",
                     side.other()

@@ -1,8 +1,8 @@
-//! P6: the decision. One row in the destination, in the transaction that opens
-//! it; nobody else's memory counts. Cannot be undone.
+//! P6: the decision. One row in the destination, written in the transaction that opens it. Only this row
+//! counts, not what an agent or the coordinator remembers. Cannot be undone.
 //!
-//! The transaction is begun behind P3, and everything in it done, while the other side is
-//! fenced. P6 completes and commits it.
+//! The transaction begins after P3, and does its work while the other side is still being fenced. P6
+//! completes and commits it.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ WHERE id = 1";
 
 const DOING: &str = "open the destination";
 
-/// Most that a decision is tried for.
+/// Longest time that a decision is tried for.
 const TRIAL: Duration = Duration::from_secs(30);
 
 /// P6 on the destination.
@@ -45,7 +45,7 @@ const TRIAL: Duration = Duration::from_secs(30);
 pub struct OpenDestination {
     /// Number of this cutover.
     pub cutover_epoch: i64,
-    /// The sequences, read when nobody was left on the source.
+    /// The sequences, read when no application was left on the source.
     pub sequences: Vec<SequencePosition>,
 }
 
@@ -77,11 +77,10 @@ impl Act for OpenDestination {
         }
     }
 
-    /// The row is asked, not the agent's memory: a decision whose answer was
-    /// lost is found here.
+    /// Asks the row, not the agent's memory: this finds a decision whose answer was lost.
     async fn survey(&self, cx: &Context) -> Result<Survey<OpenDestinationResult>, Failure> {
-        // Applications wait. A side that still may open has not opened, so its row need not be
-        // asked here: `decide` reads it behind the lock.
+        // Applications wait. While the agent holds the sessions of a side that may still open, that side
+        // has not opened. So its row need not be asked here: `decide` reads it behind the lock.
         if let Some(cutover) = cx.switchovers.sessions.entering(&cx.participation.migration) {
             let cutover = cutover.lock().await;
             let may_decide = cutover.epoch == self.cutover_epoch && cutover.open_deadline.is_some();
@@ -112,7 +111,7 @@ impl Act for OpenDestination {
         cx.switchovers.owe_hooks(&cx.participation, switchover)?;
         let left = deadline.saturating_duration_since(cx.clock.now());
         cx.hooks.ask(&cx.participation, HookPoint::BeforeOpen, Some(left)).await?;
-        // Most stand where they stood when the marker came.
+        // Most sequences are where they were when the marker came.
         let moved: Vec<_> =
             self.sequences.iter().filter(|sequence| !cutover.sequences.contains(sequence)).cloned().collect();
         let EnteringSide { session, open_deadline, pending, .. } = &mut *cutover;
@@ -125,7 +124,7 @@ impl Act for OpenDestination {
         }
         cx.fail_point("open_destination.perform.committed");
         tracing::info!(cutover_epoch = self.cutover_epoch, side = %cx.participation.side, "open to applications");
-        // Clients of poolers go on, beside whichever agent these are.
+        // Clients of poolers go on, at this agent and at the other one.
         cx.switchovers.announce_opening(&cx.participation, self.cutover_epoch);
         let open_lsn = current_lsn(session).await?.to_string();
         drop(cutover);
@@ -134,7 +133,7 @@ impl Act for OpenDestination {
         Ok(OpenDestinationResult { open_lsn })
     }
 
-    /// A decision that stands is not taken back. Without one, there is nothing to do.
+    /// A decision that was committed is not taken back. Without one, there is nothing to do.
     async fn undo(&self, cx: &Context) -> Result<(), Failure> {
         let client = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
         match opened_epoch(&client).await? {
@@ -147,7 +146,7 @@ impl Act for OpenDestination {
 }
 
 impl OpenDestination {
-    /// What is missing to a decision that is pending; then it stands.
+    /// Completes and commits a decision that is pending.
     async fn complete(
         &self,
         cx: &Context,
@@ -156,8 +155,8 @@ impl OpenDestination {
         deadline: Instant,
         open_deadline: &mut Option<Instant>,
     ) -> Result<(), Failure> {
-        // What was applied until here came from the side that was left, and what is committed
-        // after it did not: the way back begins here.
+        // What was applied up to this position came from the side that was left; what is committed after it
+        // did not. So the way back begins here.
         let (begin, (), ()) =
             try_join!(current_lsn(session), set_all(session, moved), ledger::check_epoch(session, cx.leader_epoch))?;
         cx.fail_point("open_destination.perform.sequences");
@@ -165,11 +164,11 @@ impl OpenDestination {
             return Err(refused("the time for opening is over"));
         }
         cx.fail_point("open_destination.perform.decided");
-        // From here on only the row knows.
+        // From here on only the row says whether this side has opened.
         *open_deadline = None;
         let begin = begin.to_string();
         let (kind, begin) = (ActKind::OpenDestination, Some(begin.as_bytes()));
-        // In one round trip: behind a row that cannot be written COMMIT takes everything back.
+        // In one round trip: if the row cannot be written, COMMIT rolls everything back.
         try_join!(
             biased;
             ledger::write_row(session, cx.entry(), kind, Verb::Perform, begin),
@@ -185,20 +184,19 @@ impl OpenDestination {
     }
 }
 
-/// What stands in the way of the decision, or follows from it.
+/// What the decision depends on, as the server has it.
 struct Found {
     state: String,
     floor: i64,
     saved: String,
     current: Access,
     own_grants: Vec<String>,
-    /// A destination of before there was a way back has no table for a fence.
+    /// A destination made by a release without a way back has no table for a fence.
     fenceable: bool,
 }
 
-/// Makes the decision while the other side is still being fenced, and leaves it pending:
-/// what is left to do at P6 takes two round trips. Where it cannot be made, P6 will say
-/// why.
+/// Makes the decision while the other side is still being fenced, and leaves it pending: P6 then needs two
+/// round trips only. Where the decision cannot be made, P6 will say why.
 pub(super) fn decide_ahead(cx: &Context, epoch: i64) {
     let Some(cutover) = cx.switchovers.sessions.entering(&cx.participation.migration) else { return };
     let (switchovers, participation) = (cx.switchovers.clone(), cx.participation.clone());
@@ -217,11 +215,11 @@ pub(super) fn decide_ahead(cx: &Context, epoch: i64) {
     cx.tasks.spawn(stop.run_until_cancelled_owned(ahead));
 }
 
-/// Makes the decision, and with it everything that makes it true, and leaves it pending in
-/// the session's transaction. Nobody sees it until the commit; it goes with the session,
-/// and by itself when the time that is left is over.
+/// Makes the decision, and with it everything that makes it true, and leaves it pending in the session's
+/// transaction. No other session sees it until the commit. It ends with its session, and by itself when the
+/// time that is left is over.
 ///
-/// Dropped on its way, the transaction stays for as long.
+/// If the future is dropped, the transaction stays for as long.
 ///
 /// # Errors
 ///
@@ -250,7 +248,7 @@ async fn decide(
     decided
 }
 
-/// No decision is pending any more.
+/// Rolls a pending decision back.
 async fn take_back(session: &Client) {
     if let Err(error) = session.batch_execute("ROLLBACK").await {
         tracing::debug!(%error, "the session of a decision is gone, and the decision with it");
@@ -264,9 +262,9 @@ async fn begin_behind_the_lock(
     session: &Client,
     left: Duration,
 ) -> Result<Found, Failure> {
-    // A transaction that nobody ends must not keep P6a waiting.
+    // A transaction that its agent does not end must not delay P6a.
     let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {}", left.as_millis().max(1));
-    // The server does them in this order.
+    // The server runs these in this order.
     let ((), row, current, own_grants, fenceable, ()) = try_join!(
         biased;
         session.batch_execute(&begin).map_err(|error| sql_failure(error, DOING)),
@@ -280,7 +278,7 @@ async fn begin_behind_the_lock(
     Ok(Found { state, floor, saved, current, own_grants, fenceable })
 }
 
-/// The row, and everything that makes it true.
+/// Writes the decision's row, and everything that makes it true.
 async fn write(participation: &Participation, session: &Client, epoch: i64, found: &Found) -> Result<(), Failure> {
     let mut statements = Access::from_json(&found.saved)?.restore_statements(&participation.database, &found.current);
     // Roles of ours keep what they need until `finish`.
@@ -296,9 +294,9 @@ async fn write(participation: &Participation, session: &Client, epoch: i64, foun
         .map_err(|error| sql_failure(error, DOING))
 }
 
-/// Decides and takes it back before anybody sees it: whether the agent may do all that
-/// is known before anybody waits, and when it is done in earnest, the session knows
-/// the way.
+/// Makes the decision and rolls it back, so that no other session sees it. The agent learns, before any
+/// application waits, whether it may do all of that, and the session has its caches filled for the real
+/// decision.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! P0: the preconditions of a cutover, without effects. Opens every connection
-//! that the cutover needs.
+//! P0: checks the preconditions of a switchover, without effects. Opens every connection that the
+//! switchover needs.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,14 +28,14 @@ use crate::policy::{DestructiveAct, HookPoint};
 use crate::pooler::Unreachable;
 use crate::switchover::{Canary, EnteringSide, Fingerprint, LeavingSide, WrittenRowsCheck};
 
-/// A transaction that has written and is older than this would keep the barrier
-/// waiting for longer than an outage may last.
+/// A transaction that has written and is older than this would delay the barrier for longer than an outage
+/// may last.
 const LONG_TRANSACTION: Duration = Duration::from_secs(5);
 
 const PREPARED: &str = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared";
 
-/// Transactions with locks that conflict with the barrier, or about to have.
-/// Ours are left out by pid and start.
+/// Transactions that hold locks which conflict with the barrier, or are about to take one. Our own are left
+/// out by pid and start.
 const LONG_WRITERS: &str = "\
 SELECT a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, '')::text,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8
@@ -46,10 +46,10 @@ WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a
                   WHERE ours.pid = a.pid AND ours.backend_start = a.backend_start::text)
 ORDER BY a.xact_start";
 
-/// A session of ours that has just been closed is there for a moment and no longer
-/// known as ours.
+/// The server shows a session of ours that was just closed for a moment longer, when it is no longer on our
+/// list.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
-/// How often to look again before a superuser is believed.
+/// So many second looks before a superuser's session counts as one.
 const SECOND_LOOKS: u32 = 5;
 
 /// Sessions that no grant keeps out.
@@ -66,7 +66,7 @@ SELECT subname::text FROM pg_subscription
 WHERE subenabled AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 ORDER BY 1";
 
-/// A subscription that waits for its turn.
+/// The disabled subscription that this side will follow with.
 const FOLLOWER: &str = "\
 SELECT FROM pg_subscription s
 WHERE s.subname = $1 AND NOT s.subenabled AND s.subslotname IS NOT NULL
@@ -91,21 +91,21 @@ ORDER BY n.nspname::text COLLATE \"C\", c.relname::text COLLATE \"C\"";
 pub struct PrepareCutover {
     /// Number of this cutover.
     pub cutover_epoch: i64,
-    /// The hard budget for the outage.
+    /// The hard limit of the outage.
     pub max_outage: Duration,
-    /// Which way applications go.
+    /// Whether it is a cutover or a rollback.
     pub switch: Switch,
-    /// Whether what is written after it has to be able to flow back.
+    /// Whether what applications write afterwards must be able to flow back.
     pub way_back: bool,
-    /// Whether it goes no further than the drain.
+    /// Whether it is a rehearsal, which goes no further than the drain.
     pub rehearsal: bool,
-    /// What becomes of a rollback when a pooler does not answer.
+    /// What to do in a rollback when a pooler's console does not answer.
     pub unreachable: Unreachable,
-    /// Whether what is written from here on to the marker is to be compared.
+    /// Whether rows that are written from here on to the marker are to be compared.
     pub compare_written: bool,
 }
 
-/// Which way applications go.
+/// The direction of a switchover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Switch {
     /// From the source to the destination.
@@ -115,12 +115,11 @@ pub enum Switch {
 }
 
 impl Switch {
-    /// As the contract has it.
+    /// The direction, from the flag of the contract.
     pub(crate) fn of(rollback: bool) -> Self {
         if rollback { Self::Rollback } else { Self::Cutover }
     }
 
-    /// The side that is left.
     pub(crate) fn leaves(self) -> Side {
         match self {
             Self::Cutover => Side::Source,
@@ -176,7 +175,7 @@ impl Act for PrepareCutover {
         }
     }
 
-    /// Preconditions are looked at anew each time: there is no "done".
+    /// Preconditions are checked anew each time: there is no "done".
     async fn survey(&self, _cx: &Context) -> Result<Survey<PrepareCutoverResult>, Failure> {
         Ok(Survey::Ready)
     }
@@ -207,7 +206,7 @@ async fn prepare_to_leave(cx: &Context, act: &PrepareCutover) -> Result<PrepareC
     outgoing_slot_stands(cx)?;
     let holder = cx.door.open(database, Purpose::Cutover).await?;
     let mut writer = cx.door.open(database, Purpose::Cutover).await?;
-    // May take a while: what else is looked at has to be so now.
+    // First, because it may take a while: the other checks have to hold now.
     await_receiver(cx, &writer).await?;
     refuse_prepared_transactions(&writer).await?;
     refuse_other_subscriptions(&writer).await?;
@@ -217,7 +216,7 @@ async fn prepare_to_leave(cx: &Context, act: &PrepareCutover) -> Result<PrepareC
     refuse_superusers(cx, &writer).await?;
     refuse_long_writers(cx, &writer).await?;
     cx.poolers.check(&cx.participation).await?;
-    // Each was seen to.
+    // Every pooler was checked.
     cx.journal.happened(migration, Event::LeadHere(None))?;
     let canary =
         Canary::wake(&cx.door, &cx.roles, &cx.settings.postgres.replication_address, &cx.participation).await?;
@@ -248,8 +247,8 @@ async fn prepare_to_leave(cx: &Context, act: &PrepareCutover) -> Result<PrepareC
     let fingerprint = Fingerprint::take(&writer).await?;
     let sequences = Sequences::prepare(&writer).await?;
     let expulsion = Expulsion::prepare(&writer).await?;
-    // Once for nothing: what a session has not read before takes it several times as
-    // long, and behind the barrier applications wait for it.
+    // A first reading without use: a session takes several times as long for it, and behind the barrier
+    // applications would wait.
     sequences.read(&writer).await?;
     let ours = vec![own_role(&*writer).await?, cx.roles.names(&cx.participation).replication];
     try_to_fence(cx, &mut writer, act.cutover_epoch, &ours).await?;
@@ -275,7 +274,7 @@ async fn prepare_to_leave(cx: &Context, act: &PrepareCutover) -> Result<PrepareC
     if act.rehearsal {
         return Ok(result);
     }
-    // Last of all: whatever is told here believes that the outage is near.
+    // Last of all: the owner's hooks take this as the sign that the outage is near.
     let switchover = Switchover { epoch: act.cutover_epoch, role: Role::Leaving };
     cx.switchovers.owe_hooks(&cx.participation, switchover)?;
     cx.hooks.ask(&cx.participation, HookPoint::BeforeBarrier, None).await.map_err(|failure| {
@@ -355,8 +354,7 @@ async fn prepare_to_enter(cx: &Context, act: &PrepareCutover) -> Result<PrepareC
     Ok(result)
 }
 
-/// The slot that this side's changes leave through is needed: to drain, or for the
-/// way back.
+/// The slot that carries this side's changes is needed: to drain, or for the way back.
 fn outgoing_slot_stands(cx: &Context) -> Result<(), Failure> {
     let stands = cx.slots.stands(&cx.participation.migration);
     match cx.participation.side {
@@ -365,8 +363,7 @@ fn outgoing_slot_stands(cx: &Context) -> Result<(), Failure> {
     }
 }
 
-/// Once it is left, this side follows the other one, with the subscription that
-/// was made and proved before.
+/// Once this side is left, it follows the other one, with the subscription that was made and proved before.
 async fn prove_ready_to_follow(cx: &Context, client: &Client) -> Result<(), Failure> {
     let known = client
         .query_opt(FOLLOWER, &[&subscribed_name(&cx.participation)])
@@ -382,7 +379,7 @@ fn without_ours(tables: Vec<RelationName>) -> Vec<RelationName> {
     tables.into_iter().filter(|table| table.schema != names::SCHEMA).collect()
 }
 
-/// Length before name, so that no two lists read the same.
+/// The length stands before the name, so that no two lists give the same bytes.
 fn table_set_digest(tables: &[RelationName]) -> Vec<u8> {
     let mut digest = Sha256::new();
     for part in tables.iter().flat_map(|table| [&table.schema, &table.relation]) {
@@ -511,7 +508,7 @@ async fn refuse_long_writers(cx: &Context, client: &Session) -> Result<(), Failu
         .effect(Effect::None))
 }
 
-/// Opens both ends, for the comparison of what is written from here on.
+/// Opens both ends for the comparison of what is written from here on.
 async fn scrutinise(cx: &Context) -> Result<WrittenRowsCheck, Failure> {
     let (mut here, mut there) = verify::open(cx).await?;
     let (plan, hashing) = verify::Plan::make(cx, &mut here, &mut there).await?;

@@ -1,6 +1,6 @@
-//! P7: the other side has opened; the barrier goes, poolers lead there, the fence
-//! stays. From here on this side is closed as the destination was before the first
-//! cutover: it may follow the other one, and be opened again.
+//! P7: the other side has opened. The barrier goes, poolers lead to the other side, the fence stays. From
+//! here on this side is closed as the destination was before the first cutover: it may follow the other
+//! one, and be opened again.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const FENCED: &str = "SELECT saved_access FROM pgportage.fence WHERE cutover_epo
 
 const SAVED_BEFORE: &str = "SELECT saved_access FROM pgportage.decision WHERE id = 1 FOR UPDATE";
 
-/// No opening that was decided before this switch may come about any more.
+/// Raises the floor: no opening that was decided before this switchover may happen any more.
 const CLOSE: &str = "\
 INSERT INTO pgportage.decision (id, state, floor_epoch, saved_access) VALUES (1, 'closed', $1::int8 + 1, $2)
 ON CONFLICT (id) DO UPDATE
@@ -35,8 +35,8 @@ pub struct ReleaseBarrier {
 /// The barrier is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleaseBarrierResult {
-    /// From the pause of poolers, or the first lock request, to the release. Zero
-    /// when the barrier had gone before.
+    /// From the pause of poolers, or the first lock request, to the release. Zero when the barrier had
+    /// ended before.
     pub barrier_time: Duration,
 }
 
@@ -72,31 +72,31 @@ impl Act for ReleaseBarrier {
         let led = cx.switchovers.carry_out(&cx.participation).await;
         note_closed(cx, self.cutover_epoch).await?;
         cx.fail_point("release_barrier.perform.closed");
-        // A pooler that cannot be led there keeps its clients waiting, and this
-        // is tried again.
+        // A pooler that cannot be led to the other side keeps its clients waiting, and the coordinator
+        // tries this act again.
         led?;
         Ok(ReleaseBarrierResult { barrier_time })
     }
 
-    /// A barrier that is gone is not raised again.
+    /// A barrier that has ended is not raised again.
     async fn undo(&self, _cx: &Context) -> Result<(), Failure> {
         Ok(())
     }
 }
 
-/// One transaction: the row by which this side knows that it is closed, and who
-/// could log in before.
+/// In one transaction: the row by which this side knows that it is closed, and which roles could log in
+/// before.
 async fn note_closed(cx: &Context, epoch: i64) -> Result<(), Failure> {
     let doing = "note that this side is closed";
     let failure = |error| sql_failure(error, doing);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
     let transaction = session.transaction().await.map_err(failure)?;
     ledger::ensure(&transaction, &cx.participation).await?;
-    // Lifted by a person meanwhile, on the statement that the other side is gone.
+    // The operator has lifted the fence meanwhile, on the statement that the other side is gone.
     let Some(row) = transaction.query_opt(FENCED, &[&epoch]).await.map_err(failure)? else { return Ok(()) };
     let mut saved = Access::from_json(row.get(0))?;
     if let Some(before) = transaction.query_opt(SAVED_BEFORE, &[]).await.map_err(failure)? {
-        // What we granted to ourselves while it was open is not the applications'.
+        // Grants that the agent made to our own roles while it was open are not the applications'.
         let before = Access::from_json(before.get(0))?;
         let ours = [own_role(&transaction).await?, cx.roles.replication(&cx.participation)].map(Some);
         saved.grants.retain(|grant| {

@@ -1,8 +1,8 @@
-//! Mistakes that others have shipped, made on purpose, so that the tests can prove
-//! that their checker would notice.
+//! Mistakes that other tools have shipped, made here on purpose. With them the tests prove that their
+//! checker would notice.
 //!
-//! **Invariant:** [`Bug::is_seeded`] is a constant `false` without the feature
-//! `fail-points` of the link, which no release build has: nothing of this is in it.
+//! **Invariant:** [`Bug::is_seeded`] is a constant `false` without the feature `fail-points` of the link,
+//! which no release build has. So none of this is in a release.
 
 use pgportage_link::{Failure, fail_point};
 use pgportage_postgres::access::Access;
@@ -28,7 +28,7 @@ pub(super) enum Bug {
 }
 
 impl Bug {
-    /// Whether to make it.
+    /// Whether a test has asked for this mistake.
     pub(super) fn is_seeded(self) -> bool {
         fail_point::seeded_bug(match self {
             Self::MarkerBeforeBarrier => "marker_before_barrier",
@@ -40,7 +40,7 @@ impl Bug {
     }
 }
 
-/// Nothing that came is waiting to be received any more.
+/// The stream has received everything that was sent.
 pub(super) const LEVEL_BY_COUNTERS: &str =
     "SELECT 1 FROM pg_stat_subscription WHERE received_lsn >= latest_end_lsn AND $1::uuid IS NOT NULL";
 

@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 
 use super::seeded::{self, Bug};
 
-/// Where every sequence of the database stands.
+/// The position of every sequence of the database.
 pub(super) async fn positions(client: &Client, sequences: &Sequences) -> Result<Vec<SequencePosition>, Failure> {
     let position = |state: SequenceState| {
         let SequenceState { name, last_value, called, .. } = state;
@@ -17,18 +17,16 @@ pub(super) async fn positions(client: &Client, sequences: &Sequences) -> Result<
     Ok(sequences.read(client).await?.into_iter().map(position).collect())
 }
 
-/// One call for all sequences: `setval` takes absolute values, so doing it
-/// twice does no harm.
+/// One call for all sequences. `setval` takes absolute values, so doing it twice does no harm.
 const SET_ALL: &str = "\
 SELECT count(setval(format('%I.%I', s.schema_name, s.sequence_name)::regclass, s.last_value, s.called))
 FROM unnest($1::text[], $2::text[], $3::int8[], $4::bool[])
      AS s (schema_name, sequence_name, last_value, called)";
 
-/// Sets every sequence to where the source's stands.
+/// Sets every sequence to the source's position.
 ///
-/// No cushion is added: the values of the last call are read when nobody is
-/// left on the source, and a value that a session had cached there lies below
-/// its sequence's `last_value`.
+/// No cushion is added. The last reading is made when no application is left on the source, and a value
+/// that a session had cached there lies below its sequence's `last_value`.
 pub(super) async fn set_all(client: &Client, sequences: &[SequencePosition]) -> Result<(), Failure> {
     if Bug::SequencesByMax.is_seeded() {
         return seeded::set_by_max(client).await;

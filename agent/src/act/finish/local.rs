@@ -15,30 +15,28 @@ use tokio_util::sync::CancellationToken;
 use super::{FinishMigrationResult, Undecided, finish_destination, finish_source, is_open};
 use crate::act::{Context, Handles, Progress, publication};
 
-/// How long one part may go without moving. A person waits.
+/// How long one part may go without moving. An operator waits for it.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 const FENCED_EPOCH: &str = "SELECT cutover_epoch FROM pgportage.fence WHERE id = 1";
 
-/// Cutovers that came so far that the source may have been fenced: their marker
-/// has arrived here.
+/// Whether a cutover came so far that the source may have been fenced: its marker has arrived here.
 const DRAINED: &str = "SELECT EXISTS (SELECT FROM pgportage.marker)";
 
-/// Rollbacks that came so far that the destination may have been fenced: their marker
-/// has arrived here, behind the cutover that fenced this side.
+/// Whether a rollback came so far that the destination may have been fenced: its marker has arrived here,
+/// after the cutover that fenced this side.
 const DRAINED_BACK: &str = "\
 SELECT EXISTS (SELECT FROM pgportage.marker m, pgportage.fence f WHERE m.cutover_epoch > f.cutover_epoch)";
 
-/// Removes everything of ours on this machine's side, without the coordinator.
-/// Audited in the log. The participation stays in the journal for the caller to
-/// forget.
+/// Removes everything of ours on this machine's side, without the coordinator. Audited in the log. The
+/// participation stays in the journal until the caller removes it.
 ///
 /// # Errors
 ///
-/// [`Reason::MigrationMissing`] when this agent has no part in it;
-/// [`Reason::CutoverInDoubt`] when the source is fenced and the destination does
-/// not answer, or has not decided; [`Reason::WrongState`] when the fence has to be
-/// lifted or clients of a pooler let on first; otherwise what the server reports.
+/// [`Reason::MigrationMissing`] when this agent has no part in it; [`Reason::CutoverInDoubt`] when the
+/// source is fenced and the destination does not answer, or has not decided; [`Reason::WrongState`] when
+/// the operator has to lift the fence or release clients of a pooler first; otherwise what the server
+/// reports.
 pub async fn clean_up_locally(handles: &Handles, migration: &MigrationId) -> Result<FinishMigrationResult, Failure> {
     let Some(participation) = handles.journal.participation(migration)? else {
         return Err(Failure::new(Reason::MigrationMissing, format!("this agent has no part in migration {migration}"))
@@ -49,7 +47,7 @@ pub async fn clean_up_locally(handles: &Handles, migration: &MigrationId) -> Res
         "removing everything of ours by local command"
     );
     let session = handles.door.open(&participation.database, Purpose::Control).await?;
-    // Whoever works here has the last word: no coordinator does.
+    // The operator at this machine decides, not a coordinator: its epoch is as high as any that was seen.
     let leader_epoch = handles.journal.leader_epoch()?.max(ledger::highest_epoch(&*session).await?);
     let cx = context(handles, &participation, leader_epoch);
     match participation.side {
@@ -81,8 +79,7 @@ fn context(handles: &Handles, participation: &Participation, leader_epoch: i64) 
     }
 }
 
-/// A source that is fenced may be cleaned up once the destination has opened: it
-/// stays fenced.
+/// A fenced source may be cleaned up once the destination has opened: it stays fenced.
 async fn check_source(cx: &Context, session: &Session) -> Result<(), Failure> {
     if ledger::ownership(&**session, &cx.participation).await? != Ownership::Ours
         || !publication::is_fenced(&**session).await?
@@ -108,7 +105,7 @@ async fn check_source(cx: &Context, session: &Session) -> Result<(), Failure> {
     }
 }
 
-/// With the participation goes the note that clients of a pooler wait.
+/// Refuses while clients of a pooler wait: removing the participation would remove the note of that.
 fn check_poolers(cx: &Context) -> Result<(), Failure> {
     if cx.journal.switchover(&cx.participation.migration)?.pause.is_none() {
         return Ok(());
@@ -131,8 +128,7 @@ fn in_doubt(failure: &Failure) -> Failure {
         .because(failure)
 }
 
-/// A destination that has not decided may be the only thing that can end a
-/// doubt.
+/// Refuses a destination that has not decided: its row may be the only thing that can end a doubt.
 async fn check_destination(cx: &Context, session: &Session) -> Result<(), Failure> {
     if ledger::ownership(&**session, &cx.participation).await? == Ownership::Ours
         && is_open(&**session).await?

@@ -1,4 +1,4 @@
-//! Which releases do what is needed, and which do something else.
+//! Versions that take part in migrations, and defects of released servers.
 
 use pgportage_link::Failure;
 use pgportage_postgres::ServerVersion;
@@ -10,7 +10,7 @@ use super::{Finding, Severity};
 /// The oldest and the newest branch that whole migrations are tested with.
 const TESTED: std::ops::RangeInclusive<i32> = 14..=18;
 
-/// Whether the version takes part at all.
+/// Whether the server's version takes part at all.
 #[expect(clippy::unused_async, reason = "every check has one form")]
 pub(super) async fn version(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let version = x.server.version;
@@ -48,8 +48,8 @@ struct Defect {
     message: &'static str,
 }
 
-/// Only those that this program's way of working does not rule out, and those
-/// whose guard an operator should know.
+/// Only defects that can still matter with this program, and those that it guards against in a way that an
+/// operator should know.
 const DEFECTS: &[Defect] = &[
     Defect {
         id: "bb19b70081",
@@ -141,7 +141,7 @@ fn affects(defect: &Defect, version: ServerVersion) -> bool {
     defect.fixed.iter().any(|fixed| fixed / 10_000 == version.major() && version.num() < *fixed)
 }
 
-/// Defects of the server's release.
+/// The known defects of the server's release.
 #[expect(clippy::unused_async, reason = "every check has one form")]
 pub(super) async fn known(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let version = x.server.version;

@@ -1,4 +1,4 @@
-//! Whether the destination can take what the source has.
+//! Whether the destination can hold what the source has.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +18,7 @@ fn source<'a>(x: &Examination<'a>) -> Result<&'a Inventory, Failure> {
     x.source.ok_or_else(|| Failure::new(Reason::RequestInvalid, "field `source` is missing"))
 }
 
-/// One server cannot subscribe to itself; a physical copy has the identifier of
-/// its original.
+/// A server cannot subscribe to itself. A physical copy has the system identifier of its original.
 #[expect(clippy::unused_async, reason = "every check has one form")]
 pub(super) async fn same_server(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let source = source(x)?;
@@ -41,7 +40,7 @@ pub(super) async fn workers(x: &Examination<'_>) -> Result<Vec<Finding>, Failure
     const USED: &str = "SELECT count(*) FROM pg_subscription WHERE subenabled AND subname <> $1";
     let used: i64 = one(x.server, USED, &[&Stream::subscribed_by(x.side).name(x.migration)]).await?.get(0);
     let mut findings = Vec::new();
-    // The launcher is one of max_worker_processes, but none of the others.
+    // The launcher is a process of max_worker_processes, but counts in no other limit.
     for (setting, own) in [("max_logical_replication_workers", 0), ("max_worker_processes", 1)] {
         let limit = x.number(setting).await?;
         let free = limit - used - own;
@@ -126,7 +125,7 @@ pub(super) async fn locale(x: &Examination<'_>) -> Result<Vec<Finding>, Failure>
     let database = quote_ident(x.database);
     let mut findings = Vec::new();
     if source.encoding != own.encoding {
-        // Every text fits into UTF8.
+        // UTF8 can hold every text.
         let severity = if own.encoding == "UTF8" { Severity::Consent } else { Severity::Refuse };
         findings.push(
             Finding::new(Reason::EncodingDiffers, severity, database.clone(), "the databases have different encodings")
@@ -149,7 +148,7 @@ pub(super) async fn locale(x: &Examination<'_>) -> Result<Vec<Finding>, Failure>
     Ok(findings)
 }
 
-/// `C` and `POSIX` are one, and so are the spellings of UTF-8.
+/// The collation in one spelling: `C` and `POSIX` are the same, and so are the spellings of UTF-8.
 fn plain(collation: &str) -> String {
     collation.replace("POSIX", "C").replace("utf8", "UTF-8")
 }

@@ -1,4 +1,4 @@
-//! Room on the disk, where it can be known.
+//! Room on the disk, where the agent can know it.
 
 use pgportage_link::Failure;
 use pgportage_postgres::free_disk_bytes;
@@ -34,7 +34,7 @@ pub(super) async fn of_wal(x: &Examination<'_>) -> Result<Vec<Finding>, Failure>
     Ok(vec![finding])
 }
 
-/// On the destination the whole database has to fit in.
+/// The whole database has to fit on the destination.
 pub(super) async fn of_data(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let Some(free) = free_disk_bytes(x.server).await else { return Ok(vec![]) };
     let size = x.source.map_or(0, |source| source.size_bytes.unsigned_abs());

@@ -1,4 +1,4 @@
-//! What every question is asked with, and what becomes of one that fails.
+//! The material that every question works with, and the finding for a question that fails.
 
 use futures_util::future::BoxFuture;
 use pgportage_link::Failure;
@@ -10,27 +10,26 @@ use tokio_postgres::{Client, Row};
 use super::{Finding, Inventory, Severity};
 use crate::act::Handles;
 
-/// What every question is asked with.
 pub(super) struct Examination<'a> {
     pub(super) side: Side,
     pub(super) migration: &'a MigrationId,
     pub(super) database: &'a str,
-    /// In the maintenance database.
+    /// A session in the maintenance database.
     pub(super) server: &'a Session,
-    /// In the database that moves. Absent while the destination has none.
+    /// A session in the database that moves. Absent while the destination has none.
     pub(super) session: Option<&'a Session>,
     pub(super) inventory: &'a Inventory,
-    /// Destination: what the source said.
+    /// Destination: the inventory of the source.
     pub(super) source: Option<&'a Inventory>,
     pub(super) handles: &'a Handles,
 }
 
 type Question = for<'a> fn(&'a Examination<'a>) -> BoxFuture<'a, Result<Vec<Finding>, Failure>>;
 
-/// One question: its subject, for people, and who answers it.
+/// One question: its subject, for operators, and the function that answers it.
 pub(super) struct Check(pub(super) &'static str, pub(super) Question);
 
-/// Asks one question. One that cannot be answered becomes a finding.
+/// Asks one question. A question that cannot be answered becomes a finding.
 ///
 /// # Errors
 ///
@@ -55,7 +54,6 @@ impl<'a> Examination<'a> {
         self.session.ok_or_else(|| Failure::new(Reason::DatabaseMissing, "the database does not exist"))
     }
 
-    /// One setting of the server. None when this version does not know it.
     pub(super) async fn setting(&self, name: &str) -> Result<Option<String>, Failure> {
         let row = one(self.server, "SELECT current_setting($1, true)", &[&name]).await?;
         Ok(row.get(0))
@@ -67,7 +65,6 @@ impl<'a> Examination<'a> {
         text.parse().map_err(|_| Failure::new(Reason::CouldNotCheck, format!("{name} is {text:?}, not a number")))
     }
 
-    /// The server's version as a number of its branch.
     pub(super) fn major(&self) -> i32 {
         self.server.version.major()
     }

@@ -1,4 +1,4 @@
-//! What preflight says.
+//! The findings of preflight, and the operator's consents.
 
 use pgportage_proto::Reason;
 use sha2::{Digest, Sha256};
@@ -17,18 +17,18 @@ pub enum Severity {
 /// One result of preflight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Stable identifier.
+    /// Stable identifier, with a page of its own.
     pub code: Reason,
-    /// What it means for the migration.
+    /// Whether the migration may start.
     pub severity: Severity,
     /// The object concerned, quoted. May be empty.
     pub object: String,
     /// One lowercase clause without a final period.
     pub message: String,
-    /// What was read. Never a row's value, and nothing that changes by itself
-    /// where a consent is bound to it.
+    /// What the agent read. Never a row's value. Where a consent is bound to it, nothing that changes by
+    /// itself.
     pub evidence: String,
-    /// The statement or setting that mends it. May be empty.
+    /// The statement or setting that corrects it. May be empty.
     pub remedy: String,
     /// Whether the remedy needs a restart of the server.
     pub needs_restart: bool,
@@ -48,21 +48,21 @@ impl Finding {
         }
     }
 
-    /// Adds what was read.
+    /// Adds what the agent read.
     #[must_use]
     pub fn evidence(mut self, evidence: impl Into<String>) -> Self {
         self.evidence = evidence.into();
         self
     }
 
-    /// Adds what mends it.
+    /// Adds the statement or setting that corrects it.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = remedy.into();
         self
     }
 
-    /// Says that the remedy needs a restart of the server.
+    /// Notes that the remedy needs a restart of the server.
     #[must_use]
     pub fn restart(mut self) -> Self {
         self.needs_restart = true;
@@ -102,8 +102,8 @@ pub struct Consent {
     pub evidence_digest: Vec<u8>,
 }
 
-/// Turns what the operator agreed to into notes. Nothing else changes: a
-/// refusal stays one, whatever was agreed to.
+/// Turns findings that the operator agreed to into notes. A refusal stays a refusal, even if the operator
+/// agreed to it.
 pub(super) fn apply_consents(findings: &mut [Finding], consents: &[Consent]) {
     for finding in findings.iter_mut().filter(|finding| finding.severity == Severity::Consent) {
         if finding.agreed(consents) {

@@ -63,7 +63,7 @@ const TABLES: &str = concat!(
      ORDER BY c.nspname::text COLLATE \"C\", c.relname::text COLLATE \"C\""
 );
 
-/// One finding for each table that has to be mended or agreed to.
+/// One finding for each table that the operator has to correct or to agree to.
 pub(super) async fn findings(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let allowed = x.handles.policy.destructive().allows(DestructiveAct::ReplicaIdentityFull);
     let found = each(x.in_database()?, TABLES, &[], |row| {

@@ -1,4 +1,4 @@
-//! What a server is and holds.
+//! The inventory of a server and of the database on it.
 
 use pgportage_link::Failure;
 use pgportage_postgres::catalog::{user_relation, user_tables};
@@ -7,7 +7,7 @@ use pgportage_postgres::{RelationName, Session, sql_failure};
 use super::examination::one;
 use super::plan_material::PlanMaterial;
 
-/// What a server is and what the database on it needs, in names and numbers.
+/// What a server is, and what the database on it needs, in names and numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
     /// The value of `server_version_num`.
@@ -35,21 +35,20 @@ pub struct Inventory {
     /// Tables without a usable replica identity that the operator agreed to
     /// give `REPLICA IDENTITY FULL`.
     pub identity_full_tables: Vec<RelationName>,
-    /// What the coordinator's plan names. None where the database does not exist.
+    /// What the coordinator's plan shows of this side. None where the database does not exist.
     pub plan_material: Option<Box<PlanMaterial>>,
 }
 
 /// One extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
-    /// Its name.
+    /// Its name, as `CREATE EXTENSION` takes it, unquoted.
     pub name: String,
     /// The version installed.
     pub version: String,
 }
 
-/// Reads the inventory; what concerns the database stays empty while there is
-/// none.
+/// Reads the inventory. What concerns the database stays empty while there is none.
 pub(super) async fn take(server: &Session, session: Option<&Session>, database: &str) -> Result<Inventory, Failure> {
     const SERVER: &str = "
         SELECT system_identifier::text FROM pg_control_system()";
@@ -86,7 +85,7 @@ async fn extensions(session: &Session) -> Result<Vec<Extension>, Failure> {
     Ok(rows.iter().map(|row| Extension { name: row.get(0), version: row.get(1) }).collect())
 }
 
-/// Relations of every kind; a TOAST table comes with an index.
+/// Relations of every kind. A TOAST table counts twice, because of its index.
 async fn relation_count(session: &Session) -> Result<i32, Failure> {
     const COUNT: &str = concat!(
         "SELECT least(coalesce(sum(CASE WHEN c.reltoastrelid <> 0 THEN 3 ELSE 1 END), 0), 2147483647)::int
@@ -96,9 +95,8 @@ async fn relation_count(session: &Session) -> Result<i32, Failure> {
     Ok(one(session, COUNT, &[]).await?.get(0))
 }
 
-/// Roles that own something in the database or were granted something, and
-/// those of them that own. What belongs to extensions or to us does not count:
-/// nobody restores it with its owner.
+/// Roles that own something in the database or were granted something, and the owners among them. Objects
+/// of extensions and of ours do not count: no restore sets their owner.
 async fn roles(session: &Session) -> Result<(Vec<String>, Vec<String>), Failure> {
     // The bootstrap superuser is pinned and has no entries in pg_shdepend.
     const ROLES: &str = concat!(

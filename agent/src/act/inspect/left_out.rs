@@ -1,5 +1,5 @@
-//! What native replication leaves behind, object by object, and what becomes
-//! of it. **Nothing is silently left out.**
+//! What native replication does not carry, object by object, and what becomes of it. **Nothing is left out
+//! without a finding.**
 
 use pgportage_link::Failure;
 use pgportage_migration::names::replication_name;
@@ -11,8 +11,8 @@ use tokio_postgres::Client;
 use super::examination::{Examination, each, one};
 use super::{Finding, Severity};
 
-/// Everything in the database that does not travel by itself, for the report of
-/// *verify*: the same words as in preflight.
+/// Everything in the database that native replication does not carry, for the report of *verify*, in the
+/// words of preflight.
 ///
 /// # Errors
 ///
@@ -53,7 +53,7 @@ pub(super) async fn large_objects(x: &Examination<'_>) -> Result<Vec<Finding>, F
 
 async fn large_objects_in(client: &Client) -> Result<Vec<Finding>, Failure> {
     let exist: bool = one(client, "SELECT EXISTS (SELECT FROM pg_largeobject_metadata)", &[]).await?.get(0);
-    // Without the count, which changes while applications work.
+    // Without the count, which changes while applications write.
     let finding =
         Finding::new(Reason::LargeObjectsNotMoved, Severity::Consent, "pg_largeobject", "large objects are not moved")
             .evidence("the database has large objects")
@@ -188,8 +188,7 @@ pub(super) async fn slots(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> 
     .await
 }
 
-/// Settings of the database, and of roles in it: pg_dump leaves them out when
-/// the database is there already.
+/// Settings of the database, and of roles in it: pg_dump leaves them out when the database exists already.
 pub(super) async fn settings(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const SETTINGS: &str = "
         SELECT r.rolname::text, s.config FROM (SELECT setrole, setdatabase, unnest(setconfig) AS config

@@ -7,8 +7,7 @@ use pgportage_proto::Reason;
 use super::examination::{Examination, each};
 use super::{Finding, Severity};
 
-/// Slots of ours for this database, and those of table copies that nobody
-/// reads any more. Each keeps WAL for ever.
+/// Slots of ours for this database, and idle slots of table copies. Each keeps WAL for ever.
 pub(super) async fn slots(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const SLOTS: &str = "
         SELECT slot_name::text, slot_name ~ '^pgportage' FROM pg_replication_slots
@@ -21,7 +20,7 @@ pub(super) async fn slots(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> 
         if row.get(1) {
             left(format!("slot {}", quote_ident(&name)), remedy)
         } else {
-            // It may belong to a subscription that copies right now.
+            // It may belong to a subscription that is copying at the moment.
             Finding::new(
                 Reason::ObjectLeftBehind,
                 Severity::Note,

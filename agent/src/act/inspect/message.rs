@@ -1,4 +1,4 @@
-//! What servers are, what was found and what was agreed to, as the contract has it.
+//! Inventories, findings and consents as messages of the contract.
 
 use pgportage_link::Failure;
 use pgportage_proto::v1;
@@ -41,7 +41,7 @@ fn decode_inventory(inventory: v1::Inventory) -> Inventory {
         size_bytes: inventory.size_bytes,
         pg_dump_version_num: inventory.pg_dump_version_num,
         identity_full_tables: relations(inventory.identity_full_tables),
-        // The coordinator's own affair.
+        // Only the coordinator needs it.
         plan_material: None,
     }
 }

@@ -1,5 +1,5 @@
-//! What the coordinator's plan names of this side: its tables and sequences, who is
-//! connected, who may be, and the roles as they will be made or were made.
+//! What the coordinator's plan shows of this side: its tables and sequences, which applications are
+//! connected, which roles may connect, and the migration's own roles as they will be made or were made.
 
 use pgportage_data_plane::role::needs_bypass;
 use pgportage_data_plane::slot::PremadeRole;
@@ -11,7 +11,7 @@ use pgportage_postgres::{RelationName, Session, sql_failure};
 use super::examination::one;
 use crate::act::Context;
 
-/// What a plan names of one side.
+/// What a plan shows of one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanMaterial {
     /// Tables that will be published.
@@ -28,13 +28,13 @@ pub struct PlanMaterial {
     pub trigger_count: i32,
     /// Other sessions of the database.
     pub sessions: Vec<SessionGroup>,
-    /// Who may connect.
+    /// The roles that may connect.
     pub access: Access,
-    /// The role that the agent logs in as.
+    /// Its name, for the statements that the plan shows.
     pub agent_role_name: String,
-    /// Whether that is a superuser.
+    /// Whether the agent's role is a superuser.
     pub agent_is_superuser: bool,
-    /// The role that the other side replicates as.
+    /// The role that the other side replicates with.
     pub replication_role: PlannedRole,
     /// The role whose refused login proves a fence.
     pub canary_role: PlannedRole,
@@ -53,14 +53,14 @@ pub struct PlannedTable {
     pub readable: bool,
 }
 
-/// Sessions that have role and application in common.
+/// Sessions of the same role and application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionGroup {
-    /// The role.
+    /// Their role.
     pub role_name: String,
-    /// The application.
+    /// Their `application_name`.
     pub application_name: String,
-    /// How many.
+    /// How many sessions there are.
     pub session_count: i32,
 }
 
@@ -75,7 +75,7 @@ pub struct PlannedRole {
     pub connects: bool,
 }
 
-/// `$1` is the replication role. One that is not there yet will read what PUBLIC may.
+/// `$1` is the replication role. If it does not exist yet, the rights of PUBLIC count.
 const TABLES: &str = concat!(
     "
     SELECT n.nspname::text, c.relname::text, coalesce(pg_table_size(c.oid), 0),
@@ -143,7 +143,6 @@ const ROLE_CONNECTS: &str = "
                      JOIN pg_roles AS r ON r.oid = a.grantee
                     WHERE d.datname = current_database() AND r.rolname = $1 AND a.privilege_type = 'CONNECT')";
 
-/// Reads what the plan names.
 pub(super) async fn read(cx: &Context, session: &Session) -> Result<PlanMaterial, Failure> {
     let roles = &cx.roles;
     let names = roles.names(&cx.participation);

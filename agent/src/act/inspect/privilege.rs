@@ -1,4 +1,4 @@
-//! What the agent's role may do.
+//! Whether the agent's role may do what the migration needs.
 
 use pgportage_link::Failure;
 use pgportage_postgres::catalog::user_relation;
@@ -8,7 +8,7 @@ use pgportage_proto::Reason;
 use super::examination::{Examination, each, one};
 use super::{Finding, Severity};
 
-/// The agent's role, as far as it matters.
+/// The attributes of the agent's role that matter here.
 pub(super) struct Standing {
     pub(super) role: String,
     pub(super) superuser: bool,
@@ -35,8 +35,7 @@ pub(super) fn missing(object: impl Into<String>, message: impl Into<String>, sta
     Finding::new(Reason::PrivilegeMissing, Severity::Refuse, object, message).remedy(statement)
 }
 
-/// What both sides need of the agent's role: to see and to end sessions, and to
-/// act as the database's owner.
+/// The rights that both sides need: to see and to end sessions, and to act as the database's owner.
 async fn common(x: &Examination<'_>, role: &str) -> Result<Vec<Finding>, Failure> {
     const LACKING: &str = "
         SELECT name, purpose FROM (VALUES
@@ -72,7 +71,7 @@ async fn common(x: &Examination<'_>, role: &str) -> Result<Vec<Finding>, Failure
     Ok(findings)
 }
 
-/// What a publisher's agent needs: to make a slot and the two roles.
+/// The rights that a publisher's agent needs: to make a slot and the two roles.
 fn publishing(x: &Examination<'_>, standing: &Standing) -> Vec<Finding> {
     let role = &standing.role;
     let mut findings = Vec::new();
@@ -162,7 +161,7 @@ pub(super) async fn source(x: &Examination<'_>) -> Result<Vec<Finding>, Failure>
 
 /// On the destination: schema, subscription, decision.
 pub(super) async fn destination(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
-    // ALTER … OWNER TO, and apply, switch to each owner (SET came with 16).
+    // ALTER … OWNER TO, and the apply worker, use SET ROLE to each owner (a right of its own from 16 on).
     const OWNERS: &str = "
         SELECT rolname::text FROM pg_roles WHERE rolname = ANY ($1) AND NOT pg_has_role(current_user, oid, 'SET') ORDER BY 1";
     let standing = standing(x).await?;
@@ -203,8 +202,8 @@ pub(super) async fn destination(x: &Examination<'_>) -> Result<Vec<Finding>, Fai
     Ok(findings)
 }
 
-/// Whether the initial copy would see all rows of tables with row-level
-/// security. Without the right to pass it by, the copy would leave rows out.
+/// Whether the initial copy would see all rows of tables with row-level security. Without BYPASSRLS the
+/// copy would leave rows out.
 pub(super) async fn row_security(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const TABLES: &str = concat!(
         "SELECT string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)
@@ -222,8 +221,7 @@ pub(super) async fn row_security(x: &Examination<'_>) -> Result<Vec<Finding>, Fa
             (quote_ident(&premade.name), one(x.server, ABLE, &[&premade.name]).await?.get(0))
         }
         None => {
-            // Who has no BYPASSRLS cannot give it either; before 16 only a
-            // superuser can.
+            // A role without BYPASSRLS cannot give it either; before 16 only a superuser can.
             let standing = standing(x).await?;
             let able = standing.superuser || (x.major() >= 16 && standing.bypasses_row_security);
             (standing.role, able)

@@ -48,7 +48,7 @@ pub(super) async fn restore(x: &Examination<'_>) -> Result<Vec<Finding>, Failure
     }
 }
 
-/// What the programs' own search says, as a finding.
+/// A failed search for a program, as a finding.
 fn refused(failure: Failure) -> Result<Vec<Finding>, Failure> {
     match failure.reason {
         Reason::PgDumpMissing | Reason::PgDumpTooOld => {

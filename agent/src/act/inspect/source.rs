@@ -8,13 +8,13 @@ use pgportage_proto::Reason;
 use super::examination::{Examination, each, one};
 use super::{Finding, Severity};
 
-/// Slots and WAL senders that the copy can use with the usual
-/// `max_sync_workers_per_subscription` of 2, the stream's own included.
+/// Slots and WAL senders that the copy can use with the usual `max_sync_workers_per_subscription` of 2, the
+/// stream's own included.
 const COMFORTABLE: i64 = 3;
-/// Below this nothing can be copied: the stream's and one table's.
+/// With fewer no table can be copied: one for the stream and one for a table.
 const NEEDED: i64 = 2;
 
-/// A standby takes no part.
+/// A standby cannot take part.
 pub(super) async fn recovery(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let standby: bool = one(x.server, "SELECT pg_is_in_recovery()", &[]).await?.get(0);
     let finding = Finding::new(Reason::ServerInRecovery, Severity::Refuse, "", "the server is a standby")
@@ -22,7 +22,7 @@ pub(super) async fn recovery(x: &Examination<'_>) -> Result<Vec<Finding>, Failur
     Ok(standby.then_some(finding).into_iter().collect())
 }
 
-/// Logical decoding needs WAL that says enough.
+/// Logical decoding needs `wal_level = logical`.
 pub(super) async fn wal_level(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let level = x.setting("wal_level").await?.unwrap_or_default();
     if level == "logical" {
@@ -34,7 +34,7 @@ pub(super) async fn wal_level(x: &Examination<'_>) -> Result<Vec<Finding>, Failu
     Ok(vec![finding.restart()])
 }
 
-/// Free replication slots; one that is ours already counts as free.
+/// Free replication slots; a slot of ours that exists already counts as free.
 pub(super) async fn slots(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let limit = x.number("max_replication_slots").await?;
     let own = Stream::published_by(x.side).name(x.migration);
@@ -67,7 +67,7 @@ fn scarce(code: Reason, setting: &str, what: &str, limit: i64, used: i64) -> Vec
     vec![finding.restart()]
 }
 
-/// With `*` our WAL sender would count as a standby that commits wait for.
+/// With `*`, our WAL sender would count as a standby that commits wait for.
 pub(super) async fn synchronous_standby(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let names = x.setting("synchronous_standby_names").await?.unwrap_or_default();
     if !matches_ours(&names, &Stream::published_by(x.side).name(x.migration)) {
@@ -97,7 +97,7 @@ pub(super) async fn slot_size(x: &Examination<'_>) -> Result<Vec<Finding>, Failu
     const LIMIT: &str = "
         SELECT setting::bigint, current_setting('max_slot_wal_keep_size') FROM pg_settings
          WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1'";
-    // Below this a busy hour or one large table is enough.
+    // With less, one busy hour or one large table is enough to lose the slot.
     const SMALL_MEGABYTES: i64 = 4096;
     each(x.server, LIMIT, &[], |row| {
         let small = row.get::<_, i64>(0) < SMALL_MEGABYTES;
@@ -116,7 +116,7 @@ pub(super) async fn slot_size(x: &Examination<'_>) -> Result<Vec<Finding>, Failu
     .await
 }
 
-/// From 18: a slot that nobody reads for this long is invalidated.
+/// From 18 on: a slot that no session streams from for this long is invalidated.
 pub(super) async fn slot_idle_timeout(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let limit = x.setting("idle_replication_slot_timeout").await?.unwrap_or_else(|| "0".to_owned());
     if limit == "0" {
@@ -133,7 +133,7 @@ pub(super) async fn slot_idle_timeout(x: &Examination<'_>) -> Result<Vec<Finding
     Ok(vec![finding])
 }
 
-/// Minors of August 2026 and later load listed output plugins only.
+/// Minor releases of August 2026 and later load only listed output plugins.
 pub(super) async fn output_plugin(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     let Some(list) = x.setting("output_plugin_libraries").await? else { return Ok(vec![]) };
     let allowed = list
@@ -151,9 +151,8 @@ pub(super) async fn output_plugin(x: &Examination<'_>) -> Result<Vec<Finding>, F
     Ok((!allowed).then_some(finding).into_iter().collect())
 }
 
-/// Time limits that stand in the server's or the database's settings. Our
-/// sessions and our replication role switch them off for themselves; a role
-/// made beforehand has to be told.
+/// Time limits in the server's or the database's settings. Our sessions and our replication role turn them
+/// off for themselves; the owner has to do that for a role made beforehand.
 pub(super) async fn time_limits(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const LIMITS: &str = "
         SELECT 'role ' || quote_ident(r.rolname) || coalesce(' in database ' || quote_ident(d.datname), ''), s.config,
@@ -185,7 +184,7 @@ pub(super) async fn locks(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> 
     Ok(locks_for(x, i64::from(x.inventory.table_count)).await?.into_iter().collect())
 }
 
-/// What is missing in the lock table for a transaction with so many locks.
+/// What the lock table lacks for a transaction with so many locks.
 pub(super) async fn locks_for(x: &Examination<'_>, needed: i64) -> Result<Option<Finding>, Failure> {
     let each_transaction = x.number("max_locks_per_transaction").await?;
     let transactions = x.number("max_connections").await? + x.number("max_prepared_transactions").await?;
@@ -207,7 +206,7 @@ pub(super) async fn locks_for(x: &Examination<'_>, needed: i64) -> Result<Option
     Ok(Some(finding.restart()))
 }
 
-/// Subscriptions write into the source behind every fence.
+/// Subscriptions of the source write into it behind every fence.
 pub(super) async fn subscribes(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const SUBSCRIPTIONS: &str = "
         SELECT s.subname::text, s.subenabled FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid

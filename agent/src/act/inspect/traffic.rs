@@ -1,4 +1,4 @@
-//! What runs on the source at the moment.
+//! Transactions and sessions on the source at the moment.
 
 use pgportage_link::Failure;
 use pgportage_postgres::quote_literal;
@@ -7,7 +7,7 @@ use pgportage_proto::Reason;
 use super::examination::{Examination, each};
 use super::{Finding, Severity};
 
-/// Prepared transactions hold up the slot's making and are invisible to it.
+/// Prepared transactions delay the making of the slot, and no session shows them.
 pub(super) async fn prepared(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const PREPARED: &str = "
         SELECT gid, owner::text, prepared::text, prepared > now() - interval '1 minute'
@@ -56,7 +56,7 @@ pub(super) async fn long(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     .await
 }
 
-/// No fence keeps a superuser out; the cutover refuses while one is there.
+/// No fence keeps a superuser out; the cutover refuses while a superuser's session is there.
 pub(super) async fn superusers(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const SUPERUSERS: &str = "
         SELECT quote_ident(a.usename), count(*) FROM pg_stat_activity AS a

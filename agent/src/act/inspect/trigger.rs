@@ -8,8 +8,8 @@ use pgportage_proto::Reason;
 use super::examination::{Examination, each};
 use super::{Finding, Severity};
 
-/// `ENABLE ALWAYS` and `ENABLE REPLICA` triggers and rules: on the destination
-/// they do again what they did on the source.
+/// `ENABLE ALWAYS` and `ENABLE REPLICA` triggers and rules: on the destination they would do a second time
+/// what they did on the source.
 pub(super) async fn firing_on_apply(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     const TRIGGERS: &str = concat!(
         "

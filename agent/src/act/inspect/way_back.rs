@@ -1,4 +1,4 @@
-//! What the way back needs beside what the way there does.
+//! What the way back needs besides what the forward stream needs.
 
 use pgportage_link::Failure;
 use pgportage_postgres::catalog::user_relation;
@@ -10,7 +10,7 @@ use super::privilege::{missing, standing};
 use super::{Finding, Severity};
 use crate::policy::DestructiveAct;
 
-/// Whether this machine's owner allows one.
+/// Whether the owner of this server allows a way back.
 #[expect(clippy::unused_async, reason = "every check has one form")]
 pub(super) async fn policy(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
     if x.handles.policy.destructive().allows(DestructiveAct::WayBack) {
@@ -26,7 +26,7 @@ pub(super) async fn policy(x: &Examination<'_>) -> Result<Vec<Finding>, Failure>
 
 /// On the source: a subscription that writes as each table's owner.
 pub(super) async fn privileges(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {
-    // Apply switches to each owner (SET came with 16).
+    // The apply worker uses SET ROLE to each owner (a right of its own from 16 on).
     const OWNERS: &str = concat!(
         "SELECT DISTINCT pg_get_userbyid(c.relowner)::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
           WHERE c.relkind IN ('r', 'p') AND NOT pg_has_role(current_user, c.relowner, 'SET') AND ",

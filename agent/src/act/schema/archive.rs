@@ -1,23 +1,20 @@
 //! The table of contents of a pg_dump archive, read and changed.
 //!
-//! A schema-only archive of the custom format is a header and a list of
-//! entries; each entry holds the statements that make one object. Three things
-//! have to be changed before `pg_restore` gets it:
+//! A schema-only archive of the custom format is a header and a list of entries; each entry holds the
+//! statements that make one object. Three things have to be changed before `pg_restore` gets it:
 //!
-//! - **`pg_attver`**: servers of November 2026 keep a private option of this
-//!   name on every column. A `pg_dump` that does not know it writes
-//!   `ALTER TABLE ONLY … ALTER COLUMN … SET (pg_attver=…)`, which no server
-//!   accepts. The option is taken out of such statements, and out of nothing
-//!   else: texts, function bodies and names that merely look like it stay.
-//! - **Comments on extensions that somebody else has installed**: restoring them
-//!   needs ownership of the extension, which a role without superuser does not
-//!   have; the extension's own script has set them already.
-//! - **The schema `public` of a role that cannot be acted as**: before version 15
-//!   it belongs to the bootstrap superuser, to whom nobody else can give it. The
-//!   destination's own `public` stays with its owner.
+//! - **`pg_attver`**: servers of November 2026 keep a private option of this name on every column. A
+//!   `pg_dump` that does not know it writes `ALTER TABLE ONLY … ALTER COLUMN … SET (pg_attver=…)`, which no
+//!   server accepts. The option is taken out of such statements, and out of nothing else: texts, function
+//!   bodies and names that merely look like it stay.
+//! - **Comments on extensions that another role has installed**: restoring them needs ownership of the
+//!   extension, which a role without superuser does not have. The extension's own script has set them
+//!   already.
+//! - **The schema `public`, where the agent's role cannot act as its owner**: before version 15 it belongs
+//!   to the bootstrap superuser, and only a superuser can give it to that role. The destination's own
+//!   `public` stays with its owner.
 //!
-//! The layout is that of `pg_backup_archiver.c`, versions 1.12 (PostgreSQL 9.0)
-//! to 1.16 (17 and later).
+//! The layout is that of `pg_backup_archiver.c`, versions 1.12 (PostgreSQL 9.0) to 1.16 (17 and later).
 
 mod builds;
 mod foreign_keys;
@@ -28,41 +25,36 @@ pub(in crate::act) use self::builds::{Build, Built};
 pub(in crate::act) use self::foreign_keys::ForeignKey;
 use super::sql;
 
-/// An archive, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::act) struct Archive {
     /// Everything before the number of entries.
     header: Vec<u8>,
     integer_size: u8,
     entries: Vec<Entry>,
-    /// What follows the entries. Empty in a schema-only archive.
+    /// The bytes after the entries. Empty in a schema-only archive.
     rest: Vec<u8>,
 }
 
 /// One entry, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
-    /// Its number in the archive.
     number: i64,
-    /// Up to the description.
+    /// The bytes up to the description.
     before: Vec<u8>,
     /// The object's name, as shown in listings.
     tag: Vec<u8>,
     /// Its kind, for example `TABLE`.
     kind: Vec<u8>,
-    /// The section.
     section: Vec<u8>,
-    /// The statements that make it. None for those without.
+    /// The statements that make the object. None for an entry without any.
     definition: Option<Vec<u8>>,
-    /// The schema it is in.
     schema: Option<Vec<u8>>,
-    /// From the drop statement on, up to the owner.
+    /// The bytes from the drop statement up to the owner.
     after: Vec<u8>,
-    /// Whom it belongs to. None for what nobody owns.
+    /// The owning role. None for an object without an owner.
     owner: Option<Vec<u8>>,
-    /// Numbers of what it depends on.
+    /// Numbers of the entries that it depends on.
     depends_on: Vec<i64>,
-    /// What follows the owner.
     end: Vec<u8>,
 }
 
@@ -71,27 +63,24 @@ struct Entry {
 pub(super) struct Rights {
     /// Extensions that it does not own.
     pub foreign_extensions: BTreeSet<String>,
-    /// Roles that it may act as.
     pub roles: BTreeSet<String>,
 }
 
-/// What was changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     /// Statements from which `pg_attver` was taken.
     pub private_options: usize,
     /// Comments left out.
     pub comments: usize,
-    /// Schemas that stay as they are on the destination: `public` or none.
+    /// Schemas left out, which stay as they are on the destination: `public` or none.
     pub schemas: usize,
 }
 
-/// Why an archive could not be taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ArchiveError {
     /// It does not begin as an archive of the custom format does.
     NotAnArchive,
-    /// Its layout is newer or older than what is known here.
+    /// Its layout is newer or older than those known here.
     UnknownVersion(u8, u8),
     /// It ends too early or contradicts itself.
     Broken,
@@ -110,8 +99,7 @@ impl std::fmt::Display for ArchiveError {
 impl std::error::Error for ArchiveError {}
 
 impl Archive {
-    /// Takes an archive apart. Nothing in it is trusted: every length is checked
-    /// against what is there.
+    /// Takes an archive apart. Every length in it is checked against the bytes that are there.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, ArchiveError> {
         let mut reader = Reader { bytes, position: 0, integer_size: 0 };
         if reader.take(5).map_err(|_| ArchiveError::NotAnArchive)? != b"PGDMP" {
@@ -140,7 +128,7 @@ impl Archive {
         }
         let header = bytes.get(..reader.position).ok_or(ArchiveError::Broken)?.to_vec();
         let count = usize::try_from(reader.integer()?).map_err(|_| ArchiveError::Broken)?;
-        // Not reserved up front: the number comes from outside.
+        // No memory reserved for them up front: the number comes from the source.
         let mut entries = Vec::new();
         for _ in 0..count {
             entries.push(reader.entry(minor, offset_size)?);
@@ -149,7 +137,7 @@ impl Archive {
         Ok(Self { header, integer_size: reader.integer_size, entries, rest })
     }
 
-    /// Takes out what the restoring role cannot restore.
+    /// Removes what the restoring role cannot restore.
     pub(super) fn clean(&mut self, rights: &Rights) -> Changes {
         let mut changes = Changes::default();
         let foreign: BTreeSet<Vec<u8>> = rights
@@ -181,7 +169,7 @@ impl Archive {
         changes
     }
 
-    /// How many objects it would make.
+    /// The number of objects that it would make.
     pub(super) fn entry_count(&self) -> usize {
         self.entries.len()
     }
@@ -250,7 +238,7 @@ impl<'a> Reader<'a> {
         Ok(if negative { -magnitude } else { magnitude })
     }
 
-    /// A length, minus one for none, then the bytes.
+    /// The length, or minus one for none; then the bytes.
     fn text(&mut self) -> Result<Option<&'a [u8]>, ArchiveError> {
         match self.integer()? {
             ..0 => Ok(None),

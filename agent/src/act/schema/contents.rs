@@ -1,10 +1,8 @@
-//! What a database holds beyond what every new one does, and how it is emptied
-//! again.
+//! What a database holds beyond what a new one holds, and how it is emptied again.
 //!
-//! The destination was empty when `close` took it, apart from extensions that
-//! somebody had installed beforehand. What it held then is its *baseline*, kept
-//! in the journal before anything is restored; whatever is there beyond it came
-//! from us and goes with `undo`.
+//! The destination was empty when `close` took it, except for extensions that its owner had installed
+//! beforehand. What it held then is its *baseline*, kept in the journal before anything is restored.
+//! Everything beyond the baseline came from the agent and goes with `undo`.
 
 use std::collections::BTreeSet;
 
@@ -16,9 +14,9 @@ use tokio_postgres::{GenericClient, Transaction};
 
 use super::archive::Rights;
 
-/// Objects of the whole database, as kind and identity, both as `DROP` takes
-/// them. Oids below 16384 are the system's own; what belongs to an extension or
-/// hangs on another object goes with that.
+/// Objects of the whole database, as kind and identity, both in the form that `DROP` accepts. Oids below
+/// 16384 are the system's own. Objects that belong to an extension or depend on another object go with
+/// that.
 const DATABASE_OBJECTS: &str = "\
 SELECT o.kind, o.identity FROM (
     SELECT 0 AS rank, 'EVENT TRIGGER' AS kind, 'pg_event_trigger'::regclass AS class, oid, quote_ident(evtname) AS identity
@@ -48,8 +46,8 @@ WHERE o.oid >= 16384
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('e', 'i'))
 ORDER BY o.rank, o.identity";
 
-/// Objects in schemas that stay (`public`, and those that belong to extensions).
-/// What hangs on another object goes with that one.
+/// Objects in schemas that stay (`public`, and those that belong to extensions). Objects that depend on
+/// another object go with that one.
 const SCHEMA_OBJECTS: &str = "\
 WITH n AS (
     SELECT oid FROM pg_namespace
@@ -102,7 +100,7 @@ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgportage') AND n.n
 const FOREIGN_EXTENSIONS: &str = "\
 SELECT extname::text FROM pg_extension WHERE NOT pg_has_role(extowner, 'USAGE')";
 
-// Version 16 made SET a right of its own; before, every member has it.
+// Version 16 made SET a right of its own; before, every member of a role has it.
 const ASSUMABLE_ROLES: &str = "\
 SELECT rolname::text FROM pg_roles
 WHERE pg_has_role(oid, CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END)";
@@ -122,25 +120,22 @@ SELECT pg_get_userbyid(d.defaclrole)::text, n.nspname::text, d.defaclobjtype::te
 FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
 ORDER BY 1, 2 NULLS FIRST, 3, 4 NULLS FIRST, 5";
 
-/// The privileges that a default ACL for the whole database takes away or adds
-/// to.
+/// The built-in privileges, which a default ACL for the whole database changes.
 const BUILT_IN_GRANTS: &str = "\
 SELECT CASE WHEN a.grantee = 0 THEN NULL ELSE pg_get_userbyid(a.grantee)::text END, a.privilege_type, a.is_grantable
 FROM pg_roles r, aclexplode(acldefault((CASE $2 WHEN 'S' THEN 's' ELSE $2 END)::\"char\", r.oid)) a
 WHERE r.rolname = $1";
 
-/// What a database held before anything was restored into it.
+/// What a database held before the agent restored anything into it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Baseline {
     /// Kind and identity of each object beyond the system's.
     objects: BTreeSet<(String, String)>,
-    /// Schema `public`, if there is one.
     public: Option<Public>,
-    /// Default privileges.
     default_grants: BTreeSet<DefaultGrant>,
 }
 
-/// Schema `public` apart from what is in it.
+/// The schema `public` itself, without its objects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Public {
     owner: String,
@@ -148,7 +143,7 @@ struct Public {
     grants: BTreeSet<Grant>,
 }
 
-/// One privilege of one grantee. No grantee: PUBLIC.
+/// One privilege of one grantee. No grantee means PUBLIC.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Grant {
     grantee: Option<String>,
@@ -185,20 +180,10 @@ impl Baseline {
         })
     }
 
-    /// For the journal.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::Internal`], which cannot happen for values of this type.
     pub(super) fn to_json(&self) -> Result<String, Failure> {
         serde_json::to_string(self).map_err(|error| unreadable(&error))
     }
 
-    /// From the journal.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::Internal`] when it holds something else.
     pub(super) fn from_json(text: &str) -> Result<Self, Failure> {
         serde_json::from_str(text).map_err(|error| unreadable(&error))
     }
@@ -208,8 +193,8 @@ impl Baseline {
         Ok(objects(client).await?.iter().any(|object| !self.objects.contains(object)))
     }
 
-    /// Returns the database to the baseline. Part of the caller's transaction;
-    /// does nothing when nothing is beyond it.
+    /// Brings the database back to the baseline. Part of the caller's transaction; does nothing when
+    /// nothing is beyond it.
     pub(super) async fn empty(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
         let doing = "take the restored schema back";
         let failure = |error| sql_failure(error, doing);
@@ -220,7 +205,7 @@ impl Baseline {
             }
         }
         transaction.batch_execute(&statements.join(";\n")).await.map_err(failure)?;
-        // Default privileges of schemas that are gone went with them.
+        // Default privileges in schemas that were dropped went with them.
         let mut statements = Vec::new();
         let now = read_default_grants(transaction).await?;
         for grant in now.difference(&self.default_grants) {
@@ -238,8 +223,8 @@ impl Baseline {
         Ok(())
     }
 
-    /// A default ACL that stands for the whole database replaces the built-in
-    /// privileges: where the baseline had none, those come back.
+    /// A default ACL for the whole database replaces the built-in privileges. Where the baseline had no
+    /// such ACL, the built-in ones come back.
     async fn reset_global_defaults(
         &self,
         transaction: &Transaction<'_>,
@@ -266,12 +251,11 @@ impl Baseline {
 }
 
 impl Public {
-    /// The statements that give `public` its owner, comment and privileges back,
-    /// by effect.
+    /// The statements that give `public` its former owner, comment and privileges.
     fn restore_statements(&self, now: Option<&Self>) -> Vec<String> {
         let mut statements = Vec::new();
         let Some(now) = now else {
-            // Only a restore can have dropped it, and pg_dump never writes that.
+            // Only a restore can have dropped it, and pg_dump never writes a statement that does.
             return vec![format!("CREATE SCHEMA public AUTHORIZATION {}", quote_ident(&self.owner))];
         };
         let changes_owner = now.owner != self.owner;
@@ -290,8 +274,8 @@ impl Public {
             let comment = self.comment.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal);
             statements.push(format!("COMMENT ON SCHEMA public IS {comment}"));
         }
-        // Last: afterwards we may not be the owner. It moves the old owner's own
-        // privileges to the new one, so they were rightly taken away above.
+        // Last, because afterwards the agent's role may not own it any more. The change moves the old
+        // owner's own privileges to the new one, so it was right to revoke them above.
         if changes_owner {
             statements.push(format!("ALTER SCHEMA public OWNER TO {}", quote_ident(&self.owner)));
         }
@@ -353,9 +337,9 @@ async fn read_default_grants(client: &impl GenericClient) -> Result<BTreeSet<Def
         .collect())
 }
 
-/// The identity comes from the server, quoted by it.
+/// The server has quoted the identity.
 fn drop_statement(kind: &str, identity: &str) -> String {
-    // A domain goes by `type` in the catalogs, and `DROP TYPE` takes it.
+    // The catalogs call a domain a `type`, and `DROP TYPE` drops it.
     format!("DROP {kind} IF EXISTS {identity} CASCADE")
 }
 

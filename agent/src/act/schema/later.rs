@@ -1,4 +1,4 @@
-//! What of the schema is made when the rows are in.
+//! The part of the schema that is made when the rows are in.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -14,13 +14,12 @@ use super::contents::rights;
 use super::restore::{self, archive_path, write_private};
 use crate::act::Context;
 
-/// What the first part of the schema has left.
+/// What the first part of the schema has left out.
 #[derive(Debug)]
 pub(in crate::act) struct Later {
     /// Indexes and constraints of single tables.
     pub(in crate::act) builds: Vec<Build>,
-    /// Everything else, in the order in which it has to be made: one script to be
-    /// run in one transaction.
+    /// Everything else, in the order in which it has to be made: one script, run in one transaction.
     pub(in crate::act) script: String,
     /// Foreign keys that the script makes `NOT VALID`, to be validated after it.
     pub(in crate::act) foreign_keys: Vec<ForeignKey>,
@@ -29,13 +28,12 @@ pub(in crate::act) struct Later {
 /// From this version on, a foreign key of a partitioned table can be `NOT VALID`.
 const PARTITIONED_NOT_VALID: i32 = 180_000;
 
-/// Reads what is left of the kept archive. `tables` are those whose indexes are
-/// made one by one. An archive that was lost is fetched again.
+/// Reads what is left of the kept archive. `tables` are those whose indexes are made one by one. An archive
+/// that was lost is fetched again.
 ///
 /// # Errors
 ///
-/// [`Reason::PgDumpMissing`], [`Reason::PgRestoreFailed`], or what the source
-/// reports.
+/// [`Reason::PgDumpMissing`], [`Reason::PgRestoreFailed`], or what the source reports.
 pub(in crate::act) async fn read(
     cx: &Context,
     session: &Session,
@@ -51,7 +49,7 @@ pub(in crate::act) async fn read(
             std::fs::read(&fetched.path).map_err(|error| unreadable(&error))?
         }
     };
-    // One of an unknown layout is made as a whole, in the end.
+    // An archive of an unknown layout is made as a whole, at the end.
     let Ok(mut archive) = Archive::parse(&bytes) else {
         let script = script(cx, &program, &path).await?;
         return Ok(Later { builds: Vec::new(), script, foreign_keys: Vec::new() });
@@ -67,12 +65,12 @@ pub(in crate::act) async fn read(
     Ok(Later { builds, script: script?, foreign_keys })
 }
 
-/// Forgets the kept archive: everything is made.
+/// Removes the kept archive, once everything is made.
 pub(in crate::act) fn forget(cx: &Context) {
     restore::forget(cx);
 }
 
-/// What `pg_restore` would do after the rows, as statements.
+/// The statements that `pg_restore` would run after the rows.
 async fn script(cx: &Context, program: &Program, path: &std::path::Path) -> Result<String, Failure> {
     let login = Login::prepare(&cx.door, &cx.settings.state_dir, &cx.participation.database, "script")?;
     let mut command = login.program(&program.path);
@@ -103,14 +101,13 @@ async fn script(cx: &Context, program: &Program, path: &std::path::Path) -> Resu
     Ok(without_psql_commands(&text))
 }
 
-/// Takes out the lines by which newer releases keep psql from running commands
-/// that hide in a dump (`\\restrict`, `\\unrestrict`): no psql reads this script.
-/// They stand outside of all statements.
+/// Removes the lines with which newer releases keep psql from running commands that hide in a dump
+/// (`\\restrict`, `\\unrestrict`): psql does not read this script. These lines stand outside of all
+/// statements.
 fn without_psql_commands(script: &str) -> String {
     let command = |line: &&str| line.starts_with("\\restrict ") || line.starts_with("\\unrestrict ");
     let mut lines: Vec<&str> = script.lines().collect();
-    // The first and the last of them alone: a line like these inside a function's
-    // body is nobody's business.
+    // Only the first and the last of them: such a line inside a function's body belongs to the function.
     for position in [lines.iter().position(&command), lines.iter().rposition(&command)] {
         if let Some(line) = position.and_then(|position| lines.get_mut(position)) {
             *line = "";

@@ -17,15 +17,15 @@ use sha2::{Digest, Sha256};
 use super::archive::{Archive, ArchiveError, Changes, Rights};
 use crate::act::{Context, Progress, ProgressUnit};
 
-/// Most bytes of a schema. Ten thousand tables make about 20 MB; the limit keeps
-/// a hostile source from filling this machine's disk and memory.
+/// Most bytes of a schema. Ten thousand tables make about 20 MB. The limit keeps a hostile source from
+/// filling this machine's disk and memory.
 const MAX_ARCHIVE_BYTES: usize = 512 << 20;
 /// How long the session of a killed `pg_restore` may take to end.
 const LEFTOVER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often it is looked at.
+/// How often the agent looks for it.
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(100);
-/// Purpose in `application_name`: by this and the role, an attempt finds the
-/// session of a killed one.
+/// Purpose in `application_name`. By this and the role, an attempt finds the session that a killed one has
+/// left.
 const PURPOSE: &str = "restore";
 
 const TERMINATE_LEFTOVERS: &str = "\
@@ -35,20 +35,20 @@ WHERE datname = current_database() AND usename = session_user AND application_na
 /// The schema as it came over the link.
 #[derive(Debug)]
 pub(super) struct Fetched {
-    /// What `pg_restore` reads.
+    /// The file that `pg_restore` reads.
     pub path: PathBuf,
     /// SHA-256 of what the source sent.
     pub digest: [u8; 32],
-    /// How many objects it makes. Zero if not known.
+    /// The number of objects in it. Zero if not known.
     pub entry_count: usize,
 }
 
-/// What is restored of an archive that holds a schema only.
+/// Which part of a schema archive is restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sections {
     /// Everything.
     All,
-    /// What has to be there before the rows.
+    /// The part that has to be there before the rows.
     PreData,
 }
 
@@ -63,8 +63,8 @@ pub(super) async fn choose(cx: &Context, server: ServerVersion) -> Result<Progra
     programs::choose_restore(&found, server)
 }
 
-/// Fetches the archive into a private file, and takes out of it what this server
-/// would refuse. Leaves no second copy: an earlier attempt's file is replaced.
+/// Fetches the archive into a private file, and removes from it what this server would refuse. An earlier
+/// attempt's file is replaced.
 ///
 /// # Errors
 ///
@@ -107,7 +107,7 @@ pub(super) async fn fetch(cx: &Context, program: &Program, rights: &Rights) -> R
 
 /// Removes the fetched file, if there is one.
 pub(super) fn forget(cx: &Context) {
-    // What stays is replaced or removed by the next attempt.
+    // If it stays, the next attempt replaces or removes it.
     if let Err(error) = std::fs::remove_file(archive_path(cx))
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -133,9 +133,8 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)
 }
 
-/// Takes the archive apart and puts it together again without what this server
-/// would refuse. One of an unknown layout goes through as it is: `pg_restore`
-/// has the last word.
+/// Takes the archive apart and puts it together again without what this server would refuse. An archive of
+/// an unknown layout stays as it is: `pg_restore` accepts or refuses it.
 fn clean(bytes: Vec<u8>, rights: &Rights) -> Result<(Vec<u8>, usize), Failure> {
     match Archive::parse(&bytes) {
         Ok(mut archive) => {
@@ -163,8 +162,8 @@ fn clean(bytes: Vec<u8>, rights: &Rights) -> Result<(Vec<u8>, usize), Failure> {
     }
 }
 
-/// Ends the session of a `pg_restore` that an earlier attempt of a killed agent
-/// has left, and waits until it is gone: what it did is then committed or not.
+/// Ends the session of a `pg_restore` that an attempt of a killed agent has left, and waits until it is
+/// gone. Its transaction is then either committed or not.
 ///
 /// # Errors
 ///
@@ -189,8 +188,8 @@ pub(super) async fn end_leftovers(cx: &Context, session: &Session) -> Result<(),
 
 /// Restores the archive, all of it or nothing.
 ///
-/// Dropping the future kills the program; its transaction is then rolled back by
-/// the server, soon but not at once ([`end_leftovers`]).
+/// Dropping the future kills the program; the server then rolls its transaction back, soon but not at once
+/// ([`end_leftovers`]).
 ///
 /// # Errors
 ///
@@ -204,9 +203,9 @@ pub(super) async fn run(cx: &Context, program: &Program, fetched: &Fetched, sect
             Sections::All => "--schema-only",
             Sections::PreData => "--section=pre-data",
         })
-        // Where files lie is the destination's own affair.
+        // The destination's owner decides where files lie.
         .arg("--no-tablespaces")
-        // Names each object before it makes it: for the progress, and for the error.
+        // Prints each object before it is made: for the progress, and for the error.
         .arg("--verbose")
         .arg("--")
         .arg(&fetched.path)

@@ -1,10 +1,8 @@
-//! Just enough of SQL's lexical structure to change statements that pg_dump
-//! wrote, and to be sure that nothing else is changed.
+//! As much of SQL's lexical structure as it takes to change statements that pg_dump wrote, and nothing else
+//! in them.
 
-/// The option's name.
 const PRIVATE_OPTION: &[u8] = b"pg_attver";
 
-/// One piece of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token<'a> {
     /// Blanks and comments.
@@ -17,7 +15,6 @@ enum Token<'a> {
     Symbol(u8),
 }
 
-/// A token and where it is.
 #[derive(Clone, Copy, Debug)]
 struct Piece<'a> {
     token: Token<'a>,
@@ -25,9 +22,8 @@ struct Piece<'a> {
     end: usize,
 }
 
-/// Takes `pg_attver` out of every
-/// `ALTER … ALTER COLUMN … SET (…)` statement, and the whole statement away
-/// when nothing else was in it. None when there is nothing to take out.
+/// Removes `pg_attver` from every `ALTER … ALTER COLUMN … SET (…)` statement, and removes the whole
+/// statement when it sets nothing else. None when there is nothing to remove.
 pub(super) fn without_private_option(definition: &[u8]) -> Option<(Vec<u8>, usize)> {
     // The common case costs one scan.
     if !definition.windows(PRIVATE_OPTION.len()).any(|window| window == PRIVATE_OPTION) {
@@ -41,7 +37,7 @@ pub(super) fn without_private_option(definition: &[u8]) -> Option<(Vec<u8>, usiz
         count += 1;
         match edit {
             Edit::Whole => {
-                // The line break that ended the statement goes with it.
+                // The line break after the statement goes with it.
                 let start = statement.first().map_or(copied, |piece| piece.start);
                 cleaned.extend_from_slice(definition.get(copied..start)?);
                 copied = statement.last().map_or(start, |piece| piece.end);
@@ -62,7 +58,7 @@ pub(super) fn without_private_option(definition: &[u8]) -> Option<(Vec<u8>, usiz
     Some((cleaned, count))
 }
 
-/// What has to go.
+/// What is removed from a statement.
 enum Edit {
     Whole,
     Part(usize, usize),
@@ -85,8 +81,8 @@ fn edit(statement: &[Piece<'_>]) -> Option<Edit> {
     if !word(0, b"ALTER") {
         return None;
     }
-    // A relation's name has one or two parts, and none of pg_dump's statements
-    // has `ALTER COLUMN name SET (` anywhere else outside quotes.
+    // A relation's name has one or two parts. No statement of pg_dump has `ALTER COLUMN name SET (`
+    // anywhere else outside quotes.
     let set = (1..significant.len()).find(|index| {
         word(*index, b"ALTER")
             && word(index + 1, b"COLUMN")
@@ -115,7 +111,7 @@ fn edit(statement: &[Piece<'_>]) -> Option<Edit> {
     let (first, after) = *options.get(found)?;
     let start_of = |index: usize| significant.get(index).map(|piece| piece.start);
     let end_of = |index: usize| significant.get(index).map(|piece| piece.end);
-    // With the comma and the blank behind it, or with those before it if last.
+    // Removed with the comma and the blank after it; the last one with those before it.
     Some(if symbol(after, b',') {
         Edit::Part(start_of(first)?, start_of(after + 1)?)
     } else {
@@ -123,7 +119,7 @@ fn edit(statement: &[Piece<'_>]) -> Option<Edit> {
     })
 }
 
-/// The words of a statement that makes a key.
+/// The parts of a statement that makes a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyWords<'a> {
     /// The table, as it was written.
@@ -134,13 +130,13 @@ pub(super) struct KeyWords<'a> {
     pub(super) kind: &'static str,
     /// Its columns, as they were written.
     pub(super) columns: &'a str,
-    /// What follows the statement.
+    /// The text after the statement.
     pub(super) rest: &'a str,
 }
 
-/// Recognises `ALTER TABLE ONLY name ADD CONSTRAINT name PRIMARY KEY|UNIQUE (columns);`
-/// at the beginning of a text. None for a key that says anything else: how its nulls
-/// compare, what its index includes, when it is checked.
+/// Recognises `ALTER TABLE ONLY name ADD CONSTRAINT name PRIMARY KEY|UNIQUE (columns);` at the beginning of
+/// a text. None for a key with any further clause: how its nulls compare, what its index includes, when it
+/// is checked.
 pub(super) fn plain_key(text: &str) -> Option<KeyWords<'_>> {
     let pieces = pieces(text.as_bytes());
     let statement = *statements(&pieces).first()?;
@@ -191,8 +187,8 @@ pub(super) fn plain_key(text: &str) -> Option<KeyWords<'_>> {
     })
 }
 
-/// Splits at semicolons outside quotes. Blanks before a statement belong to
-/// none, the semicolon belongs to its statement.
+/// Splits at semicolons outside quotes. Blanks before a statement belong to no statement; the semicolon
+/// belongs to its statement.
 fn statements<'a, 'b>(pieces: &'b [Piece<'a>]) -> Vec<&'b [Piece<'a>]> {
     let mut found = Vec::new();
     let mut start = None;
@@ -252,8 +248,8 @@ fn run(text: &[u8], start: usize, belongs: impl Fn(u8) -> bool) -> usize {
     text.iter().skip(start).position(|byte| !belongs(*byte)).map_or(text.len(), |length| start + length)
 }
 
-/// The end of a quoted piece; doubled quotes stay inside, and with `escapes`
-/// a backslash takes the meaning from what follows.
+/// The end of a quoted piece. Doubled quotes stay inside; with `escapes`, so does a character after a
+/// backslash.
 fn closing_quote(text: &[u8], mut position: usize, quote: u8, escapes: bool) -> usize {
     while let Some(&byte) = text.get(position) {
         if escapes && byte == b'\\' {
@@ -270,7 +266,7 @@ fn closing_quote(text: &[u8], mut position: usize, quote: u8, escapes: bool) -> 
     text.len()
 }
 
-/// The end of `$tag$ … $tag$`, if that is what begins here.
+/// The end of `$tag$ … $tag$`, if one begins here.
 fn dollar_quote(text: &[u8], start: usize) -> Option<usize> {
     let tag_end = run(text, start + 1, |byte| is_word(byte) && byte != b'$');
     if text.get(tag_end) != Some(&b'$') || text.get(start + 1).is_some_and(u8::is_ascii_digit) {
@@ -281,7 +277,7 @@ fn dollar_quote(text: &[u8], start: usize) -> Option<usize> {
     Some(body.windows(tag.len()).position(|window| window == tag).map_or(text.len(), |at| tag_end + 1 + at + tag.len()))
 }
 
-/// The end of a comment; they nest.
+/// The end of a comment. Comments nest.
 fn closing_comment(text: &[u8], start: usize) -> usize {
     let mut depth = 0_usize;
     let mut position = start;
@@ -304,9 +300,8 @@ fn closing_comment(text: &[u8], start: usize) -> usize {
     text.len()
 }
 
-/// A name as pg_dump writes it in a tag. Quoting a name that pg_dump would
-/// leave plain makes no difference to what is looked up, except here: so the
-/// plain form is for lowercase words, as in `fmtId`.
+/// A name as pg_dump writes it in a tag. Quoting a name that pg_dump leaves plain would do no harm
+/// elsewhere, but a tag is compared as text. So lowercase words stay plain, as in `fmtId`.
 pub(super) fn quote_as_pg_dump(name: &str) -> String {
     pgportage_postgres::quote_ident(name)
 }

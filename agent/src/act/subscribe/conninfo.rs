@@ -3,18 +3,17 @@
 use pgportage_postgres::Secret;
 use zeroize::Zeroizing;
 
-/// Where a subscription connects to and as whom.
+/// Where a subscription connects to, and as which role.
 pub(super) struct Target<'a> {
     pub(super) host: &'a str,
     pub(super) port: u16,
     pub(super) user: &'a str,
     pub(super) database: &'a str,
-    /// libpq's `sslmode`.
     pub(super) sslmode: &'static str,
 }
 
 impl Target<'_> {
-    /// The string for libpq, password included. Wiped when dropped.
+    /// The string for libpq, password included. It is wiped when dropped.
     pub(super) fn conninfo(&self, password: &Secret) -> Zeroizing<String> {
         let port = self.port.to_string();
         let pairs = [
@@ -49,7 +48,7 @@ impl Target<'_> {
     }
 }
 
-/// One CSV field: how the string travels to the server by COPY.
+/// One CSV field: the form in which the string travels to the server by COPY.
 pub(super) fn csv_line(text: &str) -> Zeroizing<String> {
     let mut line = Zeroizing::new(String::with_capacity(text.len() + 16));
     line.push('"');

@@ -1,9 +1,8 @@
-//! What the replication role needs to read for the initial copy.
+//! The rights that the replication role needs to read for the initial copy.
 //!
-//! Granted with the slot, not with the role: in between the schema is dumped,
-//! and a grant to a role that the destination lacks would go with it. Only what
-//! is missing is granted; the list is kept in the ledger, in the same
-//! transaction, so that exactly that is revoked.
+//! Granted with the slot, not with the role. In between the schema is dumped, and the dump would carry a
+//! grant to a role that the destination lacks. Only missing rights are granted. The ledger keeps the list
+//! of them, in the same transaction, so that exactly these are revoked.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +16,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::act::Context;
 
-/// The action whose ledger rows keep the list.
 const ACTION: ActKind = ActKind::CreateSlot;
 
 const UNREADABLE_TABLES: &str = "\
@@ -44,21 +42,18 @@ SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamesp
 
 const SCHEMA_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
 
-/// Tables named in one GRANT.
 const BATCH: usize = 200;
 
-/// One privilege that we granted.
+/// One privilege that the agent granted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Grant {
-    /// USAGE on a schema.
     Schema { schema: String },
-    /// SELECT on a table.
     Table { schema: String, relation: String },
 }
 
-/// Grants what is missing, and writes down what that was. Nothing on the
-/// destination: the way back copies nothing, so its role reads nothing.
+/// Grants the missing rights, and notes them in the ledger. Grants nothing on the destination: the way back
+/// copies nothing, so its role reads nothing.
 pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
     if cx.participation.side == Side::Destination {
         return Ok(());
@@ -108,7 +103,7 @@ pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
     transaction.commit().await.map_err(failure)
 }
 
-/// Revokes what the ledger says that we granted.
+/// Revokes what the agent granted, by the ledger.
 pub(crate) async fn revoke_reading(cx: &Context) -> Result<(), Failure> {
     if cx.participation.side == Side::Destination {
         return Ok(());
@@ -138,7 +133,7 @@ pub(crate) async fn revoke_reading(cx: &Context) -> Result<(), Failure> {
                 format!("REVOKE SELECT ON TABLE {} FROM {grantee}", RelationName::new(schema, relation)),
             ),
         };
-        // What was dropped since took its grants along.
+        // A schema or table that was dropped since took its grants along.
         if exists.map_err(failure)?.get(0) {
             transaction.batch_execute(&statement).await.map_err(failure)?;
         }
@@ -153,7 +148,7 @@ fn read(result: &[u8]) -> Result<BTreeSet<Grant>, Failure> {
     }
     serde_json::from_slice(result).map_err(|error| {
         Failure::new(Reason::ObjectConflict, "the ledger's list of grants is unreadable")
-            .hint("Somebody changed schema pgportage by hand. Revoke the replication role's grants by hand.")
+            .hint("Schema pgportage was changed by hand. Revoke the replication role's grants by hand.")
             .because(&error)
     })
 }

@@ -1,9 +1,7 @@
-//! The slot on the publisher: the source, and for the way back the
-//! destination.
+//! The slot on the publisher: the source, and for the way back the destination.
 //!
-//! Class: probe-able. The name is deterministic and the intent is in the journal
-//! before the server is asked; a slot of that name without the intent is
-//! somebody else's.
+//! Class: probe-able. The name is deterministic, and the intent is in the journal before the agent asks the
+//! server. A slot of that name without the intent is not ours.
 
 use std::time::Duration;
 
@@ -22,19 +20,19 @@ use crate::policy::DestructiveAct;
 /// The slot is there already.
 const DUPLICATE_OBJECT: &str = "42710";
 
-/// How often to look what the server waits for.
+/// How often to look which sessions the server waits for.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// How long the server may take to give up a cancelled creation.
 const CANCEL_LIMIT: Duration = Duration::from_secs(10);
 
-/// The transactions that the creation waits for are locks that somebody holds,
-/// and such waits count for `lock_timeout`: this one has a limit of its own.
+/// The creation waits for transactions, and such a wait counts for `lock_timeout`. The creation has a limit
+/// of its own.
 const WAIT_FOR_LOCKS: &str = "SET lock_timeout = 0";
 
 const CREATE: &str = "SELECT lsn::text FROM pg_create_logical_replication_slot($1, 'pgoutput')";
 
-/// Whom a backend waits for. Process 0 is a prepared transaction.
+/// The sessions that a backend waits for. Process 0 is a prepared transaction.
 const BLOCKERS: &str = "\
 SELECT b.pid, a.usename::text, a.state,
        extract(epoch FROM clock_timestamp() - a.xact_start)::bigint
@@ -72,15 +70,15 @@ pub struct CreateSlot {
 pub struct CreateSlotResult {
     /// Its name.
     pub slot_name: String,
-    /// Where it starts.
+    /// Where its stream begins.
     pub consistent_point: String,
 }
 
-/// What a slot of our name is.
+/// The state of a slot of our name.
 #[derive(Clone, Debug)]
 enum Found {
     Nothing,
-    /// An earlier attempt's backend still makes it.
+    /// A backend of an earlier attempt is still making it.
     BeingMade(i32),
     Usable(String),
 }
@@ -139,7 +137,7 @@ impl Act for CreateSlot {
             CopyMethod::Snapshot => Box::pin(keep_snapshot(cx, &name)).await?,
         }
         cx.fail_point("create_slot.perform.created");
-        // A checkpoint at the wrong moment may invalidate a new slot.
+        // Otherwise a checkpoint at the wrong moment may invalidate a new slot.
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         match find(cx, &session, &name).await? {
             Found::Usable(consistent_point) => Ok(CreateSlotResult { slot_name: name, consistent_point }),
@@ -179,8 +177,8 @@ async fn find(cx: &Context, session: &Session, name: &str) -> Result<Found, Fail
     }
 }
 
-/// Makes the slot, unless it is there. A backend of an attempt that died may
-/// still be waiting to make it, may end at any moment, and may yet succeed.
+/// Makes the slot, unless it is there. A backend of an attempt that died may still be waiting to make it;
+/// it may end at any moment, and may still succeed.
 async fn make(cx: &Context, name: &str) -> Result<(), Failure> {
     let mut patience = Patience::new(cx);
     loop {
@@ -225,7 +223,7 @@ async fn keep_snapshot(cx: &Context, name: &str) -> Result<(), Failure> {
     loop {
         cx.safe_point()?;
         let creation = async { cx.snapshots.open(&cx.participation, None).await.map(|_| ()) };
-        // The keeper's statement ends with its session, and that with the future.
+        // Dropping the future ends the keeper's session, and with it the statement.
         match attend(cx, name, creation, None).await {
             Err(failure) if failure.sqlstate.as_deref() == Some(DUPLICATE_OBJECT) => {
                 patience.again(cx, still_there(), "the end of an earlier attempt").await?;
@@ -238,9 +236,8 @@ async fn keep_snapshot(cx: &Context, name: &str) -> Result<(), Failure> {
     }
 }
 
-/// Waits for the creation of the slot. The server waits for every transaction
-/// that is open now; says whose they are. `stop` cancels the creation, where
-/// dropping the future does not.
+/// Waits for the creation of the slot, and reports which sessions delay it: the server waits for every
+/// transaction that is open now. `stop` cancels the creation, where dropping the future does not.
 async fn attend(
     cx: &Context,
     name: &str,
@@ -271,7 +268,7 @@ async fn attend(
                 .hint("End that transaction, or wait for it; then retry the step.")
                 .effect(Effect::None));
         }
-        // Only for people: a look that fails hides nothing that is decided here.
+        // Only a report for operators: no decision rests on this look, so it may fail.
         if let Ok(Some(SlotState { active_pid: Some(maker), .. })) = slot_state(&observer, name).await
             && let Ok(blockers) = blockers(&observer, maker).await
             && !blockers.is_empty()
@@ -289,7 +286,7 @@ async fn attend(
 
 fn creation_failure(failure: Failure) -> Failure {
     if failure.sqlstate.as_deref() == Some("53400") {
-        failure.hint("Drop replication slots that nobody needs, or raise max_replication_slots on the source.")
+        failure.hint("Drop replication slots that are no longer needed, or raise max_replication_slots on the source.")
     } else {
         failure
     }
@@ -333,8 +330,8 @@ fn describe(blockers: &[Blocker]) -> String {
     blockers.iter().take(3).map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// Ends our walsenders and drops our slot and what table synchronisation left.
-/// Succeeds when there is nothing to drop.
+/// Ends our walsenders, and drops our slot and those that table synchronisation left. Succeeds when there
+/// is nothing to drop.
 ///
 /// # Errors
 ///
@@ -382,7 +379,7 @@ async fn drop_slots(cx: &Context, system: &str, role: &str) -> Result<(), Failur
             Ok(_) => cx.fail_point("create_slot.undo.one_dropped"),
             Err(error) => {
                 let dropped = sql_failure(error, "drop the replication slot");
-                // Somebody was faster, for example the subscriber.
+                // Another session, for example the subscriber's, has dropped it first.
                 if dropped.sqlstate.as_deref() != Some("42704") {
                     return Err(dropped);
                 }

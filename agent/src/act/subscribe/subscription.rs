@@ -1,19 +1,16 @@
 //! The subscription on the destination.
 //!
-//! Class: probe-able, under a deterministic name. The password never stands in a
-//! statement or a parameter: the subscription is made with a placeholder, the
-//! real string travels by COPY into a temporary table and from there, inside the
-//! server, into `ALTER SUBSCRIPTION`, in the same transaction. (A failing or a
-//! warning CREATE SUBSCRIPTION would put its whole text into the server's log,
-//! as context even from within a function.) Only then is it enabled, and
-//! then refreshed: table synchronisation takes a snapshot that is newer than the
-//! slot, so nothing is skipped in between.
+//! Class: probe-able, under a deterministic name. The password never stands in a statement or a parameter:
+//! the subscription is made with a placeholder, the real string travels by COPY into a temporary table and
+//! from there, inside the server, into `ALTER SUBSCRIPTION`, in the same transaction. (A failing or a
+//! warning CREATE SUBSCRIPTION would put its whole text into the server's log, as context even from within
+//! a function.) Only then is it enabled, and then refreshed: table synchronisation takes a snapshot that is
+//! newer than the slot, so nothing is skipped in between.
 //!
-//! When the agents have copied the rows, nothing may be skipped: the
-//! subscription has to know its tables before it is enabled, and learns them only
-//! when it connects while it is made. Then CREATE SUBSCRIPTION itself is run
-//! inside the server with the string from that table, and nothing of what it says
-//! leaves the handler around it but the message.
+//! When the agents have copied the rows, nothing may be skipped: the subscription has to know its tables
+//! before it is enabled, and learns them only when it connects while it is made. Then CREATE SUBSCRIPTION
+//! itself runs inside the server with the string from that table. Of its error, only the message leaves the
+//! handler around it.
 
 use bytes::Bytes;
 use futures_util::SinkExt;
@@ -56,9 +53,9 @@ const COPY_CONNECTION: &str = "COPY pg_temp.pgportage_connection (line) FROM STD
 /// Proves the credential by real logins, then makes the subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CreateSubscription {
-    /// How the server reaches the source.
+    /// Whether the server reaches the source by the tunnel or directly.
     pub path: ConnectionPath,
-    /// Whether the rows are there already.
+    /// Whether the agents have copied the rows already.
     pub copy_method: CopyMethod,
 }
 
@@ -138,7 +135,7 @@ impl Act for CreateSubscription {
             user: &access.role_name,
             database: &access.database,
             sslmode: match (self.path, source) {
-                // Inside the link's own TLS.
+                // The link has TLS of its own.
                 (ConnectionPath::Tunnel, _) => "disable",
                 (ConnectionPath::Direct, Some(_)) => "prefer",
                 (ConnectionPath::Direct, None) => "require",
@@ -173,7 +170,7 @@ impl Act for CreateSubscription {
 }
 
 impl CreateSubscription {
-    /// Where the server connects to.
+    /// The host and port that the server connects to.
     async fn address(&self, cx: &Context) -> Result<(String, u16), Failure> {
         match self.path {
             ConnectionPath::Tunnel => {
@@ -202,8 +199,8 @@ fn report(cx: &Context, subject: &str) {
     cx.report(Progress { subject: subject.to_owned(), ..Progress::default() });
 }
 
-/// Makes a disabled subscription through the link that copies nothing and knows its
-/// tables, in one transaction with the ledger row. There must be none of that name.
+/// Makes a subscription through the link, disabled, which copies nothing and knows its tables. One
+/// transaction with the ledger row. There must be no subscription of that name.
 pub(crate) async fn make_subscription(
     cx: &Context,
     session: &mut Session,
@@ -224,8 +221,8 @@ pub(crate) async fn make_subscription(
 }
 
 impl CreateSubscription {
-    /// Makes the subscription, or gives the one that is there the new password, in
-    /// one transaction with the ledger row.
+    /// Makes the subscription, or gives the existing one the new password, in one transaction with the
+    /// ledger row.
     async fn write(
         self,
         cx: &Context,
@@ -250,8 +247,8 @@ impl CreateSubscription {
                 transaction.batch_execute(&statement).await.map_err(|error| privilege_hint(failure(error)))?;
                 set_connection(&transaction, name, &line).await?;
             }
-            // A subscription that is enabled and does not know its tables throws their
-            // changes away, and only one that connects learns them before that.
+            // An enabled subscription that does not know its tables discards their changes. It can learn
+            // them before that only by connecting while it is made.
             (None, CopyMethod::Snapshot) => {
                 report(cx, "the source, for the list of published tables");
                 let options = options(access, source, destination, &["connect = true", "copy_data = false"]);
@@ -297,8 +294,8 @@ pub(crate) async fn subscription(
     Ok(found)
 }
 
-/// A subscription of our name must be to our publication (or to the one that proves
-/// the way back), on our slot or on none.
+/// Refuses a subscription of our name unless it is to our publication (or to the one that proves the way
+/// back), on our slot or on none.
 fn check_ours(participation: &Participation, name: &str, state: &State) -> Result<(), Failure> {
     let proof = names::proof_publication(&participation.migration);
     let publication = matches!(state.publications.as_slice(), [only] if *only == name || *only == proof);
@@ -311,9 +308,9 @@ fn check_ours(participation: &Participation, name: &str, state: &State) -> Resul
         .effect(Effect::None))
 }
 
-/// Logs in to the publisher as a walsender, as the subscription will; then with a
-/// wrong password, which must be refused. Returns the source's version, or none
-/// when only the server's own libpq can try, because the source wants TLS.
+/// Logs in to the publisher as a walsender, as the subscription will; then with a wrong password, which
+/// must be refused. Returns the publisher's version, or none when only the server's own libpq can log in,
+/// because the publisher wants TLS.
 pub(crate) async fn prove_login(
     cx: &Context,
     path: ConnectionPath,
@@ -354,7 +351,7 @@ pub(crate) async fn prove_login(
     }
 }
 
-/// The lines of the publisher's `pg_hba.conf` that would do.
+/// The lines that the publisher's `pg_hba.conf` needs.
 fn hba_lines(access: &ReplicationAccess) -> String {
     let (database, role) = (hba_name(&access.database), hba_name(&access.role_name));
     format!(
@@ -396,9 +393,8 @@ fn privilege_hint(failure: Failure) -> Failure {
     )
 }
 
-/// `origin` stays `any`: changes that reached the source by replication are its
-/// data too. `streaming = on`, not parallel: that lost transactions before 18.2,
-/// 17.8 and 16.12.
+/// `origin` stays `any`: changes that reached the source by replication are its data too. `streaming = on`,
+/// not parallel: that lost transactions before 18.2, 17.8 and 16.12.
 fn options(
     access: &ReplicationAccess,
     source: Option<ServerVersion>,
@@ -423,7 +419,7 @@ fn options(
     options.join(", ")
 }
 
-/// `connection` is a literal, or where [`with_connection`] puts one.
+/// `connection` is a literal, or the place where [`with_connection`] puts one.
 fn create_statement(name: &str, access: &ReplicationAccess, connection: &str, options: &str) -> String {
     let (name, publication) = (quote_ident(name), quote_ident(&access.publication_name));
     format!("CREATE SUBSCRIPTION {name} CONNECTION {connection} PUBLICATION {publication} WITH ({options})")
@@ -434,8 +430,7 @@ async fn set_connection(transaction: &Transaction<'_>, name: &str, line: &Zeroiz
     with_connection(transaction, &format!("ALTER SUBSCRIPTION {} CONNECTION %L", quote_ident(name)), line).await
 }
 
-/// Runs a statement with the connection string in the place of `%L`. The names in
-/// it are ours: they hold no `%`.
+/// Runs a statement with the connection string in place of `%L`. The names in it are ours and hold no `%`.
 async fn with_connection(
     transaction: &Transaction<'_>,
     statement: &str,
@@ -469,14 +464,9 @@ async fn enable(session: &Session, name: &str) -> Result<(), Failure> {
         .map_err(|error| sql_failure(error, "enable the subscription"))
 }
 
-/// Disables the subscription, parts it from its slot and drops it; then closes
-/// the tunnel. Succeeds when there is nothing to drop. Works while the source is
-/// away: the slot is the source agent's to drop.
-///
-/// # Errors
-///
-/// What the server reports; [`Reason::ObjectConflict`] never: somebody else's
-/// subscription is left alone.
+/// Disables the subscription, detaches it from its slot and drops it; then closes the tunnel. Succeeds when
+/// there is nothing to drop; a subscription that is not ours is left alone. Works while the source is away:
+/// the source agent drops the slot.
 pub(crate) async fn remove_subscription(cx: &Context) -> Result<(), Failure> {
     let name = subscribed_name(&cx.participation);
     let mut patience = Patience::new(cx);
@@ -492,8 +482,8 @@ pub(crate) async fn remove_subscription(cx: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Disables a subscription of ours, parts it from its slot and drops it. Succeeds when
-/// there is none; somebody else's is left alone.
+/// Disables a subscription of ours, detaches it from its slot and drops it. Succeeds when there is none;
+/// one that is not ours is left alone.
 pub(crate) async fn drop_subscription(cx: &Context, name: &str) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "drop the subscription");
     let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;

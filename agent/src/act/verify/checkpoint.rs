@@ -1,10 +1,8 @@
-//! What a comparison has come to so far, in a file of the agent's own.
+//! The state of a comparison, in a file of the agent's own.
 //!
-//! Written again every few seconds and when the comparison rests, so that a
-//! comparison that was interrupted goes on where it left off. It is the source of
-//! truth about how long the report beside it is: what was written behind that is
-//! found again. **Both hold keys of rows**, so nobody but the agent's user may read
-//! them.
+//! Written every few seconds and when the comparison stops, so that an interrupted comparison goes on where
+//! it was. The file is the source of truth about the length of the report beside it: text after that length
+//! is written again. **Both hold keys of rows**, so only the agent's user may read them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -21,10 +19,10 @@ use serde_json::json;
 
 use crate::reports;
 
-/// Form of the file. Another one is not read: the comparison begins anew.
+/// Form of the file. A file of another form is not read: the comparison begins anew.
 const FORMAT: u32 = 1;
 
-/// The rows of one table, compared.
+/// The result for one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableComparison {
     /// The table.
@@ -63,7 +61,6 @@ impl From<TableComparison> for v1::TableComparison {
     }
 }
 
-/// What is known of one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct TableNote {
     pub(super) digest: Digest,
@@ -87,7 +84,6 @@ impl TableNote {
     }
 }
 
-/// What is stored.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Saved {
     format: u32,
@@ -97,11 +93,11 @@ struct Saved {
     recheck_count: i64,
     report_bytes: u64,
     repair_bytes: u64,
-    /// Schema, name, and what is known.
+    /// Schema, name, and the state of each table.
     tables: Vec<(String, String, TableNote)>,
 }
 
-/// The checkpoint of one migration, open.
+/// The checkpoint of one migration.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     directory: PathBuf,
@@ -111,8 +107,7 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint of a migration. What it holds of another comparison is
-    /// thrown away.
+    /// Opens the checkpoint of a migration. A checkpoint of another comparison is thrown away.
     pub(super) fn open(state: &Path, migration: &MigrationId, comparison_id: i64) -> Result<Self, Failure> {
         let directory = reports::comparison(state, migration);
         let unwritable = |error: io::Error| unwritable(&directory, &error);
@@ -122,21 +117,19 @@ impl Checkpoint {
             .ok()
             .filter(|saved: &Saved| saved.format == FORMAT && saved.comparison_id == comparison_id)
             .unwrap_or(Saved { format: FORMAT, comparison_id, ..Saved::default() });
-        // What stood in the way may be gone.
+        // What prevented the comparison of a table may be gone.
         saved.tables.retain(|(_, _, note)| note.obstacle.is_empty());
         let report = open_at(&directory.join("differences.jsonl"), saved.report_bytes).map_err(unwritable)?;
         let repair = open_at(&directory.join("repair.sql"), saved.repair_bytes).map_err(unwritable)?;
         Ok(Self { directory, saved, report, repair })
     }
 
-    /// What is known of a table.
     pub(super) fn table(&self, name: &RelationName) -> Option<&TableNote> {
         let named =
             |(schema, relation, _): &&(String, String, TableNote)| *schema == name.schema && *relation == name.relation;
         self.saved.tables.iter().find(named).map(|(_, _, note)| note)
     }
 
-    /// Takes note of a table.
     pub(super) fn note(&mut self, name: &RelationName, note: TableNote) {
         let place = self.saved.tables.iter().position(|(s, r, _)| *s == name.schema && *r == name.relation);
         match place {
@@ -150,7 +143,7 @@ impl Checkpoint {
         self.saved.range_count += 1;
     }
 
-    /// Counts rows that were looked at once more.
+    /// Counts rows that were compared once more.
     pub(super) fn count_rechecks(&mut self, rows: usize) {
         self.saved.recheck_count += i64::try_from(rows).unwrap_or(i64::MAX);
     }
@@ -168,7 +161,7 @@ impl Checkpoint {
         self.saved.elapsed
     }
 
-    /// Writes down which row differs, and how.
+    /// Writes a row that differs, and how, into the report.
     pub(super) fn report(
         &mut self,
         table: &ComparedTable,
@@ -191,12 +184,12 @@ impl Checkpoint {
         written.map_err(|error| unwritable(&self.directory, &error))
     }
 
-    /// Writes a statement down that mends a difference.
+    /// Writes a statement that corrects a difference.
     pub(super) fn mend(&mut self, statement: &str) -> Result<(), Failure> {
         self.repair.write_all(statement.as_bytes()).map_err(|error| unwritable(&self.directory, &error))
     }
 
-    /// Makes everything so far survive the process.
+    /// Makes the present state survive the process.
     pub(super) fn save(&mut self, elapsed: Duration) -> Result<(), Failure> {
         self.write(elapsed).map_err(|error| unwritable(&self.directory, &error))
     }
@@ -217,7 +210,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Where the report is, unless it is empty, and where the statements are.
+    /// The paths of the report, unless it is empty, and of the statements.
     pub(super) fn paths(&mut self) -> Result<[String; 2], Failure> {
         let path = |file: &mut File, name: &str| -> io::Result<String> {
             let written = file.stream_position()? > 0;
@@ -229,8 +222,7 @@ impl Checkpoint {
     }
 }
 
-/// Opens a file for the agent's user alone, as long as it was and to be gone on
-/// with.
+/// Opens a file that only the agent's user can read, cuts it to a length and continues there.
 fn open_at(path: &Path, length: u64) -> io::Result<File> {
     let mut file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
     file.set_len(length)?;

@@ -1,10 +1,10 @@
-//! On the subscriber: compares the rows of every table with those of the
-//! other side, by their hashes. The destination follows until the cutover, the
-//! source behind it; messages call *source* who is followed.
+//! On the subscriber: compares the rows of every table with those of the other side, by their hashes. The
+//! destination is the subscriber until the cutover, the source after it; messages call the publisher
+//! *source*.
 //!
-//! Nothing is locked and no snapshot is old: a table is read part by part, each
-//! part at both ends at the same moment and under a snapshot of its own. The
-//! boundaries of parts are looked for here, where no application waits.
+//! No table is locked and no snapshot is old: a table is read part by part, each part on both sides at the
+//! same moment and under a snapshot of its own. This agent looks for the boundaries of parts on the
+//! subscriber, where no application waits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,23 +22,22 @@ use super::scan::Worker;
 use crate::act::{Act, Context, Produced, Progress, Survey};
 use crate::message::{duration, span};
 
-/// Tables compared at the same time: while one side of one is read, the other
-/// side of another is. Each costs both servers a session.
+/// Tables compared at the same time: while the publisher reads a part of one, the subscriber reads a part
+/// of another. Each costs both servers a session.
 const WORKERS: usize = 2;
 
 /// Compares rows by their hashes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompareRows {
-    /// Which comparison this is. One with the number of the one before goes on
-    /// where that left off.
+    /// Number of the comparison. The number of the previous one continues it where it stopped.
     pub comparison_id: i64,
-    /// How long it may take. None: until it is done.
+    /// How long it may take. None: until it is complete.
     pub time_limit: Option<Duration>,
-    /// Write statements that mend what differs.
+    /// Whether to write statements that correct the differences.
     pub repair: bool,
 }
 
-/// What it came to.
+/// The result so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompareRowsResult {
     /// One entry for each table that either side replicates, sorted by name.
@@ -47,7 +46,7 @@ pub struct CompareRowsResult {
     pub complete: bool,
     /// Parts of tables whose hashes were compared.
     pub range_count: i64,
-    /// Rows that were looked at once more, because a hash differed.
+    /// Rows that were compared once more, because a hash differed.
     pub recheck_count: i64,
     /// How long it took, over all attempts.
     pub elapsed: Duration,
@@ -108,7 +107,7 @@ impl Act for CompareRows {
         let workers = ends.into_iter().map(|ends| Box::pin(Worker::new(cx, &queue, ends).run()));
         let worked = tokio::select! {
             biased;
-            // The sessions go, and with them what the servers do for them.
+            // Dropping the sessions ends their statements on both servers.
             () = cx.cancel.cancelled() => cx.safe_point().map_err(|cancelled| cancelled.effect(Effect::None)),
             worked = try_join_all(workers) => worked.map(|_| ()),
         };
@@ -121,19 +120,18 @@ impl Act for CompareRows {
     }
 }
 
-/// Both ends, ready to hash.
 pub(in crate::act) async fn open(cx: &Context) -> Result<(Reader, Questions), Failure> {
     let here = Reader::open(&cx.door, &cx.participation.database).await?;
     let there = cx.peers.call(&cx.participation).await?.compare_rows().await?;
     Ok((here, there))
 }
 
-/// What can be compared, and what cannot.
+/// The tables that can be compared, and those that cannot.
 #[derive(Debug)]
 pub(in crate::act) struct Plan {
     /// Every table that both sides have with the same columns.
     pub(in crate::act) tables: Vec<Arc<ComparedTable>>,
-    /// The others, with what stands in the way.
+    /// The other tables, each with the reason.
     obstacles: Vec<(RelationName, String)>,
 }
 
@@ -150,7 +148,7 @@ impl Plan {
         Ok((Self::of(ours, theirs), hashing))
     }
 
-    /// Holds what the two sides have against each other.
+    /// Compares the tables of both sides with each other.
     fn of(ours: Vec<ComparedTable>, theirs: Vec<ComparedTable>) -> Self {
         let mut theirs: BTreeMap<_, _> = theirs.into_iter().map(|table| (table.name.clone(), table)).collect();
         let (mut tables, mut obstacles) = (Vec::new(), Vec::new());
@@ -161,7 +159,7 @@ impl Plan {
             };
             match table.comparable(&other) {
                 Ok(()) if table.key == other.key => tables.push(Arc::new(table)),
-                // Either one has no such key, or another one has more.
+                // One side has no such key, or the sides have different ones.
                 Ok(()) => tables.push(Arc::new(table.without_key())),
                 Err(obstacle) => obstacles.push((table.name, obstacle)),
             }

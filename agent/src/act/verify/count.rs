@@ -1,9 +1,8 @@
-//! Row counts, schema objects, and what is not replicated.
+//! Row counts, schema objects, and objects that are not replicated.
 //!
-//! Counts while writes go on: short snapshots, each of one large table or of some
-//! small ones, so that no transaction holds back xmin for long. The counters of
-//! inserted and deleted rows are read after each count, so that the coordinator
-//! can tell a difference that writes explain from one that they do not.
+//! Counts while applications write: short snapshots, each of one large table or of some small ones, so that
+//! no transaction holds back xmin for long. The counters of inserted and deleted rows are read after each
+//! count. With them the coordinator tells a difference that writes explain from one that they do not.
 
 use pgportage_data_plane::comparison::replicated_tables;
 use pgportage_link::{Effect, Failure};
@@ -16,8 +15,7 @@ use crate::act::patience::Patience;
 use crate::act::{Act, Context, Produced, Progress, ProgressPart, ProgressUnit, Survey};
 use crate::message::relations;
 
-/// One process of the server is enough for a count: it must not take the
-/// application's.
+/// One server process is enough for a count: it must not take the application's.
 const GENTLE: &str = "SET max_parallel_workers_per_gather = 0; SET jit = off";
 
 /// Small tables in one statement: each needs a lock.
@@ -25,8 +23,8 @@ const BATCH: usize = 50;
 /// Bytes of the tables in one statement, unless it is one table.
 const BATCH_BYTES: i64 = 16 << 20;
 
-/// Sizes of tables, in the order in which they were asked for. One that is gone
-/// counts as small: the count will say so.
+/// Sizes of tables, in the order of the question. A table that is gone counts as small; its count will
+/// report that.
 const SIZES: &str = "\
 SELECT coalesce(pg_relation_size(c.oid), 0)
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (nspname, relname, place)
@@ -50,7 +48,7 @@ pub struct CountRows {
     pub tables: Vec<RelationName>,
     /// Only the schema objects: the rows are compared by their hashes.
     pub objects_only: bool,
-    /// Where the sequences stand as well.
+    /// Whether to read the positions of the sequences as well.
     pub sequences: bool,
 }
 
@@ -61,17 +59,17 @@ pub struct CountRowsResult {
     pub tables: Vec<TableCount>,
     /// Every schema object that both sides must have, sorted.
     pub objects: Vec<SchemaObject>,
-    /// What native replication leaves behind, and what becomes of it.
+    /// What native replication does not carry, and what becomes of it.
     pub not_replicated: Vec<Finding>,
-    /// Where the sequences stand, sorted by name, where that was asked for. Those
-    /// that begin again at their end are left out: their values say nothing.
+    /// The positions of the sequences, sorted by name, where they were asked for. Cycling sequences are
+    /// left out: their values cannot be compared.
     pub sequences: Vec<SequencePlace>,
 }
 
-/// Where one sequence stands, and which way it goes.
+/// The position of one sequence, and its direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SequencePlace {
-    /// Where it stands.
+    /// Its name and last value.
     pub position: SequencePosition,
     /// Whether its values become smaller.
     pub descending: bool,
@@ -225,7 +223,7 @@ async fn count(cx: &Context, session: &Session, tables: &[RelationName]) -> Resu
     let row = tokio::select! {
         biased;
         () = cx.cancel.cancelled() => {
-            // A dropped question would be answered all the same, hours later.
+            // If the future were only dropped, the server would go on counting, perhaps for hours.
             session.cancel_handle().cancel().await.ok();
             return Err(match cx.safe_point() {
                 Err(cancelled) => cancelled.effect(Effect::None),

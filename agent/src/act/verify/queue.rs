@@ -1,5 +1,4 @@
-//! What is left to compare and what came of it: shared by the workers of one
-//! attempt.
+//! The tables that are left to compare, and the results: shared by the workers of one attempt.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,10 +17,9 @@ use crate::act::{Context, Progress, ProgressUnit};
 const SMALL: i64 = 1 << 20;
 /// Small tables in one question.
 const BATCH: usize = 50;
-/// Time between two moments to which a comparison that is interrupted goes back.
+/// Time between two saved states. An interrupted comparison goes back to the last one.
 pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// One piece of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     /// Small tables, each as one part.
@@ -30,12 +28,11 @@ pub(super) enum Work {
     Table(Arc<ComparedTable>),
 }
 
-/// The queue.
 #[derive(Debug)]
 pub(super) struct RangeQueue<'a> {
     cx: &'a Context,
     pub(super) hashing: Hashing,
-    /// Write statements that mend differences.
+    /// Whether to write statements that correct differences.
     repair: bool,
     begun: Instant,
     deadline: Option<Instant>,
@@ -54,9 +51,9 @@ struct State {
 }
 
 impl<'a> RangeQueue<'a> {
-    /// Puts the work together: large tables first, so that none of them is left
-    /// alone at the end. Tables that are complete by the checkpoint are not compared
-    /// again. `obstructed` cannot be compared at all: the checkpoint says why.
+    /// Queues the work: large tables first, so that none of them is left alone at the end. Tables that are
+    /// complete by the checkpoint are not compared again. `obstructed` tables cannot be compared at all;
+    /// the checkpoint says why.
     pub(super) fn new(
         cx: &'a Context,
         hashing: Hashing,
@@ -79,7 +76,7 @@ impl<'a> RangeQueue<'a> {
         Self { cx, hashing, repair, begun, deadline, state: Mutex::new(state) }
     }
 
-    /// The next piece of work; none when all is dealt out, or the time is over.
+    /// The next piece of work. None when no work is left, or the time is over.
     pub(super) fn take(&self) -> Option<Work> {
         if self.is_over() {
             return None;
@@ -87,17 +84,16 @@ impl<'a> RangeQueue<'a> {
         self.lock().work.pop_front()
     }
 
-    /// Whether the time is over.
     pub(super) fn is_over(&self) -> bool {
         self.deadline.is_some_and(|deadline| self.cx.clock.now() >= deadline)
     }
 
-    /// What is known of a table from before.
+    /// What the checkpoint knows of a table.
     pub(super) fn known(&self, table: &RelationName) -> TableNote {
         self.lock().checkpoint.table(table).cloned().unwrap_or_default()
     }
 
-    /// A part was compared.
+    /// Counts a part that was compared.
     pub(super) fn compared(&self, table: &RelationName, bytes: i64) {
         let mut state = self.lock();
         state.checkpoint.count_range();
@@ -113,13 +109,12 @@ impl<'a> RangeQueue<'a> {
         self.cx.report(progress);
     }
 
-    /// Rows are looked at once more.
+    /// Counts rows that are compared once more.
     pub(super) fn rechecked(&self, rows: usize) {
         self.lock().checkpoint.count_rechecks(rows);
     }
 
-    /// A row differs. Its key goes into the report, `statement` into the other
-    /// file.
+    /// Notes a row that differs. Its key goes into the report, `statement` into the other file.
     pub(super) fn differs(
         &self,
         table: &ComparedTable,
@@ -137,12 +132,11 @@ impl<'a> RangeQueue<'a> {
         state.checkpoint.mend(statement)
     }
 
-    /// Whether statements that mend differences are asked for.
     pub(super) fn mends(&self) -> bool {
         self.repair
     }
 
-    /// Takes note of a table, and saves now and then.
+    /// Notes the state of a table, and saves from time to time.
     pub(super) fn note(&self, table: &RelationName, note: TableNote) -> Result<(), Failure> {
         let mut state = self.lock();
         state.checkpoint.note(table, note);
@@ -154,7 +148,7 @@ impl<'a> RangeQueue<'a> {
         self.save(&mut state).map(|_| ())
     }
 
-    /// Saves what there is, and tells it.
+    /// Saves the state, and returns it as the result.
     pub(super) fn close(&self) -> Result<super::CompareRowsResult, Failure> {
         let mut state = self.lock();
         let elapsed = self.save(&mut state)?;

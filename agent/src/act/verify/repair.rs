@@ -1,14 +1,13 @@
-//! Statements that make the rows of the subscriber those of the other one.
-//! Pure.
+//! Statements that make the subscriber's rows equal to the publisher's. Pure.
 //!
-//! Written for a person who reads them first: they hold rows as they were when
-//! the difference was found.
+//! Written for an operator, who reads them before running them: they hold rows as they were when the
+//! difference was found.
 
 use pgportage_data_plane::comparison::{ComparedTable, Difference, RowContent, RowKey};
 use pgportage_postgres::{quote_ident, quote_literal};
 use pgportage_proto::Side;
 
-/// What stands above the statements for a side.
+/// The comment above the statements for a side.
 pub(super) fn header(side: Side) -> String {
     format!(
         "-- Makes the rows of the {side} those of the {other}, as they were when the\n\
@@ -20,8 +19,8 @@ pub(super) fn header(side: Side) -> String {
     )
 }
 
-/// The statement for one row. `content` is the row to be, if it is there.
-/// None when there is nothing to do any more.
+/// The statement for one row. `content` is the publisher's row, if there is one. None when there is nothing
+/// to correct any more.
 pub(super) fn statement(
     table: &ComparedTable,
     difference: Difference,

@@ -1,5 +1,4 @@
-//! One worker: reads tables part by part at both ends, and follows up where
-//! digests differ.
+//! One worker: reads tables part by part on both sides, and looks closer where digests differ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +19,17 @@ use crate::act::patience::Patience;
 
 /// Rows of the first part of a table.
 const FIRST_ROWS: u32 = 4_096;
-/// What rows of a part are chosen by: how long its snapshot lives.
+/// The time that reading a part should take, which is how long its snapshot lives. The number of its rows
+/// follows from it.
 const PART_TIME: Duration = Duration::from_millis(200);
 const FEWEST_ROWS: u32 = 16;
-/// So many rows, each with key and hash, are still no burden for the link.
+/// Most rows in a part. So many, each with key and hash, are still no burden for the link.
 const MOST_ROWS: u32 = 1 << 16;
-/// Rows under suspicion after which they are looked into.
+/// After so many rows under suspicion the worker looks closer at them.
 const SUSPECTS: usize = 1_000;
-/// Rows of a table without a key that are listed at once.
+/// Rows of a table without a key that are listed in one question.
 const LISTED: i64 = 50_000;
-/// Rows of a bucket, and buckets listed at once.
+/// Rows of a bucket, and buckets listed in one question.
 const BUCKET_ROWS: i64 = 4_096;
 const BUCKETS: usize = 8;
 
@@ -38,11 +38,10 @@ const BUCKETS: usize = 8;
 pub(super) struct Worker<'a> {
     pub(super) cx: &'a Context,
     pub(super) queue: &'a RangeQueue<'a>,
-    /// None when one of them was lost.
+    /// Both ends. None when one of them was lost.
     ends: Option<(Reader, Questions)>,
 }
 
-/// How a table was left.
 enum End {
     /// All of it is compared.
     Complete,
@@ -69,7 +68,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Both ends, opened anew where one was lost.
+    /// Both ends, opened anew if one was lost.
     pub(super) async fn ends(&mut self) -> Result<&mut (Reader, Questions), Failure> {
         if self.ends.is_none() {
             self.ends = Some(open(self.cx).await?);
@@ -77,8 +76,8 @@ impl<'a> Worker<'a> {
         self.ends.as_mut().ok_or_else(|| Failure::new(Reason::Internal, "both ends were opened and are not there"))
     }
 
-    /// Small tables in one question. Returns those that have to be looked at one
-    /// by one, all of them when the question failed.
+    /// Compares small tables in one question. Returns those that have to be compared one by one: all of
+    /// them when the question failed.
     async fn batch(&mut self, tables: Vec<Arc<ComparedTable>>) -> Result<Vec<Arc<ComparedTable>>, Failure> {
         self.cx.safe_point()?;
         let parts: Vec<_> = tables.iter().map(|table| self.part(table, Which::ALL)).collect();
@@ -104,8 +103,8 @@ impl<'a> Worker<'a> {
         Ok(left)
     }
 
-    /// One table, to its end or to the end of the time. What stands in the way of
-    /// this table alone is noted; what passes is waited out.
+    /// Compares one table, to its end or until the time is over. A failure of this table alone is noted; a
+    /// failure that may pass is waited out.
     async fn table(&mut self, table: &Arc<ComparedTable>) -> Result<(), Failure> {
         let mut patience = Patience::new(self.cx);
         let mut begun = self.queue.known(&table.name).position;
@@ -114,7 +113,8 @@ impl<'a> Worker<'a> {
                 Ok(End::Complete | End::Interrupted) => return Ok(()),
                 Err(failure) => failure,
             };
-            // A statement that was cut off leaves the answers out of step.
+            // A statement that was cut off leaves an answer in the stream, which would be taken for the
+            // next one.
             self.ends = None;
             self.cx.safe_point()?;
             let position = self.queue.known(&table.name).position;
@@ -134,8 +134,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// From where the checkpoint says to the end. Progress is noted where no row is
-    /// under suspicion.
+    /// Scans from the checkpoint's position to the table's end. Notes progress only while no row is under
+    /// suspicion.
     async fn scan(&mut self, table: &Arc<ComparedTable>) -> Result<End, Failure> {
         let (mut table, mut note) = (Arc::clone(table), self.queue.known(&table.name));
         let (mut suspects, mut rows) = (Vec::new(), FIRST_ROWS);
@@ -199,7 +199,7 @@ impl<'a> Worker<'a> {
         tokio::try_join!(here.digests(parts), there.digests(parts))
     }
 
-    /// The keys of a part under which the sides seem to differ.
+    /// The keys of a part at which the sides seem to differ.
     async fn differing(&mut self, part: &Part, row_count: i64) -> Result<Vec<RowKey>, Failure> {
         if !part.table.key.is_empty() || row_count <= LISTED {
             return self.differing_rows(part).await;
@@ -225,7 +225,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// A failure of the other agent passes, like that of a server.
+/// A failure of the other agent may pass, like one of a server.
 fn passing(failure: Failure) -> Failure {
     if is_passing(&failure) {
         return failure;
@@ -258,7 +258,7 @@ fn differing_buckets(here: &[PartDigest], there: &[PartDigest]) -> Vec<i64> {
 /// How many rows the next part has, so that it takes as long as it should.
 fn adapted(rows: u32, took: Duration) -> u32 {
     let wanted = f64::from(rows) * PART_TIME.as_secs_f64() / took.as_secs_f64().max(0.001);
-    // Not all at once: one slow moment is no slow table.
+    // Changed step by step: one slow moment does not make a slow table.
     let wanted = wanted.clamp(f64::from(rows) / 4.0, f64::from(rows) * 4.0);
     (wanted as u32).clamp(FEWEST_ROWS, MOST_ROWS)
 }

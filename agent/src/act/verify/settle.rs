@@ -1,4 +1,4 @@
-//! Looks into rows under suspicion until each is cleared, or told to differ.
+//! Looks at rows under suspicion until each is cleared or reported as different.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +14,16 @@ use super::repair::statement;
 use super::scan::Worker;
 use crate::act::patience::{Patience, stalled};
 
-/// Looks at each side before rows that were written between all of them are given
-/// up.
+/// Most looks at each side. A row that was written between all of them stays unsettled.
 const ROUNDS: u32 = 40;
-/// The same for few rows: one that is written a thousand times a second is caught
-/// equal by looking often, not by waiting.
+/// The same for few rows: a row that is written a thousand times a second is found equal by looking often,
+/// not by waiting.
 const ROUNDS_OF_FEW: u32 = 400;
-/// Rounds without a pause between them; then it doubles up to the longest.
+/// Rounds without a pause between them. After them the pause doubles up to the longest.
 const QUICK_ROUNDS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// Rows that are peeked at all the time: few, and likely written all the time.
+/// Up to so many rows are looked at all the time: they are few, and probably written all the time.
 const PEEKED: usize = 50;
 /// Time between two looks for the heartbeat.
 const LOOK: Duration = Duration::from_millis(10);
@@ -32,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(10);
 type Look = fn(&mut Suspect, Option<&RowHash>) -> Option<Verdict>;
 
 impl Worker<'_> {
-    /// Empties the list of suspects; the note and the report get what differs.
+    /// Empties the list of suspects. Rows that differ go into the note and the report.
     pub(super) async fn settle(
         &mut self,
         table: &Arc<ComparedTable>,
@@ -85,7 +84,7 @@ impl Worker<'_> {
         self.part(table, Which::Keys(suspects.iter().map(|suspect| suspect.key.clone()).collect()))
     }
 
-    /// Looks at the source, and meanwhile, where that may help, at the destination.
+    /// Looks at the source. In the meantime, where that may help, looks at the destination.
     async fn look_there(
         &mut self,
         part: &Part,
@@ -138,7 +137,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Writes down what differs, with what would mend it.
+    /// Reports rows that differ, with the statements that would correct them.
     async fn tell(
         &mut self,
         table: &Arc<ComparedTable>,
@@ -174,8 +173,7 @@ impl Worker<'_> {
     }
 }
 
-/// Lets every suspect look at its row. Those with a verdict leave the list; those
-/// that differ are returned.
+/// Shows every suspect its row. Suspects with a verdict leave the list; those that differ are returned.
 fn look(suspects: &mut Vec<Suspect>, rows: &[RowHash], look: Look) -> Vec<(RowKey, Difference)> {
     let rows: std::collections::HashMap<_, _> = rows.iter().map(|row| (&row.key, row)).collect();
     let mut found = Vec::new();

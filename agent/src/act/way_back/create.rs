@@ -1,11 +1,10 @@
-//! The subscription of the way back, on the source: proved by a heartbeat of the
-//! destination's that arrives through it, then left disabled until the cutover.
+//! The subscription of the way back, on the source. A heartbeat of the destination that arrives through it
+//! proves it; then it is left disabled until the cutover.
 //!
-//! Class: probe-able, under a deterministic name. The proof goes the way that the
-//! rows will go: the same login, tunnel, slot and subscription, from a publication of
-//! nothing but the heartbeat, so that no row which came from the source comes back
-//! to it. A subscription learns its tables only while it is made, so after the proof
-//! it is made anew for all of them.
+//! Class: probe-able, under a deterministic name. The proof goes the way that the rows will go: the same
+//! login, tunnel, slot and subscription. Its publication holds nothing but the heartbeat, so that no row
+//! which came from the source goes back to it. A subscription learns its tables only while it is made, so
+//! after the proof it is made anew for all of them.
 
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ const SYSTEM_IDENTIFIER: &str = "SELECT system_identifier::text FROM pg_control_
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CreateWayBack;
 
-/// The way back is proved and waits.
+/// The way back is proved, and its subscription is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateWayBackResult {
     /// Name of the subscription.
@@ -125,7 +124,7 @@ fn report(cx: &Context, subject: &str) {
     cx.report(Progress { subject: subject.to_owned(), ..Progress::default() });
 }
 
-/// Where this side's server enters the link, and what answers there.
+/// The address where this side's server enters the link, and the other side's login.
 struct Entrance {
     host: String,
     port: u16,
@@ -148,14 +147,14 @@ impl Entrance {
             patience.again(cx, failure, "the destination's answer, through the link").await?;
             *session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
             hush(session).await?;
-            // What was committed without an answer is there under its name.
+            // If an earlier attempt committed it without hearing so, it is there under its name.
             remove(cx, name).await?;
         }
         Ok(())
     }
 }
 
-/// The subscription as it has to be: for every table, and disabled.
+/// The subscription, if it is as it has to be: for every table, and disabled.
 async fn made(cx: &Context, session: &Session) -> Result<Option<CreateWayBackResult>, Failure> {
     let name = subscribed_name(&cx.participation);
     let Some(found) = subscription(&**session, &cx.participation, &name).await? else { return Ok(None) };
@@ -175,7 +174,7 @@ async fn remove(cx: &Context, name: &str) -> Result<(), Failure> {
     }
 }
 
-/// Waits until a heartbeat that the destination wrote has come the whole way.
+/// Waits until a heartbeat that the destination wrote has arrived here.
 async fn prove(
     cx: &Context,
     session: &mut Session,
@@ -204,7 +203,7 @@ async fn prove(
     remove(cx, name).await
 }
 
-/// The newest heartbeat that has come back.
+/// The newest heartbeat that has arrived from the destination.
 async fn beat(client: &Client) -> Result<i64, Failure> {
     let table = ledger::table(Stream::Back.heartbeat_table());
     let row = client

@@ -1,8 +1,7 @@
 //! The side that was left begins to follow the other one.
 //!
-//! Class: convergent. The subscription is enabled only while this side is closed,
-//! which is looked at in the same transaction: a side that takes writes never
-//! follows.
+//! Class: convergent. The subscription is enabled only while this side is closed, which the same
+//! transaction checks: a side that accepts writes never follows.
 
 use std::time::Duration;
 
@@ -27,11 +26,11 @@ const CLOSED: &str = "SELECT state = 'closed' FROM pgportage.decision WHERE id =
 /// Enables the subscription and waits for the first heartbeat to arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FollowStream {
-    /// Number of the switch that left this side.
+    /// Epoch of the switchover that left this side.
     pub cutover_epoch: i64,
 }
 
-/// What is written on the other side arrives here.
+/// What applications write on the other side arrives here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FollowStreamResult {
     /// From enabling to the first heartbeat that arrived.
@@ -52,7 +51,7 @@ impl Act for FollowStream {
         Produced::FollowStream(v1::FollowStreamResult { first_arrival: Some(span(output.first_arrival)) })
     }
 
-    /// Enabling what is enabled does no harm, and the arrival is to be seen anew.
+    /// Enabling it again does no harm, and the arrival has to be seen anew.
     async fn survey(&self, _cx: &Context) -> Result<Survey<FollowStreamResult>, Failure> {
         Ok(Survey::Ready)
     }
@@ -94,7 +93,7 @@ impl Act for FollowStream {
         Ok(FollowStreamResult { first_arrival: cx.clock.now().duration_since(begin) })
     }
 
-    /// The next opening disables it.
+    /// The next opening of this side disables it.
     async fn undo(&self, _cx: &Context) -> Result<(), Failure> {
         Ok(())
     }

@@ -1,14 +1,14 @@
-//! Keeping a slot that nobody streams from from holding WAL.
+//! Keeping an idle slot from holding WAL.
 //!
-//! While a side is closed its own stream has nothing to say: whatever it applies came
-//! from the other side. Its slot is moved to the server's position every few
-//! seconds. Two facts make that safe: the position is read *before* the look that
-//! finds the side closed, so nothing an application commits after an opening lies
-//! before it; and a slot somebody streams from cannot be moved by another.
+//! While a side is closed its own stream carries nothing new: every change that it applies came from the
+//! other side. So its agent advances its slot to the server's position every few seconds. Two facts make
+//! that safe. The position is read *before* the look that finds the side closed, so no change that an
+//! application commits after an opening lies before it. And while a session streams from a slot, no other
+//! session can advance it.
 //!
-//! (`pg_replication_slot_advance` moved `catalog_xmin` too far before 17.5, 16.9,
-//! 15.13 and 14.18. What is decoded later began after the opening, when no transaction
-//! of before was left in this database, so it needs no older catalog.)
+//! (`pg_replication_slot_advance` moved `catalog_xmin` too far before 17.5, 16.9, 15.13 and 14.18. Changes
+//! that are decoded later were begun after the opening, when no older transaction was left in this
+//! database, so they need no older catalog.)
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -22,7 +22,7 @@ use pgportage_migration::stream::published_name;
 use pgportage_postgres::{Door, Purpose, Session, sql_failure};
 use pgportage_proto::MigrationId;
 
-/// Time between two moves: WAL of so long is kept, and decoded at the next move.
+/// Time between two moves. The slot keeps the WAL of so long, and each move decodes it.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 const POSITION: &str = "SELECT pg_current_wal_flush_lsn()::text, to_regclass('pgportage.decision') IS NOT NULL";
@@ -34,10 +34,10 @@ SELECT pg_replication_slot_advance(slot_name, $2::text::pg_lsn) IS NOT NULL
 FROM pg_replication_slots
 WHERE slot_name = $1 AND active_pid IS NULL AND confirmed_flush_lsn < $2::text::pg_lsn";
 
-/// Moves the slots of closed sides along, until the agent stops.
+/// Advances the slots of closed sides, until the agent stops.
 pub async fn keep_idle_slots_moving(door: Door, journal: Journal, slots: Slots, tasks: Tasks) {
-    // Each kept: one that comes and goes would be met by the preconditions of a
-    // switch, which cannot know whose it was.
+    // The sessions stay open: the preconditions of a switchover would meet a session that comes and goes,
+    // and could not know whose it was.
     let mut sessions = HashMap::new();
     loop {
         tokio::select! {

@@ -1,12 +1,11 @@
-//! The side that was entered fixes where its stream begins: at the position of its
-//! decision. What it applied before that came from the other side and never goes
-//! back to it; what is committed behind it always does.
+//! The side that was entered fixes where its stream begins: at the position of its decision. Changes that
+//! it applied before came from the other side and never go back to it; changes that are committed after it
+//! always do.
 //!
-//! Class: probe-able, under deterministic names. Moving a slot is not durable before
-//! the next checkpoint, and a slot that steps back after a crash would send the
-//! other side's own rows back to it. A slot that is *copied* is on disk at once. So
-//! the slot is moved, copied, dropped, and copied back under its name; whichever of
-//! the two is found after a crash says how far that was. Nobody streams from it yet.
+//! Class: probe-able, under deterministic names. Moving a slot is not durable before the next checkpoint,
+//! and a slot that steps back after a crash would send the other side's own rows back to it. A slot that is
+//! *copied* is on disk at once. So the slot is moved, copied, dropped, and copied back under its name.
+//! After a crash, the slots that are there show how far that was. No session streams from the slot yet.
 
 use pgportage_link::{Effect, Failure};
 use pgportage_migration::journal::Note;
@@ -33,7 +32,7 @@ const DROP: &str = "SELECT pg_drop_replication_slot($1)";
 /// Fixes the beginning of this side's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepStream {
-    /// Number of the switch that opened this side.
+    /// Epoch of the switchover that opened this side.
     pub cutover_epoch: i64,
 }
 
@@ -95,13 +94,13 @@ impl Act for KeepStream {
         Ok(KeepStreamResult { begin_lsn: begin.to_string() })
     }
 
-    /// The slot goes with what made it.
+    /// The slot is dropped by the act that made it.
     async fn undo(&self, _cx: &Context) -> Result<(), Failure> {
         Ok(())
     }
 }
 
-/// The position that was noted in the transaction of the decision.
+/// The position noted in the transaction of the decision.
 pub(crate) async fn beginning(client: &Client) -> Result<Lsn, Failure> {
     let noted = ledger::results(client, ActKind::OpenDestination).await?;
     noted
@@ -119,8 +118,8 @@ async fn keep(cx: &Context, begin: Lsn) -> Result<(), Failure> {
         let now = position(&session, &name)
             .await?
             .ok_or_else(|| lost(format!("the slot on the {} is gone", cx.participation.side)))?;
-        // It may have been moved further while it was idle: to a position before the
-        // decision's commit, and so before everything that applications wrote.
+        // It may have been advanced further while it was idle: to a position before the decision's commit,
+        // and so before everything that applications wrote.
         if now < begin {
             session.query(ADVANCE, &[&name, &begin.to_string()]).await.map_err(failure)?;
         }

@@ -1,4 +1,4 @@
-//! The copy from a snapshot: equal rows for tables of every shape, while somebody
+//! The copy from a snapshot: equal rows for tables of every shape, while an application
 //! writes; resumed after a death at each of its points; begun anew when the
 //! snapshot is lost.
 
@@ -172,7 +172,7 @@ async fn nothing_but_what_is_published_is_read() {
     }
     let lost = peer.copy_range("0/1", plain, Blocks::ALL, Packing::Zstd).await.unwrap_err();
     assert_eq!(lost.reason, Reason::SnapshotLost, "{lost:?}");
-    // Touched rows of nobody knows when are not the whole table.
+    // Touched rows since an unknown snapshot are not the whole table.
     for (held, reason) in
         [("0/1", Reason::SnapshotLost), ("", Reason::RequestInvalid), ("yesterday", Reason::RequestInvalid)]
     {
@@ -188,7 +188,7 @@ async fn a_stream_that_ends_early_is_not_a_whole_range() {
     let world = ready(Options::default()).await;
     let peer = world.destination_agent.peers.call(&world.on(Side::Destination)).await.unwrap();
     let snapshot = peer.open_snapshot("", Duration::from_secs(30)).await.unwrap();
-    // Larger than what the link takes before anybody reads.
+    // Larger than what the link takes before the destination agent reads.
     let large = snapshot.tables.iter().find(|table| table.name.relation == "plain").unwrap();
     let mut rows = peer.copy_range(&snapshot.consistent_point, large, Blocks::ALL, Packing::Plain).await.unwrap();
     assert!(rows.next().await.unwrap().is_some());

@@ -145,7 +145,7 @@ impl Stage {
                 let compare = CompareRows { comparison_id: 1, time_limit: None, repair: false };
                 assert!(self.changes_nothing(Side::Destination, &compare).await.complete);
             }
-            // What an agent holds of a switch in its memory does not outlive a real
+            // What an agent holds of a switchover in its memory does not outlive a real
             // death: these are ended as processes, at each of their points.
             ActKind::PrepareCutover => elsewhere(SWITCH, "a_rehearsal_goes_no_further_than_the_drain"),
             ActKind::RaiseBarrier => elsewhere(SWITCH, "a_barrier_goes_without_a_trace"),

@@ -20,10 +20,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// What was touched is exchanged in these, and the rest of them stays.
 const MENDED: [&str; 7] = ["by_index", "computed", "external", "odd", "parted_1", "parted_2", "touched"];
-/// Nobody touched these.
+/// No row of these was touched.
 const KEPT: [&str; 2] = ["still", "untouched"];
-/// Nobody knows what was touched in these, or it was too much, or it is not worth
-/// the while.
+/// What was touched in these is not known, or too much, or not worth replacing.
 const ANEW: [&str; 7] = ["flooded", "keyless", "last", "rewritten", "small", "truncated", "value_first"];
 
 /// One is cut into parts. All but the last three are large enough to be mended.
@@ -120,7 +119,7 @@ fn touches(round: u32) -> Vec<String> {
 }
 
 /// Rows that change without being in the stream, and a table that is emptied. Both
-/// wait for whoever reads the tables.
+/// wait for the readers of the tables.
 fn rebuild(round: u32) -> String {
     format!(
         "ALTER TABLE rewritten ALTER COLUMN w TYPE int USING w + 1; TRUNCATE truncated;
@@ -145,8 +144,8 @@ async fn lose_snapshot(world: &World) {
     world.source.wait_until(&world.options.database, gone, LIMIT).await.unwrap();
 }
 
-/// Copies until every table but `last`, which somebody holds up, is as another
-/// snapshot than `held` shows it, and dies.
+/// Copies until every table but `last`, which another session locks, is as another snapshot than `held` shows it,
+/// and dies.
 async fn copy_all_but_the_last(world: &World, held: &str) {
     let database = &world.options.database;
     let tables = MENDED.len() + KEPT.len() + ANEW.len();
@@ -272,8 +271,7 @@ async fn outlast(from: PostgresVersion, to: PostgresVersion) {
     };
     let repeated = thrown(&before);
 
-    // A third time, with the server; then to the end, with somebody writing all the
-    // while.
+    // A third time, with the server; then to the end, while an application writes.
     let update = "UPDATE touched SET v = 'before the crash' WHERE id BETWEEN 900 AND 999";
     world.source.execute(&world.options.database, update).await.unwrap();
     world.source.kill9().unwrap();
@@ -297,8 +295,8 @@ async fn outlast(from: PostgresVersion, to: PostgresVersion) {
     Box::pin(follow_and_compare(&world)).await;
 }
 
-/// Without the slot of the lost snapshot nobody knows what was touched. And what is
-/// kept of it goes with the migration.
+/// Without the slot of the lost snapshot the source cannot know what was touched. And what is kept of it goes with
+/// the migration.
 #[tokio::test]
 async fn without_the_slot_everything_begins_anew() {
     let world = Box::pin(ready_with(Options::default(), SCHEMA)).await;

@@ -83,7 +83,7 @@ async fn odd_tables_arrive_from_18() {
 }
 
 /// A role that row-level security holds back gets an error, never fewer rows:
-/// before anything is made, and when somebody enables it on the way.
+/// before anything is made, and when its owner enables it on the way.
 #[tokio::test]
 async fn hidden_rows_are_never_left_behind() {
     let role = "CREATE ROLE app; CREATE ROLE porter LOGIN REPLICATION CREATEROLE PASSWORD 'porter-password';

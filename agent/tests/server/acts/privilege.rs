@@ -20,7 +20,7 @@ use crate::world::{Options, World};
 
 /// The schema at once: the subscription copies the rows.
 const RESTORE: RestoreSchema = RestoreSchema { copy_method: CopyMethod::Native };
-/// A slot whose snapshot nobody needs.
+/// A slot whose snapshot no reader needs.
 const SLOT: CreateSlot = CreateSlot { copy_method: CopyMethod::Native };
 
 const SUBSCRIBE: CreateSubscription =

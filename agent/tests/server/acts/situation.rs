@@ -1,4 +1,4 @@
-//! What an agent sees around a migration when somebody asks why it does not move.
+//! What an agent sees around a migration when the coordinator asks why it does not move.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ async fn a_queue_is_seen_to_its_end_and_a_prepared_transaction_in_it() {
     let holder = world.source.connect(&database).await.unwrap();
     holder.batch_execute("BEGIN; LOCK TABLE open IN ACCESS SHARE MODE").await.unwrap();
     let holder_pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
-    // Somebody alters the table behind the reader, and we come behind both.
+    // A session alters the table and waits for the reader; ours waits for both.
     let alters = world.source.connect(&database).await.unwrap();
     let alters_pid: i32 = alters.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     let altering = tokio::spawn(async move { alters.batch_execute("ALTER TABLE open ADD v text").await });
@@ -127,7 +127,7 @@ async fn a_queue_is_seen_to_its_end_and_a_prepared_transaction_in_it() {
 
 #[tokio::test]
 async fn what_is_away_or_hidden_is_said_in_time() {
-    // A role that sees nobody but itself.
+    // A role that sees only its own sessions.
     let porter = "CREATE ROLE porter LOGIN PASSWORD 'porter-password'; GRANT ALL ON DATABASE shop TO porter";
     let mut world = World::start_with(Options {
         destination_user: Some(("porter".to_owned(), "porter-password".to_owned())),
@@ -155,7 +155,7 @@ async fn what_is_away_or_hidden_is_said_in_time() {
     let [server] = seen.unchecked.as_slice() else { panic!("{seen:#?}") };
     assert_eq!((server.subject, server.failure.reason), ("the server", Reason::ServerUnreachable));
 
-    // No session is free: whoever asked is answered when the time is over.
+    // No session is free: the coordinator gets its answer when the time is over.
     let sessions = whole_budget(&world).await;
     let asked = Clock.now();
     let limit = Duration::from_millis(500);
@@ -164,7 +164,7 @@ async fn what_is_away_or_hidden_is_said_in_time() {
     assert!(seen.unchecked.iter().any(|it| it.failure.reason == Reason::CouldNotCheck), "{seen:#?}");
     drop(sessions);
 
-    // Nobody can ask about what this agent has no part in.
+    // The coordinator cannot ask about a migration that this agent has no part in.
     let other = MigrationId::new("other").unwrap();
     let refused = situation::look(&world.source_agent, &other, Clock.now() + LIMIT).await.unwrap_err();
     assert_eq!(refused.reason, Reason::MigrationMissing);

@@ -11,7 +11,7 @@ use pgportage_proto::{CopyMethod, Reason, Side};
 use super::contract::{perform, perform_with};
 use crate::world::{PATIENCE, World};
 
-/// A slot whose snapshot nobody needs.
+/// A slot whose snapshot no reader needs.
 const SLOT: CreateSlot = CreateSlot { copy_method: CopyMethod::Native };
 
 const NO_SLOT: &str = "SELECT NOT EXISTS (SELECT FROM pg_replication_slots)";

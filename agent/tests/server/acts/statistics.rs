@@ -109,7 +109,7 @@ async fn known(cluster: &Cluster, database: &str, ranges: bool) -> Vec<(String, 
     lines
 }
 
-/// Tables that somebody has analysed.
+/// Tables that were analysed by an ANALYZE command.
 async fn analysed(cluster: &Cluster, database: &str) -> Vec<String> {
     let query = "SELECT relname::text FROM pg_stat_user_tables
         WHERE schemaname <> 'pgportage' AND last_analyze IS NOT NULL ORDER BY relname";
@@ -118,7 +118,7 @@ async fn analysed(cluster: &Cluster, database: &str) -> Vec<String> {
 }
 
 /// A source that has been in use for a while, and a destination that writes every
-/// statement down. Nobody analyses anything unasked.
+/// statement down. Autovacuum is off, so only an act analyses tables.
 async fn world(source: PostgresVersion, destination: PostgresVersion) -> World {
     let pg_dump = Some(tools_for(destination).unwrap().program("pg_dump"));
     let world = World::start_with(Options { source, destination, pg_dump, ..Options::default() }).await;
@@ -135,7 +135,7 @@ async fn world(source: PostgresVersion, destination: PostgresVersion) -> World {
     for statements in [SCHEMA, "ANALYZE", CHANGES] {
         world.source.execute(database, statements).await.unwrap_or_else(|error| panic!("{error:#?}"));
     }
-    // Partitioned tables are analysed with the others, until somebody takes it back.
+    // Partitioned tables are analysed with the others; this takes one back.
     if source == PostgresVersion::V18 {
         let forget = "SELECT pg_clear_attribute_stats('public', 'unasked', 'id', true)";
         world.source.execute(database, forget).await.unwrap();
@@ -161,7 +161,7 @@ async fn carried(source: PostgresVersion, own: &[&str]) {
     ] {
         world.source.execute(database, statement).await.unwrap();
     }
-    // Somebody looks at a table with its changes before a death, and another attempt.
+    // A session analyses a table with its changes between a death and the next attempt.
     let point = "copy_tables.perform.scripted";
     fail_point::arm(point);
     let cx = world.context(Side::Destination);
@@ -224,7 +224,7 @@ async fn a_source_of_18_tells_everything() {
     Box::pin(carried(PostgresVersion::V18, &[])).await;
 }
 
-/// A destination that cannot be told makes all of them, and asks nobody.
+/// A destination that does not accept statistics makes all of them, without asking the source agent.
 #[tokio::test]
 async fn an_older_destination_looks_for_itself() {
     let world = world(PostgresVersion::V15, PostgresVersion::V17).await;

@@ -1,5 +1,5 @@
 //! The zoo: every type that a server has, in every shape, with the values that
-//! are easily mangled, and tables that nobody thought of. One pair of servers for
+//! are easily mangled, and random tables. One pair of servers for
 //! all of them.
 //!
 //! Equal means: the same text of every row on both sides, and the same binary
@@ -88,8 +88,7 @@ async fn stored(world: &World) -> Table {
     }
 }
 
-/// A server that has a type which the zoo does not know is a server whose tables
-/// nobody has tried.
+/// Fails for a server with a type that the zoo does not know: tables with it were never tried.
 async fn expect_no_strangers(cluster: &Cluster, all: &[Specimen]) {
     let client = cluster.connect("postgres").await.unwrap();
     let strangers: Vec<String> = client

@@ -1,4 +1,4 @@
-//! What becomes of a switch whose time is over, and about which nobody says anything more.
+//! What the agents do about a switchover whose time is over when the coordinator sends no more commands.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn a_spent_budget_opens_the_source_by_itself() {
     });
     committed.unwrap();
     let barrier = raised.unwrap();
-    // Nobody says anything more: the coordinator is gone. No lock_timeout here,
+    // The coordinator is gone and sends no more commands. No lock_timeout here,
     // the insert waits until the barrier has fallen.
     let writer = application(&world.source, &database).await.unwrap();
     writer.batch_execute("INSERT INTO public.orders (note) VALUES ('on')").await.unwrap();
@@ -50,7 +50,7 @@ async fn a_spent_budget_opens_the_source_by_itself() {
     application(&world.source, &database).await.unwrap();
 }
 
-/// A login that is let in and that nobody sees keeps the fence at work until the end.
+/// A login that is let in and that no look shows keeps the fence at work until the end.
 #[tokio::test]
 async fn a_fence_at_work_when_its_budget_ends_is_taken_back_at_once() {
     let world = caught_up().await;

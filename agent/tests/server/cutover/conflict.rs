@@ -8,7 +8,7 @@ use pgportage_proto::{Reason, Side};
 use super::{BUDGET, MAX_LAG, application, caught_up_with, perform, prepare, undo};
 use crate::world::{Options, World};
 
-/// Locks are asked for here, and somebody is in the way.
+/// The barrier waits for these locks, which another session holds.
 const BARRIER_WAITS: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = $$ShareLock$$)";
 const EVICTION_WAITS: &str =
     "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = $$ShareUpdateExclusiveLock$$)";
@@ -98,8 +98,8 @@ fn gave_way(failure: &Failure) {
     assert!(failure.detail.contains("of role \"app\""), "{failure:?}");
 }
 
-/// The barrier took itself back: nobody had to ask for it, writers write at once, and
-/// asking for it does no harm.
+/// The barrier took itself back without an undo from the coordinator: writers write at once, and the undo does no
+/// harm.
 async fn nothing_is_left(world: &World) {
     let writer = application(&world.source, &world.options.database).await.unwrap();
     writer.batch_execute("SET lock_timeout = '1s'").await.unwrap();

@@ -1,4 +1,4 @@
-//! What is written in a switch, compared before the fence.
+//! Rows written during a switchover are compared before the fence.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use pgportage_proto::{Reason, Side};
 use super::{BUDGET, MAX_LAG, application, caught_up, cutover, perform, raise, undo};
 use crate::world::World;
 
-/// One try at a switch that compares what is written in it, up to the drain. `write`
-/// happens behind the preconditions. Everything is taken back.
+/// One try at a switchover that compares what is written during it, up to the drain. `write` runs after the
+/// preconditions were checked. Everything is taken back.
 async fn compare_in_a_switch(
     world: &World,
     epoch: i64,
@@ -69,7 +69,7 @@ async fn what_is_written_in_a_switch_is_compared_before_the_fence() {
     let compared = compare_in_a_switch(&world, 3, limit, async || ()).await.unwrap();
     assert_eq!((compared.table_count, compared.row_count), (0, 0), "{compared:?}");
 
-    // What is wrong with rows that are written in the switch is found, and only that.
+    // Differences in rows written during the switchover are found, and only those.
     behind_our_back("DELETE FROM public.events WHERE id = 100").await;
     for (epoch, change, wrong) in [
         (4, "INSERT INTO public.events (id) VALUES (40001)", "DELETE FROM public.events WHERE id = 40001"),

@@ -15,7 +15,7 @@ use pgportage_proto::{MigrationId, Reason, Side};
 
 use crate::world::{World, join, migration};
 
-/// Every method, called as somebody; the failures by method.
+/// Every method, called under one identity; the failures by method.
 async fn call_everything(peers: &Peers, participation: &Participation) -> Vec<(&'static str, Option<Failure>)> {
     let peer = match peers.call(participation).await {
         Ok(peer) => peer,
@@ -89,7 +89,7 @@ async fn only_the_other_agent_of_the_migration_is_served() {
         }
     }
 
-    // A migration that nobody knows: the very same answer.
+    // A migration that this agent does not know: the very same answer.
     let unknown = Participation { migration: MigrationId::new("unheard-of").unwrap(), ..on_destination.clone() };
     for (_, failure) in call_everything(&world.destination_agent.peers, &unknown).await {
         refusals.push(failure.unwrap());
@@ -114,7 +114,7 @@ async fn a_method_belongs_to_one_side() {
         peer.release_snapshot("0/1").await.unwrap_err(),
         peer.compare_rows().await.unwrap_err(),
         peer.read_statistics(&[], Packing::Plain).await.unwrap_err(),
-        // Nobody allowed a way back, so nobody follows the destination.
+        // The owner allowed no way back, so the source agent may not follow the destination.
         peer.watch_schema().await.unwrap_err(),
     ] {
         assert_eq!(failure.reason, Reason::PeerRefused);
@@ -128,8 +128,7 @@ async fn a_method_belongs_to_one_side() {
     assert_eq!(peer.watch_heartbeat().await.unwrap_err().reason, Reason::PeerRefused);
 }
 
-/// Nobody is made to wait for a switch that is not under way, and word of one changes
-/// nothing.
+/// No client is made to wait for a switchover that is not under way, and an announcement of one changes nothing.
 #[tokio::test]
 async fn an_announcement_of_no_switch_changes_nothing() {
     let world = World::start().await;

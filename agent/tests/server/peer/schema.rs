@@ -410,7 +410,7 @@ async fn what_somebody_else_put_there_is_neither_overwritten_nor_dropped() {
         .unwrap();
     let failure = RESTORE.undo(&cx).await.unwrap_err();
     assert_eq!(failure.reason, Reason::DestinationOpened, "{}", shown(&failure));
-    // Nobody knows.
+    // Without our schema the agent cannot tell.
     world.destination.execute(database, "DROP SCHEMA pgportage CASCADE").await.unwrap();
     let failure = RESTORE.undo(&cx).await.unwrap_err();
     assert_eq!(failure.reason, Reason::DestinationNotClosed, "{}", shown(&failure));

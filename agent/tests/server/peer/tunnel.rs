@@ -130,7 +130,7 @@ async fn a_dead_link_closes_both_ends_and_the_next_connection_works() {
     until_closed(&client).await;
     let gone = format!("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})");
     world.source.wait_until("postgres", &gone, PATIENCE).await.unwrap();
-    // Nobody there: closed at once, as if the server were away.
+    // The other agent is away: closed at once, as if the server were away.
     assert!(through(&world, address).await.is_err());
     world.mend_link().await;
     wait::until("a session through the mended link", PATIENCE, || async {
@@ -180,7 +180,7 @@ async fn the_port_survives_a_restart_and_goes_with_the_migration() {
     .await
     .unwrap();
 
-    // A port that somebody else took is no reason to choose another.
+    // A port that another process uses is no reason to choose another.
     let other = Tunnels::new(
         agent.settings.tunnel.clone(),
         agent.journal.clone(),

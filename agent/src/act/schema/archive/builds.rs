@@ -1,4 +1,4 @@
-//! What of an archive is made table by table, when the rows are in.
+//! The indexes and constraints of an archive that are made table by table when the rows are in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,43 +10,36 @@ use super::{Archive, Entry};
 /// An index or a constraint of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::act) struct Build {
-    /// The table.
     pub(in crate::act) table: RelationName,
-    /// What is made.
     pub(in crate::act) object: Built,
-    /// The statements that make it, and what belongs to it: whether the table is
-    /// clustered by it or has it as replica identity.
+    /// The statements that make it, and those that mark the table as clustered by it or identified by it.
     pub(in crate::act) statements: String,
-    /// How the same is made in two steps, where it is a key that allows for that.
+    /// How to make it in two steps, if it is a key for which that is possible.
     pub(in crate::act) key: Option<Key>,
 }
 
-/// A key whose index is made like any other, and which then takes it.
+/// A key whose index is made like any other, and which then takes that index over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::act) struct Key {
-    /// Its index, and the key's afterwards.
+    /// The name of its index, and of the key afterwards.
     pub(in crate::act) index: RelationName,
-    /// Makes the index. Others of the table may be made at the same time.
+    /// Makes the index. Other indexes of the table may be made at the same time.
     pub(in crate::act) build: String,
-    /// Makes it the key, and everything that belongs to the key. Locks the table, and
-    /// takes no time.
+    /// Makes the index the key, with everything that belongs to the key. Locks the table for a moment.
     pub(in crate::act) promotion: String,
 }
 
-/// By what an object is found again.
+/// The name by which an object is found again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::act) enum Built {
-    /// An index.
     Index(RelationName),
-    /// A constraint of the table.
     Constraint(String),
 }
 
 impl Archive {
-    /// Takes out the indexes and constraints of single tables, to be made when the
-    /// table's rows are in. `tables` are those that are meant; what belongs to
-    /// others (partitioned tables, materialised views) stays, and so does what
-    /// needs two tables.
+    /// Takes out the indexes and constraints of single tables, to be made when the table's rows are in.
+    /// `tables` are those tables. Indexes of others (partitioned tables, materialised views) stay in the
+    /// archive, and so does everything that involves two tables.
     pub(in crate::act::schema) fn take_builds(&mut self, tables: &BTreeSet<RelationName>) -> Vec<Build> {
         let name = |entry: &Entry| {
             let schema = String::from_utf8(entry.schema.clone()?).ok()?;
@@ -87,7 +80,7 @@ impl Archive {
 }
 
 impl Build {
-    /// Statements as pg_dump writes them.
+    /// A build from statements as pg_dump writes them.
     pub(in crate::act) fn new(table: RelationName, object: Built, statements: String) -> Self {
         let key = match &object {
             Built::Constraint(name) => Key::of(&table, name, &statements),

@@ -1,4 +1,4 @@
-//! What of an archive is made without a look at the rows, and proved afterwards.
+//! The foreign keys of an archive, which are made without checking the rows and validated afterwards.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,18 @@ use super::Archive;
 /// A foreign key that is made `NOT VALID` and was valid on the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::act) struct ForeignKey {
-    /// The referencing table.
     pub(in crate::act) table: RelationName,
-    /// The constraint's name.
     pub(in crate::act) name: String,
 }
 
-/// What a constraint that needs no proof ends with: it was not proved on the
-/// source either, or is not enforced there.
+/// How the definition of a constraint ends that needs no validation: it was not valid on the source either,
+/// or is not enforced.
 const UNPROVED: [&str; 2] = [" NOT VALID", " NOT ENFORCED"];
 
 impl Archive {
-    /// Lets foreign keys be made `NOT VALID`, and tells which have to be validated
-    /// then. Those of partitioned tables only where the server can do that:
-    /// otherwise they stay as they are, and so does every one that is not written
-    /// as pg_dump writes it.
+    /// Makes foreign keys `NOT VALID`, and returns those that have to be validated afterwards. Keys of
+    /// partitioned tables only where the server supports that; otherwise they stay as they are. So does
+    /// every key that is not written as pg_dump writes it.
     pub(in crate::act::schema) fn defer_foreign_keys(&mut self, of_partitioned: bool) -> Vec<ForeignKey> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
         let tables: BTreeMap<i64, RelationName> = self
@@ -42,7 +39,8 @@ impl Archive {
                 if UNPROVED.iter().any(|end| statement.ends_with(end)) {
                     return None;
                 }
-                // It depends on both of its tables; the tag tells neither for sure.
+                // It depends on both of its tables. The tag alone does not say for sure which of them it
+                // belongs to.
                 let key = entry.depends_on.iter().filter_map(|number| tables.get(number)).find_map(|table| {
                     let name = tag.strip_prefix(&table.relation)?.strip_prefix(' ')?;
                     let rest = format!("{table}\n    ADD CONSTRAINT {} FOREIGN KEY (", quote_ident(name));

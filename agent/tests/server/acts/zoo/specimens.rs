@@ -43,7 +43,7 @@ pub(super) fn holds_oids(name: &str) -> bool {
     name.starts_with("reg") || name == "aclitem"
 }
 
-/// Types that exist but that nobody can make a value of.
+/// Types that exist but have no values.
 pub(super) const BARREN: &[&str] = &[
     "pg_node_tree",
     "pg_ndistinct",
@@ -361,7 +361,7 @@ fn long_values(name: &str, expression: &str) -> Vec<String> {
 }
 
 impl Specimen {
-    /// Any value: an edge, or one that nobody thought of.
+    /// Any value: an edge, or a random one.
     pub(super) fn value(&self) -> BoxedStrategy<String> {
         // Long values have tables of their own.
         let edges: Vec<String> = self.edges.iter().filter(|edge| edge.len() < 1000).cloned().collect();

@@ -139,7 +139,7 @@ pub(super) fn systematic(all: &[Specimen]) -> Vec<Table> {
     tables
 }
 
-/// Tables that nobody thought of. The same seed gives the same tables.
+/// Random tables. The same seed gives the same tables.
 pub(super) fn generated(all: &[Specimen], count: usize, seed: [u8; 32]) -> Vec<Table> {
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
     let strategy = plan(all);
