@@ -9,6 +9,7 @@
 //! survey, perform, journal, fact.
 
 mod any;
+mod baseline;
 pub mod catch_up;
 pub mod certify;
 pub mod close;

@@ -4,54 +4,20 @@
 use std::time::Duration;
 
 use pgportage_link::{Effect, Failure, Remedy};
-use pgportage_migration::ledger;
-use pgportage_migration::names;
+use pgportage_migration::{ledger, names};
 use pgportage_postgres::access::{Access, own_role};
 use pgportage_postgres::expel::Expulsion;
 use pgportage_postgres::{Purpose, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::Client;
 
-use super::Act;
-use super::Consequences;
-use super::Context;
-use super::Produced;
-use super::Survey;
+use super::baseline::{Baseline, application_objects};
+use super::{Act, Consequences, Context, Produced, Survey};
 use crate::message::int32;
 use crate::policy::DestructiveAct;
 
 /// How long sessions may take to end.
 const EXPEL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Everything that an application could have made: relations, routines and types outside the system's
-/// schemas, extensions and ours; and schemas other than `public`.
-const OBJECTS: &str = "\
-WITH n AS (
-    SELECT oid, nspname FROM pg_namespace
-    WHERE nspname NOT IN ('pg_catalog', 'information_schema', 'pgportage')
-      AND nspname NOT LIKE 'pg\\_toast%' AND nspname NOT LIKE 'pg\\_temp%'
-), member AS (
-    SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
-)
-SELECT what FROM (
-    SELECT 'relation ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS what
-    FROM pg_class c JOIN n ON n.oid = c.relnamespace
-    WHERE NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_class'::regclass AND m.objid = c.oid)
-    UNION ALL
-    SELECT 'routine ' || quote_ident(n.nspname) || '.' || quote_ident(p.proname)
-    FROM pg_proc p JOIN n ON n.oid = p.pronamespace
-    WHERE NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_proc'::regclass AND m.objid = p.oid)
-    UNION ALL
-    SELECT 'type ' || quote_ident(n.nspname) || '.' || quote_ident(t.typname)
-    FROM pg_type t JOIN n ON n.oid = t.typnamespace
-    WHERE t.typtype IN ('e', 'd', 'r')
-      AND NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_type'::regclass AND m.objid = t.oid)
-    UNION ALL
-    SELECT 'schema ' || quote_ident(n.nspname) FROM n
-    WHERE n.nspname <> 'public'
-      AND NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_namespace'::regclass AND m.objid = n.oid)
-) AS objects
-LIMIT 10";
 
 /// Closes the destination to applications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,13 +60,7 @@ impl Act for CloseDatabase {
         if closed(cx, &client).await? {
             return Ok(Survey::Ready);
         }
-        let objects: Vec<String> = client
-            .query(OBJECTS, &[])
-            .await
-            .map_err(|error| sql_failure(error, "look whether the destination is empty"))?
-            .iter()
-            .map(|row| row.get(0))
-            .collect();
+        let objects = application_objects(&*client).await?;
         if objects.is_empty() {
             return Ok(Survey::Ready);
         }
@@ -117,7 +77,9 @@ impl Act for CloseDatabase {
             let doing = "close the destination";
             let transaction = client.transaction().await.map_err(|error| sql_failure(error, doing))?;
             ledger::ensure(&transaction, &cx.participation).await?;
-            ledger::record(&transaction, cx.entry(), ActKind::CloseDatabase, Verb::Perform).await?;
+            let baseline = Baseline::read(&transaction).await?.to_json()?;
+            let (kind, baseline) = (ActKind::CloseDatabase, Some(baseline.as_bytes()));
+            ledger::record_with(&transaction, cx.entry(), kind, Verb::Perform, baseline).await?;
             let access = Access::read(&transaction).await?;
             transaction
                 .execute(
@@ -165,6 +127,10 @@ impl Act for CloseDatabase {
                     .hint("Nothing takes this back; go on with `pgportage finish`.")
                     .effect(Effect::None));
             }
+            let left = application_objects(&transaction).await?;
+            if !left.is_empty() {
+                return Err(not_empty_yet(&left));
+            }
             let saved = Access::from_json(row.get(1))?;
             let statements = saved.restore_statements(&cx.participation.database, &Access::read(&transaction).await?);
             transaction.batch_execute(&statements.join("; ")).await.map_err(|error| sql_failure(error, doing))?;
@@ -174,6 +140,15 @@ impl Act for CloseDatabase {
         cx.fail_point("close_database.undo.committed");
         Ok(())
     }
+}
+
+/// Applications that were let in would write into a copy that nothing keeps level.
+fn not_empty_yet(left: &[String]) -> Failure {
+    Failure::new(Reason::DatabaseNotEmpty, "the destination stays closed: something of this migration may be in it")
+        .detail(format!("It holds, among others: {}.", left.join(", ")))
+        .hint("Drop what was restored into it, then retry.")
+        .remedy(Remedy::Operator)
+        .effect(Effect::None)
 }
 
 async fn closed(cx: &Context, client: &Client) -> Result<bool, Failure> {

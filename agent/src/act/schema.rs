@@ -4,11 +4,10 @@
 //! triggers are cheaper to make when the rows are in. The archive is kept for that ([`later`]).
 //!
 //! `close` has proved that the database is empty, and keeps applications out. So everything there beyond
-//! the baseline in the journal came from our own `pg_restore`. From this an attempt after a crash tells
+//! the baseline that it wrote came from our own `pg_restore`. From this an attempt after a crash tells
 //! whether its predecessor's transaction was committed.
 
 mod archive;
-mod contents;
 pub(super) mod later;
 mod restore;
 mod sql;
@@ -20,9 +19,11 @@ use pgportage_migration::ledger::Ownership;
 use pgportage_migration::names;
 use pgportage_postgres::{Purpose, Session, sql_failure};
 use pgportage_proto::{ActKind, CopyMethod, Reason, Side, Verb, v1};
+use tokio_postgres::GenericClient;
 
-use self::contents::{Baseline, relation_count, rights};
+use self::archive::Rights;
 use self::restore::Sections;
+use super::baseline::{self, Baseline};
 use super::{Act, Context, Produced, Survey};
 
 /// The database is closed to applications. An autovacuum worker may hold a lock; it gives way after a
@@ -30,6 +31,21 @@ use super::{Act, Context, Produced, Survey};
 const LIMITS: &str = "SET LOCAL lock_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '10min'";
 
 const DECISION: &str = "SELECT state FROM pgportage.decision WHERE id = 1 FOR UPDATE";
+
+/// Relations of every kind that are neither the system's nor an extension's nor
+/// ours.
+const RELATION_COUNT: &str = "\
+SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgportage') AND n.nspname !~ '^pg_'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
+
+const FOREIGN_EXTENSIONS: &str = "\
+SELECT extname::text FROM pg_extension WHERE NOT pg_has_role(extowner, 'USAGE')";
+
+// Version 16 made SET a right of its own; before, every member of a role has it.
+const ASSUMABLE_ROLES: &str = "\
+SELECT rolname::text FROM pg_roles
+WHERE pg_has_role(oid, CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END)";
 
 const SUBSCRIPTION: &str = "\
 SELECT subname::text FROM pg_subscription
@@ -69,12 +85,10 @@ impl Act for RestoreSchema {
     async fn survey(&self, cx: &Context) -> Result<Survey<RestoreSchemaResult>, Failure> {
         let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         let migration = &cx.participation.migration;
-        let Some(baseline) = cx.journal.note(migration, Note::SchemaBaseline)? else {
-            return Ok(Survey::Ready);
-        };
+        let Some(baseline) = known_baseline(cx, &session).await? else { return Ok(Survey::Ready) };
         let intended = cx.journal.note(migration, Note::SchemaIntent)?;
         let restored = cx.journal.note(migration, Note::SchemaRestored)?;
-        let exceeded = Baseline::from_json(&baseline)?.is_exceeded(&*session).await?;
+        let exceeded = baseline.is_exceeded(&*session).await?;
         match (restored, intended, exceeded) {
             (Some(digest), _, _) => Ok(Survey::Done(result(&digest, &session).await?)),
             // `perform` finds out how far an earlier attempt came.
@@ -88,8 +102,9 @@ impl Act for RestoreSchema {
         let migration = &cx.participation.migration;
         let mut session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
         restore::end_leftovers(cx, &session).await?;
-        let baseline = match journal.note(migration, Note::SchemaBaseline)? {
-            Some(text) => Baseline::from_json(&text)?,
+        let baseline = match known_baseline(cx, &session).await? {
+            Some(baseline) => baseline,
+            // Closed by an older release.
             None => {
                 let baseline = Baseline::read(&*session).await?;
                 journal.set_note(migration, Note::SchemaBaseline, &baseline.to_json()?)?;
@@ -116,15 +131,14 @@ impl Act for RestoreSchema {
         let journal = &cx.journal;
         let migration = &cx.participation.migration;
         restore::forget(cx);
-        let Some(baseline) = journal.note(migration, Note::SchemaBaseline)? else { return Ok(()) };
-        let baseline = Baseline::from_json(&baseline)?;
         let mut session = cx.door.open(&cx.participation.database, Purpose::Scan).await?;
+        let Some(baseline) = known_baseline(cx, &session).await? else { return expect_nothing(cx, &session).await };
         restore::end_leftovers(cx, &session).await?;
         if baseline.is_exceeded(&*session).await? {
             take_back(cx, &mut session, &baseline).await?;
         }
         cx.fail_point("restore_schema.undo.emptied");
-        // The baseline goes last: without it a further undo would remove nothing.
+        // The baseline goes last: without it a further undo cannot know what to remove.
         for note in [Note::SchemaRestored, Note::SchemaIntent, Note::SchemaBaseline] {
             journal.clear_note(migration, note)?;
         }
@@ -148,6 +162,30 @@ impl RestoreSchema {
         restore::run(cx, &program, &fetched, sections).await?;
         Ok(digest)
     }
+}
+
+/// What the database held before: as an older release has noted it, or as it was closed.
+async fn known_baseline(cx: &Context, session: &Session) -> Result<Option<Baseline>, Failure> {
+    match cx.journal.note(&cx.participation.migration, Note::SchemaBaseline)? {
+        Some(text) => Baseline::from_json(&text).map(Some),
+        None => Baseline::of_closing(&**session).await,
+    }
+}
+
+/// Nothing says what to remove: an older release has closed the database. So there must be nothing.
+async fn expect_nothing(cx: &Context, session: &Session) -> Result<(), Failure> {
+    if ledger::ownership(&**session, &cx.participation).await? != Ownership::Ours {
+        return Ok(());
+    }
+    let found = baseline::application_objects(&**session).await?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::CouldNotCheck, "nothing says what the destination held before the schema was restored")
+        .detail(format!("Its agent's journal is lost. The database holds, among others: {}.", found.join(", ")))
+        .hint("Look at the database; drop what was restored into it, then retry.")
+        .remedy(Remedy::Operator)
+        .effect(Effect::None))
 }
 
 /// Makes our published tables, and writes the ledger row.
@@ -200,6 +238,23 @@ async fn take_back(cx: &Context, session: &mut Session, baseline: &Baseline) -> 
 
 async fn result(digest: &str, session: &Session) -> Result<RestoreSchemaResult, Failure> {
     Ok(RestoreSchemaResult { dump_digest: from_hex(digest), object_count: relation_count(&**session).await? })
+}
+
+/// Relations of every kind in the database, the system's, extensions' and ours
+/// left out.
+async fn relation_count(client: &impl GenericClient) -> Result<i64, Failure> {
+    let row = client.query_one(RELATION_COUNT, &[]).await;
+    row.map(|row| row.get(0)).map_err(|error| sql_failure(error, "count what was restored"))
+}
+
+/// What the agent's role may restore.
+async fn rights(client: &impl GenericClient) -> Result<Rights, Failure> {
+    let mut found = Rights::default();
+    for (names, query) in [(&mut found.foreign_extensions, FOREIGN_EXTENSIONS), (&mut found.roles, ASSUMABLE_ROLES)] {
+        let rows = client.query(query, &[]).await.map_err(|error| sql_failure(error, "look at the role's rights"))?;
+        names.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+    }
+    Ok(found)
 }
 
 fn not_empty() -> Failure {

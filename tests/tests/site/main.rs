@@ -12,6 +12,7 @@ mod explain;
 mod large_value;
 mod least_privilege;
 mod local_verbs;
+mod lost_journal;
 mod migration;
 mod pace;
 mod plan;

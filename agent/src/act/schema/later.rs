@@ -10,8 +10,8 @@ use pgportage_proto::Reason;
 
 use super::archive::Archive;
 pub(in crate::act) use super::archive::{Build, Built, ForeignKey};
-use super::contents::rights;
 use super::restore::{self, archive_path, write_private};
+use super::rights;
 use crate::act::Context;
 
 /// What the first part of the schema has left out.

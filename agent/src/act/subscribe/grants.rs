@@ -52,33 +52,21 @@ enum Grant {
     Table { schema: String, relation: String },
 }
 
-/// Grants the missing rights, and notes them in the ledger. Grants nothing on the destination: the way back
-/// copies nothing, so its role reads nothing.
+/// Grants the missing rights, and notes them in the ledger. The row is there also when nothing is missing:
+/// it says that the slot, which comes next, is ours. Grants nothing on the destination: the way back copies
+/// nothing, so its role reads nothing.
 pub(super) async fn grant_reading(cx: &Context) -> Result<(), Failure> {
-    if cx.participation.side == Side::Destination {
-        return Ok(());
-    }
     let failure = |error| sql_failure(error, "let the replication role read the published tables");
     let publication = names::replication_name(&cx.participation.migration);
     let role = cx.roles.replication(&cx.participation);
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
     let transaction = session.transaction().await.map_err(failure)?;
-    let schemas: Vec<String> = transaction
-        .query(UNREADABLE_SCHEMAS, &[&publication, &role])
-        .await
-        .map_err(failure)?
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
-    let tables: Vec<RelationName> = transaction
-        .query(UNREADABLE_TABLES, &[&publication, &role])
-        .await
-        .map_err(failure)?
-        .iter()
-        .map(|row| RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1)))
-        .collect();
-    if schemas.is_empty() && tables.is_empty() {
-        return Ok(());
+    let (mut schemas, mut tables) = (Vec::<String>::new(), Vec::new());
+    if cx.participation.side == Side::Source {
+        let rows = transaction.query(UNREADABLE_SCHEMAS, &[&publication, &role]).await.map_err(failure)?;
+        schemas.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        let rows = transaction.query(UNREADABLE_TABLES, &[&publication, &role]).await.map_err(failure)?;
+        tables.extend(rows.iter().map(|row| RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1))));
     }
     let grantee = quote_ident(&role);
     for schema in &schemas {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pgportage_data_plane::slot::{SlotState, slot_state};
 use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_migration::ledger::{self, Ownership};
 use pgportage_migration::names::former_slot;
 use pgportage_migration::stream::{published_copy_name, published_name};
 use pgportage_postgres::{CancelHandle, Purpose, Session, is_passing, quote_ident, sql_failure};
@@ -331,7 +332,8 @@ fn describe(blockers: &[Blocker]) -> String {
 }
 
 /// Ends our walsenders, and drops our slot and those that table synchronisation left. Succeeds when there
-/// is nothing to drop.
+/// is nothing to drop. An agent that has lost its journal knows by the ledger on the server that the slots of
+/// these names are ours.
 ///
 /// # Errors
 ///
@@ -339,7 +341,11 @@ fn describe(blockers: &[Blocker]) -> String {
 pub(crate) async fn remove_slots(cx: &Context) -> Result<(), Failure> {
     let migration = &cx.participation.migration;
     if !cx.slots.is_intended(migration)? {
-        return Ok(());
+        let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
+        let ours = ledger::ownership(&*session, &cx.participation).await? == Ownership::Ours;
+        if !ours || ledger::results(&*session, ActKind::CreateSlot).await?.is_empty() {
+            return Ok(());
+        }
     }
     let system = cx.slots.subscriber(migration)?;
     let role = cx.roles.replication(&cx.participation);

@@ -1,18 +1,19 @@
 //! What a database holds beyond what a new one holds, and how it is emptied again.
 //!
 //! The destination was empty when `close` took it, except for extensions that its owner had installed
-//! beforehand. What it held then is its *baseline*, kept in the journal before anything is restored.
-//! Everything beyond the baseline came from the agent and goes with `undo`.
+//! beforehand. What it held then is its *baseline*, written in the transaction that closes it, in the row of
+//! our ledger: an agent that has lost its journal finds it there. Everything beyond the baseline came from
+//! the agent and goes with `undo`. **Invariant:** a database that holds anything beyond its baseline is not
+//! opened to applications again.
 
 use std::collections::BTreeSet;
 
 use pgportage_link::{Effect, Failure};
+use pgportage_migration::ledger;
 use pgportage_postgres::{quote_ident, quote_literal, sql_failure};
-use pgportage_proto::Reason;
+use pgportage_proto::{ActKind, Reason};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{GenericClient, Transaction};
-
-use super::archive::Rights;
 
 /// Objects of the whole database, as kind and identity, both in the form that `DROP` accepts. Oids below
 /// 16384 are the system's own. Objects that belong to an extension or depend on another object go with
@@ -90,21 +91,6 @@ WHERE o.oid >= 16384
                    AND d.deptype IN ('e', 'i'))
 ORDER BY o.rank, i.identity";
 
-/// Relations of every kind that are neither the system's nor an extension's nor
-/// ours.
-const RELATION_COUNT: &str = "\
-SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgportage') AND n.nspname !~ '^pg_'
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
-
-const FOREIGN_EXTENSIONS: &str = "\
-SELECT extname::text FROM pg_extension WHERE NOT pg_has_role(extowner, 'USAGE')";
-
-// Version 16 made SET a right of its own; before, every member of a role has it.
-const ASSUMABLE_ROLES: &str = "\
-SELECT rolname::text FROM pg_roles
-WHERE pg_has_role(oid, CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END)";
-
 const PUBLIC: &str = "\
 SELECT pg_get_userbyid(nspowner)::text, obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'public'";
 
@@ -125,6 +111,36 @@ const BUILT_IN_GRANTS: &str = "\
 SELECT CASE WHEN a.grantee = 0 THEN NULL ELSE pg_get_userbyid(a.grantee)::text END, a.privilege_type, a.is_grantable
 FROM pg_roles r, aclexplode(acldefault((CASE $2 WHEN 'S' THEN 's' ELSE $2 END)::\"char\", r.oid)) a
 WHERE r.rolname = $1";
+
+/// Everything that an application could have made: relations, routines and types outside the system's
+/// schemas, extensions and ours; and schemas other than `public`.
+const APPLICATION_OBJECTS: &str = "\
+WITH n AS (
+    SELECT oid, nspname FROM pg_namespace
+    WHERE nspname NOT IN ('pg_catalog', 'information_schema', 'pgportage')
+      AND nspname NOT LIKE 'pg\\_toast%' AND nspname NOT LIKE 'pg\\_temp%'
+), member AS (
+    SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
+)
+SELECT what FROM (
+    SELECT 'relation ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS what
+    FROM pg_class c JOIN n ON n.oid = c.relnamespace
+    WHERE NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_class'::regclass AND m.objid = c.oid)
+    UNION ALL
+    SELECT 'routine ' || quote_ident(n.nspname) || '.' || quote_ident(p.proname)
+    FROM pg_proc p JOIN n ON n.oid = p.pronamespace
+    WHERE NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_proc'::regclass AND m.objid = p.oid)
+    UNION ALL
+    SELECT 'type ' || quote_ident(n.nspname) || '.' || quote_ident(t.typname)
+    FROM pg_type t JOIN n ON n.oid = t.typnamespace
+    WHERE t.typtype IN ('e', 'd', 'r')
+      AND NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_type'::regclass AND m.objid = t.oid)
+    UNION ALL
+    SELECT 'schema ' || quote_ident(n.nspname) FROM n
+    WHERE n.nspname <> 'public'
+      AND NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_namespace'::regclass AND m.objid = n.oid)
+) AS objects
+LIMIT 10";
 
 /// What a database held before the agent restored anything into it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,6 +187,18 @@ impl Grant {
 }
 
 impl Baseline {
+    /// What the ledger's row of the closing says. None where an older release closed the database, or
+    /// nothing is closed.
+    ///
+    /// # Errors
+    ///
+    /// What the server reports; [`Reason::Internal`] when the row cannot be read.
+    pub(super) async fn of_closing(client: &impl GenericClient) -> Result<Option<Self>, Failure> {
+        let rows = ledger::results(client, ActKind::CloseDatabase).await?;
+        let row = rows.first().map(|row| serde_json::from_slice(row).map_err(|error| unreadable(&error)));
+        row.transpose()
+    }
+
     /// Reads what the session's database holds now.
     pub(super) async fn read(client: &impl GenericClient) -> Result<Self, Failure> {
         Ok(Self {
@@ -283,21 +311,11 @@ impl Public {
     }
 }
 
-/// Relations of every kind in the database, the system's, extensions' and ours
-/// left out.
-pub(super) async fn relation_count(client: &impl GenericClient) -> Result<i64, Failure> {
-    let row = client.query_one(RELATION_COUNT, &[]).await;
-    row.map(|row| row.get(0)).map_err(|error| sql_failure(error, "count what was restored"))
-}
-
-/// What the agent's role may restore.
-pub(super) async fn rights(client: &impl GenericClient) -> Result<Rights, Failure> {
-    let mut found = Rights::default();
-    for (names, query) in [(&mut found.foreign_extensions, FOREIGN_EXTENSIONS), (&mut found.roles, ASSUMABLE_ROLES)] {
-        let rows = client.query(query, &[]).await.map_err(|error| sql_failure(error, "look at the role's rights"))?;
-        names.extend(rows.iter().map(|row| row.get::<_, String>(0)));
-    }
-    Ok(found)
+/// Some of what an application, or a restore, has made in the database. Empty only if there is nothing.
+pub(super) async fn application_objects(client: &impl GenericClient) -> Result<Vec<String>, Failure> {
+    let rows = client.query(APPLICATION_OBJECTS, &[]).await;
+    let rows = rows.map_err(|error| sql_failure(error, "look whether the destination is empty"))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 async fn objects(client: &impl GenericClient) -> Result<Vec<(String, String)>, Failure> {
@@ -365,7 +383,7 @@ fn default_statement(verb: &str, default: &DefaultGrant) -> Option<String> {
 }
 
 fn unreadable(error: &serde_json::Error) -> Failure {
-    Failure::new(Reason::Internal, "the journal's note about the empty database cannot be read")
+    Failure::new(Reason::Internal, "what the database held when it was closed cannot be read")
         .effect(Effect::None)
         .because(error)
 }
