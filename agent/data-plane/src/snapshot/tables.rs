@@ -132,7 +132,8 @@ pub(super) async fn read(client: &impl GenericClient, publication: &str) -> Resu
 pub(super) async fn is_in_its_file(reader: &impl GenericClient, published: &Published) -> Result<bool, Failure> {
     let table = &published.table.name;
     let failure = |error| sql_failure(error, &format!("look whether table {table} was rewritten"));
-    reader.batch_execute(&format!("LOCK TABLE ONLY {table} IN ACCESS SHARE MODE")).await.map_err(failure)?;
+    // Takes the lock that the COPY takes.
+    reader.batch_execute(&format!("SELECT FROM ONLY {table} LIMIT 0")).await.map_err(failure)?;
     let file = "SELECT pg_relation_filenode($1)";
     let row = reader.query_typed_one(file, &[(&published.oid, Type::OID)]).await.map_err(failure)?;
     Ok(row.get::<_, Option<u32>>(0) == Some(published.file))

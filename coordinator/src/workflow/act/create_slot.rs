@@ -80,7 +80,11 @@ fn statements(basis: &Basis<'_>) -> Statements {
             lines.push(made);
             lines
         }
-        (Side::Destination, CopyMethod::Snapshot | CopyMethod::Native) => vec![made],
+        (Side::Destination, CopyMethod::Snapshot | CopyMethod::Native) => {
+            let mut lines = basis.ledger(ActKind::CreateSlot, "perform").to_vec();
+            lines.push(made);
+            lines
+        }
     };
     lines.push(only_if(
         "this side is closed and nobody streams from the slot, every ten seconds",
@@ -100,10 +104,12 @@ fn statements(basis: &Basis<'_>) -> Statements {
 fn reading(basis: &Basis<'_>) -> Vec<Line> {
     let role = quote_ident(&basis.replication_role(Side::Source).role_name);
     let Some(material) = basis.material(Side::Source) else {
-        return vec![
+        let mut lines = vec![
             only_if("it may not yet", format!("GRANT USAGE ON SCHEMA … TO {role}")),
             only_if("it may not yet", format!("GRANT SELECT ON TABLE … TO {role}")),
         ];
+        lines.extend(basis.ledger(ActKind::CreateSlot, "perform"));
+        return lines;
     };
     let schemas = &material.unusable_schema_names;
     let mut lines: Vec<Line> =
@@ -113,9 +119,7 @@ fn reading(basis: &Basis<'_>) -> Vec<Line> {
     if !unreadable.is_empty() {
         lines.push(runs(format!("GRANT SELECT ON TABLE {} TO {role}", names(unreadable.into_iter()))));
     }
-    if !lines.is_empty() {
-        lines.extend(basis.ledger(ActKind::CreateSlot, "perform"));
-    }
+    lines.extend(basis.ledger(ActKind::CreateSlot, "perform"));
     lines
 }
 
