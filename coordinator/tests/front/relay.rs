@@ -26,6 +26,8 @@ async fn migrating(house: &House) -> (Run, Operator, Scripted, Scripted) {
     let run = house.start().await;
     let (berlin, _) = Scripted::attach(house, run.address, "berlin").await;
     let (oslo, _) = Scripted::attach(house, run.address, "oslo").await;
+    berlin.beat_on();
+    oslo.beat_on();
     let mut operator = house.operator(run.address).await;
     operator.create().await.unwrap();
     (run, operator, berlin, oslo)

@@ -1,6 +1,7 @@
 //! An agent whose every word the test says itself.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use pgportage_link::identity::Role;
 use pgportage_link::status::from_status;
@@ -67,6 +68,22 @@ impl Scripted {
 
     pub(crate) async fn beat(&self, sequence: i64) {
         self.say(Up::Heartbeat(v1::Heartbeat { sequence, gauges: Vec::new() })).await;
+    }
+
+    /// Beats each second from now on, for a test whose own work may take longer than an agent may be silent.
+    /// Ends when the agent is dropped.
+    pub(crate) fn beat_on(&self) {
+        let up = self.up.downgrade();
+        tokio::spawn(async move {
+            for sequence in 1.. {
+                Clock.sleep(Duration::from_secs(1)).await;
+                let Some(up) = up.upgrade() else { return };
+                let beat = Up::Heartbeat(v1::Heartbeat { sequence, gauges: Vec::new() });
+                if up.send(v1::AttachAgentRequest { message: Some(beat) }).await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     pub(crate) async fn fact(&self, command_id: &str, sequence: i64, fact: v1::command_fact::Fact) {
