@@ -15,7 +15,7 @@ mod tests;
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 
-pub use situation::{
+pub(crate) use situation::{
     Capacity, Disk, Link, PreparedTransaction, Report, ServerSession, Situation, Slot, Subscription, Unchecked,
 };
 
@@ -55,7 +55,7 @@ pub enum Weight {
 
 /// Everything that is known.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The migration.
     pub migration: MigrationId,
     /// Where it stands.
@@ -70,7 +70,7 @@ pub struct Facts {
 
 /// Where a migration stands, as far as it explains anything.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// The step that is under way, or would be next.
     pub step: Option<StepName>,
     /// What the workflow itself waits for.
@@ -83,7 +83,7 @@ pub struct Standing {
 
 /// What the workflow itself waits for.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Waits {
+pub(crate) enum Waits {
     /// For its agents, if for anybody.
     Nobody,
     /// For the operator's word, as it should.
@@ -97,7 +97,7 @@ pub enum Waits {
 impl Standing {
     /// Where a state stands.
     #[must_use]
-    pub fn of(state: &State) -> Self {
+    pub(crate) fn of(state: &State) -> Self {
         let retried = || {
             let failed = state.acts().filter_map(|(_, act)| act.failure());
             failed.into_iter().find(|failure| failure.remedy == Remedy::Wait).cloned()
@@ -156,7 +156,7 @@ impl Standing {
 /// What keeps a migration from moving, the most likely cause first. Empty when
 /// nothing was found and everything could be checked.
 #[must_use]
-pub fn explain(facts: &Facts) -> Vec<Explanation> {
+pub(crate) fn explain(facts: &Facts) -> Vec<Explanation> {
     let mut found = Vec::new();
     found.extend(workflow(&facts.standing));
     found.extend(facts.drift.as_ref().map(|(side, failure)| {

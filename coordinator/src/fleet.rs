@@ -18,10 +18,10 @@ use crate::store::AgentRecord;
 /// Messages waiting for one agent's stream. Each running migration of an agent
 /// has at most two commands, two cancels and a few acknowledgements under way;
 /// an agent that lets this many pile up does not read, and loses its session.
-pub const OUTBOX: usize = 1024;
+pub(crate) const OUTBOX: usize = 1024;
 
 /// What the coordinator says to an agent.
-pub type Down = v1::attach_agent_response::Message;
+pub(crate) type Down = v1::attach_agent_response::Message;
 
 /// Whether an agent can be given work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,7 +228,7 @@ impl Entry {
 }
 
 /// The failure of everything that needs an agent which is away.
-pub fn not_attached(name: &str) -> Failure {
+pub(crate) fn not_attached(name: &str) -> Failure {
     Failure::new(Reason::AgentNotAttached, format!("agent {name} is not attached"))
         .hint("Look at `pgportage agents`; start the agent, or mend its way to the coordinator.")
         .effect(Effect::None)

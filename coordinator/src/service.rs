@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use crate::workflow::fact::Origin;
 
-pub use agent::AgentFront;
-pub use migration::MigrationFront;
-pub use relay::RelayFront;
-pub use session::{SessionFront, SessionSettings};
+pub(crate) use agent::AgentFront;
+pub(crate) use migration::MigrationFront;
+pub(crate) use relay::RelayFront;
+pub(crate) use session::{SessionFront, SessionSettings};
 
 /// Who calls. Every request that got past authorisation has an identity.
 fn caller<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {

@@ -4,7 +4,7 @@
 //! **The facts are the truth.** Where a migration stands is folded from them
 //! ([`crate::workflow::state::fold`]) and never stored beside them.
 
-pub mod sqlite;
+pub(crate) mod sqlite;
 
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::workflow::fact::Fact;
 use crate::workflow::spec::MigrationId;
 
-pub use sqlite::SqliteStore;
+pub(crate) use sqlite::SqliteStore;
 
 /// Why the store did not do as it was told.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +99,7 @@ pub struct AgentRecord {
 }
 
 /// One migration's facts, in order.
-pub type History = (MigrationId, Vec<Fact>);
+pub(crate) type History = (MigrationId, Vec<Fact>);
 
 /// Keeps facts. Every method returns only when what it was given is on the disk.
 ///

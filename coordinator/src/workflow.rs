@@ -8,33 +8,33 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-pub mod act;
+pub(crate) mod act;
 mod act_ref;
-pub mod advice;
-pub mod backoff;
-pub mod depth;
-pub mod digest;
-pub mod drift;
-pub mod fact;
-pub mod finding;
-pub mod inventory;
-pub mod judge;
-pub mod plan;
-pub mod planned;
-pub mod rehearsal;
-pub mod spec;
-pub mod state;
-pub mod statement;
+pub(crate) mod advice;
+pub(crate) mod backoff;
+pub(crate) mod depth;
+pub(crate) mod digest;
+pub(crate) mod drift;
+pub(crate) mod fact;
+pub(crate) mod finding;
+pub(crate) mod inventory;
+pub(crate) mod judge;
+pub(crate) mod plan;
+pub(crate) mod planned;
+pub(crate) mod rehearsal;
+pub(crate) mod spec;
+pub(crate) mod state;
+pub(crate) mod statement;
 mod step_name;
-pub mod verb;
+pub(crate) mod verb;
 
 #[cfg(test)]
 pub(crate) mod proof;
 
-pub use act::Act;
-pub use act_ref::ActRef;
-pub use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Side, Verb};
-pub use step_name::StepName;
+pub(crate) use act::Act;
+pub(crate) use act_ref::ActRef;
+pub(crate) use pgportage_proto::{ActKind, Side, Verb};
+pub(crate) use step_name::StepName;
 
 /// When an act begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,7 +239,7 @@ const fn verification(publisher: Side) -> [ActRow; 5] {
 }
 
 /// **The table**: every step of a migration, in order.
-pub const TABLE: &[StepRow] = &[
+pub(crate) const TABLE: &[StepRow] = &[
     StepRow {
         name: StepName::Inspect,
         hold: None,

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Engine, Overview, Submission};
 use crate::fleet::not_attached;
 use crate::wire::{self, AgentFact, Body};
-use crate::workflow::act::{CheckServer, CheckServerResult, Digest, Input, Inventory, check_server};
+use crate::workflow::act::{CheckServer, CheckServerResult, Digest, Input, Inventory, Kind};
 use crate::workflow::fact::{CommandId, Issued, Origin, TraceContext};
 use crate::workflow::finding::Finding;
 use crate::workflow::spec::{MigrationId, Spec};
@@ -125,10 +125,7 @@ impl Engine {
             while let Some(AgentFact { body, .. }) = facts.recv().await {
                 match body {
                     Body::Accepted => {}
-                    Body::Succeeded(Some(produced)) => {
-                        let read = (check_server::ACT.receive)(*produced)?.read::<CheckServerResult>().cloned();
-                        return read.ok_or_else(|| unanswered(agent));
-                    }
+                    Body::Succeeded(Some(produced)) => return CheckServer::receive(*produced),
                     Body::Failed(failure) => return Err(failure.with("agent", agent)),
                     Body::Succeeded(None) | Body::Cancelled(_) => break,
                 }

@@ -13,14 +13,14 @@ use crate::fleet::{Attachment, Fleet, Known};
 
 /// The service for operators about agents.
 #[derive(Debug)]
-pub struct AgentFront {
+pub(crate) struct AgentFront {
     fleet: Arc<Fleet>,
 }
 
 impl AgentFront {
     /// Answers from the fleet.
     #[must_use]
-    pub fn new(fleet: Arc<Fleet>) -> Self {
+    pub(crate) fn new(fleet: Arc<Fleet>) -> Self {
         Self { fleet }
     }
 }

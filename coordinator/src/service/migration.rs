@@ -31,7 +31,7 @@ const WATCH: usize = 1;
 
 /// The service for operators about migrations.
 #[derive(Debug)]
-pub struct MigrationFront {
+pub(crate) struct MigrationFront {
     engine: Engine,
     /// Watchers under way.
     tasks: TaskTracker,
@@ -41,7 +41,7 @@ pub struct MigrationFront {
 impl MigrationFront {
     /// Answers from the engine until `stop`; watchers end then.
     #[must_use]
-    pub fn new(engine: Engine, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub(crate) fn new(engine: Engine, tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self { engine, tasks, stop }
     }
 

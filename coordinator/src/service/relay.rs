@@ -27,7 +27,7 @@ const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The service for agents that cannot dial each other.
 #[derive(Clone, Debug)]
-pub struct RelayFront {
+pub(crate) struct RelayFront {
     engine: Engine,
     exchange: Exchange,
     figures: Figures,
@@ -41,7 +41,7 @@ type Responses<T> = BoxStream<'static, Result<T, Status>>;
 impl RelayFront {
     /// Relays until `stop`.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         engine: Engine,
         exchange: Exchange,
         figures: Figures,

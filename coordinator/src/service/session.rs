@@ -41,7 +41,7 @@ const EPOCH_LEAP: i64 = 1_000_000;
 
 /// What sessions are told once.
 #[derive(Clone, Copy, Debug)]
-pub struct SessionSettings {
+pub(crate) struct SessionSettings {
     /// How often an agent must be heard from.
     pub heartbeat_interval: Duration,
     /// How long it may be silent before it counts as lost.
@@ -52,7 +52,7 @@ pub struct SessionSettings {
 
 /// The service for agents.
 #[derive(Clone, Debug)]
-pub struct SessionFront {
+pub(crate) struct SessionFront {
     engine: Engine,
     store: Arc<dyn Store>,
     clock: Clock,
@@ -89,7 +89,7 @@ enum End {
 impl SessionFront {
     /// Attaches agents until `stop`; sessions are drained then.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         engine: Engine,
         store: Arc<dyn Store>,
         clock: Clock,

@@ -22,7 +22,7 @@ fn to_signed(value: &SignedStatement) -> v1::SignedStatement {
 /// # Errors
 ///
 /// [`Reason::WrongState`] when there is none.
-pub fn certificate(state: &State, cutover_epoch: i64) -> Result<v1::GetSwitchCertificateResponse, Failure> {
+pub(crate) fn certificate(state: &State, cutover_epoch: i64) -> Result<v1::GetSwitchCertificateResponse, Failure> {
     let epoch = if cutover_epoch == 0 { state.certificates.keys().last().copied() } else { Some(cutover_epoch) };
     let found = epoch.and_then(|epoch| Some((epoch, state.certificates.get(&epoch)?)));
     let (epoch, certificate) = found.ok_or_else(|| missing(state, cutover_epoch))?;

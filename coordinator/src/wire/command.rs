@@ -11,7 +11,7 @@ use crate::workflow::spec::Spec;
 /// A command as it is sent. `leader_epoch` and `heartbeat_sequence` are those
 /// of the moment of sending, everything else is as it was stored.
 #[must_use]
-pub fn command(
+pub(crate) fn command(
     migration_id: &str,
     spec: &Spec,
     plan_digest: &Digest,

@@ -38,7 +38,7 @@ pub enum Body {
 ///
 /// [`pgportage_proto::Reason::RequestInvalid`] when it says nothing of a
 /// command.
-pub fn fact(value: v1::CommandFact) -> Result<AgentFact, Failure> {
+pub(crate) fn fact(value: v1::CommandFact) -> Result<AgentFact, Failure> {
     let command = Uuid::parse_str(&value.command_id).map_err(|_| malformed("command_id"))?;
     let body = match value.fact.ok_or_else(|| missing("fact"))? {
         v1::command_fact::Fact::Accepted(v1::CommandAccepted {}) => Body::Accepted,

@@ -100,7 +100,7 @@ impl DriftedObject {
 /// Whether rows flow from one side to the other as they should, so that a drift
 /// between the two means something.
 #[must_use]
-pub fn concerns(state: &State) -> bool {
+pub(crate) fn concerns(state: &State) -> bool {
     match &state.phase {
         Phase::Running { step } | Phase::Stopped { step, .. } => match step {
             StepName::CatchUp
@@ -134,7 +134,7 @@ pub fn concerns(state: &State) -> bool {
 /// # Errors
 ///
 /// [`Reason::SchemaDiffers`], naming the objects.
-pub fn may_switch(drift: Option<&Drift>) -> Result<(), Failure> {
+pub(crate) fn may_switch(drift: Option<&Drift>) -> Result<(), Failure> {
     match drift {
         Some(drift) if !drift.level() => Err(drift.failure()),
         Some(_) | None => Ok(()),
@@ -144,7 +144,7 @@ pub fn may_switch(drift: Option<&Drift>) -> Result<(), Failure> {
 /// Whether a migration waits for the schemas of both sides to be level, and for nothing
 /// else: a verification has found them different.
 #[must_use]
-pub fn holds_verification(state: &State) -> bool {
+pub(crate) fn holds_verification(state: &State) -> bool {
     matches!(&state.phase, Phase::Stopped { step: StepName::Verify, failure } if failure.reason == Reason::SchemaDiffers)
 }
 
@@ -155,20 +155,20 @@ pub fn holds_verification(state: &State) -> bool {
 /// sides are level counts once a drift was told while the verification was stopped. Of
 /// one that stopped before this process began, the first word counts.
 #[derive(Debug)]
-pub struct Relief {
+pub(crate) struct Relief {
     drifted: bool,
 }
 
 impl Relief {
     /// Begins with a migration as its facts say it stands.
     #[must_use]
-    pub fn new(state: &State) -> Self {
+    pub(crate) fn new(state: &State) -> Self {
         Self { drifted: holds_verification(state) }
     }
 
     /// Takes in how the migration stands and what is told of the schemas. Returns
     /// whether to verify again.
-    pub fn has_come(&mut self, state: &State, told: Option<&Drift>) -> bool {
+    pub(crate) fn has_come(&mut self, state: &State, told: Option<&Drift>) -> bool {
         if !holds_verification(state) {
             self.drifted = false;
             return false;
@@ -187,7 +187,7 @@ impl Relief {
 #[cfg(test)]
 mod tests {
     use super::super::act::count_rows::SchemaObject;
-    use super::super::act::{Digest, Outcome, RowCounts};
+    use super::super::act::{CountRows, Digest, Outcome, RowCounts};
     use super::super::proof::{Play, outcome};
     use super::super::{ActKind, ActRef};
     use super::*;
@@ -235,7 +235,9 @@ mod tests {
         let counting = ActRef::find(StepName::Verify, Side::Destination, ActKind::CountRows).unwrap();
         play.answer_until(counting);
         let object = SchemaObject { identity: "table public.t".to_owned(), digest: Digest(vec![1]) };
-        play.answer(|_, _| Outcome::of(RowCounts { objects: vec![object.clone()], ..RowCounts::default() }));
+        play.answer(|_, _| {
+            Outcome::of::<CountRows>(RowCounts { objects: vec![object.clone()], ..RowCounts::default() })
+        });
         while play.open().next().is_some() {
             play.answer(outcome);
         }

@@ -33,7 +33,7 @@ impl fmt::Debug for CommandId {
 }
 
 /// W3C trace context (`traceparent`, `tracestate`).
-pub type TraceContext = BTreeMap<String, String>;
+pub(crate) type TraceContext = BTreeMap<String, String>;
 
 /// Who caused a fact, and on what occasion. Kept with every fact, because
 /// history cannot be added later.
@@ -343,7 +343,7 @@ impl Event {
 }
 
 /// How a failure is stored.
-pub mod failure_form {
+pub(crate) mod failure_form {
     use std::collections::BTreeMap;
 
     use pgportage_link::{Effect, Failure, Remedy};
@@ -378,7 +378,7 @@ pub mod failure_form {
     }
 
     /// Writes a failure.
-    pub fn serialize<S: Serializer>(failure: &Failure, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(failure: &Failure, serializer: S) -> Result<S::Ok, S::Error> {
         Form {
             reason: failure.reason.as_str().to_owned(),
             message: failure.message.clone(),
@@ -399,7 +399,7 @@ pub mod failure_form {
 
     /// Reads a failure. A reason of another release becomes
     /// [`Reason::Internal`] and keeps its text in the metadata.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Failure, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Failure, D::Error> {
         let mut form = Form::deserialize(deserializer)?;
         let reason = form.reason.parse().unwrap_or_else(|_| {
             form.metadata.insert("reason".to_owned(), form.reason.clone());
@@ -424,7 +424,7 @@ pub mod failure_form {
 }
 
 /// How an effect is stored.
-pub mod effect_form {
+pub(crate) mod effect_form {
     use pgportage_link::Effect;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -436,7 +436,7 @@ pub mod effect_form {
     }
 
     /// Writes an effect.
-    pub fn serialize<S: Serializer>(effect: &Effect, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(effect: &Effect, serializer: S) -> Result<S::Ok, S::Error> {
         match effect {
             Effect::None => Form::None,
             Effect::Unknown => Form::Unknown,
@@ -445,7 +445,7 @@ pub mod effect_form {
     }
 
     /// Reads an effect.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Effect, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Effect, D::Error> {
         Ok(match Form::deserialize(deserializer)? {
             Form::None => Effect::None,
             Form::Unknown => Effect::Unknown,

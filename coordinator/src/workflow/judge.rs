@@ -18,7 +18,7 @@ use super::act::{RelationName, RowComparison, RowCounts, TableCount};
 use super::finding::{Consent, Finding, Severity};
 
 use objects::ObjectDifferences;
-pub use rows::RowSummary;
+pub(crate) use rows::RowSummary;
 
 /// What a verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub struct Verification {
 
 /// The result of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Comparison {
+pub(crate) enum Comparison {
     /// Both sides agree.
     Equal(Verification),
     /// Rows of these tables differ and should be counted once more: a table
@@ -67,7 +67,7 @@ const NAMED: usize = 5;
 /// # Errors
 ///
 /// [`Reason::FindingsRefuse`] or [`Reason::ConsentRequired`].
-pub fn inspection(findings: &[&Finding], consents: &[Consent]) -> Result<(), Failure> {
+pub(crate) fn inspection(findings: &[&Finding], consents: &[Consent]) -> Result<(), Failure> {
     let refused: Vec<_> = findings.iter().filter(|finding| finding.severity == Severity::Refuse).collect();
     if !refused.is_empty() {
         return Err(standing(
@@ -125,7 +125,7 @@ fn standing(reason: Reason, message: &str, findings: &[&&Finding], hint: &str) -
 /// What both sides counted: the one that publishes, the one that follows it, and the
 /// first one again.
 #[derive(Clone, Copy, Debug)]
-pub struct Counts<'a> {
+pub(crate) struct Counts<'a> {
     /// The side that publishes: the source, and behind a cutover the destination.
     pub publisher: Side,
     /// What it counted first.
@@ -144,7 +144,11 @@ pub struct Counts<'a> {
 /// hold. The server's own counters lag a little, and so does the stream, hence
 /// tables that differ are counted again before they count as different.
 #[must_use]
-pub fn verification(counts: Counts<'_>, compared: Option<&RowComparison>, so_far: Option<&Verification>) -> Comparison {
+pub(crate) fn verification(
+    counts: Counts<'_>,
+    compared: Option<&RowComparison>,
+    so_far: Option<&Verification>,
+) -> Comparison {
     if let Some(compared) = compared {
         return by_hashes(counts, compared);
     }
@@ -440,7 +444,7 @@ mod tests {
     #[test]
     fn behind_a_cutover_the_sides_have_changed_their_parts() {
         let place = |last_value| super::super::act::SequencePlace {
-            state: super::super::act::SequenceState {
+            state: super::super::act::sequence::SequenceState {
                 sequence: RelationName { schema: "public".to_owned(), relation: "ids".to_owned() },
                 last_value,
                 called: true,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use super::act::{Digest, DrainToMarkerResult, Given, Input, PrepareCutoverResult, RowCounts};
+use super::act::{Digest, DrainToMarker, Given, Input, PrepareCutover, RowCounts};
 use super::backoff::pause;
 use super::fact::{CommandId, Event};
 use super::judge::{self, Comparison};
@@ -14,7 +14,7 @@ use super::{ActKind, ActRef, Order, Side, StepName, TABLE, Undo, UndoOrder, Verb
 
 /// What the engine knows from its clock and its settings.
 #[derive(Clone, Copy, Debug)]
-pub struct Situation {
+pub(crate) struct Situation {
     /// What is left of the budget of the cutover under way. Zero when nobody
     /// knows when the outage began: after a restart of the coordinator.
     pub outage_left: Duration,
@@ -24,7 +24,7 @@ pub struct Situation {
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Record a fact, then plan again.
     Record(Event),
     /// Store a command, then send it.
@@ -35,7 +35,7 @@ pub enum Action {
 
 /// A command to be issued, all but its id.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Issue {
+pub(crate) struct Issue {
     /// Which act.
     pub act: ActRef,
     /// There or back.
@@ -53,7 +53,7 @@ pub struct Issue {
 /// What to do next in this state. Empty: wait for an answer, for the operator,
 /// or for ever.
 #[must_use]
-pub fn plan(state: &State, situation: &Situation) -> Vec<Action> {
+pub(crate) fn plan(state: &State, situation: &Situation) -> Vec<Action> {
     match &state.phase {
         Phase::Pending | Phase::Held { .. } | Phase::Stopped { .. } | Phase::Aborted | Phase::Succeeded => Vec::new(),
         Phase::Running { step } => match superseded(state, *step) {
@@ -226,7 +226,7 @@ fn may_go_on(state: &State, step: StepName, situation: &Situation) -> Result<(),
     }
     if compare_limit.is_some()
         && let Some(drained) = state.produced(ActRef::drain(step))
-        && let Some(DrainToMarkerResult { compared: None, .. }) = drained.read()
+        && drained.read::<DrainToMarker>().is_some_and(|drained| drained.compared.is_none())
     {
         return Err(Failure::new(Reason::CouldNotCheck, "what was written in the switch was not compared")
             .hint("Run the same release on both agents, or switch without --compare.")
@@ -257,7 +257,7 @@ fn drift(message: &str) -> Failure {
 
 fn prepared(state: &State, step: StepName, side: Side) -> Option<(&Digest, &Digest)> {
     let act = ActRef::find(step, side, ActKind::PrepareCutover)?;
-    let prepared: &PrepareCutoverResult = state.produced(act)?.read()?;
+    let prepared = state.produced(act)?.read::<PrepareCutover>()?;
     Some((&prepared.table_set_digest, &prepared.catalog_digest))
 }
 

@@ -20,7 +20,7 @@ use super::{ActRow, Belongs, Order, Side, StepName, StepRow, TABLE, Undo};
 
 /// One act as it will run, on one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
+pub(crate) struct Planned {
     /// Its step.
     pub step: StepName,
     /// The server that these lines are about.
@@ -60,13 +60,13 @@ fn surveyed(state: &State) -> Option<Read<'_>> {
 
 /// When the servers were read that the plan is about.
 #[must_use]
-pub fn record_time(state: &State) -> Option<SystemTime> {
+pub(crate) fn record_time(state: &State) -> Option<SystemTime> {
     read(state)?.time
 }
 
 /// Every act of a migration, in order.
 #[must_use]
-pub fn render(state: &State) -> Vec<Planned> {
+pub(crate) fn render(state: &State) -> Vec<Planned> {
     render_from(state, read(state).as_ref())
 }
 
@@ -120,7 +120,7 @@ fn acts(reverse: bool, row: &'static StepRow) -> impl Iterator<Item = &'static A
 
 /// What comes of the plan on each side, the source first.
 #[must_use]
-pub fn summary(state: &State) -> [String; 2] {
+pub(crate) fn summary(state: &State) -> [String; 2] {
     let read = read(state);
     let read = read.as_ref();
     [Side::Source, Side::Destination].map(|side| {
@@ -137,7 +137,7 @@ fn summed_up(
     state: &State,
     side: Side,
     inventory: Option<&Inventory>,
-    tables: Option<&Vec<super::act::PlannedTable>>,
+    tables: Option<&Vec<super::inventory::PlannedTable>>,
 ) -> String {
     let version = match inventory.map_or(0, |inventory| inventory.server_version_num) {
         0 => String::new(),
@@ -194,7 +194,7 @@ fn summed_up(
 /// those that went begin with `- `, those that came with `+ `. Empty if the servers
 /// were not read twice.
 #[must_use]
-pub fn changes(state: &State) -> Vec<String> {
+pub(crate) fn changes(state: &State) -> Vec<String> {
     let (Some(before), Some(now)) = (surveyed(state), inspected(state)) else { return Vec::new() };
     let lines = |read: &Read<'_>| -> BTreeSet<String> {
         let planned = render_from(state, Some(read));
@@ -227,7 +227,7 @@ fn without_comments(line: &str) -> String {
 
 /// SHA-256 over the plan as it is shown: commands and approvals carry it.
 #[must_use]
-pub fn digest(state: &State) -> Digest {
+pub(crate) fn digest(state: &State) -> Digest {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         // Length first: no two plans run together into the same bytes.

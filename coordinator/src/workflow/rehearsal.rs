@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime};
 use pgportage_link::Failure;
 
 use super::StepName;
-use super::act::{Barrier, DrainToMarkerResult, Outcome};
+use super::act::{DrainToMarker, Outcome, RaiseBarrier};
 
 /// Rounds when the operator names no number.
-pub const DEFAULT_ROUNDS: u32 = 5;
+pub(crate) const DEFAULT_ROUNDS: u32 = 5;
 /// Most rounds of one rehearsal: each makes writers wait.
-pub const MOST_ROUNDS: u32 = 50;
+pub(crate) const MOST_ROUNDS: u32 = 50;
 
 /// One rehearsal of a switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,14 +139,14 @@ pub enum RestSource {
 impl Round {
     /// Keeps what the report needs.
     pub(super) fn learn(&mut self, outcome: &Outcome, outage: Option<Duration>) {
-        if let Some(barrier) = outcome.read::<Barrier>() {
+        if let Some(barrier) = outcome.read::<RaiseBarrier>() {
             self.marked_after = outage;
             self.lock_wait = barrier.lock_wait;
             self.cancelled_session_count = barrier.cancelled_session_count;
-        } else if let Some(DrainToMarkerResult { drain_time, compared, .. }) = outcome.read() {
+        } else if let Some(drained) = outcome.read::<DrainToMarker>() {
             self.drained_after = outage;
-            self.drain_time = *drain_time;
-            self.compare_time = compared.as_ref().map(|compared| compared.elapsed);
+            self.drain_time = drained.drain_time;
+            self.compare_time = drained.compared.as_ref().map(|compared| compared.elapsed);
         }
     }
 

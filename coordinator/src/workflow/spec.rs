@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgportage_link::Failure;
 use pgportage_proto::Reason;
 use pgportage_proto::Side;
-pub use pgportage_proto::{ConnectionPath, CopyMethod, MigrationId};
+pub(crate) use pgportage_proto::{ConnectionPath, CopyMethod, MigrationId};
 use serde::{Deserialize, Serialize};
 
 use super::finding::Consent;

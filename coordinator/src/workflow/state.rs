@@ -27,10 +27,10 @@ use super::rehearsal::Rehearsal;
 use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, ActRow, Belongs, Side, StepName, TABLE, Undo};
 
-pub use super::act::Trial;
-pub use certificate::Certificate;
-pub use phase::Phase;
-pub use transition::{IllegalTransition, fold, next};
+pub(crate) use super::act::Trial;
+pub(crate) use certificate::Certificate;
+pub(crate) use phase::Phase;
+pub(crate) use transition::{IllegalTransition, fold, next};
 
 /// Where one migration stands after its facts so far.
 #[derive(Clone, Debug, PartialEq)]

@@ -16,7 +16,7 @@ use super::{Hold, StepName};
 
 /// Longest budget an operator may ask for: a mistyped unit must not take a
 /// shop offline for a day.
-pub const LONGEST_OUTAGE: Duration = Duration::from_secs(600);
+pub(crate) const LONGEST_OUTAGE: Duration = Duration::from_secs(600);
 
 /// Something an operator says about a migration.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +87,7 @@ pub enum Request {
 ///
 /// [`Reason::WrongState`] and its relatives, with what would be possible
 /// instead.
-pub fn apply(state: &State, request: Request, trace: TraceContext) -> Result<Event, Failure> {
+pub(crate) fn apply(state: &State, request: Request, trace: TraceContext) -> Result<Event, Failure> {
     let id = &state.id;
     if state.terminal() {
         return Err(wrong(format!("migration {id} is over: {}", describe(&state.phase))));
@@ -341,7 +341,7 @@ fn not_yet(state: &State, done: &str) -> Failure {
 
 /// Where a migration stands, as the end of a sentence.
 #[must_use]
-pub fn describe(phase: &Phase) -> String {
+pub(crate) fn describe(phase: &Phase) -> String {
     match phase {
         Phase::Pending => "not started".to_owned(),
         Phase::Running { step } => format!("running step {step}"),

@@ -31,7 +31,7 @@ pub struct IllegalTransition {
 ///
 /// [`IllegalTransition`] at the first fact that cannot follow; also for an
 /// empty history.
-pub fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Result<State, IllegalTransition> {
+pub(crate) fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Result<State, IllegalTransition> {
     let mut state = None;
     for fact in facts {
         state = Some(next(state, fact)?);
@@ -46,7 +46,7 @@ pub fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Result<State, Ille
 ///
 /// [`IllegalTransition`] when the fact cannot follow. The caller's state is
 /// then unchanged, because it gave a copy.
-pub fn next(state: Option<State>, fact: &Fact) -> Result<State, IllegalTransition> {
+pub(crate) fn next(state: Option<State>, fact: &Fact) -> Result<State, IllegalTransition> {
     let illegal = |why| IllegalTransition { sequence: fact.sequence, event: fact.event.kind(), why };
     let Some(mut state) = state else {
         let Event::Created { id, spec } = &fact.event else { return Err(illegal("the migration was not created")) };
