@@ -56,7 +56,6 @@ pub enum Weight {
 /// Everything that is known.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Facts {
-    /// The migration.
     pub migration: MigrationId,
     /// Where it stands.
     pub standing: Standing,
@@ -96,7 +95,6 @@ pub(crate) enum Waits {
 
 impl Standing {
     /// Where a state stands.
-    #[must_use]
     pub(crate) fn of(state: &State) -> Self {
         let retried = || {
             let failed = state.acts().filter_map(|(_, act)| act.failure());
@@ -155,7 +153,6 @@ impl Standing {
 
 /// What keeps a migration from moving, the most likely cause first. Empty when
 /// nothing was found and everything could be checked.
-#[must_use]
 pub(crate) fn explain(facts: &Facts) -> Vec<Explanation> {
     let mut found = Vec::new();
     found.extend(workflow(&facts.standing));

@@ -26,7 +26,6 @@ pub(crate) type Down = v1::attach_agent_response::Message;
 /// Whether an agent can be given work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachment {
-    /// A session is open.
     Attached,
     /// The last one ended with goodbye.
     Detached,
@@ -69,8 +68,6 @@ struct Line {
 }
 
 impl Fleet {
-    /// Nobody is attached yet; `records` are the agents known from before.
-    #[must_use]
     pub fn new(clock: Clock, records: Vec<AgentRecord>) -> Self {
         let agents = records.into_iter().map(|record| (record.name.clone(), Entry { record, line: None })).collect();
         Self { clock, agents: Mutex::new(agents) }
@@ -82,10 +79,6 @@ impl Fleet {
 
     /// Takes a session in; an earlier one of the same agent is over. Returns the
     /// token that ends this one.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StaleSession`] when a later session was quicker.
     pub fn attach(&self, record: AgentRecord, outbox: mpsc::Sender<Down>) -> Result<CancellationToken, Failure> {
         let mut agents = self.agents();
         let epoch = record.session_epoch;
@@ -136,10 +129,6 @@ impl Fleet {
 
     /// Sends a command to an agent that is attached and has been heard from. It
     /// may still get lost; it is sent again when the agent comes back.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AgentNotAttached`].
     pub fn command(&self, name: &str, mut command: v1::Command) -> Result<(), Failure> {
         let mut agents = self.agents();
         let line = agents.get_mut(name).and_then(|entry| entry.line.as_mut()).filter(|line| line.ready());
@@ -151,10 +140,6 @@ impl Fleet {
 
     /// Asks an attached agent. The question may still get lost; it is not said
     /// again.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AgentNotAttached`].
     pub fn ask(&self, name: &str, question: v1::Question) -> Result<(), Failure> {
         let agents = self.agents();
         let line = agents.get(name).and_then(|entry| entry.line.as_ref());
@@ -171,31 +156,25 @@ impl Fleet {
     }
 
     /// Whether an agent can be given work now: it is attached and was heard from.
-    #[must_use]
     pub fn ready(&self, name: &str) -> bool {
         self.agents().get(name).and_then(|entry| entry.line.as_ref()).is_some_and(Line::ready)
     }
 
     /// Whether an agent has a session.
-    #[must_use]
     pub fn attached(&self, name: &str) -> bool {
         self.agents().get(name).is_some_and(|entry| entry.line.is_some())
     }
 
-    /// One agent.
-    #[must_use]
     pub fn get(&self, name: &str) -> Option<Known> {
         self.agents().get(name).map(Entry::known)
     }
 
     /// Every agent, by name.
-    #[must_use]
     pub fn list(&self) -> Vec<Known> {
         self.agents().values().map(Entry::known).collect()
     }
 
     /// When an agent was last heard from.
-    #[must_use]
     pub fn contact_time(&self, name: &str) -> Option<SystemTime> {
         self.agents().get(name).map(|entry| entry.record.contact_time)
     }

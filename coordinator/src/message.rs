@@ -21,10 +21,6 @@ fn invalid(field: &str, how: &str) -> Failure {
 }
 
 /// A span of time from outside.
-///
-/// # Errors
-///
-/// When it is negative or too large.
 pub(crate) fn duration(field: &str, value: prost_types::Duration) -> Result<Duration, Failure> {
     Duration::try_from(value).map_err(|_| malformed(field))
 }

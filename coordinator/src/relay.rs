@@ -39,9 +39,7 @@ pub(crate) type Outbound = mpsc::Sender<Result<Bytes, Status>>;
 
 /// One agent's end of a relay, as the coordinator holds it.
 pub(crate) struct Leg {
-    /// From the agent.
     pub inbound: Inbound,
-    /// To the agent.
     pub outbound: Outbound,
 }
 
@@ -120,17 +118,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl Exchange {
     /// No relay yet, and never more than `most`.
-    #[must_use]
     pub(crate) fn new(clock: Clock, most: usize) -> Self {
         Self { clock, most, state: Arc::default() }
     }
 
     /// Prepares a relay from one agent to another. The caller has made sure that
     /// they may have one, and tells the acceptor of it.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::PeerUnreachable`] when there are too many.
     pub(crate) fn offer(&self, asker: &str, acceptor: &str) -> Result<Offer, Failure> {
         if self.most == 0 {
             return Err(unavailable("the coordinator is configured to relay nothing")
@@ -167,10 +160,8 @@ impl Exchange {
 
     /// Hands the acceptor's end to whoever asked.
     ///
-    /// # Errors
-    ///
-    /// [`Reason::PeerRefused`], one answer to everybody, when there is no such
-    /// offer to this agent: it never was, was accepted, taken back or too old.
+    /// One refusal to everybody when there is no such offer to this agent: it never was,
+    /// was accepted, taken back or too old.
     pub(crate) fn accept(&self, id: &str, acceptor: &str, leg: Leg) -> Result<(), Failure> {
         let none = || {
             Failure::new(Reason::PeerRefused, "there is no such relay to be accepted")
@@ -192,10 +183,6 @@ impl Exchange {
 
 impl Offer {
     /// Waits until the acceptor is there.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::PeerUnreachable`] when it does not come in time.
     pub(crate) async fn accepted(mut self) -> Result<(Leg, Place), Failure> {
         let absent = || {
             unavailable(&format!("agent {} did not accept a relay", self.acceptor))
@@ -221,10 +208,6 @@ pub(crate) struct Carried {
 /// Passes bytes on, and tells `meter` how many, until both directions have ended or
 /// one has failed. The end of one direction is passed on while the other goes on; a
 /// failure ends both. Dropping the future closes everything.
-///
-/// # Errors
-///
-/// What failed.
 pub(crate) async fn carry(asker: Leg, acceptor: Leg, meter: impl Fn(usize)) -> Result<Carried, Status> {
     let (there_bytes, back_bytes) = tokio::try_join!(
         pass(asker.inbound, acceptor.outbound, &meter),
@@ -233,7 +216,6 @@ pub(crate) async fn carry(asker: Leg, acceptor: Leg, meter: impl Fn(usize)) -> R
     Ok(Carried { there_bytes, back_bytes })
 }
 
-/// One direction.
 async fn pass(mut from: Inbound, to: Outbound, meter: impl Fn(usize)) -> Result<u64, Status> {
     let gone = || Status::unavailable("the other end of the relay is gone");
     let mut passed = 0_u64;

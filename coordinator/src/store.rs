@@ -82,7 +82,6 @@ pub struct AgentRecord {
     pub name: String,
     /// Number of its latest session. Only grows.
     pub session_epoch: i64,
-    /// Its release.
     pub software_version: String,
     /// The revision of its latest session.
     pub revision: i32,
@@ -90,7 +89,6 @@ pub struct AgentRecord {
     pub server_version_num: i32,
     /// SHA-256 of its policy.
     pub policy_digest: Vec<u8>,
-    /// When the latest session began.
     pub attach_time: SystemTime,
     /// When it was last heard from, as far as that was written down.
     pub contact_time: SystemTime,
@@ -119,7 +117,6 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// the last one stored; number 1 creates the migration.
     fn append(&self, id: MigrationId, facts: Vec<Fact>) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Every migration's history.
     fn histories(&self) -> BoxFuture<'_, Result<Vec<History>, StoreError>>;
 
     /// Begins a session of an agent and returns its epoch, higher than those of
@@ -136,6 +133,5 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         left: bool,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Every agent ever attached.
     fn agents(&self) -> BoxFuture<'_, Result<Vec<AgentRecord>, StoreError>>;
 }

@@ -32,10 +32,6 @@ fn to_time(value: SystemTime) -> Option<prost_types::Timestamp> {
 }
 
 /// What the operator asked for.
-///
-/// # Errors
-///
-/// [`Reason::RequestInvalid`], naming the field.
 pub(crate) fn spec(value: v1::MigrationSpec) -> Result<Spec, Failure> {
     // A method that this release does not know is not silently another one.
     let copy_method = v1::CopyMethod::try_from(value.copy_method).map_err(|_| malformed("copy_method"))?.into();
@@ -106,8 +102,6 @@ impl From<v1::Finding> for Finding {
     }
 }
 
-/// A finding for the operator.
-#[must_use]
 pub(crate) fn to_finding(value: &Finding) -> v1::Finding {
     v1::Finding {
         code: value.code.clone(),
@@ -126,8 +120,6 @@ pub(crate) fn to_finding(value: &Finding) -> v1::Finding {
     }
 }
 
-/// How far a command is.
-#[must_use]
 pub(crate) fn progress(value: v1::CommandProgress) -> Progress {
     let unit = match value.unit() {
         v1::command_progress::Unit::Unspecified => Unit::None,
@@ -200,7 +192,6 @@ fn to_progress(command_id: String, value: &Progress) -> v1::CommandProgress {
 }
 
 /// What an agent measures. Negative numbers mean unknown.
-#[must_use]
 pub(crate) fn gauge(value: v1::MigrationGauge, time: SystemTime) -> Gauge {
     let known = |number: i64| (number >= 0).then_some(number);
     let mut message = value;

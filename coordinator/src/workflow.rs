@@ -123,7 +123,6 @@ pub struct ActRow {
 
 impl ActRow {
     /// Whether nothing goes on without it.
-    #[must_use]
     pub fn holds_up(&self) -> bool {
         match self.belongs {
             Belongs::Always | Belongs::ToTheWayBack | Belongs::ToCounts | Belongs::ToRows => true,
@@ -147,13 +146,11 @@ pub struct StepRow {
 
 impl StepRow {
     /// Whether everything the step leaves behind can be taken back.
-    #[must_use]
     pub fn undoable(&self) -> bool {
         !self.has_point_of_no_return() && self.name != StepName::Finish
     }
 
     /// Whether nothing can be taken back once this step has succeeded.
-    #[must_use]
     pub fn has_point_of_no_return(&self) -> bool {
         self.acts.iter().any(|act| act.undo == Undo::Never)
     }

@@ -32,7 +32,6 @@ pub struct Explained {
     pub reports: Option<(Report, Report)>,
 }
 
-/// Who waits for an answer.
 #[derive(Debug)]
 pub(super) struct Asker {
     agent: String,
@@ -56,10 +55,7 @@ impl Engine {
     /// Takes two and a half seconds at most. Dropping the future forgets the
     /// questions.
     ///
-    /// # Errors
-    ///
-    /// [`Reason::MigrationMissing`]. An agent that does not answer is part of the
-    /// answer.
+    /// An agent that does not answer is part of the answer.
     pub async fn explain(&self, id: &MigrationId) -> Result<Explained, Failure> {
         let state = self.overview(id)?.state;
         let asked = match state.phase {

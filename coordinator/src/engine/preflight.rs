@@ -44,10 +44,6 @@ impl Engine {
     /// Inspects both sides and returns what was found on each, the source first.
     /// Dropping the future leaves nothing behind but an inspection that nobody
     /// waits for.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AgentNotAttached`], or the failure of an inspection.
     pub async fn preflight(&self, spec: &Spec) -> Result<(Vec<Finding>, Vec<Finding>), Failure> {
         let name = Uuid::new_v4().simple().to_string();
         let id = MigrationId::new(&format!("preflight-{}", &name[..12]))?;
@@ -58,10 +54,6 @@ impl Engine {
     /// The migration whose plan is asked for. One that was not started yet is given what
     /// both agents read, once, or again where `refresh` says so; what kept them from it
     /// comes along.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::MigrationMissing`], or what keeps a fact from being stored.
     pub async fn plan(
         &self,
         id: &MigrationId,

@@ -30,10 +30,7 @@ impl Engine {
     /// Where the migration is not held there, the word itself is refused in better words.
     /// Dropping the future is safe: nothing was said yet.
     ///
-    /// # Errors
-    ///
-    /// [`Reason::MigrationMissing`]; everything that does not hold, as one failure:
-    /// [`Reason::AgentNotAttached`] or [`Reason::LagTooHigh`].
+    /// Fails with everything that does not hold, as one failure.
     pub async fn ready_to_switch(&self, id: &MigrationId, held: StepName) -> Result<(), Failure> {
         let mut changes = self.watch(id)?;
         let patience = self.0.settings.lag_patience;

@@ -34,27 +34,19 @@ const BATCH: usize = 16;
 /// What comes to a migration's task.
 #[derive(Debug)]
 pub(super) enum Incoming {
-    /// An operator requested something.
     Request {
-        /// What.
         submission: Submission,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Overview, Failure>>,
     },
-    /// An agent reported something.
     Fact {
-        /// Which agent.
         agent: String,
         /// As it is stored.
         origin: Origin,
-        /// What.
         fact: AgentFact,
     },
     /// An agent takes commands again.
-    Attached {
-        /// Which.
-        agent: String,
-    },
+    Attached { agent: String },
 }
 
 /// One migration under way. Ends with the migration, or at the engine's stop.

@@ -19,7 +19,6 @@ pub(crate) struct AgentFront {
 
 impl AgentFront {
     /// Answers from the fleet.
-    #[must_use]
     pub(crate) fn new(fleet: Arc<Fleet>) -> Self {
         Self { fleet }
     }

@@ -40,7 +40,6 @@ pub(crate) struct MigrationFront {
 
 impl MigrationFront {
     /// Answers from the engine until `stop`; watchers end then.
-    #[must_use]
     pub(crate) fn new(engine: Engine, tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self { engine, tasks, stop }
     }

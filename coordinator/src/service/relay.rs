@@ -40,7 +40,6 @@ type Responses<T> = BoxStream<'static, Result<T, Status>>;
 
 impl RelayFront {
     /// Relays until `stop`.
-    #[must_use]
     pub(crate) fn new(
         engine: Engine,
         exchange: Exchange,

@@ -88,7 +88,6 @@ enum End {
 
 impl SessionFront {
     /// Attaches agents until `stop`; sessions are drained then.
-    #[must_use]
     pub(crate) fn new(
         engine: Engine,
         store: Arc<dyn Store>,

@@ -124,10 +124,6 @@ struct Writer {
 impl SqliteStore {
     /// Opens the store in a directory, makes it if there is none, brings an
     /// older format up to date, and takes the next leader epoch.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::InUse`], [`StoreError::TooNew`] or a fault of the disk.
     pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(directory).map_err(broken)?;
         let lock = lock(directory)?;

@@ -18,10 +18,6 @@ fn to_signed(value: &SignedStatement) -> v1::SignedStatement {
 }
 
 /// The certificate of the switch of that number; of the latest, for zero.
-///
-/// # Errors
-///
-/// [`Reason::WrongState`] when there is none.
 pub(crate) fn certificate(state: &State, cutover_epoch: i64) -> Result<v1::GetSwitchCertificateResponse, Failure> {
     let epoch = if cutover_epoch == 0 { state.certificates.keys().last().copied() } else { Some(cutover_epoch) };
     let found = epoch.and_then(|epoch| Some((epoch, state.certificates.get(&epoch)?)));

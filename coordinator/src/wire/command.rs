@@ -10,7 +10,6 @@ use crate::workflow::spec::Spec;
 
 /// A command as it is sent. `leader_epoch` and `heartbeat_sequence` are those
 /// of the moment of sending, everything else is as it was stored.
-#[must_use]
 pub(crate) fn command(
     migration_id: &str,
     spec: &Spec,

@@ -18,13 +18,11 @@ use crate::workflow::state::{Act, ActState, CutoverEnd, Phase, State};
 use crate::workflow::{Side, StepName, TABLE};
 
 /// Changes with every stored fact, and with nothing else.
-#[must_use]
 pub(crate) fn etag(state: &State) -> String {
     format!("{}-{}", state.id, state.sequence)
 }
 
 /// The whole migration. `attached` says whether an agent has a session.
-#[must_use]
 pub(crate) fn view(overview: &Overview, attached: impl Fn(&str) -> bool) -> v1::Migration {
     let state = &*overview.state;
     let absent: Vec<&str> = [Side::Source, Side::Destination]
@@ -95,7 +93,6 @@ fn way_back(state: &State) -> v1::migration::WayBack {
 }
 
 /// What will run, before it runs.
-#[must_use]
 pub(crate) fn plan(state: &State, obstacle: Option<Failure>) -> v1::GetPlanResponse {
     let step = |planned: Planned| v1::PlannedStep {
         name: planned.step.as_str().to_owned(),

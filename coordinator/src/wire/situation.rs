@@ -16,7 +16,6 @@ use crate::workflow::Side;
 use crate::workflow::spec::MigrationId;
 
 /// Asks an agent what is going on around a migration.
-#[must_use]
 pub(crate) fn question(id: Uuid, migration: &MigrationId, timeout: Duration) -> v1::Question {
     v1::Question {
         id: id.to_string(),
@@ -27,10 +26,6 @@ pub(crate) fn question(id: Uuid, migration: &MigrationId, timeout: Duration) -> 
 }
 
 /// What an agent said, and to which question.
-///
-/// # Errors
-///
-/// [`Reason::RequestInvalid`] when it refers to no question.
 pub(crate) fn answer(value: v1::Answer) -> Result<(Uuid, Result<Situation, Failure>), Failure> {
     use v1::answer::Answer as Said;
     let question = Uuid::parse_str(&value.question_id).map_err(|_| malformed("question_id"))?;
@@ -136,7 +131,6 @@ fn unsaid() -> Failure {
 }
 
 /// What operators are told. `migration` is the view of it.
-#[must_use]
 pub(crate) fn explained(value: Explained, migration: v1::Migration) -> v1::ExplainMigrationResponse {
     let spec = &value.overview.state.spec;
     let report = |side, report| to_report(side, spec.agent(side).to_owned(), report);

@@ -10,7 +10,6 @@ use super::state::{CutoverEnd, Phase, State};
 
 /// Whether a step is one of this migration: what it leaves out is not shown, a
 /// rollback only when one was asked for, and a rehearsal while it goes on.
-#[must_use]
 pub(crate) fn is_shown(state: &State, name: StepName) -> bool {
     match name {
         StepName::Reverse => state.way_back || state.step(name).start_time.is_some(),
@@ -35,7 +34,6 @@ pub(crate) fn is_shown(state: &State, name: StepName) -> bool {
 /// What a migration waits for, as the end of the sentence "it waits for …". Empty if
 /// it works. `absent` are agents that have work of it and are not attached, `held_by`
 /// is the drift that keeps the next switch from beginning.
-#[must_use]
 pub(crate) fn waiting_for(state: &State, absent: &[&str], held_by: Option<&Failure>) -> String {
     let gone = match absent {
         [] => None,
@@ -96,7 +94,6 @@ pub(crate) fn waiting_for(state: &State, absent: &[&str], held_by: Option<&Failu
 
 /// Why the last rehearsal of what is waited for at this step was given up, unless the
 /// switch was tried since.
-#[must_use]
 pub(crate) fn given_up(state: &State, held: StepName) -> Option<&Failure> {
     let tried = state.cutover.as_ref().map_or(0, |cutover| cutover.epoch);
     let rehearsal = state.rehearsal.as_ref().filter(|last| last.step.held_at() == held && last.epoch > tried)?;
@@ -114,7 +111,6 @@ fn retrying(state: &State) -> Option<&Failure> {
 
 /// What an operator may type next, the likeliest first, without the migration's name.
 /// `held`: a drift keeps the next switch from beginning.
-#[must_use]
 pub(crate) fn next_verbs(state: &State, held: bool) -> Vec<&'static str> {
     match &state.phase {
         Phase::Pending => vec!["start", "plan", "abort"],

@@ -12,7 +12,6 @@ const LONGEST: Duration = Duration::from_secs(15);
 ///
 /// Doubles each time. The engine spreads it, so that a fleet does not come back
 /// in step.
-#[must_use]
 pub(crate) fn pause(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,

@@ -28,7 +28,6 @@ pub struct Drift {
 pub struct DriftedObject {
     /// What it is and its name.
     pub identity: String,
-    /// How it differs.
     pub change: Change,
 }
 
@@ -52,7 +51,6 @@ const NAMED: usize = 5;
 
 impl Drift {
     /// Whether nothing differs.
-    #[must_use]
     pub fn level(&self) -> bool {
         self.object_count == 0
     }
@@ -63,7 +61,6 @@ impl Drift {
     }
 
     /// Why a migration with this drift is held, in the words that every place uses.
-    #[must_use]
     pub fn failure(&self) -> Failure {
         let count = self.object_count;
         let objects =
@@ -99,7 +96,6 @@ impl DriftedObject {
 
 /// Whether rows flow from one side to the other as they should, so that a drift
 /// between the two means something.
-#[must_use]
 pub(crate) fn concerns(state: &State) -> bool {
     match &state.phase {
         Phase::Running { step } | Phase::Stopped { step, .. } => match step {
@@ -130,10 +126,6 @@ pub(crate) fn concerns(state: &State) -> bool {
 }
 
 /// What keeps a switch from beginning: a drift that was told.
-///
-/// # Errors
-///
-/// [`Reason::SchemaDiffers`], naming the objects.
 pub(crate) fn may_switch(drift: Option<&Drift>) -> Result<(), Failure> {
     match drift {
         Some(drift) if !drift.level() => Err(drift.failure()),
@@ -143,7 +135,6 @@ pub(crate) fn may_switch(drift: Option<&Drift>) -> Result<(), Failure> {
 
 /// Whether a migration waits for the schemas of both sides to be level, and for nothing
 /// else: a verification has found them different.
-#[must_use]
 pub(crate) fn holds_verification(state: &State) -> bool {
     matches!(&state.phase, Phase::Stopped { step: StepName::Verify, failure } if failure.reason == Reason::SchemaDiffers)
 }
@@ -161,7 +152,6 @@ pub(crate) struct Relief {
 
 impl Relief {
     /// Begins with a migration as its facts say it stands.
-    #[must_use]
     pub(crate) fn new(state: &State) -> Self {
         Self { drifted: holds_verification(state) }
     }

@@ -20,14 +20,12 @@ use super::finding::{Consent, Finding, Severity};
 use objects::ObjectDifferences;
 pub(crate) use rows::RowSummary;
 
-/// What a verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Verification {
     /// The side that the other one follows: the source, unless applications are on the
     /// destination.
     pub publisher: Side,
-    /// Tables compared.
     pub table_count: i32,
     /// Tables whose counts were equal.
     pub equal_count: i32,
@@ -45,15 +43,12 @@ pub struct Verification {
     pub rows: Option<RowSummary>,
 }
 
-/// The result of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Comparison {
-    /// Both sides agree.
     Equal(Verification),
     /// Rows of these tables differ and should be counted once more: a table
     /// that was written a moment before the first count looks the same.
     Again(Vec<RelationName>, Verification),
-    /// They differ.
     Differs(Failure, Verification),
 }
 
@@ -63,10 +58,6 @@ const MOST_REPEATS: u32 = 3;
 const NAMED: usize = 5;
 
 /// Whether findings stand in the way.
-///
-/// # Errors
-///
-/// [`Reason::FindingsRefuse`] or [`Reason::ConsentRequired`].
 pub(crate) fn inspection(findings: &[&Finding], consents: &[Consent]) -> Result<(), Failure> {
     let refused: Vec<_> = findings.iter().filter(|finding| finding.severity == Severity::Refuse).collect();
     if !refused.is_empty() {
@@ -143,7 +134,6 @@ pub(crate) struct Counts<'a> {
 /// deleted between the two counts of the one side widen what the other may
 /// hold. The server's own counters lag a little, and so does the stream, hence
 /// tables that differ are counted again before they count as different.
-#[must_use]
 pub(crate) fn verification(
     counts: Counts<'_>,
     compared: Option<&RowComparison>,

@@ -36,13 +36,11 @@ pub(crate) enum Action {
 /// A command to be issued, all but its id.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Issue {
-    /// Which act.
     pub act: ActRef,
     /// There or back.
     pub verb: Verb,
     /// Its number among the attempts at this act.
     pub attempt: u32,
-    /// What the act is given.
     pub input: Input,
     /// How long the agent may work without progress.
     pub stall_timeout: Duration,
@@ -52,7 +50,6 @@ pub(crate) struct Issue {
 
 /// What to do next in this state. Empty: wait for an answer, for the operator,
 /// or for ever.
-#[must_use]
 pub(crate) fn plan(state: &State, situation: &Situation) -> Vec<Action> {
     match &state.phase {
         Phase::Pending | Phase::Held { .. } | Phase::Stopped { .. } | Phase::Aborted | Phase::Succeeded => Vec::new(),

@@ -21,21 +21,17 @@ use super::{ActRow, Belongs, Order, Side, StepName, StepRow, TABLE, Undo};
 /// One act as it will run, on one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Planned {
-    /// Its step.
     pub step: StepName,
     /// The server that these lines are about.
     pub side: Side,
-    /// The agent beside it.
     pub agent: String,
     /// What will run there.
     pub lines: Vec<Line>,
-    /// Whether the operator is waited for before it.
     pub held: bool,
     /// Whether it can be taken back.
     pub undoable: bool,
 }
 
-/// What both servers were read as, and when.
 struct Read<'a> {
     source: &'a Inventory,
     destination: &'a Inventory,
@@ -59,13 +55,11 @@ fn surveyed(state: &State) -> Option<Read<'_>> {
 }
 
 /// When the servers were read that the plan is about.
-#[must_use]
 pub(crate) fn record_time(state: &State) -> Option<SystemTime> {
     read(state)?.time
 }
 
 /// Every act of a migration, in order.
-#[must_use]
 pub(crate) fn render(state: &State) -> Vec<Planned> {
     render_from(state, read(state).as_ref())
 }
@@ -119,7 +113,6 @@ fn acts(reverse: bool, row: &'static StepRow) -> impl Iterator<Item = &'static A
 }
 
 /// What comes of the plan on each side, the source first.
-#[must_use]
 pub(crate) fn summary(state: &State) -> [String; 2] {
     let read = read(state);
     let read = read.as_ref();
@@ -193,7 +186,6 @@ fn summed_up(
 /// Lines by which the plan of the inspection differs from the one of before the start:
 /// those that went begin with `- `, those that came with `+ `. Empty if the servers
 /// were not read twice.
-#[must_use]
 pub(crate) fn changes(state: &State) -> Vec<String> {
     let (Some(before), Some(now)) = (surveyed(state), inspected(state)) else { return Vec::new() };
     let lines = |read: &Read<'_>| -> BTreeSet<String> {
@@ -226,7 +218,6 @@ fn without_comments(line: &str) -> String {
 }
 
 /// SHA-256 over the plan as it is shown: commands and approvals carry it.
-#[must_use]
 pub(crate) fn digest(state: &State) -> Digest {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {

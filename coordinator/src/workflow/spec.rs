@@ -22,10 +22,6 @@ impl Rate {
     pub const LOWEST: u64 = 64 << 10;
 
     /// A limit from outside, in bytes a second. Zero is none.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::RequestInvalid`] when it is negative or below [`Rate::LOWEST`].
     pub fn limit(bytes: i64) -> Result<Option<Self>, Failure> {
         let rate = u64::try_from(bytes).ok().filter(|rate| *rate == 0 || *rate >= Self::LOWEST).ok_or_else(|| {
             invalid(format!("max_rate must be at least {} kB a second, or 0 for none", Self::LOWEST >> 10))
@@ -36,7 +32,6 @@ impl Rate {
     }
 
     /// The limit as it is sent: zero for none.
-    #[must_use]
     pub fn bytes(limit: Option<Self>) -> i64 {
         limit.map_or(0, |rate| i64::try_from(rate.0.get()).unwrap_or(i64::MAX))
     }
@@ -77,10 +72,6 @@ impl Spec {
     pub const LONGEST_MAX_LAG: Duration = Duration::from_secs(60);
 
     /// Checks what can be checked without asking anybody.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::RequestInvalid`], naming the field.
     pub fn check(&self) -> Result<(), Failure> {
         for (field, agent) in
             [("source_agent_id", &self.source_agent), ("destination_agent_id", &self.destination_agent)]
@@ -111,10 +102,6 @@ impl Spec {
     }
 
     /// Whether the agents have the speed of the copy in hand.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::RequestInvalid`] when the subscription copies.
     pub fn can_be_limited(&self) -> Result<(), Failure> {
         match self.copy_method {
             CopyMethod::Snapshot => Ok(()),
@@ -125,8 +112,6 @@ impl Spec {
         }
     }
 
-    /// The agent of a side.
-    #[must_use]
     pub fn agent(&self, side: Side) -> &str {
         match side {
             Side::Source => &self.source_agent,
@@ -134,8 +119,6 @@ impl Spec {
         }
     }
 
-    /// The other agent, seen from a side.
-    #[must_use]
     pub fn peer(&self, side: Side) -> &str {
         match side {
             Side::Source => &self.destination_agent,

@@ -23,32 +23,25 @@ pub(crate) const LONGEST_OUTAGE: Duration = Duration::from_secs(600);
 pub enum Request {
     /// Keep what both agents read for the plan.
     Survey {
-        /// The source's server.
         source: Box<Inventory>,
-        /// The destination's server.
         destination: Box<Inventory>,
     },
-    /// Begin.
     Start,
     /// Go on with a held step, or try a failed one again.
     Release {
-        /// The step.
         step: StepName,
         /// The budget, should the step be the cutover.
         max_outage: Duration,
     },
-    /// Agree to findings.
     Consent(Vec<Consent>),
     /// Read tables faster or slower.
     Tune {
         /// The limit. None: as fast as it goes.
         max_rate: Option<Rate>,
     },
-    /// Compare again.
     Verify(Look),
     /// Switch to the destination.
     CutOver {
-        /// The budget.
         max_outage: Duration,
         /// Give the way back up with it.
         without_way_back: bool,
@@ -57,36 +50,25 @@ pub enum Request {
     },
     /// Switch back to the source.
     RollBack {
-        /// The budget.
         max_outage: Duration,
         /// Leave out poolers that do not answer.
         without_poolers: bool,
         /// As of a cutover.
         compare_limit: Option<Duration>,
     },
-    /// Rehearse a switch.
     Rehearse {
-        /// Which.
         switch: StepName,
         /// The budget of every round.
         max_outage: Duration,
-        /// How many rounds.
         round_count: u32,
         /// As of a cutover.
         compare_limit: Option<Duration>,
     },
-    /// End.
     Finish,
-    /// Give up.
     Abort,
 }
 
 /// The fact that an operator's word becomes, in the state it is said in.
-///
-/// # Errors
-///
-/// [`Reason::WrongState`] and its relatives, with what would be possible
-/// instead.
 pub(crate) fn apply(state: &State, request: Request, trace: TraceContext) -> Result<Event, Failure> {
     let id = &state.id;
     if state.terminal() {
@@ -340,7 +322,6 @@ fn not_yet(state: &State, done: &str) -> Failure {
 }
 
 /// Where a migration stands, as the end of a sentence.
-#[must_use]
 pub(crate) fn describe(phase: &Phase) -> String {
     match phase {
         Phase::Pending => "not started".to_owned(),

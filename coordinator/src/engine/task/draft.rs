@@ -177,7 +177,6 @@ pub(super) fn kind_of(act: ActRef) -> &'static str {
 
 /// A switch, or a round of a rehearsal, that is carried out or taken back.
 pub(super) struct UnderWay {
-    /// Its budget.
     pub(super) max_outage: Duration,
     /// Whether its barrier was asked for.
     pub(super) begun: bool,

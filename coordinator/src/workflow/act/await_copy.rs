@@ -9,14 +9,12 @@ use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
 pub(crate) static ACT: Act = Act::of::<AwaitCopy>();
 
-/// It is given nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AwaitCopy;
 
 /// Every table follows the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AwaitCopyResult {
-    /// How many there are.
     pub table_count: i32,
 }
 

@@ -20,19 +20,14 @@ const LEVEL_WINDOW: Duration = Duration::from_millis(500);
 
 pub(crate) static ACT: Act = Act::of::<AwaitLag>();
 
-/// What is awaited.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AwaitLag {
-    /// The limit.
     pub max_lag: Duration,
-    /// For how long.
     pub stable_window: Duration,
 }
 
-/// The lag is under its limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AwaitLagResult {
-    /// What it is.
     pub lag: Duration,
 }
 

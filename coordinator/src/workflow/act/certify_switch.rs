@@ -11,12 +11,9 @@ use crate::message::missing;
 
 pub(crate) static ACT: Act = Act::of::<CertifySwitch>();
 
-/// Which switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CertifySwitch {
-    /// Its number.
     pub cutover_epoch: i64,
-    /// Whether it is a rollback.
     pub rollback: bool,
 }
 
@@ -24,11 +21,9 @@ pub(crate) struct CertifySwitch {
 /// nothing here reads it, and nobody has to believe that nothing here changed it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedStatement {
-    /// The statement.
     pub statement: String,
     /// Number of the signature scheme.
     pub scheme: u32,
-    /// The signature.
     pub signature: Digest,
     /// The signer's certificate, then those up to the authority.
     pub chain: Vec<Digest>,

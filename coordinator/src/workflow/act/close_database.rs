@@ -9,14 +9,11 @@ use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
 pub(crate) static ACT: Act = Act::of::<CloseDatabase>();
 
-/// It is given nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CloseDatabase;
 
-/// The database is closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CloseDatabaseResult {
-    /// Sessions that were ended.
     pub terminated_session_count: i32,
 }
 

@@ -12,7 +12,6 @@ const STATISTICS_ARE_TOLD: i32 = 180_000;
 
 pub(crate) static ACT: Act = Act::of::<CopyTables>();
 
-/// Who copies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CopyTables {
     /// The agents, or the subscription.

@@ -13,23 +13,18 @@ use crate::message::missing;
 
 pub(crate) static ACT: Act = Act::of::<CountRows>();
 
-/// What is counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CountRows {
     /// Tables to count. All of them, if there are none.
     pub tables: Vec<RelationName>,
-    /// Whether no rows are counted.
     #[serde(default)]
     pub objects_only: bool,
-    /// Whether sequences are read, too.
     #[serde(default)]
     pub sequences: bool,
 }
 
-/// The rows of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableCount {
-    /// The table.
     pub table: RelationName,
     /// Rows under one snapshot.
     pub row_count: i64,
@@ -39,7 +34,6 @@ pub struct TableCount {
     pub deleted_count: i64,
 }
 
-/// One object of a schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchemaObject {
     /// What it is, and its name.
@@ -48,7 +42,6 @@ pub struct SchemaObject {
     pub digest: Digest,
 }
 
-/// What one side counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowCounts {
     /// One entry for each table.

@@ -9,14 +9,11 @@ use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
 pub(crate) static ACT: Act = Act::of::<CreatePublication>();
 
-/// It is given nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CreatePublication;
 
-/// The publication is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CreatePublicationResult {
-    /// Its name.
     pub publication_name: String,
     /// Its tables, ours included.
     pub table_count: i32,

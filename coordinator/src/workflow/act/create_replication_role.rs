@@ -21,14 +21,11 @@ const ROLE_SETTINGS: &[(i32, &str, &str)] = &[
 
 pub(crate) static ACT: Act = Act::of::<CreateReplicationRole>();
 
-/// It is given nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CreateReplicationRole;
 
-/// The roles are there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CreateReplicationRoleResult {
-    /// The replication role.
     pub role_name: String,
 }
 

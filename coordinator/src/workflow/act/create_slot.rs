@@ -10,17 +10,14 @@ use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
 pub(crate) static ACT: Act = Act::of::<CreateSlot>();
 
-/// What the slot is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CreateSlot {
     /// Whether a snapshot is kept with it.
     pub copy_method: CopyMethod,
 }
 
-/// The slot is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CreateSlotResult {
-    /// Its name.
     pub slot_name: String,
     /// Where it begins.
     pub consistent_point: String,

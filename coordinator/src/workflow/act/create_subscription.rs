@@ -9,7 +9,6 @@ use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
 pub(crate) static ACT: Act = Act::of::<CreateSubscription>();
 
-/// How it subscribes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CreateSubscription {
     /// By which way it reaches the source.
@@ -18,12 +17,9 @@ pub(crate) struct CreateSubscription {
     pub copy_method: CopyMethod,
 }
 
-/// The subscription is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CreateSubscriptionResult {
-    /// Its name.
     pub subscription_name: String,
-    /// Its tables.
     pub table_count: i32,
 }
 

@@ -11,16 +11,13 @@ use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
 pub(crate) static ACT: Act = Act::of::<CreateWayBack>();
 
-/// It is given nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CreateWayBack;
 
 /// The subscription is there, and disabled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CreateWayBackResult {
-    /// Its name.
     pub subscription_name: String,
-    /// Its tables.
     pub table_count: i32,
 }
 

@@ -15,7 +15,6 @@ use crate::message::{reported, to_duration};
 
 pub(crate) static ACT: Act = Act::of::<DrainToMarker>();
 
-/// What is awaited, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DrainToMarker {
     /// The number of the switch.
@@ -33,10 +32,8 @@ pub(crate) struct DrainToMarker {
     pub compare_limit: Option<Duration>,
 }
 
-/// The marker is here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DrainToMarkerResult {
-    /// How long that took.
     pub drain_time: Duration,
     /// Sequences that were set.
     pub sequence_count: i32,
@@ -58,7 +55,6 @@ pub struct WrittenRows {
     pub row_count: i64,
     /// Tables that were written to and not compared.
     pub left_out: Vec<RelationName>,
-    /// How long it took.
     pub elapsed: Duration,
 }
 

@@ -12,16 +12,12 @@ use super::sequence::SequenceState;
 
 pub(crate) static ACT: Act = Act::of::<FenceSource>();
 
-/// Which switch fences.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FenceSource {
-    /// Its number.
     pub cutover_epoch: i64,
-    /// Its marker.
     pub marker_id: String,
 }
 
-/// The source is fenced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Fence {
@@ -29,7 +25,6 @@ pub struct Fence {
     pub fence_lsn: String,
     /// Every sequence, read when nobody was left.
     pub sequences: Vec<SequenceState>,
-    /// Sessions that were ended.
     pub terminated_session_count: i32,
     /// The catalog, read when nobody was left.
     pub catalog_digest: Digest,

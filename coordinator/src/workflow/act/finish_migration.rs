@@ -11,14 +11,12 @@ use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
 pub(crate) static ACT: Act = Act::of::<FinishMigration>();
 
-/// What is taken back with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FinishMigration {
     /// Tables of the destination that came with `REPLICA IDENTITY FULL`.
     pub identity_full_tables: Vec<RelationName>,
 }
 
-/// Everything is removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FinishMigrationResult {
     /// What lifts the fence of the source.

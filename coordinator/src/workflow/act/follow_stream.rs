@@ -12,14 +12,11 @@ use crate::message::reported;
 
 pub(crate) static ACT: Act = Act::of::<FollowStream>();
 
-/// Behind which switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FollowStream {
-    /// Its number.
     pub cutover_epoch: i64,
 }
 
-/// Rows flow back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FollowStreamResult {
     /// How long the first heartbeat took.

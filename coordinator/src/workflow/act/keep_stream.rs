@@ -9,10 +9,8 @@ use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
 pub(crate) static ACT: Act = Act::of::<KeepStream>();
 
-/// Behind which switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeepStream {
-    /// Its number.
     pub cutover_epoch: i64,
 }
 

@@ -86,13 +86,11 @@ pub(super) fn something_else() -> Failure {
 /// What the state has for the input of an act.
 #[derive(Debug)]
 pub struct Given<'a> {
-    /// What was asked for.
     pub spec: &'a Spec,
     /// What the operator has agreed to.
     pub consents: &'a [Consent],
     /// Whether applications can return to the source.
     pub reverse: bool,
-    /// The act's side.
     pub side: Side,
     /// What the inspection has read of the source.
     pub source: Option<&'a Inventory>,
@@ -123,9 +121,7 @@ pub struct Given<'a> {
 /// A try at a switch, or a round of its rehearsal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trial {
-    /// Its number.
     pub epoch: i64,
-    /// Its budget.
     pub max_outage: Duration,
     /// How long comparing what was written may take of it.
     pub compare_limit: Option<Duration>,
@@ -139,7 +135,6 @@ pub struct Trial {
 #[serde(transparent)]
 pub struct Input(Stored);
 
-/// What an act produced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Outcome(Stored);

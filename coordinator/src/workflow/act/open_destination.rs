@@ -12,16 +12,13 @@ use super::sequence::SequenceState;
 
 pub(crate) static ACT: Act = Act::of::<OpenDestination>();
 
-/// Which switch opens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OpenDestination {
-    /// Its number.
     pub cutover_epoch: i64,
     /// Where the sequences stand behind the fence.
     pub sequences: Vec<SequenceState>,
 }
 
-/// Applications write here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OpenDestinationResult {
     /// Position of this side after it.

@@ -14,20 +14,15 @@ use crate::message::to_duration;
 
 pub(crate) static ACT: Act = Act::of::<PrepareCutover>();
 
-/// Which switch, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PrepareCutover {
-    /// Its number.
     pub cutover_epoch: i64,
-    /// Its budget.
     pub max_outage: Duration,
-    /// Whether it is a rollback.
     #[serde(default)]
     pub rollback: bool,
     /// Whether the side that is left follows the other one behind it.
     #[serde(default)]
     pub way_back: bool,
-    /// Whether it is only rehearsed.
     #[serde(default)]
     pub rehearsal: bool,
     /// Whether poolers that do not answer are left out.
@@ -38,14 +33,11 @@ pub(crate) struct PrepareCutover {
     pub compare_written: bool,
 }
 
-/// The preconditions hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PrepareCutoverResult {
     /// SHA-256 over the names of the tables.
     pub table_set_digest: Digest,
-    /// SHA-256 over the catalog.
     pub catalog_digest: Digest,
-    /// How many tables there are.
     pub table_count: i32,
 }
 

@@ -14,16 +14,12 @@ use crate::message::{reported, to_duration};
 
 pub(crate) static ACT: Act = Act::of::<RaiseBarrier>();
 
-/// Which switch, and how long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RaiseBarrier {
-    /// Its number.
     pub cutover_epoch: i64,
-    /// Its budget.
     pub max_outage: Duration,
 }
 
-/// The barrier stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Barrier {
@@ -31,11 +27,8 @@ pub struct Barrier {
     pub marker_id: String,
     /// Position of the source after it.
     pub marker_lsn: String,
-    /// Every sequence of the database.
     pub sequences: Vec<SequenceState>,
-    /// The catalog under the barrier.
     pub catalog_digest: Digest,
-    /// How long the locks took.
     pub lock_wait: Duration,
     /// Sessions whose statement was cancelled.
     pub cancelled_session_count: i32,

@@ -12,14 +12,11 @@ use crate::message::reported;
 
 pub(crate) static ACT: Act = Act::of::<ReachPeer>();
 
-/// It is given nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ReachPeer;
 
-/// The other agent answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reached {
-    /// Time from question to answer.
     pub round_trip: Duration,
     /// The other agent's release, for people.
     pub software_version: String,

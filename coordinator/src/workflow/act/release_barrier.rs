@@ -12,17 +12,13 @@ use crate::message::reported;
 
 pub(crate) static ACT: Act = Act::of::<ReleaseBarrier>();
 
-/// Behind which switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ReleaseBarrier {
-    /// Its number.
     pub cutover_epoch: i64,
 }
 
-/// The locks are gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ReleaseBarrierResult {
-    /// How long they stood.
     pub barrier_time: Duration,
 }
 

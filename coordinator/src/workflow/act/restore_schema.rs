@@ -10,17 +10,14 @@ use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
 pub(crate) static ACT: Act = Act::of::<RestoreSchema>();
 
-/// How much of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RestoreSchema {
     /// Whether indexes and constraints are left until the rows are in.
     pub copy_method: CopyMethod,
 }
 
-/// The schema is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RestoreSchemaResult {
-    /// SHA-256 of the archive.
     pub dump_digest: Digest,
     /// Relations that are there.
     pub object_count: i64,

@@ -9,17 +9,14 @@ use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
 pub(crate) static ACT: Act = Act::of::<SetReplicaIdentity>();
 
-/// Which tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SetReplicaIdentity {
     /// Those that get `REPLICA IDENTITY FULL`.
     pub tables: Vec<RelationName>,
 }
 
-/// They have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SetReplicaIdentityResult {
-    /// How many.
     pub table_count: i32,
 }
 

@@ -17,7 +17,6 @@ const PATIENCE: u32 = 8;
 /// What is stated about one switch that was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Which way: the step of the cutover or of the rollback.
     pub step: StepName,
     /// What each side's agent stated, or why it did not when it was asked last.
     pub statements: BTreeMap<Side, Result<Arc<SignedStatement>, Failure>>,
@@ -26,7 +25,6 @@ pub struct Certificate {
 impl State {
     /// Whether nothing more is waited for: it is done, or it failed for good and
     /// holds nothing up.
-    #[must_use]
     pub fn over(&self, act: ActRef) -> bool {
         let entry = self.act(act);
         match &entry.state {

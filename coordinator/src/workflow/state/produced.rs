@@ -10,19 +10,16 @@ use super::{ActState, State};
 
 impl State {
     /// What the latest inspection of a side found.
-    #[must_use]
     pub fn findings(&self, side: Side) -> &[Finding] {
         self.inspection(side).map_or(&[], |read| read.findings.as_slice())
     }
 
     /// What the latest inspection of the source read.
-    #[must_use]
     pub fn source_inventory(&self) -> Option<&Inventory> {
         self.inventory(Side::Source)
     }
 
     /// What the latest inspection of a side read.
-    #[must_use]
     pub fn inventory(&self, side: Side) -> Option<&Inventory> {
         self.inspection(side).map(|read| &read.inventory)
     }
@@ -34,7 +31,6 @@ impl State {
 
     /// Whether an agent said that it reaches the other one through the
     /// coordinator.
-    #[must_use]
     pub fn relayed(&self) -> bool {
         [Side::Source, Side::Destination].into_iter().any(|side| {
             let act = ActRef::find(StepName::Connect, side, ActKind::ReachPeer);
@@ -44,20 +40,17 @@ impl State {
     }
 
     /// What an act produced, if it is done.
-    #[must_use]
     pub fn produced(&self, act: ActRef) -> Option<&Outcome> {
         let entry = self.act(act);
         if entry.state == ActState::Performed { entry.outcome.as_deref() } else { None }
     }
 
     /// The barrier of a switch or of a round of its rehearsal, if it stands.
-    #[must_use]
     pub fn barrier(&self, step: StepName) -> Option<&Barrier> {
         self.produced(ActRef::raise(step))?.read::<RaiseBarrier>()
     }
 
     /// The fence of a switch, if it stands. A rehearsal has none.
-    #[must_use]
     pub fn fence(&self, step: StepName) -> Option<&Fence> {
         if !step.is_switch() {
             return None;
@@ -65,14 +58,11 @@ impl State {
         self.produced(ActRef::fence(step))?.read::<FenceSource>()
     }
 
-    /// What an act of a verification counted.
-    #[must_use]
     pub fn counted(&self, act: ActRef) -> Option<&RowCounts> {
         self.act(act).outcome.as_deref()?.read::<CountRows>()
     }
 
     /// What a verification found of rows, if it looked at them.
-    #[must_use]
     pub fn compared(&self, step: StepName) -> Option<&RowComparison> {
         let index = step.row().acts.iter().position(|act| act.act.kind == ActKind::CompareRows)?;
         let act = ActRef { step, index };
@@ -80,7 +70,6 @@ impl State {
     }
 
     /// The statements that lift the source's fence, once finish has told them.
-    #[must_use]
     pub fn unfence_statements(&self) -> &[String] {
         let act = ActRef::find(StepName::Finish, Side::Source, ActKind::FinishMigration);
         let finished = act.and_then(|act| self.act(act).outcome.as_deref()?.read::<FinishMigration>());

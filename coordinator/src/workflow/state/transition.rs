@@ -17,20 +17,12 @@ use super::{Act, CutoverEnd, Phase, State, Step, Survey, Trial, Verified};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("fact {sequence} ({event}) cannot follow: {why}")]
 pub struct IllegalTransition {
-    /// The fact's number.
     pub sequence: i64,
-    /// Its kind.
     pub event: &'static str,
-    /// What does not fit.
     pub why: &'static str,
 }
 
 /// Folds a whole history.
-///
-/// # Errors
-///
-/// [`IllegalTransition`] at the first fact that cannot follow; also for an
-/// empty history.
 pub(crate) fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Result<State, IllegalTransition> {
     let mut state = None;
     for fact in facts {
@@ -42,10 +34,7 @@ pub(crate) fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Result<Stat
 /// Where a migration stands after one more fact. `state` is `None` before the
 /// first.
 ///
-/// # Errors
-///
-/// [`IllegalTransition`] when the fact cannot follow. The caller's state is
-/// then unchanged, because it gave a copy.
+/// Where the fact cannot follow, the caller's state is unchanged, because it gave a copy.
 pub(crate) fn next(state: Option<State>, fact: &Fact) -> Result<State, IllegalTransition> {
     let illegal = |why| IllegalTransition { sequence: fact.sequence, event: fact.event.kind(), why };
     let Some(mut state) = state else {
