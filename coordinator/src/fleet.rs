@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use pgportage_link::{Clock, Effect, Failure, fail_point};
+use pgportage_link::{Clock, Failure, fail_point};
 use pgportage_proto::{Reason, v1};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::message::refusal;
 use crate::store::AgentRecord;
 
 /// Messages waiting for one agent's stream. Each running migration of an agent
@@ -85,9 +86,9 @@ impl Fleet {
         if let Some(entry) = agents.get(&record.name)
             && entry.record.session_epoch >= epoch
         {
-            return Err(Failure::new(Reason::StaleSession, "a later session of this agent has begun")
-                .effect(Effect::None)
-                .with("agent", &record.name));
+            return Err(
+                refusal(Reason::StaleSession, "a later session of this agent has begun").with("agent", &record.name)
+            );
         }
         let over = CancellationToken::new();
         let line = Line { epoch, outbox, heartbeat: 0, over: over.clone() };
@@ -208,8 +209,7 @@ impl Entry {
 
 /// The failure of everything that needs an agent which is away.
 pub(crate) fn not_attached(name: &str) -> Failure {
-    Failure::new(Reason::AgentNotAttached, format!("agent {name} is not attached"))
+    refusal(Reason::AgentNotAttached, format!("agent {name} is not attached"))
         .hint("Look at `pgportage agents`; start the agent, or mend its way to the coordinator.")
-        .effect(Effect::None)
         .with("agent", name)
 }

@@ -16,11 +16,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_link::{Clock, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 use uuid::Uuid;
+
+use crate::message::refusal;
 
 /// How long an agent may take to accept: it dials us for it.
 const ACCEPT_LIMIT: Duration = Duration::from_secs(8);
@@ -164,9 +166,8 @@ impl Exchange {
     /// was accepted, taken back or too old.
     pub(crate) fn accept(&self, id: &str, acceptor: &str, leg: Leg) -> Result<(), Failure> {
         let none = || {
-            Failure::new(Reason::PeerRefused, "there is no such relay to be accepted")
+            refusal(Reason::PeerRefused, "there is no such relay to be accepted")
                 .detail("It was accepted already, or the agent that asked has given up.")
-                .effect(Effect::None)
         };
         let id = Uuid::parse_str(id).map_err(|_| none())?;
         let waiting = {
@@ -246,7 +247,7 @@ async fn pass(mut from: Inbound, to: Outbound, meter: impl Fn(usize)) -> Result<
 
 /// Worth another try.
 pub(crate) fn unavailable(message: &str) -> Failure {
-    Failure::new(Reason::PeerUnreachable, message).remedy(Remedy::Wait).effect(Effect::None)
+    refusal(Reason::PeerUnreachable, message).remedy(Remedy::Wait)
 }
 
 #[cfg(test)]

@@ -188,6 +188,9 @@ const fn at_the_same_time(act: ActRow) -> ActRow {
     ActRow { order: Order::WithPrevious, ..act }
 }
 
+/// What most steps have: nothing is waited for, and one act at a time is taken back.
+const STEP: StepRow = StepRow { name: StepName::Inspect, hold: None, acts: &[], undo_order: UndoOrder::Strict };
+
 use Undo::{Never, Nothing, TakeBack, TakeBackAndForget, TakeBackFirst};
 
 /// A switch of the applications' way: one side is left, the other is entered. A
@@ -239,81 +242,51 @@ const fn verification(publisher: Side) -> [ActRow; 5] {
 pub(crate) const TABLE: &[StepRow] = &[
     StepRow {
         name: StepName::Inspect,
-        hold: None,
         acts: &[source(&act::check_server::ACT, Nothing), destination(&act::check_server::ACT, Nothing)],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
     StepRow {
         name: StepName::Connect,
-        hold: None,
         acts: &[
             source(&act::create_replication_role::ACT, TakeBackAndForget),
             destination(&act::reach_peer::ACT, TakeBackAndForget),
             source(&act::reach_peer::ACT, Nothing),
         ],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
-    StepRow {
-        name: StepName::Identity,
-        hold: None,
-        acts: &[source(&act::set_replica_identity::ACT, TakeBack)],
-        undo_order: UndoOrder::Strict,
-    },
-    StepRow {
-        name: StepName::Publication,
-        hold: None,
-        acts: &[source(&act::create_publication::ACT, TakeBack)],
-        undo_order: UndoOrder::Strict,
-    },
-    StepRow {
-        name: StepName::Close,
-        hold: None,
-        acts: &[destination(&act::close_database::ACT, TakeBack)],
-        undo_order: UndoOrder::Strict,
-    },
-    StepRow {
-        name: StepName::Schema,
-        hold: None,
-        acts: &[destination(&act::restore_schema::ACT, TakeBack)],
-        undo_order: UndoOrder::Strict,
-    },
+    StepRow { name: StepName::Identity, acts: &[source(&act::set_replica_identity::ACT, TakeBack)], ..STEP },
+    StepRow { name: StepName::Publication, acts: &[source(&act::create_publication::ACT, TakeBack)], ..STEP },
+    StepRow { name: StepName::Close, acts: &[destination(&act::close_database::ACT, TakeBack)], ..STEP },
+    StepRow { name: StepName::Schema, acts: &[destination(&act::restore_schema::ACT, TakeBack)], ..STEP },
+    // Rows go with the tables: taking the schema back empties the database.
     StepRow {
         name: StepName::Copy,
-        hold: None,
-        // Rows go with the tables: taking the schema back empties the database.
         acts: &[source(&act::create_slot::ACT, TakeBack), destination(&act::copy_tables::ACT, Nothing)],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
-    StepRow {
-        name: StepName::Subscribe,
-        hold: None,
-        acts: &[destination(&act::create_subscription::ACT, TakeBack)],
-        undo_order: UndoOrder::Strict,
-    },
+    StepRow { name: StepName::Subscribe, acts: &[destination(&act::create_subscription::ACT, TakeBack)], ..STEP },
     StepRow {
         name: StepName::CatchUp,
-        hold: None,
         acts: &[destination(&act::await_copy::ACT, Nothing), source(&act::await_lag::ACT, Nothing)],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
     StepRow {
         name: StepName::Reverse,
-        hold: None,
         acts: &[
             of_the_way_back(destination(&act::create_replication_role::ACT, TakeBack)),
             of_the_way_back(destination(&act::create_publication::ACT, TakeBack)),
             of_the_way_back(destination(&act::create_slot::ACT, TakeBack)),
             of_the_way_back(source(&act::create_way_back::ACT, TakeBack)),
         ],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
-    StepRow { name: StepName::Verify, hold: None, acts: &verification(Side::Source), undo_order: UndoOrder::Strict },
+    StepRow { name: StepName::Verify, acts: &verification(Side::Source), ..STEP },
     // Only where that was asked for, as often as one likes.
     StepRow {
         name: StepName::CutoverRehearsal,
-        hold: None,
         acts: &rehearsal(Side::Source),
         undo_order: UndoOrder::EachSide,
+        ..STEP
     },
     StepRow {
         name: StepName::Cutover,
@@ -323,17 +296,12 @@ pub(crate) const TABLE: &[StepRow] = &[
     },
     // Only where that was asked for, as often as one likes: what it finds takes no
     // word away from the operator.
-    StepRow {
-        name: StepName::VerifyBack,
-        hold: None,
-        acts: &verification(Side::Destination),
-        undo_order: UndoOrder::Strict,
-    },
+    StepRow { name: StepName::VerifyBack, acts: &verification(Side::Destination), ..STEP },
     StepRow {
         name: StepName::RollbackRehearsal,
-        hold: None,
         acts: &rehearsal(Side::Destination),
         undo_order: UndoOrder::EachSide,
+        ..STEP
     },
     StepRow {
         name: StepName::Rollback,
@@ -345,7 +313,7 @@ pub(crate) const TABLE: &[StepRow] = &[
         name: StepName::Finish,
         hold: Some(Hold::Finish),
         acts: &[destination(&act::finish_migration::ACT, Nothing), source(&act::finish_migration::ACT, Nothing)],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
 ];
 

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Engine, Overview};
+use super::{AtEnd, Engine, Overview};
 use crate::explain::{Explanation, Facts, Report, Situation, Standing, explain};
+use crate::message::refusal;
 use crate::wire;
 use crate::workflow::Side;
 use crate::workflow::spec::MigrationId;
@@ -36,18 +37,6 @@ pub struct Explained {
 pub(super) struct Asker {
     agent: String,
     reply: oneshot::Sender<Result<Situation, Failure>>,
-}
-
-/// Forgets who waits for an answer, however the waiting ends.
-struct Asked<'a> {
-    engine: &'a Engine,
-    question: Uuid,
-}
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        self.engine.0.questions().remove(&self.question);
-    }
 }
 
 impl Engine {
@@ -86,7 +75,7 @@ impl Engine {
         let question = Uuid::now_v7();
         let (reply, answer) = oneshot::channel();
         self.0.questions().insert(question, Asker { agent: agent.to_owned(), reply });
-        let _asked = Asked { engine: self, question };
+        let _asked = AtEnd(|| drop(self.0.questions().remove(&question)));
         if let Err(failure) = self.0.fleet.ask(agent, wire::question(question, &state.id, LIMIT)) {
             return Report::Silent(failure);
         }
@@ -112,10 +101,9 @@ impl Engine {
 
 fn silence(agent: &str) -> Failure {
     let limit = (LIMIT + GRACE).as_millis();
-    Failure::new(Reason::CouldNotCheck, format!("agent {agent} did not say within {limit} ms what it sees"))
+    refusal(Reason::CouldNotCheck, format!("agent {agent} did not say within {limit} ms what it sees"))
         .detail("It has a session, and does not read it, is very busy, or is of an older release.")
         .hint("Ask again; if it stays so, look at the agent's log.")
         .remedy(Remedy::Wait)
-        .effect(Effect::None)
         .with("agent", agent)
 }

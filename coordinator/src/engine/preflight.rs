@@ -5,13 +5,14 @@
 
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Remedy, trace};
+use pgportage_link::{Failure, Remedy, trace};
 use pgportage_proto::Reason;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Engine, Overview, Submission};
+use super::{AtEnd, Engine, Overview, Submission};
 use crate::fleet::not_attached;
+use crate::message::refusal;
 use crate::wire::{self, AgentFact, Body};
 use crate::workflow::act::{CheckServer, CheckServerResult, Digest, Input, Inventory, Kind};
 use crate::workflow::fact::{CommandId, Issued, Origin, TraceContext};
@@ -27,18 +28,6 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// Facts of one command: accepted, and its end.
 const FACTS: usize = 4;
-
-/// Forgets who waits for a command, however the waiting ends.
-struct Asked<'a> {
-    engine: &'a Engine,
-    command: CommandId,
-}
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        self.engine.0.preflights().remove(&self.command);
-    }
-}
 
 impl Engine {
     /// Inspects both sides and returns what was found on each, the source first.
@@ -104,12 +93,12 @@ impl Engine {
             verb: Verb::Perform,
             attempt: 1,
             input: Input::of(CheckServer { source, consents: spec.consents.clone(), way_back: spec.way_back }),
-            stall_timeout: self.0.settings.stall_timeout.min(LIMIT),
+            stall_timeout: self.0.migration.stall_timeout.min(LIMIT),
             trace: trace::carry().into_iter().collect(),
         };
         let (asker, mut facts) = mpsc::channel(FACTS);
         self.0.preflights().insert(issued.command, asker);
-        let _asked = Asked { engine: self, command: issued.command };
+        let _asked = AtEnd(|| drop(self.0.preflights().remove(&issued.command)));
         // Nothing is carried out that a plan could be of.
         let command = wire::command(id.as_str(), spec, &Digest(vec![0; 32]), &issued, side, self.0.leader_epoch());
         self.0.fleet.command(agent, command)?;
@@ -125,16 +114,15 @@ impl Engine {
             Err(unanswered(agent))
         };
         self.0.clock.timeout(LIMIT, answer).await.unwrap_or_else(|_| {
-            Err(Failure::new(Reason::Stalled, format!("agent {agent} did not finish its inspection"))
+            Err(refusal(Reason::Stalled, format!("agent {agent} did not finish its inspection"))
                 .detail(format!("It had {} seconds.", LIMIT.as_secs()))
                 .hint("Look at the agent's log, and whether its server answers.")
                 .remedy(Remedy::Operator)
-                .effect(Effect::None)
                 .with("agent", agent))
         })
     }
 }
 
 fn unanswered(agent: &str) -> Failure {
-    Failure::new(Reason::Internal, format!("agent {agent} did not answer what it was asked")).effect(Effect::None)
+    refusal(Reason::Internal, format!("agent {agent} did not answer what it was asked"))
 }

@@ -175,14 +175,11 @@ fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failur
     match &state.phase {
         Phase::Stopped { step, failure } if *step == name => return (Shown::Failed, Some(failure)),
         Phase::Held { step } if *step == name => {
-            if let Some(cause) = advice::given_up(state, name) {
-                return (Shown::Held, Some(cause));
-            }
-            let cause = match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
+            let taken_back = match state.switch_end() {
                 Some(CutoverEnd::TakenBack { cause }) if name == state.switch().held_at() => Some(cause),
                 Some(CutoverEnd::TakenBack { .. } | CutoverEnd::Opened { .. }) | None => None,
             };
-            return (Shown::Held, cause);
+            return (Shown::Held, advice::given_up(state, name).or(taken_back));
         }
         Phase::Running { step } if *step == name => return (Shown::Running, latest),
         Phase::TakingBack { step, cause, stop } if *step == name => {
@@ -192,15 +189,8 @@ fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failur
             };
         }
         Phase::Aborting { stop } => {
-            if let Some(failure) = entry.acts.iter().find_map(|act| match &act.state {
-                ActState::UndoFailed { failure } => Some(failure),
-                ActState::Idle
-                | ActState::Performing { .. }
-                | ActState::Failed { .. }
-                | ActState::Performed
-                | ActState::Undoing { .. }
-                | ActState::Undone => None,
-            }) {
+            let mut not_undone = entry.acts.iter().filter(|act| matches!(act.state, ActState::UndoFailed { .. }));
+            if let Some(failure) = not_undone.find_map(Act::failure) {
                 let shown =
                     if stop.is_some() && failure.remedy != Remedy::Wait { Shown::Failed } else { Shown::Running };
                 return (shown, Some(failure));
@@ -300,9 +290,6 @@ fn cutover(state: &State) -> Option<v1::CutoverReport> {
 mod tests {
     use std::time::Duration;
 
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-
     use super::*;
     use crate::workflow::ActRef;
     use crate::workflow::depth::Look;
@@ -311,8 +298,7 @@ mod tests {
 
     /// A step's attempts, and the seconds it has taken.
     fn told(play: &Play, name: StepName) -> (i32, Option<i64>) {
-        let state = Arc::new(play.state.clone());
-        let shown = step(&Overview { state, progress: BTreeMap::new(), gauges: BTreeMap::new() }, name);
+        let shown = step(&Overview::of(play.state.clone()), name);
         let took = shown.start_time.zip(shown.end_time).map(|(start, end)| end.seconds - start.seconds);
         (shown.attempt_count, took)
     }

@@ -50,28 +50,24 @@ pub(crate) fn waiting_for(state: &State, absent: &[&str], held_by: Option<&Failu
             let word = if *step == StepName::Finish { "to finish or to roll back" } else { "for the cutover" };
             format!("the operator's word {word}; the last rehearsal was given up: {cause}")
         }
-        Phase::Held { step: StepName::Cutover } => {
-            match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
-                Some(CutoverEnd::TakenBack { cause }) => {
-                    format!("the operator's word for the next cutover; the last one was taken back: {cause}")
-                }
-                Some(CutoverEnd::Opened { .. }) => "the operator's word for the next cutover".to_owned(),
-                None => "the operator's word for the cutover".to_owned(),
+        Phase::Held { step: StepName::Cutover } => match state.switch_end() {
+            Some(CutoverEnd::TakenBack { cause }) => {
+                format!("the operator's word for the next cutover; the last one was taken back: {cause}")
             }
-        }
+            Some(CutoverEnd::Opened { .. }) => "the operator's word for the next cutover".to_owned(),
+            None => "the operator's word for the cutover".to_owned(),
+        },
         Phase::Held { step: StepName::Finish } if let Some(drift) = held_by => {
             format!(
                 "the operator's word to finish; a rollback waits for the schemas of both sides to be level: {drift}"
             )
         }
-        Phase::Held { step: StepName::Finish } if state.way_back => {
-            match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
-                Some(CutoverEnd::TakenBack { cause }) => {
-                    format!("the operator's word to finish or to roll back; the last rollback was taken back: {cause}")
-                }
-                Some(CutoverEnd::Opened { .. }) | None => "the operator's word to finish or to roll back".to_owned(),
+        Phase::Held { step: StepName::Finish } if state.way_back => match state.switch_end() {
+            Some(CutoverEnd::TakenBack { cause }) => {
+                format!("the operator's word to finish or to roll back; the last rollback was taken back: {cause}")
             }
-        }
+            Some(CutoverEnd::Opened { .. }) | None => "the operator's word to finish or to roll back".to_owned(),
+        },
         Phase::Held { step } => format!("the operator's word before step {step}"),
         Phase::Stopped { failure, .. } => format!("the operator: {failure}"),
         Phase::TakingBack { stop: Some(failure), .. } | Phase::Aborting { stop: Some(failure) } => {

@@ -6,11 +6,12 @@
 //! objects named, and lets nothing through. Whether the schemas are equal the
 //! switch's own preconditions prove.
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::state::{Phase, State};
 use super::{Side, StepName};
+use crate::message::refusal;
 
 /// How the schemas of both sides compare.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,11 +75,10 @@ impl Drift {
         if self.objects.iter().any(|object| object.change == Change::NotReplicated) {
             hint.push_str(" A table that was created since the migration began is not replicated: drop it.");
         }
-        Failure::new(Reason::SchemaDiffers, format!("{objects} between the two sides"))
+        refusal(Reason::SchemaDiffers, format!("{objects} between the two sides"))
             .detail(format!("{}{rest}.", named.join("; ")))
             .hint(hint)
             .remedy(Remedy::Operator)
-            .effect(Effect::None)
     }
 }
 

@@ -116,7 +116,7 @@ pub enum Event {
         command: CommandId,
         agent_sequence: i64,
         /// What it left behind.
-        #[serde(with = "effect_form")]
+        #[serde(with = "EffectForm")]
         effect: Effect,
     },
     /// Every act of the step is done, and what they produced is good.
@@ -312,13 +312,14 @@ pub(crate) mod failure_form {
         metadata: BTreeMap<String, String>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         causes: Vec<String>,
-        remedy: RemedyForm,
-        #[serde(with = "super::effect_form")]
+        #[serde(with = "RemedyForm")]
+        remedy: Remedy,
+        #[serde(with = "super::EffectForm")]
         effect: Effect,
     }
 
     #[derive(Serialize, Deserialize)]
-    #[serde(rename_all = "snake_case")]
+    #[serde(remote = "Remedy", rename_all = "snake_case")]
     enum RemedyForm {
         Wait,
         Operator,
@@ -334,11 +335,7 @@ pub(crate) mod failure_form {
             sqlstate: failure.sqlstate.clone(),
             metadata: failure.metadata.clone(),
             causes: failure.causes.clone(),
-            remedy: match failure.remedy {
-                Remedy::Wait => RemedyForm::Wait,
-                Remedy::Operator => RemedyForm::Operator,
-                Remedy::Abort => RemedyForm::Abort,
-            },
+            remedy: failure.remedy,
             effect: failure.effect,
         }
         .serialize(serializer)
@@ -360,39 +357,16 @@ pub(crate) mod failure_form {
             sqlstate: form.sqlstate,
             metadata: form.metadata,
             causes: form.causes,
-            remedy: match form.remedy {
-                RemedyForm::Wait => Remedy::Wait,
-                RemedyForm::Operator => Remedy::Operator,
-                RemedyForm::Abort => Remedy::Abort,
-            },
+            remedy: form.remedy,
             effect: form.effect,
         })
     }
 }
 
-pub(crate) mod effect_form {
-    use pgportage_link::Effect;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(rename_all = "snake_case")]
-    enum Form {
-        None,
-        Unknown,
-    }
-
-    pub(crate) fn serialize<S: Serializer>(effect: &Effect, serializer: S) -> Result<S::Ok, S::Error> {
-        match effect {
-            Effect::None => Form::None,
-            Effect::Unknown => Form::Unknown,
-        }
-        .serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Effect, D::Error> {
-        Ok(match Form::deserialize(deserializer)? {
-            Form::None => Effect::None,
-            Form::Unknown => Effect::Unknown,
-        })
-    }
+/// As it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Effect", rename_all = "snake_case")]
+enum EffectForm {
+    None,
+    Unknown,
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::Side;
 use super::act::{RelationName, RowComparison, RowCounts, TableCount};
 use super::finding::{Consent, Finding, Severity};
+use crate::message::refusal;
 
 use objects::ObjectDifferences;
 pub(crate) use rows::RowSummary;
@@ -106,11 +107,7 @@ fn standing(reason: Reason, message: &str, findings: &[&&Finding], hint: &str) -
     let mut codes: Vec<_> = findings.iter().map(|finding| finding.code.as_str()).collect();
     codes.sort_unstable();
     codes.dedup();
-    Failure::new(reason, message)
-        .detail(format!("{}.", named.join("; ")))
-        .hint(hint)
-        .with("codes", codes.join(" "))
-        .effect(Effect::None)
+    refusal(reason, message).detail(format!("{}.", named.join("; "))).hint(hint).with("codes", codes.join(" "))
 }
 
 /// What both sides counted: the one that publishes, the one that follows it, and the

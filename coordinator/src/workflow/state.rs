@@ -265,6 +265,11 @@ impl State {
         self.cutover.as_ref().map_or(StepName::Cutover, |cutover| cutover.step)
     }
 
+    /// How the switch that was tried last ended.
+    pub fn switch_end(&self) -> Option<&CutoverEnd> {
+        self.cutover.as_ref()?.end.as_ref()
+    }
+
     /// The number of the next try at a switch or a rehearsal.
     pub fn next_cutover_epoch(&self) -> i64 {
         let switched = self.cutover.as_ref().map_or(0, |last| last.epoch);
@@ -326,20 +331,8 @@ impl State {
     /// Whether the migration may be ended: applications are on the destination, and
     /// nothing but the way back could be missing.
     pub fn may_finish(&self) -> bool {
-        if self.awaits_last_word() {
-            return true;
-        }
-        match self.phase {
-            Phase::Stopped { step: StepName::Cutover, .. } => self.released(),
-            Phase::Pending
-            | Phase::Running { .. }
-            | Phase::Held { .. }
-            | Phase::Stopped { .. }
-            | Phase::TakingBack { .. }
-            | Phase::Aborting { .. }
-            | Phase::Aborted
-            | Phase::Succeeded => false,
-        }
+        let behind_the_cutover = matches!(self.phase, Phase::Stopped { step: StepName::Cutover, .. });
+        self.awaits_last_word() || behind_the_cutover && self.released()
     }
 
     /// Where an act begins: one that this migration leaves out counts as done.

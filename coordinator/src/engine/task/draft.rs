@@ -111,7 +111,7 @@ impl Task {
                 draft.outage_start.map_or(Duration::ZERO, |start| (start + max_outage).saturating_duration_since(now))
             }
         };
-        Situation { outage_left, stall_timeout: self.engine.0.settings.stall_timeout }
+        Situation { outage_left, stall_timeout: self.engine.0.migration.stall_timeout }
     }
 
     /// When the cutover or the round under way has to be given up.

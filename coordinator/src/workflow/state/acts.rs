@@ -153,16 +153,10 @@ impl State {
         let entry = self.act_mut(act);
         entry.streak += 1;
         entry.state = ActState::UndoFailed { failure: failure.clone() };
-        if failure.remedy != Remedy::Wait {
-            match &mut self.phase {
-                Phase::TakingBack { stop, .. } | Phase::Aborting { stop } => *stop = Some(failure.clone()),
-                Phase::Pending
-                | Phase::Running { .. }
-                | Phase::Held { .. }
-                | Phase::Stopped { .. }
-                | Phase::Aborted
-                | Phase::Succeeded => {}
-            }
+        if failure.remedy != Remedy::Wait
+            && let Phase::TakingBack { stop, .. } | Phase::Aborting { stop } = &mut self.phase
+        {
+            *stop = Some(failure.clone());
         }
     }
 }

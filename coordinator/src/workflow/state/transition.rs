@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::super::depth::Depth;
@@ -11,6 +11,7 @@ use super::super::fact::{Event, Fact, TraceContext};
 use super::super::rehearsal::{Rehearsal, Round};
 use super::super::{ActRef, Side, StepName, TABLE, Verb};
 use super::{Act, CutoverEnd, Phase, State, Step, Survey, Trial, Verified};
+use crate::message::refusal;
 
 /// A fact that cannot follow the facts before it: a defect, or a store that
 /// somebody else has written to.
@@ -317,7 +318,7 @@ impl State {
                 if let Some(cutover) = &mut self.cutover
                     && cutover.end.is_none()
                 {
-                    let cause = Failure::new(Reason::Cancelled, "the migration was aborted").effect(Effect::None);
+                    let cause = refusal(Reason::Cancelled, "the migration was aborted");
                     cutover.end = Some(CutoverEnd::TakenBack { cause });
                 }
                 self.phase = Phase::Aborted;
