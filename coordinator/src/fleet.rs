@@ -69,6 +69,7 @@ struct Line {
 }
 
 impl Fleet {
+    /// Nobody is attached yet; `records` are the agents known from before.
     pub fn new(clock: Clock, records: Vec<AgentRecord>) -> Self {
         let agents = records.into_iter().map(|record| (record.name.clone(), Entry { record, line: None })).collect();
         Self { clock, agents: Mutex::new(agents) }

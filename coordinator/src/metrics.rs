@@ -163,10 +163,12 @@ impl Figures {
         self.relayed.inc_by(bytes as u64);
     }
 
+    /// A cutover has succeeded.
     pub fn outage(&self, outage: Duration) {
         self.outage.observe(outage.as_secs_f64());
     }
 
+    /// A round of a rehearsal is over.
     pub fn rehearsed(&self, pause: Duration) {
         self.rehearsed.observe(pause.as_secs_f64());
     }

@@ -9,6 +9,7 @@
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 
+use super::judge::named;
 use super::state::{Phase, State};
 use super::{Side, StepName};
 use crate::message::refusal;
@@ -47,9 +48,6 @@ pub enum Change {
     Unrecognised,
 }
 
-/// Objects that a failure's text names.
-const NAMED: usize = 5;
-
 impl Drift {
     /// Whether nothing differs.
     pub fn level(&self) -> bool {
@@ -66,9 +64,7 @@ impl Drift {
         let count = self.object_count;
         let objects =
             if count == 1 { "1 schema object differs".to_owned() } else { format!("{count} schema objects differ") };
-        let named: Vec<_> = self.clauses().take(NAMED).collect();
-        let more = usize::try_from(count).unwrap_or(0).saturating_sub(named.len());
-        let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+        let named = named(self.clauses(), usize::try_from(count).unwrap_or(0));
         let mut hint =
             "Make the same change on both sides, or take it back where it was made; the hold ends by itself."
                 .to_owned();
@@ -76,7 +72,7 @@ impl Drift {
             hint.push_str(" A table that was created since the migration began is not replicated: drop it.");
         }
         refusal(Reason::SchemaDiffers, format!("{objects} between the two sides"))
-            .detail(format!("{}{rest}.", named.join("; ")))
+            .detail(format!("{named}."))
             .hint(hint)
             .remedy(Remedy::Operator)
     }

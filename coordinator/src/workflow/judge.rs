@@ -85,29 +85,29 @@ pub(crate) fn inspection(findings: &[&Finding], consents: &[Consent]) -> Result<
     Ok(())
 }
 
-fn counted(count: usize, noun: &str) -> String {
+pub(super) fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
-fn standing(reason: Reason, message: &str, findings: &[&&Finding], hint: &str) -> Failure {
-    let mut named: Vec<_> = findings
-        .iter()
-        .take(NAMED)
-        .map(|finding| {
-            if finding.object.is_empty() {
-                finding.message.clone()
-            } else {
-                format!("{}: {}", finding.object, finding.message)
-            }
-        })
-        .collect();
-    if findings.len() > NAMED {
-        named.push(format!("and {} more", findings.len() - NAMED));
+/// The first of `count` clauses, and how many more there are.
+pub(super) fn named(clauses: impl Iterator<Item = String>, count: usize) -> String {
+    let mut named: Vec<_> = clauses.take(NAMED).collect();
+    if count > named.len() {
+        named.push(format!("and {} more", count - named.len()));
     }
+    named.join("; ")
+}
+
+fn standing(reason: Reason, message: &str, findings: &[&&Finding], hint: &str) -> Failure {
+    let clauses = findings.iter().map(|finding| match finding.object.as_str() {
+        "" => finding.message.clone(),
+        object => format!("{object}: {}", finding.message),
+    });
+    let named = named(clauses, findings.len());
     let mut codes: Vec<_> = findings.iter().map(|finding| finding.code.as_str()).collect();
     codes.sort_unstable();
     codes.dedup();
-    refusal(reason, message).detail(format!("{}.", named.join("; "))).hint(hint).with("codes", codes.join(" "))
+    refusal(reason, message).detail(format!("{named}.")).hint(hint).with("codes", codes.join(" "))
 }
 
 /// What both sides counted: the one that publishes, the one that follows it, and the
@@ -250,10 +250,7 @@ fn conclude(
         )
         .hint("Make the same change on both sides, or take it back; it is verified again by itself.")
     };
-    let mut named = found.differences.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-    if found.differences.len() > NAMED {
-        named.push_str(&format!("; and {} more", found.differences.len() - NAMED));
-    }
+    let named = named(found.differences.iter().cloned(), found.differences.len());
     Comparison::Differs(failure.detail(format!("{named}.")).effect(Effect::None), found)
 }
 

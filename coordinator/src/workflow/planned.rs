@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use sha2::{Digest as _, Sha256};
 
 use super::act::{Digest, Inventory};
+use super::judge::counted;
 use super::state::State;
 use super::statement::{Basis, Line, size};
 use super::{ActRow, Belongs, Order, Side, StepName, StepRow, TABLE, Undo};
@@ -140,7 +141,7 @@ fn summed_up(
         None => "its tables".to_owned(),
         Some(tables) => {
             let bytes = tables.iter().map(|table| table.size_bytes).sum();
-            format!("{} table{} with {}", tables.len(), if tables.len() == 1 { "" } else { "s" }, size(bytes))
+            format!("{} with {}", counted(tables.len(), "table"), size(bytes))
         }
     };
     let material = inventory.and_then(|inventory| inventory.plan_material.as_deref());
@@ -152,8 +153,7 @@ fn summed_up(
     };
     let roles = match roles {
         0 => "no role".to_owned(),
-        1 => "1 role".to_owned(),
-        count => format!("{count} roles"),
+        count => counted(count, "role"),
     };
     let publishes = format!("a publication, a slot and {roles}");
     let (does, makes) = match (side, state.way_back) {

@@ -150,6 +150,7 @@ pub struct Commanded {
 /// One try at a switch of the applications' way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cutover {
+    /// Which way: the step of the cutover or of the rollback.
     pub step: StepName,
     /// Its number. Grows with each try, there or back.
     pub epoch: i64,
@@ -237,6 +238,7 @@ impl Act {
 }
 
 impl State {
+    /// The act, which must be one of the table.
     pub fn act(&self, act: ActRef) -> &Act {
         &self.steps[act.step.index()].acts[act.index]
     }

@@ -23,6 +23,7 @@ pub enum StepName {
     Schema,
     /// The slot, and the rows of its snapshot.
     Copy,
+    /// The subscription.
     Subscribe,
     /// Every table follows the stream, then the lag under its limit.
     CatchUp,
@@ -32,11 +33,13 @@ pub enum StepName {
     Verify,
     /// The cutover is tried up to where nothing durable has happened.
     CutoverRehearsal,
+    /// The applications' way is switched to the destination.
     Cutover,
     /// Rows, sequences and schema compared while changes flow back.
     VerifyBack,
     /// The rollback is tried up to where nothing durable has happened.
     RollbackRehearsal,
+    /// The applications' way is switched back to the source.
     Rollback,
     /// Everything of ours removed.
     Finish,

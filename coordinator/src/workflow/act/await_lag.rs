@@ -43,8 +43,7 @@ impl Kind for AwaitLag {
     }
 
     fn send(&self) -> Message {
-        let Self { max_lag, stable_window } = self;
-        let (max_lag, stable_window) = (to_duration(*max_lag), to_duration(*stable_window));
+        let (max_lag, stable_window) = (to_duration(self.max_lag), to_duration(self.stable_window));
         Message::AwaitLag(v1::AwaitLag { max_lag, stable_window })
     }
 

@@ -34,13 +34,11 @@ impl Kind for CertifySwitch {
     type Outcome = SignedStatement;
 
     fn input(given: &Given<'_>) -> Option<Self> {
-        let cutover_epoch = given.cutover_epoch?;
-        Some(Self { cutover_epoch, rollback: given.rollback })
+        Some(Self { cutover_epoch: given.cutover_epoch?, rollback: given.rollback })
     }
 
     fn send(&self) -> Message {
-        let Self { cutover_epoch, rollback } = *self;
-        Message::CertifySwitch(v1::CertifySwitch { cutover_epoch, rollback })
+        Message::CertifySwitch(v1::CertifySwitch { cutover_epoch: self.cutover_epoch, rollback: self.rollback })
     }
 
     fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {

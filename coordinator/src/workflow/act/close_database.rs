@@ -31,8 +31,7 @@ impl Kind for CloseDatabase {
 
     fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
         let Produced::CloseDatabase(result) = produced else { return Err(something_else()) };
-        let terminated_session_count = result.terminated_session_count;
-        Ok(CloseDatabaseResult { terminated_session_count })
+        Ok(CloseDatabaseResult { terminated_session_count: result.terminated_session_count })
     }
 
     fn statements(basis: &Basis<'_>) -> Statements {

@@ -48,8 +48,7 @@ impl Kind for CopyTables {
     }
 
     fn send(&self) -> Message {
-        let Self { copy_method } = *self;
-        Message::CopyTables(v1::CopyTables { copy_method: v1::CopyMethod::from(copy_method).into() })
+        Message::CopyTables(v1::CopyTables { copy_method: v1::CopyMethod::from(self.copy_method).into() })
     }
 
     fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {

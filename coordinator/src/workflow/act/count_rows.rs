@@ -78,11 +78,10 @@ impl Kind for CountRows {
     }
 
     fn send(&self) -> Message {
-        let Self { tables, objects_only, sequences } = self;
         Message::CountRows(v1::CountRows {
-            tables: tables.iter().map(v1::RelationName::from).collect(),
-            objects_only: *objects_only,
-            sequences: *sequences,
+            tables: self.tables.iter().map(v1::RelationName::from).collect(),
+            objects_only: self.objects_only,
+            sequences: self.sequences,
         })
     }
 

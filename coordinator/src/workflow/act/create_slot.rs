@@ -37,8 +37,7 @@ impl Kind for CreateSlot {
     }
 
     fn send(&self) -> Message {
-        let Self { copy_method } = *self;
-        Message::CreateSlot(v1::CreateSlot { copy_method: v1::CopyMethod::from(copy_method).into() })
+        Message::CreateSlot(v1::CreateSlot { copy_method: v1::CopyMethod::from(self.copy_method).into() })
     }
 
     fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {

@@ -28,17 +28,13 @@ impl Kind for CreateSubscription {
     type Outcome = CreateSubscriptionResult;
 
     fn input(given: &Given<'_>) -> Option<Self> {
-        {
-            let (connection_path, copy_method) = (given.spec.connection_path, given.spec.copy_method);
-            Some(Self { connection_path, copy_method })
-        }
+        Some(Self { connection_path: given.spec.connection_path, copy_method: given.spec.copy_method })
     }
 
     fn send(&self) -> Message {
-        let Self { connection_path, copy_method } = *self;
         Message::CreateSubscription(v1::CreateSubscription {
-            connection_path: v1::ConnectionPath::from(connection_path).into(),
-            copy_method: v1::CopyMethod::from(copy_method).into(),
+            connection_path: v1::ConnectionPath::from(self.connection_path).into(),
+            copy_method: v1::CopyMethod::from(self.copy_method).into(),
         })
     }
 

@@ -41,8 +41,7 @@ impl Kind for FenceSource {
     }
 
     fn send(&self) -> Message {
-        let Self { cutover_epoch, marker_id } = self;
-        Message::FenceSource(v1::FenceSource { cutover_epoch: *cutover_epoch, marker_id: marker_id.clone() })
+        Message::FenceSource(v1::FenceSource { cutover_epoch: self.cutover_epoch, marker_id: self.marker_id.clone() })
     }
 
     fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {

@@ -37,8 +37,7 @@ impl Kind for FinishMigration {
     }
 
     fn send(&self) -> Message {
-        let Self { identity_full_tables } = self;
-        let identity_full_tables = identity_full_tables.iter().map(v1::RelationName::from).collect();
+        let identity_full_tables = self.identity_full_tables.iter().map(v1::RelationName::from).collect();
         Message::FinishMigration(v1::FinishMigration { identity_full_tables })
     }
 

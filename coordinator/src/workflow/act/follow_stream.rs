@@ -32,8 +32,7 @@ impl Kind for FollowStream {
     }
 
     fn send(&self) -> Message {
-        let Self { cutover_epoch } = *self;
-        Message::FollowStream(v1::FollowStream { cutover_epoch })
+        Message::FollowStream(v1::FollowStream { cutover_epoch: self.cutover_epoch })
     }
 
     fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {

@@ -30,8 +30,7 @@ impl Kind for KeepStream {
     }
 
     fn send(&self) -> Message {
-        let Self { cutover_epoch } = *self;
-        Message::KeepStream(v1::KeepStream { cutover_epoch })
+        Message::KeepStream(v1::KeepStream { cutover_epoch: self.cutover_epoch })
     }
 
     fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {

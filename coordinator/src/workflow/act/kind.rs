@@ -206,10 +206,10 @@ impl Eq for Stored {}
 
 impl Serialize for Stored {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.form {
-            Value::Null => self.kind.serialize(serializer),
-            form => BTreeMap::from([(self.kind, form)]).serialize(serializer),
+        if self.form.is_null() {
+            return self.kind.serialize(serializer);
         }
+        BTreeMap::from([(self.kind, &self.form)]).serialize(serializer)
     }
 }
 

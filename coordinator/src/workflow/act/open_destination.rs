@@ -36,10 +36,9 @@ impl Kind for OpenDestination {
     }
 
     fn send(&self) -> Message {
-        let Self { cutover_epoch, sequences } = self;
         Message::OpenDestination(v1::OpenDestination {
-            cutover_epoch: *cutover_epoch,
-            sequences: sequences.iter().map(v1::SequenceState::from).collect(),
+            cutover_epoch: self.cutover_epoch,
+            sequences: self.sequences.iter().map(v1::SequenceState::from).collect(),
         })
     }
 

@@ -44,8 +44,8 @@ impl Kind for RaiseBarrier {
     }
 
     fn send(&self) -> Message {
-        let Self { cutover_epoch, max_outage } = *self;
-        Message::RaiseBarrier(v1::RaiseBarrier { cutover_epoch, max_outage: to_duration(max_outage) })
+        let max_outage = to_duration(self.max_outage);
+        Message::RaiseBarrier(v1::RaiseBarrier { cutover_epoch: self.cutover_epoch, max_outage })
     }
 
     fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {

@@ -31,8 +31,7 @@ impl Kind for ReleaseBarrier {
     }
 
     fn send(&self) -> Message {
-        let Self { cutover_epoch } = *self;
-        Message::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch })
+        Message::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch: self.cutover_epoch })
     }
 
     fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {

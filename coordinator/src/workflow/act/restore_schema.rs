@@ -32,14 +32,12 @@ impl Kind for RestoreSchema {
     }
 
     fn send(&self) -> Message {
-        let Self { copy_method } = *self;
-        Message::RestoreSchema(v1::RestoreSchema { copy_method: v1::CopyMethod::from(copy_method).into() })
+        Message::RestoreSchema(v1::RestoreSchema { copy_method: v1::CopyMethod::from(self.copy_method).into() })
     }
 
     fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
         let Produced::RestoreSchema(result) = produced else { return Err(something_else()) };
-        let (dump_digest, object_count) = (Digest(result.dump_digest), result.object_count);
-        Ok(RestoreSchemaResult { dump_digest, object_count })
+        Ok(RestoreSchemaResult { dump_digest: Digest(result.dump_digest), object_count: result.object_count })
     }
 
     fn statements(basis: &Basis<'_>) -> Statements {

@@ -25,13 +25,11 @@ impl Kind for SetReplicaIdentity {
     type Outcome = SetReplicaIdentityResult;
 
     fn input(given: &Given<'_>) -> Option<Self> {
-        let tables = given.source?.identity_full_tables.clone();
-        Some(Self { tables })
+        Some(Self { tables: given.source?.identity_full_tables.clone() })
     }
 
     fn send(&self) -> Message {
-        let Self { tables } = self;
-        let tables = tables.iter().map(v1::RelationName::from).collect();
+        let tables = self.tables.iter().map(v1::RelationName::from).collect();
         Message::SetReplicaIdentity(v1::SetReplicaIdentity { tables })
     }
 

@@ -17,6 +17,7 @@ const PATIENCE: u32 = 8;
 /// What is stated about one switch that was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
+    /// Which way: the step of the cutover or of the rollback.
     pub step: StepName,
     /// What each side's agent stated, or why it did not when it was asked last.
     pub statements: BTreeMap<Side, Result<Arc<SignedStatement>, Failure>>,
