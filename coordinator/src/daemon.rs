@@ -20,11 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
-use crate::engine::{Engine, EngineSettings};
+use crate::engine::Engine;
 use crate::fleet::Fleet;
+use crate::message::refusal;
 use crate::metrics::Figures;
 use crate::relay::Exchange;
-use crate::service::{AgentFront, MigrationFront, RelayFront, SessionFront, SessionSettings};
+use crate::service::{AgentFront, MigrationFront, RelayFront, SessionFront};
 use crate::settings::Settings;
 use crate::store::{SqliteStore, Store};
 
@@ -52,9 +53,8 @@ impl Coordinator {
         let identity = Identity::load(&settings.identity, clock)?;
         let own = identity.own();
         if own.role != pgportage_link::identity::Role::Coordinator {
-            return Err(Failure::new(Reason::ConfigurationInvalid, format!("the certificate is one of {own}"))
+            return Err(refusal(Reason::ConfigurationInvalid, format!("the certificate is one of {own}"))
                 .hint("Use a certificate made with `pgportage certs issue coordinator NAME`.")
-                .effect(Effect::None)
                 .with("keys", "identity.certificate"));
         }
         let store = Arc::new(SqliteStore::open(&settings.state_dir)?);
@@ -63,19 +63,9 @@ impl Coordinator {
         let figures = Figures::new(&metrics);
         let listener = serve::bind(settings.listen).await?;
         let shared: Arc<dyn Store> = Arc::<SqliteStore>::clone(&store);
-        let engine = Engine::start(
-            clock,
-            shared,
-            Arc::clone(&fleet),
-            identity.clone(),
-            EngineSettings {
-                stall_timeout: settings.migration.stall_timeout,
-                max_outage: settings.migration.max_outage,
-                lag_patience: settings.migration.lag_patience,
-            },
-            figures.clone(),
-        )
-        .await?;
+        let engine =
+            Engine::start(clock, shared, Arc::clone(&fleet), identity.clone(), settings.migration, figures.clone())
+                .await?;
         tracing::info!(leader.epoch = store.leader_epoch(), "the store is open");
         Ok(Self { engine, store, fleet, figures, identity, listener, settings, metrics, clock })
     }
@@ -100,30 +90,25 @@ impl Coordinator {
     pub async fn serve(self, stop: CancellationToken) -> Result<(), Failure> {
         let tasks = TaskTracker::new();
         let store: Arc<dyn Store> = Arc::<SqliteStore>::clone(&self.store);
-        let session = SessionFront::new(
-            self.engine.clone(),
+        let session = SessionFront {
+            engine: self.engine.clone(),
             store,
-            self.clock,
-            SessionSettings {
-                heartbeat_interval: self.settings.session.heartbeat_interval,
-                heartbeat_timeout: self.settings.session.heartbeat_timeout,
-                reconnect_delay: self.settings.session.reconnect_delay,
-            },
-            self.figures.clone(),
-            tasks.clone(),
-            stop.clone(),
-        );
-        let migration = MigrationFront::new(self.engine.clone(), tasks.clone(), stop.clone());
-        let agent = AgentFront::new(Arc::clone(&self.fleet));
-        let exchange = Exchange::new(self.clock, self.settings.relay.max_relays);
-        let relay = RelayFront::new(
-            self.engine.clone(),
-            exchange,
-            self.figures.clone(),
-            self.clock,
-            tasks.clone(),
-            stop.clone(),
-        );
+            clock: self.clock,
+            session: self.settings.session,
+            figures: self.figures.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        let migration = MigrationFront { engine: self.engine.clone(), tasks: tasks.clone(), stop: stop.clone() };
+        let agent = AgentFront { fleet: Arc::clone(&self.fleet) };
+        let relay = RelayFront {
+            engine: self.engine.clone(),
+            exchange: Exchange::new(self.clock, self.settings.relay.max_relays),
+            figures: self.figures.clone(),
+            clock: self.clock,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
         let (reporter, health) = health::service().await;
         let mut routes = Routes::builder();
         routes
@@ -222,5 +207,5 @@ pub fn check(settings: &Settings) -> Result<(), Failure> {
 }
 
 fn no_signals(error: std::io::Error) -> Failure {
-    Failure::new(Reason::Internal, "this process cannot listen for signals").because(&error).effect(Effect::None)
+    refusal(Reason::Internal, "this process cannot listen for signals").because(&error)
 }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use pgportage_link::tls::Identity;
-use pgportage_link::{Clock, Effect, Failure};
+use pgportage_link::{Clock, Failure};
 use pgportage_proto::Reason;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,9 @@ use uuid::Uuid;
 
 use crate::figures::{Gauge, Progress};
 use crate::fleet::Fleet;
+use crate::message::refusal;
 use crate::metrics::Figures;
+use crate::settings::MigrationSettings;
 use crate::store::{Store, StoreError};
 use crate::wire::{AgentFact, etag};
 use crate::workflow::Side;
@@ -50,17 +52,6 @@ pub use explain::Explained;
 /// operators' words. Senders wait when it is full.
 const INBOX: usize = 64;
 
-/// What the engine is told once.
-#[derive(Clone, Copy, Debug)]
-pub struct EngineSettings {
-    /// How long an agent may work without progress.
-    pub stall_timeout: Duration,
-    /// The budget of a cutover when the operator names none.
-    pub max_outage: Duration,
-    /// How long a switch that is asked for waits for the lag to fall under its limit.
-    pub lag_patience: Duration,
-}
-
 /// Everything known about a migration at one moment.
 #[derive(Clone, Debug)]
 pub struct Overview {
@@ -73,6 +64,11 @@ pub struct Overview {
 }
 
 impl Overview {
+    /// What is known before any agent has said something.
+    pub(crate) fn of(state: State) -> Self {
+        Self { state: Arc::new(state), progress: BTreeMap::new(), gauges: BTreeMap::new() }
+    }
+
     /// How the schemas of both sides compare while rows flow between them, as far as
     /// the agent of the side that follows has said.
     #[must_use]
@@ -93,7 +89,7 @@ struct Inner {
     store: Arc<dyn Store>,
     fleet: Arc<Fleet>,
     identity: Identity,
-    settings: EngineSettings,
+    migration: MigrationSettings,
     figures: Figures,
     migrations: RwLock<BTreeMap<MigrationId, Handle>>,
     /// Which migration each command of a live one belongs to.
@@ -113,6 +109,15 @@ struct Inner {
 struct Handle {
     overview: Arc<watch::Sender<Overview>>,
     inbox: mpsc::Sender<Incoming>,
+}
+
+/// Runs when it is dropped: forgets who waits, however the waiting ends.
+struct AtEnd<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for AtEnd<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// An operator's request, and on what occasion it was made.
@@ -152,7 +157,7 @@ impl Engine {
         store: Arc<dyn Store>,
         fleet: Arc<Fleet>,
         identity: Identity,
-        settings: EngineSettings,
+        migration: MigrationSettings,
         figures: Figures,
     ) -> Result<Self, Failure> {
         let histories = store.histories().await?;
@@ -161,7 +166,7 @@ impl Engine {
             store,
             fleet,
             identity,
-            settings,
+            migration,
             figures,
             migrations: RwLock::default(),
             commands: RwLock::default(),
@@ -174,9 +179,8 @@ impl Engine {
         let engine = Self(Arc::new(inner));
         for (id, facts) in histories {
             let state = fold(&facts).map_err(|illegal| {
-                Failure::new(Reason::Internal, format!("the history of migration {id} does not make sense"))
+                refusal(Reason::Internal, format!("the history of migration {id} does not make sense"))
                     .because(&illegal)
-                    .effect(Effect::None)
             })?;
             if !state.terminal() {
                 tracing::info!(migration.id = %id, "taken up: {}", verb::describe(&state.phase));
@@ -197,7 +201,7 @@ impl Engine {
     fn run(&self, state: State) {
         let id = state.id.clone();
         let terminal = state.terminal();
-        let overview = Overview { state: Arc::new(state), progress: BTreeMap::new(), gauges: BTreeMap::new() };
+        let overview = Overview::of(state);
         let (inbox, incoming) = mpsc::channel(INBOX);
         let handle = Handle { overview: Arc::new(watch::Sender::new(overview)), inbox };
         if !terminal {
@@ -212,9 +216,8 @@ impl Engine {
 
     fn handle(&self, id: &MigrationId) -> Result<Handle, Failure> {
         self.0.handles().get(id).cloned().ok_or_else(|| {
-            Failure::new(Reason::MigrationMissing, format!("there is no migration {id}"))
+            refusal(Reason::MigrationMissing, format!("there is no migration {id}"))
                 .hint("List them with `pgportage status`.")
-                .effect(Effect::None)
                 .with("migration", id)
         })
     }
@@ -245,16 +248,15 @@ impl Engine {
             self.0.store.append(id, vec![fact]).await?;
             self.run(state.clone());
         }
-        Ok(Overview { state: Arc::new(state), progress: BTreeMap::new(), gauges: BTreeMap::new() })
+        Ok(Overview::of(state))
     }
 
     /// Whether the agents are known and the database is in nobody else's hands.
     fn must_be_free(&self, spec: &Spec) -> Result<(), Failure> {
         for agent in [&spec.source_agent, &spec.destination_agent] {
             if self.0.fleet.get(agent).is_none() {
-                return Err(Failure::new(Reason::AgentUnknown, format!("no agent {agent} was ever attached"))
+                return Err(refusal(Reason::AgentUnknown, format!("no agent {agent} was ever attached"))
                     .hint("Look at `pgportage agents`; the name is the one in the agent's certificate.")
-                    .effect(Effect::None)
                     .with("agent", agent));
             }
         }
@@ -293,9 +295,8 @@ impl Engine {
             verb::apply(&state, submission.request.clone(), TraceContext::new())?;
         }
         let stopped = || {
-            Failure::new(Reason::StoreUnwritable, "the coordinator is stopping, or cannot go on with this migration")
+            refusal(Reason::StoreUnwritable, "the coordinator is stopping, or cannot go on with this migration")
                 .hint("Try again; if that does not help, look at the coordinator's log.")
-                .effect(Effect::None)
         };
         handle.inbox.send(Incoming::Request { submission, reply }).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
@@ -349,7 +350,7 @@ impl Engine {
     /// The budget of a cutover when the operator names none.
     #[must_use]
     pub fn default_max_outage(&self) -> Duration {
-        self.0.settings.max_outage
+        self.0.migration.max_outage
     }
 
     /// Who attends to the agents.
@@ -395,9 +396,8 @@ fn check_etag(state: &State, given: Option<&str>) -> Result<(), Failure> {
     let current = etag(state);
     match given {
         Some(given) if given != current => {
-            Err(Failure::new(Reason::EtagMismatch, format!("migration {} has changed since you looked", state.id))
+            Err(refusal(Reason::EtagMismatch, format!("migration {} has changed since you looked", state.id))
                 .hint(format!("Look again with `pgportage status {}`, then decide.", state.id))
-                .effect(Effect::None)
                 .with("migration", &state.id)
                 .with("currentEtag", current))
         }
@@ -406,14 +406,13 @@ fn check_etag(state: &State, given: Option<&str>) -> Result<(), Failure> {
 }
 
 fn exists(id: &MigrationId, message: String) -> Failure {
-    Failure::new(Reason::MigrationExists, message).effect(Effect::None).with("migration", id)
+    refusal(Reason::MigrationExists, message).with("migration", id)
 }
 
 fn defect(error: &(dyn std::error::Error + 'static)) -> Failure {
-    Failure::new(Reason::Internal, "a defect of the coordinator stands in the way")
+    refusal(Reason::Internal, "a defect of the coordinator stands in the way")
         .hint("Look at the coordinator's log, and report it.")
         .because(error)
-        .effect(Effect::None)
 }
 
 /// The failure that a store error is for whoever asked.

@@ -15,7 +15,7 @@ mod tests;
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 
-pub use situation::{
+pub(crate) use situation::{
     Capacity, Disk, Link, PreparedTransaction, Report, ServerSession, Situation, Slot, Subscription, Unchecked,
 };
 
@@ -55,8 +55,7 @@ pub enum Weight {
 
 /// Everything that is known.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Facts {
-    /// The migration.
+pub(crate) struct Facts {
     pub migration: MigrationId,
     /// Where it stands.
     pub standing: Standing,
@@ -70,7 +69,7 @@ pub struct Facts {
 
 /// Where a migration stands, as far as it explains anything.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// The step that is under way, or would be next.
     pub step: Option<StepName>,
     /// What the workflow itself waits for.
@@ -83,7 +82,7 @@ pub struct Standing {
 
 /// What the workflow itself waits for.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Waits {
+pub(crate) enum Waits {
     /// For its agents, if for anybody.
     Nobody,
     /// For the operator's word, as it should.
@@ -96,8 +95,7 @@ pub enum Waits {
 
 impl Standing {
     /// Where a state stands.
-    #[must_use]
-    pub fn of(state: &State) -> Self {
+    pub(crate) fn of(state: &State) -> Self {
         let retried = || {
             let failed = state.acts().filter_map(|(_, act)| act.failure());
             failed.into_iter().find(|failure| failure.remedy == Remedy::Wait).cloned()
@@ -155,15 +153,15 @@ impl Standing {
 
 /// What keeps a migration from moving, the most likely cause first. Empty when
 /// nothing was found and everything could be checked.
-#[must_use]
-pub fn explain(facts: &Facts) -> Vec<Explanation> {
+pub(crate) fn explain(facts: &Facts) -> Vec<Explanation> {
     let mut found = Vec::new();
     found.extend(workflow(&facts.standing));
-    found.extend(facts.drift.as_ref().map(|(side, failure)| {
-        Explanation::cause(Some(failure.reason), Some(*side), format!("schema drift: {failure}"))
-            .detail(&failure.detail)
-            .hint(&failure.hint)
-    }));
+    found.extend(
+        facts
+            .drift
+            .as_ref()
+            .map(|(side, failure)| Explanation::of(failure, Some(*side), format!("schema drift: {failure}"))),
+    );
     let sides = [(Side::Source, &facts.source), (Side::Destination, &facts.destination)];
     for (side, report) in sides {
         match report {
@@ -209,24 +207,18 @@ fn workflow(standing: &Standing) -> Option<Explanation> {
                 Some(step) => format!("it waits for your word before step {step}"),
             },
         )),
-        Waits::Operator(failure) => Some(
-            Explanation::cause(Some(failure.reason), None, format!("{step} stopped and waits for you: {failure}"))
-                .detail(&failure.detail)
-                .hint(&failure.hint),
-        ),
-        Waits::Attempt(failure) => Some(
-            Explanation::cause(Some(failure.reason), None, format!("{step} failed and is tried again: {failure}"))
-                .detail(&failure.detail)
-                .hint(&failure.hint),
-        ),
+        Waits::Operator(failure) => {
+            Some(Explanation::of(failure, None, format!("{step} stopped and waits for you: {failure}")))
+        }
+        Waits::Attempt(failure) => {
+            Some(Explanation::of(failure, None, format!("{step} failed and is tried again: {failure}")))
+        }
     }
 }
 
 fn silent(side: Side, failure: &Failure) -> Explanation {
     let weight = if failure.reason == Reason::AgentNotAttached { Weight::Cause } else { Weight::Unchecked };
-    Explanation { weight, ..Explanation::cause(Some(failure.reason), Some(side), failure.message.clone()) }
-        .detail(&failure.detail)
-        .hint(&failure.hint)
+    Explanation { weight, ..Explanation::of(failure, Some(side), failure.message.clone()) }
 }
 
 /// A look that failed is a cause when the server does not let anybody look.
@@ -237,19 +229,13 @@ fn unchecked(side: Side, Unchecked { subject, failure }: &Unchecked) -> Explanat
         }
         _ => (Weight::Unchecked, format!("{subject} could not be checked: {failure}")),
     };
-    Explanation { weight, ..Explanation::cause(Some(failure.reason), Some(side), message) }
-        .detail(&failure.detail)
-        .hint(&failure.hint)
+    Explanation { weight, ..Explanation::of(failure, Some(side), message) }
 }
 
 fn broken_link(side: Side, link: &Link) -> Option<Explanation> {
     let Link::Broken(failure) = link else { return None };
-    let other = match side {
-        Side::Source => Side::Destination,
-        Side::Destination => Side::Source,
-    };
-    let message = format!("the {}'s agent does not reach the {}'s: {failure}", side.as_str(), other.as_str());
-    Some(Explanation::cause(Some(failure.reason), Some(side), message).detail(&failure.detail).hint(&failure.hint))
+    let message = format!("the {side}'s agent does not reach the {}'s: {failure}", side.other());
+    Some(Explanation::of(failure, Some(side), message))
 }
 
 impl Explanation {
@@ -263,6 +249,11 @@ impl Explanation {
             hint: String::new(),
             statements: Vec::new(),
         }
+    }
+
+    /// What a failure says is a cause.
+    fn of(failure: &Failure, side: Option<Side>, message: String) -> Self {
+        Self::cause(Some(failure.reason), side, message).detail(&failure.detail).hint(&failure.hint)
     }
 
     fn suspicion(code: Reason, side: Side, message: String) -> Self {

@@ -8,25 +8,25 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use pgportage_link::{Clock, Effect, Failure, fail_point};
+use pgportage_link::{Clock, Failure, fail_point};
 use pgportage_proto::{Reason, v1};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::message::refusal;
 use crate::store::AgentRecord;
 
 /// Messages waiting for one agent's stream. Each running migration of an agent
 /// has at most two commands, two cancels and a few acknowledgements under way;
 /// an agent that lets this many pile up does not read, and loses its session.
-pub const OUTBOX: usize = 1024;
+pub(crate) const OUTBOX: usize = 1024;
 
 /// What the coordinator says to an agent.
-pub type Down = v1::attach_agent_response::Message;
+pub(crate) type Down = v1::attach_agent_response::Message;
 
 /// Whether an agent can be given work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachment {
-    /// A session is open.
     Attached,
     /// The last one ended with goodbye.
     Detached,
@@ -70,7 +70,6 @@ struct Line {
 
 impl Fleet {
     /// Nobody is attached yet; `records` are the agents known from before.
-    #[must_use]
     pub fn new(clock: Clock, records: Vec<AgentRecord>) -> Self {
         let agents = records.into_iter().map(|record| (record.name.clone(), Entry { record, line: None })).collect();
         Self { clock, agents: Mutex::new(agents) }
@@ -82,19 +81,15 @@ impl Fleet {
 
     /// Takes a session in; an earlier one of the same agent is over. Returns the
     /// token that ends this one.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StaleSession`] when a later session was quicker.
     pub fn attach(&self, record: AgentRecord, outbox: mpsc::Sender<Down>) -> Result<CancellationToken, Failure> {
         let mut agents = self.agents();
         let epoch = record.session_epoch;
         if let Some(entry) = agents.get(&record.name)
             && entry.record.session_epoch >= epoch
         {
-            return Err(Failure::new(Reason::StaleSession, "a later session of this agent has begun")
-                .effect(Effect::None)
-                .with("agent", &record.name));
+            return Err(
+                refusal(Reason::StaleSession, "a later session of this agent has begun").with("agent", &record.name)
+            );
         }
         let over = CancellationToken::new();
         let line = Line { epoch, outbox, heartbeat: 0, over: over.clone() };
@@ -136,10 +131,6 @@ impl Fleet {
 
     /// Sends a command to an agent that is attached and has been heard from. It
     /// may still get lost; it is sent again when the agent comes back.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AgentNotAttached`].
     pub fn command(&self, name: &str, mut command: v1::Command) -> Result<(), Failure> {
         let mut agents = self.agents();
         let line = agents.get_mut(name).and_then(|entry| entry.line.as_mut()).filter(|line| line.ready());
@@ -151,10 +142,6 @@ impl Fleet {
 
     /// Asks an attached agent. The question may still get lost; it is not said
     /// again.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AgentNotAttached`].
     pub fn ask(&self, name: &str, question: v1::Question) -> Result<(), Failure> {
         let agents = self.agents();
         let line = agents.get(name).and_then(|entry| entry.line.as_ref());
@@ -171,31 +158,25 @@ impl Fleet {
     }
 
     /// Whether an agent can be given work now: it is attached and was heard from.
-    #[must_use]
     pub fn ready(&self, name: &str) -> bool {
         self.agents().get(name).and_then(|entry| entry.line.as_ref()).is_some_and(Line::ready)
     }
 
     /// Whether an agent has a session.
-    #[must_use]
     pub fn attached(&self, name: &str) -> bool {
         self.agents().get(name).is_some_and(|entry| entry.line.is_some())
     }
 
-    /// One agent.
-    #[must_use]
     pub fn get(&self, name: &str) -> Option<Known> {
         self.agents().get(name).map(Entry::known)
     }
 
     /// Every agent, by name.
-    #[must_use]
     pub fn list(&self) -> Vec<Known> {
         self.agents().values().map(Entry::known).collect()
     }
 
     /// When an agent was last heard from.
-    #[must_use]
     pub fn contact_time(&self, name: &str) -> Option<SystemTime> {
         self.agents().get(name).map(|entry| entry.record.contact_time)
     }
@@ -228,9 +209,8 @@ impl Entry {
 }
 
 /// The failure of everything that needs an agent which is away.
-pub fn not_attached(name: &str) -> Failure {
-    Failure::new(Reason::AgentNotAttached, format!("agent {name} is not attached"))
+pub(crate) fn not_attached(name: &str) -> Failure {
+    refusal(Reason::AgentNotAttached, format!("agent {name} is not attached"))
         .hint("Look at `pgportage agents`; start the agent, or mend its way to the coordinator.")
-        .effect(Effect::None)
         .with("agent", name)
 }

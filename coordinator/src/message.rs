@@ -1,5 +1,5 @@
 //! What every conversion of the contract's messages needs: a missing field, a span of
-//! time.
+//! time, and the failure of what was not begun.
 
 use std::time::Duration;
 
@@ -8,23 +8,25 @@ use pgportage_proto::Reason;
 
 /// A field that has to be there is not.
 pub(crate) fn missing(field: &str) -> Failure {
-    invalid(field, "missing")
+    invalid(field, format!("field `{field}` is missing"))
 }
 
 /// A field holds what it cannot.
 pub(crate) fn malformed(field: &str) -> Failure {
-    invalid(field, "malformed")
+    invalid(field, format!("field `{field}` is malformed"))
 }
 
-fn invalid(field: &str, how: &str) -> Failure {
-    Failure::new(Reason::RequestInvalid, format!("field `{field}` is {how}")).effect(Effect::None).with("field", field)
+/// A field holds what is not accepted.
+pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Failure {
+    refusal(Reason::RequestInvalid, message).with("field", field)
+}
+
+/// The failure of what was not begun.
+pub(crate) fn refusal(reason: Reason, message: impl Into<String>) -> Failure {
+    Failure::new(reason, message).effect(Effect::None)
 }
 
 /// A span of time from outside.
-///
-/// # Errors
-///
-/// When it is negative or too large.
 pub(crate) fn duration(field: &str, value: prost_types::Duration) -> Result<Duration, Failure> {
     Duration::try_from(value).map_err(|_| malformed(field))
 }

@@ -55,8 +55,6 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Registers everything.
-    #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
         let figures = Self {
             migrations: Family::default(),
@@ -125,7 +123,6 @@ impl Figures {
         self.attempts.get_or_create(&AttemptLabels { step: step.to_owned(), result }).inc();
     }
 
-    /// An agent came or went.
     pub fn attached(&self, agent: &str, attached: bool) {
         self.attached.get_or_create(&AgentLabel { agent: agent.to_owned() }).set(i64::from(attached));
     }

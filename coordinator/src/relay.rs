@@ -16,11 +16,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_link::{Clock, Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 use uuid::Uuid;
+
+use crate::message::refusal;
 
 /// How long an agent may take to accept: it dials us for it.
 const ACCEPT_LIMIT: Duration = Duration::from_secs(8);
@@ -30,18 +32,16 @@ const ACCEPT_LIMIT: Duration = Duration::from_secs(8);
 const RELAYS_OF_AN_AGENT: usize = 32;
 
 /// Chunks that may wait on their way from one agent to the other.
-pub const CHUNKS_WAITING: usize = 4;
+pub(crate) const CHUNKS_WAITING: usize = 4;
 
 /// Bytes of one direction.
-pub type Inbound = BoxStream<'static, Result<Bytes, Status>>;
+pub(crate) type Inbound = BoxStream<'static, Result<Bytes, Status>>;
 /// Bytes of the other direction. Dropped at their end.
-pub type Outbound = mpsc::Sender<Result<Bytes, Status>>;
+pub(crate) type Outbound = mpsc::Sender<Result<Bytes, Status>>;
 
 /// One agent's end of a relay, as the coordinator holds it.
-pub struct Leg {
-    /// From the agent.
+pub(crate) struct Leg {
     pub inbound: Inbound,
-    /// To the agent.
     pub outbound: Outbound,
 }
 
@@ -53,7 +53,7 @@ impl std::fmt::Debug for Leg {
 
 /// Every relay, offered or open. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     clock: Clock,
     most: usize,
     state: Arc<Mutex<State>>,
@@ -76,7 +76,7 @@ struct Waiting {
 
 /// A relay's place in the count of both its agents, given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     state: Arc<Mutex<State>>,
     agents: [String; 2],
 }
@@ -98,7 +98,7 @@ impl Drop for Place {
 
 /// A relay that waits to be accepted. Dropping it takes the offer back.
 #[derive(Debug)]
-pub struct Offer {
+pub(crate) struct Offer {
     /// How the acceptor calls it.
     pub id: Uuid,
     acceptor: String,
@@ -120,18 +120,13 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl Exchange {
     /// No relay yet, and never more than `most`.
-    #[must_use]
-    pub fn new(clock: Clock, most: usize) -> Self {
+    pub(crate) fn new(clock: Clock, most: usize) -> Self {
         Self { clock, most, state: Arc::default() }
     }
 
     /// Prepares a relay from one agent to another. The caller has made sure that
     /// they may have one, and tells the acceptor of it.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::PeerUnreachable`] when there are too many.
-    pub fn offer(&self, asker: &str, acceptor: &str) -> Result<Offer, Failure> {
+    pub(crate) fn offer(&self, asker: &str, acceptor: &str) -> Result<Offer, Failure> {
         if self.most == 0 {
             return Err(unavailable("the coordinator is configured to relay nothing")
                 .hint("Let the agents reach each other, or raise `relay.max_relays` in coordinator.toml.")
@@ -167,15 +162,12 @@ impl Exchange {
 
     /// Hands the acceptor's end to whoever asked.
     ///
-    /// # Errors
-    ///
-    /// [`Reason::PeerRefused`], one answer to everybody, when there is no such
-    /// offer to this agent: it never was, was accepted, taken back or too old.
-    pub fn accept(&self, id: &str, acceptor: &str, leg: Leg) -> Result<(), Failure> {
+    /// One refusal to everybody when there is no such offer to this agent: it never was,
+    /// was accepted, taken back or too old.
+    pub(crate) fn accept(&self, id: &str, acceptor: &str, leg: Leg) -> Result<(), Failure> {
         let none = || {
-            Failure::new(Reason::PeerRefused, "there is no such relay to be accepted")
+            refusal(Reason::PeerRefused, "there is no such relay to be accepted")
                 .detail("It was accepted already, or the agent that asked has given up.")
-                .effect(Effect::None)
         };
         let id = Uuid::parse_str(id).map_err(|_| none())?;
         let waiting = {
@@ -188,21 +180,11 @@ impl Exchange {
         };
         waiting.asker.send(leg).map_err(|_| none())
     }
-
-    /// Relays that are offered or open.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        lock(&self.state).total
-    }
 }
 
 impl Offer {
     /// Waits until the acceptor is there.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::PeerUnreachable`] when it does not come in time.
-    pub async fn accepted(mut self) -> Result<(Leg, Place), Failure> {
+    pub(crate) async fn accepted(mut self) -> Result<(Leg, Place), Failure> {
         let absent = || {
             unavailable(&format!("agent {} did not accept a relay", self.acceptor))
                 .detail(format!("It had {} seconds.", ACCEPT_LIMIT.as_secs()))
@@ -217,7 +199,7 @@ impl Offer {
 
 /// What went through a relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Carried {
+pub(crate) struct Carried {
     /// Bytes from the one who asked.
     pub there_bytes: u64,
     /// Bytes to the one who asked.
@@ -227,11 +209,7 @@ pub struct Carried {
 /// Passes bytes on, and tells `meter` how many, until both directions have ended or
 /// one has failed. The end of one direction is passed on while the other goes on; a
 /// failure ends both. Dropping the future closes everything.
-///
-/// # Errors
-///
-/// What failed.
-pub async fn carry(asker: Leg, acceptor: Leg, meter: impl Fn(usize)) -> Result<Carried, Status> {
+pub(crate) async fn carry(asker: Leg, acceptor: Leg, meter: impl Fn(usize)) -> Result<Carried, Status> {
     let (there_bytes, back_bytes) = tokio::try_join!(
         pass(asker.inbound, acceptor.outbound, &meter),
         pass(acceptor.inbound, asker.outbound, &meter)
@@ -239,7 +217,6 @@ pub async fn carry(asker: Leg, acceptor: Leg, meter: impl Fn(usize)) -> Result<C
     Ok(Carried { there_bytes, back_bytes })
 }
 
-/// One direction.
 async fn pass(mut from: Inbound, to: Outbound, meter: impl Fn(usize)) -> Result<u64, Status> {
     let gone = || Status::unavailable("the other end of the relay is gone");
     let mut passed = 0_u64;
@@ -270,7 +247,7 @@ async fn pass(mut from: Inbound, to: Outbound, meter: impl Fn(usize)) -> Result<
 
 /// Worth another try.
 pub(crate) fn unavailable(message: &str) -> Failure {
-    Failure::new(Reason::PeerUnreachable, message).remedy(Remedy::Wait).effect(Effect::None)
+    refusal(Reason::PeerUnreachable, message).remedy(Remedy::Wait)
 }
 
 #[cfg(test)]

@@ -6,19 +6,20 @@ mod migration;
 mod relay;
 mod session;
 
+use pgportage_link::Failure;
 use pgportage_link::identity::PeerIdentity;
 use pgportage_link::status::to_status;
-use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 use tonic::{Request, Status};
 use uuid::Uuid;
 
+use crate::message::{invalid, refusal};
 use crate::workflow::fact::Origin;
 
-pub use agent::AgentFront;
-pub use migration::MigrationFront;
-pub use relay::RelayFront;
-pub use session::{SessionFront, SessionSettings};
+pub(crate) use agent::AgentFront;
+pub(crate) use migration::MigrationFront;
+pub(crate) use relay::RelayFront;
+pub(crate) use session::SessionFront;
 
 /// Who calls. Every request that got past authorisation has an identity.
 fn caller<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
@@ -26,7 +27,7 @@ fn caller<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
         .extensions()
         .get::<PeerIdentity>()
         .cloned()
-        .ok_or_else(|| to_status(Failure::new(Reason::WrongRole, "the caller has no identity").effect(Effect::None)))
+        .ok_or_else(|| to_status(refusal(Reason::WrongRole, "the caller has no identity")))
 }
 
 /// The caller as the cause of a fact.
@@ -48,21 +49,14 @@ fn page<T>(all: Vec<T>, size: i32, token: &str, key: impl Fn(&T) -> String) -> R
     let size = match usize::try_from(size) {
         Ok(0) => PAGE.0,
         Ok(size) => size.min(PAGE.1),
-        Err(_) => {
-            return Err(Failure::new(Reason::RequestInvalid, "page_size must not be negative")
-                .effect(Effect::None)
-                .with("field", "page_size"));
-        }
+        Err(_) => return Err(invalid("page_size", "page_size must not be negative")),
     };
     let first = if token.is_empty() {
         0
     } else {
         let last = all.iter().position(|entry| key(entry) == token);
         1 + last.ok_or_else(|| {
-            Failure::new(Reason::RequestInvalid, "page_token names no entry of the list")
-                .hint("Begin with the first page again.")
-                .effect(Effect::None)
-                .with("field", "page_token")
+            invalid("page_token", "page_token names no entry of the list").hint("Begin with the first page again.")
         })?
     };
     let rest = all.len() - first;

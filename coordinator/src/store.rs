@@ -4,7 +4,7 @@
 //! **The facts are the truth.** Where a migration stands is folded from them
 //! ([`crate::workflow::state::fold`]) and never stored beside them.
 
-pub mod sqlite;
+pub(crate) mod sqlite;
 
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::workflow::fact::Fact;
 use crate::workflow::spec::MigrationId;
 
-pub use sqlite::SqliteStore;
+pub(crate) use sqlite::SqliteStore;
 
 /// Why the store did not do as it was told.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,6 @@ pub struct AgentRecord {
     pub name: String,
     /// Number of its latest session. Only grows.
     pub session_epoch: i64,
-    /// Its release.
     pub software_version: String,
     /// The revision of its latest session.
     pub revision: i32,
@@ -90,7 +89,6 @@ pub struct AgentRecord {
     pub server_version_num: i32,
     /// SHA-256 of its policy.
     pub policy_digest: Vec<u8>,
-    /// When the latest session began.
     pub attach_time: SystemTime,
     /// When it was last heard from, as far as that was written down.
     pub contact_time: SystemTime,
@@ -99,7 +97,7 @@ pub struct AgentRecord {
 }
 
 /// One migration's facts, in order.
-pub type History = (MigrationId, Vec<Fact>);
+pub(crate) type History = (MigrationId, Vec<Fact>);
 
 /// Keeps facts. Every method returns only when what it was given is on the disk.
 ///
@@ -119,7 +117,6 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// the last one stored; number 1 creates the migration.
     fn append(&self, id: MigrationId, facts: Vec<Fact>) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Every migration's history.
     fn histories(&self) -> BoxFuture<'_, Result<Vec<History>, StoreError>>;
 
     /// Begins a session of an agent and returns its epoch, higher than those of
@@ -136,6 +133,5 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         left: bool,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Every agent ever attached.
     fn agents(&self) -> BoxFuture<'_, Result<Vec<AgentRecord>, StoreError>>;
 }

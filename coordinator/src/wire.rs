@@ -21,22 +21,18 @@ use crate::workflow::finding::{Consent, Finding, Severity};
 use crate::workflow::spec::{Rate, Spec};
 
 pub(crate) use crate::message::{duration, malformed, missing, reported, to_duration};
-pub use certificate::certificate;
-pub use command::command;
-pub use migration::{etag, plan, view};
-pub use outcome::{AgentFact, Body, fact};
-pub use situation::{answer, explained, question};
+pub(crate) use certificate::certificate;
+pub(crate) use command::command;
+pub(crate) use migration::{etag, plan, view};
+pub(crate) use outcome::{AgentFact, Body, fact};
+pub(crate) use situation::{answer, explained, question};
 
 fn to_time(value: SystemTime) -> Option<prost_types::Timestamp> {
     Some(value.into())
 }
 
 /// What the operator asked for.
-///
-/// # Errors
-///
-/// [`Reason::RequestInvalid`], naming the field.
-pub fn spec(value: v1::MigrationSpec) -> Result<Spec, Failure> {
+pub(crate) fn spec(value: v1::MigrationSpec) -> Result<Spec, Failure> {
     // A method that this release does not know is not silently another one.
     let copy_method = v1::CopyMethod::try_from(value.copy_method).map_err(|_| malformed("copy_method"))?.into();
     let connection_path = value.connection_path().into();
@@ -106,9 +102,7 @@ impl From<v1::Finding> for Finding {
     }
 }
 
-/// A finding for the operator.
-#[must_use]
-pub fn to_finding(value: &Finding) -> v1::Finding {
+pub(crate) fn to_finding(value: &Finding) -> v1::Finding {
     v1::Finding {
         code: value.code.clone(),
         severity: match value.severity {
@@ -126,9 +120,7 @@ pub fn to_finding(value: &Finding) -> v1::Finding {
     }
 }
 
-/// How far a command is.
-#[must_use]
-pub fn progress(value: v1::CommandProgress) -> Progress {
+pub(crate) fn progress(value: v1::CommandProgress) -> Progress {
     let unit = match value.unit() {
         v1::command_progress::Unit::Unspecified => Unit::None,
         v1::command_progress::Unit::Bytes => Unit::Bytes,
@@ -200,8 +192,7 @@ fn to_progress(command_id: String, value: &Progress) -> v1::CommandProgress {
 }
 
 /// What an agent measures. Negative numbers mean unknown.
-#[must_use]
-pub fn gauge(value: v1::MigrationGauge, time: SystemTime) -> Gauge {
+pub(crate) fn gauge(value: v1::MigrationGauge, time: SystemTime) -> Gauge {
     let known = |number: i64| (number >= 0).then_some(number);
     let mut message = value;
     Gauge {
@@ -236,7 +227,7 @@ mod tests {
     use pgportage_proto::Reason;
 
     use super::*;
-    use crate::workflow::CopyMethod;
+    use pgportage_proto::CopyMethod;
 
     fn asked(copy_method: i32) -> v1::MigrationSpec {
         v1::MigrationSpec {

@@ -8,33 +8,33 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-pub mod act;
+pub(crate) mod act;
 mod act_ref;
-pub mod advice;
-pub mod backoff;
-pub mod depth;
-pub mod digest;
-pub mod drift;
-pub mod fact;
-pub mod finding;
-pub mod inventory;
-pub mod judge;
-pub mod plan;
-pub mod planned;
-pub mod rehearsal;
-pub mod spec;
-pub mod state;
-pub mod statement;
+pub(crate) mod advice;
+pub(crate) mod backoff;
+pub(crate) mod depth;
+pub(crate) mod digest;
+pub(crate) mod drift;
+pub(crate) mod fact;
+pub(crate) mod finding;
+pub(crate) mod inventory;
+pub(crate) mod judge;
+pub(crate) mod plan;
+pub(crate) mod planned;
+pub(crate) mod rehearsal;
+pub(crate) mod spec;
+pub(crate) mod state;
+pub(crate) mod statement;
 mod step_name;
-pub mod verb;
+pub(crate) mod verb;
 
 #[cfg(test)]
 pub(crate) mod proof;
 
-pub use act::Act;
-pub use act_ref::ActRef;
-pub use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Side, Verb};
-pub use step_name::StepName;
+pub(crate) use act::Act;
+pub(crate) use act_ref::ActRef;
+pub(crate) use pgportage_proto::{ActKind, Side, Verb};
+pub(crate) use step_name::StepName;
 
 /// When an act begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,6 @@ pub struct ActRow {
 
 impl ActRow {
     /// Whether nothing goes on without it.
-    #[must_use]
     pub fn holds_up(&self) -> bool {
         match self.belongs {
             Belongs::Always | Belongs::ToTheWayBack | Belongs::ToCounts | Belongs::ToRows => true,
@@ -147,13 +146,11 @@ pub struct StepRow {
 
 impl StepRow {
     /// Whether everything the step leaves behind can be taken back.
-    #[must_use]
     pub fn undoable(&self) -> bool {
         !self.has_point_of_no_return() && self.name != StepName::Finish
     }
 
     /// Whether nothing can be taken back once this step has succeeded.
-    #[must_use]
     pub fn has_point_of_no_return(&self) -> bool {
         self.acts.iter().any(|act| act.undo == Undo::Never)
     }
@@ -190,6 +187,9 @@ const fn of_rows(act: ActRow) -> ActRow {
 const fn at_the_same_time(act: ActRow) -> ActRow {
     ActRow { order: Order::WithPrevious, ..act }
 }
+
+/// What most steps have: nothing is waited for, and one act at a time is taken back.
+const STEP: StepRow = StepRow { name: StepName::Inspect, hold: None, acts: &[], undo_order: UndoOrder::Strict };
 
 use Undo::{Never, Nothing, TakeBack, TakeBackAndForget, TakeBackFirst};
 
@@ -239,84 +239,54 @@ const fn verification(publisher: Side) -> [ActRow; 5] {
 }
 
 /// **The table**: every step of a migration, in order.
-pub const TABLE: &[StepRow] = &[
+pub(crate) const TABLE: &[StepRow] = &[
     StepRow {
         name: StepName::Inspect,
-        hold: None,
         acts: &[source(&act::check_server::ACT, Nothing), destination(&act::check_server::ACT, Nothing)],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
     StepRow {
         name: StepName::Connect,
-        hold: None,
         acts: &[
             source(&act::create_replication_role::ACT, TakeBackAndForget),
             destination(&act::reach_peer::ACT, TakeBackAndForget),
             source(&act::reach_peer::ACT, Nothing),
         ],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
-    StepRow {
-        name: StepName::Identity,
-        hold: None,
-        acts: &[source(&act::set_replica_identity::ACT, TakeBack)],
-        undo_order: UndoOrder::Strict,
-    },
-    StepRow {
-        name: StepName::Publication,
-        hold: None,
-        acts: &[source(&act::create_publication::ACT, TakeBack)],
-        undo_order: UndoOrder::Strict,
-    },
-    StepRow {
-        name: StepName::Close,
-        hold: None,
-        acts: &[destination(&act::close_database::ACT, TakeBack)],
-        undo_order: UndoOrder::Strict,
-    },
-    StepRow {
-        name: StepName::Schema,
-        hold: None,
-        acts: &[destination(&act::restore_schema::ACT, TakeBack)],
-        undo_order: UndoOrder::Strict,
-    },
+    StepRow { name: StepName::Identity, acts: &[source(&act::set_replica_identity::ACT, TakeBack)], ..STEP },
+    StepRow { name: StepName::Publication, acts: &[source(&act::create_publication::ACT, TakeBack)], ..STEP },
+    StepRow { name: StepName::Close, acts: &[destination(&act::close_database::ACT, TakeBack)], ..STEP },
+    StepRow { name: StepName::Schema, acts: &[destination(&act::restore_schema::ACT, TakeBack)], ..STEP },
+    // Rows go with the tables: taking the schema back empties the database.
     StepRow {
         name: StepName::Copy,
-        hold: None,
-        // Rows go with the tables: taking the schema back empties the database.
         acts: &[source(&act::create_slot::ACT, TakeBack), destination(&act::copy_tables::ACT, Nothing)],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
-    StepRow {
-        name: StepName::Subscribe,
-        hold: None,
-        acts: &[destination(&act::create_subscription::ACT, TakeBack)],
-        undo_order: UndoOrder::Strict,
-    },
+    StepRow { name: StepName::Subscribe, acts: &[destination(&act::create_subscription::ACT, TakeBack)], ..STEP },
     StepRow {
         name: StepName::CatchUp,
-        hold: None,
         acts: &[destination(&act::await_copy::ACT, Nothing), source(&act::await_lag::ACT, Nothing)],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
     StepRow {
         name: StepName::Reverse,
-        hold: None,
         acts: &[
             of_the_way_back(destination(&act::create_replication_role::ACT, TakeBack)),
             of_the_way_back(destination(&act::create_publication::ACT, TakeBack)),
             of_the_way_back(destination(&act::create_slot::ACT, TakeBack)),
             of_the_way_back(source(&act::create_way_back::ACT, TakeBack)),
         ],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
-    StepRow { name: StepName::Verify, hold: None, acts: &verification(Side::Source), undo_order: UndoOrder::Strict },
+    StepRow { name: StepName::Verify, acts: &verification(Side::Source), ..STEP },
     // Only where that was asked for, as often as one likes.
     StepRow {
         name: StepName::CutoverRehearsal,
-        hold: None,
         acts: &rehearsal(Side::Source),
         undo_order: UndoOrder::EachSide,
+        ..STEP
     },
     StepRow {
         name: StepName::Cutover,
@@ -326,17 +296,12 @@ pub const TABLE: &[StepRow] = &[
     },
     // Only where that was asked for, as often as one likes: what it finds takes no
     // word away from the operator.
-    StepRow {
-        name: StepName::VerifyBack,
-        hold: None,
-        acts: &verification(Side::Destination),
-        undo_order: UndoOrder::Strict,
-    },
+    StepRow { name: StepName::VerifyBack, acts: &verification(Side::Destination), ..STEP },
     StepRow {
         name: StepName::RollbackRehearsal,
-        hold: None,
         acts: &rehearsal(Side::Destination),
         undo_order: UndoOrder::EachSide,
+        ..STEP
     },
     StepRow {
         name: StepName::Rollback,
@@ -348,7 +313,7 @@ pub const TABLE: &[StepRow] = &[
         name: StepName::Finish,
         hold: Some(Hold::Finish),
         acts: &[destination(&act::finish_migration::ACT, Nothing), source(&act::finish_migration::ACT, Nothing)],
-        undo_order: UndoOrder::Strict,
+        ..STEP
     },
 ];
 

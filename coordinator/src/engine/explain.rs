@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Engine, Overview};
+use super::{AtEnd, Engine, Overview};
 use crate::explain::{Explanation, Facts, Report, Situation, Standing, explain};
+use crate::message::refusal;
 use crate::wire;
 use crate::workflow::Side;
 use crate::workflow::spec::MigrationId;
@@ -32,23 +33,10 @@ pub struct Explained {
     pub reports: Option<(Report, Report)>,
 }
 
-/// Who waits for an answer.
 #[derive(Debug)]
 pub(super) struct Asker {
     agent: String,
     reply: oneshot::Sender<Result<Situation, Failure>>,
-}
-
-/// Forgets who waits for an answer, however the waiting ends.
-struct Asked<'a> {
-    engine: &'a Engine,
-    question: Uuid,
-}
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        self.engine.0.questions().remove(&self.question);
-    }
 }
 
 impl Engine {
@@ -56,10 +44,7 @@ impl Engine {
     /// Takes two and a half seconds at most. Dropping the future forgets the
     /// questions.
     ///
-    /// # Errors
-    ///
-    /// [`Reason::MigrationMissing`]. An agent that does not answer is part of the
-    /// answer.
+    /// An agent that does not answer is part of the answer.
     pub async fn explain(&self, id: &MigrationId) -> Result<Explained, Failure> {
         let state = self.overview(id)?.state;
         let asked = match state.phase {
@@ -90,7 +75,7 @@ impl Engine {
         let question = Uuid::now_v7();
         let (reply, answer) = oneshot::channel();
         self.0.questions().insert(question, Asker { agent: agent.to_owned(), reply });
-        let _asked = Asked { engine: self, question };
+        let _asked = AtEnd(|| drop(self.0.questions().remove(&question)));
         if let Err(failure) = self.0.fleet.ask(agent, wire::question(question, &state.id, LIMIT)) {
             return Report::Silent(failure);
         }
@@ -116,10 +101,9 @@ impl Engine {
 
 fn silence(agent: &str) -> Failure {
     let limit = (LIMIT + GRACE).as_millis();
-    Failure::new(Reason::CouldNotCheck, format!("agent {agent} did not say within {limit} ms what it sees"))
+    refusal(Reason::CouldNotCheck, format!("agent {agent} did not say within {limit} ms what it sees"))
         .detail("It has a session, and does not read it, is very busy, or is of an older release.")
         .hint("Ask again; if it stays so, look at the agent's log.")
         .remedy(Remedy::Wait)
-        .effect(Effect::None)
         .with("agent", agent)
 }

@@ -50,7 +50,6 @@ impl Engine {
 
     /// What to say about the commands that an agent still answers for: which of
     /// its facts are stored, and which commands nobody needs.
-    #[must_use]
     pub fn reconcile(&self, agent: &str, open: &[(String, i64)]) -> (Vec<(CommandId, i64)>, Vec<String>) {
         let (mut stored, mut abandoned) = (Vec::new(), Vec::new());
         for (text, _) in open {

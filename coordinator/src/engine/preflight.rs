@@ -5,15 +5,16 @@
 
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Remedy, trace};
+use pgportage_link::{Failure, Remedy, trace};
 use pgportage_proto::Reason;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Engine, Overview, Submission};
+use super::{AtEnd, Engine, Overview, Submission};
 use crate::fleet::not_attached;
+use crate::message::refusal;
 use crate::wire::{self, AgentFact, Body};
-use crate::workflow::act::{CheckServer, CheckServerResult, Digest, Input, Inventory, check_server};
+use crate::workflow::act::{CheckServer, CheckServerResult, Digest, Input, Inventory, Kind};
 use crate::workflow::fact::{CommandId, Issued, Origin, TraceContext};
 use crate::workflow::finding::Finding;
 use crate::workflow::spec::{MigrationId, Spec};
@@ -28,26 +29,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Facts of one command: accepted, and its end.
 const FACTS: usize = 4;
 
-/// Forgets who waits for a command, however the waiting ends.
-struct Asked<'a> {
-    engine: &'a Engine,
-    command: CommandId,
-}
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        self.engine.0.preflights().remove(&self.command);
-    }
-}
-
 impl Engine {
     /// Inspects both sides and returns what was found on each, the source first.
     /// Dropping the future leaves nothing behind but an inspection that nobody
     /// waits for.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AgentNotAttached`], or the failure of an inspection.
     pub async fn preflight(&self, spec: &Spec) -> Result<(Vec<Finding>, Vec<Finding>), Failure> {
         let name = Uuid::new_v4().simple().to_string();
         let id = MigrationId::new(&format!("preflight-{}", &name[..12]))?;
@@ -58,10 +43,6 @@ impl Engine {
     /// The migration whose plan is asked for. One that was not started yet is given what
     /// both agents read, once, or again where `refresh` says so; what kept them from it
     /// comes along.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::MigrationMissing`], or what keeps a fact from being stored.
     pub async fn plan(
         &self,
         id: &MigrationId,
@@ -112,12 +93,12 @@ impl Engine {
             verb: Verb::Perform,
             attempt: 1,
             input: Input::of(CheckServer { source, consents: spec.consents.clone(), way_back: spec.way_back }),
-            stall_timeout: self.0.settings.stall_timeout.min(LIMIT),
+            stall_timeout: self.0.migration.stall_timeout.min(LIMIT),
             trace: trace::carry().into_iter().collect(),
         };
         let (asker, mut facts) = mpsc::channel(FACTS);
         self.0.preflights().insert(issued.command, asker);
-        let _asked = Asked { engine: self, command: issued.command };
+        let _asked = AtEnd(|| drop(self.0.preflights().remove(&issued.command)));
         // Nothing is carried out that a plan could be of.
         let command = wire::command(id.as_str(), spec, &Digest(vec![0; 32]), &issued, side, self.0.leader_epoch());
         self.0.fleet.command(agent, command)?;
@@ -125,10 +106,7 @@ impl Engine {
             while let Some(AgentFact { body, .. }) = facts.recv().await {
                 match body {
                     Body::Accepted => {}
-                    Body::Succeeded(Some(produced)) => {
-                        let read = (check_server::ACT.receive)(*produced)?.read::<CheckServerResult>().cloned();
-                        return read.ok_or_else(|| unanswered(agent));
-                    }
+                    Body::Succeeded(Some(produced)) => return CheckServer::receive(*produced),
                     Body::Failed(failure) => return Err(failure.with("agent", agent)),
                     Body::Succeeded(None) | Body::Cancelled(_) => break,
                 }
@@ -136,16 +114,15 @@ impl Engine {
             Err(unanswered(agent))
         };
         self.0.clock.timeout(LIMIT, answer).await.unwrap_or_else(|_| {
-            Err(Failure::new(Reason::Stalled, format!("agent {agent} did not finish its inspection"))
+            Err(refusal(Reason::Stalled, format!("agent {agent} did not finish its inspection"))
                 .detail(format!("It had {} seconds.", LIMIT.as_secs()))
                 .hint("Look at the agent's log, and whether its server answers.")
                 .remedy(Remedy::Operator)
-                .effect(Effect::None)
                 .with("agent", agent))
         })
     }
 }
 
 fn unanswered(agent: &str) -> Failure {
-    Failure::new(Reason::Internal, format!("agent {agent} did not answer what it was asked")).effect(Effect::None)
+    refusal(Reason::Internal, format!("agent {agent} did not answer what it was asked"))
 }

@@ -4,11 +4,12 @@
 //! the new way. That passes by itself within seconds, so it is waited for; whatever else
 //! is missing is said at once.
 
-use pgportage_link::{Effect, Failure};
+use pgportage_link::Failure;
 use pgportage_proto::Reason;
 
 use super::{Engine, Overview};
 use crate::fleet::not_attached;
+use crate::message::refusal;
 use crate::workflow::spec::MigrationId;
 use crate::workflow::state::Phase;
 use crate::workflow::{Side, StepName};
@@ -30,13 +31,10 @@ impl Engine {
     /// Where the migration is not held there, the word itself is refused in better words.
     /// Dropping the future is safe: nothing was said yet.
     ///
-    /// # Errors
-    ///
-    /// [`Reason::MigrationMissing`]; everything that does not hold, as one failure:
-    /// [`Reason::AgentNotAttached`] or [`Reason::LagTooHigh`].
+    /// Fails with everything that does not hold, as one failure.
     pub async fn ready_to_switch(&self, id: &MigrationId, held: StepName) -> Result<(), Failure> {
         let mut changes = self.watch(id)?;
-        let patience = self.0.settings.lag_patience;
+        let patience = self.0.migration.lag_patience;
         let level = async {
             loop {
                 let overview = changes.borrow_and_update().clone();
@@ -73,9 +71,8 @@ impl Engine {
             overview.gauges.get(&state.writable).and_then(|gauge| gauge.lag).filter(|lag| *lag > state.spec.max_lag);
         let behind = lag.map(|lag| {
             let (lag, limit) = (lag.as_millis(), state.spec.max_lag.as_millis());
-            Failure::new(Reason::LagTooHigh, format!("the lag is {lag} ms, above its limit of {limit} ms"))
+            refusal(Reason::LagTooHigh, format!("the lag is {lag} ms, above its limit of {limit} ms"))
                 .hint("Wait until the other side has caught up, then try again.")
-                .effect(Effect::None)
         });
         let agents = [Side::Source, Side::Destination].map(|side| state.spec.agent(side));
         let mut absent = agents.into_iter().filter(|agent| !self.fleet().attached(agent)).map(not_attached);

@@ -34,27 +34,19 @@ const BATCH: usize = 16;
 /// What comes to a migration's task.
 #[derive(Debug)]
 pub(super) enum Incoming {
-    /// An operator requested something.
     Request {
-        /// What.
         submission: Submission,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Overview, Failure>>,
     },
-    /// An agent reported something.
     Fact {
-        /// Which agent.
         agent: String,
         /// As it is stored.
         origin: Origin,
-        /// What.
         fact: AgentFact,
     },
     /// An agent takes commands again.
-    Attached {
-        /// Which.
-        agent: String,
-    },
+    Attached { agent: String },
 }
 
 /// One migration under way. Ends with the migration, or at the engine's stop.
@@ -143,11 +135,7 @@ impl Task {
     async fn read(&mut self, item: Incoming) -> Option<Instant> {
         match item {
             Incoming::Request { submission, reply } => {
-                let stored = self.submit(submission).await;
-                let answer = match stored {
-                    Ok(()) => Ok(self.overview.borrow().clone()),
-                    Err(failure) => Err(failure),
-                };
+                let answer = self.submit(submission).await.map(|()| self.overview.borrow().clone());
                 // The operator may have gone; the request stands.
                 drop(reply.send(answer));
                 self.go_on().await
@@ -235,24 +223,12 @@ impl Task {
             Body::Accepted => Event::CommandAccepted { command, agent_sequence },
             Body::Cancelled(effect) => Event::CommandCancelled { command, agent_sequence, effect },
             Body::Failed(failure) => Event::CommandFailed { command, agent_sequence, failure },
-            Body::Succeeded(produced) => match (issued.verb, outcome(issued, produced)) {
-                (Verb::Undo, _) => {
+            Body::Succeeded(produced) => match outcome(issued, produced) {
+                Ok(outcome) => {
                     let outage = self.outage_so_far(issued);
-                    Event::CommandSucceeded { command, agent_sequence, outcome: None, outage }
+                    Event::CommandSucceeded { command, agent_sequence, outcome, outage }
                 }
-                (Verb::Perform, Some(Ok(outcome))) => {
-                    let outage = self.outage_so_far(issued);
-                    Event::CommandSucceeded { command, agent_sequence, outcome: Some(outcome), outage }
-                }
-                (Verb::Perform, Some(Err(failure))) => {
-                    Event::CommandFailed { command, agent_sequence, failure: failure.effect(Effect::Unknown) }
-                }
-                (Verb::Perform, None) => Event::CommandFailed {
-                    command,
-                    agent_sequence,
-                    failure: Failure::new(Reason::Internal, "the agent did not say what it produced")
-                        .hint("Install the same release everywhere."),
-                },
+                Err(failure) => Event::CommandFailed { command, agent_sequence, failure },
             },
         }
     }
@@ -360,7 +336,14 @@ impl Task {
     }
 }
 
-/// What an act produced, read as its kind reads it. None: nothing.
-fn outcome(issued: &Issued, produced: Option<Box<Produced>>) -> Option<Result<Outcome, Failure>> {
-    Some((issued.act.row()?.act.receive)(*produced?))
+/// What an act produced, read as its kind reads it. An undo produces nothing.
+fn outcome(issued: &Issued, produced: Option<Box<Produced>>) -> Result<Option<Outcome>, Failure> {
+    if issued.verb == Verb::Undo {
+        return Ok(None);
+    }
+    let (row, produced) = issued.act.row().zip(produced).ok_or_else(|| {
+        Failure::new(Reason::Internal, "the agent did not say what it produced")
+            .hint("Install the same release everywhere.")
+    })?;
+    (row.act.receive)(*produced).map(Some).map_err(|failure| failure.effect(Effect::Unknown))
 }

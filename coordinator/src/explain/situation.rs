@@ -156,14 +156,12 @@ pub struct Unchecked {
 
 impl Situation {
     /// The capacity that a setting limits.
-    #[must_use]
     pub fn capacity(&self, setting: &str) -> Option<&Capacity> {
         self.capacities.iter().find(|capacity| capacity.setting == setting)
     }
 
     /// Whether nothing is left of what a setting limits. What is not known is not
     /// full.
-    #[must_use]
     pub fn full(&self, setting: &str) -> bool {
         self.capacity(setting).is_some_and(Capacity::full)
     }
@@ -171,7 +169,6 @@ impl Situation {
 
 impl Capacity {
     /// Whether nothing is left.
-    #[must_use]
     pub fn full(&self) -> bool {
         self.used >= self.limit
     }

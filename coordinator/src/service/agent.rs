@@ -3,26 +3,18 @@
 use std::sync::Arc;
 
 use pgportage_link::status::to_status;
-use pgportage_link::{Effect, Failure};
 use pgportage_proto::v1::agent_service_server::AgentService;
 use pgportage_proto::{Reason, v1};
 use tonic::{Request, Response, Status};
 
 use super::page;
 use crate::fleet::{Attachment, Fleet, Known};
+use crate::message::refusal;
 
 /// The service for operators about agents.
 #[derive(Debug)]
-pub struct AgentFront {
-    fleet: Arc<Fleet>,
-}
-
-impl AgentFront {
-    /// Answers from the fleet.
-    #[must_use]
-    pub fn new(fleet: Arc<Fleet>) -> Self {
-        Self { fleet }
-    }
+pub(crate) struct AgentFront {
+    pub fleet: Arc<Fleet>,
 }
 
 #[tonic::async_trait]
@@ -31,9 +23,8 @@ impl AgentService for AgentFront {
         let name = request.into_inner().agent_id;
         let known = self.fleet.get(&name).ok_or_else(|| {
             to_status(
-                Failure::new(Reason::AgentUnknown, format!("no agent {name} was ever attached"))
+                refusal(Reason::AgentUnknown, format!("no agent {name} was ever attached"))
                     .hint("List them with `pgportage agents`.")
-                    .effect(Effect::None)
                     .with("agent", &name),
             )
         })?;

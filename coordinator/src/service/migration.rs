@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use pgportage_link::identity::PeerIdentity;
 use pgportage_link::status::to_status;
-use pgportage_link::{Effect, Failure, trace};
+use pgportage_link::{Failure, trace};
 use pgportage_proto::v1::migration_service_server::MigrationService;
 use pgportage_proto::{Reason, v1};
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::{caller, origin, page};
 use crate::engine::{Creation, Engine, Overview, Submission};
+use crate::message::invalid;
 use crate::wire;
 use crate::workflow::StepName;
 use crate::workflow::depth::Look;
@@ -29,22 +30,16 @@ use crate::workflow::verb::Request as OperatorRequest;
 /// state anyway, not each of them.
 const WATCH: usize = 1;
 
-/// The service for operators about migrations.
+/// The service for operators about migrations. Watchers end at `stop`.
 #[derive(Debug)]
-pub struct MigrationFront {
-    engine: Engine,
+pub(crate) struct MigrationFront {
+    pub engine: Engine,
     /// Watchers under way.
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
 }
 
 impl MigrationFront {
-    /// Answers from the engine until `stop`; watchers end then.
-    #[must_use]
-    pub fn new(engine: Engine, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { engine, tasks, stop }
-    }
-
     fn view(&self, overview: &Overview) -> Option<v1::Migration> {
         Some(wire::view(overview, |agent| self.engine.fleet().attached(agent)))
     }
@@ -96,9 +91,7 @@ fn rounds(given: i32) -> Result<u32, Failure> {
     match u32::try_from(given) {
         Ok(0) => Ok(DEFAULT_ROUNDS),
         Ok(rounds) => Ok(rounds),
-        Err(_negative) => Err(Failure::new(Reason::RequestInvalid, "round_count must not be negative")
-            .effect(Effect::None)
-            .with("field", "round_count")),
+        Err(_negative) => Err(invalid("round_count", "round_count must not be negative")),
     }
 }
 
@@ -117,12 +110,7 @@ fn look(message: &v1::VerifyMigrationRequest) -> Result<Look, Failure> {
         repair: message.repair,
     };
     if !look.rows && look != Look::default() {
-        return Err(Failure::new(
-            Reason::RequestInvalid,
-            "only a comparison of rows can be limited, resumed or mended",
-        )
-        .effect(Effect::None)
-        .with("field", "depth"));
+        return Err(invalid("depth", "only a comparison of rows can be limited, resumed or mended"));
     }
     Ok(look)
 }
@@ -143,9 +131,7 @@ impl MigrationService for MigrationFront {
         let v1::CreateMigrationRequest { migration_id, spec, request_id, validate_only } = request.into_inner();
         let creation = async {
             if !request_id.is_empty() && Uuid::parse_str(&request_id).is_err() {
-                return Err(Failure::new(Reason::RequestInvalid, "request_id must be a UUID")
-                    .effect(Effect::None)
-                    .with("field", "request_id"));
+                return Err(invalid("request_id", "request_id must be a UUID"));
             }
             let spec = wire::spec(spec.ok_or_else(|| wire::missing("spec"))?)?;
             let id = MigrationId::new(&migration_id)?;
@@ -224,13 +210,8 @@ impl MigrationService for MigrationFront {
         let caller = caller(&request)?;
         let v1::ReleaseStepRequest { migration_id, step_name, etag } = request.into_inner();
         let etag = required(etag)?;
-        let step = StepName::parse(&step_name).ok_or_else(|| {
-            to_status(
-                Failure::new(Reason::RequestInvalid, format!("there is no step {step_name:?}"))
-                    .effect(Effect::None)
-                    .with("field", "step_name"),
-            )
-        })?;
+        let step = StepName::parse(&step_name)
+            .ok_or_else(|| to_status(invalid("step_name", format!("there is no step {step_name:?}"))))?;
         if step.is_switch() {
             self.engine.ready_to_switch(&id(&migration_id)?, step.held_at()).await.map_err(to_status)?;
         }

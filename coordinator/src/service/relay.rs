@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use pgportage_link::status::to_status;
-use pgportage_link::{Clock, Effect, Failure, Remedy};
+use pgportage_link::{Clock, Remedy};
 use pgportage_proto::v1::attach_agent_response::Message as Down;
 use pgportage_proto::v1::relay_service_server::RelayService;
 use pgportage_proto::{Reason, v1};
@@ -19,39 +19,27 @@ use tracing::Instrument as _;
 
 use super::caller;
 use crate::engine::Engine;
+use crate::message::refusal;
 use crate::metrics::Figures;
 use crate::relay::{CHUNKS_WAITING, Exchange, Inbound, Leg, Place, carry, unavailable};
 
 /// How long the first message of a stream may take.
 const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(5);
 
-/// The service for agents that cannot dial each other.
+/// The service for agents that cannot dial each other. Relays until `stop`.
 #[derive(Clone, Debug)]
-pub struct RelayFront {
-    engine: Engine,
-    exchange: Exchange,
-    figures: Figures,
-    clock: Clock,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+pub(crate) struct RelayFront {
+    pub engine: Engine,
+    pub exchange: Exchange,
+    pub figures: Figures,
+    pub clock: Clock,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
 }
 
 type Responses<T> = BoxStream<'static, Result<T, Status>>;
 
 impl RelayFront {
-    /// Relays until `stop`.
-    #[must_use]
-    pub fn new(
-        engine: Engine,
-        exchange: Exchange,
-        figures: Figures,
-        clock: Clock,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
-        Self { engine, exchange, figures, clock, tasks, stop }
-    }
-
     async fn first<T>(&self, inbound: &mut Streaming<T>) -> Result<T, Status> {
         let first = self.clock.timeout(FIRST_MESSAGE_LIMIT, inbound.message()).await;
         first.ok().transpose()?.flatten().ok_or_else(|| invalid("the first message of a relay did not come"))
@@ -102,9 +90,8 @@ impl RelayService for RelayFront {
         if self.engine.shared_migration(&asker, &acceptor).is_none() {
             tracing::warn!(agent.id = asker, peer = acceptor, "refused a relay");
             return Err(to_status(
-                Failure::new(Reason::PeerRefused, "the coordinator knows no migration of these two agents")
-                    .detail("Agents are relayed to each other while they have a migration that is not over.")
-                    .effect(Effect::None),
+                refusal(Reason::PeerRefused, "the coordinator knows no migration of these two agents")
+                    .detail("Agents are relayed to each other while they have a migration that is not over."),
             ));
         }
         let offer = self.exchange.offer(&asker, &acceptor).map_err(to_status)?;
@@ -160,5 +147,5 @@ fn leg(inbound: Inbound) -> (Leg, ReceiverStream<Result<Bytes, Status>>) {
 }
 
 fn invalid(message: &str) -> Status {
-    to_status(Failure::new(Reason::RequestInvalid, message).remedy(Remedy::Operator).effect(Effect::None))
+    to_status(refusal(Reason::RequestInvalid, message).remedy(Remedy::Operator))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pgportage_link::identity::PeerIdentity;
 use pgportage_link::status::to_status;
-use pgportage_link::{Clock, Effect, Failure, fail_point};
+use pgportage_link::{Clock, Failure, fail_point};
 use pgportage_proto::v1::attach_agent_request::Message as Up;
 use pgportage_proto::v1::attach_agent_response::Message as Down;
 use pgportage_proto::v1::session_service_server::SessionService;
@@ -24,7 +24,9 @@ use uuid::Uuid;
 use super::{caller, origin};
 use crate::engine::Engine;
 use crate::fleet::OUTBOX;
+use crate::message::refusal;
 use crate::metrics::Figures;
+use crate::settings::SessionSettings;
 use crate::store::{AgentRecord, Store};
 use crate::wire;
 use crate::workflow::fact::CommandId;
@@ -39,27 +41,16 @@ const HELLO_LIMIT: Duration = Duration::from_secs(10);
 /// Beyond it, the number is not believed.
 const EPOCH_LEAP: i64 = 1_000_000;
 
-/// What sessions are told once.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionSettings {
-    /// How often an agent must be heard from.
-    pub heartbeat_interval: Duration,
-    /// How long it may be silent before it counts as lost.
-    pub heartbeat_timeout: Duration,
-    /// How long an agent should wait before it dials again after a drain.
-    pub reconnect_delay: Duration,
-}
-
-/// The service for agents.
+/// The service for agents. Attaches them until `stop`; sessions are drained then.
 #[derive(Clone, Debug)]
-pub struct SessionFront {
-    engine: Engine,
-    store: Arc<dyn Store>,
-    clock: Clock,
-    settings: SessionSettings,
-    figures: Figures,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+pub(crate) struct SessionFront {
+    pub engine: Engine,
+    pub store: Arc<dyn Store>,
+    pub clock: Clock,
+    pub session: SessionSettings,
+    pub figures: Figures,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
 }
 
 /// A session after its hello.
@@ -87,20 +78,6 @@ enum End {
 }
 
 impl SessionFront {
-    /// Attaches agents until `stop`; sessions are drained then.
-    #[must_use]
-    pub fn new(
-        engine: Engine,
-        store: Arc<dyn Store>,
-        clock: Clock,
-        settings: SessionSettings,
-        figures: Figures,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
-        Self { engine, store, clock, settings, figures, tasks, stop }
-    }
-
     async fn run(self, peer: PeerIdentity, mut inbound: Streaming<v1::AttachAgentRequest>, out: Outward) {
         let hello = tokio::select! {
             biased;
@@ -125,7 +102,7 @@ impl SessionFront {
     }
 
     async fn hello(&self, inbound: &mut Streaming<v1::AttachAgentRequest>) -> Result<v1::Hello, Failure> {
-        let refuse = |message: &str| Err(Failure::new(Reason::RequestInvalid, message).effect(Effect::None));
+        let refuse = |message: &str| Err(refusal(Reason::RequestInvalid, message));
         match self.clock.timeout(HELLO_LIMIT, inbound.message()).await {
             Err(_) => refuse("the agent did not say hello in time"),
             Ok(Err(_) | Ok(None)) => refuse("the agent left without a hello"),
@@ -142,28 +119,23 @@ impl SessionFront {
         outbox: mpsc::Sender<Down>,
     ) -> Result<(Session, Vec<Down>), Failure> {
         if hello.agent_id != peer.name {
-            return Err(Failure::new(
+            return Err(refusal(
                 Reason::WrongName,
                 format!("agent {:?} came with the certificate of {:?}", hello.agent_id, peer.name),
             )
             .hint("Set the agent's name to the one in its certificate.")
-            .effect(Effect::None)
             .with("agent", &hello.agent_id));
         }
         let revision = hello.max_revision.min(REVISIONS.1);
         if revision < hello.min_revision.max(REVISIONS.0) {
-            return Err(Failure::new(
-                Reason::ProtocolTooOld,
-                "agent and coordinator have no protocol revision in common",
-            )
-            .detail(format!(
-                "The agent speaks {} to {}, the coordinator {} to {}.",
-                hello.min_revision, hello.max_revision, REVISIONS.0, REVISIONS.1
-            ))
-            .hint("Install the same release on both machines.")
-            .effect(Effect::None)
-            .with("ours", format!("{}-{}", REVISIONS.0, REVISIONS.1))
-            .with("theirs", format!("{}-{}", hello.min_revision, hello.max_revision)));
+            return Err(refusal(Reason::ProtocolTooOld, "agent and coordinator have no protocol revision in common")
+                .detail(format!(
+                    "The agent speaks {} to {}, the coordinator {} to {}.",
+                    hello.min_revision, hello.max_revision, REVISIONS.0, REVISIONS.1
+                ))
+                .hint("Install the same release on both machines.")
+                .with("ours", format!("{}-{}", REVISIONS.0, REVISIONS.1))
+                .with("theirs", format!("{}-{}", hello.min_revision, hello.max_revision)));
         }
         self.lead_above(hello.leader_epoch).await?;
         let now = self.clock.wall();
@@ -187,7 +159,7 @@ impl SessionFront {
         let welcome = Down::Welcome(v1::Welcome {
             revision,
             session_epoch: epoch,
-            heartbeat_interval: prost_types::Duration::try_from(self.settings.heartbeat_interval).ok(),
+            heartbeat_interval: prost_types::Duration::try_from(self.session.heartbeat_interval).ok(),
             abandoned_command_ids,
             leader_epoch: self.store.leader_epoch(),
         });
@@ -214,10 +186,9 @@ impl SessionFront {
             return Ok(());
         }
         if seen > ours.saturating_add(EPOCH_LEAP) {
-            return Err(Failure::new(Reason::StaleEpoch, "the agent has seen an epoch far above this coordinator's")
+            return Err(refusal(Reason::StaleEpoch, "the agent has seen an epoch far above this coordinator's")
                 .detail(format!("The agent has seen {seen}, and this coordinator has {ours}."))
-                .hint("Is this the right coordinator, with the right state directory?")
-                .effect(Effect::None));
+                .hint("Is this the right coordinator, with the right state directory?"));
         }
         tracing::error!(
             seen,
@@ -262,15 +233,11 @@ impl SessionFront {
         let (left, failure) = match end {
             End::Left => (true, None),
             End::Broken => (false, None),
-            End::Silent => (
-                false,
-                Some(Failure::new(Reason::StaleSession, "the agent was silent for too long").effect(Effect::None)),
-            ),
+            End::Silent => (false, Some(refusal(Reason::StaleSession, "the agent was silent for too long"))),
             End::Over => (
                 false,
                 Some(
-                    Failure::new(Reason::StaleSession, "this session is over")
-                        .effect(Effect::None)
+                    refusal(Reason::StaleSession, "this session is over")
                         .detail("A later session of this agent has begun, or it did not read what was said."),
                 ),
             ),
@@ -298,12 +265,12 @@ impl SessionFront {
 
     async fn listen(&self, session: &Session, inbound: &mut Streaming<v1::AttachAgentRequest>) -> End {
         loop {
-            let deadline = self.clock.now() + self.settings.heartbeat_timeout;
+            let deadline = self.clock.now() + self.session.heartbeat_timeout;
             let message = tokio::select! {
                 biased;
                 () = session.over.cancelled() => return End::Over,
                 () = self.stop.cancelled() => {
-                    let delay = prost_types::Duration::try_from(self.settings.reconnect_delay).ok();
+                    let delay = prost_types::Duration::try_from(self.session.reconnect_delay).ok();
                     self.engine.fleet().tell(&session.agent, Down::Drain(v1::Drain { reconnect_delay: delay }));
                     return self.drain(session, inbound).await;
                 }
@@ -337,8 +304,7 @@ impl SessionFront {
 
     async fn take(&self, session: &Session, request: v1::AttachAgentRequest) -> Option<End> {
         let agent = &session.agent;
-        let invalid =
-            |message: &str| Some(End::Refused(Failure::new(Reason::RequestInvalid, message).effect(Effect::None)));
+        let invalid = |message: &str| Some(End::Refused(refusal(Reason::RequestInvalid, message)));
         match request.message {
             Some(Up::Heartbeat(beat)) => {
                 let now = self.clock.wall();

@@ -104,7 +104,7 @@ type Work = Box<dyn FnOnce(&mut Writer) + Send>;
 
 /// The embedded store. Dropping it closes the file.
 #[derive(Debug)]
-pub struct SqliteStore {
+pub(crate) struct SqliteStore {
     leader_epoch: Arc<AtomicI64>,
     broken: CancellationToken,
     /// Unbounded: every sender waits for its answer, so there are never more
@@ -124,11 +124,7 @@ struct Writer {
 impl SqliteStore {
     /// Opens the store in a directory, makes it if there is none, brings an
     /// older format up to date, and takes the next leader epoch.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::InUse`], [`StoreError::TooNew`] or a fault of the disk.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(directory).map_err(broken)?;
         let lock = lock(directory)?;
         let path = directory.join("coordinator.db");

@@ -1,9 +1,10 @@
 //! Certificates of switches, from the agents and to whoever wants one. Taken in and
 //! handed out as they are.
 
-use pgportage_link::{Effect, Failure};
+use pgportage_link::Failure;
 use pgportage_proto::{Reason, v1};
 
+use crate::message::refusal;
 use crate::workflow::act::SignedStatement;
 use crate::workflow::state::State;
 use crate::workflow::{Side, StepName};
@@ -18,11 +19,7 @@ fn to_signed(value: &SignedStatement) -> v1::SignedStatement {
 }
 
 /// The certificate of the switch of that number; of the latest, for zero.
-///
-/// # Errors
-///
-/// [`Reason::WrongState`] when there is none.
-pub fn certificate(state: &State, cutover_epoch: i64) -> Result<v1::GetSwitchCertificateResponse, Failure> {
+pub(crate) fn certificate(state: &State, cutover_epoch: i64) -> Result<v1::GetSwitchCertificateResponse, Failure> {
     let epoch = if cutover_epoch == 0 { state.certificates.keys().last().copied() } else { Some(cutover_epoch) };
     let found = epoch.and_then(|epoch| Some((epoch, state.certificates.get(&epoch)?)));
     let (epoch, certificate) = found.ok_or_else(|| missing(state, cutover_epoch))?;
@@ -53,9 +50,8 @@ fn missing(state: &State, cutover_epoch: i64) -> Failure {
     let known: Vec<_> = state.certificates.keys().map(ToString::to_string).collect();
     let none = known.is_empty() || cutover_epoch == 0;
     let which = if none { String::new() } else { format!(" of switch {cutover_epoch}") };
-    let failure = Failure::new(Reason::WrongState, format!("migration {} has no certificate{which}", state.id))
-        .hint("There is one for each cutover and rollback, once the other side is open.")
-        .effect(Effect::None);
+    let failure = refusal(Reason::WrongState, format!("migration {} has no certificate{which}", state.id))
+        .hint("There is one for each cutover and rollback, once the other side is open.");
     if known.is_empty() { failure } else { failure.detail(format!("It has those of {}.", known.join(", "))) }
 }
 

@@ -5,13 +5,12 @@ use pgportage_proto::v1;
 use crate::message::to_duration;
 use crate::workflow::Side;
 use crate::workflow::act::Digest;
-use crate::workflow::fact::{Issued, TraceContext};
+use crate::workflow::fact::Issued;
 use crate::workflow::spec::Spec;
 
 /// A command as it is sent. `leader_epoch` and `heartbeat_sequence` are those
 /// of the moment of sending, everything else is as it was stored.
-#[must_use]
-pub fn command(
+pub(crate) fn command(
     migration_id: &str,
     spec: &Spec,
     plan_digest: &Digest,
@@ -24,7 +23,7 @@ pub fn command(
         migration_id: migration_id.to_owned(),
         attempt: i32::try_from(issued.attempt).unwrap_or(i32::MAX),
         stall_timeout: to_duration(issued.stall_timeout),
-        trace_context: carried(&issued.trace),
+        trace_context: issued.trace.clone().into_iter().collect(),
         leader_epoch,
         plan_digest: plan_digest.0.clone(),
         // Filled in by the fleet, which knows the session.
@@ -36,8 +35,4 @@ pub fn command(
         step: issued.act.step.as_str().to_owned(),
         action: issued.act.row().and_then(|row| (row.act.send)(&issued.input)),
     }
-}
-
-fn carried(trace: &TraceContext) -> std::collections::HashMap<String, String> {
-    trace.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }

@@ -26,7 +26,6 @@ pub(super) fn drift(value: v1::SchemaDrift) -> Option<Drift> {
     })
 }
 
-/// The same for the operator.
 pub(super) fn to_drift(drift: &Drift) -> v1::SchemaDrift {
     use v1::drifted_object::Change as Wire;
     let object = |object: &DriftedObject| v1::DriftedObject {

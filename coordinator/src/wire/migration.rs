@@ -18,14 +18,12 @@ use crate::workflow::state::{Act, ActState, CutoverEnd, Phase, State};
 use crate::workflow::{Side, StepName, TABLE};
 
 /// Changes with every stored fact, and with nothing else.
-#[must_use]
-pub fn etag(state: &State) -> String {
+pub(crate) fn etag(state: &State) -> String {
     format!("{}-{}", state.id, state.sequence)
 }
 
 /// The whole migration. `attached` says whether an agent has a session.
-#[must_use]
-pub fn view(overview: &Overview, attached: impl Fn(&str) -> bool) -> v1::Migration {
+pub(crate) fn view(overview: &Overview, attached: impl Fn(&str) -> bool) -> v1::Migration {
     let state = &*overview.state;
     let absent: Vec<&str> = [Side::Source, Side::Destination]
         .into_iter()
@@ -95,8 +93,7 @@ fn way_back(state: &State) -> v1::migration::WayBack {
 }
 
 /// What will run, before it runs.
-#[must_use]
-pub fn plan(state: &State, obstacle: Option<Failure>) -> v1::GetPlanResponse {
+pub(crate) fn plan(state: &State, obstacle: Option<Failure>) -> v1::GetPlanResponse {
     let step = |planned: Planned| v1::PlannedStep {
         name: planned.step.as_str().to_owned(),
         agent_id: planned.agent,
@@ -178,14 +175,11 @@ fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failur
     match &state.phase {
         Phase::Stopped { step, failure } if *step == name => return (Shown::Failed, Some(failure)),
         Phase::Held { step } if *step == name => {
-            if let Some(cause) = advice::given_up(state, name) {
-                return (Shown::Held, Some(cause));
-            }
-            let cause = match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
+            let taken_back = match state.switch_end() {
                 Some(CutoverEnd::TakenBack { cause }) if name == state.switch().held_at() => Some(cause),
                 Some(CutoverEnd::TakenBack { .. } | CutoverEnd::Opened { .. }) | None => None,
             };
-            return (Shown::Held, cause);
+            return (Shown::Held, advice::given_up(state, name).or(taken_back));
         }
         Phase::Running { step } if *step == name => return (Shown::Running, latest),
         Phase::TakingBack { step, cause, stop } if *step == name => {
@@ -195,15 +189,8 @@ fn step_state(state: &State, name: StepName) -> (v1::step::State, Option<&Failur
             };
         }
         Phase::Aborting { stop } => {
-            if let Some(failure) = entry.acts.iter().find_map(|act| match &act.state {
-                ActState::UndoFailed { failure } => Some(failure),
-                ActState::Idle
-                | ActState::Performing { .. }
-                | ActState::Failed { .. }
-                | ActState::Performed
-                | ActState::Undoing { .. }
-                | ActState::Undone => None,
-            }) {
+            let mut not_undone = entry.acts.iter().filter(|act| matches!(act.state, ActState::UndoFailed { .. }));
+            if let Some(failure) = not_undone.find_map(Act::failure) {
                 let shown =
                     if stop.is_some() && failure.remedy != Remedy::Wait { Shown::Failed } else { Shown::Running };
                 return (shown, Some(failure));
@@ -303,9 +290,6 @@ fn cutover(state: &State) -> Option<v1::CutoverReport> {
 mod tests {
     use std::time::Duration;
 
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-
     use super::*;
     use crate::workflow::ActRef;
     use crate::workflow::depth::Look;
@@ -314,8 +298,7 @@ mod tests {
 
     /// A step's attempts, and the seconds it has taken.
     fn told(play: &Play, name: StepName) -> (i32, Option<i64>) {
-        let state = Arc::new(play.state.clone());
-        let shown = step(&Overview { state, progress: BTreeMap::new(), gauges: BTreeMap::new() }, name);
+        let shown = step(&Overview::of(play.state.clone()), name);
         let took = shown.start_time.zip(shown.end_time).map(|(start, end)| end.seconds - start.seconds);
         (shown.attempt_count, took)
     }

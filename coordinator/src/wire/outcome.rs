@@ -8,14 +8,11 @@ use crate::message::{malformed, missing};
 use crate::workflow::act::Produced;
 use crate::workflow::fact::CommandId;
 
-/// A durable fact that an agent reports about a command.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentFact {
-    /// The command.
     pub command: CommandId,
     /// The agent's number of it: from 1 for each command, without gaps.
     pub sequence: i64,
-    /// What happened.
     pub body: Body,
 }
 
@@ -33,12 +30,7 @@ pub enum Body {
 }
 
 /// A fact as it came.
-///
-/// # Errors
-///
-/// [`pgportage_proto::Reason::RequestInvalid`] when it says nothing of a
-/// command.
-pub fn fact(value: v1::CommandFact) -> Result<AgentFact, Failure> {
+pub(crate) fn fact(value: v1::CommandFact) -> Result<AgentFact, Failure> {
     let command = Uuid::parse_str(&value.command_id).map_err(|_| malformed("command_id"))?;
     let body = match value.fact.ok_or_else(|| missing("fact"))? {
         v1::command_fact::Fact::Accepted(v1::CommandAccepted {}) => Body::Accepted,

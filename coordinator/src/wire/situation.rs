@@ -16,8 +16,7 @@ use crate::workflow::Side;
 use crate::workflow::spec::MigrationId;
 
 /// Asks an agent what is going on around a migration.
-#[must_use]
-pub fn question(id: Uuid, migration: &MigrationId, timeout: Duration) -> v1::Question {
+pub(crate) fn question(id: Uuid, migration: &MigrationId, timeout: Duration) -> v1::Question {
     v1::Question {
         id: id.to_string(),
         migration_id: migration.to_string(),
@@ -27,11 +26,7 @@ pub fn question(id: Uuid, migration: &MigrationId, timeout: Duration) -> v1::Que
 }
 
 /// What an agent said, and to which question.
-///
-/// # Errors
-///
-/// [`Reason::RequestInvalid`] when it refers to no question.
-pub fn answer(value: v1::Answer) -> Result<(Uuid, Result<Situation, Failure>), Failure> {
+pub(crate) fn answer(value: v1::Answer) -> Result<(Uuid, Result<Situation, Failure>), Failure> {
     use v1::answer::Answer as Said;
     let question = Uuid::parse_str(&value.question_id).map_err(|_| malformed("question_id"))?;
     let said = match value.answer {
@@ -136,8 +131,7 @@ fn unsaid() -> Failure {
 }
 
 /// What operators are told. `migration` is the view of it.
-#[must_use]
-pub fn explained(value: Explained, migration: v1::Migration) -> v1::ExplainMigrationResponse {
+pub(crate) fn explained(value: Explained, migration: v1::Migration) -> v1::ExplainMigrationResponse {
     let spec = &value.overview.state.spec;
     let report = |side, report| to_report(side, spec.agent(side).to_owned(), report);
     let reports = match value.reports {

@@ -5,70 +5,68 @@
 //! `mod` line, and its row of the table. What acts are given and produce is stored:
 //! **names and fields never change their form.**
 
-pub mod await_copy;
-pub mod await_lag;
-pub mod certify_switch;
-pub mod check_server;
-pub mod close_database;
-pub mod compare_rows;
-pub mod copy_tables;
-pub mod count_rows;
-pub mod create_publication;
-pub mod create_replication_role;
-pub mod create_slot;
-pub mod create_subscription;
-pub mod create_way_back;
-pub mod drain_to_marker;
-pub mod fence_source;
-pub mod finish_migration;
-pub mod follow_stream;
-pub mod keep_stream;
+pub(crate) mod await_copy;
+pub(crate) mod await_lag;
+pub(crate) mod certify_switch;
+pub(crate) mod check_server;
+pub(crate) mod close_database;
+pub(crate) mod compare_rows;
+pub(crate) mod copy_tables;
+pub(crate) mod count_rows;
+pub(crate) mod create_publication;
+pub(crate) mod create_replication_role;
+pub(crate) mod create_slot;
+pub(crate) mod create_subscription;
+pub(crate) mod create_way_back;
+pub(crate) mod drain_to_marker;
+pub(crate) mod fence_source;
+pub(crate) mod finish_migration;
+pub(crate) mod follow_stream;
+pub(crate) mod keep_stream;
 mod kind;
-pub mod open_destination;
-pub mod prepare_cutover;
-pub mod raise_barrier;
-pub mod reach_peer;
-pub mod release_barrier;
-pub mod restore_schema;
-mod sequence;
-pub mod set_replica_identity;
+pub(crate) mod open_destination;
+pub(crate) mod prepare_cutover;
+pub(crate) mod raise_barrier;
+pub(crate) mod reach_peer;
+pub(crate) mod release_barrier;
+pub(crate) mod restore_schema;
+pub(crate) mod sequence;
+pub(crate) mod set_replica_identity;
 
-pub use super::digest::Digest;
-pub use super::inventory::{ConnectGrant, Extension, Inventory, PlanMaterial, PlannedRole, PlannedTable, SessionGroup};
-pub use kind::{Act, Given, Input, Outcome, Trial};
-pub use pgportage_proto::RelationName;
-pub use pgportage_proto::v1::command_result::Result as Produced;
+pub(crate) use super::digest::Digest;
+pub(crate) use super::inventory::Inventory;
+pub(crate) use kind::{Act, Given, Input, Kind, Outcome, Produced, Trial};
+pub(crate) use pgportage_proto::RelationName;
 
-pub use certify_switch::SignedStatement;
-pub use check_server::{CheckServer, CheckServerResult};
-pub use compare_rows::{CompareRows, RowComparison, TableComparison};
-pub use count_rows::{RowCounts, SequencePlace, TableCount};
-pub use drain_to_marker::{DrainToMarkerResult, WrittenRows};
-pub use fence_source::Fence;
-pub use finish_migration::{FinishMigration, FinishMigrationResult};
-pub use open_destination::OpenDestinationResult;
-pub use prepare_cutover::{PrepareCutover, PrepareCutoverResult};
-pub use raise_barrier::{Barrier, RaiseBarrier};
-pub use reach_peer::{ReachPeer, Reached};
-pub use sequence::SequenceState;
+pub(crate) use certify_switch::{CertifySwitch, SignedStatement};
+pub(crate) use check_server::{CheckServer, CheckServerResult};
+pub(crate) use compare_rows::{CompareRows, RowComparison, TableComparison};
+pub(crate) use count_rows::{CountRows, RowCounts, SequencePlace, TableCount};
+pub(crate) use drain_to_marker::{DrainToMarker, WrittenRows};
+pub(crate) use fence_source::{Fence, FenceSource};
+pub(crate) use finish_migration::FinishMigration;
+pub(crate) use open_destination::OpenDestination;
+pub(crate) use prepare_cutover::PrepareCutover;
+pub(crate) use raise_barrier::{Barrier, RaiseBarrier};
+pub(crate) use reach_peer::ReachPeer;
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use pgportage_proto::ActKind;
+    use pgportage_proto::{ActKind, CopyMethod};
     use serde_json::{Value, json};
 
+    use super::super::TABLE;
     use super::super::depth::Look;
     use super::super::fact::Event;
     use super::super::proof::Play;
     use super::super::verb::Request;
-    use super::super::{CopyMethod, TABLE};
     use super::await_copy::AwaitCopy;
     use super::create_publication::CreatePublication;
     use super::create_slot::CreateSlot;
     use super::keep_stream::KeepStream;
-    use super::restore_schema::RestoreSchemaResult;
+    use super::restore_schema::{RestoreSchema, RestoreSchemaResult};
     use super::*;
 
     /// As the release before stored them.
@@ -92,11 +90,11 @@ mod tests {
         let read: Outcome = serde_json::from_value(json!({"check_server": {"findings": [],
             "inventory": {"server_version_num": 160004, "table_count": 3}}}))
         .unwrap();
-        let CheckServerResult { inventory, .. } = read.read().unwrap();
+        let CheckServerResult { inventory, .. } = read.read::<CheckServer>().unwrap();
         assert_eq!((inventory.table_count, inventory.plan_material.as_ref()), (3, None));
         let restored = RestoreSchemaResult { dump_digest: Digest(vec![1]), object_count: 2 };
         let form = json!({"restore_schema": {"dump_digest": "01", "object_count": 2}});
-        assert_eq!(serde_json::to_value(Outcome::of(restored)).unwrap(), form);
+        assert_eq!(serde_json::to_value(Outcome::of::<RestoreSchema>(restored)).unwrap(), form);
     }
 
     /// What acts of a whole migration are given and produce, as it was stored when they

@@ -4,80 +4,63 @@ use serde::{Deserialize, Serialize};
 
 use super::{ActKind, ActRow, Side, StepName, Verb};
 
-/// One act of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ActRef {
-    /// The step.
     pub step: StepName,
     /// Its place among the acts of the step.
     pub index: usize,
 }
 
 impl ActRef {
-    /// Its row of [`TABLE`], if there is one.
-    #[must_use]
     pub fn row(self) -> Option<&'static ActRow> {
         self.step.row().acts.get(self.index)
     }
 
-    /// What kind of act it is, if there is one.
-    #[must_use]
     pub fn kind(self) -> Option<ActKind> {
         self.row().map(|row| row.act.kind)
     }
 
     /// The only act of that kind and side in a step.
-    #[must_use]
     pub fn find(step: StepName, side: Side, kind: ActKind) -> Option<Self> {
         let index = step.row().acts.iter().position(|act| act.side == side && act.act.kind == kind)?;
         Some(Self { step, index })
     }
 
     /// The act of a switch, or of its rehearsal, whose start begins the outage.
-    #[must_use]
     pub fn raise(step: StepName) -> Self {
         // A rehearsal first awaits the lag.
         Self { step, index: 2 + usize::from(step.is_rehearsal()) }
     }
 
-    /// The drain of a switch, or of its rehearsal.
-    #[must_use]
     pub fn drain(step: StepName) -> Self {
         Self { step, index: Self::raise(step).index + 1 }
     }
 
     /// The durable fence of a switch.
-    #[must_use]
     pub const fn fence(switch: StepName) -> Self {
         Self { step: switch, index: 4 }
     }
 
     /// The act of a switch that nothing takes back.
-    #[must_use]
     pub const fn open(switch: StepName) -> Self {
         Self { step: switch, index: 5 }
     }
 
     /// The end of a switch's barrier, after the other side has opened.
-    #[must_use]
     pub const fn release(switch: StepName) -> Self {
         Self { step: switch, index: 6 }
     }
 
-    /// Whether it is the decision of a switch.
-    #[must_use]
     pub fn is_decision(self) -> bool {
         self.step.is_switch() && self == Self::open(self.step)
     }
 
     /// Whether the outage of a switch, or the pause of its rehearsal, begins with it.
-    #[must_use]
     pub fn begins_the_outage(self) -> bool {
         self.step.keeps_writers_waiting() && self == Self::raise(self.step)
     }
 
     /// Whether writers wait for its end: from the barrier to its release.
-    #[must_use]
     pub fn is_waited_for(self, verb: Verb) -> bool {
         match verb {
             Verb::Perform => {

@@ -10,8 +10,7 @@ use super::state::{CutoverEnd, Phase, State};
 
 /// Whether a step is one of this migration: what it leaves out is not shown, a
 /// rollback only when one was asked for, and a rehearsal while it goes on.
-#[must_use]
-pub fn is_shown(state: &State, name: StepName) -> bool {
+pub(crate) fn is_shown(state: &State, name: StepName) -> bool {
     match name {
         StepName::Reverse => state.way_back || state.step(name).start_time.is_some(),
         StepName::Rollback => state.switch() == StepName::Rollback,
@@ -35,8 +34,7 @@ pub fn is_shown(state: &State, name: StepName) -> bool {
 /// What a migration waits for, as the end of the sentence "it waits for …". Empty if
 /// it works. `absent` are agents that have work of it and are not attached, `held_by`
 /// is the drift that keeps the next switch from beginning.
-#[must_use]
-pub fn waiting_for(state: &State, absent: &[&str], held_by: Option<&Failure>) -> String {
+pub(crate) fn waiting_for(state: &State, absent: &[&str], held_by: Option<&Failure>) -> String {
     let gone = match absent {
         [] => None,
         [agent] => Some(format!("agent {agent} to come back")),
@@ -52,28 +50,24 @@ pub fn waiting_for(state: &State, absent: &[&str], held_by: Option<&Failure>) ->
             let word = if *step == StepName::Finish { "to finish or to roll back" } else { "for the cutover" };
             format!("the operator's word {word}; the last rehearsal was given up: {cause}")
         }
-        Phase::Held { step: StepName::Cutover } => {
-            match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
-                Some(CutoverEnd::TakenBack { cause }) => {
-                    format!("the operator's word for the next cutover; the last one was taken back: {cause}")
-                }
-                Some(CutoverEnd::Opened { .. }) => "the operator's word for the next cutover".to_owned(),
-                None => "the operator's word for the cutover".to_owned(),
+        Phase::Held { step: StepName::Cutover } => match state.switch_end() {
+            Some(CutoverEnd::TakenBack { cause }) => {
+                format!("the operator's word for the next cutover; the last one was taken back: {cause}")
             }
-        }
+            Some(CutoverEnd::Opened { .. }) => "the operator's word for the next cutover".to_owned(),
+            None => "the operator's word for the cutover".to_owned(),
+        },
         Phase::Held { step: StepName::Finish } if let Some(drift) = held_by => {
             format!(
                 "the operator's word to finish; a rollback waits for the schemas of both sides to be level: {drift}"
             )
         }
-        Phase::Held { step: StepName::Finish } if state.way_back => {
-            match state.cutover.as_ref().and_then(|cutover| cutover.end.as_ref()) {
-                Some(CutoverEnd::TakenBack { cause }) => {
-                    format!("the operator's word to finish or to roll back; the last rollback was taken back: {cause}")
-                }
-                Some(CutoverEnd::Opened { .. }) | None => "the operator's word to finish or to roll back".to_owned(),
+        Phase::Held { step: StepName::Finish } if state.way_back => match state.switch_end() {
+            Some(CutoverEnd::TakenBack { cause }) => {
+                format!("the operator's word to finish or to roll back; the last rollback was taken back: {cause}")
             }
-        }
+            Some(CutoverEnd::Opened { .. }) | None => "the operator's word to finish or to roll back".to_owned(),
+        },
         Phase::Held { step } => format!("the operator's word before step {step}"),
         Phase::Stopped { failure, .. } => format!("the operator: {failure}"),
         Phase::TakingBack { stop: Some(failure), .. } | Phase::Aborting { stop: Some(failure) } => {
@@ -96,8 +90,7 @@ pub fn waiting_for(state: &State, absent: &[&str], held_by: Option<&Failure>) ->
 
 /// Why the last rehearsal of what is waited for at this step was given up, unless the
 /// switch was tried since.
-#[must_use]
-pub fn given_up(state: &State, held: StepName) -> Option<&Failure> {
+pub(crate) fn given_up(state: &State, held: StepName) -> Option<&Failure> {
     let tried = state.cutover.as_ref().map_or(0, |cutover| cutover.epoch);
     let rehearsal = state.rehearsal.as_ref().filter(|last| last.step.held_at() == held && last.epoch > tried)?;
     match &rehearsal.end {
@@ -114,8 +107,7 @@ fn retrying(state: &State) -> Option<&Failure> {
 
 /// What an operator may type next, the likeliest first, without the migration's name.
 /// `held`: a drift keeps the next switch from beginning.
-#[must_use]
-pub fn next_verbs(state: &State, held: bool) -> Vec<&'static str> {
+pub(crate) fn next_verbs(state: &State, held: bool) -> Vec<&'static str> {
     match &state.phase {
         Phase::Pending => vec!["start", "plan", "abort"],
         Phase::Running { step: StepName::VerifyBack } if !held => vec!["status", "finish", "rollback"],
@@ -166,6 +158,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::ActRef;
+    use super::super::act::{CheckServer, CheckServerResult, Outcome};
     use super::super::proof::{Play, consent_finding};
     use super::super::verb::{Request, apply};
     use super::*;
@@ -219,9 +212,9 @@ mod tests {
         for _side in 0..2 {
             play.answer(|_, _| {
                 let (inventory, findings) = Default::default();
-                let mut read = super::super::act::CheckServerResult { inventory, findings };
+                let mut read = CheckServerResult { inventory, findings };
                 read.findings.push(consent_finding());
-                super::super::act::Outcome::of(read)
+                Outcome::of::<CheckServer>(read)
             });
         }
         assert_eq!(next_verbs(&play.state, false), ["consent", "retry", "abort"]);

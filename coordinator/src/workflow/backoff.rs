@@ -12,8 +12,7 @@ const LONGEST: Duration = Duration::from_secs(15);
 ///
 /// Doubles each time. The engine spreads it, so that a fleet does not come back
 /// in step.
-#[must_use]
-pub fn pause(failures: u32) -> Duration {
+pub(crate) fn pause(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
         _ => FIRST.saturating_mul(1_u32.checked_shl((failures - 1).min(16)).unwrap_or(u32::MAX)).min(LONGEST),

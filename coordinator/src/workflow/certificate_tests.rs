@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use super::super::act::{Outcome, SignedStatement};
+use super::super::act::{CertifySwitch, Outcome, SignedStatement};
 use super::super::fact::{Event, TraceContext};
 use super::super::proof::{Play, outcome};
 use super::super::state::{Phase, fold};
@@ -61,7 +61,7 @@ fn what_agents_state_is_kept_as_it_came() {
     let signed = |side: Side| SignedStatement { statement: side.as_str().to_owned(), ..SignedStatement::default() };
     while play.open().next().is_some() {
         play.answer(|act, input| match act.row().unwrap() {
-            row if row.act.kind == ActKind::CertifySwitch => Outcome::of(signed(row.side)),
+            row if row.act.kind == ActKind::CertifySwitch => Outcome::of::<CertifySwitch>(signed(row.side)),
             _other => outcome(act, input),
         });
     }

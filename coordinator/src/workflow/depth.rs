@@ -39,7 +39,6 @@ pub struct Look {
 
 impl Depth {
     /// The next verification, which begins with the fact of this number.
-    #[must_use]
     pub fn next(&self, look: &Look, sequence: i64) -> Self {
         if !look.rows {
             return Self::Counts;
@@ -52,7 +51,6 @@ impl Depth {
     }
 
     /// The same once more, from the beginning.
-    #[must_use]
     pub fn anew(&self, sequence: i64) -> Self {
         match self {
             Self::Counts => Self::Counts,
@@ -63,7 +61,6 @@ impl Depth {
     }
 
     /// Whether every row is looked at.
-    #[must_use]
     pub fn is_of_rows(&self) -> bool {
         match self {
             Self::Counts => false,

@@ -6,11 +6,13 @@
 //! objects named, and lets nothing through. Whether the schemas are equal the
 //! switch's own preconditions prove.
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 
+use super::judge::named;
 use super::state::{Phase, State};
 use super::{Side, StepName};
+use crate::message::refusal;
 
 /// How the schemas of both sides compare.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +30,6 @@ pub struct Drift {
 pub struct DriftedObject {
     /// What it is and its name.
     pub identity: String,
-    /// How it differs.
     pub change: Change,
 }
 
@@ -47,12 +48,8 @@ pub enum Change {
     Unrecognised,
 }
 
-/// Objects that a failure's text names.
-const NAMED: usize = 5;
-
 impl Drift {
     /// Whether nothing differs.
-    #[must_use]
     pub fn level(&self) -> bool {
         self.object_count == 0
     }
@@ -63,25 +60,21 @@ impl Drift {
     }
 
     /// Why a migration with this drift is held, in the words that every place uses.
-    #[must_use]
     pub fn failure(&self) -> Failure {
         let count = self.object_count;
         let objects =
             if count == 1 { "1 schema object differs".to_owned() } else { format!("{count} schema objects differ") };
-        let named: Vec<_> = self.clauses().take(NAMED).collect();
-        let more = usize::try_from(count).unwrap_or(0).saturating_sub(named.len());
-        let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+        let named = named(self.clauses(), usize::try_from(count).unwrap_or(0));
         let mut hint =
             "Make the same change on both sides, or take it back where it was made; the hold ends by itself."
                 .to_owned();
         if self.objects.iter().any(|object| object.change == Change::NotReplicated) {
             hint.push_str(" A table that was created since the migration began is not replicated: drop it.");
         }
-        Failure::new(Reason::SchemaDiffers, format!("{objects} between the two sides"))
-            .detail(format!("{}{rest}.", named.join("; ")))
+        refusal(Reason::SchemaDiffers, format!("{objects} between the two sides"))
+            .detail(format!("{named}."))
             .hint(hint)
             .remedy(Remedy::Operator)
-            .effect(Effect::None)
     }
 }
 
@@ -99,8 +92,7 @@ impl DriftedObject {
 
 /// Whether rows flow from one side to the other as they should, so that a drift
 /// between the two means something.
-#[must_use]
-pub fn concerns(state: &State) -> bool {
+pub(crate) fn concerns(state: &State) -> bool {
     match &state.phase {
         Phase::Running { step } | Phase::Stopped { step, .. } => match step {
             StepName::CatchUp
@@ -130,11 +122,7 @@ pub fn concerns(state: &State) -> bool {
 }
 
 /// What keeps a switch from beginning: a drift that was told.
-///
-/// # Errors
-///
-/// [`Reason::SchemaDiffers`], naming the objects.
-pub fn may_switch(drift: Option<&Drift>) -> Result<(), Failure> {
+pub(crate) fn may_switch(drift: Option<&Drift>) -> Result<(), Failure> {
     match drift {
         Some(drift) if !drift.level() => Err(drift.failure()),
         Some(_) | None => Ok(()),
@@ -143,8 +131,7 @@ pub fn may_switch(drift: Option<&Drift>) -> Result<(), Failure> {
 
 /// Whether a migration waits for the schemas of both sides to be level, and for nothing
 /// else: a verification has found them different.
-#[must_use]
-pub fn holds_verification(state: &State) -> bool {
+pub(crate) fn holds_verification(state: &State) -> bool {
     matches!(&state.phase, Phase::Stopped { step: StepName::Verify, failure } if failure.reason == Reason::SchemaDiffers)
 }
 
@@ -155,20 +142,19 @@ pub fn holds_verification(state: &State) -> bool {
 /// sides are level counts once a drift was told while the verification was stopped. Of
 /// one that stopped before this process began, the first word counts.
 #[derive(Debug)]
-pub struct Relief {
+pub(crate) struct Relief {
     drifted: bool,
 }
 
 impl Relief {
     /// Begins with a migration as its facts say it stands.
-    #[must_use]
-    pub fn new(state: &State) -> Self {
+    pub(crate) fn new(state: &State) -> Self {
         Self { drifted: holds_verification(state) }
     }
 
     /// Takes in how the migration stands and what is told of the schemas. Returns
     /// whether to verify again.
-    pub fn has_come(&mut self, state: &State, told: Option<&Drift>) -> bool {
+    pub(crate) fn has_come(&mut self, state: &State, told: Option<&Drift>) -> bool {
         if !holds_verification(state) {
             self.drifted = false;
             return false;
@@ -187,7 +173,7 @@ impl Relief {
 #[cfg(test)]
 mod tests {
     use super::super::act::count_rows::SchemaObject;
-    use super::super::act::{Digest, Outcome, RowCounts};
+    use super::super::act::{CountRows, Digest, Outcome, RowCounts};
     use super::super::proof::{Play, outcome};
     use super::super::{ActKind, ActRef};
     use super::*;
@@ -235,7 +221,9 @@ mod tests {
         let counting = ActRef::find(StepName::Verify, Side::Destination, ActKind::CountRows).unwrap();
         play.answer_until(counting);
         let object = SchemaObject { identity: "table public.t".to_owned(), digest: Digest(vec![1]) };
-        play.answer(|_, _| Outcome::of(RowCounts { objects: vec![object.clone()], ..RowCounts::default() }));
+        play.answer(|_, _| {
+            Outcome::of::<CountRows>(RowCounts { objects: vec![object.clone()], ..RowCounts::default() })
+        });
         while play.open().next().is_some() {
             play.answer(outcome);
         }

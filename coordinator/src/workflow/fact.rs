@@ -32,8 +32,9 @@ impl fmt::Debug for CommandId {
     }
 }
 
-/// W3C trace context (`traceparent`, `tracestate`).
-pub type TraceContext = BTreeMap<String, String>;
+/// W3C trace context (`traceparent`, `tracestate`). In an operator's word: what the steps
+/// from there on belong to.
+pub(crate) type TraceContext = BTreeMap<String, String>;
 
 /// Who caused a fact, and on what occasion. Kept with every fact, because
 /// history cannot be added later.
@@ -47,7 +48,6 @@ pub struct Origin {
     pub request_id: String,
 }
 
-/// One stored fact.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fact {
     /// Place in the migration's history: from 1, without gaps.
@@ -58,7 +58,6 @@ pub struct Fact {
     pub time: SystemTime,
     /// SHA-256 of the plan it belongs to.
     pub plan_digest: Digest,
-    /// What happened.
     pub event: Event,
 }
 
@@ -68,23 +67,14 @@ pub struct Fact {
 pub enum Event {
     /// An operator created it. The first fact, and only the first.
     Created {
-        /// Its name.
         id: MigrationId,
         /// What to do.
         spec: Spec,
     },
     /// Before it was started, both agents read what its plan names.
-    Surveyed {
-        /// The source's server.
-        source: Box<Inventory>,
-        /// The destination's server.
-        destination: Box<Inventory>,
-    },
+    Surveyed { source: Box<Inventory>, destination: Box<Inventory> },
     /// An operator started it.
-    Started {
-        /// The trace that the steps from here on belong to.
-        trace: TraceContext,
-    },
+    Started { trace: TraceContext },
     /// An operator agreed to findings.
     ConsentGiven {
         /// To which.
@@ -99,16 +89,13 @@ pub enum Event {
     CommandIssued(Box<Issued>),
     /// The agent has stored the command.
     CommandAccepted {
-        /// The command.
         command: CommandId,
         /// The agent's number of this fact.
         agent_sequence: i64,
     },
     /// The agent has done it.
     CommandSucceeded {
-        /// The command.
         command: CommandId,
-        /// The agent's number of this fact.
         agent_sequence: i64,
         /// What it produced. Nothing, for an undo.
         outcome: Option<Outcome>,
@@ -119,44 +106,30 @@ pub enum Event {
     },
     /// The agent has not done it.
     CommandFailed {
-        /// The command.
         command: CommandId,
-        /// The agent's number of this fact.
         agent_sequence: i64,
-        /// Why.
         #[serde(with = "failure_form")]
         failure: Failure,
     },
     /// The agent stopped it because it was asked to.
     CommandCancelled {
-        /// The command.
         command: CommandId,
-        /// The agent's number of this fact.
         agent_sequence: i64,
         /// What it left behind.
-        #[serde(with = "effect_form")]
+        #[serde(with = "EffectForm")]
         effect: Effect,
     },
     /// Every act of the step is done, and what they produced is good.
-    StepSucceeded {
-        /// The step.
-        step: StepName,
-        /// What a verification found.
-        verification: Option<Box<Verification>>,
-    },
+    StepSucceeded { step: StepName, verification: Option<Box<Verification>> },
     /// Every act of the step is done, and what they produced is not good.
     StepFailed {
-        /// The step.
         step: StepName,
-        /// Why.
         #[serde(with = "failure_form")]
         failure: Failure,
-        /// What a verification found.
         verification: Option<Box<Verification>>,
     },
     /// Tables differed, and are counted once more before anybody is told.
     VerificationRepeated {
-        /// The tables.
         tables: Vec<RelationName>,
         /// What is known about the others.
         verification: Box<Verification>,
@@ -166,14 +139,12 @@ pub enum Event {
         /// How closely to look.
         #[serde(default, rename = "scrutiny")]
         depth: Depth,
-        /// The trace that the steps from here on belong to.
         trace: TraceContext,
     },
     /// An operator asked for the cutover.
     CutoverRequested {
         /// Its number: higher than every one before.
         cutover_epoch: i64,
-        /// The budget.
         max_outage: Duration,
         /// Whether the way back is given up with it.
         #[serde(default)]
@@ -185,14 +156,12 @@ pub enum Event {
         /// Whether both agents state and sign what they see of it.
         #[serde(default)]
         certified: bool,
-        /// The trace that the steps from here on belong to.
         trace: TraceContext,
     },
     /// An operator asked for the way back.
     RollbackRequested {
         /// Its number: one row with those of the cutovers.
         cutover_epoch: i64,
-        /// The budget.
         max_outage: Duration,
         /// Whether poolers that do not answer are left out.
         #[serde(default)]
@@ -203,7 +172,6 @@ pub enum Event {
         /// Whether both agents state and sign what they see of it.
         #[serde(default)]
         certified: bool,
-        /// The trace that the steps from here on belong to.
         trace: TraceContext,
     },
     /// An operator asked for a rehearsal.
@@ -214,12 +182,10 @@ pub enum Event {
         cutover_epoch: i64,
         /// The budget of every round.
         max_outage: Duration,
-        /// How many rounds.
         round_count: u32,
         /// As of a cutover, in each round.
         #[serde(default)]
         compare_limit: Option<Duration>,
-        /// The trace that the steps from here on belong to.
         trace: TraceContext,
     },
     /// Every act of the round is done. It is taken back.
@@ -229,7 +195,6 @@ pub enum Event {
     RoundTakenBack,
     /// The coordinator gave the switch, or the round, up before the point of no return.
     CutoverGivenUp {
-        /// Why.
         #[serde(with = "failure_form")]
         failure: Failure,
     },
@@ -237,22 +202,11 @@ pub enum Event {
     /// writes.
     CutoverTakenBack,
     /// An operator asked for the end.
-    FinishRequested {
-        /// The trace that the steps from here on belong to.
-        trace: TraceContext,
-    },
+    FinishRequested { trace: TraceContext },
     /// An operator mended what stood in the way.
-    RetryRequested {
-        /// The step.
-        step: StepName,
-        /// The trace that the steps from here on belong to.
-        trace: TraceContext,
-    },
+    RetryRequested { step: StepName, trace: TraceContext },
     /// An operator gave the migration up.
-    AbortRequested {
-        /// The trace that the steps from here on belong to.
-        trace: TraceContext,
-    },
+    AbortRequested { trace: TraceContext },
     /// Everything is taken back. The last fact.
     Aborted,
 }
@@ -260,15 +214,12 @@ pub enum Event {
 /// A command as it was decided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Issued {
-    /// Its id.
     pub command: CommandId,
-    /// Which act.
     pub act: ActRef,
     /// There or back.
     pub verb: Verb,
     /// From 1, growing with every attempt at the same act.
     pub attempt: u32,
-    /// What the act is given.
     pub input: Input,
     /// How long the agent may work without progress.
     pub stall_timeout: Duration,
@@ -279,7 +230,6 @@ pub struct Issued {
 impl Event {
     /// Whether the plan is another one behind it. **Nothing else renews a plan**: every
     /// command of a step carries the same digest, also those that are sent again.
-    #[must_use]
     pub fn renews_the_plan(&self) -> bool {
         match self {
             Self::Created { .. } | Self::Surveyed { .. } => true,
@@ -310,7 +260,6 @@ impl Event {
     }
 
     /// The stable name of the kind, as stored.
-    #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Created { .. } => "created",
@@ -342,8 +291,7 @@ impl Event {
     }
 }
 
-/// How a failure is stored.
-pub mod failure_form {
+pub(crate) mod failure_form {
     use std::collections::BTreeMap;
 
     use pgportage_link::{Effect, Failure, Remedy};
@@ -364,21 +312,21 @@ pub mod failure_form {
         metadata: BTreeMap<String, String>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         causes: Vec<String>,
-        remedy: RemedyForm,
-        #[serde(with = "super::effect_form")]
+        #[serde(with = "RemedyForm")]
+        remedy: Remedy,
+        #[serde(with = "super::EffectForm")]
         effect: Effect,
     }
 
     #[derive(Serialize, Deserialize)]
-    #[serde(rename_all = "snake_case")]
+    #[serde(remote = "Remedy", rename_all = "snake_case")]
     enum RemedyForm {
         Wait,
         Operator,
         Abort,
     }
 
-    /// Writes a failure.
-    pub fn serialize<S: Serializer>(failure: &Failure, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(failure: &Failure, serializer: S) -> Result<S::Ok, S::Error> {
         Form {
             reason: failure.reason.as_str().to_owned(),
             message: failure.message.clone(),
@@ -387,11 +335,7 @@ pub mod failure_form {
             sqlstate: failure.sqlstate.clone(),
             metadata: failure.metadata.clone(),
             causes: failure.causes.clone(),
-            remedy: match failure.remedy {
-                Remedy::Wait => RemedyForm::Wait,
-                Remedy::Operator => RemedyForm::Operator,
-                Remedy::Abort => RemedyForm::Abort,
-            },
+            remedy: failure.remedy,
             effect: failure.effect,
         }
         .serialize(serializer)
@@ -399,7 +343,7 @@ pub mod failure_form {
 
     /// Reads a failure. A reason of another release becomes
     /// [`Reason::Internal`] and keeps its text in the metadata.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Failure, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Failure, D::Error> {
         let mut form = Form::deserialize(deserializer)?;
         let reason = form.reason.parse().unwrap_or_else(|_| {
             form.metadata.insert("reason".to_owned(), form.reason.clone());
@@ -413,42 +357,16 @@ pub mod failure_form {
             sqlstate: form.sqlstate,
             metadata: form.metadata,
             causes: form.causes,
-            remedy: match form.remedy {
-                RemedyForm::Wait => Remedy::Wait,
-                RemedyForm::Operator => Remedy::Operator,
-                RemedyForm::Abort => Remedy::Abort,
-            },
+            remedy: form.remedy,
             effect: form.effect,
         })
     }
 }
 
-/// How an effect is stored.
-pub mod effect_form {
-    use pgportage_link::Effect;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(rename_all = "snake_case")]
-    enum Form {
-        None,
-        Unknown,
-    }
-
-    /// Writes an effect.
-    pub fn serialize<S: Serializer>(effect: &Effect, serializer: S) -> Result<S::Ok, S::Error> {
-        match effect {
-            Effect::None => Form::None,
-            Effect::Unknown => Form::Unknown,
-        }
-        .serialize(serializer)
-    }
-
-    /// Reads an effect.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Effect, D::Error> {
-        Ok(match Form::deserialize(deserializer)? {
-            Form::None => Effect::None,
-            Form::Unknown => Effect::Unknown,
-        })
-    }
+/// As it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Effect", rename_all = "snake_case")]
+enum EffectForm {
+    None,
+    Unknown,
 }

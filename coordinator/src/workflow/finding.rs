@@ -21,7 +21,6 @@ pub enum Severity {
 pub struct Finding {
     /// Stable identifier. Kept as text: a newer agent may know more.
     pub code: String,
-    /// What it means.
     pub severity: Severity,
     /// The object concerned, quoted. May be empty.
     pub object: String,
@@ -33,16 +32,13 @@ pub struct Finding {
     pub evidence_digest: Digest,
     /// The statement or setting that mends it. May be empty.
     pub remedy: String,
-    /// Whether that needs a restart.
     pub needs_restart: bool,
 }
 
 /// The operator's agreement to one finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Consent {
-    /// The finding's code.
     pub code: String,
-    /// The finding's object.
     pub object: String,
     /// The finding's digest: agreement to other evidence does not count.
     pub evidence_digest: Digest,
@@ -50,7 +46,6 @@ pub struct Consent {
 
 impl Consent {
     /// Whether this is the agreement to that finding.
-    #[must_use]
     pub fn covers(&self, finding: &Finding) -> bool {
         self.code == finding.code && self.object == finding.object && self.evidence_digest == finding.evidence_digest
     }

@@ -113,7 +113,6 @@ pub struct ConnectGrant {
 
 impl ConnectGrant {
     /// The holder, as statements name it.
-    #[must_use]
     pub fn grantee(&self) -> String {
         if self.role_name.is_empty() { "PUBLIC".to_owned() } else { quote_ident(&self.role_name) }
     }
@@ -133,7 +132,6 @@ pub struct PlannedRole {
 impl Inventory {
     /// What the destination's agent compares with what it finds. The plan's names are
     /// the coordinator's own affair.
-    #[must_use]
     pub fn for_the_destination(&self) -> Self {
         Self { plan_material: None, ..self.clone() }
     }

@@ -16,18 +16,17 @@ use serde::{Deserialize, Serialize};
 use super::Side;
 use super::act::{RelationName, RowComparison, RowCounts, TableCount};
 use super::finding::{Consent, Finding, Severity};
+use crate::message::refusal;
 
 use objects::ObjectDifferences;
-pub use rows::RowSummary;
+pub(crate) use rows::RowSummary;
 
-/// What a verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Verification {
     /// The side that the other one follows: the source, unless applications are on the
     /// destination.
     pub publisher: Side,
-    /// Tables compared.
     pub table_count: i32,
     /// Tables whose counts were equal.
     pub equal_count: i32,
@@ -45,15 +44,12 @@ pub struct Verification {
     pub rows: Option<RowSummary>,
 }
 
-/// The result of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Comparison {
-    /// Both sides agree.
+pub(crate) enum Comparison {
     Equal(Verification),
     /// Rows of these tables differ and should be counted once more: a table
     /// that was written a moment before the first count looks the same.
     Again(Vec<RelationName>, Verification),
-    /// They differ.
     Differs(Failure, Verification),
 }
 
@@ -63,11 +59,7 @@ const MOST_REPEATS: u32 = 3;
 const NAMED: usize = 5;
 
 /// Whether findings stand in the way.
-///
-/// # Errors
-///
-/// [`Reason::FindingsRefuse`] or [`Reason::ConsentRequired`].
-pub fn inspection(findings: &[&Finding], consents: &[Consent]) -> Result<(), Failure> {
+pub(crate) fn inspection(findings: &[&Finding], consents: &[Consent]) -> Result<(), Failure> {
     let refused: Vec<_> = findings.iter().filter(|finding| finding.severity == Severity::Refuse).collect();
     if !refused.is_empty() {
         return Err(standing(
@@ -93,39 +85,35 @@ pub fn inspection(findings: &[&Finding], consents: &[Consent]) -> Result<(), Fai
     Ok(())
 }
 
-fn counted(count: usize, noun: &str) -> String {
+pub(super) fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
-fn standing(reason: Reason, message: &str, findings: &[&&Finding], hint: &str) -> Failure {
-    let mut named: Vec<_> = findings
-        .iter()
-        .take(NAMED)
-        .map(|finding| {
-            if finding.object.is_empty() {
-                finding.message.clone()
-            } else {
-                format!("{}: {}", finding.object, finding.message)
-            }
-        })
-        .collect();
-    if findings.len() > NAMED {
-        named.push(format!("and {} more", findings.len() - NAMED));
+/// The first of `count` clauses, and how many more there are.
+pub(super) fn named(clauses: impl Iterator<Item = String>, count: usize) -> String {
+    let mut named: Vec<_> = clauses.take(NAMED).collect();
+    if count > named.len() {
+        named.push(format!("and {} more", count - named.len()));
     }
+    named.join("; ")
+}
+
+fn standing(reason: Reason, message: &str, findings: &[&&Finding], hint: &str) -> Failure {
+    let clauses = findings.iter().map(|finding| match finding.object.as_str() {
+        "" => finding.message.clone(),
+        object => format!("{object}: {}", finding.message),
+    });
+    let named = named(clauses, findings.len());
     let mut codes: Vec<_> = findings.iter().map(|finding| finding.code.as_str()).collect();
     codes.sort_unstable();
     codes.dedup();
-    Failure::new(reason, message)
-        .detail(format!("{}.", named.join("; ")))
-        .hint(hint)
-        .with("codes", codes.join(" "))
-        .effect(Effect::None)
+    refusal(reason, message).detail(format!("{named}.")).hint(hint).with("codes", codes.join(" "))
 }
 
 /// What both sides counted: the one that publishes, the one that follows it, and the
 /// first one again.
 #[derive(Clone, Copy, Debug)]
-pub struct Counts<'a> {
+pub(crate) struct Counts<'a> {
     /// The side that publishes: the source, and behind a cutover the destination.
     pub publisher: Side,
     /// What it counted first.
@@ -143,8 +131,11 @@ pub struct Counts<'a> {
 /// deleted between the two counts of the one side widen what the other may
 /// hold. The server's own counters lag a little, and so does the stream, hence
 /// tables that differ are counted again before they count as different.
-#[must_use]
-pub fn verification(counts: Counts<'_>, compared: Option<&RowComparison>, so_far: Option<&Verification>) -> Comparison {
+pub(crate) fn verification(
+    counts: Counts<'_>,
+    compared: Option<&RowComparison>,
+    so_far: Option<&Verification>,
+) -> Comparison {
     if let Some(compared) = compared {
         return by_hashes(counts, compared);
     }
@@ -259,10 +250,7 @@ fn conclude(
         )
         .hint("Make the same change on both sides, or take it back; it is verified again by itself.")
     };
-    let mut named = found.differences.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-    if found.differences.len() > NAMED {
-        named.push_str(&format!("; and {} more", found.differences.len() - NAMED));
-    }
+    let named = named(found.differences.iter().cloned(), found.differences.len());
     Comparison::Differs(failure.detail(format!("{named}.")).effect(Effect::None), found)
 }
 
@@ -440,7 +428,7 @@ mod tests {
     #[test]
     fn behind_a_cutover_the_sides_have_changed_their_parts() {
         let place = |last_value| super::super::act::SequencePlace {
-            state: super::super::act::SequenceState {
+            state: super::super::act::sequence::SequenceState {
                 sequence: RelationName { schema: "public".to_owned(), relation: "ids".to_owned() },
                 last_value,
                 called: true,

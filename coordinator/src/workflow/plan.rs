@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 
-use super::act::{Digest, DrainToMarkerResult, Given, Input, PrepareCutoverResult, RowCounts};
+use super::act::{Digest, DrainToMarker, Given, Input, PrepareCutover, RowCounts};
 use super::backoff::pause;
 use super::fact::{CommandId, Event};
 use super::judge::{self, Comparison};
 use super::state::{Act, ActState, Phase, State, Trial};
 use super::{ActKind, ActRef, Order, Side, StepName, TABLE, Undo, UndoOrder, Verb};
+use crate::message::refusal;
 
 /// What the engine knows from its clock and its settings.
 #[derive(Clone, Copy, Debug)]
-pub struct Situation {
+pub(crate) struct Situation {
     /// What is left of the budget of the cutover under way. Zero when nobody
     /// knows when the outage began: after a restart of the coordinator.
     pub outage_left: Duration,
@@ -24,7 +25,7 @@ pub struct Situation {
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Record a fact, then plan again.
     Record(Event),
     /// Store a command, then send it.
@@ -35,14 +36,12 @@ pub enum Action {
 
 /// A command to be issued, all but its id.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Issue {
-    /// Which act.
+pub(crate) struct Issue {
     pub act: ActRef,
     /// There or back.
     pub verb: Verb,
     /// Its number among the attempts at this act.
     pub attempt: u32,
-    /// What the act is given.
     pub input: Input,
     /// How long the agent may work without progress.
     pub stall_timeout: Duration,
@@ -52,8 +51,7 @@ pub struct Issue {
 
 /// What to do next in this state. Empty: wait for an answer, for the operator,
 /// or for ever.
-#[must_use]
-pub fn plan(state: &State, situation: &Situation) -> Vec<Action> {
+pub(crate) fn plan(state: &State, situation: &Situation) -> Vec<Action> {
     match &state.phase {
         Phase::Pending | Phase::Held { .. } | Phase::Stopped { .. } | Phase::Aborted | Phase::Succeeded => Vec::new(),
         Phase::Running { step } => match superseded(state, *step) {
@@ -113,13 +111,8 @@ fn forward(state: &State, step: StepName, situation: &Situation) -> Vec<Action> 
 }
 
 fn perform(state: &State, act: ActRef, entry: &Act, situation: &Situation) -> Option<Action> {
-    match &entry.state {
-        ActState::Idle | ActState::Failed { .. } => {}
-        ActState::Performing { .. }
-        | ActState::Performed
-        | ActState::Undoing { .. }
-        | ActState::UndoFailed { .. }
-        | ActState::Undone => return None,
+    if !matches!(entry.state, ActState::Idle | ActState::Failed { .. }) {
+        return None;
     }
     Some(Action::Issue(Issue {
         act,
@@ -142,14 +135,10 @@ fn back(state: &State, steps: &[StepName], situation: &Situation, end: Event) ->
         let mut actions = Vec::new();
         for (index, entry) in acts.iter().enumerate().rev() {
             let act = ActRef { step: *step, index };
-            match &entry.state {
-                ActState::Performing { command } => actions.push(Action::Cancel(*command)),
-                ActState::Idle
-                | ActState::Undoing { .. }
-                | ActState::Failed { .. }
-                | ActState::Performed
-                | ActState::UndoFailed { .. }
-                | ActState::Undone => actions.extend(undo(state, act, entry, situation)),
+            if let ActState::Performing { command } = entry.state {
+                actions.push(Action::Cancel(command));
+            } else {
+                actions.extend(undo(state, act, entry, situation));
             }
         }
         return actions;
@@ -160,9 +149,9 @@ fn back(state: &State, steps: &[StepName], situation: &Situation, end: Event) ->
 fn undo(state: &State, act: ActRef, entry: &Act, situation: &Situation) -> Option<Action> {
     let row = act.row()?;
     let due = entry.command().is_none() && entry.unsettled(row.undo) && !held_up(state, act);
+    let failed = entry.failure().filter(|_| matches!(entry.state, ActState::UndoFailed { .. }));
     // A failed undo that only a person can mend waits for the person.
-    let stuck =
-        matches!(&entry.state, ActState::UndoFailed { failure } if failure.remedy != Remedy::Wait) && entry.streak > 0;
+    let stuck = failed.is_some_and(|failure| failure.remedy != Remedy::Wait) && entry.streak > 0;
     if !due || stuck {
         return None;
     }
@@ -173,15 +162,7 @@ fn undo(state: &State, act: ActRef, entry: &Act, situation: &Situation) -> Optio
         // It was touched, hence issued, hence given something.
         input: entry.input.as_deref()?.clone(),
         stall_timeout: stall_timeout(state, act, situation),
-        after: match entry.state {
-            ActState::UndoFailed { .. } => pause(entry.streak),
-            ActState::Idle
-            | ActState::Performing { .. }
-            | ActState::Failed { .. }
-            | ActState::Performed
-            | ActState::Undoing { .. }
-            | ActState::Undone => Duration::ZERO,
-        },
+        after: if failed.is_some() { pause(entry.streak) } else { Duration::ZERO },
     }))
 }
 
@@ -215,22 +196,20 @@ fn may_go_on(state: &State, step: StepName, situation: &Situation) -> Result<(),
     let Some(Trial { max_outage, compare_limit, .. }) = state.trial(step) else { return Ok(()) };
     let begun = state.act(ActRef::raise(step)).state != ActState::Idle;
     if begun && situation.outage_left.is_zero() {
-        return Err(Failure::new(
+        return Err(refusal(
             Reason::OutageBudgetExceeded,
             format!("the outage would exceed its budget of {} ms", max_outage.as_millis()),
         )
         .hint("Try again when the source is quieter, or with a larger --max-outage.")
         .remedy(Remedy::Operator)
-        .effect(Effect::None)
         .with("max_outage_ms", max_outage.as_millis()));
     }
     if compare_limit.is_some()
         && let Some(drained) = state.produced(ActRef::drain(step))
-        && let Some(DrainToMarkerResult { compared: None, .. }) = drained.read()
+        && drained.read::<DrainToMarker>().is_some_and(|drained| drained.compared.is_none())
     {
-        return Err(Failure::new(Reason::CouldNotCheck, "what was written in the switch was not compared")
-            .hint("Run the same release on both agents, or switch without --compare.")
-            .effect(Effect::None));
+        return Err(refusal(Reason::CouldNotCheck, "what was written in the switch was not compared")
+            .hint("Run the same release on both agents, or switch without --compare."));
     }
     let (source, destination) = (prepared(state, step, Side::Source), prepared(state, step, Side::Destination));
     if let (Some((source_tables, source_catalog)), Some((tables, catalog))) = (source, destination) {
@@ -250,14 +229,13 @@ fn may_go_on(state: &State, step: StepName, situation: &Situation) -> Result<(),
 }
 
 fn drift(message: &str) -> Failure {
-    Failure::new(Reason::SchemaDiffers, message)
+    refusal(Reason::SchemaDiffers, message)
         .hint("Run verify to see the differences; make the same change on both sides, then cut over again.")
-        .effect(Effect::None)
 }
 
 fn prepared(state: &State, step: StepName, side: Side) -> Option<(&Digest, &Digest)> {
     let act = ActRef::find(step, side, ActKind::PrepareCutover)?;
-    let prepared: &PrepareCutoverResult = state.produced(act)?.read()?;
+    let prepared = state.produced(act)?.read::<PrepareCutover>()?;
     Some((&prepared.table_set_digest, &prepared.catalog_digest))
 }
 

@@ -10,10 +10,10 @@ use super::super::act::count_rows::CountRows;
 use super::super::act::create_slot::CreateSlot;
 use super::super::act::create_subscription::CreateSubscription;
 use super::super::act::drain_to_marker::DrainToMarker;
-use super::super::act::open_destination::OpenDestination;
+use super::super::act::prepare_cutover::PrepareCutoverResult;
 use super::super::act::restore_schema::RestoreSchema;
 use super::super::act::{
-    CheckServer, CheckServerResult, CompareRows, Input, Outcome, PrepareCutoverResult, RowComparison,
+    CheckServer, CheckServerResult, CompareRows, Input, OpenDestination, Outcome, PrepareCutover, RowComparison,
 };
 use super::super::depth::Look;
 use super::super::proof::{Play, consent_finding, outcome, spec};
@@ -67,7 +67,7 @@ fn rows_are_compared_where_that_is_asked_for() {
     assert!(counted.input.read().is_some_and(|given: &CountRows| given.objects_only), "rows are not counted as well");
 
     // The time was over: that is no pass, and the next one may go on.
-    play.answer(|_, _| Outcome::of(RowComparison::default()));
+    play.answer(|_, _| Outcome::of::<CompareRows>(RowComparison::default()));
     let Phase::Stopped { step: StepName::Verify, failure } = &play.state.phase else {
         panic!("{:?}", play.state.phase)
     };
@@ -152,7 +152,7 @@ fn past_the_point_of_no_return_a_retry_is_never_refused() {
 /// An inspection that finds something to agree to.
 fn found() -> Outcome {
     let inventory = super::super::act::Inventory::default();
-    Outcome::of(CheckServerResult { inventory, findings: vec![consent_finding()] })
+    Outcome::of::<CheckServer>(CheckServerResult { inventory, findings: vec![consent_finding()] })
 }
 
 #[test]
@@ -428,10 +428,18 @@ fn schemas_that_drift_end_a_cutover() {
     let mut turn = 0;
     play.answer(|_, _| {
         turn += 1;
-        Outcome::of(PrepareCutoverResult { table_set_digest: digest(1), catalog_digest: digest(turn), table_count: 1 })
+        Outcome::of::<PrepareCutover>(PrepareCutoverResult {
+            table_set_digest: digest(1),
+            catalog_digest: digest(turn),
+            table_count: 1,
+        })
     });
     play.answer(|_, _| {
-        Outcome::of(PrepareCutoverResult { table_set_digest: digest(1), catalog_digest: digest(9), table_count: 1 })
+        Outcome::of::<PrepareCutover>(PrepareCutoverResult {
+            table_set_digest: digest(1),
+            catalog_digest: digest(9),
+            table_count: 1,
+        })
     });
     let Phase::TakingBack { cause: Some(cause), .. } = &play.state.phase else { panic!("{:?}", play.state.phase) };
     assert_eq!(cause.reason, Reason::SchemaDiffers);

@@ -14,28 +14,25 @@ use std::time::SystemTime;
 use sha2::{Digest as _, Sha256};
 
 use super::act::{Digest, Inventory};
+use super::judge::counted;
 use super::state::State;
 use super::statement::{Basis, Line, size};
 use super::{ActRow, Belongs, Order, Side, StepName, StepRow, TABLE, Undo};
 
 /// One act as it will run, on one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
-    /// Its step.
+pub(crate) struct Planned {
     pub step: StepName,
     /// The server that these lines are about.
     pub side: Side,
-    /// The agent beside it.
     pub agent: String,
     /// What will run there.
     pub lines: Vec<Line>,
-    /// Whether the operator is waited for before it.
     pub held: bool,
     /// Whether it can be taken back.
     pub undoable: bool,
 }
 
-/// What both servers were read as, and when.
 struct Read<'a> {
     source: &'a Inventory,
     destination: &'a Inventory,
@@ -59,14 +56,12 @@ fn surveyed(state: &State) -> Option<Read<'_>> {
 }
 
 /// When the servers were read that the plan is about.
-#[must_use]
-pub fn record_time(state: &State) -> Option<SystemTime> {
+pub(crate) fn record_time(state: &State) -> Option<SystemTime> {
     read(state)?.time
 }
 
 /// Every act of a migration, in order.
-#[must_use]
-pub fn render(state: &State) -> Vec<Planned> {
+pub(crate) fn render(state: &State) -> Vec<Planned> {
     render_from(state, read(state).as_ref())
 }
 
@@ -119,8 +114,7 @@ fn acts(reverse: bool, row: &'static StepRow) -> impl Iterator<Item = &'static A
 }
 
 /// What comes of the plan on each side, the source first.
-#[must_use]
-pub fn summary(state: &State) -> [String; 2] {
+pub(crate) fn summary(state: &State) -> [String; 2] {
     let read = read(state);
     let read = read.as_ref();
     [Side::Source, Side::Destination].map(|side| {
@@ -137,7 +131,7 @@ fn summed_up(
     state: &State,
     side: Side,
     inventory: Option<&Inventory>,
-    tables: Option<&Vec<super::act::PlannedTable>>,
+    tables: Option<&Vec<super::inventory::PlannedTable>>,
 ) -> String {
     let version = match inventory.map_or(0, |inventory| inventory.server_version_num) {
         0 => String::new(),
@@ -147,7 +141,7 @@ fn summed_up(
         None => "its tables".to_owned(),
         Some(tables) => {
             let bytes = tables.iter().map(|table| table.size_bytes).sum();
-            format!("{} table{} with {}", tables.len(), if tables.len() == 1 { "" } else { "s" }, size(bytes))
+            format!("{} with {}", counted(tables.len(), "table"), size(bytes))
         }
     };
     let material = inventory.and_then(|inventory| inventory.plan_material.as_deref());
@@ -159,8 +153,7 @@ fn summed_up(
     };
     let roles = match roles {
         0 => "no role".to_owned(),
-        1 => "1 role".to_owned(),
-        count => format!("{count} roles"),
+        count => counted(count, "role"),
     };
     let publishes = format!("a publication, a slot and {roles}");
     let (does, makes) = match (side, state.way_back) {
@@ -193,8 +186,7 @@ fn summed_up(
 /// Lines by which the plan of the inspection differs from the one of before the start:
 /// those that went begin with `- `, those that came with `+ `. Empty if the servers
 /// were not read twice.
-#[must_use]
-pub fn changes(state: &State) -> Vec<String> {
+pub(crate) fn changes(state: &State) -> Vec<String> {
     let (Some(before), Some(now)) = (surveyed(state), inspected(state)) else { return Vec::new() };
     let lines = |read: &Read<'_>| -> BTreeSet<String> {
         let planned = render_from(state, Some(read));
@@ -226,8 +218,7 @@ fn without_comments(line: &str) -> String {
 }
 
 /// SHA-256 over the plan as it is shown: commands and approvals carry it.
-#[must_use]
-pub fn digest(state: &State) -> Digest {
+pub(crate) fn digest(state: &State) -> Digest {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         // Length first: no two plans run together into the same bytes.

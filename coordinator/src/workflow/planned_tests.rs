@@ -1,8 +1,7 @@
 //! What plans say, and what their digest covers.
 
-use super::super::act::{
-    CheckServerResult, ConnectGrant, Inventory, Outcome, PlanMaterial, PlannedRole, PlannedTable, RelationName,
-};
+use super::super::act::{CheckServer, CheckServerResult, Outcome, RelationName};
+use super::super::inventory::{ConnectGrant, Inventory, PlanMaterial, PlannedRole, PlannedTable};
 use super::super::proof::{Play, outcome, spec};
 use super::super::spec::{CopyMethod, Spec};
 use super::super::verb::Request;
@@ -51,9 +50,10 @@ fn inspected(mut play: Play, tables: &[(&str, i64)]) -> Play {
     play.submit(Request::Start).unwrap();
     for _side in 0..2 {
         play.answer(|act, input| match act.row().unwrap() {
-            row if row.act.kind == ActKind::CheckServer => {
-                Outcome::of(CheckServerResult { inventory: inventory(row.side, tables), findings: Vec::new() })
-            }
+            row if row.act.kind == ActKind::CheckServer => Outcome::of::<CheckServer>(CheckServerResult {
+                inventory: inventory(row.side, tables),
+                findings: Vec::new(),
+            }),
             _other => outcome(act, input),
         });
     }

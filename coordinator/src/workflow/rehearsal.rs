@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime};
 use pgportage_link::Failure;
 
 use super::StepName;
-use super::act::{Barrier, DrainToMarkerResult, Outcome};
+use super::act::{DrainToMarker, Outcome, RaiseBarrier};
 
 /// Rounds when the operator names no number.
-pub const DEFAULT_ROUNDS: u32 = 5;
+pub(crate) const DEFAULT_ROUNDS: u32 = 5;
 /// Most rounds of one rehearsal: each makes writers wait.
-pub const MOST_ROUNDS: u32 = 50;
+pub(crate) const MOST_ROUNDS: u32 = 50;
 
 /// One rehearsal of a switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,28 +27,21 @@ pub struct Rehearsal {
     pub max_outage: Duration,
     /// How long comparing what was written may take of it. None: it is not compared.
     pub compare_limit: Option<Duration>,
-    /// Rounds asked for.
     pub round_count: u32,
-    /// Rounds done.
     pub rounds: Vec<Round>,
     /// The round under way, or the one that was given up.
     pub round: Round,
-    /// How it ended.
     pub end: Option<RehearsalEnd>,
     /// When its latest round began or ended.
     pub time: SystemTime,
 }
 
-/// How a rehearsal ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RehearsalEnd {
     /// Every round is done.
     Done,
     /// A round did not succeed. It is taken back, and no other followed.
-    GivenUp {
-        /// Why.
-        cause: Failure,
-    },
+    GivenUp { cause: Failure },
 }
 
 /// One round. Spans are the coordinator's unless said otherwise; those from the
@@ -97,7 +90,6 @@ pub struct Spread {
     pub p50: Duration,
     /// Nineteen of twenty rounds took at most this.
     pub p95: Duration,
-    /// The longest.
     pub worst: Duration,
 }
 
@@ -139,14 +131,14 @@ pub enum RestSource {
 impl Round {
     /// Keeps what the report needs.
     pub(super) fn learn(&mut self, outcome: &Outcome, outage: Option<Duration>) {
-        if let Some(barrier) = outcome.read::<Barrier>() {
+        if let Some(barrier) = outcome.read::<RaiseBarrier>() {
             self.marked_after = outage;
             self.lock_wait = barrier.lock_wait;
             self.cancelled_session_count = barrier.cancelled_session_count;
-        } else if let Some(DrainToMarkerResult { drain_time, compared, .. }) = outcome.read() {
+        } else if let Some(drained) = outcome.read::<DrainToMarker>() {
             self.drained_after = outage;
-            self.drain_time = *drain_time;
-            self.compare_time = compared.as_ref().map(|compared| compared.elapsed);
+            self.drain_time = drained.drain_time;
+            self.compare_time = drained.compared.as_ref().map(|compared| compared.elapsed);
         }
     }
 
@@ -179,7 +171,6 @@ impl Rehearsal {
     /// What its rounds showed so far. `rest`: how long the acts that cannot be
     /// rehearsed took in this migration's latest switch. None before the first round
     /// is done.
-    #[must_use]
     pub fn findings(&self, rest: Option<Duration>) -> Option<Findings> {
         let rounds: Vec<Measured> = self.rounds.iter().filter_map(Round::measured).collect();
         let spread = |of: &dyn Fn(&Measured) -> Duration| Spread::of(rounds.iter().map(of).collect());
@@ -201,7 +192,6 @@ impl Rehearsal {
 
     /// Whether the switch is expected within the budget, nineteen times of twenty.
     /// A rehearsal that was given up, or goes on, expects nothing.
-    #[must_use]
     pub fn fits(&self, rest: Option<Duration>) -> bool {
         self.end == Some(RehearsalEnd::Done)
             && self.findings(rest).is_some_and(|found| found.prediction.p95 <= self.max_outage)

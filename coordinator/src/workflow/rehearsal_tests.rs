@@ -6,7 +6,8 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::super::act::drain_to_marker::DrainToMarker;
-use super::super::act::{DrainToMarkerResult, Outcome, PrepareCutover};
+use super::super::act::drain_to_marker::DrainToMarkerResult;
+use super::super::act::{Outcome, PrepareCutover};
 use super::super::proof::{Play, outcome, spec};
 use super::super::rehearsal::{Rehearsal, RehearsalEnd, RestSource};
 use super::super::state::{CutoverEnd, Phase};
@@ -149,7 +150,7 @@ fn a_round_compares_what_is_written_where_that_is_asked_for() {
     play.submit(request(Some(limit))).unwrap();
     play.answer_until(ActRef::drain(StepName::CutoverRehearsal));
     play.answer(|_, _| {
-        Outcome::of(DrainToMarkerResult {
+        Outcome::of::<DrainToMarker>(DrainToMarkerResult {
             drain_time: TICK,
             sequence_count: 0,
             flush_lsn: "0/1".to_owned(),

@@ -4,12 +4,12 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::Reason;
 use pgportage_proto::Side;
-pub use pgportage_proto::{ConnectionPath, CopyMethod, MigrationId};
+pub(crate) use pgportage_proto::{ConnectionPath, CopyMethod, MigrationId};
 use serde::{Deserialize, Serialize};
 
 use super::finding::Consent;
+use crate::message::{invalid, missing};
 
 /// Bytes of table data that a copy may read in a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,21 +22,16 @@ impl Rate {
     pub const LOWEST: u64 = 64 << 10;
 
     /// A limit from outside, in bytes a second. Zero is none.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::RequestInvalid`] when it is negative or below [`Rate::LOWEST`].
     pub fn limit(bytes: i64) -> Result<Option<Self>, Failure> {
         let rate = u64::try_from(bytes).ok().filter(|rate| *rate == 0 || *rate >= Self::LOWEST).ok_or_else(|| {
-            invalid(format!("max_rate must be at least {} kB a second, or 0 for none", Self::LOWEST >> 10))
+            let lowest = Self::LOWEST >> 10;
+            invalid("max_rate_bytes", format!("max_rate must be at least {lowest} kB a second, or 0 for none"))
                 .hint("Give the unit too, for example 50MB.")
-                .with("field", "max_rate_bytes")
         })?;
         Ok(NonZeroU64::new(rate).map(Self))
     }
 
     /// The limit as it is sent: zero for none.
-    #[must_use]
     pub fn bytes(limit: Option<Self>) -> i64 {
         limit.map_or(0, |rate| i64::try_from(rate.0.get()).unwrap_or(i64::MAX))
     }
@@ -77,32 +72,27 @@ impl Spec {
     pub const LONGEST_MAX_LAG: Duration = Duration::from_secs(60);
 
     /// Checks what can be checked without asking anybody.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::RequestInvalid`], naming the field.
     pub fn check(&self) -> Result<(), Failure> {
-        for (field, agent) in
+        for (field, given) in
             [("source_agent_id", &self.source_agent), ("destination_agent_id", &self.destination_agent)]
         {
-            if agent.is_empty() {
-                return Err(invalid(format!("field `{field}` is missing")).with("field", field));
+            if given.is_empty() {
+                return Err(missing(field));
             }
         }
         if self.source_agent == self.destination_agent {
-            return Err(invalid(format!("agent {:?} cannot be both source and destination", self.source_agent))
-                .hint("Name two agents, each beside its own server.")
-                .with("field", "destination_agent_id"));
+            let message = format!("agent {:?} cannot be both source and destination", self.source_agent);
+            return Err(invalid("destination_agent_id", message).hint("Name two agents, each beside its own server."));
         }
         if self.database.is_empty() {
-            return Err(invalid("field `database` is missing").with("field", "database"));
+            return Err(missing("database"));
         }
         if self.database.len() > 63 || self.database.contains('\0') {
-            return Err(invalid("a database name has at most 63 bytes, and no zero byte").with("field", "database"));
+            return Err(invalid("database", "a database name has at most 63 bytes, and no zero byte"));
         }
         if self.max_lag.is_zero() || self.max_lag > Self::LONGEST_MAX_LAG {
-            return Err(invalid(format!("max_lag must be above 0 and at most {} s", Self::LONGEST_MAX_LAG.as_secs()))
-                .with("field", "max_lag"));
+            let longest = Self::LONGEST_MAX_LAG.as_secs();
+            return Err(invalid("max_lag", format!("max_lag must be above 0 and at most {longest} s")));
         }
         if self.max_rate.is_some() {
             self.can_be_limited()?;
@@ -111,22 +101,15 @@ impl Spec {
     }
 
     /// Whether the agents have the speed of the copy in hand.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::RequestInvalid`] when the subscription copies.
     pub fn can_be_limited(&self) -> Result<(), Failure> {
         match self.copy_method {
             CopyMethod::Snapshot => Ok(()),
-            CopyMethod::Native => Err(invalid("a copy by the subscription cannot be limited")
+            CopyMethod::Native => Err(invalid("max_rate_bytes", "a copy by the subscription cannot be limited")
                 .detail("Its rows come in the same stream as everything else.")
-                .hint("Choose the method agents, or leave max_rate out.")
-                .with("field", "max_rate_bytes")),
+                .hint("Choose the method agents, or leave max_rate out.")),
         }
     }
 
-    /// The agent of a side.
-    #[must_use]
     pub fn agent(&self, side: Side) -> &str {
         match side {
             Side::Source => &self.source_agent,
@@ -134,8 +117,6 @@ impl Spec {
         }
     }
 
-    /// The other agent, seen from a side.
-    #[must_use]
     pub fn peer(&self, side: Side) -> &str {
         match side {
             Side::Source => &self.destination_agent,
@@ -144,12 +125,10 @@ impl Spec {
     }
 }
 
-fn invalid(message: impl Into<String>) -> Failure {
-    Failure::new(Reason::RequestInvalid, message).effect(pgportage_link::Effect::None)
-}
-
 #[cfg(test)]
 mod tests {
+    use pgportage_proto::Reason;
+
     use super::*;
 
     #[test]

@@ -27,19 +27,16 @@ use super::rehearsal::Rehearsal;
 use super::spec::{MigrationId, Rate, Spec};
 use super::{ActRef, ActRow, Belongs, Side, StepName, TABLE, Undo};
 
-pub use super::act::Trial;
-pub use certificate::Certificate;
-pub use phase::Phase;
-pub use transition::{IllegalTransition, fold, next};
+pub(crate) use super::act::Trial;
+pub(crate) use certificate::Certificate;
+pub(crate) use phase::Phase;
+pub(crate) use transition::{IllegalTransition, fold, next};
 
 /// Where one migration stands after its facts so far.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
-    /// Its name.
     pub id: MigrationId,
-    /// What was asked for.
     pub spec: Spec,
-    /// SHA-256 of its plan.
     pub plan_digest: Digest,
     /// What both servers were when the plan was asked for before the start.
     pub survey: Option<Survey>,
@@ -65,9 +62,7 @@ pub struct State {
     pub rest_of_switch: Option<Duration>,
     /// What both agents stated about each switch, by its number. Kept for ever.
     pub certificates: BTreeMap<i64, Certificate>,
-    /// What the latest verification found.
     pub verification: Option<Verified>,
-    /// Every command so far.
     pub commands: BTreeMap<CommandId, Commanded>,
     /// The trace that new commands belong to.
     pub trace: TraceContext,
@@ -75,26 +70,19 @@ pub struct State {
     pub create_request_id: String,
     /// The request of the operator's latest word.
     pub request_id: String,
-    /// Sequence of the newest fact.
     pub sequence: i64,
-    /// Time of the first fact.
     pub create_time: SystemTime,
-    /// Time of the newest fact.
     pub update_time: SystemTime,
 }
 
 /// What both agents read for the plan before the migration was started.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Survey {
-    /// When.
     pub time: SystemTime,
-    /// The source's server.
     pub source: Arc<Inventory>,
-    /// The destination's server.
     pub destination: Arc<Inventory>,
 }
 
-/// One step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
     /// Its acts, as in the table.
@@ -107,7 +95,6 @@ pub struct Step {
     pub succeeded: bool,
 }
 
-/// One act.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Act {
     /// Where it stands.
@@ -137,27 +124,15 @@ pub enum ActState {
     #[default]
     Idle,
     /// A command to perform it was issued and has no final answer.
-    Performing {
-        /// The command.
-        command: CommandId,
-    },
+    Performing { command: CommandId },
     /// The latest attempt ended without success.
-    Failed {
-        /// Why.
-        failure: Failure,
-    },
+    Failed { failure: Failure },
     /// Done.
     Performed,
     /// A command to take it back was issued and has no final answer.
-    Undoing {
-        /// The command.
-        command: CommandId,
-    },
+    Undoing { command: CommandId },
     /// The latest attempt to take it back ended without success.
-    UndoFailed {
-        /// Why.
-        failure: Failure,
-    },
+    UndoFailed { failure: Failure },
     /// Taken back.
     Undone,
 }
@@ -165,7 +140,6 @@ pub enum ActState {
 /// What is known about a command that was issued.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Commanded {
-    /// The command as stored.
     pub issued: Arc<super::fact::Issued>,
     /// The agent's number of the newest fact stored. Zero before the first.
     pub last_sequence: i64,
@@ -180,7 +154,6 @@ pub struct Cutover {
     pub step: StepName,
     /// Its number. Grows with each try, there or back.
     pub epoch: i64,
-    /// The budget.
     pub max_outage: Duration,
     /// How long comparing what was written may take of it. None: it is not compared.
     pub compare_limit: Option<Duration>,
@@ -188,7 +161,6 @@ pub struct Cutover {
     pub certified: bool,
     /// Whether poolers that do not answer are left out.
     pub without_poolers: bool,
-    /// How it ended.
     pub end: Option<CutoverEnd>,
     /// When the barrier was asked for.
     pub outage_start_time: Option<SystemTime>,
@@ -200,11 +172,9 @@ pub struct Cutover {
     pub compared: Option<WrittenRows>,
     /// From asking for the barrier to the news of that.
     pub drained_after: Option<Duration>,
-    /// The fence.
     pub fence: Option<Fence>,
 }
 
-/// How a cutover ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CutoverEnd {
     /// The side that was entered is open.
@@ -215,26 +185,20 @@ pub enum CutoverEnd {
         outage: Option<Duration>,
     },
     /// Everything was taken back.
-    TakenBack {
-        /// Why.
-        cause: Failure,
-    },
+    TakenBack { cause: Failure },
 }
 
 /// A verification and when it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// What it found.
     pub found: Verification,
     /// Tables that are being counted again.
     pub again: Vec<RelationName>,
-    /// When it ended.
     pub time: SystemTime,
 }
 
 impl Act {
     /// Whether an attempt is under way.
-    #[must_use]
     pub fn command(&self) -> Option<CommandId> {
         match self.state {
             ActState::Performing { command } | ActState::Undoing { command } => Some(command),
@@ -247,13 +211,11 @@ impl Act {
     }
 
     /// Attempts since the step was last asked for, both ways.
-    #[must_use]
     pub fn attempts_since_asked(&self) -> u32 {
         self.attempts - self.earlier_attempts
     }
 
     /// Whether there is, or may be, something to take back or to wait for.
-    #[must_use]
     pub fn unsettled(&self, undo: Undo) -> bool {
         self.command().is_some()
             || match undo {
@@ -263,8 +225,6 @@ impl Act {
             }
     }
 
-    /// The failure of the latest attempt, if it failed.
-    #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match &self.state {
             ActState::Failed { failure } | ActState::UndoFailed { failure } => Some(failure),
@@ -279,13 +239,10 @@ impl Act {
 
 impl State {
     /// The act, which must be one of the table.
-    #[must_use]
     pub fn act(&self, act: ActRef) -> &Act {
         &self.steps[act.step.index()].acts[act.index]
     }
 
-    /// The step's entry.
-    #[must_use]
     pub fn step(&self, step: StepName) -> &Step {
         &self.steps[step.index()]
     }
@@ -301,19 +258,21 @@ impl State {
     }
 
     /// Whether nothing will ever happen to it again.
-    #[must_use]
     pub fn terminal(&self) -> bool {
         matches!(self.phase, Phase::Aborted | Phase::Succeeded)
     }
 
     /// The switch that was tried last: the cutover, before there was one.
-    #[must_use]
     pub fn switch(&self) -> StepName {
         self.cutover.as_ref().map_or(StepName::Cutover, |cutover| cutover.step)
     }
 
+    /// How the switch that was tried last ended.
+    pub fn switch_end(&self) -> Option<&CutoverEnd> {
+        self.cutover.as_ref()?.end.as_ref()
+    }
+
     /// The number of the next try at a switch or a rehearsal.
-    #[must_use]
     pub fn next_cutover_epoch(&self) -> i64 {
         let switched = self.cutover.as_ref().map_or(0, |last| last.epoch);
         let rehearsed = self.rehearsal.as_ref().map_or(0, |last| last.epoch);
@@ -322,7 +281,6 @@ impl State {
 
     /// The latest try at a switch, or the latest round of a rehearsal: whichever the
     /// step is.
-    #[must_use]
     pub fn trial(&self, step: StepName) -> Option<Trial> {
         if step.is_rehearsal() {
             let rehearsal = self.rehearsal.as_ref().filter(|rehearsal| rehearsal.step == step)?;
@@ -336,71 +294,50 @@ impl State {
     }
 
     /// Whether the destination is open: the migration cannot be taken back.
-    #[must_use]
     pub fn opened(&self) -> bool {
         self.writable == Side::Destination
     }
 
     /// Whether the switch that was tried last is decided: it cannot be taken back.
-    #[must_use]
     pub fn decided(&self) -> bool {
         matches!(self.act(ActRef::open(self.switch())).state, ActState::Performed)
     }
 
     /// Whether the side that is entered was asked to open and has not answered. It
     /// must be asked again until it does: **no time limit decides this.**
-    #[must_use]
     pub fn in_doubt(&self) -> bool {
         matches!(self.act(ActRef::open(self.switch())).state, ActState::Performing { .. })
     }
 
     /// Whether it is too late to take the latest switch back.
-    #[must_use]
     pub fn past_decision(&self) -> bool {
         self.decided() || self.in_doubt()
     }
 
     /// Whether it is too late to take the migration back.
-    #[must_use]
     pub fn past_return(&self) -> bool {
         self.opened() || self.in_doubt()
     }
 
     /// Whether the latest switch is decided and its barrier is gone: what is left of
     /// it is the way back.
-    #[must_use]
     pub fn released(&self) -> bool {
         self.decided() && matches!(self.act(ActRef::release(self.switch())).state, ActState::Performed)
     }
 
     /// Whether the source has opened in a rollback whose barrier may still stand.
-    #[must_use]
     pub fn rolling_back(&self) -> bool {
         self.switch() == StepName::Rollback && self.decided() && !self.released()
     }
 
     /// Whether the migration may be ended: applications are on the destination, and
     /// nothing but the way back could be missing.
-    #[must_use]
     pub fn may_finish(&self) -> bool {
-        if self.awaits_last_word() {
-            return true;
-        }
-        match self.phase {
-            Phase::Stopped { step: StepName::Cutover, .. } => self.released(),
-            Phase::Pending
-            | Phase::Running { .. }
-            | Phase::Held { .. }
-            | Phase::Stopped { .. }
-            | Phase::TakingBack { .. }
-            | Phase::Aborting { .. }
-            | Phase::Aborted
-            | Phase::Succeeded => false,
-        }
+        let behind_the_cutover = matches!(self.phase, Phase::Stopped { step: StepName::Cutover, .. });
+        self.awaits_last_word() || behind_the_cutover && self.released()
     }
 
     /// Where an act begins: one that this migration leaves out counts as done.
-    #[must_use]
     pub fn beginning(&self, row: &ActRow) -> ActState {
         match row.belongs {
             Belongs::ToTheWayBack if !self.way_back => ActState::Performed,
@@ -416,7 +353,6 @@ impl State {
     }
 
     /// The step after this one, those left out that have nothing to do here.
-    #[must_use]
     pub fn following(&self, step: StepName) -> Option<StepName> {
         let left_out =
             |step: &StepName| !self.way_back && step.row().acts.iter().all(|act| act.belongs == Belongs::ToTheWayBack);
@@ -426,13 +362,11 @@ impl State {
     /// Whether no retry can mend this. Past the point of no return nothing is
     /// taken back, so there a retry is always allowed, whatever the agent thinks
     /// of its chances.
-    #[must_use]
     pub fn only_abort_helps(&self, failure: &Failure) -> bool {
         failure.remedy == Remedy::Abort && !self.past_return()
     }
 
     /// The side of a command's agent.
-    #[must_use]
     pub fn side_of(&self, command: CommandId) -> Option<Side> {
         self.commands.get(&command).and_then(|known| known.issued.act.row()).map(|row| row.side)
     }
@@ -444,7 +378,6 @@ impl State {
 
     /// Whether an act of a step that is carried out is carried out with it: a
     /// verification either counts rows or compares them.
-    #[must_use]
     pub fn due(&self, act: ActRef) -> bool {
         act.row().is_none_or(|row| match row.belongs {
             Belongs::ToCounts => !self.depth.is_of_rows(),
@@ -454,10 +387,6 @@ impl State {
     }
 
     /// Applies a fact that is known to be legal in a copy.
-    ///
-    /// # Errors
-    ///
-    /// [`IllegalTransition`].
     pub fn with(&self, fact: &Fact) -> Result<Self, IllegalTransition> {
         next(Some(self.clone()), fact)
     }

@@ -15,19 +15,15 @@ use super::spec::Spec;
 /// How many names a line shows before it says how many more there are.
 const NAMES: usize = 20;
 
-/// One line of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
     /// A statement or a program that runs.
     Runs(String),
     /// One that runs only under a condition.
     OnlyIf {
-        /// The condition, as a clause.
         when: String,
-        /// The statement.
         statement: String,
     },
-    /// What happens beside statements.
     Remark(String),
 }
 
@@ -41,17 +37,14 @@ impl fmt::Display for Line {
     }
 }
 
-/// A statement that runs.
 pub(super) fn runs(statement: impl Into<String>) -> Line {
     Line::Runs(statement.into())
 }
 
-/// A statement that runs only under a condition.
 pub(super) fn only_if(when: impl Into<String>, statement: impl Into<String>) -> Line {
     Line::OnlyIf { when: when.into(), statement: statement.into() }
 }
 
-/// What happens beside statements.
 pub(super) fn remark(text: impl Into<String>) -> Line {
     Line::Remark(text.into())
 }
@@ -75,9 +68,7 @@ impl From<Vec<Line>> for Statements {
 /// What the statements of an act are written from.
 #[derive(Clone, Copy, Debug)]
 pub struct Basis<'a> {
-    /// The migration.
     pub id: &'a MigrationId,
-    /// What was asked for.
     pub spec: &'a Spec,
     /// Whether applications can return to the source.
     pub reverse: bool,
@@ -87,7 +78,6 @@ pub struct Basis<'a> {
     pub destination: Option<&'a Inventory>,
     /// Whether the act's step is a rollback.
     pub rollback: bool,
-    /// The act's side.
     pub side: Side,
 }
 

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{ActKind, StepRow, TABLE};
 
-/// The steps of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepName {
@@ -48,7 +47,6 @@ pub enum StepName {
 
 impl StepName {
     /// The stable name, as in the contract.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Inspect => "inspect",
@@ -72,19 +70,14 @@ impl StepName {
     }
 
     /// The step of that stable name.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         TABLE.iter().map(|row| row.name).find(|name| name.as_str() == text)
     }
 
-    /// Its place in [`TABLE`].
-    #[must_use]
     pub fn index(self) -> usize {
         self as usize
     }
 
-    /// Its row of [`TABLE`].
-    #[must_use]
     pub fn row(self) -> &'static StepRow {
         &TABLE[self.index()]
     }
@@ -92,7 +85,6 @@ impl StepName {
     /// Where a migration goes when this step is done. A cutover leads past the
     /// rollback, and a rollback to where the next cutover is waited for. What is
     /// rehearsed comes next as before.
-    #[must_use]
     pub fn following(self) -> Option<Self> {
         match self {
             Self::Verify | Self::CutoverRehearsal | Self::Rollback => Some(Self::Cutover),
@@ -112,51 +104,43 @@ impl StepName {
     }
 
     /// Whether it compares both sides.
-    #[must_use]
     pub fn is_verification(self) -> bool {
         self.row().acts.iter().any(|act| act.act.kind == ActKind::CompareRows)
     }
 
     /// Whether it is carried out only where an operator asks for it, as often as one
     /// likes, and leaves a migration where it was.
-    #[must_use]
     pub fn is_optional(self) -> bool {
         self == Self::VerifyBack || self.is_rehearsal()
     }
 
     /// Whether it switches the applications' way: leaves one side, enters the other.
-    #[must_use]
     pub fn is_switch(self) -> bool {
         self.row().has_point_of_no_return()
     }
 
     /// Whether it keeps writers waiting and can only be taken back.
-    #[must_use]
     pub fn is_rehearsal(self) -> bool {
         self.keeps_writers_waiting() && !self.is_switch()
     }
 
     /// Whether it raises a barrier, in earnest or not.
-    #[must_use]
     pub fn keeps_writers_waiting(self) -> bool {
         self.row().acts.iter().any(|act| act.act.kind == ActKind::RaiseBarrier)
     }
 
     /// What is rehearsed in this step, if it is a rehearsal.
-    #[must_use]
     pub fn rehearsed(self) -> Option<Self> {
         REHEARSALS.into_iter().find_map(|(rehearsal, switch)| (rehearsal == self).then_some(switch))
     }
 
     /// The step in which this switch is rehearsed, if it is one.
-    #[must_use]
     pub fn rehearsal(self) -> Option<Self> {
         REHEARSALS.into_iter().find_map(|(rehearsal, switch)| (switch == self).then_some(rehearsal))
     }
 
     /// Where a migration is held that waits for the word for this switch: both verbs
     /// that may follow a cutover wait at the last step.
-    #[must_use]
     pub fn held_at(self) -> Self {
         let switch = self.rehearsed().unwrap_or(self);
         if switch == Self::Rollback { Self::Finish } else { switch }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::act::Inventory;
@@ -13,42 +13,36 @@ use super::rehearsal::MOST_ROUNDS;
 use super::spec::Rate;
 use super::state::{Phase, State};
 use super::{Hold, StepName};
+use crate::message::{invalid, refusal};
 
 /// Longest budget an operator may ask for: a mistyped unit must not take a
 /// shop offline for a day.
-pub const LONGEST_OUTAGE: Duration = Duration::from_secs(600);
+pub(crate) const LONGEST_OUTAGE: Duration = Duration::from_secs(600);
 
 /// Something an operator says about a migration.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     /// Keep what both agents read for the plan.
     Survey {
-        /// The source's server.
         source: Box<Inventory>,
-        /// The destination's server.
         destination: Box<Inventory>,
     },
-    /// Begin.
     Start,
     /// Go on with a held step, or try a failed one again.
     Release {
-        /// The step.
         step: StepName,
         /// The budget, should the step be the cutover.
         max_outage: Duration,
     },
-    /// Agree to findings.
     Consent(Vec<Consent>),
     /// Read tables faster or slower.
     Tune {
         /// The limit. None: as fast as it goes.
         max_rate: Option<Rate>,
     },
-    /// Compare again.
     Verify(Look),
     /// Switch to the destination.
     CutOver {
-        /// The budget.
         max_outage: Duration,
         /// Give the way back up with it.
         without_way_back: bool,
@@ -57,61 +51,38 @@ pub enum Request {
     },
     /// Switch back to the source.
     RollBack {
-        /// The budget.
         max_outage: Duration,
         /// Leave out poolers that do not answer.
         without_poolers: bool,
         /// As of a cutover.
         compare_limit: Option<Duration>,
     },
-    /// Rehearse a switch.
     Rehearse {
-        /// Which.
         switch: StepName,
         /// The budget of every round.
         max_outage: Duration,
-        /// How many rounds.
         round_count: u32,
         /// As of a cutover.
         compare_limit: Option<Duration>,
     },
-    /// End.
     Finish,
-    /// Give up.
     Abort,
 }
 
 /// The fact that an operator's word becomes, in the state it is said in.
-///
-/// # Errors
-///
-/// [`Reason::WrongState`] and its relatives, with what would be possible
-/// instead.
-pub fn apply(state: &State, request: Request, trace: TraceContext) -> Result<Event, Failure> {
+pub(crate) fn apply(state: &State, request: Request, trace: TraceContext) -> Result<Event, Failure> {
     let id = &state.id;
     if state.terminal() {
         return Err(wrong(format!("migration {id} is over: {}", describe(&state.phase))));
     }
     match request {
-        Request::Survey { source, destination } => match state.phase {
-            Phase::Pending => Ok(Event::Surveyed { source, destination }),
-            Phase::Running { .. }
-            | Phase::Held { .. }
-            | Phase::Stopped { .. }
-            | Phase::TakingBack { .. }
-            | Phase::Aborting { .. }
-            | Phase::Aborted
-            | Phase::Succeeded => Err(wrong(format!("migration {id} was started before"))),
+        Request::Survey { source, destination } => match state.phase == Phase::Pending {
+            true => Ok(Event::Surveyed { source, destination }),
+            false => Err(wrong(format!("migration {id} was started before"))),
         },
-        Request::Start => match state.phase {
-            Phase::Pending => Ok(Event::Started { trace }),
-            Phase::Running { .. }
-            | Phase::Held { .. }
-            | Phase::Stopped { .. }
-            | Phase::TakingBack { .. }
-            | Phase::Aborting { .. }
-            | Phase::Aborted
-            | Phase::Succeeded => Err(wrong(format!("migration {id} was started before"))
+        Request::Start => match state.phase == Phase::Pending {
+            true => Ok(Event::Started { trace }),
+            false => Err(wrong(format!("migration {id} was started before"))
                 .hint(format!("Look at it with `pgportage status {id}`."))),
         },
         Request::Consent(consents) => Ok(Event::ConsentGiven { consents }),
@@ -124,30 +95,23 @@ pub fn apply(state: &State, request: Request, trace: TraceContext) -> Result<Eve
             }
             Ok(Event::Tuned { max_rate })
         }
-        Request::Verify(look) => match &state.phase {
-            Phase::Stopped { step, .. } if step.is_verification() => {
-                retry(state, *step, trace.clone()).map(|_| verify(state, &look, trace))
-            }
-            Phase::Held { step: StepName::Finish } => {
+        Request::Verify(look) => {
+            if let Phase::Stopped { step, .. } = &state.phase
+                && step.is_verification()
+            {
+                retry(state, *step, trace.clone())?;
+            } else if state.phase == (Phase::Held { step: StepName::Finish }) {
                 must_have_way_back(state)?;
-                Ok(verify(state, &look, trace))
+            } else if state.phase != (Phase::Held { step: StepName::Cutover }) {
+                return Err(not_yet(state, "verified"));
             }
-            Phase::Held { step: StepName::Cutover } => Ok(verify(state, &look, trace)),
-            Phase::Pending
-            | Phase::Running { .. }
-            | Phase::Held { .. }
-            | Phase::Stopped { .. }
-            | Phase::TakingBack { .. }
-            | Phase::Aborting { .. }
-            | Phase::Aborted
-            | Phase::Succeeded => Err(not_yet(state, "verified")),
-        },
+            Ok(Event::VerificationRequested { depth: state.depth.next(&look, state.sequence + 1), trace })
+        }
         Request::CutOver { max_outage, without_way_back, compare_limit } => {
             if state.phase != (Phase::Held { step: StepName::Cutover }) {
                 return Err(not_yet(state, "cut over"));
             }
-            check_outage(max_outage)?;
-            check_compare_limit(compare_limit, max_outage)?;
+            check_budget(max_outage, compare_limit)?;
             Ok(Event::CutoverRequested {
                 cutover_epoch: state.next_cutover_epoch(),
                 max_outage,
@@ -162,8 +126,7 @@ pub fn apply(state: &State, request: Request, trace: TraceContext) -> Result<Eve
                 return Err(not_yet(state, "rolled back"));
             }
             must_have_way_back(state)?;
-            check_outage(max_outage)?;
-            check_compare_limit(compare_limit, max_outage)?;
+            check_budget(max_outage, compare_limit)?;
             let cutover_epoch = state.next_cutover_epoch();
             Ok(Event::RollbackRequested {
                 cutover_epoch,
@@ -182,72 +145,48 @@ pub fn apply(state: &State, request: Request, trace: TraceContext) -> Result<Eve
             if switch == StepName::Rollback {
                 must_have_way_back(state)?;
             }
-            check_outage(max_outage)?;
-            check_compare_limit(compare_limit, max_outage)?;
-            check_rounds(round_count)?;
+            check_budget(max_outage, compare_limit)?;
+            if !(1..=MOST_ROUNDS).contains(&round_count) {
+                return Err(invalid("round_count", format!("round_count must be from 1 to {MOST_ROUNDS}")));
+            }
             let cutover_epoch = state.next_cutover_epoch();
             Ok(Event::RehearsalRequested { step, cutover_epoch, max_outage, round_count, compare_limit, trace })
         }
-        Request::Finish => {
-            if state.may_finish() {
-                Ok(Event::FinishRequested { trace })
-            } else {
-                Err(not_yet(state, "finished"))
-            }
+        Request::Finish if state.may_finish() => Ok(Event::FinishRequested { trace }),
+        Request::Finish => Err(not_yet(state, "finished")),
+        Request::Release { step, max_outage } => {
+            // Both a rollback and the end may follow a cutover; the migration is held
+            // before the last one.
+            let held = state.phase == Phase::Held { step: step.held_at() };
+            let request = match step.row().hold.filter(|_| held) {
+                Some(Hold::Cutover) => Request::CutOver { max_outage, without_way_back: false, compare_limit: None },
+                Some(Hold::Rollback) => Request::RollBack { max_outage, without_poolers: false, compare_limit: None },
+                Some(Hold::Finish) => Request::Finish,
+                None => return retry(state, step, trace),
+            };
+            apply(state, request, trace)
         }
-        Request::Release { step, max_outage } => match &state.phase {
-            Phase::Held { step: held } if *held == step => match step.row().hold {
-                Some(Hold::Cutover) => {
-                    let request = Request::CutOver { max_outage, without_way_back: false, compare_limit: None };
-                    apply(state, request, trace)
-                }
-                Some(Hold::Finish) => apply(state, Request::Finish, trace),
-                Some(Hold::Rollback) | None => Err(wrong(format!("step {step} is not held"))),
-            },
-            // Both may follow a cutover; the migration is held before the last one.
-            Phase::Held { step: StepName::Finish } if step == StepName::Rollback => {
-                apply(state, Request::RollBack { max_outage, without_poolers: false, compare_limit: None }, trace)
-            }
-            Phase::Pending
-            | Phase::Running { .. }
-            | Phase::Held { .. }
-            | Phase::Stopped { .. }
-            | Phase::TakingBack { .. }
-            | Phase::Aborting { .. }
-            | Phase::Aborted
-            | Phase::Succeeded => retry(state, step, trace),
-        },
         Request::Abort => abort(state, trace),
     }
 }
 
-fn verify(state: &State, look: &Look, trace: TraceContext) -> Event {
-    Event::VerificationRequested { depth: state.depth.next(look, state.sequence + 1), trace }
-}
-
 fn retry(state: &State, step: StepName, trace: TraceContext) -> Result<Event, Failure> {
     let id = &state.id;
-    match &state.phase {
-        Phase::Stopped { step: stopped, failure } if *stopped == step => {
-            if state.only_abort_helps(failure) {
-                return Err(wrong(format!("no retry can help step {step}: {failure}"))
-                    .hint(format!("Take the migration back with `pgportage abort {id}`.")));
-            }
-            Ok(Event::RetryRequested { step, trace })
+    let waits = match &state.phase {
+        Phase::Stopped { step: stopped, failure } if *stopped == step && state.only_abort_helps(failure) => {
+            return Err(wrong(format!("no retry can help step {step}: {failure}"))
+                .hint(format!("Take the migration back with `pgportage abort {id}`.")));
         }
-        Phase::Running { step: running } if *running == step => Ok(Event::RetryRequested { step, trace }),
-        Phase::TakingBack { step: back, .. } if step == *back => Ok(Event::RetryRequested { step, trace }),
-        Phase::Aborting { .. } => Ok(Event::RetryRequested { step, trace }),
-        Phase::Pending
-        | Phase::Running { .. }
-        | Phase::Held { .. }
-        | Phase::Stopped { .. }
-        | Phase::TakingBack { .. }
-        | Phase::Aborted
-        | Phase::Succeeded => {
-            Err(wrong(format!("step {step} waits for nobody: migration {id} is {}", describe(&state.phase))))
+        Phase::Stopped { step: known, .. } | Phase::Running { step: known } | Phase::TakingBack { step: known, .. } => {
+            *known == step
         }
+        Phase::Aborting { .. } => true,
+        Phase::Pending | Phase::Held { .. } | Phase::Aborted | Phase::Succeeded => false,
+    };
+    if waits {
+        return Ok(Event::RetryRequested { step, trace });
     }
+    Err(wrong(format!("step {step} waits for nobody: migration {id} is {}", describe(&state.phase))))
 }
 
 fn abort(state: &State, trace: TraceContext) -> Result<Event, Failure> {
@@ -258,64 +197,35 @@ fn abort(state: &State, trace: TraceContext) -> Result<Event, Failure> {
         } else {
             format!("End it with `pgportage finish {id}`.")
         };
-        return Err(Failure::new(Reason::DestinationOpened, format!("migration {id} is past its point of no return"))
+        return Err(refusal(Reason::DestinationOpened, format!("migration {id} is past its point of no return"))
             .detail("The destination is open and takes writes.")
-            .hint(hint)
-            .effect(Effect::None));
+            .hint(hint));
     }
     if state.in_doubt() {
-        return Err(Failure::new(Reason::CutoverInDoubt, "nobody knows yet whether the other side has opened")
+        return Err(refusal(Reason::CutoverInDoubt, "nobody knows yet whether the other side has opened")
             .detail("It was asked to open and has not answered. It is asked until it does.")
-            .hint("Bring its agent back; then look at the status again.")
-            .effect(Effect::None));
+            .hint("Bring its agent back; then look at the status again."));
     }
     if state.rolling_back() {
         return Err(wrong(format!("migration {id} is rolling back, and the source has opened"))
             .hint("Wait until the rollback is done; then it can be aborted."));
     }
-    match state.phase {
-        Phase::Aborting { .. } => Err(wrong(format!("migration {id} is being aborted"))),
-        Phase::Pending
-        | Phase::Running { .. }
-        | Phase::Held { .. }
-        | Phase::Stopped { .. }
-        | Phase::TakingBack { .. }
-        | Phase::Aborted
-        | Phase::Succeeded => Ok(Event::AbortRequested { trace }),
+    if matches!(state.phase, Phase::Aborting { .. }) {
+        return Err(wrong(format!("migration {id} is being aborted")));
     }
-}
-
-fn check_outage(max_outage: Duration) -> Result<(), Failure> {
-    if max_outage.is_zero() || max_outage > LONGEST_OUTAGE {
-        return Err(Failure::new(
-            Reason::RequestInvalid,
-            format!("max_outage must be above 0 and at most {} s", LONGEST_OUTAGE.as_secs()),
-        )
-        .effect(Effect::None)
-        .with("field", "max_outage"));
-    }
-    Ok(())
+    Ok(Event::AbortRequested { trace })
 }
 
 /// What is compared is waited for: it is a part of the outage.
-fn check_compare_limit(limit: Option<Duration>, max_outage: Duration) -> Result<(), Failure> {
-    match limit {
-        Some(limit) if limit.is_zero() || limit > max_outage => {
-            Err(Failure::new(Reason::RequestInvalid, "compare_limit must be above 0 and at most max_outage")
-                .effect(Effect::None)
-                .with("field", "compare_limit"))
-        }
-        Some(_) | None => Ok(()),
+fn check_budget(max_outage: Duration, compare_limit: Option<Duration>) -> Result<(), Failure> {
+    if max_outage.is_zero() || max_outage > LONGEST_OUTAGE {
+        let most = LONGEST_OUTAGE.as_secs();
+        return Err(invalid("max_outage", format!("max_outage must be above 0 and at most {most} s")));
     }
-}
-
-fn check_rounds(round_count: u32) -> Result<(), Failure> {
-    if (1..=MOST_ROUNDS).contains(&round_count) {
-        return Ok(());
+    if compare_limit.is_some_and(|limit| limit.is_zero() || limit > max_outage) {
+        return Err(invalid("compare_limit", "compare_limit must be above 0 and at most max_outage"));
     }
-    Err(Failure::new(Reason::RequestInvalid, format!("round_count must be from 1 to {MOST_ROUNDS}"))
-        .effect(Effect::None)
-        .with("field", "round_count"))
+    Ok(())
 }
 
 fn must_have_way_back(state: &State) -> Result<(), Failure> {
@@ -323,15 +233,14 @@ fn must_have_way_back(state: &State) -> Result<(), Failure> {
     if state.way_back {
         return Ok(());
     }
-    Err(Failure::new(Reason::WayBackLost, format!("migration {id} has no way back"))
+    Err(refusal(Reason::WayBackLost, format!("migration {id} has no way back"))
         .detail("It was created or cut over without one: the source has none of what was written since.")
         .hint(format!("End it with `pgportage finish {id}`."))
-        .remedy(Remedy::Operator)
-        .effect(Effect::None))
+        .remedy(Remedy::Operator))
 }
 
 fn wrong(message: String) -> Failure {
-    Failure::new(Reason::WrongState, message).effect(Effect::None)
+    refusal(Reason::WrongState, message)
 }
 
 fn not_yet(state: &State, done: &str) -> Failure {
@@ -340,8 +249,7 @@ fn not_yet(state: &State, done: &str) -> Failure {
 }
 
 /// Where a migration stands, as the end of a sentence.
-#[must_use]
-pub fn describe(phase: &Phase) -> String {
+pub(crate) fn describe(phase: &Phase) -> String {
     match phase {
         Phase::Pending => "not started".to_owned(),
         Phase::Running { step } => format!("running step {step}"),

@@ -8,7 +8,8 @@ use pgportage_proto::Reason;
 use super::super::act::await_copy::AwaitCopy;
 use super::super::act::count_rows::CountRows;
 use super::super::act::drain_to_marker::DrainToMarker;
-use super::super::act::{Outcome, PrepareCutover, RelationName, RowCounts, SequencePlace, SequenceState};
+use super::super::act::sequence::SequenceState;
+use super::super::act::{Outcome, PrepareCutover, RelationName, RowCounts, SequencePlace};
 use super::super::depth::Look;
 use super::super::fact::Issued;
 use super::super::proof::{Play, spec};
@@ -81,7 +82,7 @@ fn a_sequence_that_is_behind_is_told_and_takes_no_word_away() {
                 let sequence = RelationName { schema: "public".to_owned(), relation: "ids".to_owned() };
                 let state = SequenceState { sequence, last_value, called: true };
                 let sequences = vec![SequencePlace { state, descending: false }];
-                Outcome::of(RowCounts { sequences, ..RowCounts::default() })
+                Outcome::of::<CountRows>(RowCounts { sequences, ..RowCounts::default() })
             });
         }
         let Phase::Stopped { step: StepName::VerifyBack, failure } = &play.state.phase else {

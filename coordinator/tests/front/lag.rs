@@ -4,9 +4,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use pgportage_coordinator::settings::{MigrationSettings, Settings};
-use pgportage_coordinator::workflow::Side;
-use pgportage_coordinator::workflow::spec::MigrationId;
 use pgportage_link::Clock;
+use pgportage_proto::MigrationId;
+use pgportage_proto::Side;
 use pgportage_proto::{Reason, v1};
 
 use crate::house::{House, NAME, Operator, PATIENCE, Run, step};

@@ -272,7 +272,7 @@ async fn an_abort_at_any_step_leaves_nothing() {
         operator.create().await.unwrap();
         operator.start().await.unwrap();
         // Its command is accepted, and nothing else goes on.
-        let id = pgportage_coordinator::workflow::spec::MigrationId::new(NAME).unwrap();
+        let id = pgportage_proto::MigrationId::new(NAME).unwrap();
         eventually("hanging", async || {
             let overview = run.engine.overview(&id).unwrap();
             overview

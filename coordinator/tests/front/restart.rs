@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pgportage_coordinator::workflow::spec::MigrationId;
+use pgportage_proto::MigrationId;
 use pgportage_proto::v1;
 use pgportage_proto::v1::migration::State;
 

@@ -169,7 +169,7 @@ async fn facts_are_taken_once_and_in_order() {
         berlin.fact(id, 2, checked()).await;
         assert_eq!(berlin.ack().await, (id.to_owned(), 2));
     }
-    let history = run.engine.overview(&pgportage_coordinator::workflow::spec::MigrationId::new(NAME).unwrap()).unwrap();
+    let history = run.engine.overview(&pgportage_proto::MigrationId::new(NAME).unwrap()).unwrap();
     assert_eq!(history.state.unanswered().count(), 1, "the destination's inspection follows");
 }
 

@@ -111,7 +111,7 @@ impl Task {
                 draft.outage_start.map_or(Duration::ZERO, |start| (start + max_outage).saturating_duration_since(now))
             }
         };
-        Situation { outage_left, stall_timeout: self.engine.0.settings.stall_timeout }
+        Situation { outage_left, stall_timeout: self.engine.0.migration.stall_timeout }
     }
 
     /// When the cutover or the round under way has to be given up.
@@ -177,7 +177,6 @@ pub(super) fn kind_of(act: ActRef) -> &'static str {
 
 /// A switch, or a round of a rehearsal, that is carried out or taken back.
 pub(super) struct UnderWay {
-    /// Its budget.
     pub(super) max_outage: Duration,
     /// Whether its barrier was asked for.
     pub(super) begun: bool,

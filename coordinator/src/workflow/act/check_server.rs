@@ -1,8 +1,6 @@
 //! *Both sides*: settings and catalogs are read; nothing is changed.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1::command::Action as Message;
-use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, RelationName, Side, v1};
 use serde::{Deserialize, Serialize};
 
@@ -11,22 +9,14 @@ use super::super::inventory::{
     ConnectGrant, Extension, Inventory, PlanMaterial, PlannedRole, PlannedTable, SessionGroup,
 };
 use super::super::statement::{Basis, Statements, remark};
-use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
+use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 use crate::message::missing;
 
-/// See the module.
-pub static ACT: Act = Act {
-    kind: ActKind::CheckServer,
-    input,
-    send,
-    produces: |outcome| outcome.read::<CheckServerResult>().is_some(),
-    receive,
-    statements,
-};
+pub(crate) static ACT: Act = Act::of::<CheckServer>();
 
 /// What a server is checked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckServer {
+pub(crate) struct CheckServer {
     /// What the source said about itself. For the destination only.
     pub source: Option<Inventory>,
     /// What the operator has agreed to.
@@ -38,47 +28,48 @@ pub struct CheckServer {
 
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckServerResult {
+pub(crate) struct CheckServerResult {
     /// What the server is and holds.
     pub inventory: Inventory,
     /// What was found.
     pub findings: Vec<Finding>,
 }
 
-impl Payload for CheckServer {
+impl Kind for CheckServer {
     const KIND: ActKind = ActKind::CheckServer;
-}
+    type Outcome = CheckServerResult;
 
-impl Payload for CheckServerResult {
-    const KIND: ActKind = ActKind::CheckServer;
-}
+    fn input(given: &Given<'_>) -> Option<Self> {
+        Some(Self {
+            source: match given.side {
+                Side::Source => None,
+                Side::Destination => Some(given.source?.for_the_destination()),
+            },
+            consents: given.consents.to_vec(),
+            way_back: given.reverse,
+        })
+    }
 
-fn input(given: &Given<'_>) -> Option<Input> {
-    Some(Input::of(CheckServer {
-        source: match given.side {
-            Side::Source => None,
-            Side::Destination => Some(given.source?.for_the_destination()),
-        },
-        consents: given.consents.to_vec(),
-        way_back: given.reverse,
-    }))
-}
+    fn send(&self) -> Message {
+        let Self { source, consents, way_back } = self;
+        Message::CheckServer(v1::CheckServer {
+            source: source.as_ref().map(v1::Inventory::from),
+            consents: consents.iter().map(v1::Consent::from).collect(),
+            way_back: *way_back,
+        })
+    }
 
-fn send(input: &Input) -> Option<Message> {
-    let CheckServer { source, consents, way_back } = input.read::<CheckServer>()?;
-    Some(Message::CheckServer(v1::CheckServer {
-        source: source.as_ref().map(v1::Inventory::from),
-        consents: consents.iter().map(v1::Consent::from).collect(),
-        way_back: *way_back,
-    }))
-}
+    fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
+        let Produced::CheckServer(result) = produced else { return Err(something_else()) };
+        Ok(CheckServerResult {
+            inventory: result.inventory.ok_or_else(|| missing("inventory"))?.into(),
+            findings: result.findings.into_iter().map(Finding::from).collect(),
+        })
+    }
 
-fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::CheckServer(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::of(CheckServerResult {
-        inventory: result.inventory.ok_or_else(|| missing("inventory"))?.into(),
-        findings: result.findings.into_iter().map(Finding::from).collect(),
-    }))
+    fn statements(_basis: &Basis<'_>) -> Statements {
+        vec![remark("read settings and catalogs; nothing is changed")].into()
+    }
 }
 
 impl From<&Inventory> for v1::Inventory {
@@ -158,8 +149,4 @@ impl From<v1::PlanMaterial> for PlanMaterial {
             bypass_row_security: value.bypass_row_security,
         }
     }
-}
-
-fn statements(_basis: &Basis<'_>) -> Statements {
-    vec![remark("read settings and catalogs; nothing is changed")].into()
 }

@@ -4,30 +4,20 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::v1::command::Action as Message;
-use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, RelationName, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::depth::Depth;
 use super::super::digest::Digest;
 use super::super::statement::{Basis, Statements, remark};
-use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
+use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 use crate::message::{missing, reported, to_duration};
 
-/// See the module.
-pub static ACT: Act = Act {
-    kind: ActKind::CompareRows,
-    input,
-    send,
-    produces: |outcome| outcome.read::<RowComparison>().is_some(),
-    receive,
-    statements,
-};
+pub(crate) static ACT: Act = Act::of::<CompareRows>();
 
 /// Which comparison.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CompareRows {
+pub(crate) struct CompareRows {
     /// Its number: the same for one that is resumed.
     pub comparison_id: i64,
     /// How long it may take.
@@ -80,56 +70,53 @@ pub struct RowComparison {
     pub repair_path: String,
 }
 
-impl Payload for CompareRows {
+impl Kind for CompareRows {
     const KIND: ActKind = ActKind::CompareRows;
-}
+    type Outcome = RowComparison;
 
-impl Payload for RowComparison {
-    const KIND: ActKind = ActKind::CompareRows;
-}
-
-fn input(given: &Given<'_>) -> Option<Input> {
-    match *given.depth {
-        Depth::Rows { comparison_id, time_limit, repair } => {
-            Some(Input::of(CompareRows { comparison_id, time_limit, repair }))
+    fn input(given: &Given<'_>) -> Option<Self> {
+        match *given.depth {
+            Depth::Rows { comparison_id, time_limit, repair } => Some(Self { comparison_id, time_limit, repair }),
+            Depth::Counts => None,
         }
-        Depth::Counts => None,
     }
-}
 
-fn send(input: &Input) -> Option<Message> {
-    let CompareRows { comparison_id, time_limit, repair } = *input.read::<CompareRows>()?;
-    let time_limit = time_limit.and_then(to_duration);
-    Some(Message::CompareRows(v1::CompareRows { comparison_id, time_limit, repair }))
-}
+    fn send(&self) -> Message {
+        let Self { comparison_id, time_limit, repair } = *self;
+        let time_limit = time_limit.and_then(to_duration);
+        Message::CompareRows(v1::CompareRows { comparison_id, time_limit, repair })
+    }
 
-fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::CompareRows(result) = produced else { return Err(something_else()) };
-    let table = |table: v1::TableComparison| {
-        Ok(TableComparison {
-            table: table.table.ok_or_else(|| missing("table"))?.into(),
-            row_count: table.row_count,
-            digest: Digest(table.digest),
-            missing_count: table.missing_count,
-            extra_count: table.extra_count,
-            changed_count: table.changed_count,
-            unsettled_count: table.unsettled_count,
-            obstacle: table.obstacle,
-            complete: table.complete,
+    fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
+        let Produced::CompareRows(result) = produced else { return Err(something_else()) };
+        let table = |table: v1::TableComparison| {
+            Ok(TableComparison {
+                table: table.table.ok_or_else(|| missing("table"))?.into(),
+                row_count: table.row_count,
+                digest: Digest(table.digest),
+                missing_count: table.missing_count,
+                extra_count: table.extra_count,
+                changed_count: table.changed_count,
+                unsettled_count: table.unsettled_count,
+                obstacle: table.obstacle,
+                complete: table.complete,
+            })
+        };
+        Ok(RowComparison {
+            tables: result.tables.into_iter().map(table).collect::<Result<_, Failure>>()?,
+            complete: result.complete,
+            range_count: result.range_count,
+            recheck_count: result.recheck_count,
+            elapsed: reported(result.elapsed),
+            report_path: result.report_path,
+            repair_path: result.repair_path,
         })
-    };
-    Ok(Outcome::of(RowComparison {
-        tables: result.tables.into_iter().map(table).collect::<Result<_, Failure>>()?,
-        complete: result.complete,
-        range_count: result.range_count,
-        recheck_count: result.recheck_count,
-        elapsed: reported(result.elapsed),
-        report_path: result.report_path,
-        repair_path: result.repair_path,
-    }))
-}
+    }
 
-fn statements(_basis: &Basis<'_>) -> Statements {
-    vec![remark("where you ask for it: hashes of all rows, part by part, compared between both sides; it reads only")]
+    fn statements(_basis: &Basis<'_>) -> Statements {
+        vec![remark(
+            "where you ask for it: hashes of all rows, part by part, compared between both sides; it reads only",
+        )]
         .into()
+    }
 }

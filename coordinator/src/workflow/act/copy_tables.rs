@@ -1,30 +1,19 @@
 //! *Destination*: the rows of the slot's snapshot, then what is made over them.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1::command::Action as Message;
-use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, CopyMethod, Side, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Line, Statements, only_if, remark, runs, size};
-use super::kind::{Act, Input, Outcome, Payload, something_else};
+use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
 /// From here on a server is told of statistics, and need not make them.
 const STATISTICS_ARE_TOLD: i32 = 180_000;
 
-/// See the module.
-pub static ACT: Act = Act {
-    kind: ActKind::CopyTables,
-    input: |given| Some(Input::of(CopyTables { copy_method: given.spec.copy_method })),
-    send,
-    produces: |outcome| outcome.read::<Copied>().is_some(),
-    receive,
-    statements,
-};
+pub(crate) static ACT: Act = Act::of::<CopyTables>();
 
-/// Who copies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CopyTables {
+pub(crate) struct CopyTables {
     /// The agents, or the subscription.
     pub copy_method: CopyMethod,
 }
@@ -32,7 +21,7 @@ pub struct CopyTables {
 /// The rows of the slot's snapshot are on the destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Copied {
+pub(crate) struct Copied {
     /// Tables copied. Zero when the subscription copies.
     pub table_count: i32,
     /// Rows written, those of abandoned attempts left out.
@@ -50,45 +39,45 @@ pub struct Copied {
     pub mended_table_count: i32,
 }
 
-impl Payload for CopyTables {
+impl Kind for CopyTables {
     const KIND: ActKind = ActKind::CopyTables;
-}
+    type Outcome = Copied;
 
-impl Payload for Copied {
-    const KIND: ActKind = ActKind::CopyTables;
-}
+    fn input(given: &Given<'_>) -> Option<Self> {
+        Some(Self { copy_method: given.spec.copy_method })
+    }
 
-fn send(input: &Input) -> Option<Message> {
-    let CopyTables { copy_method } = *input.read::<CopyTables>()?;
-    Some(Message::CopyTables(v1::CopyTables { copy_method: v1::CopyMethod::from(copy_method).into() }))
-}
+    fn send(&self) -> Message {
+        Message::CopyTables(v1::CopyTables { copy_method: v1::CopyMethod::from(self.copy_method).into() })
+    }
 
-fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::CopyTables(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::of(Copied {
-        table_count: result.table_count,
-        row_count: result.row_count,
-        copied_bytes: result.copied_bytes,
-        repeated_bytes: result.repeated_bytes,
-        consistent_point: result.consistent_point,
-        kept_table_count: result.kept_table_count,
-        mended_table_count: result.mended_table_count,
-    }))
-}
+    fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
+        let Produced::CopyTables(result) = produced else { return Err(something_else()) };
+        Ok(Copied {
+            table_count: result.table_count,
+            row_count: result.row_count,
+            copied_bytes: result.copied_bytes,
+            repeated_bytes: result.repeated_bytes,
+            consistent_point: result.consistent_point,
+            kept_table_count: result.kept_table_count,
+            mended_table_count: result.mended_table_count,
+        })
+    }
 
-fn statements(basis: &Basis<'_>) -> Statements {
-    match basis.spec.copy_method {
-        CopyMethod::Native => vec![remark("nothing: the subscription copies")].into(),
-        CopyMethod::Snapshot => Statements {
-            there: vec![
-                remark("read every table with COPY … TO STDOUT in the slot's snapshot, several at a time"),
-                only_if(
-                    "the copy lasts longer than a second, to see how long a commit takes",
-                    "UPDATE pgportage.heartbeat SET sequence = sequence WHERE id = 1",
-                ),
-            ],
-            here: copied(basis),
-        },
+    fn statements(basis: &Basis<'_>) -> Statements {
+        match basis.spec.copy_method {
+            CopyMethod::Native => vec![remark("nothing: the subscription copies")].into(),
+            CopyMethod::Snapshot => Statements {
+                there: vec![
+                    remark("read every table with COPY … TO STDOUT in the slot's snapshot, several at a time"),
+                    only_if(
+                        "the copy lasts longer than a second, to see how long a commit takes",
+                        "UPDATE pgportage.heartbeat SET sequence = sequence WHERE id = 1",
+                    ),
+                ],
+                here: copied(basis),
+            },
+        }
     }
 }
 
@@ -200,6 +189,6 @@ mod tests {
             kept_table_count: 2,
             mended_table_count: 1,
         };
-        assert_eq!(receive(Produced::CopyTables(produced)).unwrap(), Outcome::of(expected));
+        assert_eq!(CopyTables::receive(Produced::CopyTables(produced)).unwrap(), expected);
     }
 }

@@ -1,45 +1,30 @@
 //! *Both sides of a verification*: row counts, and every object of the schema.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1::command::Action as Message;
-use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, RelationName, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::digest::Digest;
 use super::super::finding::Finding;
 use super::super::statement::{Basis, Statements, remark};
-use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
+use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 use super::sequence::SequenceState;
 use crate::message::missing;
 
-/// See the module.
-pub static ACT: Act = Act {
-    kind: ActKind::CountRows,
-    input: |given| Some(input(given)),
-    send,
-    produces: |outcome| outcome.read::<RowCounts>().is_some(),
-    receive,
-    statements,
-};
+pub(crate) static ACT: Act = Act::of::<CountRows>();
 
-/// What is counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CountRows {
+pub(crate) struct CountRows {
     /// Tables to count. All of them, if there are none.
     pub tables: Vec<RelationName>,
-    /// Whether no rows are counted.
     #[serde(default)]
     pub objects_only: bool,
-    /// Whether sequences are read, too.
     #[serde(default)]
     pub sequences: bool,
 }
 
-/// The rows of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableCount {
-    /// The table.
     pub table: RelationName,
     /// Rows under one snapshot.
     pub row_count: i64,
@@ -49,7 +34,6 @@ pub struct TableCount {
     pub deleted_count: i64,
 }
 
-/// One object of a schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchemaObject {
     /// What it is, and its name.
@@ -58,7 +42,6 @@ pub struct SchemaObject {
     pub digest: Digest,
 }
 
-/// What one side counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowCounts {
     /// One entry for each table.
@@ -81,49 +64,49 @@ pub struct SequencePlace {
     pub descending: bool,
 }
 
-impl Payload for CountRows {
+impl Kind for CountRows {
     const KIND: ActKind = ActKind::CountRows;
-}
+    type Outcome = RowCounts;
 
-impl Payload for RowCounts {
-    const KIND: ActKind = ActKind::CountRows;
-}
-
-fn input(given: &Given<'_>) -> Input {
-    Input::of(CountRows {
-        tables: given.again.to_vec(),
-        objects_only: given.depth.is_of_rows(),
-        // Before the cutover those of the destination are not in use.
-        sequences: given.behind_the_cutover,
-    })
-}
-
-fn send(input: &Input) -> Option<Message> {
-    let CountRows { tables, objects_only, sequences } = input.read::<CountRows>()?;
-    Some(Message::CountRows(v1::CountRows {
-        tables: tables.iter().map(v1::RelationName::from).collect(),
-        objects_only: *objects_only,
-        sequences: *sequences,
-    }))
-}
-
-fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::CountRows(result) = produced else { return Err(something_else()) };
-    let table = |count: v1::TableCount| {
-        Ok(TableCount {
-            table: count.table.ok_or_else(|| missing("table"))?.into(),
-            row_count: count.row_count,
-            inserted_count: count.inserted_count,
-            deleted_count: count.deleted_count,
+    fn input(given: &Given<'_>) -> Option<Self> {
+        Some(Self {
+            tables: given.again.to_vec(),
+            objects_only: given.depth.is_of_rows(),
+            // Before the cutover those of the destination are not in use.
+            sequences: given.behind_the_cutover,
         })
-    };
-    let object = |it: v1::SchemaObject| SchemaObject { identity: it.identity, digest: Digest(it.digest) };
-    Ok(Outcome::of(RowCounts {
-        tables: result.tables.into_iter().map(table).collect::<Result<_, Failure>>()?,
-        objects: result.objects.into_iter().map(object).collect(),
-        not_replicated: result.not_replicated.into_iter().map(Finding::from).collect(),
-        sequences: result.sequences.into_iter().map(SequencePlace::try_from).collect::<Result<_, _>>()?,
-    }))
+    }
+
+    fn send(&self) -> Message {
+        Message::CountRows(v1::CountRows {
+            tables: self.tables.iter().map(v1::RelationName::from).collect(),
+            objects_only: self.objects_only,
+            sequences: self.sequences,
+        })
+    }
+
+    fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
+        let Produced::CountRows(result) = produced else { return Err(something_else()) };
+        let table = |count: v1::TableCount| {
+            Ok(TableCount {
+                table: count.table.ok_or_else(|| missing("table"))?.into(),
+                row_count: count.row_count,
+                inserted_count: count.inserted_count,
+                deleted_count: count.deleted_count,
+            })
+        };
+        let object = |it: v1::SchemaObject| SchemaObject { identity: it.identity, digest: Digest(it.digest) };
+        Ok(RowCounts {
+            tables: result.tables.into_iter().map(table).collect::<Result<_, Failure>>()?,
+            objects: result.objects.into_iter().map(object).collect(),
+            not_replicated: result.not_replicated.into_iter().map(Finding::from).collect(),
+            sequences: result.sequences.into_iter().map(SequencePlace::try_from).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn statements(_basis: &Basis<'_>) -> Statements {
+        vec![remark("SELECT count(*) FROM every published table; read the definition of every object")].into()
+    }
 }
 
 impl TryFrom<v1::SequencePlace> for SequencePlace {
@@ -134,8 +117,4 @@ impl TryFrom<v1::SequencePlace> for SequencePlace {
         let sequence = sequence.ok_or_else(|| missing("sequence"))?.into();
         Ok(Self { state: SequenceState { sequence, last_value, called }, descending })
     }
-}
-
-fn statements(_basis: &Basis<'_>) -> Statements {
-    vec![remark("SELECT count(*) FROM every published table; read the definition of every object")].into()
 }

@@ -1,108 +1,91 @@
 //! *Destination*: the subscription to the source.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1::command::Action as Message;
-use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Side, quote_ident, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Line, Statements, only_if, remark, runs};
-use super::kind::{Act, Input, Outcome, Payload, something_else};
+use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
-/// See the module.
-pub static ACT: Act = Act {
-    kind: ActKind::CreateSubscription,
-    input: |given| {
-        let (connection_path, copy_method) = (given.spec.connection_path, given.spec.copy_method);
-        Some(Input::of(CreateSubscription { connection_path, copy_method }))
-    },
-    send,
-    produces: |outcome| outcome.read::<CreateSubscriptionResult>().is_some(),
-    receive,
-    statements,
-};
+pub(crate) static ACT: Act = Act::of::<CreateSubscription>();
 
-/// How it subscribes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CreateSubscription {
+pub(crate) struct CreateSubscription {
     /// By which way it reaches the source.
     pub connection_path: ConnectionPath,
     /// Whether the subscription copies.
     pub copy_method: CopyMethod,
 }
 
-/// The subscription is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CreateSubscriptionResult {
-    /// Its name.
+pub(crate) struct CreateSubscriptionResult {
     pub subscription_name: String,
-    /// Its tables.
     pub table_count: i32,
 }
 
-impl Payload for CreateSubscription {
+impl Kind for CreateSubscription {
     const KIND: ActKind = ActKind::CreateSubscription;
-}
+    type Outcome = CreateSubscriptionResult;
 
-impl Payload for CreateSubscriptionResult {
-    const KIND: ActKind = ActKind::CreateSubscription;
-}
-
-fn send(input: &Input) -> Option<Message> {
-    let CreateSubscription { connection_path, copy_method } = *input.read::<CreateSubscription>()?;
-    Some(Message::CreateSubscription(v1::CreateSubscription {
-        connection_path: v1::ConnectionPath::from(connection_path).into(),
-        copy_method: v1::CopyMethod::from(copy_method).into(),
-    }))
-}
-
-fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::CreateSubscription(result) = produced else { return Err(something_else()) };
-    let v1::CreateSubscriptionResult { subscription_name, table_count } = result;
-    Ok(Outcome::of(CreateSubscriptionResult { subscription_name, table_count }))
-}
-
-fn statements(basis: &Basis<'_>) -> Statements {
-    let name = basis.stream(Side::Source);
-    let mut there = login(basis, Side::Source);
-    let way = match basis.spec.connection_path {
-        ConnectionPath::Tunnel => "through the link between the agents",
-        ConnectionPath::Direct => "straight to the source server",
-    };
-    let mut here =
-        vec![remark(format!("log in to the source {way}, once with the password and once with a wrong one"))];
-    match basis.spec.copy_method {
-        CopyMethod::Snapshot => {
-            here.extend(behind_a_table(format!(
-                "CREATE SUBSCRIPTION {name} CONNECTION '…' PUBLICATION {name} WITH (connect = true, copy_data = false, {})",
-                options(basis, Side::Source)
-            )));
-        }
-        CopyMethod::Native => {
-            here.push(runs(format!(
-                "CREATE SUBSCRIPTION {name} CONNECTION 'host=pgportage.invalid …' PUBLICATION {name} \
-                 WITH (connect = false, {})",
-                options(basis, Side::Source)
-            )));
-            here.extend(behind_a_table(format!("ALTER SUBSCRIPTION {name} CONNECTION '…'")));
-            there.push(runs(
-                "CREATE_REPLICATION_SLOT \"pg_…_sync_…\" LOGICAL pgoutput … /* one a table, until it is copied */",
-            ));
-            there.push(runs("DROP_REPLICATION_SLOT …_sync_… WAIT"));
-            there.push(only_if(
-                "a table changes while it is copied",
-                "START_REPLICATION SLOT \"pg_…_sync_…\" LOGICAL …",
-            ));
-            there.push(remark("COPY of every table TO STDOUT, by the subscription"));
-        }
+    fn input(given: &Given<'_>) -> Option<Self> {
+        Some(Self { connection_path: given.spec.connection_path, copy_method: given.spec.copy_method })
     }
-    here.extend(basis.ledger(ActKind::CreateSubscription, "perform"));
-    here.push(runs(format!("ALTER SUBSCRIPTION {name} ENABLE")));
-    if basis.spec.copy_method == CopyMethod::Native {
-        here.push(runs(format!("ALTER SUBSCRIPTION {name} REFRESH PUBLICATION")));
+
+    fn send(&self) -> Message {
+        Message::CreateSubscription(v1::CreateSubscription {
+            connection_path: v1::ConnectionPath::from(self.connection_path).into(),
+            copy_method: v1::CopyMethod::from(self.copy_method).into(),
+        })
     }
-    there.push(runs(format!("START_REPLICATION SLOT \"{name}\" LOGICAL …")));
-    Statements { there, here }
+
+    fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
+        let Produced::CreateSubscription(result) = produced else { return Err(something_else()) };
+        let v1::CreateSubscriptionResult { subscription_name, table_count } = result;
+        Ok(CreateSubscriptionResult { subscription_name, table_count })
+    }
+
+    fn statements(basis: &Basis<'_>) -> Statements {
+        let name = basis.stream(Side::Source);
+        let mut there = login(basis, Side::Source);
+        let way = match basis.spec.connection_path {
+            ConnectionPath::Tunnel => "through the link between the agents",
+            ConnectionPath::Direct => "straight to the source server",
+        };
+        let mut here =
+            vec![remark(format!("log in to the source {way}, once with the password and once with a wrong one"))];
+        match basis.spec.copy_method {
+            CopyMethod::Snapshot => {
+                here.extend(behind_a_table(format!(
+                    "CREATE SUBSCRIPTION {name} CONNECTION '…' PUBLICATION {name} WITH (connect = true, copy_data = false, {})",
+                    options(basis, Side::Source)
+                )));
+            }
+            CopyMethod::Native => {
+                here.push(runs(format!(
+                    "CREATE SUBSCRIPTION {name} CONNECTION 'host=pgportage.invalid …' PUBLICATION {name} \
+                     WITH (connect = false, {})",
+                    options(basis, Side::Source)
+                )));
+                here.extend(behind_a_table(format!("ALTER SUBSCRIPTION {name} CONNECTION '…'")));
+                there.push(runs(
+                    "CREATE_REPLICATION_SLOT \"pg_…_sync_…\" LOGICAL pgoutput … /* one a table, until it is copied */",
+                ));
+                there.push(runs("DROP_REPLICATION_SLOT …_sync_… WAIT"));
+                there.push(only_if(
+                    "a table changes while it is copied",
+                    "START_REPLICATION SLOT \"pg_…_sync_…\" LOGICAL …",
+                ));
+                there.push(remark("COPY of every table TO STDOUT, by the subscription"));
+            }
+        }
+        here.extend(basis.ledger(ActKind::CreateSubscription, "perform"));
+        here.push(runs(format!("ALTER SUBSCRIPTION {name} ENABLE")));
+        if basis.spec.copy_method == CopyMethod::Native {
+            here.push(runs(format!("ALTER SUBSCRIPTION {name} REFRESH PUBLICATION")));
+        }
+        there.push(runs(format!("START_REPLICATION SLOT \"{name}\" LOGICAL …")));
+        Statements { there, here }
+    }
 }
 
 /// What the publisher's agent does for a login of the subscriber.

@@ -2,72 +2,64 @@
 //! disabled until the cutover.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1::command::Action as Message;
-use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, Side, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Line, Statements, remark, runs};
 use super::create_subscription::{behind_a_table, login, options};
-use super::kind::{Act, Input, Outcome, Payload, something_else};
+use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
-/// See the module.
-pub static ACT: Act = Act {
-    kind: ActKind::CreateWayBack,
-    input: |_| Some(Input::of(CreateWayBack)),
-    send: |input| input.read::<CreateWayBack>().map(|_| Message::CreateWayBack(v1::CreateWayBack {})),
-    produces: |outcome| outcome.read::<CreateWayBackResult>().is_some(),
-    receive,
-    statements,
-};
+pub(crate) static ACT: Act = Act::of::<CreateWayBack>();
 
-/// It is given nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CreateWayBack;
+pub(crate) struct CreateWayBack;
 
 /// The subscription is there, and disabled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CreateWayBackResult {
-    /// Its name.
+pub(crate) struct CreateWayBackResult {
     pub subscription_name: String,
-    /// Its tables.
     pub table_count: i32,
 }
 
-impl Payload for CreateWayBack {
+impl Kind for CreateWayBack {
     const KIND: ActKind = ActKind::CreateWayBack;
-}
+    type Outcome = CreateWayBackResult;
 
-impl Payload for CreateWayBackResult {
-    const KIND: ActKind = ActKind::CreateWayBack;
-}
+    fn input(_: &Given<'_>) -> Option<Self> {
+        Some(Self)
+    }
 
-fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::CreateWayBack(result) = produced else { return Err(something_else()) };
-    let v1::CreateWayBackResult { subscription_name, table_count } = result;
-    Ok(Outcome::of(CreateWayBackResult { subscription_name, table_count }))
-}
+    fn send(&self) -> Message {
+        Message::CreateWayBack(v1::CreateWayBack {})
+    }
 
-fn statements(basis: &Basis<'_>) -> Statements {
-    let publisher = Side::Destination;
-    let name = basis.stream(publisher);
-    let made = |publication: &str| {
-        behind_a_table(format!(
-            "CREATE SUBSCRIPTION {name} CONNECTION '…' PUBLICATION {publication} \
-             WITH (connect = true, copy_data = false, {})",
-            options(basis, publisher)
-        ))
-    };
-    let mut there = login(basis, publisher);
-    there.push(runs(format!("START_REPLICATION SLOT \"{name}\" LOGICAL …")));
-    let mut here = vec![remark("log in to the destination through the link between the agents")];
-    here.extend(made(&basis.id.proof_publication()));
-    here.push(runs(format!("ALTER SUBSCRIPTION {name} ENABLE")));
-    here.push(remark("wait for a heartbeat of the destination, then drop it and make it anew for every table"));
-    here.extend(dropped(&name));
-    here.extend(made(&name));
-    here.extend(basis.ledger(ActKind::CreateWayBack, "perform"));
-    Statements { there, here }
+    fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
+        let Produced::CreateWayBack(result) = produced else { return Err(something_else()) };
+        let v1::CreateWayBackResult { subscription_name, table_count } = result;
+        Ok(CreateWayBackResult { subscription_name, table_count })
+    }
+
+    fn statements(basis: &Basis<'_>) -> Statements {
+        let publisher = Side::Destination;
+        let name = basis.stream(publisher);
+        let made = |publication: &str| {
+            behind_a_table(format!(
+                "CREATE SUBSCRIPTION {name} CONNECTION '…' PUBLICATION {publication} \
+                 WITH (connect = true, copy_data = false, {})",
+                options(basis, publisher)
+            ))
+        };
+        let mut there = login(basis, publisher);
+        there.push(runs(format!("START_REPLICATION SLOT \"{name}\" LOGICAL …")));
+        let mut here = vec![remark("log in to the destination through the link between the agents")];
+        here.extend(made(&basis.id.proof_publication()));
+        here.push(runs(format!("ALTER SUBSCRIPTION {name} ENABLE")));
+        here.push(remark("wait for a heartbeat of the destination, then drop it and make it anew for every table"));
+        here.extend(dropped(&name));
+        here.extend(made(&name));
+        here.extend(basis.ledger(ActKind::CreateWayBack, "perform"));
+        Statements { there, here }
+    }
 }
 
 /// An enabled subscription, dropped without its slot.

@@ -1,74 +1,58 @@
 //! *Both sides*: everything of ours is removed; the side that was left stays fenced.
 
 use pgportage_link::Failure;
-use pgportage_proto::v1::command::Action as Message;
-use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, RelationName, Side, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Line, Statements, remark, runs};
 use super::create_slot::reading_revoked;
 use super::create_way_back::dropped;
-use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
+use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
-/// See the module.
-pub static ACT: Act = Act {
-    kind: ActKind::FinishMigration,
-    input,
-    send,
-    produces: |outcome| outcome.read::<FinishMigrationResult>().is_some(),
-    receive,
-    statements,
-};
+pub(crate) static ACT: Act = Act::of::<FinishMigration>();
 
-/// What is taken back with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FinishMigration {
+pub(crate) struct FinishMigration {
     /// Tables of the destination that came with `REPLICA IDENTITY FULL`.
     pub identity_full_tables: Vec<RelationName>,
 }
 
-/// Everything is removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FinishMigrationResult {
+pub(crate) struct FinishMigrationResult {
     /// What lifts the fence of the source.
     pub unfence_statements: Vec<String>,
 }
 
-impl Payload for FinishMigration {
+impl Kind for FinishMigration {
     const KIND: ActKind = ActKind::FinishMigration;
-}
+    type Outcome = FinishMigrationResult;
 
-impl Payload for FinishMigrationResult {
-    const KIND: ActKind = ActKind::FinishMigration;
-}
-
-fn input(given: &Given<'_>) -> Option<Input> {
-    let identity_full_tables = match given.side {
-        // It noted what each table had.
-        Side::Source => Vec::new(),
-        Side::Destination => given.source?.identity_full_tables.clone(),
-    };
-    Some(Input::of(FinishMigration { identity_full_tables }))
-}
-
-fn send(input: &Input) -> Option<Message> {
-    let FinishMigration { identity_full_tables } = input.read::<FinishMigration>()?;
-    let identity_full_tables = identity_full_tables.iter().map(v1::RelationName::from).collect();
-    Some(Message::FinishMigration(v1::FinishMigration { identity_full_tables }))
-}
-
-fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::FinishMigration(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::of(FinishMigrationResult { unfence_statements: result.unfence_statements }))
-}
-
-fn statements(basis: &Basis<'_>) -> Statements {
-    match basis.side {
-        Side::Source => source(basis),
-        Side::Destination => destination(basis),
+    fn input(given: &Given<'_>) -> Option<Self> {
+        let identity_full_tables = match given.side {
+            // It noted what each table had.
+            Side::Source => Vec::new(),
+            Side::Destination => given.source?.identity_full_tables.clone(),
+        };
+        Some(Self { identity_full_tables })
     }
-    .into()
+
+    fn send(&self) -> Message {
+        let identity_full_tables = self.identity_full_tables.iter().map(v1::RelationName::from).collect();
+        Message::FinishMigration(v1::FinishMigration { identity_full_tables })
+    }
+
+    fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
+        let Produced::FinishMigration(result) = produced else { return Err(something_else()) };
+        Ok(FinishMigrationResult { unfence_statements: result.unfence_statements })
+    }
+
+    fn statements(basis: &Basis<'_>) -> Statements {
+        match basis.side {
+            Side::Source => source(basis),
+            Side::Destination => destination(basis),
+        }
+        .into()
+    }
 }
 
 fn destination(basis: &Basis<'_>) -> Vec<Line> {

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::v1::command::Action as Message;
-use pgportage_proto::v1::command_result::Result as Produced;
+pub(super) use pgportage_proto::v1::command::Action as Message;
+pub(crate) use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, Reason, RelationName, Side};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -21,22 +21,54 @@ use super::super::inventory::Inventory;
 use super::super::spec::Spec;
 use super::super::statement::{Basis, Statements};
 
-/// Everything that the coordinator knows of one kind of act. A row of the table points
-/// at it.
+/// What acts are given and produce: names, numbers and hashes.
+pub trait Payload: Serialize + DeserializeOwned + Send + Sync + 'static {}
+
+impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Payload for T {}
+
+/// A kind of act: what it is given, and everything else that the coordinator knows of
+/// it.
+pub trait Kind: Payload {
+    const KIND: ActKind;
+    /// What it produces.
+    type Outcome: Payload;
+
+    /// Made from what earlier acts produced. `None` when that is missing, which the
+    /// table's order rules out.
+    fn input(given: &Given<'_>) -> Option<Self>;
+
+    fn send(&self) -> Message;
+
+    /// What it produced, as an agent reports it.
+    fn receive(produced: Produced) -> Result<Self::Outcome, Failure>;
+
+    /// What it will run on either server.
+    fn statements(basis: &Basis<'_>) -> Statements;
+}
+
+/// A [`Kind`] for those who know none of them by name. A row of the table points at it.
 pub struct Act {
-    /// Its name.
     pub kind: ActKind,
-    /// What it is given, made from what earlier acts produced. `None` when that is
-    /// missing, which the table's order rules out.
     pub input: fn(&Given<'_>) -> Option<Input>,
-    /// Its input as it is sent. `None` for the input of another kind.
+    /// `None` for the input of another kind.
     pub send: fn(&Input) -> Option<Message>,
     /// Whether it is what this kind of act produces.
     pub produces: fn(&Outcome) -> bool,
-    /// What it produced, as an agent reports it.
     pub receive: fn(Produced) -> Result<Outcome, Failure>,
-    /// What it will run on either server.
     pub statements: fn(&Basis<'_>) -> Statements,
+}
+
+impl Act {
+    pub(super) const fn of<T: Kind>() -> Self {
+        Self {
+            kind: T::KIND,
+            input: |given| T::input(given).map(Input::of),
+            send: |input| input.read::<T>().map(T::send),
+            produces: |outcome| outcome.read::<T>().is_some(),
+            receive: |produced| T::receive(produced).map(Outcome::of::<T>),
+            statements: T::statements,
+        }
+    }
 }
 
 impl fmt::Debug for Act {
@@ -54,13 +86,11 @@ pub(super) fn something_else() -> Failure {
 /// What the state has for the input of an act.
 #[derive(Debug)]
 pub struct Given<'a> {
-    /// What was asked for.
     pub spec: &'a Spec,
     /// What the operator has agreed to.
     pub consents: &'a [Consent],
     /// Whether applications can return to the source.
     pub reverse: bool,
-    /// The act's side.
     pub side: Side,
     /// What the inspection has read of the source.
     pub source: Option<&'a Inventory>,
@@ -91,9 +121,7 @@ pub struct Given<'a> {
 /// A try at a switch, or a round of its rehearsal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trial {
-    /// Its number.
     pub epoch: i64,
-    /// Its budget.
     pub max_outage: Duration,
     /// How long comparing what was written may take of it.
     pub compare_limit: Option<Duration>,
@@ -101,60 +129,35 @@ pub struct Trial {
     pub without_poolers: bool,
 }
 
-/// What acts of one kind are given, or produce.
-pub trait Payload: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// The kind of act.
-    const KIND: ActKind;
-}
-
 /// What an act is given. Stored with the intent, so that a command sent again is the
 /// same command.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Input(Stored);
 
-/// What an act produced, in names, numbers and hashes.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Outcome(Stored);
 
 impl Input {
-    /// The input of an act.
-    #[must_use]
-    pub fn of<T: Payload>(given: T) -> Self {
-        Self(Stored::of(given))
+    pub fn of<T: Kind>(given: T) -> Self {
+        Self(Stored::of(T::KIND, given))
     }
 
     /// What is in it. `None` for an act of another kind.
-    #[must_use]
-    pub fn read<T: Payload>(&self) -> Option<&T> {
-        self.0.read()
+    pub fn read<T: Kind>(&self) -> Option<&T> {
+        self.0.read(T::KIND)
     }
 }
 
 impl Outcome {
-    /// The outcome of an act.
-    #[must_use]
-    pub fn of<T: Payload>(produced: T) -> Self {
-        Self(Stored::of(produced))
+    pub fn of<T: Kind>(produced: T::Outcome) -> Self {
+        Self(Stored::of(T::KIND, produced))
     }
 
     /// What is in it. `None` for an act of another kind.
-    #[must_use]
-    pub fn read<T: Payload>(&self) -> Option<&T> {
-        self.0.read()
-    }
-}
-
-impl fmt::Debug for Input {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl fmt::Debug for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+    pub fn read<T: Kind>(&self) -> Option<&T::Outcome> {
+        self.0.read(T::KIND)
     }
 }
 
@@ -168,15 +171,15 @@ struct Stored {
 }
 
 impl Stored {
-    fn of<T: Payload>(payload: T) -> Self {
+    fn of<T: Payload>(kind: ActKind, payload: T) -> Self {
         // Names, numbers and hashes: nothing that has no form.
         let form = serde_json::to_value(&payload).unwrap_or_default();
         let read: Arc<dyn Any + Send + Sync> = Arc::new(payload);
-        Self { kind: T::KIND, form, read: OnceLock::from(Some(read)) }
+        Self { kind, form, read: OnceLock::from(Some(read)) }
     }
 
-    fn read<T: Payload>(&self) -> Option<&T> {
-        if self.kind != T::KIND {
+    fn read<T: Payload>(&self, kind: ActKind) -> Option<&T> {
+        if self.kind != kind {
             return None;
         }
         let read = self.read.get_or_init(|| {
@@ -201,23 +204,20 @@ impl PartialEq for Stored {
 
 impl Eq for Stored {}
 
-/// As it is stored.
-#[derive(Serialize, Deserialize)]
+impl Serialize for Stored {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.form.is_null() {
+            return self.kind.serialize(serializer);
+        }
+        BTreeMap::from([(self.kind, &self.form)]).serialize(serializer)
+    }
+}
+
+#[derive(Deserialize)]
 #[serde(untagged)]
 enum Form {
     Nothing(ActKind),
     Something(BTreeMap<ActKind, Value>),
-}
-
-impl Serialize for Stored {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let form = if self.form.is_null() {
-            Form::Nothing(self.kind)
-        } else {
-            Form::Something(BTreeMap::from([(self.kind, self.form.clone())]))
-        };
-        form.serialize(serializer)
-    }
 }
 
 impl<'de> Deserialize<'de> for Stored {

@@ -3,33 +3,20 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::v1::command::Action as Message;
-use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Statements, remark};
-use super::kind::{Act, Input, Outcome, Payload, something_else};
+use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 use crate::message::reported;
 
-/// See the module.
-pub static ACT: Act = Act {
-    kind: ActKind::ReachPeer,
-    input: |_| Some(Input::of(ReachPeer)),
-    send: |input| input.read::<ReachPeer>().map(|_| Message::ReachPeer(v1::ReachPeer {})),
-    produces: |outcome| outcome.read::<Reached>().is_some(),
-    receive,
-    statements,
-};
+pub(crate) static ACT: Act = Act::of::<ReachPeer>();
 
-/// It is given nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReachPeer;
+pub(crate) struct ReachPeer;
 
-/// The other agent answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reached {
-    /// Time from question to answer.
+pub(crate) struct Reached {
     pub round_trip: Duration,
     /// The other agent's release, for people.
     pub software_version: String,
@@ -39,23 +26,28 @@ pub struct Reached {
     pub relayed: bool,
 }
 
-impl Payload for ReachPeer {
+impl Kind for ReachPeer {
     const KIND: ActKind = ActKind::ReachPeer;
-}
+    type Outcome = Reached;
 
-impl Payload for Reached {
-    const KIND: ActKind = ActKind::ReachPeer;
-}
+    fn input(_: &Given<'_>) -> Option<Self> {
+        Some(Self)
+    }
 
-fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::ReachPeer(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::of(Reached {
-        round_trip: reported(result.round_trip),
-        software_version: result.software_version,
-        relayed: result.relayed,
-    }))
-}
+    fn send(&self) -> Message {
+        Message::ReachPeer(v1::ReachPeer {})
+    }
 
-fn statements(basis: &Basis<'_>) -> Statements {
-    vec![remark(format!("call agent {} over the link", basis.spec.peer(basis.side)))].into()
+    fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
+        let Produced::ReachPeer(result) = produced else { return Err(something_else()) };
+        Ok(Reached {
+            round_trip: reported(result.round_trip),
+            software_version: result.software_version,
+            relayed: result.relayed,
+        })
+    }
+
+    fn statements(basis: &Basis<'_>) -> Statements {
+        vec![remark(format!("call agent {} over the link", basis.spec.peer(basis.side)))].into()
+    }
 }

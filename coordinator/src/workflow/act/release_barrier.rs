@@ -3,64 +3,50 @@
 use std::time::Duration;
 
 use pgportage_link::Failure;
-use pgportage_proto::v1::command::Action as Message;
-use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, v1};
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Statements, remark, runs};
-use super::kind::{Act, Input, Outcome, Payload, something_else};
+use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 use crate::message::reported;
 
-/// See the module.
-pub static ACT: Act = Act {
-    kind: ActKind::ReleaseBarrier,
-    input: |given| Some(Input::of(ReleaseBarrier { cutover_epoch: given.cutover_epoch? })),
-    send,
-    produces: |outcome| outcome.read::<ReleaseBarrierResult>().is_some(),
-    receive,
-    statements,
-};
+pub(crate) static ACT: Act = Act::of::<ReleaseBarrier>();
 
-/// Behind which switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReleaseBarrier {
-    /// Its number.
+pub(crate) struct ReleaseBarrier {
     pub cutover_epoch: i64,
 }
 
-/// The locks are gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReleaseBarrierResult {
-    /// How long they stood.
+pub(crate) struct ReleaseBarrierResult {
     pub barrier_time: Duration,
 }
 
-impl Payload for ReleaseBarrier {
+impl Kind for ReleaseBarrier {
     const KIND: ActKind = ActKind::ReleaseBarrier;
-}
+    type Outcome = ReleaseBarrierResult;
 
-impl Payload for ReleaseBarrierResult {
-    const KIND: ActKind = ActKind::ReleaseBarrier;
-}
+    fn input(given: &Given<'_>) -> Option<Self> {
+        Some(Self { cutover_epoch: given.cutover_epoch? })
+    }
 
-fn send(input: &Input) -> Option<Message> {
-    let ReleaseBarrier { cutover_epoch } = *input.read::<ReleaseBarrier>()?;
-    Some(Message::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch }))
-}
+    fn send(&self) -> Message {
+        Message::ReleaseBarrier(v1::ReleaseBarrier { cutover_epoch: self.cutover_epoch })
+    }
 
-fn receive(produced: Produced) -> Result<Outcome, Failure> {
-    let Produced::ReleaseBarrier(result) = produced else { return Err(something_else()) };
-    Ok(Outcome::of(ReleaseBarrierResult { barrier_time: reported(result.barrier_time) }))
-}
+    fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
+        let Produced::ReleaseBarrier(result) = produced else { return Err(something_else()) };
+        Ok(ReleaseBarrierResult { barrier_time: reported(result.barrier_time) })
+    }
 
-fn statements(basis: &Basis<'_>) -> Statements {
-    let mut lines = vec![remark("end the session that holds the table locks; the fence stays")];
-    lines.extend(basis.first_heartbeats());
-    lines.extend(basis.ledger(ActKind::ReleaseBarrier, "perform"));
-    lines.push(runs(
-        "INSERT INTO pgportage.decision (id, state, floor_epoch, saved_access) VALUES (1, 'closed', …) \
-         ON CONFLICT (id) DO UPDATE …",
-    ));
-    lines.into()
+    fn statements(basis: &Basis<'_>) -> Statements {
+        let mut lines = vec![remark("end the session that holds the table locks; the fence stays")];
+        lines.extend(basis.first_heartbeats());
+        lines.extend(basis.ledger(ActKind::ReleaseBarrier, "perform"));
+        lines.push(runs(
+            "INSERT INTO pgportage.decision (id, state, floor_epoch, saved_access) VALUES (1, 'closed', …) \
+             ON CONFLICT (id) DO UPDATE …",
+        ));
+        lines.into()
+    }
 }

@@ -6,12 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::missing;
 
-/// Where one sequence stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SequenceState {
-    /// The sequence.
     pub sequence: RelationName,
-    /// Its last value.
     pub last_value: i64,
     /// Whether the last value was handed out.
     pub called: bool,

@@ -13,7 +13,6 @@ pub(super) struct ObjectDifferences {
 }
 
 impl ObjectDifferences {
-    /// Looks for all of them.
     pub(super) fn of(counts: Counts<'_>) -> Self {
         Self { schema: schema_differences(counts), sequences: sequences::behind(counts) }
     }

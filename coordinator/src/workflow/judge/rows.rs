@@ -15,13 +15,11 @@ pub struct RowSummary {
     pub range_count: i64,
     /// Rows that were looked at once more.
     pub recheck_count: i64,
-    /// Rows that differ.
     pub difference_count: i64,
     /// Rows that changed at every look.
     pub unsettled_count: i64,
     /// Whether every table was compared to its end.
     pub complete: bool,
-    /// How long it took.
     pub elapsed: Duration,
     /// File with the keys of rows that differ, on the machine of the agent that follows.
     pub report_path: String,
@@ -76,7 +74,6 @@ fn differing(table: &TableComparison) -> Vec<String> {
         .collect()
 }
 
-/// The summary of a comparison.
 pub(super) fn summary(compared: &RowComparison) -> RowSummary {
     let sum = |of: fn(&TableComparison) -> i64| compared.tables.iter().map(of).sum();
     RowSummary {

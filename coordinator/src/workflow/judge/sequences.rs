@@ -52,7 +52,8 @@ pub(super) fn failure(behind: usize, publisher: Side) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::act::{RelationName, RowCounts, SequenceState};
+    use super::super::super::act::sequence::SequenceState;
+    use super::super::super::act::{RelationName, RowCounts};
     use super::*;
 
     fn place(relation: &str, last_value: i64, called: bool, descending: bool) -> SequencePlace {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::Reason;
 
-use super::super::act::{Outcome, SignedStatement};
+use super::super::act::{CertifySwitch, Outcome};
 use super::super::fact::{CommandId, Fact, Issued};
 use super::super::{ActRef, StepName, Verb};
 use super::transition::Applied;
@@ -100,7 +100,7 @@ impl State {
             cutover.learn(&outcome, outage);
             self.rest_of_switch = cutover.rest().or(self.rest_of_switch);
         }
-        if let (Some(signed), Some(row)) = (outcome.read::<SignedStatement>(), act.row()) {
+        if let (Some(signed), Some(row)) = (outcome.read::<CertifySwitch>(), act.row()) {
             self.certify(row.side, Ok(signed));
         }
         let entry = self.act_mut(act);
@@ -153,16 +153,10 @@ impl State {
         let entry = self.act_mut(act);
         entry.streak += 1;
         entry.state = ActState::UndoFailed { failure: failure.clone() };
-        if failure.remedy != Remedy::Wait {
-            match &mut self.phase {
-                Phase::TakingBack { stop, .. } | Phase::Aborting { stop } => *stop = Some(failure.clone()),
-                Phase::Pending
-                | Phase::Running { .. }
-                | Phase::Held { .. }
-                | Phase::Stopped { .. }
-                | Phase::Aborted
-                | Phase::Succeeded => {}
-            }
+        if failure.remedy != Remedy::Wait
+            && let Phase::TakingBack { stop, .. } | Phase::Aborting { stop } = &mut self.phase
+        {
+            *stop = Some(failure.clone());
         }
     }
 }

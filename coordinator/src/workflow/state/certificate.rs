@@ -26,7 +26,6 @@ pub struct Certificate {
 impl State {
     /// Whether nothing more is waited for: it is done, or it failed for good and
     /// holds nothing up.
-    #[must_use]
     pub fn over(&self, act: ActRef) -> bool {
         let entry = self.act(act);
         match &entry.state {

@@ -11,10 +11,7 @@ pub enum Phase {
     Pending,
     /// The acts of a step are carried out, and tried again by themselves while
     /// waiting helps. Left when the step is over.
-    Running {
-        /// The step.
-        step: StepName,
-    },
+    Running { step: StepName },
     /// Waits for the operator's word before a step. Left by that word, by a
     /// verification, or by abort.
     Held {
@@ -23,12 +20,7 @@ pub enum Phase {
     },
     /// A step failed in a way that waiting does not mend. Left by retry or
     /// abort.
-    Stopped {
-        /// The step.
-        step: StepName,
-        /// Why.
-        failure: Failure,
-    },
+    Stopped { step: StepName, failure: Failure },
     /// A cutover or a rollback failed before its point of no return, or a round of a
     /// rehearsal is over, and is taken back. Left when everything of it is, or forward
     /// if the other side opened after all.
@@ -53,7 +45,6 @@ pub enum Phase {
 
 impl Phase {
     /// The step that is carried out or taken back, waited for or stopped in.
-    #[must_use]
     pub fn step(&self) -> Option<StepName> {
         match self {
             Self::Running { step }
@@ -65,7 +56,6 @@ impl Phase {
     }
 
     /// The step that is carried out or taken back.
-    #[must_use]
     pub fn under_way(&self) -> Option<StepName> {
         match self {
             Self::Running { step } | Self::TakingBack { step, .. } => Some(*step),

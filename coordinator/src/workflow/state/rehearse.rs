@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use pgportage_link::{Effect, Failure};
 use pgportage_proto::Reason;
 
 use super::super::act::Outcome;
@@ -12,6 +11,7 @@ use super::super::rehearsal::{MOST_ROUNDS, Rehearsal, RehearsalEnd, Round};
 use super::super::{ActRef, StepName};
 use super::transition::Applied;
 use super::{Phase, State};
+use crate::message::refusal;
 
 impl State {
     pub(super) fn rehearsal_requested(&mut self, rehearsal: Rehearsal) -> Applied {
@@ -90,7 +90,7 @@ impl State {
     /// The migration is given up, and with it a rehearsal that goes on.
     pub(super) fn end_rehearsal(&mut self) {
         if let Some(rehearsal) = self.rehearsal.as_mut().filter(|rehearsal| rehearsal.end.is_none()) {
-            let cause = Failure::new(Reason::Cancelled, "the migration was aborted").effect(Effect::None);
+            let cause = refusal(Reason::Cancelled, "the migration was aborted");
             rehearsal.end = Some(RehearsalEnd::GivenUp { cause });
         }
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use pgportage_link::Failure;
 
-use super::super::act::{Barrier, DrainToMarkerResult, Fence, OpenDestinationResult, Outcome};
+use super::super::act::open_destination::OpenDestinationResult;
+use super::super::act::{DrainToMarker, Fence, FenceSource, OpenDestination, Outcome, RaiseBarrier};
 use super::super::{ActRef, StepName};
 use super::transition::Applied;
 use super::{ActState, Cutover, CutoverEnd, Phase, State, Trial};
@@ -74,9 +75,10 @@ impl State {
     pub(super) fn go_forward(&mut self) {
         let step = self.switch();
         let (decision, fencing) = (ActRef::open(step), ActRef::fence(step));
-        let open = Arc::new(Outcome::of(OpenDestinationResult { open_lsn: String::new() }));
+        let open = Arc::new(Outcome::of::<OpenDestination>(OpenDestinationResult { open_lsn: String::new() }));
         self.performed(decision, open, None);
-        let fence = self.act(fencing).outcome.clone().unwrap_or_else(|| Arc::new(Outcome::of(Fence::default())));
+        let fence =
+            self.act(fencing).outcome.clone().unwrap_or_else(|| Arc::new(Outcome::of::<FenceSource>(Fence::default())));
         self.performed(fencing, fence, None);
         for act in &mut self.steps[step.index()].acts[..decision.index] {
             act.state = ActState::Performed;
@@ -97,16 +99,16 @@ impl Cutover {
 
     /// Keeps what the report needs.
     pub(super) fn learn(&mut self, outcome: &Outcome, outage: Option<Duration>) {
-        if let Some(barrier) = outcome.read::<Barrier>() {
+        if let Some(barrier) = outcome.read::<RaiseBarrier>() {
             self.barrier = Some(barrier.clone());
-        } else if let Some(DrainToMarkerResult { drain_time, compared, .. }) = outcome.read() {
-            self.drain_time = Some(*drain_time);
-            self.compared.clone_from(compared);
+        } else if let Some(drained) = outcome.read::<DrainToMarker>() {
+            self.drain_time = Some(drained.drain_time);
+            self.compared.clone_from(&drained.compared);
             self.drained_after = outage;
-        } else if let Some(fence) = outcome.read::<Fence>() {
+        } else if let Some(fence) = outcome.read::<FenceSource>() {
             self.fence = Some(fence.clone());
-        } else if let Some(OpenDestinationResult { open_lsn }) = outcome.read() {
-            self.end = Some(CutoverEnd::Opened { open_lsn: open_lsn.clone(), outage });
+        } else if let Some(opened) = outcome.read::<OpenDestination>() {
+            self.end = Some(CutoverEnd::Opened { open_lsn: opened.open_lsn.clone(), outage });
         }
     }
 }

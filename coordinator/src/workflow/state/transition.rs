@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pgportage_link::{Effect, Failure, Remedy};
+use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
 
 use super::super::depth::Depth;
@@ -11,27 +11,20 @@ use super::super::fact::{Event, Fact, TraceContext};
 use super::super::rehearsal::{Rehearsal, Round};
 use super::super::{ActRef, Side, StepName, TABLE, Verb};
 use super::{Act, CutoverEnd, Phase, State, Step, Survey, Trial, Verified};
+use crate::message::refusal;
 
 /// A fact that cannot follow the facts before it: a defect, or a store that
 /// somebody else has written to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("fact {sequence} ({event}) cannot follow: {why}")]
 pub struct IllegalTransition {
-    /// The fact's number.
     pub sequence: i64,
-    /// Its kind.
     pub event: &'static str,
-    /// What does not fit.
     pub why: &'static str,
 }
 
 /// Folds a whole history.
-///
-/// # Errors
-///
-/// [`IllegalTransition`] at the first fact that cannot follow; also for an
-/// empty history.
-pub fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Result<State, IllegalTransition> {
+pub(crate) fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Result<State, IllegalTransition> {
     let mut state = None;
     for fact in facts {
         state = Some(next(state, fact)?);
@@ -42,11 +35,8 @@ pub fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Result<State, Ille
 /// Where a migration stands after one more fact. `state` is `None` before the
 /// first.
 ///
-/// # Errors
-///
-/// [`IllegalTransition`] when the fact cannot follow. The caller's state is
-/// then unchanged, because it gave a copy.
-pub fn next(state: Option<State>, fact: &Fact) -> Result<State, IllegalTransition> {
+/// Where the fact cannot follow, the caller's state is unchanged, because it gave a copy.
+pub(crate) fn next(state: Option<State>, fact: &Fact) -> Result<State, IllegalTransition> {
     let illegal = |why| IllegalTransition { sequence: fact.sequence, event: fact.event.kind(), why };
     let Some(mut state) = state else {
         let Event::Created { id, spec } = &fact.event else { return Err(illegal("the migration was not created")) };
@@ -328,7 +318,7 @@ impl State {
                 if let Some(cutover) = &mut self.cutover
                     && cutover.end.is_none()
                 {
-                    let cause = Failure::new(Reason::Cancelled, "the migration was aborted").effect(Effect::None);
+                    let cause = refusal(Reason::Cancelled, "the migration was aborted");
                     cutover.end = Some(CutoverEnd::TakenBack { cause });
                 }
                 self.phase = Phase::Aborted;

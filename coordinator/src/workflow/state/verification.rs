@@ -7,7 +7,6 @@ use super::{ActState, Phase, State};
 impl State {
     /// The verification that an operator may ask for now: before the cutover, or behind
     /// it where changes flow back.
-    #[must_use]
     pub fn verification_now(&self) -> Option<StepName> {
         match &self.phase {
             Phase::Held { step: StepName::Cutover } => Some(StepName::Verify),
@@ -27,7 +26,6 @@ impl State {
 
     /// Whether the operator's word for the rollback or for the end is waited for. A
     /// verification behind the cutover takes neither away, whatever became of it.
-    #[must_use]
     pub fn awaits_last_word(&self) -> bool {
         match self.phase {
             Phase::Held { step } => step == StepName::Finish,
