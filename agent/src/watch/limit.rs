@@ -30,7 +30,7 @@ pub(super) fn judge(seen: &Seen, limits: &Limits) -> Judgement {
     }
     if free < limits.free_disk_abort_bytes {
         return Judgement::GiveWay(format!(
-            "The source's disk has {} left; the policy gives up below {}.",
+            "The server's disk has {} left; the policy gives up below {}.",
             bytes(free),
             bytes(limits.free_disk_abort_bytes)
         ));
@@ -51,7 +51,7 @@ pub(super) fn judge(seen: &Seen, limits: &Limits) -> Judgement {
     }
     if free < limits.free_disk_warn_bytes {
         warnings.push(format!(
-            "{} free on the source's disk, below {} the slot is dropped",
+            "{} free on the server's disk, below {} the slot is dropped",
             bytes(free),
             bytes(limits.free_disk_abort_bytes)
         ));

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgportage_data_plane::slot::slot_state;
 use pgportage_data_plane::snapshot::Written;
 use pgportage_link::{Effect, Failure, Haste, Remedy};
 use pgportage_migration::names;
@@ -13,7 +14,7 @@ use pgportage_migration::switchover::{Event, Role, Switchover};
 use pgportage_postgres::access::own_role;
 use pgportage_postgres::catalog::Sequences;
 use pgportage_postgres::expel::Expulsion;
-use pgportage_postgres::{Purpose, RelationName, Session, catalog, sql_failure};
+use pgportage_postgres::{Purpose, RelationName, Session, catalog, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
@@ -203,9 +204,9 @@ async fn prepare_to_leave(cx: &Context, act: &PrepareCutover) -> Result<PrepareC
     let database = &cx.participation.database;
     let migration = &cx.participation.migration;
     cx.switchovers.sessions.drop_leaving(migration);
-    outgoing_slot_stands(cx)?;
     let holder = cx.door.open(database, Purpose::Cutover).await?;
     let mut writer = cx.door.open(database, Purpose::Cutover).await?;
+    outgoing_slot_stands(cx, &writer).await?;
     // First, because it may take a while: the other checks have to hold now.
     await_receiver(cx, &writer).await?;
     refuse_prepared_transactions(&writer).await?;
@@ -287,13 +288,13 @@ async fn prepare_to_leave(cx: &Context, act: &PrepareCutover) -> Result<PrepareC
 async fn prepare_to_enter(cx: &Context, act: &PrepareCutover) -> Result<PrepareCutoverResult, Failure> {
     let migration = &cx.participation.migration;
     cx.switchovers.sessions.drop_entering(migration);
-    if act.way_back {
-        outgoing_slot_stands(cx)?;
-    }
     if act.switch == Switch::Rollback {
         cx.poolers.check_back(&cx.participation, act.unreachable).await?;
     }
     let session = cx.door.open(&cx.participation.database, Purpose::Cutover).await?;
+    if act.way_back {
+        outgoing_slot_stands(cx, &session).await?;
+    }
     prove_closed(cx, &session).await?;
     if Bug::NoFlush.is_seeded() {
         seeded::forget_the_disk(&*session).await?;
@@ -354,9 +355,19 @@ async fn prepare_to_enter(cx: &Context, act: &PrepareCutover) -> Result<PrepareC
     Ok(result)
 }
 
-/// The slot that carries this side's changes is needed: to drain, or for the way back.
-fn outgoing_slot_stands(cx: &Context) -> Result<(), Failure> {
-    let stands = cx.slots.stands(&cx.participation.migration);
+/// The slot that carries this side's changes is needed: to drain, or for the way back. The server is asked:
+/// the watch may not have looked since the slot went.
+async fn outgoing_slot_stands(cx: &Context, session: &Session) -> Result<(), Failure> {
+    let name = published_name(&cx.participation);
+    let stands = match (cx.slots.stands(&cx.participation.migration), slot_state(session, &name).await?) {
+        (Err(given_up), _) => Err(given_up),
+        (Ok(()), Some(slot)) if slot.confirmed.is_some() && slot.wal_status != "lost" => Ok(()),
+        (Ok(()), _) => Err(Failure::new(Reason::SlotLost, "the replication slot is lost")
+            .detail(format!("The server has no usable slot {}.", quote_ident(&name)))
+            .hint("Abort the migration and begin again; the copy cannot go on without the slot.")
+            .remedy(Remedy::Abort)
+            .effect(Effect::None)),
+    };
     match cx.participation.side {
         Side::Source => stands,
         Side::Destination => stands.map_err(|failure| way_back::lost(failure.message).detail(failure.detail)),

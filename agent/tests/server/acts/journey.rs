@@ -6,7 +6,9 @@ use pgportage_agent::act::Act;
 use pgportage_agent::act::catch_up::{AwaitCopy, AwaitLag};
 use pgportage_agent::act::close::CloseDatabase;
 use pgportage_agent::act::connect::CreateReplicationRole;
-use pgportage_agent::act::cutover::{DrainToMarker, FenceSource, OpenDestination, RaiseBarrier, ReleaseBarrier};
+use pgportage_agent::act::cutover::{
+    DrainToMarker, FenceSource, OpenDestination, PrepareCutover, RaiseBarrier, ReleaseBarrier,
+};
 use pgportage_agent::act::finish::FinishMigration;
 use pgportage_agent::act::identity::SetReplicaIdentity;
 use pgportage_agent::act::publication::CreatePublication;
@@ -98,6 +100,22 @@ async fn every_pair_of_versions_replicates() {
         let left = read(&world.source, "shop").await;
         assert!(!left.iter().any(|line| line.contains("pgportage")), "{from:?}: {left:#?}");
     }
+}
+
+/// The watch has not looked yet; the server is asked.
+#[tokio::test]
+async fn no_cutover_begins_without_the_slot_of_the_way_back() {
+    let world = start().await;
+    replicate(&world).await;
+    perform(&world, Side::Destination, &CreateReplicationRole).await;
+    perform(&world, Side::Destination, &CreatePublication).await;
+    perform(&world, Side::Destination, &CreateSlot { copy_method: CopyMethod::Native }).await;
+    let prepare = PrepareCutover { way_back: true, ..prepare_cutover(Duration::from_secs(30)) };
+    perform(&world, Side::Destination, &prepare).await;
+    let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots";
+    world.destination.execute(&world.options.database, drop).await.unwrap();
+    let refused = perform_with(&world.context(Side::Destination), &prepare).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::WayBackLost, "{refused:?}");
 }
 
 #[tokio::test]
