@@ -20,6 +20,7 @@ pub mod copy;
 pub mod cutover;
 pub(crate) mod fail_points;
 pub mod finish;
+mod history;
 pub mod identity;
 pub mod inspect;
 mod patience;

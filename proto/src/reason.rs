@@ -142,6 +142,8 @@ reasons! {
     SlotLost = "SLOT_LOST",
     /// What would let the migration return after its cutover is gone.
     WayBackLost = "WAY_BACK_LOST",
+    /// The subscriber's server was failed over: the stream may have a hole.
+    ResyncRequired = "RESYNC_REQUIRED",
     /// The source does not keep the snapshot any more that the copy reads.
     SnapshotLost = "SNAPSHOT_LOST",
     /// A table has no usable replica identity: publishing it would make the

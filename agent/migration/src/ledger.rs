@@ -93,6 +93,11 @@ SELECT result FROM pgportage.ledger
 WHERE action = $1 AND verb = 'perform' AND result IS NOT NULL
 ORDER BY record_time";
 
+const LATEST_RESULT: &str = "\
+SELECT result FROM pgportage.ledger
+WHERE action = ANY ($1) AND verb = 'perform' AND result IS NOT NULL
+ORDER BY record_time DESC LIMIT 1";
+
 const DROP_SCHEMA: &str = "DROP SCHEMA pgportage CASCADE";
 
 /// Which migration schema `pgportage` belongs to in a database.
@@ -317,6 +322,17 @@ pub async fn results(client: &impl GenericClient, action: ActKind) -> Result<Vec
     let rows =
         client.query(RESULTS, &[&action.as_str()]).await.map_err(|error| sql_failure(error, "read the ledger"))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// What the latest command of some kinds stored with its effect.
+///
+/// # Errors
+///
+/// What the server reports.
+pub async fn latest_result(client: &impl GenericClient, actions: &[ActKind]) -> Result<Option<Vec<u8>>, Failure> {
+    let actions: Vec<_> = actions.iter().map(|action| action.as_str()).collect();
+    let row = client.query_opt(LATEST_RESULT, &[&actions]).await;
+    Ok(row.map_err(|error| sql_failure(error, "read the ledger"))?.map(|row| row.get(0)))
 }
 
 /// The highest coordinator epoch in the ledger. Zero when it has no row.

@@ -47,7 +47,7 @@ const NEIGHBOURS: &[(&str, &str)] = &[
 ];
 
 /// What all acts share.
-const SHARED: &[&str] = &["any", "baseline", "context", "contract", "fail_points", "patience"];
+const SHARED: &[&str] = &["any", "baseline", "context", "contract", "fail_points", "history", "patience"];
 
 /// A path of modules below the crate's root.
 type Module = Vec<String>;

@@ -12,6 +12,7 @@ mod cleanup;
 mod compare;
 mod copy;
 mod every_act;
+mod failover;
 mod journey;
 mod lost_snapshot;
 mod obstacles;

@@ -84,6 +84,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::ReplicationLoginFailed
         | Reason::SlotLost
         | Reason::WayBackLost
+        | Reason::ResyncRequired
         | Reason::SnapshotLost
         | Reason::ReplicaIdentityMissing
         | Reason::ObjectConflict

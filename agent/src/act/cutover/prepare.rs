@@ -23,7 +23,7 @@ use super::fence::try_to_fence;
 use super::flow::await_receiver;
 use super::open::try_to_decide;
 use super::seeded::{self, Bug};
-use crate::act::{Act, Consequences, Context, Produced, Survey, verify, way_back};
+use crate::act::{Act, Consequences, Context, Produced, Survey, history, verify, way_back};
 use crate::message::{duration, int32};
 use crate::policy::{DestructiveAct, HookPoint};
 use crate::pooler::Unreachable;
@@ -296,6 +296,7 @@ async fn prepare_to_enter(cx: &Context, act: &PrepareCutover) -> Result<PrepareC
         outgoing_slot_stands(cx, &session).await?;
     }
     prove_closed(cx, &session).await?;
+    history::expect_unbroken(&*session, cx.participation.side).await?;
     if Bug::NoFlush.is_seeded() {
         seeded::forget_the_disk(&*session).await?;
     }

@@ -22,7 +22,7 @@ use pgportage_migration::ledger;
 use pgportage_migration::names;
 use pgportage_migration::stream::subscribed_name;
 use pgportage_postgres::{
-    Purpose, Secret, ServerVersion, Session, Walsender, hush, quote_ident, quote_literal, sql_failure,
+    Purpose, Secret, ServerVersion, Session, Walsender, history, hush, quote_ident, quote_literal, sql_failure,
 };
 use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Reason, Side, Verb, v1};
 use tokio_postgres::{GenericClient, Transaction};
@@ -216,7 +216,9 @@ pub(crate) async fn make_subscription(
     let statement = create_statement(name, access, "%L", &options);
     let transaction = session.transaction().await.map_err(failure)?;
     with_connection(&transaction, &statement, &line).await.map_err(privilege_hint)?;
-    ledger::record(&transaction, cx.entry(), ActKind::CreateWayBack, Verb::Perform).await?;
+    let server = history(&transaction).await?;
+    let (kind, server) = (ActKind::CreateWayBack, Some(server.as_bytes()));
+    ledger::record_with(&transaction, cx.entry(), kind, Verb::Perform, server).await?;
     transaction.commit().await.map_err(failure)
 }
 
@@ -256,7 +258,9 @@ impl CreateSubscription {
                 with_connection(&transaction, &statement, &line).await.map_err(privilege_hint)?;
             }
         }
-        ledger::record(&transaction, cx.entry(), ActKind::CreateSubscription, Verb::Perform).await?;
+        let server = history(&transaction).await?;
+        let (kind, server) = (ActKind::CreateSubscription, Some(server.as_bytes()));
+        ledger::record_with(&transaction, cx.entry(), kind, Verb::Perform, server).await?;
         transaction.commit().await.map_err(failure)
     }
 }

@@ -88,6 +88,9 @@ impl TableNote {
 struct Saved {
     format: u32,
     comparison_id: i64,
+    /// The server on which it began, by its history. Empty where an older release began it.
+    #[serde(default)]
+    server: String,
     elapsed: Duration,
     range_count: i64,
     recheck_count: i64,
@@ -107,8 +110,14 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint of a migration. A checkpoint of another comparison is thrown away.
-    pub(super) fn open(state: &Path, migration: &MigrationId, comparison_id: i64) -> Result<Self, Failure> {
+    /// Opens the checkpoint of a migration. A checkpoint of another comparison is thrown away. `server` is
+    /// where one begins now.
+    pub(super) fn open(
+        state: &Path,
+        migration: &MigrationId,
+        comparison_id: i64,
+        server: &str,
+    ) -> Result<Self, Failure> {
         let directory = reports::comparison(state, migration);
         let unwritable = |error: io::Error| unwritable(&directory, &error);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(unwritable)?;
@@ -116,12 +125,17 @@ impl Checkpoint {
         let mut saved = serde_json::from_slice(&stored)
             .ok()
             .filter(|saved: &Saved| saved.format == FORMAT && saved.comparison_id == comparison_id)
-            .unwrap_or(Saved { format: FORMAT, comparison_id, ..Saved::default() });
+            .unwrap_or_else(|| Saved { format: FORMAT, comparison_id, server: server.to_owned(), ..Saved::default() });
         // What prevented the comparison of a table may be gone.
         saved.tables.retain(|(_, _, note)| note.obstacle.is_empty());
         let report = open_at(&directory.join("differences.jsonl"), saved.report_bytes).map_err(unwritable)?;
         let repair = open_at(&directory.join("repair.sql"), saved.repair_bytes).map_err(unwritable)?;
         Ok(Self { directory, saved, report, repair })
+    }
+
+    /// The server on which the comparison began.
+    pub(super) fn server(&self) -> &str {
+        &self.saved.server
     }
 
     pub(super) fn table(&self, name: &RelationName) -> Option<&TableNote> {
@@ -200,9 +214,8 @@ impl Checkpoint {
         }
         self.saved.report_bytes = self.report.stream_position()?;
         self.saved.repair_bytes = self.repair.stream_position()?;
-        let saved = Saved { elapsed, tables: std::mem::take(&mut self.saved.tables), ..self.saved };
-        let written = serde_json::to_vec(&saved).map_err(io::Error::from);
-        self.saved.tables = saved.tables;
+        self.saved.elapsed = elapsed;
+        let written = serde_json::to_vec(&self.saved).map_err(io::Error::from);
         let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
         file.write_all(&written?)?;
         file.as_file().sync_data()?;
@@ -241,7 +254,7 @@ mod tests {
     use super::*;
 
     fn open(state: &Path, comparison_id: i64) -> Checkpoint {
-        Checkpoint::open(state, &MigrationId::new("shop").unwrap(), comparison_id).unwrap()
+        Checkpoint::open(state, &MigrationId::new("shop").unwrap(), comparison_id, "").unwrap()
     }
 
     fn table() -> ComparedTable {

@@ -13,13 +13,13 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use pgportage_data_plane::comparison::{ComparedTable, Hashing, Questions, Reader};
 use pgportage_link::{Effect, Failure};
-use pgportage_postgres::RelationName;
+use pgportage_postgres::{Purpose, RelationName};
 use pgportage_proto::{ActKind, Side, v1};
 
 use super::checkpoint::{Checkpoint, TableComparison, TableNote};
 use super::queue::RangeQueue;
 use super::scan::Worker;
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Progress, Survey, history};
 use crate::message::{duration, span};
 
 /// Tables compared at the same time: while the publisher reads a part of one, the subscriber reads a part
@@ -54,6 +54,16 @@ pub struct CompareRowsResult {
     pub report_path: String,
     /// File with statements for the destination. Empty if there are none.
     pub repair_path: String,
+}
+
+impl CompareRowsResult {
+    /// Whether every row of every table was compared, and none differs.
+    fn is_level(&self) -> bool {
+        let differences = |table: &TableComparison| {
+            table.missing_count + table.extra_count + table.changed_count + table.unsettled_count
+        };
+        self.complete && self.tables.iter().all(|table| table.obstacle.is_empty() && differences(table) == 0)
+    }
 }
 
 impl Act for CompareRows {
@@ -95,7 +105,11 @@ impl Act for CompareRows {
             migration.id = %cx.participation.migration, tables = plan.tables.len(), ?hashing,
             "comparing rows by their hashes"
         );
-        let mut checkpoint = Checkpoint::open(&cx.settings.state_dir, &cx.participation.migration, self.comparison_id)?;
+        let session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
+        let server = pgportage_postgres::history(&*session).await?;
+        let mut checkpoint =
+            Checkpoint::open(&cx.settings.state_dir, &cx.participation.migration, self.comparison_id, &server)?;
+        let begun_on = checkpoint.server().to_owned();
         let mut obstructed = Vec::new();
         for (table, obstacle) in plan.obstacles {
             checkpoint.note(&table, TableNote { obstacle, complete: true, ..TableNote::default() });
@@ -112,7 +126,11 @@ impl Act for CompareRows {
             worked = try_join_all(workers) => worked.map(|_| ()),
         };
         let result = queue.close()?;
-        worked.map(|()| result)
+        worked?;
+        if result.is_level() && begun_on == server {
+            history::take_up(cx, &server).await?;
+        }
+        Ok(result)
     }
 
     async fn undo(&self, _cx: &Context) -> Result<(), Failure> {

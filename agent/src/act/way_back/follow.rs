@@ -8,7 +8,7 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure};
 use pgportage_migration::ledger;
 use pgportage_migration::stream::{Stream, subscribed_name};
-use pgportage_postgres::{Purpose, quote_ident, sql_failure};
+use pgportage_postgres::{Purpose, history, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
 use tokio_postgres::Client;
 
@@ -76,7 +76,9 @@ impl Act for FollowStream {
             .batch_execute(&format!("ALTER SUBSCRIPTION {} ENABLE", quote_ident(&name)))
             .await
             .map_err(failure)?;
-        ledger::record(&transaction, cx.entry(), ActKind::FollowStream, Verb::Perform).await?;
+        let server = history(&transaction).await?;
+        let (kind, server) = (ActKind::FollowStream, Some(server.as_bytes()));
+        ledger::record_with(&transaction, cx.entry(), kind, Verb::Perform, server).await?;
         transaction.commit().await.map_err(failure)?;
         cx.fail_point("follow_stream.perform.enabled");
         cx.report(Progress { subject: "the first heartbeat of the other side".to_owned(), ..Progress::default() });
