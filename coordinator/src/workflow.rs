@@ -13,11 +13,9 @@ mod act_ref;
 pub mod advice;
 pub mod backoff;
 pub mod depth;
-pub mod digest;
 pub mod drift;
 pub mod fact;
 pub mod finding;
-pub mod inventory;
 pub mod judge;
 pub mod plan;
 pub mod planned;
@@ -34,6 +32,7 @@ pub(crate) mod proof;
 pub use act::Act;
 pub use act_ref::ActRef;
 pub use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Side, Verb};
+pub use pgportage_report::{digest, inventory};
 pub use step_name::StepName;
 
 /// When an act begins.

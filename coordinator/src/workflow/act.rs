@@ -38,10 +38,11 @@ pub use super::inventory::{ConnectGrant, Extension, Inventory, PlanMaterial, Pla
 pub use kind::{Act, Given, Input, Outcome, Trial};
 pub use pgportage_proto::RelationName;
 pub use pgportage_proto::v1::command_result::Result as Produced;
+pub use pgportage_report::comparison::{RowComparison, TableComparison};
 
 pub use certify_switch::SignedStatement;
 pub use check_server::{CheckServer, CheckServerResult};
-pub use compare_rows::{CompareRows, RowComparison, TableComparison};
+pub use compare_rows::CompareRows;
 pub use count_rows::{RowCounts, SequencePlace, TableCount};
 pub use drain_to_marker::{DrainToMarkerResult, WrittenRows};
 pub use fence_source::Fence;
