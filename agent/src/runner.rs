@@ -20,12 +20,13 @@ use futures_util::FutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::journal::{CommandEntry, FactKind, Known};
 use pgportage_proto::{ActKind, MigrationId, Reason, Verb, v1};
+use pgportage_report::progress::Progress;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::act::fail_points::{Moment, pass};
-use crate::act::{Context, Handles, Progress};
+use crate::act::{Context, Handles};
 use crate::command::{Command, Fact};
 use crate::reports;
 use crate::wire::{self, Received};

@@ -34,6 +34,7 @@ use pgportage_data_plane::peer::SourceSnapshot;
 use pgportage_link::{Effect, Failure};
 use pgportage_postgres::{Purpose, Session, is_passing, sql_failure};
 use pgportage_proto::{ActKind, CopyMethod, Reason, Side, v1};
+use pgportage_report::progress::Progress;
 
 use self::build_scheduler::Statistics;
 use self::builds::Builds;
@@ -42,7 +43,7 @@ use self::plan::{pieces, remaining};
 use self::queue::CopyQueue;
 use super::schema::later;
 use crate::act::patience::{Patience, stalled};
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::int32;
 
 const ACTION: ActKind = ActKind::CopyTables;

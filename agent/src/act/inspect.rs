@@ -27,15 +27,15 @@ mod way_back;
 use pgportage_link::{Effect, Failure};
 use pgportage_postgres::{Purpose, quote_ident, quote_literal};
 use pgportage_proto::{ActKind, Reason, Side, v1};
+use pgportage_report::inventory::Inventory;
+use pgportage_report::progress::Progress;
 
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use examination::{Check, Examination, answer};
 use finding::apply_consents;
 
 pub use finding::{Consent, Finding, Severity};
-pub use inventory::{Extension, Inventory};
 pub use left_out::not_replicated;
-pub use plan_material::{PlanMaterial, PlannedRole, PlannedTable, SessionGroup};
 
 /// Asks whether a server can take the given part in a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,9 +5,10 @@ use std::time::Duration;
 use pgportage_link::{Failure, Remedy};
 use pgportage_postgres::is_passing;
 use pgportage_proto::Reason;
+use pgportage_report::progress::Progress;
 use tokio::time::Instant;
 
-use super::{Context, Progress};
+use super::Context;
 
 /// First pause between two tries; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -152,7 +152,7 @@ fn step(overview: &Overview, name: StepName) -> v1::Step {
     };
     let progress =
         entry.acts.iter().filter_map(|act| act.command()).find_map(|command| {
-            overview.progress.get(&command).map(|progress| progress.clone().of(command.to_string()))
+            overview.progress.get(&command).map(|progress| progress.to_message(command.to_string()))
         });
     v1::Step {
         name: name.as_str().to_owned(),

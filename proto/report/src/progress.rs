@@ -67,12 +67,12 @@ pub struct Build {
 }
 
 impl Progress {
-    /// As it is sent: the progress of that command.
+    /// As it is sent, of that command.
     #[must_use]
-    pub fn of(self, command_id: String) -> v1::CommandProgress {
+    pub fn to_message(&self, command_id: String) -> v1::CommandProgress {
         v1::CommandProgress {
             command_id,
-            subject: self.subject,
+            subject: self.subject.clone(),
             completed: self.completed,
             total: self.total,
             unit: match self.unit {
@@ -83,8 +83,8 @@ impl Progress {
                 Unit::Milliseconds => v1::command_progress::Unit::Milliseconds,
             }
             .into(),
-            parts: self.parts.into_iter().map(v1::ProgressPart::from).collect(),
-            builds: self.builds.into_iter().map(v1::IndexBuild::from).collect(),
+            parts: self.parts.iter().cloned().map(v1::ProgressPart::from).collect(),
+            builds: self.builds.iter().cloned().map(v1::IndexBuild::from).collect(),
         }
     }
 }

@@ -3,20 +3,7 @@
 use std::collections::BTreeMap;
 
 use pgportage_postgres::catalog::SchemaObject;
-
-/// How an object differs. Seen from the subscriber: it is that side which
-/// lacks what is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Change {
-    /// A table that came after the publication: its rows do not travel.
-    NotReplicated,
-    /// Both have it, defined otherwise.
-    Different,
-    /// The subscriber does not have it.
-    Missing,
-    /// Only the subscriber has it.
-    Extra,
-}
+use pgportage_report::drift::{Change, DriftedObject};
 
 /// The schema of the publisher.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,15 +16,6 @@ pub struct Published {
 
 /// How objects differ, by their identities.
 pub type Differences = BTreeMap<String, Change>;
-
-/// One object that differs, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DriftedObject {
-    /// What it is and its name.
-    pub identity: String,
-    /// How it differs.
-    pub change: Change,
-}
 
 /// What differs, tables first: by them the stream may stop.
 #[must_use]

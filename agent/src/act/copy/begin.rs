@@ -11,13 +11,14 @@ use pgportage_migration::ledger;
 use pgportage_postgres::{Purpose, RelationName, sql_failure};
 #[cfg(doc)]
 use pgportage_proto::Reason;
+use pgportage_report::progress::Progress;
 use tokio_postgres::Transaction;
 
 use super::fate::{Fate, fates};
 use super::ledger::{DDL, Ledger, another};
 use super::mend::mend;
 use super::plan::pieces;
-use crate::act::{Context, Progress};
+use crate::act::Context;
 
 /// The source drops what the lost snapshot needs as soon as it hears of this, so
 /// it has to be true by then.

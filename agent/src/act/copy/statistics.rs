@@ -21,12 +21,13 @@ use pgportage_data_plane::statistics::{self, Condition};
 use pgportage_link::{Effect, Failure};
 use pgportage_postgres::{Purpose, RelationName, ServerVersion, Session, sql_failure};
 use pgportage_proto::Reason;
+use pgportage_report::progress::Progress;
 use tokio_postgres::Statement;
 
 use super::index::analyse;
 use super::queue::{CopyQueue, MOST_ASKED, Next};
 use super::unless_stopped;
-use crate::act::{Context, Progress};
+use crate::act::Context;
 
 /// The first version that can be told.
 const TOLD_SINCE: i32 = 18;

@@ -14,10 +14,11 @@ use super::open::decide_ahead;
 use super::seeded::{self, Bug};
 use super::sequence::set_all;
 use super::{await_disk, current_lsn, remaining};
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::{duration, int32, marker, sequences, span};
 use crate::switchover::{DrainToMarkerResult, EnteringSide, WrittenRows, sessions_lost};
 use pgportage_postgres::catalog::SequencePosition;
+use pgportage_report::progress::Progress;
 
 /// How often the destination is asked for the marker. The outage waits for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);

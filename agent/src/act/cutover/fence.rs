@@ -21,11 +21,12 @@ use uuid::Uuid;
 use super::seeded::{self, Bug};
 use super::sequence::positions;
 use super::{current_lsn, refuse_in_rehearsal, remaining};
-use crate::act::{Act, Consequences, Context, Produced, Progress, Survey};
+use crate::act::{Act, Consequences, Context, Produced, Survey};
 use crate::message::{int32, marker, sequence_messages};
 use crate::policy::{DestructiveAct, HookPoint};
 use crate::switchover::{FenceSourceResult, LeavingSide, sessions_lost};
 use pgportage_postgres::catalog::SequencePosition;
+use pgportage_report::progress::Progress;
 
 /// Everyone who could log in to the session's database, superusers left out: no
 /// grant keeps those out, and P0 has seen to them.

@@ -9,11 +9,12 @@ use pgportage_migration::ledger;
 use pgportage_migration::ledger::Ownership;
 use pgportage_postgres::{Purpose, Session, sql_failure};
 use pgportage_proto::{MigrationId, Reason, Side};
+use pgportage_report::progress::Progress;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{FinishMigrationResult, Undecided, finish_destination, finish_source, is_open};
-use crate::act::{Context, Handles, Progress, publication};
+use crate::act::{Context, Handles, publication};
 
 /// How long one part may go without moving. A person waits.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);

@@ -12,10 +12,11 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_postgres::programs::{self, Program, Tool};
 use pgportage_postgres::{Login, ServerVersion, Session, application_name, read_stderr, sql_failure, stderr_excerpt};
 use pgportage_proto::Reason;
+use pgportage_report::progress::{Progress, Unit};
 use sha2::{Digest, Sha256};
 
 use super::archive::{Archive, ArchiveError, Changes, Rights};
-use crate::act::{Context, Progress, ProgressUnit};
+use crate::act::Context;
 
 /// Most bytes of a schema. Ten thousand tables make about 20 MB; the limit keeps
 /// a hostile source from filling this machine's disk and memory.
@@ -90,8 +91,8 @@ pub(super) async fn fetch(cx: &Context, program: &Program, rights: &Rights) -> R
         bytes.extend_from_slice(&piece);
         cx.report(Progress {
             subject: "fetching the schema".to_owned(),
-            completed: bytes.len() as u64,
-            unit: ProgressUnit::Bytes,
+            completed: bytes.len() as i64,
+            unit: Unit::Bytes,
             ..Progress::default()
         });
     }
@@ -221,7 +222,7 @@ pub(super) async fn run(cx: &Context, program: &Program, fetched: &Fetched, sect
     let stderr = child.stderr.take();
     let mut progress = Progress {
         subject: "restoring the schema".to_owned(),
-        total: fetched.entry_count as u64,
+        total: fetched.entry_count as i64,
         ..Progress::default()
     };
     cx.report(progress.clone());

@@ -13,10 +13,11 @@ use pgportage_migration::names::former_slot;
 use pgportage_migration::stream::{published_copy_name, published_name};
 use pgportage_postgres::{CancelHandle, Purpose, Session, is_passing, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, CopyMethod, Reason, Side, Verb, v1};
+use pgportage_report::progress::Progress;
 
 use super::grants::{grant_reading, revoke_reading};
 use crate::act::patience::{Patience, stalled};
-use crate::act::{Act, Consequences, Context, Produced, Progress, Survey};
+use crate::act::{Act, Consequences, Context, Produced, Survey};
 use crate::policy::DestructiveAct;
 
 /// The slot is there already.

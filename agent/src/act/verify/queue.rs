@@ -8,11 +8,14 @@ use std::time::Duration;
 use pgportage_data_plane::comparison::{ComparedTable, Difference, Hashing, RowKey};
 use pgportage_link::Failure;
 use pgportage_postgres::RelationName;
+use pgportage_report::Digest;
+use pgportage_report::comparison::{RowComparison, TableComparison};
+use pgportage_report::progress::{Progress, Unit};
 use tokio::time::Instant;
 
-use super::checkpoint::{Checkpoint, TableComparison, TableNote};
+use super::checkpoint::{Checkpoint, TableNote};
 use super::repair::header;
-use crate::act::{Context, Progress, ProgressUnit};
+use crate::act::Context;
 
 /// Tables up to this size are compared together with others.
 const SMALL: i64 = 1 << 20;
@@ -104,9 +107,9 @@ impl<'a> RangeQueue<'a> {
         state.done_bytes += bytes;
         let progress = Progress {
             subject: format!("comparing {table}"),
-            completed: state.done_bytes.min(state.total_bytes).unsigned_abs(),
-            total: state.total_bytes.unsigned_abs(),
-            unit: ProgressUnit::Bytes,
+            completed: state.done_bytes.min(state.total_bytes),
+            total: state.total_bytes,
+            unit: Unit::Bytes,
             ..Progress::default()
         };
         drop(state);
@@ -155,12 +158,12 @@ impl<'a> RangeQueue<'a> {
     }
 
     /// Saves what there is, and tells it.
-    pub(super) fn close(&self) -> Result<super::CompareRowsResult, Failure> {
+    pub(super) fn close(&self) -> Result<RowComparison, Failure> {
         let mut state = self.lock();
         let elapsed = self.save(&mut state)?;
         let [report_path, repair_path] = state.checkpoint.paths()?;
         let tables: Vec<_> = state.tables.iter().map(|name| told(name, state.checkpoint.table(name))).collect();
-        Ok(super::CompareRowsResult {
+        Ok(RowComparison {
             complete: tables.iter().all(|table| table.complete),
             range_count: state.checkpoint.range_count(),
             recheck_count: state.checkpoint.recheck_count(),
@@ -187,7 +190,7 @@ fn told(name: &RelationName, note: Option<&TableNote>) -> TableComparison {
     TableComparison {
         table: name.clone(),
         row_count: note.digest.row_count,
-        digest: note.digest.bytes(),
+        digest: Digest(note.digest.bytes()),
         missing_count: note.missing,
         extra_count: note.extra,
         changed_count: note.changed,

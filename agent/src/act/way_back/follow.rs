@@ -11,12 +11,13 @@ use pgportage_migration::ledger;
 use pgportage_migration::stream::{Stream, subscribed_name};
 use pgportage_postgres::{Purpose, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
+use pgportage_report::progress::Progress;
 use tokio_postgres::Client;
 
 use super::lost;
 use crate::act::patience::{Patience, stalled};
 use crate::act::subscribe::subscription;
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::span;
 
 /// How often to look for the heartbeat.
