@@ -417,7 +417,6 @@ impl Runner {
             plan_digest: command.plan_digest.clone(),
             stall_timeout: command.stall_timeout,
             handles: self.handles.clone(),
-            clock: self.handles.tasks.clock,
             progress,
             // A stall cancels the act, not the command.
             cancel: cancel.child_token(),

@@ -12,7 +12,7 @@ use pgportage_data_plane::slot::Slots;
 use pgportage_data_plane::snapshot::Snapshots;
 use pgportage_data_plane::tunnel::Tunnels;
 use pgportage_link::tls::Identity;
-use pgportage_link::{Clock, Effect, Failure, Remedy, Tasks};
+use pgportage_link::{Effect, Failure, Remedy, Tasks};
 use pgportage_migration::Participation;
 use pgportage_migration::journal::Journal;
 use pgportage_migration::ledger::Entry;
@@ -45,8 +45,6 @@ pub struct Context {
     pub stall_timeout: Duration,
     /// What the act is carried out with.
     pub handles: Handles,
-    /// The clocks.
-    pub clock: Clock,
     /// Where progress goes.
     pub progress: watch::Sender<Progress>,
     /// Says stop. Honoured at safe points.
@@ -137,7 +135,7 @@ impl Context {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => self.safe_point(),
-            () = self.clock.sleep(duration) => Ok(()),
+            () = self.tasks.clock.sleep(duration) => Ok(()),
         }
     }
 

@@ -233,9 +233,9 @@ async fn complete(
     let queue = match snapshot {
         Some(snapshot) => {
             let left = remaining(pieces(&snapshot.tables), &snapshot.tables, &ledger.done);
-            CopyQueue::new(&snapshot.tables, left, &builds, wanted, cx.clock.now()).with_history(history(ledger))
+            CopyQueue::new(&snapshot.tables, left, &builds, wanted, cx.tasks.clock.now()).with_history(history(ledger))
         }
-        None => CopyQueue::complete(names.into_iter().collect(), &builds, wanted, cx.clock.now()),
+        None => CopyQueue::complete(names.into_iter().collect(), &builds, wanted, cx.tasks.clock.now()),
     }
     .with_rows(&ledger.rows);
     let rows = async {
@@ -286,10 +286,10 @@ async fn supervise(cx: &Context, queue: &CopyQueue) -> Failure {
             builds.rest();
         }
         cx.report(progress);
-        cx.clock.sleep(REPORT).await;
+        cx.tasks.clock.sleep(REPORT).await;
         // A server may work at one index for longer than any limit: that shows in
         // its own progress, not in ours.
-        if !queue.rows_are_in() && cx.clock.now().duration_since(queue.moved_at()) >= cx.stall_timeout {
+        if !queue.rows_are_in() && cx.tasks.clock.now().duration_since(queue.moved_at()) >= cx.stall_timeout {
             return stalled(cx, "rows from the source");
         }
     }

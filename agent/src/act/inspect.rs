@@ -175,7 +175,7 @@ impl Act for CheckServer {
         };
         let mut inventory = inventory::take(&server, session.as_ref(), &participation.database).await?;
         inventory.pg_dump_version_num = match side {
-            Side::Source => program::dump_version(&cx.settings, cx.clock, server.version).await,
+            Side::Source => program::dump_version(&cx.settings, cx.tasks.clock, server.version).await,
             Side::Destination => 0,
         };
         let examination = Examination {

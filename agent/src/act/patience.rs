@@ -26,18 +26,18 @@ pub(crate) struct Patience {
 impl Patience {
     /// Begins now.
     pub(crate) fn new(cx: &Context) -> Self {
-        Self { moved_at: cx.clock.now(), pause: FIRST_PAUSE }
+        Self { moved_at: cx.tasks.clock.now(), pause: FIRST_PAUSE }
     }
 
     /// The act has moved: the limit begins anew.
     pub(crate) fn moved(&mut self, cx: &Context) {
-        self.moved_at = cx.clock.now();
+        self.moved_at = cx.tasks.clock.now();
         self.pause = FIRST_PAUSE;
     }
 
     /// Whether nothing has moved for longer than the act allows.
     pub(crate) fn is_over(&self, cx: &Context) -> bool {
-        cx.clock.now().duration_since(self.moved_at) >= cx.stall_timeout
+        cx.tasks.clock.now().duration_since(self.moved_at) >= cx.stall_timeout
     }
 
     /// After a failed try: waits when the same try may succeed later (a lock

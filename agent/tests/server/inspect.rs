@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pgportage_agent::act::inspect::{CheckServer, CheckServerResult, Consent, Finding, Severity};
 use pgportage_agent::act::{Act, Context};
-use pgportage_link::{Clock, Failure};
+use pgportage_link::Failure;
 use pgportage_proto::{Reason, Side};
 use pgportage_report::inventory::{Extension, Inventory};
 use pgportage_report::progress::Progress;
@@ -27,7 +27,6 @@ fn context(lone: &Lone) -> Context {
         plan_digest: vec![0; 32],
         stall_timeout: Duration::from_secs(60),
         handles: lone.agent.handles.clone(),
-        clock: Clock,
         progress: watch::Sender::new(Progress::default()),
         cancel: CancellationToken::new(),
     }

@@ -178,7 +178,6 @@ impl World {
             plan_digest: vec![1; 32],
             stall_timeout: PATIENCE,
             handles: agent.handles.clone(),
-            clock: Clock,
             progress: watch::channel(Progress::default()).0,
             cancel: CancellationToken::new(),
         }

@@ -89,7 +89,7 @@ impl Act for AwaitLag {
         let mut arrived = None;
         loop {
             cx.slots.stands(&cx.participation.migration)?;
-            let now = cx.clock.now();
+            let now = cx.tasks.clock.now();
             let reading = cx.heartbeats.reading(&cx.participation.migration);
             window = Window::next(window, reading, self.max_lag, now);
             if let (Some(window), Some(reading)) = (&window, reading)

@@ -34,7 +34,7 @@ pub(super) struct Builds {
 impl Builds {
     /// What is being built now.
     pub(super) async fn look(&mut self, cx: &Context) -> Vec<Build> {
-        match cx.clock.timeout(LIMIT, Box::pin(self.read(cx))).await {
+        match cx.tasks.clock.timeout(LIMIT, Box::pin(self.read(cx))).await {
             Ok(Ok(builds)) => builds,
             Ok(Err(failure)) => {
                 tracing::debug!(%failure, "index builds cannot be looked at");

@@ -179,7 +179,7 @@ pub(super) async fn work(cx: &Context, queue: &CopyQueue) -> Result<(), Failure>
                 let targets: Vec<_> = tables.iter().map(target).collect();
                 let outcomes = carry(cx, &mut staging, &targets).await;
                 for (table, outcome) in tables.into_iter().zip(outcomes) {
-                    queue.waited(table, outcome == Outcome::Carried, cx.clock.now());
+                    queue.waited(table, outcome == Outcome::Carried, cx.tasks.clock.now());
                 }
             }
         }
@@ -241,7 +241,7 @@ pub(super) async fn finish(cx: &Context, session: &Session, jobs: usize) -> Resu
 async fn carry(cx: &Context, staging: &mut Option<Staging>, targets: &[Target]) -> Vec<Outcome> {
     let mut outcomes = vec![Outcome::Lost; targets.len()];
     let carrying = async {
-        match cx.clock.timeout(LIMIT, attempt(cx, staging, targets, &mut outcomes)).await {
+        match cx.tasks.clock.timeout(LIMIT, attempt(cx, staging, targets, &mut outcomes)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::new(Reason::Stalled, "the source's statistics took too long").effect(Effect::None)),
         }

@@ -75,7 +75,6 @@ fn context(handles: &Handles, participation: &Participation, leader_epoch: i64) 
         leader_epoch,
         plan_digest: Vec::new(),
         stall_timeout: STALL_TIMEOUT,
-        clock: handles.tasks.clock,
         handles: handles.clone(),
         progress: watch::Sender::new(Progress::default()),
         cancel: CancellationToken::new(),

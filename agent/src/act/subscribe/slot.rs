@@ -257,13 +257,13 @@ async fn attend(
         tokio::select! {
             biased;
             made = &mut creation => return made.map_err(creation_failure),
-            () = cx.clock.sleep(LOOK) => {}
+            () = cx.tasks.clock.sleep(LOOK) => {}
         }
         let over = patience.is_over(cx);
         if over || cx.cancel.is_cancelled() {
             if let Some(stop) = stop
                 && stop.cancel().await.is_ok()
-                && cx.clock.timeout(CANCEL_LIMIT, &mut creation).await.is_err()
+                && cx.tasks.clock.timeout(CANCEL_LIMIT, &mut creation).await.is_err()
             {
                 tracing::warn!("the server does not give up the creation of the replication slot");
             }

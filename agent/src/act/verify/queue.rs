@@ -69,7 +69,7 @@ impl<'a> RangeQueue<'a> {
         mut tables: Vec<Arc<ComparedTable>>,
         obstructed: Vec<RelationName>,
     ) -> Self {
-        let begun = cx.clock.now();
+        let begun = cx.tasks.clock.now();
         let mut names = obstructed;
         names.extend(tables.iter().map(|table| table.name.clone()));
         names.sort();
@@ -92,7 +92,7 @@ impl<'a> RangeQueue<'a> {
 
     /// Whether the time is over.
     pub(super) fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| self.cx.clock.now() >= deadline)
+        self.deadline.is_some_and(|deadline| self.cx.tasks.clock.now() >= deadline)
     }
 
     /// What is known of a table from before.
@@ -149,7 +149,7 @@ impl<'a> RangeQueue<'a> {
     pub(super) fn note(&self, table: &RelationName, note: TableNote) -> Result<(), Failure> {
         let mut state = self.lock();
         state.checkpoint.note(table, note);
-        let now = self.cx.clock.now();
+        let now = self.cx.tasks.clock.now();
         if now.duration_since(state.saved_at) < SAVE_INTERVAL {
             return Ok(());
         }
@@ -175,7 +175,7 @@ impl<'a> RangeQueue<'a> {
     }
 
     fn save(&self, state: &mut State) -> Result<Duration, Failure> {
-        let elapsed = state.checkpoint.elapsed() + self.cx.clock.now().duration_since(self.begun);
+        let elapsed = state.checkpoint.elapsed() + self.cx.tasks.clock.now().duration_since(self.begun);
         state.checkpoint.save(elapsed)?;
         Ok(elapsed)
     }

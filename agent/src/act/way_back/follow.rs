@@ -59,7 +59,7 @@ impl Act for FollowStream {
     }
 
     async fn perform(&self, cx: &Context) -> Result<FollowStreamResult, Failure> {
-        let begin = cx.clock.now();
+        let begin = cx.tasks.clock.now();
         let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         let before = beat(cx, &session).await?;
         let failure = |error| sql_failure(error, "enable the subscription");
@@ -92,7 +92,7 @@ impl Act for FollowStream {
             }
             cx.pause(LOOK).await?;
         }
-        Ok(FollowStreamResult { first_arrival: cx.clock.now().duration_since(begin) })
+        Ok(FollowStreamResult { first_arrival: cx.tasks.clock.now().duration_since(begin) })
     }
 
     /// The next opening disables it.
