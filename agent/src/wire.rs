@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use pgportage_data_plane::figures::Gauge;
-use pgportage_link::{Effect, Failure};
+use pgportage_link::Failure;
 use pgportage_migration::Participation;
 use pgportage_migration::journal::FactEntry;
 use pgportage_proto::{MigrationId, Reason, Side, Verb, v1};
@@ -132,13 +132,9 @@ pub fn encode_fact(command_id: &str, fact: Fact, at: SystemTime) -> Vec<u8> {
         Fact::Accepted => Wire::Accepted(v1::CommandAccepted {}),
         Fact::Succeeded(result) => Wire::Succeeded(result),
         Fact::Failed(failure) => Wire::Failed(failure.into()),
-        Fact::Cancelled(effect) => Wire::Cancelled(v1::CommandCancelled {
-            effect: match effect {
-                Effect::None => v1::failure::Effect::None,
-                Effect::Unknown => v1::failure::Effect::Unknown,
-            }
-            .into(),
-        }),
+        Fact::Cancelled(effect) => {
+            Wire::Cancelled(v1::CommandCancelled { effect: v1::failure::Effect::from(effect).into() })
+        }
     })
     .encode_to_vec();
     if bytes.len() <= MAX_FACT_BYTES {

@@ -16,7 +16,7 @@ use pgportage_proto::{read_span, v1};
 
 use crate::figures::Gauge;
 use crate::workflow::act::Digest;
-use crate::workflow::finding::{Consent, Finding, Severity};
+use crate::workflow::finding::{Consent, Finding};
 use crate::workflow::spec::{Rate, Spec};
 
 pub(crate) use crate::message::{duration, malformed, missing, to_duration};
@@ -86,15 +86,9 @@ impl From<&Consent> for v1::Consent {
 
 impl From<v1::Finding> for Finding {
     fn from(value: v1::Finding) -> Self {
-        let severity = match value.severity() {
-            v1::finding::Severity::Note => Severity::Note,
-            v1::finding::Severity::Consent => Severity::Consent,
-            // What is not stated, or not known to this release, is no pass.
-            v1::finding::Severity::Unspecified | v1::finding::Severity::Refuse => Severity::Refuse,
-        };
         Self {
+            severity: value.severity().into(),
             code: value.code,
-            severity,
             object: value.object,
             message: value.message,
             evidence: value.evidence,
@@ -110,12 +104,7 @@ impl From<v1::Finding> for Finding {
 pub fn to_finding(value: &Finding) -> v1::Finding {
     v1::Finding {
         code: value.code.clone(),
-        severity: match value.severity {
-            Severity::Refuse => v1::finding::Severity::Refuse,
-            Severity::Consent => v1::finding::Severity::Consent,
-            Severity::Note => v1::finding::Severity::Note,
-        }
-        .into(),
+        severity: v1::finding::Severity::from(value.severity).into(),
         object: value.object.clone(),
         message: value.message.clone(),
         evidence: value.evidence.clone(),

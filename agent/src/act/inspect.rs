@@ -34,8 +34,9 @@ use crate::act::{Act, Context, Produced, Survey};
 use examination::{Check, Examination, answer};
 use finding::apply_consents;
 
-pub use finding::{Consent, Finding, Severity};
+pub use finding::{Consent, Finding};
 pub use left_out::not_replicated;
+pub use pgportage_report::finding::Severity;
 
 /// Asks whether a server can take the given part in a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -212,7 +213,7 @@ impl Act for CheckServer {
         let identity_full_tables = identity::agreed_tables(&examination, &findings, &self.consents).await?;
         apply_consents(&mut findings, &self.consents);
         findings.sort_by(|one, other| {
-            (other.severity, one.code, &one.object).cmp(&(one.severity, other.code, &other.object))
+            (one.severity, one.code, &one.object).cmp(&(other.severity, other.code, &other.object))
         });
         inventory.identity_full_tables = identity_full_tables;
         inventory.plan_material = match session.as_ref() {

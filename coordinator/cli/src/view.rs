@@ -24,8 +24,9 @@ pub use certified::{Certified, Proof, Saved};
 pub use choice::{Chosen, MaxRate, Method, Way};
 pub use cutover::{Cutover, CutoverPhase};
 pub use explained::{Explained, Explanation, Report, Side, Situation, Weight};
-pub use failure::{Effect, Failure, Remedy};
+pub use failure::Failure;
 pub use pgportage_report::drift::SchemaDrift;
+pub use pgportage_report::finding::Severity;
 pub use pgportage_report::forecast::{Forecast, WalLimit};
 pub use pgportage_report::progress::{Build, Part, Progress, Unit};
 use pgportage_report::quantity::milliseconds;
@@ -287,18 +288,6 @@ pub struct Finding {
     /// What a consent is bound to. Not printed.
     #[serde(skip)]
     pub evidence_digest: Vec<u8>,
-}
-
-/// What a finding means for the migration, worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// The migration cannot start. An unstated severity reads as this one.
-    Refuse,
-    /// The operator has to agree first.
-    Consent,
-    /// For information.
-    Note,
 }
 
 /// What preflight found.

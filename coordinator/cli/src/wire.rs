@@ -15,9 +15,9 @@ pub use certified::certified;
 pub use explained::explained;
 
 use crate::view::{
-    Agent, AgentState, CUTOVER_STEP, Cutover, CutoverPhase, Effect, FINISH_STEP, Failure, Figures, Finding, MaxRate,
-    Migration, MigrationState, Preflight, Rehearsal, Remedy, RowComparison, Severity, Side, Step, StepState,
-    SwitchComparison, Verification, Way, WayBack, page,
+    Agent, AgentState, CUTOVER_STEP, Cutover, CutoverPhase, FINISH_STEP, Failure, Figures, Finding, MaxRate, Migration,
+    MigrationState, Preflight, Rehearsal, RowComparison, Severity, Side, Step, StepState, SwitchComparison,
+    Verification, Way, WayBack, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -239,11 +239,7 @@ impl From<v1::VerificationReport> for Verification {
 impl From<v1::Finding> for Finding {
     fn from(message: v1::Finding) -> Self {
         Self {
-            severity: match message.severity() {
-                v1::finding::Severity::Note => Severity::Note,
-                v1::finding::Severity::Consent => Severity::Consent,
-                v1::finding::Severity::Refuse | v1::finding::Severity::Unspecified => Severity::Refuse,
-            },
+            severity: message.severity().into(),
             page: page(&message.code),
             code: message.code,
             object: message.object,
@@ -323,15 +319,8 @@ impl From<pgportage_link::Failure> for Failure {
             sqlstate: failure.sqlstate.unwrap_or_default(),
             metadata: failure.metadata,
             causes: failure.causes,
-            remedy: match failure.remedy {
-                pgportage_link::Remedy::Wait => Remedy::Wait,
-                pgportage_link::Remedy::Operator => Remedy::Operator,
-                pgportage_link::Remedy::Abort => Remedy::Abort,
-            },
-            effect: match failure.effect {
-                pgportage_link::Effect::None => Effect::None,
-                pgportage_link::Effect::Unknown => Effect::Unknown,
-            },
+            remedy: failure.remedy,
+            effect: failure.effect,
             page: page(failure.reason.as_str()),
         }
     }
@@ -339,6 +328,8 @@ impl From<pgportage_link::Failure> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use pgportage_link::{Effect, Remedy};
+
     use super::*;
 
     #[test]

@@ -134,7 +134,6 @@ pub enum Event {
         /// The agent's number of this fact.
         agent_sequence: i64,
         /// What it left behind.
-        #[serde(with = "effect_form")]
         effect: Effect,
     },
     /// Every act of the step is done, and what they produced is good.
@@ -364,17 +363,8 @@ pub mod failure_form {
         metadata: BTreeMap<String, String>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         causes: Vec<String>,
-        remedy: RemedyForm,
-        #[serde(with = "super::effect_form")]
+        remedy: Remedy,
         effect: Effect,
-    }
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(rename_all = "snake_case")]
-    enum RemedyForm {
-        Wait,
-        Operator,
-        Abort,
     }
 
     /// Writes a failure.
@@ -387,11 +377,7 @@ pub mod failure_form {
             sqlstate: failure.sqlstate.clone(),
             metadata: failure.metadata.clone(),
             causes: failure.causes.clone(),
-            remedy: match failure.remedy {
-                Remedy::Wait => RemedyForm::Wait,
-                Remedy::Operator => RemedyForm::Operator,
-                Remedy::Abort => RemedyForm::Abort,
-            },
+            remedy: failure.remedy,
             effect: failure.effect,
         }
         .serialize(serializer)
@@ -413,42 +399,8 @@ pub mod failure_form {
             sqlstate: form.sqlstate,
             metadata: form.metadata,
             causes: form.causes,
-            remedy: match form.remedy {
-                RemedyForm::Wait => Remedy::Wait,
-                RemedyForm::Operator => Remedy::Operator,
-                RemedyForm::Abort => Remedy::Abort,
-            },
+            remedy: form.remedy,
             effect: form.effect,
-        })
-    }
-}
-
-/// How an effect is stored.
-pub mod effect_form {
-    use pgportage_link::Effect;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(rename_all = "snake_case")]
-    enum Form {
-        None,
-        Unknown,
-    }
-
-    /// Writes an effect.
-    pub fn serialize<S: Serializer>(effect: &Effect, serializer: S) -> Result<S::Ok, S::Error> {
-        match effect {
-            Effect::None => Form::None,
-            Effect::Unknown => Form::Unknown,
-        }
-        .serialize(serializer)
-    }
-
-    /// Reads an effect.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Effect, D::Error> {
-        Ok(match Form::deserialize(deserializer)? {
-            Form::None => Effect::None,
-            Form::Unknown => Effect::Unknown,
         })
     }
 }

@@ -7,6 +7,7 @@
 pub mod comparison;
 pub mod digest;
 pub mod drift;
+pub mod finding;
 pub mod forecast;
 pub mod inventory;
 pub mod progress;

@@ -4,7 +4,7 @@ use pgportage_link::Failure;
 use pgportage_proto::v1;
 use pgportage_report::inventory::Inventory;
 
-use super::{CheckServer, CheckServerResult, Consent, Finding, Severity};
+use super::{CheckServer, CheckServerResult, Consent, Finding};
 use crate::message::missing;
 
 pub(super) fn decode(message: v1::CheckServer) -> Result<CheckServer, Failure> {
@@ -34,12 +34,7 @@ impl From<Finding> for v1::Finding {
     fn from(finding: Finding) -> Self {
         Self {
             code: finding.code.as_str().to_owned(),
-            severity: match finding.severity {
-                Severity::Note => v1::finding::Severity::Note,
-                Severity::Consent => v1::finding::Severity::Consent,
-                Severity::Refuse => v1::finding::Severity::Refuse,
-            }
-            .into(),
+            severity: v1::finding::Severity::from(finding.severity).into(),
             evidence_digest: finding.evidence_digest().to_vec(),
             object: finding.object,
             message: finding.message,
