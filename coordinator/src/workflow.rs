@@ -32,7 +32,6 @@ pub(crate) mod proof;
 pub use act::Act;
 pub use act_ref::ActRef;
 pub use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Side, Verb};
-pub use pgportage_report::{digest, inventory};
 pub use step_name::StepName;
 
 /// When an act begins.

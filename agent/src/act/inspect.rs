@@ -27,6 +27,7 @@ mod way_back;
 use pgportage_link::{Effect, Failure};
 use pgportage_postgres::{Purpose, quote_ident, quote_literal};
 use pgportage_proto::{ActKind, Reason, Side, v1};
+use pgportage_report::finding::Severity;
 use pgportage_report::inventory::Inventory;
 use pgportage_report::progress::Progress;
 
@@ -36,7 +37,6 @@ use finding::apply_consents;
 
 pub use finding::{Consent, Finding};
 pub use left_out::not_replicated;
-pub use pgportage_report::finding::Severity;
 
 /// Asks whether a server can take the given part in a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use pgportage_agent::act::inspect::{CheckServer, CheckServerResult, Consent, Finding, Severity};
+use pgportage_agent::act::inspect::{CheckServer, CheckServerResult, Consent, Finding};
 use pgportage_agent::act::{Act, Context};
 use pgportage_link::Failure;
 use pgportage_proto::{Reason, Side};
+use pgportage_report::finding::Severity;
 use pgportage_report::inventory::{Extension, Inventory};
 use pgportage_report::progress::Progress;
 use pgportage_tests::cluster::{Cluster, ClusterOptions};

@@ -33,12 +33,14 @@ pub mod restore_schema;
 mod sequence;
 pub mod set_replica_identity;
 
-pub use super::digest::Digest;
-pub use super::inventory::{ConnectGrant, Extension, Inventory, PlanMaterial, PlannedRole, PlannedTable, SessionGroup};
 pub use kind::{Act, Given, Input, Outcome, Trial};
 pub use pgportage_proto::RelationName;
 pub use pgportage_proto::v1::command_result::Result as Produced;
+pub use pgportage_report::Digest;
 pub use pgportage_report::comparison::{RowComparison, TableComparison};
+pub use pgportage_report::inventory::{
+    ConnectGrant, Extension, Inventory, PlanMaterial, PlannedRole, PlannedTable, SessionGroup,
+};
 
 pub use certify_switch::SignedStatement;
 pub use check_server::{CheckServer, CheckServerResult};

@@ -1,9 +1,8 @@
 //! Findings and the operator's agreement to them.
 
+use pgportage_report::Digest;
 pub use pgportage_report::finding::Severity;
 use serde::{Deserialize, Serialize};
-
-use super::digest::Digest;
 
 /// One result of an inspection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

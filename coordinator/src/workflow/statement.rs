@@ -8,9 +8,9 @@
 use std::fmt;
 
 use pgportage_proto::{ActKind, MigrationId, RelationName, Side, quote_ident};
+use pgportage_report::inventory::{Inventory, PlanMaterial, PlannedRole, PlannedTable};
 pub(super) use pgportage_report::quantity::size;
 
-use super::inventory::{Inventory, PlanMaterial, PlannedRole, PlannedTable};
 use super::spec::Spec;
 
 /// How many names a line shows before it says how many more there are.

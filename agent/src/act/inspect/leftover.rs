@@ -3,9 +3,10 @@
 use pgportage_link::Failure;
 use pgportage_postgres::{quote_ident, quote_literal};
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
 
+use super::Finding;
 use super::examination::{Examination, each};
-use super::{Finding, Severity};
 
 /// Slots of ours for this database, and those of table copies that nobody
 /// reads any more. Each keeps WAL for ever.

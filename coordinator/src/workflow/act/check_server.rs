@@ -4,10 +4,10 @@ use pgportage_link::Failure;
 use pgportage_proto::v1::command::Action as Message;
 use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, Side, v1};
+use pgportage_report::inventory::Inventory;
 use serde::{Deserialize, Serialize};
 
 use super::super::finding::{Consent, Finding};
-use super::super::inventory::Inventory;
 use super::super::statement::{Basis, Statements, remark};
 use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
 use crate::message::missing;

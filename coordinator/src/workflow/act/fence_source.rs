@@ -4,9 +4,9 @@ use pgportage_link::Failure;
 use pgportage_proto::v1::command::Action as Message;
 use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, quote_ident, v1};
+use pgportage_report::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::super::digest::Digest;
 use super::super::statement::{Basis, Statements, remark, runs};
 use super::kind::{Act, Given, Input, Outcome, Payload, something_else};
 use super::raise_barrier::Barrier;
