@@ -55,9 +55,9 @@ impl Collector for Now {
         // Far below 2^53, where a float would lose a byte.
         #[expect(clippy::cast_precision_loss, reason = "Prometheus has floats only")]
         let number = |number: u64| number as f64;
-        type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&Gauge) -> Option<f64>);
         #[expect(clippy::cast_precision_loss, reason = "Prometheus has floats only")]
         let signed = |number: i64| number as f64;
+        type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&Gauge) -> Option<f64>);
         let figures: [Figure<'_>; 11] = [
             ("lag_seconds", "From a heartbeat's commit to the news of its arrival", &|g| g.lag.map(seconds)),
             ("lag_bytes", "Bytes the destination has not confirmed", &|g| g.lag_bytes.map(number)),

@@ -88,7 +88,7 @@ impl Measurements {
         let milliseconds = i128::try_from(span.as_millis()).ok()?;
         let a_second = |now: u64, then: u64| (i128::from(now) - i128::from(then)) * 1000 / milliseconds;
         let growth = i64::try_from(a_second(last.retained, first.retained)).ok()?;
-        let nearest = bounds.nearest(seen);
+        let (limit, left_bytes) = bounds.nearest(seen).unzip();
         let time_left = |left_bytes: u64| {
             let growth = u64::try_from(growth).ok().filter(|growth| *growth > 0)?;
             Some(Duration::from_secs(left_bytes / growth))
@@ -96,9 +96,9 @@ impl Measurements {
         Some(Forecast {
             written_bytes_per_second: i64::try_from(a_second(last.position, first.position)).ok()?,
             growth_bytes_per_second: growth,
-            limit: nearest.map(|(limit, _)| limit),
-            left_bytes: nearest.map(|(_, left_bytes)| int64(left_bytes)),
-            time_left: nearest.and_then(|(_, left_bytes)| time_left(left_bytes)),
+            limit,
+            left_bytes: left_bytes.map(int64),
+            time_left: left_bytes.and_then(time_left),
         })
     }
 }
