@@ -85,7 +85,7 @@ impl Watch {
     /// Watches until the agent stops.
     pub async fn run(mut self) {
         let tasks = self.tasks.clone();
-        while tasks.round(self.round(), INTERVAL).await {}
+        while tasks.round(Box::pin(self.round()), INTERVAL).await {}
     }
 
     /// One look at every slot of ours.
