@@ -34,7 +34,7 @@ use pgportage_link::{Effect, Failure};
 use pgportage_proto::{Reason, v1};
 
 pub use any::AnyAct;
-pub use context::{Context, Handles, IndexBuild, Progress, ProgressPart, ProgressUnit};
+pub use context::{Context, Handles};
 pub use contract::{Act, Consequences, Produced, Survey};
 
 /// The registry: every act, by the name that the contract gives it. Takes in what a

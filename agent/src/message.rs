@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use pgportage_link::{Effect, Failure};
 use pgportage_postgres::RelationName;
-use pgportage_proto::{Reason, v1};
+pub(crate) use pgportage_proto::span;
+use pgportage_proto::{Reason, read_span, v1};
 use uuid::Uuid;
 
 use pgportage_postgres::catalog::SequencePosition;
@@ -25,22 +26,12 @@ pub(crate) fn some(text: String, field: &str) -> Result<String, Failure> {
 
 /// A duration that must be there and be longer than nothing.
 pub(crate) fn duration(message: Option<prost_types::Duration>, field: &str) -> Result<Duration, Failure> {
-    message
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| missing(field))
+    read_span(message).filter(|duration| !duration.is_zero()).ok_or_else(|| missing(field))
 }
 
 /// A duration that this agent wrote, read back. One that makes no sense reads as zero.
 pub(crate) fn reported(message: Option<prost_types::Duration>) -> Duration {
-    message.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default()
-}
-
-pub(crate) fn span(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
-    }
+    read_span(message).unwrap_or_default()
 }
 
 /// The contract has no unsigned numbers; ours never reach the difference.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use pgportage_data_plane::figures::{Gauge, Gauges, LinkTraffic, Standing};
 use pgportage_link::metrics::Metrics;
 use pgportage_migration::journal::Journal;
+use pgportage_report::progress::Part;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use crate::act::{Handles, ProgressPart};
+use crate::act::Handles;
 use crate::runner::{Attempts, Runner, UnderWay};
 
 /// Registers the agent's figures with the metrics endpoint.
@@ -54,20 +55,21 @@ impl Collector for Now {
         // Far below 2^53, where a float would lose a byte.
         #[expect(clippy::cast_precision_loss, reason = "Prometheus has floats only")]
         let number = |number: u64| number as f64;
+        #[expect(clippy::cast_precision_loss, reason = "Prometheus has floats only")]
+        let signed = |number: i64| number as f64;
         type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&Gauge) -> Option<f64>);
-        let room = |gauge: &Gauge| gauge.wal_forecast.and_then(|forecast| forecast.room);
         let figures: [Figure<'_>; 11] = [
             ("lag_seconds", "From a heartbeat's commit to the news of its arrival", &|g| g.lag.map(seconds)),
             ("lag_bytes", "Bytes the destination has not confirmed", &|g| g.lag_bytes.map(number)),
             ("retained_wal_bytes", "WAL kept on disk for our slot", &|g| g.retained_wal_bytes.map(number)),
             ("wal_written_bytes_per_second", "WAL that the source writes", &|g| {
-                g.wal_forecast.map(|forecast| number(forecast.written_bytes_per_second))
+                g.wal_forecast.map(|forecast| signed(forecast.written_bytes_per_second))
             }),
             ("wal_left_bytes", "WAL that may still be kept before the nearest limit", &|g| {
-                room(g).map(|room| number(room.left_bytes))
+                g.wal_forecast?.left_bytes.map(signed)
             }),
             ("wal_left_seconds", "Time until then, at the present growth; none while it does not grow", &|g| {
-                room(g).and_then(|room| room.time_left).map(seconds)
+                g.wal_forecast?.time_left.map(seconds)
             }),
             ("xmin_age", "Transactions since the oldest id our slot holds back", &|g| g.xmin_age.map(number)),
             ("free_disk_bytes", "Free bytes on the disk that holds the WAL", &|g| g.free_disk_bytes.map(number)),
@@ -123,8 +125,8 @@ impl Now {
     /// The progress of copies. Tables that are ready count too; unknown figures are left out.
     fn encode_copies(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let copies = self.runner.copies();
-        type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&[ProgressPart]) -> u64);
-        let sum = |parts: &[ProgressPart], of: fn(&ProgressPart) -> u64| parts.iter().map(of).sum();
+        type Figure<'a> = (&'static str, &'static str, &'a dyn Fn(&[Part]) -> i64);
+        let sum = |parts: &[Part], of: fn(&Part) -> i64| parts.iter().map(of).sum();
         let figures: [Figure<'_>; 6] = [
             ("copy_done_bytes", "Bytes of tables copied so far", &|parts| sum(parts, |part| part.size_bytes)),
             ("copy_total_bytes", "Bytes of all tables, as the source estimates", &|parts| {
@@ -134,7 +136,7 @@ impl Now {
             ("copy_total_rows", "Rows of all tables, as the source estimates", &|parts| {
                 sum(parts, |part| part.total_rows)
             }),
-            ("copy_done_tables", "Tables whose rows are in", &|parts| sum(parts, |part| u64::from(part.ready))),
+            ("copy_done_tables", "Tables whose rows are in", &|parts| sum(parts, |part| i64::from(part.ready))),
             ("copy_total_tables", "Tables to copy", &|parts| sum(parts, |_| 1)),
         ];
         for (name, help, figure) in figures {
@@ -146,7 +148,6 @@ impl Now {
                     // analysed its tables, the rows.
                     continue;
                 }
-                let value = i64::try_from(value).unwrap_or(i64::MAX);
                 family.encode_family(&[("migration", migration.as_str())])?.encode_gauge(&value)?;
             }
         }

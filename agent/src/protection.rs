@@ -75,19 +75,8 @@ impl Protection {
         if !self.settings.enabled {
             return;
         }
-        let Tasks { clock, stop, .. } = self.tasks.clone();
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.round() => {}
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = clock.sleep(INTERVAL) => {}
-            }
-        }
+        let tasks = self.tasks.clone();
+        while tasks.round(self.round(), INTERVAL).await {}
     }
 
     /// One look, if there are readers.

@@ -19,12 +19,13 @@ use futures_util::FutureExt;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::journal::{CommandEntry, FactKind, Known};
 use pgportage_proto::{ActKind, MigrationId, Reason, Verb, v1};
+use pgportage_report::progress::Progress;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::act::fail_points::{Moment, pass};
-use crate::act::{Context, Handles, Progress};
+use crate::act::{Context, Handles};
 use crate::command::{Command, Fact};
 use crate::reports;
 use crate::wire::{self, Received};
@@ -409,7 +410,6 @@ impl Runner {
             plan_digest: command.plan_digest.clone(),
             stall_timeout: command.stall_timeout,
             handles: self.handles.clone(),
-            clock: self.handles.tasks.clock,
             progress,
             // A stall cancels the act, not the command.
             cancel: cancel.child_token(),

@@ -82,19 +82,8 @@ impl Watch {
 
     /// Watches until the agent stops.
     pub async fn run(mut self) {
-        let Tasks { clock, stop, .. } = self.tasks.clone();
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.round() => {}
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = clock.sleep(INTERVAL) => {}
-            }
-        }
+        let tasks = self.tasks.clone();
+        while tasks.round(Box::pin(self.round()), INTERVAL).await {}
     }
 
     /// One look at every slot of ours.

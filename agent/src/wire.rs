@@ -9,9 +9,8 @@ mod situation;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use pgportage_data_plane::drift::{Change, DriftedObject};
-use pgportage_data_plane::figures::{Forecast, Gauge, SchemaDrift, WalLimit};
-use pgportage_link::{Effect, Failure};
+use pgportage_data_plane::figures::Gauge;
+use pgportage_link::Failure;
 use pgportage_migration::Participation;
 use pgportage_migration::journal::FactEntry;
 use pgportage_proto::{MigrationId, Reason, Side, Verb, v1};
@@ -20,7 +19,6 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::act;
-use crate::act::{IndexBuild, Progress, ProgressPart, ProgressUnit};
 use crate::command::{Command, Fact};
 use crate::message::{duration, int32, int64, missing, some, span};
 
@@ -132,13 +130,9 @@ pub fn encode_fact(command_id: &str, fact: Fact, at: SystemTime) -> Vec<u8> {
         Fact::Accepted => Wire::Accepted(v1::CommandAccepted {}),
         Fact::Succeeded(result) => Wire::Succeeded(result),
         Fact::Failed(failure) => Wire::Failed(failure.into()),
-        Fact::Cancelled(effect) => Wire::Cancelled(v1::CommandCancelled {
-            effect: match effect {
-                Effect::None => v1::failure::Effect::None,
-                Effect::Unknown => v1::failure::Effect::Unknown,
-            }
-            .into(),
-        }),
+        Fact::Cancelled(effect) => {
+            Wire::Cancelled(v1::CommandCancelled { effect: v1::failure::Effect::from(effect).into() })
+        }
     })
     .encode_to_vec();
     if bytes.len() <= MAX_FACT_BYTES {
@@ -174,46 +168,6 @@ pub fn conflict(command_id: String, failure: Failure, at: SystemTime) -> v1::Com
     }
 }
 
-/// A report of progress.
-#[must_use]
-pub fn progress(command_id: String, progress: &Progress) -> v1::CommandProgress {
-    v1::CommandProgress {
-        command_id,
-        subject: progress.subject.clone(),
-        completed: int64(progress.completed),
-        total: int64(progress.total),
-        unit: match progress.unit {
-            ProgressUnit::None => v1::command_progress::Unit::Unspecified,
-            ProgressUnit::Bytes => v1::command_progress::Unit::Bytes,
-            ProgressUnit::Rows => v1::command_progress::Unit::Rows,
-            ProgressUnit::Tables => v1::command_progress::Unit::Tables,
-            ProgressUnit::Milliseconds => v1::command_progress::Unit::Milliseconds,
-        }
-        .into(),
-        parts: progress.parts.iter().map(part).collect(),
-        builds: progress.builds.iter().map(build).collect(),
-    }
-}
-
-fn part(part: &ProgressPart) -> v1::ProgressPart {
-    v1::ProgressPart {
-        table: part.table.clone(),
-        row_count: int64(part.row_count),
-        size_bytes: int64(part.size_bytes),
-        total_bytes: int64(part.total_bytes),
-        total_rows: int64(part.total_rows),
-        ready: part.ready,
-    }
-}
-
-fn build(build: &IndexBuild) -> v1::IndexBuild {
-    v1::IndexBuild {
-        table: build.table.clone(),
-        phase: build.phase.clone(),
-        percent: build.percent.map_or(-1, i32::from),
-    }
-}
-
 /// A heartbeat.
 #[must_use]
 pub fn heartbeat(sequence: i64, gauges: BTreeMap<MigrationId, Gauge>) -> v1::Heartbeat {
@@ -221,7 +175,7 @@ pub fn heartbeat(sequence: i64, gauges: BTreeMap<MigrationId, Gauge>) -> v1::Hea
     let gauges = gauges
         .into_iter()
         .map(|(migration, gauge)| v1::MigrationGauge {
-            schema_drift: gauge.schema_drift.map(schema_drift),
+            schema_drift: gauge.schema_drift.map(Into::into),
             migration_id: migration.to_string(),
             lag: gauge.lag.map(span),
             lag_bytes: figure(gauge.lag_bytes),
@@ -229,48 +183,10 @@ pub fn heartbeat(sequence: i64, gauges: BTreeMap<MigrationId, Gauge>) -> v1::Hea
             xmin_age: figure(gauge.xmin_age),
             free_disk_bytes: figure(gauge.free_disk_bytes),
             warning: gauge.warning,
-            wal_forecast: gauge.wal_forecast.map(forecast),
+            wal_forecast: gauge.wal_forecast.map(Into::into),
             reader_limit: gauge.held_back.as_ref().map_or(0, |held_back| int32(held_back.reader_limit)),
             held_back_by: gauge.held_back.map(|held_back| held_back.cause).unwrap_or_default(),
         })
         .collect();
     v1::Heartbeat { sequence, gauges }
-}
-
-fn schema_drift(drift: SchemaDrift) -> v1::SchemaDrift {
-    use v1::drifted_object::Change as Wire;
-    let object = |object: DriftedObject| v1::DriftedObject {
-        identity: object.identity,
-        change: match object.change {
-            Change::Missing => Wire::Missing,
-            Change::Extra => Wire::Extra,
-            Change::Different => Wire::Different,
-            Change::NotReplicated => Wire::NotReplicated,
-        }
-        .into(),
-        ..v1::DriftedObject::default()
-    };
-    v1::SchemaDrift {
-        follower: v1::Side::from(drift.follower).into(),
-        object_count: i32::try_from(drift.object_count).unwrap_or(i32::MAX),
-        objects: drift.objects.into_iter().map(object).collect(),
-        ..v1::SchemaDrift::default()
-    }
-}
-
-fn forecast(forecast: Forecast) -> v1::WalForecast {
-    use v1::wal_forecast::Limit;
-    let limit = match forecast.room.map(|room| room.limit) {
-        None => Limit::Unspecified,
-        Some(WalLimit::Server) => Limit::Server,
-        Some(WalLimit::Policy) => Limit::Policy,
-        Some(WalLimit::Disk) => Limit::Disk,
-    };
-    v1::WalForecast {
-        written_bytes_per_second: int64(forecast.written_bytes_per_second),
-        growth_bytes_per_second: forecast.growth_bytes_per_second,
-        limit: limit.into(),
-        left_bytes: forecast.room.map_or(0, |room| int64(room.left_bytes)),
-        time_left: forecast.room.and_then(|room| room.time_left).map(span),
-    }
 }

@@ -22,12 +22,14 @@ use std::time::Duration;
 use pgportage_link::tls::Identity;
 use pgportage_link::{Clock, Failure};
 use pgportage_proto::Reason;
+use pgportage_report::drift::SchemaDrift;
+use pgportage_report::progress::Progress;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::figures::{Gauge, Progress};
+use crate::figures::Gauge;
 use crate::fleet::Fleet;
 use crate::message::refusal;
 use crate::metrics::Figures;
@@ -36,7 +38,7 @@ use crate::store::{Store, StoreError};
 use crate::wire::{AgentFact, etag};
 use crate::workflow::Side;
 use crate::workflow::act::Digest;
-use crate::workflow::drift::{self, Drift};
+use crate::workflow::drift;
 use crate::workflow::fact::{CommandId, Event, Fact, Origin, TraceContext};
 use crate::workflow::planned;
 use crate::workflow::spec::{MigrationId, Spec};
@@ -72,7 +74,7 @@ impl Overview {
     /// How the schemas of both sides compare while rows flow between them, as far as
     /// the agent of the side that follows has said.
     #[must_use]
-    pub fn drift(&self) -> Option<&Drift> {
+    pub fn drift(&self) -> Option<&SchemaDrift> {
         let follower = self.state.writable.other();
         let said = self.gauges.get(&follower)?.drift.as_ref()?;
         (said.follower == follower && drift::concerns(&self.state)).then_some(said)

@@ -7,17 +7,13 @@
 
 mod blocked;
 mod phrase;
-mod situation;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
-
-pub(crate) use situation::{
-    Capacity, Disk, Link, PreparedTransaction, Report, ServerSession, Situation, Slot, Subscription, Unchecked,
-};
+use pgportage_report::situation::{Link, Situation, Unchecked};
 
 use crate::workflow::spec::MigrationId;
 use crate::workflow::state::{Phase, State};
@@ -51,6 +47,15 @@ pub enum Weight {
     Suspicion,
     /// It could not be checked.
     Unchecked,
+}
+
+/// What one agent said.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// What it found. Boxed: large, and seldom there.
+    Answered(Box<Situation>),
+    /// Why it said nothing.
+    Silent(Failure),
 }
 
 /// Everything that is known.

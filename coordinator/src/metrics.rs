@@ -139,8 +139,8 @@ impl Figures {
                 self.retained.get_or_create(&label).set(bytes);
             }
             let room = gauge.wal_forecast.filter(|forecast| forecast.limit.is_some());
-            if let Some(forecast) = room {
-                self.wal_left.get_or_create(&label).set(forecast.left_bytes);
+            if let Some(left_bytes) = room.and_then(|forecast| forecast.left_bytes) {
+                self.wal_left.get_or_create(&label).set(left_bytes);
             } else {
                 self.wal_left.remove(&label);
             }
@@ -193,15 +193,20 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::figures::{Forecast, WalLimit};
+    use pgportage_report::forecast::{Forecast, WalLimit};
 
     #[test]
     fn a_danger_that_has_passed_is_shown_no_more() {
         let metrics = Metrics::new();
         let figures = Figures::new(&metrics);
         let measured = |limit, time_left| {
-            let forecast =
-                Forecast { written_bytes_per_second: 9, growth_bytes_per_second: 5, limit, left_bytes: 700, time_left };
+            let forecast = Forecast {
+                written_bytes_per_second: 9,
+                growth_bytes_per_second: 5,
+                limit,
+                left_bytes: Some(700),
+                time_left,
+            };
             let gauge = Gauge {
                 message: pgportage_proto::v1::MigrationGauge::default(),
                 lag: None,

@@ -4,23 +4,22 @@
 
 mod certificate;
 mod command;
-mod drift;
 mod migration;
 mod outcome;
 mod rehearsal;
 mod situation;
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use pgportage_link::Failure;
-use pgportage_proto::v1;
+use pgportage_proto::{read_span, v1};
 
-use crate::figures::{Build, Forecast, Gauge, Part, Progress, Unit, WalLimit};
+use crate::figures::Gauge;
 use crate::workflow::act::Digest;
-use crate::workflow::finding::{Consent, Finding, Severity};
+use crate::workflow::finding::{Consent, Finding};
 use crate::workflow::spec::{Rate, Spec};
 
-pub(crate) use crate::message::{duration, malformed, missing, reported, to_duration};
+pub(crate) use crate::message::{duration, malformed, missing, to_duration};
 pub(crate) use certificate::certificate;
 pub(crate) use command::command;
 pub(crate) use migration::{etag, plan, view};
@@ -83,15 +82,9 @@ impl From<&Consent> for v1::Consent {
 
 impl From<v1::Finding> for Finding {
     fn from(value: v1::Finding) -> Self {
-        let severity = match value.severity() {
-            v1::finding::Severity::Note => Severity::Note,
-            v1::finding::Severity::Consent => Severity::Consent,
-            // What is not stated, or not known to this release, is no pass.
-            v1::finding::Severity::Unspecified | v1::finding::Severity::Refuse => Severity::Refuse,
-        };
         Self {
+            severity: value.severity().into(),
             code: value.code,
-            severity,
             object: value.object,
             message: value.message,
             evidence: value.evidence,
@@ -105,12 +98,7 @@ impl From<v1::Finding> for Finding {
 pub(crate) fn to_finding(value: &Finding) -> v1::Finding {
     v1::Finding {
         code: value.code.clone(),
-        severity: match value.severity {
-            Severity::Refuse => v1::finding::Severity::Refuse,
-            Severity::Consent => v1::finding::Severity::Consent,
-            Severity::Note => v1::finding::Severity::Note,
-        }
-        .into(),
+        severity: v1::finding::Severity::from(value.severity).into(),
         object: value.object.clone(),
         message: value.message.clone(),
         evidence: value.evidence.clone(),
@@ -120,105 +108,18 @@ pub(crate) fn to_finding(value: &Finding) -> v1::Finding {
     }
 }
 
-pub(crate) fn progress(value: v1::CommandProgress) -> Progress {
-    let unit = match value.unit() {
-        v1::command_progress::Unit::Unspecified => Unit::None,
-        v1::command_progress::Unit::Bytes => Unit::Bytes,
-        v1::command_progress::Unit::Rows => Unit::Rows,
-        v1::command_progress::Unit::Tables => Unit::Tables,
-        v1::command_progress::Unit::Milliseconds => Unit::Milliseconds,
-    };
-    let parts = value
-        .parts
-        .into_iter()
-        .map(|part| Part {
-            table: part.table,
-            row_count: part.row_count,
-            size_bytes: part.size_bytes,
-            total_bytes: part.total_bytes,
-            total_rows: part.total_rows,
-            ready: part.ready,
-        })
-        .collect();
-    let builds = value
-        .builds
-        .into_iter()
-        .map(|build| Build { table: build.table, phase: build.phase, percent: known_percent(build.percent) })
-        .collect();
-    Progress { subject: value.subject, completed: value.completed, total: value.total, unit, parts, builds }
-}
-
-fn known_percent(percent: i32) -> Option<u8> {
-    u8::try_from(percent).ok().filter(|percent| *percent <= 100)
-}
-
-fn to_progress(command_id: String, value: &Progress) -> v1::CommandProgress {
-    let unit = match value.unit {
-        Unit::None => v1::command_progress::Unit::Unspecified,
-        Unit::Bytes => v1::command_progress::Unit::Bytes,
-        Unit::Rows => v1::command_progress::Unit::Rows,
-        Unit::Tables => v1::command_progress::Unit::Tables,
-        Unit::Milliseconds => v1::command_progress::Unit::Milliseconds,
-    };
-    let parts = value
-        .parts
-        .iter()
-        .map(|part| v1::ProgressPart {
-            table: part.table.clone(),
-            row_count: part.row_count,
-            size_bytes: part.size_bytes,
-            total_bytes: part.total_bytes,
-            total_rows: part.total_rows,
-            ready: part.ready,
-        })
-        .collect();
-    v1::CommandProgress {
-        command_id,
-        subject: value.subject.clone(),
-        completed: value.completed,
-        total: value.total,
-        unit: unit.into(),
-        parts,
-        builds: value
-            .builds
-            .iter()
-            .map(|build| v1::IndexBuild {
-                table: build.table.clone(),
-                phase: build.phase.clone(),
-                percent: build.percent.map_or(-1, i32::from),
-            })
-            .collect(),
-    }
-}
-
 /// What an agent measures. Negative numbers mean unknown.
 pub(crate) fn gauge(value: v1::MigrationGauge, time: SystemTime) -> Gauge {
     let known = |number: i64| (number >= 0).then_some(number);
     let mut message = value;
     Gauge {
-        lag: message.lag.and_then(|lag| Duration::try_from(lag).ok()),
+        lag: read_span(message.lag),
         retained_wal_bytes: known(message.retained_wal_bytes),
-        wal_forecast: message.wal_forecast.map(forecast),
+        wal_forecast: message.wal_forecast.map(Into::into),
         // Told to operators as a whole, and large.
-        drift: message.schema_drift.take().and_then(drift::drift),
+        drift: message.schema_drift.take().and_then(|drift| drift.try_into().ok()),
         message,
         time,
-    }
-}
-
-fn forecast(value: v1::WalForecast) -> Forecast {
-    let limit = match value.limit() {
-        v1::wal_forecast::Limit::Unspecified => None,
-        v1::wal_forecast::Limit::Server => Some(WalLimit::Server),
-        v1::wal_forecast::Limit::Policy => Some(WalLimit::Policy),
-        v1::wal_forecast::Limit::Disk => Some(WalLimit::Disk),
-    };
-    Forecast {
-        written_bytes_per_second: value.written_bytes_per_second,
-        growth_bytes_per_second: value.growth_bytes_per_second,
-        limit,
-        left_bytes: value.left_bytes,
-        time_left: value.time_left.and_then(|left| Duration::try_from(left).ok()),
     }
 }
 

@@ -6,12 +6,14 @@ mod act_kind;
 mod migration_id;
 mod reason;
 mod relation_name;
+mod span;
 mod words;
 
 pub use act_kind::ActKind;
 pub use migration_id::{InvalidMigrationId, MigrationId};
 pub use reason::{Reason, UnknownReason};
 pub use relation_name::{RelationName, quote_ident};
+pub use span::{read_span, span};
 pub use words::{ConnectionPath, CopyMethod, Side, Unspecified, Verb};
 
 /// Generated messages and services of `pgportage.v1`. Their documentation is

@@ -22,15 +22,16 @@ use pgportage_migration::stream::subscribed_name;
 use pgportage_postgres::catalog::{self, SchemaObject};
 use pgportage_postgres::{Door, Purpose, Session, sql_failure};
 use pgportage_proto::{MigrationId, Side};
+use pgportage_report::drift::SchemaDrift;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::figures::{Gauges, SchemaDrift};
+use crate::figures::Gauges;
 use crate::peer::Peers;
 
 use pace::{INTERVAL, Pace};
 
-pub use difference::{Change, Differences, DriftedObject, Published, by_urgency, compare};
+pub use difference::{Differences, Published, by_urgency, compare};
 pub use published::published;
 
 /// Most objects that are named to the coordinator; of the rest it learns the number.
@@ -201,7 +202,7 @@ impl Watch {
 
     fn tell(&mut self, differences: Differences) {
         let Participation { migration, side, .. } = &self.participation;
-        let object_count = differences.len();
+        let object_count = i32::try_from(differences.len()).unwrap_or(i32::MAX);
         tracing::warn!(
             migration.id = %migration, %side, objects = object_count,
             "schema drift: the two sides are not level"

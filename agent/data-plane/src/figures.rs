@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pgportage_proto::{MigrationId, Side};
+use pgportage_proto::MigrationId;
+use pgportage_report::drift::SchemaDrift;
+use pgportage_report::forecast::Forecast;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-
-use crate::drift::DriftedObject;
 
 /// What is known about one migration between commands. Lossy: only the latest matters, and no decision
 /// rests on it.
@@ -37,17 +37,6 @@ pub struct Gauge {
     pub held_back: Option<HeldBack>,
     /// On the subscriber: how its schema compares with the publisher's.
     pub schema_drift: Option<SchemaDrift>,
-}
-
-/// How the schemas of both sides compare, as the coordinator learns it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SchemaDrift {
-    /// The side that follows: this one.
-    pub follower: Side,
-    /// How many objects differ. Zero when both schemas are equal.
-    pub object_count: usize,
-    /// Some of them, the most urgent first.
-    pub objects: Vec<DriftedObject>,
 }
 
 /// Readers of a copy that this agent holds back until the source recovers.
@@ -87,40 +76,6 @@ impl Gauges {
     pub fn snapshot(&self) -> BTreeMap<MigrationId, Gauge> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-/// What will happen if writing goes on as it did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forecast {
-    /// WAL that the server writes, in bytes a second.
-    pub written_bytes_per_second: u64,
-    /// By how much the WAL kept grows, in bytes a second.
-    pub growth_bytes_per_second: i64,
-    /// The limit that is met first, if there is one.
-    pub room: Option<Room>,
-}
-
-/// What is left before a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// The limit that is met first.
-    pub limit: WalLimit,
-    /// Bytes that may still be added.
-    pub left_bytes: u64,
-    /// When the limit is met at the present growth. None while nothing grows.
-    pub time_left: Option<Duration>,
-}
-
-/// What limits the WAL that the server keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WalLimit {
-    /// Over `max_slot_wal_keep_size` the server invalidates the slot.
-    Server,
-    /// Over the policy's limit the migration gives way.
-    Policy,
-    /// Below the policy's floor of free bytes the migration gives way; where it
-    /// may not, the disk is full.
-    Disk,
 }
 
 /// What the bytes on the link are for, and whether they were counted before or after packing.

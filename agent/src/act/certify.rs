@@ -191,7 +191,7 @@ impl CertifySwitch {
             phases: told.phases,
             account: told.account,
             verification: verification(record, participation.side),
-            statement_time: Moment::from(cx.clock.wall()),
+            statement_time: Moment::from(cx.tasks.clock.wall()),
         })
     }
 }

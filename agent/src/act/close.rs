@@ -96,14 +96,14 @@ impl Act for CloseDatabase {
             transaction.commit().await.map_err(|error| sql_failure(error, doing))?;
         }
         cx.fail_point("close_database.perform.committed");
-        let deadline = cx.clock.now() + EXPEL_TIMEOUT;
+        let deadline = cx.tasks.clock.now() + EXPEL_TIMEOUT;
         let terminated_session_count = Expulsion::prepare(&client)
             .await?
             .carry_out(
                 &client,
                 || cx.door.own_sessions(),
                 &names::replication_name(&cx.participation.migration),
-                cx.clock,
+                cx.tasks.clock,
                 deadline,
             )
             .await?;

@@ -12,12 +12,13 @@ use pgportage_data_plane::slot::Slots;
 use pgportage_data_plane::snapshot::Snapshots;
 use pgportage_data_plane::tunnel::Tunnels;
 use pgportage_link::tls::Identity;
-use pgportage_link::{Clock, Effect, Failure, Remedy, Tasks};
+use pgportage_link::{Effect, Failure, Remedy, Tasks};
 use pgportage_migration::Participation;
 use pgportage_migration::journal::Journal;
 use pgportage_migration::ledger::Entry;
 use pgportage_postgres::Door;
 use pgportage_proto::Reason;
+use pgportage_report::progress::Progress;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,67 +27,6 @@ use crate::policy::Policy;
 use crate::pooler::Poolers;
 use crate::settings::Settings;
 use crate::switchover::Switchovers;
-
-/// How far an attempt is. Lossy: the latest wins.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Progress {
-    /// What the act works on or waits for.
-    pub subject: String,
-    /// Work done, in `unit`.
-    pub completed: u64,
-    /// Work in total, in `unit`. Zero while unknown.
-    pub total: u64,
-    /// What is counted.
-    pub unit: ProgressUnit,
-    /// One entry for each part, for example each table.
-    pub parts: Vec<ProgressPart>,
-    /// Indexes being built, as far as the server shows them.
-    pub builds: Vec<IndexBuild>,
-}
-
-/// What progress is counted in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ProgressUnit {
-    /// Nothing is counted.
-    #[default]
-    None,
-    /// Bytes.
-    Bytes,
-    /// Rows.
-    Rows,
-    /// Tables.
-    Tables,
-    /// Milliseconds of lag.
-    Milliseconds,
-}
-
-/// How far one table is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ProgressPart {
-    /// The table, quoted.
-    pub table: String,
-    /// Rows copied.
-    pub row_count: u64,
-    /// Bytes copied.
-    pub size_bytes: u64,
-    /// Bytes in total. Zero while unknown.
-    pub total_bytes: u64,
-    /// Rows in total, estimated. Zero while unknown.
-    pub total_rows: u64,
-    /// Whether it is ready.
-    pub ready: bool,
-}
-
-/// An index that is being built.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IndexBuild {
-    /// Its table, quoted.
-    pub table: String,
-    /// The phase of the build, in PostgreSQL's words.
-    pub phase: String,
-    /// How much of this phase is done, in whole percent.
-    pub percent: Option<u8>,
-}
 
 /// What every act is given: the migration, the command, the door to the
 /// database, and the ways to report, to wait and to be stopped.
@@ -105,8 +45,6 @@ pub struct Context {
     pub stall_timeout: Duration,
     /// What all acts of this agent share.
     pub handles: Handles,
-    /// The clocks.
-    pub clock: Clock,
     /// Takes the progress to report.
     pub progress: watch::Sender<Progress>,
     /// Set when the act should stop. Acts honour it at safe points.
@@ -196,7 +134,7 @@ impl Context {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => self.safe_point(),
-            () = self.clock.sleep(duration) => Ok(()),
+            () = self.tasks.clock.sleep(duration) => Ok(()),
         }
     }
 

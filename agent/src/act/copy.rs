@@ -34,6 +34,7 @@ use pgportage_data_plane::snapshot::REWRITTEN_TABLE;
 use pgportage_link::{Effect, Failure};
 use pgportage_postgres::{Purpose, Session, is_passing, sql_failure};
 use pgportage_proto::{ActKind, CopyMethod, Reason, Side, v1};
+use pgportage_report::progress::Progress;
 
 use self::build_scheduler::Statistics;
 use self::builds::Builds;
@@ -42,7 +43,7 @@ use self::plan::{pieces, remaining};
 use self::queue::CopyQueue;
 use super::schema::later;
 use crate::act::patience::{Patience, stalled};
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::int32;
 
 const ACTION: ActKind = ActKind::CopyTables;
@@ -235,9 +236,9 @@ async fn complete(
         Some(snapshot) => {
             let mut left = remaining(pieces(&snapshot.tables), &snapshot.tables, &ledger.done);
             left.sort_by_key(|piece| !rewritten.contains(&snapshot.tables[piece.table].name.to_string()));
-            CopyQueue::new(&snapshot.tables, left, &builds, wanted, cx.clock.now()).with_history(history(ledger))
+            CopyQueue::new(&snapshot.tables, left, &builds, wanted, cx.tasks.clock.now()).with_history(history(ledger))
         }
-        None => CopyQueue::complete(names.into_iter().collect(), &builds, wanted, cx.clock.now()),
+        None => CopyQueue::complete(names.into_iter().collect(), &builds, wanted, cx.tasks.clock.now()),
     }
     .with_rows(&ledger.rows);
     let rows = async {
@@ -288,10 +289,10 @@ async fn supervise(cx: &Context, queue: &CopyQueue) -> Failure {
             builds.rest();
         }
         cx.report(progress);
-        cx.clock.sleep(REPORT).await;
+        cx.tasks.clock.sleep(REPORT).await;
         // A server may build one index for longer than any limit. That shows in the server's progress, not
         // in ours.
-        if !queue.rows_are_in() && cx.clock.now().duration_since(queue.moved_at()) >= cx.stall_timeout {
+        if !queue.rows_are_in() && cx.tasks.clock.now().duration_since(queue.moved_at()) >= cx.stall_timeout {
             return stalled(cx, "rows from the source");
         }
     }

@@ -12,12 +12,13 @@ use pgportage_migration::ledger::Ownership;
 use pgportage_postgres::access::{Access, own_role};
 use pgportage_postgres::{Purpose, RelationName, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
+use pgportage_report::progress::Progress;
 use tokio_postgres::GenericClient;
 
 use crate::act::patience::Patience;
 use crate::act::publication::{self, Fenced};
 use crate::act::way_back::remove_way_back;
-use crate::act::{Act, Consequences, Context, Produced, Progress, Survey, connect, identity, subscribe};
+use crate::act::{Act, Consequences, Context, Produced, Survey, connect, identity, subscribe};
 use crate::message::relations;
 use crate::policy::DestructiveAct;
 

@@ -7,11 +7,12 @@ use pgportage_link::{Effect, Failure};
 use pgportage_migration::journal::Note;
 use pgportage_postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
+use pgportage_report::progress::{Progress, Unit};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 
 use crate::act::patience::Patience;
-use crate::act::{Act, Consequences, Context, Produced, Progress, ProgressUnit, Survey};
+use crate::act::{Act, Consequences, Context, Produced, Survey};
 use crate::message::{int32, relations};
 use crate::policy::DestructiveAct;
 
@@ -191,9 +192,9 @@ pub(crate) async fn relax(cx: &Context, tables: &[RelationName]) -> Result<(), F
 fn report(cx: &Context, table: &RelationName, done: usize, total: usize) {
     cx.report(Progress {
         subject: format!("the replica identity of {table}"),
-        completed: done as u64,
-        total: total as u64,
-        unit: ProgressUnit::Tables,
+        completed: done as i64,
+        total: total as i64,
+        unit: Unit::Tables,
         ..Progress::default()
     });
 }

@@ -26,15 +26,16 @@ mod way_back;
 use pgportage_link::{Effect, Failure};
 use pgportage_postgres::{Purpose, quote_ident, quote_literal};
 use pgportage_proto::{ActKind, Reason, Side, v1};
+use pgportage_report::finding::Severity;
+use pgportage_report::inventory::Inventory;
+use pgportage_report::progress::Progress;
 
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use examination::{Check, Examination, answer};
 use finding::apply_consents;
 
-pub use finding::{Consent, Finding, Severity};
-pub use inventory::{Extension, Inventory};
+pub use finding::{Consent, Finding};
 pub use left_out::not_replicated;
-pub use plan_material::{PlanMaterial, PlannedRole, PlannedTable, SessionGroup};
 
 /// Asks whether a server can take the given part in a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -173,7 +174,7 @@ impl Act for CheckServer {
         };
         let mut inventory = inventory::take(&server, session.as_ref(), &participation.database).await?;
         inventory.pg_dump_version_num = match side {
-            Side::Source => program::dump_version(&cx.settings, cx.clock, server.version).await,
+            Side::Source => program::dump_version(&cx.settings, cx.tasks.clock, server.version).await,
             Side::Destination => 0,
         };
         let examination = Examination {
@@ -210,7 +211,7 @@ impl Act for CheckServer {
         let identity_full_tables = identity::agreed_tables(&examination, &findings, &self.consents).await?;
         apply_consents(&mut findings, &self.consents);
         findings.sort_by(|one, other| {
-            (other.severity, one.code, &one.object).cmp(&(one.severity, other.code, &other.object))
+            (one.severity, one.code, &one.object).cmp(&(other.severity, other.code, &other.object))
         });
         inventory.identity_full_tables = identity_full_tables;
         inventory.plan_material = match session.as_ref() {

@@ -5,9 +5,10 @@ use std::time::Duration;
 use pgportage_link::{Failure, Remedy};
 use pgportage_postgres::is_passing;
 use pgportage_proto::Reason;
+use pgportage_report::progress::Progress;
 use tokio::time::Instant;
 
-use super::{Context, Progress};
+use super::Context;
 
 /// First pause between two tries; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -23,18 +24,18 @@ pub(crate) struct Patience {
 
 impl Patience {
     pub(crate) fn new(cx: &Context) -> Self {
-        Self { moved_at: cx.clock.now(), pause: FIRST_PAUSE }
+        Self { moved_at: cx.tasks.clock.now(), pause: FIRST_PAUSE }
     }
 
     /// Notes that the act has moved: the limit begins anew.
     pub(crate) fn moved(&mut self, cx: &Context) {
-        self.moved_at = cx.clock.now();
+        self.moved_at = cx.tasks.clock.now();
         self.pause = FIRST_PAUSE;
     }
 
     /// Whether nothing has moved for longer than the act allows.
     pub(crate) fn is_over(&self, cx: &Context) -> bool {
-        cx.clock.now().duration_since(self.moved_at) >= cx.stall_timeout
+        cx.tasks.clock.now().duration_since(self.moved_at) >= cx.stall_timeout
     }
 
     /// After a failed try: waits when the same try may succeed later (a lock was not granted, an object is

@@ -17,10 +17,11 @@ use pgportage_migration::names;
 use pgportage_migration::stream::{Stream, published_name};
 use pgportage_postgres::{Purpose, RelationName, Session, catalog, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
+use pgportage_report::progress::Progress;
 use tokio_postgres::{Client, GenericClient};
 
 use crate::act::patience::Patience;
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::int32;
 
 const PUBLICATION_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)";

@@ -15,8 +15,7 @@ mod settle;
 #[cfg(test)]
 use pgportage_data_plane::comparison::{Column, Form};
 
-pub use checkpoint::TableComparison;
-pub use compare::{CompareRows, CompareRowsResult};
+pub use compare::CompareRows;
 pub(in crate::act) use compare::{Plan, open};
 pub use count::{CountRows, CountRowsResult, SequencePlace, TableCount};
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 use pgportage_link::{Effect, Failure};
 use pgportage_proto::v1::attach_agent_request::Message as Up;
 use pgportage_proto::{Reason, v1};
+use pgportage_report::progress::Progress;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 
 use super::request;
-use crate::act::{Handles, Progress};
+use crate::act::Handles;
 use crate::wire;
 
 /// A fact that is not acknowledged by then is sent again in the same session.
@@ -109,7 +110,7 @@ impl Outbox {
     pub(super) fn progress(&mut self, progress: BTreeMap<String, Progress>) {
         for (id, latest) in &progress {
             if *latest != Progress::default() && self.told.get(id) != Some(latest) {
-                let _room = self.send(Up::Progress(wire::progress(id.clone(), latest)));
+                let _room = self.send(Up::Progress(latest.to_message(id.clone())));
             }
         }
         self.told = progress;

@@ -7,13 +7,14 @@ use pgportage_migration::Participation;
 use pgportage_migration::stream::{published_name, subscribed_name};
 use pgportage_postgres::{APPLICATION_PREFIX, Purpose, Session, free_disk_bytes, sql_failure};
 use pgportage_proto::{Reason, Side};
+use pgportage_report::situation::{
+    Capacity, Disk, PreparedTransaction, ServerSession, Situation, Slot, Subscription, Unchecked,
+};
 use tokio_postgres::Row;
 
-use super::{
-    Capacity, DiskSituation, Limit, PreparedTransaction, ServerSession, Situation, SlotSituation,
-    SubscriptionSituation, Unchecked,
-};
+use super::Limit;
 use crate::act::Handles;
+use crate::message::int64;
 
 /// Sessions of ours are: those that the agent opened (`$1`), its programs and keepers (role `$2`,
 /// applications like `$3`), all of the replication role (`$4`), and the workers of the subscription (`$5`).
@@ -154,13 +155,13 @@ pub(super) async fn look(handles: &Handles, participation: &Participation, limit
     let session = match limit.within(opening).await.and_then(|opened| opened) {
         Ok(session) => session,
         Err(failure) => {
-            situation.unchecked.push(Unchecked { subject: "the server", failure });
+            situation.unchecked.push(Unchecked { subject: "the server".to_owned(), failure });
             return situation;
         }
     };
     let look = Look { handles, participation, session: &session, limit };
     let mut unchecked = Vec::new();
-    let mut note = |subject, failure| unchecked.push(Unchecked { subject, failure });
+    let mut note = |subject: &str, failure| unchecked.push(Unchecked { subject: subject.to_owned(), failure });
     match look.sessions().await {
         Ok(seen) => seen.sort_into(&mut situation),
         Err(failure) => note("sessions and their locks", failure),
@@ -195,8 +196,8 @@ pub(super) async fn look(handles: &Handles, participation: &Participation, limit
     }
     match limit.within(free_disk_bytes(&session)).await {
         Ok(free) => {
-            let warn_bytes = handles.policy.limits().free_disk_warn_bytes;
-            situation.disk = free.map(|free_bytes| DiskSituation { free_bytes, warn_bytes });
+            let warn_bytes = int64(handles.policy.limits().free_disk_warn_bytes);
+            situation.disk = free.map(|free_bytes| Disk { free_bytes: int64(free_bytes), warn_bytes });
         }
         Err(failure) => note("the disk", failure),
     }
@@ -305,29 +306,28 @@ impl Look<'_> {
         Ok(rows.iter().map(capacity).collect())
     }
 
-    async fn slot(&self) -> Result<Option<SlotSituation>, Failure> {
+    async fn slot(&self) -> Result<Option<Slot>, Failure> {
         let rows = self.rows(SLOT, &[&published_name(self.participation)], "look at the replication slot").await?;
-        Ok(rows.first().map(|row| SlotSituation {
+        Ok(rows.first().map(|row| Slot {
             complete: row.get(0),
             active_pid: row.get(1),
-            retained_wal_bytes: row.get::<_, Option<i64>>(2).and_then(|bytes| u64::try_from(bytes).ok()),
+            retained_wal_bytes: row.get::<_, Option<i64>>(2).filter(|bytes| *bytes >= 0),
             invalidation: row.get(3),
         }))
     }
 
-    async fn subscription(&self) -> Result<Option<SubscriptionSituation>, Failure> {
+    async fn subscription(&self) -> Result<Option<Subscription>, Failure> {
         let doing = "look at the subscription";
         let rows = self.rows(SUBSCRIPTION, &[&subscribed_name(self.participation)], doing).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let oid: u32 = row.get(0);
         let errors = if self.session.version.major() >= 15 {
-            let unsigned = |row: &Row, index| row.get::<_, i64>(index).unsigned_abs();
-            self.rows(ERRORS, &[&oid], doing).await?.first().map(|row| (unsigned(row, 0), unsigned(row, 1)))
+            self.rows(ERRORS, &[&oid], doing).await?.first().map(|row| (row.get(0), row.get(1)))
         } else {
             None
         };
-        let count = |index| u32::try_from(row.get::<_, i64>(index)).unwrap_or(u32::MAX);
-        Ok(Some(SubscriptionSituation {
+        let count = |index| i32::try_from(row.get::<_, i64>(index)).unwrap_or(i32::MAX);
+        Ok(Some(Subscription {
             enabled: row.get(1),
             apply_workers: count(2),
             apply_worker_age: row.get::<_, Option<f64>>(3).and_then(age),
@@ -335,7 +335,8 @@ impl Look<'_> {
             waiting_tables: count(5),
             copying_tables: count(6),
             ready_tables: count(7),
-            errors,
+            apply_errors: errors.map(|(apply, _)| apply),
+            sync_errors: errors.map(|(_, sync)| sync),
         }))
     }
 }

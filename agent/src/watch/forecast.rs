@@ -7,10 +7,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use pgportage_data_plane::figures::{Forecast, Room, WalLimit};
+use pgportage_report::forecast::{Forecast, WalLimit};
 use tokio::time::Instant;
 
 use super::look::Seen;
+use crate::message::int64;
 use crate::policy::{DestructiveAct, Limits, Policy};
 
 /// Older looks say nothing about the present.
@@ -86,18 +87,17 @@ impl Measurements {
         let milliseconds = i128::try_from(span.as_millis()).ok()?;
         let a_second = |now: u64, then: u64| (i128::from(now) - i128::from(then)) * 1000 / milliseconds;
         let growth = i64::try_from(a_second(last.retained, first.retained)).ok()?;
-        let room = bounds.nearest(seen).map(|(limit, left_bytes)| Room {
-            limit,
-            left_bytes,
-            time_left: u64::try_from(growth)
-                .ok()
-                .filter(|growth| *growth > 0)
-                .map(|growth| Duration::from_secs(left_bytes / growth)),
-        });
+        let (limit, left_bytes) = bounds.nearest(seen).unzip();
+        let time_left = |left_bytes: u64| {
+            let growth = u64::try_from(growth).ok().filter(|growth| *growth > 0)?;
+            Some(Duration::from_secs(left_bytes / growth))
+        };
         Some(Forecast {
-            written_bytes_per_second: u64::try_from(a_second(last.position, first.position)).ok()?,
+            written_bytes_per_second: i64::try_from(a_second(last.position, first.position)).ok()?,
             growth_bytes_per_second: growth,
-            room,
+            limit,
+            left_bytes: left_bytes.map(int64),
+            time_left: left_bytes.and_then(time_left),
         })
     }
 }
@@ -139,11 +139,10 @@ mod tests {
         let frozen = |number| seen(5_000 * MIB + number * 3 * MIB, number * 3 * MIB);
         assert_eq!(forecast(2, frozen), None, "three seconds are too few");
         let grown = forecast(11, frozen).unwrap();
-        assert_eq!(grown.written_bytes_per_second, MIB);
+        assert_eq!(grown.written_bytes_per_second, int64(MIB));
         assert_eq!(grown.growth_bytes_per_second, i64::try_from(MIB).unwrap());
-        let room = grown.room.unwrap();
-        assert_eq!((room.limit, room.left_bytes), (WalLimit::Policy, 970 * MIB));
-        assert_eq!(room.time_left, Some(Duration::from_secs(970)));
+        assert_eq!((grown.limit, grown.left_bytes), (Some(WalLimit::Policy), Some(int64(970 * MIB))));
+        assert_eq!(grown.time_left, Some(Duration::from_secs(970)));
     }
 
     #[test]
@@ -151,12 +150,12 @@ mod tests {
         // Every five looks the server advances it.
         let keeps_up = |number| seen(number * 30 * MIB, number % 5 * 30 * MIB);
         let level = forecast(41, keeps_up).unwrap();
-        assert_eq!(level.written_bytes_per_second, 10 * MIB);
+        assert_eq!(level.written_bytes_per_second, int64(10 * MIB));
         assert_eq!(level.growth_bytes_per_second, 0);
-        assert_eq!(level.room.unwrap().time_left, None);
+        assert_eq!(level.time_left, None);
         let shrinks = forecast(5, |number| seen(number * MIB, (10 - number) * MIB)).unwrap();
         assert!(shrinks.growth_bytes_per_second < 0);
-        assert_eq!(shrinks.room.unwrap().time_left, None);
+        assert_eq!(shrinks.time_left, None);
     }
 
     #[test]
@@ -168,7 +167,7 @@ mod tests {
         };
         let (measurements, _) = looks(200, slower);
         assert!(measurements.0.len() <= 42, "{} looks", measurements.0.len());
-        assert_eq!(forecast(200, slower).unwrap().written_bytes_per_second, MIB);
+        assert_eq!(forecast(200, slower).unwrap().written_bytes_per_second, int64(MIB));
     }
 
     #[test]

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use pgportage_agent::act::inspect::{CheckServer, CheckServerResult, Consent, Extension, Finding, Inventory, Severity};
-use pgportage_agent::act::{Act, Context, Progress};
-use pgportage_link::{Clock, Failure};
+use pgportage_agent::act::inspect::{CheckServer, CheckServerResult, Consent, Finding};
+use pgportage_agent::act::{Act, Context};
+use pgportage_link::Failure;
 use pgportage_proto::{Reason, Side};
+use pgportage_report::finding::Severity;
+use pgportage_report::inventory::{Extension, Inventory};
+use pgportage_report::progress::Progress;
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
 use pgportage_tests::postgres_versions::PostgresVersion;
 use tokio::sync::watch;
@@ -25,7 +28,6 @@ fn context(lone: &Lone) -> Context {
         plan_digest: vec![0; 32],
         stall_timeout: Duration::from_secs(60),
         handles: lone.agent.handles.clone(),
-        clock: Clock,
         progress: watch::Sender::new(Progress::default()),
         cancel: CancellationToken::new(),
     }
@@ -136,7 +138,7 @@ async fn a_source_server_that_is_not_ready() {
         );
     }
     let severities: Vec<_> = result.findings.iter().map(|finding| finding.severity).collect();
-    assert!(severities.is_sorted_by(|one, other| one >= other), "worst first: {severities:?}");
+    assert!(severities.is_sorted(), "worst first: {severities:?}");
     drop(guest);
 }
 

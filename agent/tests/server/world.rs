@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgportage_agent::act::{Context, Progress};
+use pgportage_agent::act::Context;
 use pgportage_agent::daemon::Assembly;
 use pgportage_agent::policy::Policy;
 use pgportage_agent::settings::Settings;
@@ -17,6 +17,7 @@ use pgportage_migration::Participation;
 use pgportage_migration::journal::{CommandEntry, Journal};
 use pgportage_migration::ledger;
 use pgportage_proto::{MigrationId, Side};
+use pgportage_report::progress::Progress;
 use pgportage_tests::cluster::{Cluster, ClusterOptions, SUPERUSER, free_port};
 use pgportage_tests::postgres_versions::{PostgresVersion, Tools, tools_for};
 use pgportage_tests::wait::{self, Seen};
@@ -177,7 +178,6 @@ impl World {
             plan_digest: vec![1; 32],
             stall_timeout: PATIENCE,
             handles: agent.handles.clone(),
-            clock: Clock,
             progress: watch::channel(Progress::default()).0,
             cancel: CancellationToken::new(),
         }

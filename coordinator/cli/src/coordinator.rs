@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use pgportage_link::http2::{FACT_MESSAGE_BYTES, Http2Settings};
 use pgportage_link::{Clock, Failure, dial, identity::Role, status, tls::Identity, trace};
-use pgportage_proto::Reason;
 use pgportage_proto::v1::agent_service_client::AgentServiceClient;
 use pgportage_proto::v1::migration_service_client::MigrationServiceClient;
 use pgportage_proto::v1::{self, WatchMigrationResponse};
+use pgportage_proto::{Reason, span};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
@@ -67,7 +67,7 @@ impl From<Route> for v1::MigrationSpec {
             source_agent_id: route.source_agent,
             destination_agent_id: route.destination_agent,
             database: route.database,
-            max_lag: route.max_lag.map(wire::to_duration),
+            max_lag: route.max_lag.map(span),
             connection_path: v1::ConnectionPath::from(route.way.connection).into(),
             copy_method: v1::CopyMethod::from(route.way.copy_method).into(),
             max_rate_bytes: wire::to_rate(route.max_rate),
@@ -239,7 +239,7 @@ impl Coordinator {
             migration_id: seen.name.clone(),
             etag: seen.etag.clone(),
             depth: if how.counts { Depth::Counts } else { Depth::Rows }.into(),
-            time_limit: how.time_limit.map(wire::to_duration),
+            time_limit: how.time_limit.map(span),
             resume: how.resume,
             repair: how.repair,
         };
@@ -258,9 +258,9 @@ impl Coordinator {
         let request = v1::CutOverRequest {
             migration_id: seen.name.clone(),
             etag: seen.etag.clone(),
-            max_outage: max_outage.map(wire::to_duration),
+            max_outage: max_outage.map(span),
             without_way_back: !keeps_way_back,
-            compare_limit: compare_limit.map(wire::to_duration),
+            compare_limit: compare_limit.map(span),
         };
         let answer = self.call(self.migrations.clone().cut_over(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
@@ -277,9 +277,9 @@ impl Coordinator {
         let request = v1::RollBackMigrationRequest {
             migration_id: seen.name.clone(),
             etag: seen.etag.clone(),
-            max_outage: max_outage.map(wire::to_duration),
+            max_outage: max_outage.map(span),
             without_poolers,
-            compare_limit: compare_limit.map(wire::to_duration),
+            compare_limit: compare_limit.map(span),
         };
         let answer = self.call(self.migrations.clone().roll_back_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
@@ -297,10 +297,10 @@ impl Coordinator {
         let request = v1::RehearseCutoverRequest {
             migration_id: seen.name.clone(),
             etag: seen.etag.clone(),
-            max_outage: max_outage.map(wire::to_duration),
+            max_outage: max_outage.map(span),
             round_count: rounds.map_or(0, |rounds| i32::try_from(rounds).unwrap_or(i32::MAX)),
             rollback,
-            compare_limit: compare_limit.map(wire::to_duration),
+            compare_limit: compare_limit.map(span),
         };
         let answer = self.call(self.migrations.clone().rehearse_cutover(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)

@@ -189,7 +189,7 @@ fn table_frame(part: &Part, speed: Option<Speed>) -> TableFrame {
 }
 
 fn build_frame(build: &Build) -> TableFrame {
-    let percent = build.percent.and_then(|percent| u64::try_from(percent).ok());
+    let percent = build.percent.map(u64::from);
     TableFrame {
         table: format!("index of {}", clean(&build.table)),
         completed: percent.unwrap_or(0),

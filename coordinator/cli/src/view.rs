@@ -9,10 +9,8 @@
 mod certified;
 mod choice;
 mod cutover;
-mod drift;
 mod explained;
 mod failure;
-mod progress;
 mod rehearsal;
 mod switch_comparison;
 
@@ -25,12 +23,13 @@ use time::format_description::well_known::Rfc3339;
 pub use certified::{Certified, Proof, Saved};
 pub use choice::{Chosen, MaxRate, Method, Way};
 pub use cutover::{Cutover, CutoverPhase};
-pub use drift::{Change, DriftedObject, SchemaDrift};
-pub use explained::{
-    Capacity, Explained, Explanation, PreparedTransaction, Report, Session, Side, Situation, Slot, Subscription, Weight,
-};
-pub use failure::{Effect, Failure, Remedy};
-pub use progress::{Build, Forecast, Part, Progress, Unit, WalLimit};
+pub use explained::{Explained, Explanation, Report, Side, Situation, Weight};
+pub use failure::Failure;
+pub use pgportage_report::drift::SchemaDrift;
+pub use pgportage_report::finding::Severity;
+pub use pgportage_report::forecast::{Forecast, WalLimit};
+pub use pgportage_report::progress::{Build, Part, Progress, Unit};
+use pgportage_report::quantity::milliseconds;
 pub use rehearsal::{Rehearsal, RehearsalPhase, RestSource, Spread};
 pub use switch_comparison::SwitchComparison;
 
@@ -292,18 +291,6 @@ pub struct Finding {
     pub evidence_digest: Vec<u8>,
 }
 
-/// What a finding means for the migration, worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// The migration cannot start. An unstated severity reads as this one.
-    Refuse,
-    /// The operator has to agree first.
-    Consent,
-    /// For information.
-    Note,
-}
-
 /// What preflight found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Preflight {
@@ -436,13 +423,6 @@ pub fn page(reason: &str) -> String {
 fn rfc3339<S: Serializer>(time: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
     match time.and_then(|time| time.format(&Rfc3339).ok()) {
         Some(text) => serializer.serialize_some(&text),
-        None => serializer.serialize_none(),
-    }
-}
-
-fn milliseconds<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    match span {
-        Some(span) => serializer.serialize_some(&u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
         None => serializer.serialize_none(),
     }
 }

@@ -2,24 +2,22 @@
 //! reads a generated type.
 
 mod certified;
-mod drift;
 mod explained;
 mod plan;
 mod rehearsal;
 
 use std::collections::HashSet;
-use std::time::Duration;
 
-use pgportage_proto::{Reason, v1};
+use pgportage_proto::{Reason, read_span, v1};
 use time::OffsetDateTime;
 
 pub use certified::certified;
 pub use explained::explained;
 
 use crate::view::{
-    Agent, AgentState, Build, CUTOVER_STEP, Cutover, CutoverPhase, Effect, FINISH_STEP, Failure, Figures, Finding,
-    Forecast, MaxRate, Migration, MigrationState, Part, Preflight, Progress, Rehearsal, Remedy, RowComparison,
-    SchemaDrift, Severity, Side, Step, StepState, SwitchComparison, Unit, Verification, WalLimit, Way, WayBack, page,
+    Agent, AgentState, CUTOVER_STEP, Cutover, CutoverPhase, FINISH_STEP, Failure, Figures, Finding, MaxRate, Migration,
+    MigrationState, Preflight, Rehearsal, RowComparison, Severity, Side, Step, StepState, SwitchComparison,
+    Verification, Way, WayBack, page,
 };
 
 /// A message of the coordinator lacks a field that it must have.
@@ -52,16 +50,6 @@ pub fn consent(finding: &Finding) -> v1::Consent {
 #[must_use]
 pub fn to_rate(rate: MaxRate) -> i64 {
     rate.0.map_or(0, |rate| i64::try_from(rate.as_bytes()).unwrap_or(i64::MAX))
-}
-
-/// A span as the contract writes it. One too long for it becomes the longest.
-#[must_use]
-pub fn to_duration(span: Duration) -> prost_types::Duration {
-    prost_types::Duration::try_from(span).unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
-}
-
-fn span(message: Option<prost_types::Duration>) -> Option<Duration> {
-    message.and_then(|span| Duration::try_from(span).ok())
 }
 
 fn time(message: Option<prost_types::Timestamp>) -> Option<OffsetDateTime> {
@@ -118,7 +106,7 @@ impl From<v1::Migration> for Migration {
             way: Way::new(spec.connection_path().into(), spec.copy_method().into()),
             relayed: message.relayed,
             max_rate_bytes: Some(message.max_rate_bytes).filter(|rate| *rate > 0),
-            max_lag: span(spec.max_lag),
+            max_lag: read_span(spec.max_lag),
             way_back,
             database: spec.database,
             source_agent: spec.source_agent_id,
@@ -130,7 +118,7 @@ impl From<v1::Migration> for Migration {
             waiting_for: message.waiting_for,
             next_commands: message.next_commands,
             held_by: message.held_by.map(Failure::from),
-            schema_drift: message.schema_drift.map(SchemaDrift::from),
+            schema_drift: message.schema_drift.and_then(|drift| drift.try_into().ok()),
             source_findings: findings(message.source_findings),
             destination_findings: findings(message.destination_findings),
             figures: message.figures.map(Figures::from),
@@ -159,7 +147,7 @@ impl From<v1::Step> for Step {
             },
             name: message.name,
             attempt_count: message.attempt_count,
-            progress: message.progress.map(Progress::from),
+            progress: message.progress.map(Into::into),
             failure: message.failure.map(Failure::from),
             start_time: time(message.start_time),
             end_time: time(message.end_time),
@@ -169,71 +157,13 @@ impl From<v1::Step> for Step {
     }
 }
 
-impl From<v1::CommandProgress> for Progress {
-    fn from(message: v1::CommandProgress) -> Self {
-        Self {
-            unit: match message.unit() {
-                v1::command_progress::Unit::Bytes => Unit::Bytes,
-                v1::command_progress::Unit::Rows => Unit::Rows,
-                v1::command_progress::Unit::Tables => Unit::Tables,
-                v1::command_progress::Unit::Milliseconds => Unit::Milliseconds,
-                v1::command_progress::Unit::Unspecified => Unit::Unrecognised,
-            },
-            subject: message.subject,
-            completed: message.completed,
-            total: message.total,
-            parts: message.parts.into_iter().map(Part::from).collect(),
-            builds: message.builds.into_iter().map(Build::from).collect(),
-        }
-    }
-}
-
-impl From<v1::ProgressPart> for Part {
-    fn from(message: v1::ProgressPart) -> Self {
-        Self {
-            table: message.table,
-            row_count: message.row_count,
-            size_bytes: message.size_bytes,
-            total_bytes: message.total_bytes,
-            total_rows: message.total_rows,
-            ready: message.ready,
-        }
-    }
-}
-
-impl From<v1::IndexBuild> for Build {
-    fn from(message: v1::IndexBuild) -> Self {
-        let percent = (0..=100).contains(&message.percent).then_some(message.percent);
-        Self { table: message.table, phase: message.phase, percent }
-    }
-}
-
-impl From<v1::WalForecast> for Forecast {
-    fn from(message: v1::WalForecast) -> Self {
-        let limit = match v1::wal_forecast::Limit::try_from(message.limit) {
-            Ok(v1::wal_forecast::Limit::Unspecified) => None,
-            Ok(v1::wal_forecast::Limit::Server) => Some(WalLimit::Server),
-            Ok(v1::wal_forecast::Limit::Policy) => Some(WalLimit::Policy),
-            Ok(v1::wal_forecast::Limit::Disk) => Some(WalLimit::Disk),
-            Err(_) => Some(WalLimit::Unrecognised),
-        };
-        Self {
-            written_bytes_per_second: message.written_bytes_per_second,
-            growth_bytes_per_second: message.growth_bytes_per_second,
-            limit,
-            left_bytes: limit.map(|_| message.left_bytes),
-            left: span(message.time_left),
-        }
-    }
-}
-
 impl From<v1::MigrationFigures> for Figures {
     fn from(message: v1::MigrationFigures) -> Self {
         Self {
-            lag: span(message.lag),
+            lag: read_span(message.lag),
             lag_bytes: known(message.lag_bytes),
             retained_wal_bytes: known(message.retained_wal_bytes),
-            wal_forecast: message.wal_forecast.map(Forecast::from),
+            wal_forecast: message.wal_forecast.map(Into::into),
             warning: message.warning,
             reader_limit: Some(message.reader_limit).filter(|limit| *limit > 0),
             held_back_by: message.held_back_by,
@@ -255,9 +185,9 @@ impl From<v1::CutoverReport> for Cutover {
             },
             epoch: message.cutover_epoch,
             rollback: message.rollback,
-            outage: span(message.outage),
-            lock_wait: span(message.lock_wait),
-            drain_time: span(message.drain_time),
+            outage: read_span(message.outage),
+            lock_wait: read_span(message.lock_wait),
+            drain_time: read_span(message.drain_time),
             cancelled_session_count: message.cancelled_session_count,
             terminated_session_count: message.terminated_session_count,
             marker_id: message.marker_id,
@@ -271,7 +201,7 @@ impl From<v1::CutoverReport> for Cutover {
                     .into_iter()
                     .map(|name| format!("{}.{}", name.schema_name, name.relation_name))
                     .collect(),
-                elapsed: span(compared.elapsed),
+                elapsed: read_span(compared.elapsed),
             }),
         }
     }
@@ -298,7 +228,7 @@ impl From<v1::VerificationReport> for Verification {
                 difference_count: rows.difference_count,
                 unsettled_count: rows.unsettled_count,
                 complete: rows.complete,
-                elapsed: span(rows.elapsed),
+                elapsed: read_span(rows.elapsed),
                 report_path: rows.report_path,
                 repair_path: rows.repair_path,
             }),
@@ -309,11 +239,7 @@ impl From<v1::VerificationReport> for Verification {
 impl From<v1::Finding> for Finding {
     fn from(message: v1::Finding) -> Self {
         Self {
-            severity: match message.severity() {
-                v1::finding::Severity::Note => Severity::Note,
-                v1::finding::Severity::Consent => Severity::Consent,
-                v1::finding::Severity::Refuse | v1::finding::Severity::Unspecified => Severity::Refuse,
-            },
+            severity: message.severity().into(),
             page: page(&message.code),
             code: message.code,
             object: message.object,
@@ -393,15 +319,8 @@ impl From<pgportage_link::Failure> for Failure {
             sqlstate: failure.sqlstate.unwrap_or_default(),
             metadata: failure.metadata,
             causes: failure.causes,
-            remedy: match failure.remedy {
-                pgportage_link::Remedy::Wait => Remedy::Wait,
-                pgportage_link::Remedy::Operator => Remedy::Operator,
-                pgportage_link::Remedy::Abort => Remedy::Abort,
-            },
-            effect: match failure.effect {
-                pgportage_link::Effect::None => Effect::None,
-                pgportage_link::Effect::Unknown => Effect::Unknown,
-            },
+            remedy: failure.remedy,
+            effect: failure.effect,
             page: page(failure.reason.as_str()),
         }
     }
@@ -409,6 +328,8 @@ impl From<pgportage_link::Failure> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use pgportage_link::{Effect, Remedy};
+
     use super::*;
 
     #[test]

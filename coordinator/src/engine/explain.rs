@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
+use pgportage_report::situation::Situation;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{AtEnd, Engine, Overview};
-use crate::explain::{Explanation, Facts, Report, Situation, Standing, explain};
+use crate::explain::{Explanation, Facts, Report, Standing, explain};
 use crate::message::refusal;
 use crate::wire;
 use crate::workflow::Side;
+use crate::workflow::drift;
 use crate::workflow::spec::MigrationId;
 use crate::workflow::state::{Phase, State};
 
@@ -65,7 +67,8 @@ impl Engine {
         let unasked = || Report::Answered(Box::default());
         let (source, destination) = reports.clone().unwrap_or_else(|| (unasked(), unasked()));
         let standing = Standing::of(&overview.state);
-        let drift = overview.drift().filter(|drift| !drift.level()).map(|drift| (drift.follower, drift.failure()));
+        let drift =
+            overview.drift().filter(|drift| !drift.level()).map(|drift| (drift.follower, drift::failure(drift)));
         let explanations = explain(&Facts { migration: id.clone(), standing, source, destination, drift });
         Ok(Explained { overview, explanations, reports })
     }

@@ -1,15 +1,17 @@
 //! What agents say, and what becomes of it.
 
 use pgportage_proto::v1;
+use pgportage_report::drift::SchemaDrift;
+use pgportage_report::progress::Progress;
 use uuid::Uuid;
 
 use super::Engine;
 use super::task::Incoming;
-use crate::figures::{Gauge, Progress};
+use crate::figures::Gauge;
 use crate::fleet::Down;
 use crate::wire::AgentFact;
 use crate::workflow::Side;
-use crate::workflow::drift::Drift;
+use crate::workflow::drift;
 use crate::workflow::fact::{CommandId, Origin};
 use crate::workflow::spec::{MigrationId, Spec};
 
@@ -130,14 +132,14 @@ impl Engine {
 
 impl Engine {
     /// Tells those who read metrics and logs how the schemas compare.
-    fn drifted(&self, migration: &str, before: Option<&Drift>, after: Option<&Drift>) {
+    fn drifted(&self, migration: &str, before: Option<&SchemaDrift>, after: Option<&SchemaDrift>) {
         self.0.figures.drifted(migration, after.map(|drift| drift.object_count));
         if before == after {
             return;
         }
         match after {
             Some(drift) if !drift.level() => {
-                let failure = drift.failure();
+                let failure = drift::failure(drift);
                 tracing::warn!(migration.id = migration, reason = %failure.reason, detail = failure.detail, "schema drift: {failure}");
             }
             Some(_) if before.is_some_and(|before| !before.level()) => {

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgportage_proto::Reason;
+use pgportage_report::situation::{PreparedTransaction, ServerSession, Situation};
 
+use super::Explanation;
 use super::phrase::{literal, session, span};
-use super::{Explanation, PreparedTransaction, ServerSession, Situation};
 use crate::workflow::Side;
 
 /// Most sessions in the way that are named.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::ServerSession;
+use pgportage_report::situation::ServerSession;
 
 /// A span in one unit and a smaller one, as people say it.
 pub(super) fn span(span: Duration) -> String {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use pgportage_proto::Reason;
+use pgportage_report::situation::{Situation, Subscription};
 
 use super::phrase::{count, session};
-use super::{Explanation, Facts, Report, Situation, Subscription};
+use super::{Explanation, Facts, Report};
 use crate::workflow::{Side, StepName};
 
 /// A worker that failed starts anew every five seconds; one that is older than

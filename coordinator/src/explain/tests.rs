@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
+use pgportage_report::situation::{Capacity, Disk, PreparedTransaction, ServerSession, Slot, Subscription};
 
 use super::*;
 

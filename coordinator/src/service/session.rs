@@ -334,7 +334,7 @@ impl SessionFront {
             }
             Some(Up::Progress(progress)) => {
                 if let Ok(command) = Uuid::parse_str(&progress.command_id) {
-                    self.engine.progressed(agent, CommandId(command), wire::progress(progress));
+                    self.engine.progressed(agent, CommandId(command), progress.into());
                 }
                 None
             }

@@ -4,9 +4,8 @@
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::v1;
 
-use super::drift::to_drift;
 use super::rehearsal::to_rehearsal;
-use super::{to_duration, to_finding, to_progress, to_spec, to_time};
+use super::{to_duration, to_finding, to_spec, to_time};
 use crate::engine::Overview;
 use crate::figures::Gauge;
 use crate::workflow::advice;
@@ -66,7 +65,7 @@ pub(crate) fn view(overview: &Overview, attached: impl Fn(&str) -> bool) -> v1::
         max_rate_bytes: Rate::bytes(state.max_rate),
         way_back: way_back(state).into(),
         rehearsal: state.rehearsal.as_ref().map(|rehearsal| to_rehearsal(rehearsal, state.rest_of_switch)),
-        schema_drift: overview.drift().map(to_drift),
+        schema_drift: overview.drift().cloned().map(Into::into),
         held_by: held_by(overview).map(Into::into),
     }
 }
@@ -150,7 +149,7 @@ fn step(overview: &Overview, name: StepName) -> v1::Step {
     };
     let progress =
         entry.acts.iter().filter_map(|act| act.command()).find_map(|command| {
-            overview.progress.get(&command).map(|progress| to_progress(command.to_string(), progress))
+            overview.progress.get(&command).map(|progress| progress.to_message(command.to_string()))
         });
     v1::Step {
         name: name.as_str().to_owned(),

@@ -36,10 +36,7 @@ pub(crate) fn fact(value: v1::CommandFact) -> Result<AgentFact, Failure> {
         v1::command_fact::Fact::Accepted(v1::CommandAccepted {}) => Body::Accepted,
         v1::command_fact::Fact::Succeeded(result) => Body::Succeeded(result.result.map(Box::new)),
         v1::command_fact::Fact::Failed(failure) => Body::Failed(failure.into()),
-        v1::command_fact::Fact::Cancelled(cancelled) => Body::Cancelled(match cancelled.effect() {
-            v1::failure::Effect::None => Effect::None,
-            v1::failure::Effect::Unspecified | v1::failure::Effect::Unknown => Effect::Unknown,
-        }),
+        v1::command_fact::Fact::Cancelled(cancelled) => Body::Cancelled(cancelled.effect().into()),
     };
     Ok(AgentFact { command: CommandId(command), sequence: value.sequence, body })
 }

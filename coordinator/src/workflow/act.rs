@@ -33,14 +33,15 @@ pub(crate) mod restore_schema;
 pub(crate) mod sequence;
 pub(crate) mod set_replica_identity;
 
-pub(crate) use super::digest::Digest;
-pub(crate) use super::inventory::Inventory;
 pub(crate) use kind::{Act, Given, Input, Kind, Outcome, Produced, Trial};
 pub(crate) use pgportage_proto::RelationName;
+pub(crate) use pgportage_report::Digest;
+pub(crate) use pgportage_report::comparison::{RowComparison, TableComparison};
+pub(crate) use pgportage_report::inventory::Inventory;
 
 pub(crate) use certify_switch::{CertifySwitch, SignedStatement};
 pub(crate) use check_server::{CheckServer, CheckServerResult};
-pub(crate) use compare_rows::{CompareRows, RowComparison, TableComparison};
+pub(crate) use compare_rows::CompareRows;
 pub(crate) use count_rows::{CountRows, RowCounts, SequencePlace, TableCount};
 pub(crate) use drain_to_marker::{DrainToMarker, WrittenRows};
 pub(crate) use fence_source::{Fence, FenceSource};

@@ -8,85 +8,38 @@
 
 use pgportage_link::{Failure, Remedy};
 use pgportage_proto::Reason;
+use pgportage_report::drift::{Change, DriftedObject, SchemaDrift};
 
 use super::judge::named;
 use super::state::{Phase, State};
 use super::{Side, StepName};
 use crate::message::refusal;
 
-/// How the schemas of both sides compare.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Drift {
-    /// The side that follows, and whose agent compared.
-    pub follower: Side,
-    /// How many objects differ. Zero: both sides are level.
-    pub object_count: i32,
-    /// Some of them, the most urgent first.
-    pub objects: Vec<DriftedObject>,
-}
-
-/// One object that is not the same on both sides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DriftedObject {
-    /// What it is and its name.
-    pub identity: String,
-    pub change: Change,
-}
-
-/// How an object differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// The side that follows does not have it.
-    Missing,
-    /// Only the side that follows has it.
-    Extra,
-    /// Both have it, defined otherwise.
-    Different,
-    /// A table whose rows do not travel.
-    NotReplicated,
-    /// Said by a newer agent.
-    Unrecognised,
-}
-
-impl Drift {
-    /// Whether nothing differs.
-    pub fn level(&self) -> bool {
-        self.object_count == 0
+/// Why a migration with this drift is held, in the words that every place uses.
+pub(crate) fn failure(drift: &SchemaDrift) -> Failure {
+    let count = drift.object_count;
+    let objects =
+        if count == 1 { "1 schema object differs".to_owned() } else { format!("{count} schema objects differ") };
+    let clauses = drift.objects.iter().map(|object| clause(object, drift.follower));
+    let named = named(clauses, usize::try_from(count).unwrap_or(0));
+    let mut hint =
+        "Make the same change on both sides, or take it back where it was made; the hold ends by itself.".to_owned();
+    if drift.objects.iter().any(|object| object.change == Change::NotReplicated) {
+        hint.push_str(" A table that was created since the migration began is not replicated: drop it.");
     }
-
-    /// What differs, one clause for each object that is named.
-    pub fn clauses(&self) -> impl Iterator<Item = String> {
-        self.objects.iter().map(|object| object.clause(self.follower))
-    }
-
-    /// Why a migration with this drift is held, in the words that every place uses.
-    pub fn failure(&self) -> Failure {
-        let count = self.object_count;
-        let objects =
-            if count == 1 { "1 schema object differs".to_owned() } else { format!("{count} schema objects differ") };
-        let named = named(self.clauses(), usize::try_from(count).unwrap_or(0));
-        let mut hint =
-            "Make the same change on both sides, or take it back where it was made; the hold ends by itself."
-                .to_owned();
-        if self.objects.iter().any(|object| object.change == Change::NotReplicated) {
-            hint.push_str(" A table that was created since the migration began is not replicated: drop it.");
-        }
-        refusal(Reason::SchemaDiffers, format!("{objects} between the two sides"))
-            .detail(format!("{named}."))
-            .hint(hint)
-            .remedy(Remedy::Operator)
-    }
+    refusal(Reason::SchemaDiffers, format!("{objects} between the two sides"))
+        .detail(format!("{named}."))
+        .hint(hint)
+        .remedy(Remedy::Operator)
 }
 
-impl DriftedObject {
-    fn clause(&self, follower: Side) -> String {
-        let (identity, follower, other) = (&self.identity, follower.as_str(), follower.other().as_str());
-        match self.change {
-            Change::Missing => format!("{identity} is missing on the {follower}"),
-            Change::Extra => format!("{identity} is on the {follower} only"),
-            Change::Different | Change::Unrecognised => format!("{identity} is defined otherwise on the {follower}"),
-            Change::NotReplicated => format!("{identity} was created on the {other} and is not replicated"),
-        }
+fn clause(object: &DriftedObject, follower: Side) -> String {
+    let (identity, follower, other) = (&object.identity, follower.as_str(), follower.other().as_str());
+    match object.change {
+        Change::Missing => format!("{identity} is missing on the {follower}"),
+        Change::Extra => format!("{identity} is on the {follower} only"),
+        Change::Different | Change::Unrecognised => format!("{identity} is defined otherwise on the {follower}"),
+        Change::NotReplicated => format!("{identity} was created on the {other} and is not replicated"),
     }
 }
 
@@ -122,9 +75,9 @@ pub(crate) fn concerns(state: &State) -> bool {
 }
 
 /// What keeps a switch from beginning: a drift that was told.
-pub(crate) fn may_switch(drift: Option<&Drift>) -> Result<(), Failure> {
+pub(crate) fn may_switch(drift: Option<&SchemaDrift>) -> Result<(), Failure> {
     match drift {
-        Some(drift) if !drift.level() => Err(drift.failure()),
+        Some(drift) if !drift.level() => Err(failure(drift)),
         Some(_) | None => Ok(()),
     }
 }
@@ -154,7 +107,7 @@ impl Relief {
 
     /// Takes in how the migration stands and what is told of the schemas. Returns
     /// whether to verify again.
-    pub(crate) fn has_come(&mut self, state: &State, told: Option<&Drift>) -> bool {
+    pub(crate) fn has_come(&mut self, state: &State, told: Option<&SchemaDrift>) -> bool {
         if !holds_verification(state) {
             self.drifted = false;
             return false;
@@ -178,9 +131,9 @@ mod tests {
     use super::super::{ActKind, ActRef};
     use super::*;
 
-    fn drift(count: i32) -> Drift {
+    fn drift(count: i32) -> SchemaDrift {
         let object = |identity: &str, change| DriftedObject { identity: identity.to_owned(), change };
-        Drift {
+        SchemaDrift {
             follower: Side::Destination,
             object_count: count,
             objects: vec![
@@ -209,7 +162,7 @@ mod tests {
         assert!(failure.hint.starts_with("Make the same change on both sides"), "{}", failure.hint);
         assert!(failure.hint.ends_with("is not replicated: drop it."), "{}", failure.hint);
         // After the cutover the source follows.
-        let back = Drift { follower: Side::Source, ..drift(1) };
+        let back = SchemaDrift { follower: Side::Source, ..drift(1) };
         let failure = may_switch(Some(&back)).unwrap_err();
         assert_eq!(failure.message, "1 schema object differs between the two sides");
         assert!(failure.detail.contains("table public.late was created on the destination"), "{}", failure.detail);
@@ -232,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_verification_goes_on_when_the_drift_that_stopped_it_is_gone() {
-        let (level, drifted) = (Drift { objects: Vec::new(), ..drift(0) }, drift(1));
+        let (level, drifted) = (SchemaDrift { objects: Vec::new(), ..drift(0) }, drift(1));
         let running = Play::started().state;
         let stopped = stopped();
         assert!(holds_verification(&stopped), "{:?}", stopped.phase);
@@ -255,6 +208,6 @@ mod tests {
     #[test]
     fn level_schemas_and_unknown_ones_hold_nothing() {
         assert!(may_switch(None).is_ok());
-        assert!(may_switch(Some(&Drift { objects: Vec::new(), ..drift(0) })).is_ok());
+        assert!(may_switch(Some(&SchemaDrift { objects: Vec::new(), ..drift(0) })).is_ok());
     }
 }

@@ -116,7 +116,6 @@ pub enum Event {
         command: CommandId,
         agent_sequence: i64,
         /// What it left behind.
-        #[serde(with = "EffectForm")]
         effect: Effect,
     },
     /// Every act of the step is done, and what they produced is good.
@@ -312,18 +311,8 @@ pub(crate) mod failure_form {
         metadata: BTreeMap<String, String>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         causes: Vec<String>,
-        #[serde(with = "RemedyForm")]
         remedy: Remedy,
-        #[serde(with = "super::EffectForm")]
         effect: Effect,
-    }
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(remote = "Remedy", rename_all = "snake_case")]
-    enum RemedyForm {
-        Wait,
-        Operator,
-        Abort,
     }
 
     pub(crate) fn serialize<S: Serializer>(failure: &Failure, serializer: S) -> Result<S::Ok, S::Error> {
@@ -361,12 +350,4 @@ pub(crate) mod failure_form {
             effect: form.effect,
         })
     }
-}
-
-/// As it is stored.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Effect", rename_all = "snake_case")]
-enum EffectForm {
-    None,
-    Unknown,
 }

@@ -1,20 +1,8 @@
 //! Findings and the operator's agreement to them.
 
+use pgportage_report::Digest;
+pub(crate) use pgportage_report::finding::Severity;
 use serde::{Deserialize, Serialize};
-
-use super::digest::Digest;
-
-/// What a finding means for the migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// The migration cannot start.
-    Refuse,
-    /// The operator has to agree first.
-    Consent,
-    /// For information.
-    Note,
-}
 
 /// One result of an inspection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

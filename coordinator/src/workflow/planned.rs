@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use pgportage_report::inventory::PlannedTable;
 use sha2::{Digest as _, Sha256};
 
 use super::act::{Digest, Inventory};
@@ -127,12 +128,7 @@ pub(crate) fn summary(state: &State) -> [String; 2] {
     })
 }
 
-fn summed_up(
-    state: &State,
-    side: Side,
-    inventory: Option<&Inventory>,
-    tables: Option<&Vec<super::inventory::PlannedTable>>,
-) -> String {
+fn summed_up(state: &State, side: Side, inventory: Option<&Inventory>, tables: Option<&Vec<PlannedTable>>) -> String {
     let version = match inventory.map_or(0, |inventory| inventory.server_version_num) {
         0 => String::new(),
         number => format!(", PostgreSQL {}.{}", number / 10_000, number % 10_000),

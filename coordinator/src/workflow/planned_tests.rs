@@ -1,7 +1,8 @@
 //! What plans say, and what their digest covers.
 
+use pgportage_report::inventory::{ConnectGrant, Inventory, PlanMaterial, PlannedRole, PlannedTable};
+
 use super::super::act::{CheckServer, CheckServerResult, Outcome, RelationName};
-use super::super::inventory::{ConnectGrant, Inventory, PlanMaterial, PlannedRole, PlannedTable};
 use super::super::proof::{Play, outcome, spec};
 use super::super::spec::{CopyMethod, Spec};
 use super::super::verb::Request;

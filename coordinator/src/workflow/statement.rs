@@ -8,8 +8,9 @@
 use std::fmt;
 
 use pgportage_proto::{ActKind, MigrationId, RelationName, Side, quote_ident};
+use pgportage_report::inventory::{Inventory, PlanMaterial, PlannedRole, PlannedTable};
+pub(super) use pgportage_report::quantity::size;
 
-use super::inventory::{Inventory, PlanMaterial, PlannedRole, PlannedTable};
 use super::spec::Spec;
 
 /// How many names a line shows before it says how many more there are.
@@ -295,21 +296,6 @@ pub(super) fn names(all: impl ExactSizeIterator<Item = String>) -> String {
         0 => shown.join(", "),
         more => format!("{}, … /* {more} more */", shown.join(", ")),
     }
-}
-
-/// A size for people.
-pub(super) fn size(bytes: i64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    if bytes < 1024 {
-        return format!("{} bytes", bytes.max(0));
-    }
-    let mut tenths = i128::from(bytes) * 10 / 1024;
-    let mut unit = 0;
-    while tenths >= 10_240 && unit + 1 < UNITS.len() {
-        tenths /= 1024;
-        unit += 1;
-    }
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
 #[cfg(test)]

@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use pgportage_proto::{InvalidMigrationId, Reason, Unspecified, v1};
+use serde::{Deserialize, Serialize};
 
-/// Who has to act before another attempt can succeed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who has to act before another attempt can succeed. The serde form is the coordinator's
+/// and the CLI's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Remedy {
     /// No person: the caller tries the same thing again after a pause.
     Wait,
@@ -20,8 +23,10 @@ pub enum Remedy {
     Abort,
 }
 
-/// What the failed attempt left behind on the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the failed attempt left behind on the server. The serde form is the coordinator's
+/// and the CLI's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// The attempt changed nothing.
     None,
@@ -136,6 +141,24 @@ impl From<InvalidMigrationId> for Failure {
     }
 }
 
+impl From<Effect> for v1::failure::Effect {
+    fn from(effect: Effect) -> Self {
+        match effect {
+            Effect::None => Self::None,
+            Effect::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<v1::failure::Effect> for Effect {
+    fn from(sent: v1::failure::Effect) -> Self {
+        match sent {
+            v1::failure::Effect::None => Self::None,
+            v1::failure::Effect::Unknown | v1::failure::Effect::Unspecified => Self::Unknown,
+        }
+    }
+}
+
 impl From<Failure> for v1::Failure {
     fn from(failure: Failure) -> Self {
         Self {
@@ -152,11 +175,7 @@ impl From<Failure> for v1::Failure {
                 Remedy::Abort => v1::failure::Remedy::Abort,
             }
             .into(),
-            effect: match failure.effect {
-                Effect::None => v1::failure::Effect::None,
-                Effect::Unknown => v1::failure::Effect::Unknown,
-            }
-            .into(),
+            effect: v1::failure::Effect::from(failure.effect).into(),
         }
     }
 }
@@ -176,10 +195,7 @@ impl From<v1::Failure> for Failure {
             v1::failure::Remedy::Abort => Remedy::Abort,
             v1::failure::Remedy::Operator | v1::failure::Remedy::Unspecified => Remedy::Operator,
         };
-        let effect = match failure.effect() {
-            v1::failure::Effect::None => Effect::None,
-            v1::failure::Effect::Unknown | v1::failure::Effect::Unspecified => Effect::Unknown,
-        };
+        let effect = failure.effect().into();
         Self {
             reason,
             message: failure.message,

@@ -1,6 +1,7 @@
 //! The tasks of one process: who owns them, and how they are told to end.
 
 use std::future::Future;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -30,5 +31,14 @@ impl Tasks {
         F::Output: Send + 'static,
     {
         self.tracker.spawn(task)
+    }
+    /// One round of work and the pause behind it. Returns whether another one may follow:
+    /// once the process ends none does, and this one is dropped where it is.
+    pub async fn round(&self, work: impl Future<Output = ()>, pause: Duration) -> bool {
+        let round = async {
+            work.await;
+            self.clock.sleep(pause).await;
+        };
+        self.stop.run_until_cancelled(round).await.is_some()
     }
 }

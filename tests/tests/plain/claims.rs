@@ -71,6 +71,13 @@ fn the_coordinator_knows_generated_types_where_it_speaks() {
 }
 
 #[test]
+fn what_agents_report_is_read_and_written_in_one_place() {
+    // Neither what measures it nor what decides and explains by it knows how it is sent.
+    let words = ["v1::Situation", "v1::PlanMaterial", "v1::WalForecast", "v1::DriftedObject", "v1::ProgressPart"];
+    assert_eq!(others_with(&words, &["agent", "coordinator/src", "proto"], &["proto/report/src/"]), NONE);
+}
+
+#[test]
 fn one_module_of_the_command_line_writes() {
     let words = ["print!(", "println!(", "std::io::stdout", "std::io::stderr", "io::stdout()", "io::stderr()"];
     assert_eq!(others_with(&words, &["coordinator/cli/src"], &["coordinator/cli/src/terminal.rs"]), NONE);

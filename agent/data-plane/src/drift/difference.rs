@@ -3,19 +3,7 @@
 use std::collections::BTreeMap;
 
 use pgportage_postgres::catalog::SchemaObject;
-
-/// How an object differs. Seen from the subscriber: what is missing, the subscriber lacks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Change {
-    /// A table that was made after the publication: its rows do not travel.
-    NotReplicated,
-    /// Both sides have it, with different definitions.
-    Different,
-    /// The subscriber does not have it.
-    Missing,
-    /// Only the subscriber has it.
-    Extra,
-}
+use pgportage_report::drift::{Change, DriftedObject};
 
 /// The schema of the publisher.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,15 +16,6 @@ pub struct Published {
 
 /// How objects differ, by their identities.
 pub type Differences = BTreeMap<String, Change>;
-
-/// One object that differs, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DriftedObject {
-    /// Its kind and name, such as `table public.orders`.
-    pub identity: String,
-    /// How it differs.
-    pub change: Change,
-}
 
 /// What differs, tables first: a table that differs may stop the stream.
 #[must_use]

@@ -11,9 +11,10 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::names;
 use pgportage_postgres::{Purpose, RelationName, Session, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, v1};
+use pgportage_report::progress::{Part, Progress, Unit};
 
 use crate::act::patience::{Patience, stalled};
-use crate::act::{Act, Context, Produced, Progress, ProgressPart, ProgressUnit, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::int32;
 
 const LOOK: Duration = Duration::from_millis(500);
@@ -269,10 +270,10 @@ fn report(cx: &Context, look: &Look, seen: &mut Seen, subject: String) {
         .iter()
         .map(|table| {
             let (rows, bytes) = seen.get(&table.name).copied().unwrap_or_default();
-            ProgressPart {
+            Part {
                 table: table.name.to_string(),
-                row_count: rows.unsigned_abs(),
-                size_bytes: bytes.unsigned_abs(),
+                row_count: rows,
+                size_bytes: bytes,
                 total_bytes: 0,
                 total_rows: 0,
                 ready: table.ready(),
@@ -281,9 +282,9 @@ fn report(cx: &Context, look: &Look, seen: &mut Seen, subject: String) {
         .collect();
     cx.report(Progress {
         subject,
-        completed: look.ready() as u64,
-        total: look.tables.len() as u64,
-        unit: ProgressUnit::Tables,
+        completed: look.ready() as i64,
+        total: look.tables.len() as i64,
+        unit: Unit::Tables,
         parts,
         ..Progress::default()
     });

@@ -5,10 +5,11 @@ use std::time::Duration;
 use pgportage_data_plane::heartbeat::Reading;
 use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_proto::{ActKind, Reason, Side, v1};
+use pgportage_report::progress::{Progress, Unit};
 use tokio::time::Instant;
 
 use crate::act::patience::{Patience, stalled};
-use crate::act::{Act, Context, Produced, Progress, ProgressUnit, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::{duration, span};
 
 /// Time between two looks at the gauge. While the act waits, also the time between two beats.
@@ -87,7 +88,7 @@ impl Act for AwaitLag {
         let mut arrived = None;
         loop {
             cx.slots.stands(&cx.participation.migration)?;
-            let now = cx.clock.now();
+            let now = cx.tasks.clock.now();
             let reading = cx.heartbeats.reading(&cx.participation.migration);
             window = Window::next(window, reading, self.max_lag, now);
             if let (Some(window), Some(reading)) = (&window, reading)
@@ -106,7 +107,7 @@ impl Act for AwaitLag {
                 subject: subject.clone(),
                 completed: reading.map(|reading| milliseconds(reading.lag)).unwrap_or_default(),
                 total: milliseconds(self.max_lag),
-                unit: ProgressUnit::Milliseconds,
+                unit: Unit::Milliseconds,
                 ..Progress::default()
             });
             if patience.is_over(cx) {
@@ -139,12 +140,13 @@ fn subject(reading: Option<Reading>, limit: Duration, under: bool) -> String {
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn too_high(lag: Duration, limit: Duration) -> Failure {
-    let text = |duration: Duration| humantime::format_duration(Duration::from_millis(milliseconds(duration)));
+    let text =
+        |duration: Duration| humantime::format_duration(Duration::from_millis(milliseconds(duration).unsigned_abs()));
     Failure::new(Reason::LagTooHigh, format!("the lag stays above {}", text(limit)))
         .detail(format!("It was {} when last seen: the source writes faster than the destination applies.", text(lag)))
         .hint("Wait for a quieter time and retry the step, or allow more lag.")

@@ -54,10 +54,10 @@ impl Act for ReachPeer {
         let peer = cx.peers.call(&cx.participation).await?;
         // The first call may include the handshake, so the second one is measured.
         peer.greet().await?;
-        let asked = cx.clock.now();
+        let asked = cx.tasks.clock.now();
         let greeting = peer.greet().await?;
         Ok(ReachPeerResult {
-            round_trip: cx.clock.now().duration_since(asked),
+            round_trip: cx.tasks.clock.now().duration_since(asked),
             software_version: greeting.software_version,
             relayed: cx.peers.relayed(&cx.participation.peer),
         })

@@ -13,6 +13,7 @@ use pgportage_link::Failure;
 use pgportage_migration::journal::Note;
 use pgportage_postgres::{Purpose, Secret, Session, hush, quote_ident, quote_literal, scram_verifier, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
+use pgportage_report::role::ROLE_SETTINGS;
 use tokio_postgres::Transaction;
 
 use crate::act::patience::Patience;
@@ -30,18 +31,6 @@ WHERE r.rolname = current_user";
 /// Another role that may create roles grants itself the membership, which goes with the role.
 const LACKS_MEMBERSHIP: &str = "\
 SELECT NOT pg_has_role(current_user, r.oid, 'USAGE') FROM pg_roles r WHERE r.rolname = $1";
-
-/// Settings without which a base copy may be ended, or miss rows. The number is the first version that
-/// knows the setting.
-const ROLE_SETTINGS: &[(i32, &str, &str)] = &[
-    (0, "statement_timeout", "0"),
-    (0, "lock_timeout", "0"),
-    (0, "idle_in_transaction_session_timeout", "0"),
-    (140_000, "idle_session_timeout", "0"),
-    (170_000, "transaction_timeout", "0"),
-    (0, "row_security", "off"),
-    (0, "default_transaction_read_only", "off"),
-];
 
 /// Makes the role that the subscription logs in as, and the canary role whose refused login proves a fence.
 /// Roles that the server's owner made beforehand are checked instead.

@@ -10,13 +10,14 @@ use pgportage_migration::ledger;
 use pgportage_postgres::{Purpose, RelationName, sql_failure};
 #[cfg(doc)]
 use pgportage_proto::Reason;
+use pgportage_report::progress::Progress;
 use tokio_postgres::Transaction;
 
 use super::fate::{Fate, fates};
 use super::ledger::{DDL, Ledger, another};
 use super::mend::mend;
 use super::plan::pieces;
-use crate::act::{Context, Progress};
+use crate::act::Context;
 
 /// The destination agent then asks for the new snapshot as the one that it holds, and the source agent drops what it
 /// keeps of the lost one. So this must be durable before.

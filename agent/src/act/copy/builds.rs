@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use pgportage_link::Failure;
 use pgportage_postgres::{Purpose, RelationName, Session, sql_failure};
+use pgportage_report::progress::Build;
 
-use crate::act::{Context, IndexBuild};
+use crate::act::Context;
 
 /// A look that takes longer is given up: the reports of the rows must not wait for it.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -31,8 +32,8 @@ pub(super) struct Builds {
 }
 
 impl Builds {
-    pub(super) async fn look(&mut self, cx: &Context) -> Vec<IndexBuild> {
-        match cx.clock.timeout(LIMIT, Box::pin(self.read(cx))).await {
+    pub(super) async fn look(&mut self, cx: &Context) -> Vec<Build> {
+        match cx.tasks.clock.timeout(LIMIT, Box::pin(self.read(cx))).await {
             Ok(Ok(builds)) => builds,
             Ok(Err(failure)) => {
                 tracing::debug!(%failure, "index builds cannot be looked at");
@@ -51,7 +52,7 @@ impl Builds {
         self.session = None;
     }
 
-    async fn read(&mut self, cx: &Context) -> Result<Vec<IndexBuild>, Failure> {
+    async fn read(&mut self, cx: &Context) -> Result<Vec<Build>, Failure> {
         let session = match self.session.take() {
             Some(open) if !open.is_closed() => open,
             Some(_) | None => cx.door.open(&cx.participation.database, Purpose::Watch).await?,
@@ -62,7 +63,7 @@ impl Builds {
         let percent = |share: Option<i64>| share.and_then(|share| u8::try_from(share.clamp(0, 100)).ok());
         Ok(rows
             .iter()
-            .map(|row| IndexBuild {
+            .map(|row| Build {
                 table: RelationName::new(row.get::<_, String>(0), row.get::<_, String>(1)).to_string(),
                 phase: row.get(2),
                 percent: percent(row.get(3)),

@@ -10,11 +10,12 @@ use futures_util::future::try_join_all;
 use pgportage_link::Failure;
 use pgportage_postgres::{RelationName, Session, is_passing, quote_ident, sql_failure};
 use pgportage_proto::Reason;
+use pgportage_report::progress::Progress;
 
 use super::index::ready;
+use crate::act::Context;
 use crate::act::patience::Patience;
 use crate::act::schema::later::ForeignKey;
-use crate::act::{Context, Progress};
 
 const VALID: &str = "\
 SELECT k.convalidated FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid

@@ -68,7 +68,7 @@ pub(super) async fn work(cx: &Context, queue: &CopyQueue, builds: &Builds) -> Re
                     }
                     Task::Analyse => analyse(cx, &mut session, table).await?,
                 }
-                queue.job_done(job, cx.clock.now());
+                queue.job_done(job, cx.tasks.clock.now());
             }
         }
     }

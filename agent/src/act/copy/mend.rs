@@ -104,7 +104,7 @@ async fn carry(
     let mut sink: Pin<Box<CopyInSink<Bytes>>> = Box::pin(sink);
     let mut bytes = 0_i64;
     loop {
-        let next = cx.clock.timeout(cx.stall_timeout, stream.next()).await;
+        let next = cx.tasks.clock.timeout(cx.stall_timeout, stream.next()).await;
         match next.map_err(|_| stalled(cx, "touched rows from the source"))?? {
             Some(chunk) => {
                 bytes += i64::try_from(chunk.len()).unwrap_or(0);

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pgportage_data_plane::snapshot::SnapshotTable;
 use pgportage_postgres::RelationName;
+use pgportage_report::progress::{Part, Progress, Unit};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -12,7 +13,6 @@ use super::build_scheduler::{BuildScheduler, Demand, Job, Statistics};
 use super::index::Builds;
 use super::plan::Piece;
 use crate::act::schema::later::Build;
-use crate::act::{Progress, ProgressPart, ProgressUnit};
 
 /// Most tables in one question to the source: each question costs the source a login.
 pub(super) const MOST_ASKED: usize = 64;
@@ -262,8 +262,7 @@ impl CopyQueue {
     /// The progress, for operators.
     pub(super) fn progress(&self) -> Progress {
         let state = self.lock();
-        let sum = |of: fn(&Table) -> i64| u64::try_from(state.tables.iter().map(of).sum::<i64>()).unwrap_or(0);
-        let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
+        let sum = |of: fn(&Table) -> i64| state.tables.iter().map(of).sum::<i64>().max(0);
         let subject = if state.pieces.is_empty() && state.copying == 0 {
             let built = state.tables.iter().filter(|table| table.built).count();
             format!("building indexes, {built} of {} tables done", state.tables.len())
@@ -274,21 +273,21 @@ impl CopyQueue {
             subject,
             completed: sum(|table| table.done_bytes),
             total: sum(|table| table.size_bytes),
-            unit: ProgressUnit::Bytes,
+            unit: Unit::Bytes,
             parts: state
                 .tables
                 .iter()
                 .zip(&self.names)
-                .map(|(table, name)| ProgressPart {
+                .map(|(table, name)| Part {
                     table: name.to_string(),
-                    row_count: unsigned(table.row_count),
-                    size_bytes: unsigned(table.done_bytes),
-                    total_bytes: unsigned(table.size_bytes),
+                    row_count: table.row_count,
+                    size_bytes: table.done_bytes,
+                    total_bytes: table.size_bytes,
                     // The estimate may be below the real number.
                     total_rows: match (table.parts_left, table.row_estimate) {
-                        (0, _) => unsigned(table.row_count),
+                        (0, _) => table.row_count,
                         (_, 0) => 0,
-                        (_, estimate) => unsigned(estimate.max(table.row_count)),
+                        (_, estimate) => estimate.max(table.row_count),
                     },
                     ready: table.parts_left == 0,
                 })

@@ -51,7 +51,7 @@ pub(super) async fn work(
             }
         };
         let part = Part { cx, queue, snapshot, packing, piece: &piece };
-        let asked_at = cx.clock.now();
+        let asked_at = cx.tasks.clock.now();
         let outcome = match &mut tools {
             Some((session, peer)) => part.copy(session, peer).await,
             None => match open(cx).await {
@@ -64,7 +64,7 @@ pub(super) async fn work(
         };
         match outcome {
             Ok(row_count) => {
-                queue.copied(&piece, row_count, cx.clock.now());
+                queue.copied(&piece, row_count, cx.tasks.clock.now());
                 patience.moved(cx);
             }
             Err(failure) => {
@@ -151,7 +151,7 @@ impl Part<'_> {
             let Some(chunk) = next else { return Ok(copied) };
             copied += i64::try_from(chunk.len()).unwrap_or(0);
             sink.send(chunk).await.map_err(|error| sql_failure(error, "write rows"))?;
-            self.queue.moves(cx.clock.now());
+            self.queue.moves(cx.tasks.clock.now());
         }
     }
 }

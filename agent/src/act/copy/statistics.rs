@@ -19,12 +19,13 @@ use pgportage_data_plane::statistics::{self, Condition};
 use pgportage_link::{Effect, Failure};
 use pgportage_postgres::{Purpose, RelationName, ServerVersion, Session, sql_failure};
 use pgportage_proto::Reason;
+use pgportage_report::progress::Progress;
 use tokio_postgres::Statement;
 
 use super::index::analyse;
 use super::queue::{CopyQueue, MOST_ASKED, Next};
 use super::unless_stopped;
-use crate::act::{Context, Progress};
+use crate::act::Context;
 
 /// The first version that accepts statistics.
 const TOLD_SINCE: i32 = 18;
@@ -169,7 +170,7 @@ pub(super) async fn work(cx: &Context, queue: &CopyQueue) -> Result<(), Failure>
                 let targets: Vec<_> = tables.iter().map(target).collect();
                 let outcomes = carry(cx, &mut staging, &targets).await;
                 for (table, outcome) in tables.into_iter().zip(outcomes) {
-                    queue.waited(table, outcome == Outcome::Carried, cx.clock.now());
+                    queue.waited(table, outcome == Outcome::Carried, cx.tasks.clock.now());
                 }
             }
         }
@@ -231,7 +232,7 @@ pub(super) async fn finish(cx: &Context, session: &Session, jobs: usize) -> Resu
 async fn carry(cx: &Context, staging: &mut Option<Staging>, targets: &[Target]) -> Vec<Outcome> {
     let mut outcomes = vec![Outcome::Lost; targets.len()];
     let carrying = async {
-        match cx.clock.timeout(LIMIT, attempt(cx, staging, targets, &mut outcomes)).await {
+        match cx.tasks.clock.timeout(LIMIT, attempt(cx, staging, targets, &mut outcomes)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::new(Reason::Stalled, "the source's statistics took too long").effect(Effect::None)),
         }

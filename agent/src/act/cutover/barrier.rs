@@ -195,10 +195,10 @@ async fn raise(cx: &Context, act: &RaiseBarrier, cutover: &mut LeavingSide) -> R
 
     // The outage begins. For clients of a pooler, here or at the other agent, it begins with the pause; for
     // other clients with the locks. The locks then meet no transaction of a pooler's client.
-    let announced_at = cx.clock.now();
+    let announced_at = cx.tasks.clock.now();
     let raised_at = match cx.switchovers.announce_locks(&cx.participation, act.cutover_epoch, act.max_outage).await? {
         true => announced_at,
-        false => cx.clock.now(),
+        false => cx.tasks.clock.now(),
     };
     let deadline = raised_at + act.max_outage;
     let pause = Switchover { epoch: act.cutover_epoch, role: Role::Leaving };
@@ -210,11 +210,11 @@ async fn raise(cx: &Context, act: &RaiseBarrier, cutover: &mut LeavingSide) -> R
         true => Some(write_marker(&cutover.writer, act.cutover_epoch).await?),
         false => None,
     };
-    let locking_since = cx.clock.now();
+    let locking_since = cx.tasks.clock.now();
     let left = remaining(deadline, locking_since)?;
     let patience = limits.barrier_timeout.min(left);
     let cancelled = lock_against_writers(cx, cutover, &tables, limits.barrier_conflict, left, patience).await?;
-    let lock_wait = cx.clock.now().duration_since(locking_since);
+    let lock_wait = cx.tasks.clock.now().duration_since(locking_since);
     cx.fail_point("raise_barrier.perform.locked");
     tracing::info!(
         lock_wait_ms = u64::try_from(lock_wait.as_millis()).unwrap_or(u64::MAX),
@@ -236,7 +236,7 @@ async fn raise(cx: &Context, act: &RaiseBarrier, cutover: &mut LeavingSide) -> R
         positions(writer, &cutover.sequences),
         cutover.fingerprint.prove_unchanged(writer)
     )?;
-    remaining(deadline, cx.clock.now())?;
+    remaining(deadline, cx.tasks.clock.now())?;
 
     let result = RaiseBarrierResult {
         marker_id,
@@ -452,7 +452,7 @@ async fn watch_for_cycles(
     let failure = |error| sql_failure(error, "look for lock cycles");
     let (waits, needs) = try_join!(writer.prepare(LOCK_WAITS), writer.prepare(STILL_NEEDED)).map_err(failure)?;
     loop {
-        cx.clock.sleep(LOOK_FOR_CYCLES).await;
+        cx.tasks.clock.sleep(LOOK_FOR_CYCLES).await;
         let by_holder: [&(dyn ToSql + Sync); 1] = [&holder];
         let by_mode: [&(dyn ToSql + Sync); 4] = [&holder, &oids, &mode.name, &mode.conflicting];
         let (waiting, needed) =

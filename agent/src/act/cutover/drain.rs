@@ -6,6 +6,7 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_migration::ledger;
 use pgportage_postgres::sql_failure;
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
+use pgportage_report::progress::Progress;
 use tokio::try_join;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -14,7 +15,7 @@ use super::open::decide_ahead;
 use super::seeded::{self, Bug};
 use super::sequence::set_all;
 use super::{await_disk, current_lsn, remaining};
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::{duration, int32, marker, sequences, span};
 use crate::switchover::{DrainToMarkerResult, EnteringSide, WrittenRows, sessions_lost};
 use pgportage_postgres::catalog::SequencePosition;
@@ -96,7 +97,7 @@ impl Act for DrainToMarker {
 }
 
 async fn drain(cx: &Context, act: &DrainToMarker, cutover: &mut EnteringSide) -> Result<DrainToMarkerResult, Failure> {
-    let begin = cx.clock.now();
+    let begin = cx.tasks.clock.now();
     let open_deadline = begin + act.open_timeout;
     if act.catalog_digest != cutover.catalog_digest {
         return Err(Failure::new(Reason::SchemaDiffers, "the schemas of source and destination differ")
@@ -114,16 +115,16 @@ async fn drain(cx: &Context, act: &DrainToMarker, cutover: &mut EnteringSide) ->
         .is_none()
     {
         cx.safe_point()?;
-        if cx.clock.now() >= open_deadline {
+        if cx.tasks.clock.now() >= open_deadline {
             return Err(Failure::new(Reason::DrainTimeout, "the marker did not arrive in time")
                 .detail(format!("It was awaited for {} ms.", act.open_timeout.as_millis()))
                 .hint("Look at the lag with `pgportage status`; try again when it is small.")
                 .remedy(Remedy::Operator)
                 .effect(Effect::None));
         }
-        cx.clock.sleep(LOOK_AGAIN).await;
+        cx.tasks.clock.sleep(LOOK_AGAIN).await;
     }
-    let drain_time = cx.clock.now().duration_since(begin);
+    let drain_time = cx.tasks.clock.now().duration_since(begin);
     cx.fail_point("drain_to_marker.perform.seen");
 
     // The apply worker may commit without waiting for the disk. WAL is flushed
@@ -138,7 +139,9 @@ async fn drain(cx: &Context, act: &DrainToMarker, cutover: &mut EnteringSide) ->
     cx.fail_point("drain_to_marker.perform.flushed");
 
     let compared = match act.compare_limit {
-        Some(limit) => Some(compare(cx, act, cutover, limit.min(remaining(open_deadline, cx.clock.now())?)).await?),
+        Some(limit) => {
+            Some(compare(cx, act, cutover, limit.min(remaining(open_deadline, cx.tasks.clock.now())?)).await?)
+        }
         None => None,
     };
     let result = DrainToMarkerResult {
@@ -161,7 +164,7 @@ async fn compare(
 ) -> Result<WrittenRows, Failure> {
     cx.report(Progress { subject: "comparing what was written".to_owned(), ..Progress::default() });
     let check = cutover.check.as_mut().ok_or_else(|| sessions_lost(Effect::None))?;
-    let compared = Box::pin(check.compare(cx.clock, act.cutover_epoch, limit)).await?;
+    let compared = Box::pin(check.compare(cx.tasks.clock, act.cutover_epoch, limit)).await?;
     tracing::info!(
         migration.id = %cx.participation.migration, cutover_epoch = act.cutover_epoch, tables = compared.table_count,
         rows = compared.row_count, left_out = compared.left_out.len(), elapsed = ?compared.elapsed,

@@ -12,6 +12,7 @@ use pgportage_migration::switchover::Event;
 use pgportage_postgres::access::Access;
 use pgportage_postgres::{quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
+use pgportage_report::progress::Progress;
 use tokio::time::Instant;
 use tokio::try_join;
 use tokio_postgres::types::{ToSql, Type};
@@ -21,7 +22,7 @@ use uuid::Uuid;
 use super::seeded::{self, Bug};
 use super::sequence::positions;
 use super::{current_lsn, refuse_in_rehearsal, remaining};
-use crate::act::{Act, Consequences, Context, Produced, Progress, Survey};
+use crate::act::{Act, Consequences, Context, Produced, Survey};
 use crate::message::{int32, marker, sequence_messages};
 use crate::policy::{DestructiveAct, HookPoint};
 use crate::switchover::{FenceSourceResult, LeavingSide, sessions_lost};
@@ -122,20 +123,20 @@ async fn fence(cx: &Context, act: &FenceSource, cutover: &mut LeavingSide) -> Re
         Some(barrier) => barrier.deadline,
         None => return Err(sessions_lost(Effect::None)),
     };
-    remaining(deadline, cx.clock.now())?;
+    remaining(deadline, cx.tasks.clock.now())?;
     let replication_role = cx.roles.names(participation).replication;
     cx.journal.happened(&participation.migration, Event::Fences(act.cutover_epoch))?;
     cx.fail_point("fence_source.perform.noted");
     if Bug::FenceOfOneRole.is_seeded() {
         return seeded::fence_owner(act.cutover_epoch, &participation.database, cutover).await;
     }
-    let begun = cx.clock.now();
+    let begun = cx.tasks.clock.now();
     let access_version = commit_fence(cx, act.cutover_epoch, cutover).await?;
-    let committed = cx.clock.now();
+    let committed = cx.tasks.clock.now();
     cx.fail_point("fence_source.perform.committed");
     let fence_lsn = current_lsn(&cutover.writer).await?.to_string();
     await_standbys(cx, &cutover.writer, &fence_lsn, &replication_role, deadline).await?;
-    let flushed = cx.clock.now();
+    let flushed = cx.tasks.clock.now();
     cx.report(Progress { subject: "ending the sessions of applications".to_owned(), ..Progress::default() });
     // Both at once: clients whose sessions were ended try to log in again and again, which slows the whole
     // server.
@@ -151,7 +152,7 @@ async fn fence(cx: &Context, act: &FenceSource, cutover: &mut LeavingSide) -> Re
         "no application is left behind the fence"
     );
     cx.fail_point("fence_source.perform.proved");
-    let left = remaining(deadline, cx.clock.now()).map_err(|failure| failure.effect(Effect::Unknown))?;
+    let left = remaining(deadline, cx.tasks.clock.now()).map_err(|failure| failure.effect(Effect::Unknown))?;
     cx.hooks.ask(participation, HookPoint::AfterFence, Some(left)).await?;
     Ok(FenceSourceResult {
         fence_lsn,
@@ -181,8 +182,8 @@ async fn empty(
     let LeavingSide { writer, holder, expulsion, fingerprint, ours, .. } = cutover;
     let own_sessions = || cx.door.own_sessions();
     let terminated_session_count =
-        expulsion.carry_out(writer, own_sessions, replication_role, cx.clock, deadline).await?;
-    let nobody_left_at = cx.clock.now();
+        expulsion.carry_out(writer, own_sessions, replication_role, cx.tasks.clock, deadline).await?;
+    let nobody_left_at = cx.tasks.clock.now();
     cx.fail_point("fence_source.perform.expelled");
     // One round trip: clients whose sessions were ended keep trying to log in, which keeps the machine
     // busy. Read again because SHARE locks stop neither nextval nor CREATE INDEX.
@@ -192,7 +193,7 @@ async fn empty(
         prove_nobody_can_log_in(writer, ours, access_version),
         prove_barrier_stood(holder)
     )?;
-    Ok(Emptied { terminated_session_count, sequences, nobody_left_at, proved_at: cx.clock.now() })
+    Ok(Emptied { terminated_session_count, sequences, nobody_left_at, proved_at: cx.tasks.clock.now() })
 }
 
 /// Commits the fence in one transaction: its row, and the revokes that the row records. Returns the version
@@ -262,13 +263,13 @@ async fn await_standbys(
         if behind == 0 {
             return Ok(());
         }
-        if cx.clock.now() >= deadline {
+        if cx.tasks.clock.now() >= deadline {
             return Err(Failure::new(Reason::FenceIncomplete, format!("{behind} standbys have not flushed the fence"))
                 .hint("Wait until the source's standbys have caught up, or allow a longer outage.")
                 .remedy(Remedy::Operator)
                 .effect(Effect::Unknown));
         }
-        cx.clock.sleep(Duration::from_millis(2)).await;
+        cx.tasks.clock.sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -24,13 +24,13 @@ const RECEIVED: &str = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE sl
 /// [`Reason::LagTooHigh`] when it does not in time; what the server reports. Ends early
 /// when the command is cancelled.
 pub(super) async fn await_receiver(cx: &Context, client: &Session) -> Result<(), Failure> {
-    let (slot, end) = (published_name(&cx.participation), cx.clock.now() + PATIENCE);
+    let (slot, end) = (published_name(&cx.participation), cx.tasks.clock.now() + PATIENCE);
     loop {
         let received = client.query_one(RECEIVED, &[&slot]).await;
         if received.map_err(|error| sql_failure(error, "look whether the stream flows"))?.get(0) {
             return Ok(());
         }
-        if cx.clock.now() >= end {
+        if cx.tasks.clock.now() >= end {
             let side = cx.participation.side;
             let message = format!("the {} does not receive the changes of the {side}", side.other());
             return Err(Failure::new(Reason::LagTooHigh, message)

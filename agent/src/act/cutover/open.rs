@@ -109,7 +109,7 @@ impl Act for OpenDestination {
         refuse_in_rehearsal(cutover.rehearsal)?;
         let switchover = Switchover { epoch: self.cutover_epoch, role: Role::Entering };
         cx.switchovers.owe_hooks(&cx.participation, switchover)?;
-        let left = deadline.saturating_duration_since(cx.clock.now());
+        let left = deadline.saturating_duration_since(cx.tasks.clock.now());
         cx.hooks.ask(&cx.participation, HookPoint::BeforeOpen, Some(left)).await?;
         // Most sequences are where they were when the marker came.
         let moved: Vec<_> =
@@ -160,7 +160,7 @@ impl OpenDestination {
         let (begin, (), ()) =
             try_join!(current_lsn(session), set_all(session, moved), ledger::check_epoch(session, cx.leader_epoch))?;
         cx.fail_point("open_destination.perform.sequences");
-        if cx.clock.now() >= deadline {
+        if cx.tasks.clock.now() >= deadline {
             return Err(refused("the time for opening is over"));
         }
         cx.fail_point("open_destination.perform.decided");

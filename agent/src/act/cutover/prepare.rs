@@ -222,7 +222,7 @@ async fn prepare_to_leave(cx: &Context, act: &PrepareCutover) -> Result<PrepareC
     let canary =
         Canary::wake(&cx.door, &cx.roles, &cx.settings.postgres.replication_address, &cx.participation).await?;
     let written = match act.compare_written {
-        true => Some(Arc::new(Written::begin(&cx.slots, cx.clock, &cx.participation).await?)),
+        true => Some(Arc::new(Written::begin(&cx.slots, cx.tasks.clock, &cx.participation).await?)),
         false => None,
     };
 

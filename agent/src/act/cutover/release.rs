@@ -65,7 +65,7 @@ impl Act for ReleaseBarrier {
         if let Some(cutover) = cx.switchovers.sessions.leaving(migration)
             && let Some(barrier) = &cutover.lock().await.barrier
         {
-            barrier_time = cx.clock.now().duration_since(barrier.raised_at);
+            barrier_time = cx.tasks.clock.now().duration_since(barrier.raised_at);
         }
         cx.switchovers.sessions.drop_leaving(migration);
         cx.fail_point("release_barrier.perform.released");

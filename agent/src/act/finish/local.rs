@@ -9,11 +9,12 @@ use pgportage_migration::ledger;
 use pgportage_migration::ledger::Ownership;
 use pgportage_postgres::{Purpose, Session, sql_failure};
 use pgportage_proto::{MigrationId, Reason, Side};
+use pgportage_report::progress::Progress;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{FinishMigrationResult, Undecided, finish_destination, finish_source, is_open};
-use crate::act::{Context, Handles, Progress, publication};
+use crate::act::{Context, Handles, publication};
 
 /// How long one part may go without moving. An operator waits for it.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -72,7 +73,6 @@ fn context(handles: &Handles, participation: &Participation, leader_epoch: i64) 
         leader_epoch,
         plan_digest: Vec::new(),
         stall_timeout: STALL_TIMEOUT,
-        clock: handles.tasks.clock,
         handles: handles.clone(),
         progress: watch::Sender::new(Progress::default()),
         cancel: CancellationToken::new(),

@@ -3,9 +3,10 @@
 use pgportage_link::Failure;
 use pgportage_postgres::ServerVersion;
 use pgportage_proto::{Reason, Side};
+use pgportage_report::finding::Severity;
 
+use super::Finding;
 use super::examination::Examination;
-use super::{Finding, Severity};
 
 /// The oldest and the newest branch that whole migrations are tested with.
 const TESTED: std::ops::RangeInclusive<i32> = 14..=18;

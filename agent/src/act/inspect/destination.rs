@@ -6,10 +6,12 @@ use pgportage_link::Failure;
 use pgportage_migration::stream::Stream;
 use pgportage_postgres::{catalog, quote_ident, sql_failure};
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
+use pgportage_report::inventory::Inventory;
 
+use super::Finding;
 use super::examination::{Examination, one};
 use super::source::locks_for;
-use super::{Finding, Inventory, Severity};
 
 /// How many objects a finding names before it only counts.
 const NAMED: usize = 5;

@@ -3,9 +3,10 @@
 use pgportage_link::Failure;
 use pgportage_postgres::free_disk_bytes;
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
 
+use super::Finding;
 use super::examination::Examination;
-use super::{Finding, Severity};
 
 const MIB: u64 = 1 << 20;
 

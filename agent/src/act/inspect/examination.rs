@@ -4,10 +4,12 @@ use futures_util::future::BoxFuture;
 use pgportage_link::Failure;
 use pgportage_postgres::{Session, sql_failure};
 use pgportage_proto::{MigrationId, Reason, Side};
+use pgportage_report::finding::Severity;
+use pgportage_report::inventory::Inventory;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
-use super::{Finding, Inventory, Severity};
+use super::Finding;
 use crate::act::Handles;
 
 pub(super) struct Examination<'a> {

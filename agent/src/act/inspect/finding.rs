@@ -1,18 +1,8 @@
 //! The findings of preflight, and the operator's consents.
 
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
 use sha2::{Digest, Sha256};
-
-/// What a finding means for the migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// For information.
-    Note,
-    /// The operator has to agree first.
-    Consent,
-    /// The migration cannot start.
-    Refuse,
-}
 
 /// One result of preflight.
 #[derive(Clone, Debug, PartialEq, Eq)]

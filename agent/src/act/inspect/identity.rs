@@ -6,9 +6,10 @@ use pgportage_link::Failure;
 use pgportage_postgres::catalog::{user_relation, user_tables};
 use pgportage_postgres::{RelationName, quote_ident};
 use pgportage_proto::{Reason, Side};
+use pgportage_report::finding::Severity;
 
 use super::examination::{Examination, each};
-use super::{Consent, Finding, Severity};
+use super::{Consent, Finding};
 use crate::policy::DestructiveAct;
 
 /// Tables without a usable replica identity, and those whose whole row cannot

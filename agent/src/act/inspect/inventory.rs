@@ -2,51 +2,10 @@
 
 use pgportage_link::Failure;
 use pgportage_postgres::catalog::{user_relation, user_tables};
-use pgportage_postgres::{RelationName, Session, sql_failure};
+use pgportage_postgres::{Session, sql_failure};
+use pgportage_report::inventory::{Extension, Inventory};
 
 use super::examination::one;
-use super::plan_material::PlanMaterial;
-
-/// What a server is, and what the database on it needs, in names and numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inventory {
-    /// The value of `server_version_num`.
-    pub server_version_num: i32,
-    /// The cluster's system identifier, as decimal digits.
-    pub system_identifier: String,
-    /// The database's encoding, for example `UTF8`.
-    pub encoding: String,
-    /// The database's collation provider and locale.
-    pub collation: String,
-    /// Extensions installed in the database, `plpgsql` left out.
-    pub extensions: Vec<Extension>,
-    /// Roles that the schema names as owner or grantee, sorted.
-    pub role_names: Vec<String>,
-    /// Those of them that own something, sorted.
-    pub owner_role_names: Vec<String>,
-    /// Number of tables that will be published.
-    pub table_count: i32,
-    /// Number of relations of every kind, indexes included.
-    pub relation_count: i32,
-    /// Size of the database.
-    pub size_bytes: i64,
-    /// Version of the agent's pg_dump as a `server_version_num`. Zero if absent.
-    pub pg_dump_version_num: i32,
-    /// Tables without a usable replica identity that the operator agreed to
-    /// give `REPLICA IDENTITY FULL`.
-    pub identity_full_tables: Vec<RelationName>,
-    /// What the coordinator's plan shows of this side. None where the database does not exist.
-    pub plan_material: Option<Box<PlanMaterial>>,
-}
-
-/// One extension.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Extension {
-    /// Its name, as `CREATE EXTENSION` takes it, unquoted.
-    pub name: String,
-    /// The version installed.
-    pub version: String,
-}
 
 /// Reads the inventory. What concerns the database stays empty while there is none.
 pub(super) async fn take(server: &Session, session: Option<&Session>, database: &str) -> Result<Inventory, Failure> {

@@ -6,10 +6,11 @@ use pgportage_migration::names::replication_name;
 use pgportage_postgres::catalog::user_relation;
 use pgportage_postgres::{RelationName, quote_ident, quote_literal};
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
 use tokio_postgres::Client;
 
+use super::Finding;
 use super::examination::{Examination, each, one};
-use super::{Finding, Severity};
 
 /// Everything in the database that native replication does not carry, for the report of *verify*, in the
 /// words of preflight.

@@ -3,9 +3,10 @@
 use pgportage_link::Failure;
 use pgportage_postgres::{quote_ident, quote_literal};
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
 
+use super::Finding;
 use super::examination::{Examination, each};
-use super::{Finding, Severity};
 
 /// Slots of ours for this database, and idle slots of table copies. Each keeps WAL for ever.
 pub(super) async fn slots(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {

@@ -7,73 +7,10 @@ use pgportage_link::Failure;
 use pgportage_postgres::access::Access;
 use pgportage_postgres::catalog::user_relation;
 use pgportage_postgres::{RelationName, Session, sql_failure};
+use pgportage_report::inventory::{ConnectGrant, PlanMaterial, PlannedRole, PlannedTable, SessionGroup};
 
 use super::examination::one;
 use crate::act::Context;
-
-/// What a plan shows of one side.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlanMaterial {
-    /// Tables that will be published.
-    pub tables: Vec<PlannedTable>,
-    /// Every sequence.
-    pub sequences: Vec<RelationName>,
-    /// Schemas of those tables that the replication role may not use yet.
-    pub unusable_schema_names: Vec<String>,
-    /// Indexes of those tables.
-    pub index_count: i32,
-    /// Their foreign keys.
-    pub foreign_key_count: i32,
-    /// Their triggers.
-    pub trigger_count: i32,
-    /// Other sessions of the database.
-    pub sessions: Vec<SessionGroup>,
-    /// The roles that may connect.
-    pub access: Access,
-    /// Its name, for the statements that the plan shows.
-    pub agent_role_name: String,
-    /// Whether the agent's role is a superuser.
-    pub agent_is_superuser: bool,
-    /// The role that the other side replicates with.
-    pub replication_role: PlannedRole,
-    /// The role whose refused login proves a fence.
-    pub canary_role: PlannedRole,
-    /// Whether the replication role has to bypass row-level security.
-    pub bypass_row_security: bool,
-}
-
-/// One table that will be published.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedTable {
-    /// Its name.
-    pub name: RelationName,
-    /// Its size without its indexes.
-    pub size_bytes: i64,
-    /// Whether the replication role may read it already.
-    pub readable: bool,
-}
-
-/// Sessions of the same role and application.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionGroup {
-    /// Their role.
-    pub role_name: String,
-    /// Their `application_name`.
-    pub application_name: String,
-    /// How many sessions there are.
-    pub session_count: i32,
-}
-
-/// A role of the migration's own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedRole {
-    /// Its name.
-    pub role_name: String,
-    /// Whether the policy names it.
-    pub premade: bool,
-    /// Whether it holds CONNECT by a grant of its own.
-    pub connects: bool,
-}
 
 /// `$1` is the replication role. If it does not exist yet, the rights of PUBLIC count.
 const TABLES: &str = concat!(
@@ -155,6 +92,7 @@ pub(super) async fn read(cx: &Context, session: &Session) -> Result<PlanMaterial
         cx.door.own_sessions().into_iter().map(|own| (own.pid, own.backend_start)).unzip();
     let sessions = session.query(SESSIONS, &[&pids, &starts]).await.map_err(failure)?;
     let agent = one(session, AGENT, &[]).await?;
+    let access = Access::read(&**session).await?;
     Ok(PlanMaterial {
         tables: tables
             .iter()
@@ -176,7 +114,12 @@ pub(super) async fn read(cx: &Context, session: &Session) -> Result<PlanMaterial
             .iter()
             .map(|row| SessionGroup { role_name: row.get(0), application_name: row.get(1), session_count: row.get(2) })
             .collect(),
-        access: Access::read(&**session).await?,
+        connect_grants: access
+            .grants
+            .into_iter()
+            .map(|grant| ConnectGrant { role_name: grant.grantee.unwrap_or_default(), grantable: grant.grantable })
+            .collect(),
+        read_only_default: access.read_only_default.unwrap_or_default(),
         agent_role_name: agent.get(0),
         agent_is_superuser: agent.get(1),
         replication_role: role(session, names.replication, roles.premade_replication()).await?,

@@ -4,9 +4,10 @@ use pgportage_link::Failure;
 use pgportage_postgres::catalog::user_relation;
 use pgportage_postgres::quote_ident;
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
 
+use super::Finding;
 use super::examination::{Examination, each, one};
-use super::{Finding, Severity};
 
 /// The attributes of the agent's role that matter here.
 pub(super) struct Standing {

@@ -4,9 +4,10 @@ use pgportage_link::{Clock, Failure};
 use pgportage_postgres::ServerVersion;
 use pgportage_postgres::programs::{Tool, at_least_as_recent, choose_dump, choose_restore, find};
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
 
+use super::Finding;
 use super::examination::Examination;
-use super::{Finding, Severity};
 use crate::settings::Settings;
 
 /// The version of the pg_dump that would be used on a source of this version.

@@ -4,9 +4,10 @@ use pgportage_link::Failure;
 use pgportage_migration::stream::Stream;
 use pgportage_postgres::quote_ident;
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
 
+use super::Finding;
 use super::examination::{Examination, each, one};
-use super::{Finding, Severity};
 
 /// Slots and WAL senders that the copy can use with the usual `max_sync_workers_per_subscription` of 2, the
 /// stream's own included.

@@ -3,9 +3,10 @@
 use pgportage_link::Failure;
 use pgportage_postgres::quote_literal;
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
 
+use super::Finding;
 use super::examination::{Examination, each};
-use super::{Finding, Severity};
 
 /// Prepared transactions delay the making of the slot, and no session shows them.
 pub(super) async fn prepared(x: &Examination<'_>) -> Result<Vec<Finding>, Failure> {

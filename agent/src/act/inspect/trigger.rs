@@ -4,9 +4,10 @@ use pgportage_link::Failure;
 use pgportage_postgres::catalog::user_relation;
 use pgportage_postgres::{RelationName, quote_ident};
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
 
+use super::Finding;
 use super::examination::{Examination, each};
-use super::{Finding, Severity};
 
 /// `ENABLE ALWAYS` and `ENABLE REPLICA` triggers and rules: on the destination they would do a second time
 /// what they did on the source.

@@ -4,10 +4,11 @@ use pgportage_link::Failure;
 use pgportage_postgres::catalog::user_relation;
 use pgportage_postgres::quote_ident;
 use pgportage_proto::Reason;
+use pgportage_report::finding::Severity;
 
+use super::Finding;
 use super::examination::{Examination, each, one};
 use super::privilege::{missing, standing};
-use super::{Finding, Severity};
 use crate::policy::DestructiveAct;
 
 /// Whether the owner of this server allows a way back.

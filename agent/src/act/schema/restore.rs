@@ -12,10 +12,11 @@ use pgportage_link::{Effect, Failure, Remedy};
 use pgportage_postgres::programs::{self, Program, Tool};
 use pgportage_postgres::{Login, ServerVersion, Session, application_name, read_stderr, sql_failure, stderr_excerpt};
 use pgportage_proto::Reason;
+use pgportage_report::progress::{Progress, Unit};
 use sha2::{Digest, Sha256};
 
 use super::archive::{Archive, ArchiveError, Changes, Rights};
-use crate::act::{Context, Progress, ProgressUnit};
+use crate::act::Context;
 
 /// Most bytes of a schema. Ten thousand tables make about 20 MB. The limit keeps a hostile source from
 /// filling this machine's disk and memory.
@@ -59,7 +60,7 @@ pub(super) enum Sections {
 /// [`Reason::PgDumpMissing`] or [`Reason::PgDumpTooOld`].
 pub(super) async fn choose(cx: &Context, server: ServerVersion) -> Result<Program, Failure> {
     let configured = cx.settings.programs.pg_restore.as_deref();
-    let found = programs::find(Tool::Restore, configured, cx.clock).await?;
+    let found = programs::find(Tool::Restore, configured, cx.tasks.clock).await?;
     programs::choose_restore(&found, server)
 }
 
@@ -78,7 +79,7 @@ pub(super) async fn fetch(cx: &Context, program: &Program, rights: &Rights) -> R
         let next = tokio::select! {
             biased;
             () = cx.cancel.cancelled() => { cx.safe_point()?; continue }
-            next = cx.clock.timeout(cx.stall_timeout, stream.next()) => next,
+            next = cx.tasks.clock.timeout(cx.stall_timeout, stream.next()) => next,
         };
         let Some(piece) = next.map_err(|_| stalled(cx, "the source's schema"))?? else { break };
         if bytes.len() + piece.len() > MAX_ARCHIVE_BYTES {
@@ -90,8 +91,8 @@ pub(super) async fn fetch(cx: &Context, program: &Program, rights: &Rights) -> R
         bytes.extend_from_slice(&piece);
         cx.report(Progress {
             subject: "fetching the schema".to_owned(),
-            completed: bytes.len() as u64,
-            unit: ProgressUnit::Bytes,
+            completed: bytes.len() as i64,
+            unit: Unit::Bytes,
             ..Progress::default()
         });
     }
@@ -169,7 +170,7 @@ fn clean(bytes: Vec<u8>, rights: &Rights) -> Result<(Vec<u8>, usize), Failure> {
 ///
 /// What the server reports, or [`Reason::Stalled`].
 pub(super) async fn end_leftovers(cx: &Context, session: &Session) -> Result<(), Failure> {
-    let deadline = cx.clock.now() + LEFTOVER_TIMEOUT;
+    let deadline = cx.tasks.clock.now() + LEFTOVER_TIMEOUT;
     let name = application_name(PURPOSE);
     loop {
         let left = session
@@ -179,7 +180,7 @@ pub(super) async fn end_leftovers(cx: &Context, session: &Session) -> Result<(),
         if left.is_empty() {
             return Ok(());
         }
-        if cx.clock.now() >= deadline {
+        if cx.tasks.clock.now() >= deadline {
             return Err(stalled(cx, "the end of an earlier pg_restore"));
         }
         cx.pause(LEFTOVER_PAUSE).await?;
@@ -220,16 +221,16 @@ pub(super) async fn run(cx: &Context, program: &Program, fetched: &Fetched, sect
     let stderr = child.stderr.take();
     let mut progress = Progress {
         subject: "restoring the schema".to_owned(),
-        total: fetched.entry_count as u64,
+        total: fetched.entry_count as i64,
         ..Progress::default()
     };
     cx.report(progress.clone());
-    let moved_at = Mutex::new(cx.clock.now());
+    let moved_at = Mutex::new(cx.tasks.clock.now());
     let on_line = |line: &str| {
         if line.starts_with("pg_restore: creating ") {
             progress.completed += 1;
             cx.report(progress.clone());
-            *moved_at.lock().unwrap_or_else(PoisonError::into_inner) = cx.clock.now();
+            *moved_at.lock().unwrap_or_else(PoisonError::into_inner) = cx.tasks.clock.now();
         }
     };
     let ending = async {
@@ -239,10 +240,10 @@ pub(super) async fn run(cx: &Context, program: &Program, fetched: &Fetched, sect
     let stall = async {
         loop {
             let deadline = *moved_at.lock().unwrap_or_else(PoisonError::into_inner) + cx.stall_timeout;
-            if cx.clock.now() >= deadline {
+            if cx.tasks.clock.now() >= deadline {
                 return;
             }
-            cx.clock.sleep_until(deadline).await;
+            cx.tasks.clock.sleep_until(deadline).await;
         }
     };
     let (status, stderr) = tokio::select! {

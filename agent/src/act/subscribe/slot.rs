@@ -12,10 +12,11 @@ use pgportage_migration::names::former_slot;
 use pgportage_migration::stream::{published_copy_name, published_name};
 use pgportage_postgres::{CancelHandle, Purpose, Session, is_passing, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, CopyMethod, Reason, Side, Verb, v1};
+use pgportage_report::progress::Progress;
 
 use super::grants::{grant_reading, revoke_reading};
 use crate::act::patience::{Patience, stalled};
-use crate::act::{Act, Consequences, Context, Produced, Progress, Survey};
+use crate::act::{Act, Consequences, Context, Produced, Survey};
 use crate::policy::DestructiveAct;
 
 /// The slot is there already.
@@ -254,13 +255,13 @@ async fn attend(
         tokio::select! {
             biased;
             made = &mut creation => return made.map_err(creation_failure),
-            () = cx.clock.sleep(LOOK) => {}
+            () = cx.tasks.clock.sleep(LOOK) => {}
         }
         let over = patience.is_over(cx);
         if over || cx.cancel.is_cancelled() {
             if let Some(stop) = stop
                 && stop.cancel().await.is_ok()
-                && cx.clock.timeout(CANCEL_LIMIT, &mut creation).await.is_err()
+                && cx.tasks.clock.timeout(CANCEL_LIMIT, &mut creation).await.is_err()
             {
                 tracing::warn!("the server does not give up the creation of the replication slot");
             }

@@ -25,12 +25,13 @@ use pgportage_postgres::{
     Purpose, Secret, ServerVersion, Session, Walsender, history, hush, quote_ident, quote_literal, sql_failure,
 };
 use pgportage_proto::{ActKind, ConnectionPath, CopyMethod, Reason, Side, Verb, v1};
+use pgportage_report::progress::Progress;
 use tokio_postgres::{GenericClient, Transaction};
 use zeroize::Zeroizing;
 
 use super::conninfo::{Target, csv_line};
 use crate::act::patience::Patience;
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::int32;
 
 const SUBSCRIPTION: &str = "\

@@ -13,7 +13,7 @@ use std::time::Duration;
 use pgportage_data_plane::comparison::{ComparedTable, Difference, Digest, RowKey};
 use pgportage_link::{Effect, Failure};
 use pgportage_postgres::RelationName;
-use pgportage_proto::{MigrationId, Reason, v1};
+use pgportage_proto::{MigrationId, Reason};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -21,45 +21,6 @@ use crate::reports;
 
 /// Form of the file. A file of another form is not read: the comparison begins anew.
 const FORMAT: u32 = 1;
-
-/// The result for one table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableComparison {
-    /// The table.
-    pub table: RelationName,
-    /// Rows of the destination whose hashes were compared.
-    pub row_count: i64,
-    /// Sum of the destination's row hashes.
-    pub digest: Vec<u8>,
-    /// Rows that only the source has.
-    pub missing_count: i64,
-    /// Rows that only the destination has.
-    pub extra_count: i64,
-    /// Rows with one key and different contents.
-    pub changed_count: i64,
-    /// Rows that changed at every look.
-    pub unsettled_count: i64,
-    /// Why it could not be compared. Empty if it could.
-    pub obstacle: String,
-    /// Whether it was compared to its end.
-    pub complete: bool,
-}
-
-impl From<TableComparison> for v1::TableComparison {
-    fn from(table: TableComparison) -> Self {
-        Self {
-            table: Some(table.table.into()),
-            row_count: table.row_count,
-            digest: table.digest,
-            missing_count: table.missing_count,
-            extra_count: table.extra_count,
-            changed_count: table.changed_count,
-            unsettled_count: table.unsettled_count,
-            obstacle: table.obstacle,
-            complete: table.complete,
-        }
-    }
-}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct TableNote {

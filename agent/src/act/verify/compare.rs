@@ -15,12 +15,14 @@ use pgportage_data_plane::comparison::{ComparedTable, Hashing, Questions, Reader
 use pgportage_link::{Effect, Failure};
 use pgportage_postgres::{Purpose, RelationName};
 use pgportage_proto::{ActKind, Side, v1};
+use pgportage_report::comparison::RowComparison;
+use pgportage_report::progress::Progress;
 
-use super::checkpoint::{Checkpoint, TableComparison, TableNote};
+use super::checkpoint::{Checkpoint, TableNote};
 use super::queue::RangeQueue;
 use super::scan::Worker;
-use crate::act::{Act, Context, Produced, Progress, Survey, history};
-use crate::message::{duration, span};
+use crate::act::{Act, Context, Produced, Survey, history};
+use crate::message::duration;
 
 /// Tables compared at the same time: while the publisher reads a part of one, the subscriber reads a part
 /// of another. Each costs both servers a session.
@@ -37,40 +39,11 @@ pub struct CompareRows {
     pub repair: bool,
 }
 
-/// The result so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CompareRowsResult {
-    /// One entry for each table that either side replicates, sorted by name.
-    pub tables: Vec<TableComparison>,
-    /// Whether every table was compared to its end.
-    pub complete: bool,
-    /// Parts of tables whose hashes were compared.
-    pub range_count: i64,
-    /// Rows that were compared once more, because a hash differed.
-    pub recheck_count: i64,
-    /// How long it took, over all attempts.
-    pub elapsed: Duration,
-    /// File with the keys of rows that differ. Empty if none does.
-    pub report_path: String,
-    /// File with statements for the destination. Empty if there are none.
-    pub repair_path: String,
-}
-
-impl CompareRowsResult {
-    /// Whether every row of every table was compared, and none differs.
-    fn is_level(&self) -> bool {
-        let differences = |table: &TableComparison| {
-            table.missing_count + table.extra_count + table.changed_count + table.unsettled_count
-        };
-        self.complete && self.tables.iter().all(|table| table.obstacle.is_empty() && differences(table) == 0)
-    }
-}
-
 impl Act for CompareRows {
     const KIND: ActKind = ActKind::CompareRows;
     const WAY_BACK: &'static [Side] = &[Side::Source];
     type Message = v1::CompareRows;
-    type Output = CompareRowsResult;
+    type Output = RowComparison;
 
     fn decode(message: v1::CompareRows) -> Result<Self, Failure> {
         Ok(Self {
@@ -80,24 +53,16 @@ impl Act for CompareRows {
         })
     }
 
-    fn encode(output: CompareRowsResult) -> Produced {
-        Produced::CompareRows(v1::CompareRowsResult {
-            tables: output.tables.into_iter().map(Into::into).collect(),
-            complete: output.complete,
-            range_count: output.range_count,
-            recheck_count: output.recheck_count,
-            elapsed: Some(span(output.elapsed)),
-            report_path: output.report_path,
-            repair_path: output.repair_path,
-        })
+    fn encode(output: RowComparison) -> Produced {
+        Produced::CompareRows(output.into())
     }
 
     /// Never done before: rows change.
-    async fn survey(&self, _cx: &Context) -> Result<Survey<CompareRowsResult>, Failure> {
+    async fn survey(&self, _cx: &Context) -> Result<Survey<RowComparison>, Failure> {
         Ok(Survey::Ready)
     }
 
-    async fn perform(&self, cx: &Context) -> Result<CompareRowsResult, Failure> {
+    async fn perform(&self, cx: &Context) -> Result<RowComparison, Failure> {
         cx.report(Progress { subject: "listing the tables".to_owned(), ..Progress::default() });
         let (mut here, mut there) = open(cx).await?;
         let (plan, hashing) = Plan::make(cx, &mut here, &mut there).await?;
@@ -127,7 +92,7 @@ impl Act for CompareRows {
         };
         let result = queue.close()?;
         worked?;
-        if result.is_level() && begun_on == server {
+        if is_level(&result) && begun_on == server {
             history::take_up(cx, &server).await?;
         }
         Ok(result)
@@ -136,6 +101,15 @@ impl Act for CompareRows {
     async fn undo(&self, _cx: &Context) -> Result<(), Failure> {
         Ok(())
     }
+}
+
+/// Whether every row of every table was compared, and none differs.
+fn is_level(compared: &RowComparison) -> bool {
+    compared.complete
+        && compared.tables.iter().all(|table| {
+            table.obstacle.is_empty()
+                && table.missing_count + table.extra_count + table.changed_count + table.unsettled_count == 0
+        })
 }
 
 pub(in crate::act) async fn open(cx: &Context) -> Result<(Reader, Questions), Failure> {

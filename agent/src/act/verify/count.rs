@@ -9,10 +9,11 @@ use pgportage_link::{Effect, Failure};
 use pgportage_postgres::catalog::{self, SchemaObject, SequencePosition, SequenceState};
 use pgportage_postgres::{Purpose, RelationName, Session, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, v1};
+use pgportage_report::progress::{Part, Progress, Unit};
 
 use crate::act::inspect::{Finding, not_replicated};
 use crate::act::patience::Patience;
-use crate::act::{Act, Context, Produced, Progress, ProgressPart, ProgressUnit, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::relations;
 
 /// One server process is enough for a count: it must not take the application's.
@@ -245,17 +246,17 @@ async fn count(cx: &Context, session: &Session, tables: &[RelationName]) -> Resu
 }
 
 fn report(cx: &Context, table: &RelationName, counts: &[TableCount], total: usize) {
-    let part = |count: &TableCount| ProgressPart {
+    let part = |count: &TableCount| Part {
         table: count.table.to_string(),
-        row_count: count.row_count.unsigned_abs(),
+        row_count: count.row_count,
         ready: true,
-        ..ProgressPart::default()
+        ..Part::default()
     };
     cx.report(Progress {
         subject: format!("counting {table}"),
-        completed: counts.len() as u64,
-        total: total as u64,
-        unit: ProgressUnit::Tables,
+        completed: counts.len() as i64,
+        total: total as i64,
+        unit: Unit::Tables,
         parts: counts.iter().map(part).collect(),
         ..Progress::default()
     });

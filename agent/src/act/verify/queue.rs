@@ -7,11 +7,14 @@ use std::time::Duration;
 use pgportage_data_plane::comparison::{ComparedTable, Difference, Hashing, RowKey};
 use pgportage_link::Failure;
 use pgportage_postgres::RelationName;
+use pgportage_report::Digest;
+use pgportage_report::comparison::{RowComparison, TableComparison};
+use pgportage_report::progress::{Progress, Unit};
 use tokio::time::Instant;
 
-use super::checkpoint::{Checkpoint, TableComparison, TableNote};
+use super::checkpoint::{Checkpoint, TableNote};
 use super::repair::header;
-use crate::act::{Context, Progress, ProgressUnit};
+use crate::act::Context;
 
 /// Tables up to this size are compared together with others.
 const SMALL: i64 = 1 << 20;
@@ -63,7 +66,7 @@ impl<'a> RangeQueue<'a> {
         mut tables: Vec<Arc<ComparedTable>>,
         obstructed: Vec<RelationName>,
     ) -> Self {
-        let begun = cx.clock.now();
+        let begun = cx.tasks.clock.now();
         let mut names = obstructed;
         names.extend(tables.iter().map(|table| table.name.clone()));
         names.sort();
@@ -85,7 +88,7 @@ impl<'a> RangeQueue<'a> {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| self.cx.clock.now() >= deadline)
+        self.deadline.is_some_and(|deadline| self.cx.tasks.clock.now() >= deadline)
     }
 
     /// What the checkpoint knows of a table.
@@ -100,9 +103,9 @@ impl<'a> RangeQueue<'a> {
         state.done_bytes += bytes;
         let progress = Progress {
             subject: format!("comparing {table}"),
-            completed: state.done_bytes.min(state.total_bytes).unsigned_abs(),
-            total: state.total_bytes.unsigned_abs(),
-            unit: ProgressUnit::Bytes,
+            completed: state.done_bytes.min(state.total_bytes),
+            total: state.total_bytes,
+            unit: Unit::Bytes,
             ..Progress::default()
         };
         drop(state);
@@ -140,7 +143,7 @@ impl<'a> RangeQueue<'a> {
     pub(super) fn note(&self, table: &RelationName, note: TableNote) -> Result<(), Failure> {
         let mut state = self.lock();
         state.checkpoint.note(table, note);
-        let now = self.cx.clock.now();
+        let now = self.cx.tasks.clock.now();
         if now.duration_since(state.saved_at) < SAVE_INTERVAL {
             return Ok(());
         }
@@ -149,12 +152,12 @@ impl<'a> RangeQueue<'a> {
     }
 
     /// Saves the state, and returns it as the result.
-    pub(super) fn close(&self) -> Result<super::CompareRowsResult, Failure> {
+    pub(super) fn close(&self) -> Result<RowComparison, Failure> {
         let mut state = self.lock();
         let elapsed = self.save(&mut state)?;
         let [report_path, repair_path] = state.checkpoint.paths()?;
         let tables: Vec<_> = state.tables.iter().map(|name| told(name, state.checkpoint.table(name))).collect();
-        Ok(super::CompareRowsResult {
+        Ok(RowComparison {
             complete: tables.iter().all(|table| table.complete),
             range_count: state.checkpoint.range_count(),
             recheck_count: state.checkpoint.recheck_count(),
@@ -166,7 +169,7 @@ impl<'a> RangeQueue<'a> {
     }
 
     fn save(&self, state: &mut State) -> Result<Duration, Failure> {
-        let elapsed = state.checkpoint.elapsed() + self.cx.clock.now().duration_since(self.begun);
+        let elapsed = state.checkpoint.elapsed() + self.cx.tasks.clock.now().duration_since(self.begun);
         state.checkpoint.save(elapsed)?;
         Ok(elapsed)
     }
@@ -181,7 +184,7 @@ fn told(name: &RelationName, note: Option<&TableNote>) -> TableComparison {
     TableComparison {
         table: name.clone(),
         row_count: note.digest.row_count,
-        digest: note.digest.bytes(),
+        digest: Digest(note.digest.bytes()),
         missing_count: note.missing,
         extra_count: note.extra,
         changed_count: note.changed,

@@ -139,7 +139,7 @@ impl<'a> Worker<'a> {
     async fn scan(&mut self, table: &Arc<ComparedTable>) -> Result<End, Failure> {
         let (mut table, mut note) = (Arc::clone(table), self.queue.known(&table.name));
         let (mut suspects, mut rows) = (Vec::new(), FIRST_ROWS);
-        let mut saved_at = self.cx.clock.now();
+        let mut saved_at = self.cx.tasks.clock.now();
         loop {
             self.cx.safe_point()?;
             if self.queue.is_over() {
@@ -147,7 +147,7 @@ impl<'a> Worker<'a> {
                 self.queue.note(&table.name, note)?;
                 return Ok(End::Interrupted);
             }
-            let begun = self.cx.clock.now();
+            let begun = self.cx.tasks.clock.now();
             let first = note.position.clone();
             let end = if table.key.is_empty() {
                 None
@@ -169,14 +169,14 @@ impl<'a> Worker<'a> {
             }
             note.digest += mine;
             note.position = end;
-            rows = adapted(rows, self.cx.clock.now().duration_since(begun));
+            rows = adapted(rows, self.cx.tasks.clock.now().duration_since(begun));
             let read = if note.position.is_none() && note.digest == mine { table.size_bytes } else { size_of(&here) };
             self.queue.compared(&table.name, read);
             let complete = note.position.is_none();
             if complete || suspects.len() >= SUSPECTS || self.is_due(saved_at) {
                 self.settle(&table, &mut note, &mut suspects).await?;
                 note.complete = complete;
-                saved_at = self.cx.clock.now();
+                saved_at = self.cx.tasks.clock.now();
                 self.queue.note(&table.name, note.clone())?;
             }
             if complete {
@@ -186,7 +186,7 @@ impl<'a> Worker<'a> {
     }
 
     fn is_due(&self, saved_at: Instant) -> bool {
-        self.cx.clock.now().duration_since(saved_at) >= SAVE_INTERVAL
+        self.cx.tasks.clock.now().duration_since(saved_at) >= SAVE_INTERVAL
     }
 
     pub(super) fn part(&self, table: &Arc<ComparedTable>, which: Which) -> Part {

@@ -16,12 +16,13 @@ use pgportage_migration::names;
 use pgportage_migration::stream::{Stream, subscribed_name};
 use pgportage_postgres::{Purpose, ServerVersion, Session, hush, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, ConnectionPath, Side, v1};
+use pgportage_report::progress::Progress;
 use tokio_postgres::Client;
 
 use super::lost;
 use crate::act::patience::{Patience, stalled};
 use crate::act::subscribe::{drop_subscription, make_subscription, prove_login, subscription};
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::int32;
 
 /// How often to look for the heartbeat.

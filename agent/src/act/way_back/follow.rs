@@ -10,12 +10,13 @@ use pgportage_migration::ledger;
 use pgportage_migration::stream::{Stream, subscribed_name};
 use pgportage_postgres::{Purpose, history, quote_ident, sql_failure};
 use pgportage_proto::{ActKind, Reason, Side, Verb, v1};
+use pgportage_report::progress::Progress;
 use tokio_postgres::Client;
 
 use super::lost;
 use crate::act::patience::{Patience, stalled};
 use crate::act::subscribe::subscription;
-use crate::act::{Act, Context, Produced, Progress, Survey};
+use crate::act::{Act, Context, Produced, Survey};
 use crate::message::span;
 
 /// How often to look for the heartbeat.
@@ -57,7 +58,7 @@ impl Act for FollowStream {
     }
 
     async fn perform(&self, cx: &Context) -> Result<FollowStreamResult, Failure> {
-        let begin = cx.clock.now();
+        let begin = cx.tasks.clock.now();
         let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
         let before = beat(cx, &session).await?;
         let failure = |error| sql_failure(error, "enable the subscription");
@@ -92,7 +93,7 @@ impl Act for FollowStream {
             }
             cx.pause(LOOK).await?;
         }
-        Ok(FollowStreamResult { first_arrival: cx.clock.now().duration_since(begin) })
+        Ok(FollowStreamResult { first_arrival: cx.tasks.clock.now().duration_since(begin) })
     }
 
     /// The next opening of this side disables it.

@@ -16,10 +16,11 @@ use pgportage_agent::act::identity::SetReplicaIdentity;
 use pgportage_agent::act::publication::CreatePublication;
 use pgportage_agent::act::schema::RestoreSchema;
 use pgportage_agent::act::subscribe::{CreateSlot, CreateSubscription};
-use pgportage_agent::act::verify::{CompareRows, CompareRowsResult, CountRows};
+use pgportage_agent::act::verify::{CompareRows, CountRows};
 use pgportage_link::Clock;
 use pgportage_postgres::RelationName;
 use pgportage_proto::{ConnectionPath, CopyMethod, Side};
+use pgportage_report::comparison::{RowComparison, TableComparison};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -141,7 +142,7 @@ impl Writers {
 }
 
 /// What is found, as the report tells it: table, difference, key.
-fn told(result: &CompareRowsResult) -> Vec<String> {
+fn told(result: &RowComparison) -> Vec<String> {
     if result.report_path.is_empty() {
         return Vec::new();
     }
@@ -227,10 +228,8 @@ async fn level(world: &World) {
     world.destination.wait_until(database, arrived, Duration::from_secs(60)).await.unwrap();
 }
 
-fn counts(result: &CompareRowsResult) -> (i64, i64) {
-    let differing = |table: &pgportage_agent::act::verify::TableComparison| {
-        table.missing_count + table.extra_count + table.changed_count
-    };
+fn counts(result: &RowComparison) -> (i64, i64) {
+    let differing = |table: &TableComparison| table.missing_count + table.extra_count + table.changed_count;
     let obstacles: Vec<_> = result.tables.iter().map(|table| table.obstacle.as_str()).collect();
     assert_eq!(obstacles, vec![""; result.tables.len()]);
     (result.tables.iter().map(differing).sum(), result.tables.iter().map(|table| table.unsettled_count).sum())

@@ -7,8 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use pgportage_agent::act::cutover::PrepareCutover;
-use pgportage_agent::act::verify::{CompareRows, CompareRowsResult};
+use pgportage_agent::act::verify::CompareRows;
 use pgportage_proto::{Reason, Side};
+use pgportage_report::comparison::RowComparison;
 
 use super::contract::{perform, perform_with, prepare_cutover};
 use super::way::{arrive, copy, follow, lead_to_the_copy};
@@ -61,7 +62,7 @@ async fn prepare(world: &World) -> Result<(), Reason> {
     prepared.map(|_| ()).map_err(|failure| failure.reason)
 }
 
-async fn compare(world: &World, comparison_id: i64) -> CompareRowsResult {
+async fn compare(world: &World, comparison_id: i64) -> RowComparison {
     perform(world, Side::Destination, &CompareRows { comparison_id, time_limit: None, repair: false }).await
 }
 

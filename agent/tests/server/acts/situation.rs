@@ -5,10 +5,11 @@ use std::time::Duration;
 use pgportage_agent::act::connect::CreateReplicationRole;
 use pgportage_agent::act::publication::CreatePublication;
 use pgportage_agent::act::subscribe::CreateSlot;
-use pgportage_agent::situation::{self, LinkSituation, ServerSession, Situation};
+use pgportage_agent::situation;
 use pgportage_link::Clock;
 use pgportage_postgres::Purpose;
 use pgportage_proto::{CopyMethod, MigrationId, Reason, Side};
+use pgportage_report::situation::{Link, ServerSession, Situation};
 
 use super::contract::{perform, perform_with};
 use crate::world::{Options, PATIENCE, World, migration};
@@ -63,7 +64,7 @@ async fn the_transaction_that_the_slot_waits_for_is_seen_and_gone_when_it_ends()
         let used = |setting: &str| seen.capacities.iter().find(|it| it.setting == setting).map(|it| it.used);
         assert_eq!(used("max_replication_slots"), Some(1), "{:?}", seen.capacities);
         assert!(used("max_wal_senders").is_some());
-        assert!(matches!(seen.link, Some(LinkSituation::Answers(_))), "{:?}", seen.link);
+        assert!(matches!(seen.link, Some(Link::Answers(_))), "{:?}", seen.link);
         assert!(seen.disk.is_some(), "the agent sees the server's disk here");
 
         transaction.commit().await.unwrap();
@@ -142,7 +143,7 @@ async fn what_is_away_or_hidden_is_said_in_time() {
     };
     let (reason, remedy) = hidden(&seen).unwrap();
     assert_eq!(reason, Reason::PrivilegeMissing);
-    assert!(matches!(seen.link, Some(LinkSituation::Answers(_))), "{:?}", seen.link);
+    assert!(matches!(seen.link, Some(Link::Answers(_))), "{:?}", seen.link);
     assert_eq!((seen.subscription, seen.slot), (None, None));
     world.destination.execute("postgres", &remedy).await.unwrap();
     assert_eq!(hidden(&look(&world, Side::Destination).await), None, "{remedy}");
@@ -151,9 +152,9 @@ async fn what_is_away_or_hidden_is_said_in_time() {
     world.cut_link();
     world.destination.stop().await.unwrap();
     let seen = look(&world, Side::Destination).await;
-    assert!(matches!(&seen.link, Some(LinkSituation::Broken(_))), "{:?}", seen.link);
+    assert!(matches!(&seen.link, Some(Link::Broken(_))), "{:?}", seen.link);
     let [server] = seen.unchecked.as_slice() else { panic!("{seen:#?}") };
-    assert_eq!((server.subject, server.failure.reason), ("the server", Reason::ServerUnreachable));
+    assert_eq!((server.subject.as_str(), server.failure.reason), ("the server", Reason::ServerUnreachable));
 
     // No session is free: the coordinator gets its answer when the time is over.
     let sessions = whole_budget(&world).await;

@@ -1,8 +1,9 @@
 //! Every kind of drift is found and named, and the same change made on the other side
 //! makes the two level again.
 
-use pgportage_data_plane::drift::{Change, Differences, Published, compare};
+use pgportage_data_plane::drift::{Differences, Published, compare};
 use pgportage_postgres::{Session, catalog};
+use pgportage_report::drift::Change;
 use pgportage_tests::cluster::{Cluster, ClusterOptions};
 use pgportage_tests::postgres_versions::PostgresVersion;
 

@@ -1,11 +1,10 @@
 //! Why a migration does not move: what was found, then what it was found in.
 
+use pgportage_report::situation::{PreparedTransaction, ServerSession, Slot, Subscription};
+
 use super::status::answers;
 use super::{Style, Tone, clean, count, elapsed, labelled, push_line, size, span};
-use crate::view::{
-    Explained, Explanation, Migration, MigrationState, PreparedTransaction, Report, Session, Side, Situation, Slot,
-    Subscription, Weight,
-};
+use crate::view::{Explained, Explanation, Migration, MigrationState, Report, Side, Situation, Weight};
 
 /// Most sessions of the migration that are shown; the rest is a number.
 const SHOWN_SESSIONS: usize = 8;
@@ -114,14 +113,14 @@ fn situation(situation: &Situation, style: Style) -> String {
     let in_use: Vec<_> = situation
         .capacities
         .iter()
-        .map(|capacity| format!("{} of {} {}", capacity.used_count, capacity.limit_count, clean(&capacity.setting)))
+        .map(|capacity| format!("{} of {} {}", capacity.used, capacity.limit, clean(&capacity.setting)))
         .collect();
     let disk = situation.free_disk_bytes.map(|bytes| format!("{} free", size(bytes)));
     let mut sessions: Vec<_> = situation.own_sessions.iter().take(SHOWN_SESSIONS).map(session).collect();
     if let Some(more) = situation.own_sessions.len().checked_sub(SHOWN_SESSIONS).filter(|more| *more > 0) {
         sessions.push(format!("and {} more", count(more as i64, "session")));
     }
-    let lines = |sessions: &[Session]| sessions.iter().map(session).collect::<Vec<_>>().join("\n");
+    let lines = |sessions: &[ServerSession]| sessions.iter().map(session).collect::<Vec<_>>().join("\n");
     let prepared: Vec<_> = situation.prepared_transactions.iter().map(prepared).collect();
     labelled(
         style,
@@ -142,7 +141,7 @@ fn situation(situation: &Situation, style: Style) -> String {
 
 /// `4711 pgportage control, role porter, active, waits for Lock relation behind
 /// 123`.
-fn session(session: &Session) -> String {
+fn session(session: &ServerSession) -> String {
     let mut parts = vec![match (session.application.as_str(), session.backend_type.as_str()) {
         ("", kind) => format!("{} {}", session.pid, clean(kind)),
         (application, _) => format!("{} {}", session.pid, clean(application)),
@@ -157,7 +156,7 @@ fn session(session: &Session) -> String {
     // What an idle session waits for is its client.
     if !session.wait_event.is_empty() && session.wait_event_type != "Client" && session.wait_event_type != "Activity" {
         let behind: Vec<_> = session
-            .blocked_by_pids
+            .blocked_by
             .iter()
             .map(|pid| if *pid == 0 { "a prepared transaction".to_owned() } else { pid.to_string() })
             .collect();
@@ -168,10 +167,10 @@ fn session(session: &Session) -> String {
 }
 
 fn prepared(prepared: &PreparedTransaction) -> String {
-    let age = prepared.age.map(|age| format!(", {} old", elapsed(age))).unwrap_or_default();
+    let age = elapsed(prepared.age);
     let awaited = if prepared.awaited { ", waited for" } else { "" };
     format!(
-        "{} of role {} in database {}{age}{awaited}",
+        "{} of role {} in database {}, {age} old{awaited}",
         clean(&prepared.gid),
         clean(&prepared.role),
         clean(&prepared.database)
@@ -193,17 +192,16 @@ fn slot(slot: &Slot) -> String {
 fn subscription(subscription: &Subscription) -> String {
     let mut parts = vec![
         if subscription.enabled { "enabled" } else { "disabled" }.to_owned(),
-        count(subscription.apply_worker_count, "apply worker"),
-        count(subscription.sync_worker_count, "copy worker"),
-        format!("{} ready", count(subscription.ready_table_count, "table")),
+        count(subscription.apply_workers, "apply worker"),
+        count(subscription.sync_workers, "copy worker"),
+        format!("{} ready", count(subscription.ready_tables, "table")),
     ];
-    for (number, word) in [(subscription.copying_table_count, "copying"), (subscription.waiting_table_count, "waiting")]
-    {
+    for (number, word) in [(subscription.copying_tables, "copying"), (subscription.waiting_tables, "waiting")] {
         if number > 0 {
             parts.push(format!("{number} {word}"));
         }
     }
-    let errors = subscription.apply_error_count.unwrap_or(0) + subscription.sync_error_count.unwrap_or(0);
+    let errors = subscription.apply_errors.unwrap_or(0) + subscription.sync_errors.unwrap_or(0);
     if errors > 0 {
         parts.push(format!("{} so far", count(errors, "error")));
     }

@@ -1,7 +1,9 @@
 //! The one place where failures become text.
 
+use pgportage_link::{Effect, Remedy};
+
 use super::{Style, Tone, clean, labelled, push_line};
-use crate::view::{Effect, Failure, Remedy};
+use crate::view::Failure;
 
 /// A failure: what happened, the facts, what to do, what is underneath, and
 /// the page to read. PostgreSQL's three texts, in PostgreSQL's order.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+pub use pgportage_report::quantity::size;
 use time::OffsetDateTime;
 
 use crate::pace::Speed;
@@ -22,22 +23,6 @@ pub fn span(span: Duration) -> String {
         3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
     }
-}
-
-/// As `pg_size_pretty` counts, with one decimal place: `712 bytes`, `4.2 MB`.
-#[must_use]
-pub fn size(bytes: i64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    if bytes < 1024 {
-        return format!("{} bytes", bytes.max(0));
-    }
-    let mut tenths = i128::from(bytes) * 10 / 1024;
-    let mut unit = 0;
-    while tenths >= 10_240 && unit + 1 < UNITS.len() {
-        tenths /= 1024;
-        unit += 1;
-    }
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
 /// `, 12.9 M of 30.0 M rows`, to follow a size; nothing while no rows are known. The
@@ -107,7 +92,7 @@ pub fn rate(completed: i64, total: i64) -> Option<i64> {
 pub fn kept(figures: &Figures, place: &str) -> String {
     let Some(bytes) = figures.retained_wal_bytes else { return String::new() };
     let forecast = figures.wal_forecast.as_ref();
-    let when = match forecast.and_then(|forecast| Some((forecast.limit?, forecast.left?))) {
+    let when = match forecast.and_then(|forecast| Some((forecast.limit?, forecast.time_left?))) {
         None => String::new(),
         Some((limit, left)) => {
             let limit = match limit {

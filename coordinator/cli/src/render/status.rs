@@ -297,7 +297,7 @@ pub fn progress(progress: &Progress) -> String {
         (Unit::Tables, Some(total)) => format!("{completed} of {}{share}", count(total, "table")),
         (Unit::Tables, None) => count(completed, "table"),
         (Unit::Milliseconds, _) => span(Duration::from_millis(u64::try_from(completed).unwrap_or(0))),
-        (Unit::Unrecognised, _) => String::new(),
+        (Unit::None, _) => String::new(),
     };
     match (clean(&progress.subject), figure.is_empty()) {
         (subject, true) => subject.into_owned(),

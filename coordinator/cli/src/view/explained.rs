@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pgportage_report::situation::{Capacity, PreparedTransaction, ServerSession, Slot, Subscription};
 use serde::Serialize;
 
 use super::{Failure, Migration, milliseconds};
@@ -86,11 +87,11 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Situation {
     /// The migration's sessions, those that wait for a lock first.
-    pub own_sessions: Vec<Session>,
+    pub own_sessions: Vec<ServerSession>,
     /// Sessions that those wait for, directly or through others.
-    pub blockers: Vec<Session>,
+    pub blockers: Vec<ServerSession>,
     /// The oldest transactions of others.
-    pub oldest_transactions: Vec<Session>,
+    pub oldest_transactions: Vec<ServerSession>,
     /// Prepared transactions.
     pub prepared_transactions: Vec<PreparedTransaction>,
     /// What the server has a fixed number of.
@@ -104,94 +105,4 @@ pub struct Situation {
     /// How long a greeting to the other agent takes, there and back.
     #[serde(rename = "round_trip_milliseconds", serialize_with = "milliseconds")]
     pub round_trip: Option<Duration>,
-}
-
-/// A session on a server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Session {
-    /// Its process.
-    pub pid: i32,
-    /// The role it works as.
-    pub role: String,
-    /// What it calls itself.
-    pub application: String,
-    /// The database it is in.
-    pub database: String,
-    /// What kind of process it is.
-    pub backend_type: String,
-    /// What it does. Empty when the server does not say.
-    #[serde(rename = "session_state")]
-    pub state: String,
-    /// What kind of thing it waits for.
-    pub wait_event_type: String,
-    /// What it waits for.
-    pub wait_event: String,
-    /// How long its transaction has been open.
-    #[serde(rename = "transaction_milliseconds", serialize_with = "milliseconds")]
-    pub transaction_age: Option<Duration>,
-    /// Whether its transaction has written.
-    pub writes: bool,
-    /// Processes that it waits for. 0 is a prepared transaction.
-    pub blocked_by_pids: Vec<i32>,
-}
-
-/// A prepared transaction.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PreparedTransaction {
-    /// Its identifier.
-    pub gid: String,
-    /// Who prepared it.
-    pub role: String,
-    /// The database it is in.
-    pub database: String,
-    /// How long ago.
-    #[serde(rename = "age_milliseconds", serialize_with = "milliseconds")]
-    pub age: Option<Duration>,
-    /// Whether a session of the migration waits for its end.
-    pub awaited: bool,
-}
-
-/// Something that a server has a fixed number of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Capacity {
-    /// The setting that limits it.
-    pub setting: String,
-    /// How many are in use.
-    pub used_count: i64,
-    /// How many there are.
-    pub limit_count: i64,
-}
-
-/// The slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Slot {
-    /// Whether its creation is over.
-    pub complete: bool,
-    /// The process that streams from it, or still makes it.
-    pub active_pid: Option<i32>,
-    /// WAL kept for it.
-    pub retained_wal_bytes: Option<i64>,
-    /// Why it cannot be used any more. Empty while it can.
-    pub invalidation: String,
-}
-
-/// The subscription.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Subscription {
-    /// Whether it is enabled.
-    pub enabled: bool,
-    /// Workers that apply the stream.
-    pub apply_worker_count: i32,
-    /// Workers that copy tables.
-    pub sync_worker_count: i32,
-    /// Tables whose copy has not begun.
-    pub waiting_table_count: i32,
-    /// Tables that are being copied or catch up.
-    pub copying_table_count: i32,
-    /// Tables that follow the stream.
-    pub ready_table_count: i32,
-    /// Errors of applying since the counters were reset. None before 15.
-    pub apply_error_count: Option<i64>,
-    /// The same of copying.
-    pub sync_error_count: Option<i64>,
 }

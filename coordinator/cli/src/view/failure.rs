@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pgportage_link::{Effect, Remedy};
 use serde::Serialize;
 
 /// Why something did not succeed.
@@ -27,26 +28,4 @@ pub struct Failure {
     pub effect: Effect,
     /// The page that explains it.
     pub page: String,
-}
-
-/// Who has to act before another attempt can succeed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Remedy {
-    /// The coordinator, which tries again after a pause.
-    Wait,
-    /// The operator, as the hint says.
-    Operator,
-    /// The operator, who has to abort: no retry can help.
-    Abort,
-}
-
-/// What a failed attempt left behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Effect {
-    /// Nothing.
-    None,
-    /// Perhaps something.
-    Unknown,
 }

@@ -1,12 +1,10 @@
 //! Explanations, as the contract has them.
 
 use pgportage_proto::v1;
+use pgportage_report::situation::{self, Link};
 
-use super::{known, migration, span};
-use crate::view::{
-    Capacity, Explained, Explanation, Failure, PreparedTransaction, Report, Session, Side, Situation, Slot,
-    Subscription, Weight, page,
-};
+use super::migration;
+use crate::view::{Explained, Explanation, Failure, Report, Side, Situation, Weight, page};
 
 /// What the coordinator explains.
 ///
@@ -68,67 +66,20 @@ impl From<v1::SideReport> for Report {
 
 impl From<v1::Situation> for Situation {
     fn from(message: v1::Situation) -> Self {
-        let sessions = |sessions: Vec<v1::ServerSession>| sessions.into_iter().map(Session::from).collect();
+        let said = situation::Situation::from(message);
         Self {
-            own_sessions: sessions(message.own_sessions),
-            blockers: sessions(message.blockers),
-            oldest_transactions: sessions(message.oldest_transactions),
-            prepared_transactions: message
-                .prepared_transactions
-                .into_iter()
-                .map(|prepared| PreparedTransaction {
-                    gid: prepared.gid,
-                    role: prepared.role_name,
-                    database: prepared.database,
-                    age: span(prepared.age),
-                    awaited: prepared.awaited,
-                })
-                .collect(),
-            capacities: message
-                .capacities
-                .into_iter()
-                .map(|capacity| Capacity {
-                    setting: capacity.setting,
-                    used_count: capacity.used_count,
-                    limit_count: capacity.limit_count,
-                })
-                .collect(),
-            slot: message.slot.map(|slot| Slot {
-                complete: slot.complete,
-                active_pid: (slot.active_pid != 0).then_some(slot.active_pid),
-                retained_wal_bytes: known(slot.retained_wal_bytes),
-                invalidation: slot.invalidation,
-            }),
-            subscription: message.subscription.map(|subscription| Subscription {
-                enabled: subscription.enabled,
-                apply_worker_count: subscription.apply_worker_count,
-                sync_worker_count: subscription.sync_worker_count,
-                waiting_table_count: subscription.waiting_table_count,
-                copying_table_count: subscription.copying_table_count,
-                ready_table_count: subscription.ready_table_count,
-                apply_error_count: known(subscription.apply_error_count),
-                sync_error_count: known(subscription.sync_error_count),
-            }),
-            free_disk_bytes: message.disk.map(|disk| disk.free_bytes),
-            round_trip: message.link.and_then(|link| span(link.round_trip_time)),
-        }
-    }
-}
-
-impl From<v1::ServerSession> for Session {
-    fn from(message: v1::ServerSession) -> Self {
-        Self {
-            pid: message.pid,
-            role: message.role_name,
-            application: message.application_name,
-            database: message.database,
-            backend_type: message.backend_type,
-            state: message.state,
-            wait_event_type: message.wait_event_type,
-            wait_event: message.wait_event,
-            transaction_age: span(message.transaction_age),
-            writes: message.writes,
-            blocked_by_pids: message.blocked_by_pids,
+            own_sessions: said.own_sessions,
+            blockers: said.blockers,
+            oldest_transactions: said.oldest_transactions,
+            prepared_transactions: said.prepared_transactions,
+            capacities: said.capacities,
+            slot: said.slot,
+            subscription: said.subscription,
+            free_disk_bytes: said.disk.map(|disk| disk.free_bytes),
+            round_trip: match said.link {
+                Some(Link::Answers(round_trip)) => Some(round_trip),
+                Some(Link::Broken(_)) | None => None,
+            },
         }
     }
 }

@@ -1,9 +1,9 @@
 //! A rehearsal, out of the contract's message.
 
-use pgportage_proto::v1;
 use pgportage_proto::v1::rehearsal_report::{Phase, RestSource as Source};
+use pgportage_proto::{read_span, v1};
 
-use super::{span, time};
+use super::time;
 use crate::view::{Failure, Rehearsal, RehearsalPhase, RestSource, Spread};
 
 impl From<v1::RehearsalReport> for Rehearsal {
@@ -25,7 +25,7 @@ impl From<v1::RehearsalReport> for Rehearsal {
             rollback: message.rollback,
             round_count: message.round_count,
             completed_count: message.completed_count,
-            max_outage: span(message.max_outage),
+            max_outage: read_span(message.max_outage),
             prepare: message.prepare.map(Spread::from),
             lock_wait: message.lock_wait.map(Spread::from),
             barrier: message.barrier.map(Spread::from),
@@ -33,7 +33,7 @@ impl From<v1::RehearsalReport> for Rehearsal {
             compare: message.compare.map(Spread::from),
             release: message.release.map(Spread::from),
             pause: message.pause.map(Spread::from),
-            rest: span(message.rest),
+            rest: read_span(message.rest),
             prediction: message.prediction.map(Spread::from),
             fits: message.fits,
             cancelled_session_count: message.cancelled_session_count,
@@ -45,6 +45,6 @@ impl From<v1::RehearsalReport> for Rehearsal {
 
 impl From<v1::RehearsedSpan> for Spread {
     fn from(message: v1::RehearsedSpan) -> Self {
-        Self { p50: span(message.p50), p95: span(message.p95), worst: span(message.worst) }
+        Self { p50: read_span(message.p50), p95: read_span(message.p95), worst: read_span(message.worst) }
     }
 }

@@ -2,9 +2,9 @@
 
 use pgportage_link::Failure;
 use pgportage_proto::{ActKind, RelationName, v1};
+use pgportage_report::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::super::digest::Digest;
 use super::super::finding::Finding;
 use super::super::statement::{Basis, Statements, remark};
 use super::kind::{Act, Given, Kind, Message, Produced, something_else};

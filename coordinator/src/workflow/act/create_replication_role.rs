@@ -3,21 +3,11 @@
 
 use pgportage_link::Failure;
 use pgportage_proto::{ActKind, Side, quote_ident, v1};
+use pgportage_report::role::ROLE_SETTINGS;
 use serde::{Deserialize, Serialize};
 
 use super::super::statement::{Basis, Line, Statements, remark, runs};
 use super::kind::{Act, Given, Kind, Message, Produced, something_else};
-
-/// Settings that the replication role gets, each since a `server_version_num`.
-const ROLE_SETTINGS: &[(i32, &str, &str)] = &[
-    (0, "statement_timeout", "0"),
-    (0, "lock_timeout", "0"),
-    (0, "idle_in_transaction_session_timeout", "0"),
-    (140_000, "idle_session_timeout", "0"),
-    (170_000, "transaction_timeout", "0"),
-    (0, "row_security", "off"),
-    (0, "default_transaction_read_only", "off"),
-];
 
 pub(crate) static ACT: Act = Act::of::<CreateReplicationRole>();
 

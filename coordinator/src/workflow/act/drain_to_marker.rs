@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use pgportage_link::Failure;
 use pgportage_proto::{ActKind, RelationName, v1};
+use pgportage_report::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::super::digest::Digest;
 use super::super::statement::{Basis, Statements, names, remark, runs};
 use super::kind::{Act, Given, Kind, Message, Produced, Trial, something_else};
 use super::raise_barrier::RaiseBarrier;

@@ -11,13 +11,13 @@ use pgportage_link::Failure;
 pub(super) use pgportage_proto::v1::command::Action as Message;
 pub(crate) use pgportage_proto::v1::command_result::Result as Produced;
 use pgportage_proto::{ActKind, Reason, RelationName, Side};
+use pgportage_report::inventory::Inventory;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::super::depth::Depth;
 use super::super::finding::Consent;
-use super::super::inventory::Inventory;
 use super::super::spec::Spec;
 use super::super::statement::{Basis, Statements};
 

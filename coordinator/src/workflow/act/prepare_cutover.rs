@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use pgportage_link::Failure;
 use pgportage_proto::{ActKind, Side, quote_ident, v1};
+use pgportage_report::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::super::digest::Digest;
 use super::super::statement::{Basis, Statements, only_if, remark, runs};
 use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 use crate::message::to_duration;

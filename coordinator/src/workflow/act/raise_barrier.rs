@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use pgportage_link::Failure;
 use pgportage_proto::{ActKind, v1};
+use pgportage_report::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::super::digest::Digest;
 use super::super::statement::{Basis, Statements, only_if, runs};
 use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 use super::sequence::SequenceState;

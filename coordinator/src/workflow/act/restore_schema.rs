@@ -2,9 +2,9 @@
 
 use pgportage_link::Failure;
 use pgportage_proto::{ActKind, CopyMethod, v1};
+use pgportage_report::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::super::digest::Digest;
 use super::super::statement::{Basis, Statements, remark, runs};
 use super::kind::{Act, Given, Kind, Message, Produced, something_else};
 
