@@ -32,6 +32,7 @@ impl Tasks {
     {
         self.tracker.spawn(task)
     }
+
     /// One round of work and the pause behind it. Returns whether another one may follow:
     /// once the process ends none does, and this one is dropped where it is.
     pub async fn round(&self, work: impl Future<Output = ()>, pause: Duration) -> bool {

@@ -43,7 +43,7 @@ pub struct RowComparison {
     pub complete: bool,
     /// Parts of tables whose hashes were compared.
     pub range_count: i64,
-    /// Rows that were looked at once more, because a hash differed.
+    /// Rows that were compared once more, because a hash differed.
     pub recheck_count: i64,
     /// How long it took, over all attempts.
     pub elapsed: Duration,

@@ -9,7 +9,7 @@ pub struct SchemaDrift {
     /// The side that follows, and whose agent compared: what is missing is missing
     /// there.
     pub follower: Side,
-    /// How many objects differ. Zero: both sides are level.
+    /// How many objects differ. Zero when both schemas are equal.
     pub object_count: i32,
     /// Some of them, the most urgent first.
     pub objects: Vec<DriftedObject>,
@@ -18,7 +18,7 @@ pub struct SchemaDrift {
 /// One object that is not the same on both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DriftedObject {
-    /// What it is and its name.
+    /// Its kind and name, such as `table public.orders`.
     pub identity: String,
     /// How it differs.
     pub change: Change,
@@ -28,9 +28,9 @@ pub struct DriftedObject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// A table that came after the publication: its rows do not travel.
+    /// A table that was made after the publication: its rows do not travel.
     NotReplicated,
-    /// Both have it, defined otherwise.
+    /// Both sides have it, with different definitions.
     Different,
     /// The side that follows does not have it.
     Missing,

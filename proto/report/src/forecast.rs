@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::quantity::milliseconds;
 
-/// What comes, if everything goes on as it did. The serde form is the CLI's.
+/// What will happen if writing goes on as it did. The serde form is the CLI's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Forecast {
     /// WAL that the server writes, in bytes a second.
@@ -23,11 +23,11 @@ pub struct Forecast {
     pub time_left: Option<Duration>,
 }
 
-/// What limits the WAL kept.
+/// What limits the WAL that the server keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WalLimit {
-    /// Over `max_slot_wal_keep_size` the server gives the slot up.
+    /// Over `max_slot_wal_keep_size` the server invalidates the slot.
     Server,
     /// Over the policy's limit the migration gives way.
     Policy,

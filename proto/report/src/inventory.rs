@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 /// One extension.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extension {
-    /// Its name.
+    /// Its name, as `CREATE EXTENSION` takes it, unquoted.
     pub name: String,
     /// Its version.
     pub version: String,
 }
 
-/// What a server is, and what the database on it needs.
+/// What a server is, and what the database on it needs, in names and numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inventory {
@@ -41,13 +41,13 @@ pub struct Inventory {
     pub identity_full_tables: Vec<RelationName>,
     /// Those of the roles that own something.
     pub owner_role_names: Vec<String>,
-    /// What the plan names. Absent from agents of before, and where the database does
-    /// not exist.
+    /// What the plan shows of this side. Absent from agents of before, and where the database does not
+    /// exist.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan_material: Option<Box<PlanMaterial>>,
 }
 
-/// What a plan names of one side.
+/// What a plan shows of one side.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlanMaterial {
@@ -69,11 +69,11 @@ pub struct PlanMaterial {
     pub connect_grants: Vec<ConnectGrant>,
     /// `default_transaction_read_only` of the database. Empty if it is not set.
     pub read_only_default: String,
-    /// The role that the agent logs in as.
+    /// Name of the role that the agent logs in as, for the statements that the plan shows.
     pub agent_role_name: String,
-    /// Whether that is a superuser.
+    /// Whether the agent's role is a superuser.
     pub agent_is_superuser: bool,
-    /// The role that the other side replicates as.
+    /// The role that the other side replicates with.
     pub replication_role: PlannedRole,
     /// The role whose refused login proves a fence.
     pub canary_role: PlannedRole,
@@ -92,14 +92,14 @@ pub struct PlannedTable {
     pub readable: bool,
 }
 
-/// Sessions that have role and application in common.
+/// Sessions of the same role and application.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionGroup {
-    /// The role.
+    /// Their role.
     pub role_name: String,
-    /// The application.
+    /// Their `application_name`.
     pub application_name: String,
-    /// How many.
+    /// How many sessions there are.
     pub session_count: i32,
 }
 

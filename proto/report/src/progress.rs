@@ -6,7 +6,7 @@ use serde::Serialize;
 /// How far an attempt is. The serde form is the CLI's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Progress {
-    /// What is being worked on or waited for.
+    /// What the act works on or waits for.
     pub subject: String,
     /// Work done so far, in `unit`.
     pub completed: i64,
@@ -60,7 +60,7 @@ pub struct Part {
 pub struct Build {
     /// Its table, quoted as PostgreSQL would quote it.
     pub table: String,
-    /// What the build does, in PostgreSQL's words.
+    /// The phase of the build, in PostgreSQL's words.
     pub phase: String,
     /// How much of this phase is done, in whole percent.
     pub percent: Option<u8>,

@@ -17,52 +17,52 @@ use crate::quantity::milliseconds;
 pub struct Situation {
     /// Sessions of ours, those that wait for a lock first.
     pub own_sessions: Vec<ServerSession>,
-    /// Sessions that ours wait for, directly or through others.
+    /// Sessions that ours wait for, directly or through other sessions.
     pub blockers: Vec<ServerSession>,
-    /// The oldest transactions of others, oldest first.
+    /// The oldest transactions of other sessions, oldest first.
     pub oldest_transactions: Vec<ServerSession>,
     /// Prepared transactions, those that a session of ours waits for first.
     pub prepared_transactions: Vec<PreparedTransaction>,
-    /// What the server has a fixed number of.
+    /// Resources of which the server has a fixed number.
     pub capacities: Vec<Capacity>,
-    /// On the side that publishes: the slot of what it publishes.
+    /// On the side that publishes: the slot of the stream that it publishes.
     pub slot: Option<Slot>,
     /// On the side that follows: the subscription it follows with.
     pub subscription: Option<Subscription>,
-    /// The disk of the server's WAL, where it can be seen.
+    /// The disk of the server's WAL, where the agent can see it.
     pub disk: Option<Disk>,
-    /// The way to the other agent. None when it could not be tried in time.
+    /// The connection to the other agent. None when it could not be tried in time.
     pub link: Option<Link>,
-    /// What could not be looked at.
+    /// Looks that failed.
     pub unchecked: Vec<Unchecked>,
 }
 
 /// A session on a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ServerSession {
-    /// Its process.
+    /// Its process id.
     pub pid: i32,
     /// The role it works as. May be empty.
     pub role: String,
-    /// What it calls itself. May be empty.
+    /// Its `application_name`. May be empty.
     pub application: String,
     /// The database it is in. Empty for none.
     pub database: String,
     /// What kind of process it is.
     pub backend_type: String,
-    /// What it does. Empty when the server does not say.
+    /// `pg_stat_activity.state`. Empty when the server does not say.
     #[serde(rename = "session_state")]
     pub state: String,
-    /// What kind of thing it waits for. Empty for nothing.
+    /// The class of what it waits for, as `pg_stat_activity` names it. Empty for nothing.
     pub wait_event_type: String,
-    /// What it waits for. Empty for nothing.
+    /// What it waits for, as `pg_stat_activity` names it. Empty for nothing.
     pub wait_event: String,
     /// How long its transaction has been open.
     #[serde(rename = "transaction_milliseconds", serialize_with = "milliseconds")]
     pub transaction_age: Option<Duration>,
     /// Whether its transaction has written.
     pub writes: bool,
-    /// Processes it waits for. Zero is a prepared transaction.
+    /// Ids of the processes that it waits for. Zero is a prepared transaction.
     #[serde(rename = "blocked_by_pids")]
     pub blocked_by: Vec<i32>,
 }
@@ -72,36 +72,36 @@ pub struct ServerSession {
 pub struct PreparedTransaction {
     /// Its identifier.
     pub gid: String,
-    /// Who prepared it.
+    /// The role that prepared it.
     pub role: String,
     /// The database it is in.
     pub database: String,
-    /// How long ago.
+    /// How long ago it was prepared.
     #[serde(rename = "age_milliseconds", serialize_with = "milliseconds")]
     pub age: Duration,
     /// Whether a session of ours waits for its end.
     pub awaited: bool,
 }
 
-/// Something that a server has a fixed number of.
+/// A resource of which a server has a fixed number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Capacity {
     /// The setting that limits it.
     pub setting: String,
-    /// How many are in use.
+    /// How many of them are in use.
     #[serde(rename = "used_count")]
     pub used: i64,
-    /// How many there are.
+    /// How many the server has.
     #[serde(rename = "limit_count")]
     pub limit: i64,
 }
 
-/// Our slot.
+/// The slot of the stream that this side publishes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Slot {
-    /// Whether its creation is over.
+    /// Whether its creation has ended.
     pub complete: bool,
-    /// The process that streams from it, or still makes it.
+    /// The process that streams from it, or is still making it.
     pub active_pid: Option<i32>,
     /// WAL kept for it.
     pub retained_wal_bytes: Option<i64>,
@@ -109,7 +109,7 @@ pub struct Slot {
     pub invalidation: String,
 }
 
-/// Our subscription.
+/// The subscription that this side follows with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Subscription {
     /// Whether it is enabled.
@@ -149,21 +149,21 @@ pub struct Disk {
     pub warn_bytes: i64,
 }
 
-/// The way to the other agent.
+/// The state of the connection to the other agent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Link {
-    /// A greeting took this long, there and back.
+    /// The other agent answered a greeting after this time.
     Answers(Duration),
-    /// Why it was not answered.
+    /// The other agent did not answer, for this reason.
     Broken(Failure),
 }
 
-/// What could not be looked at.
+/// A look that failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unchecked {
-    /// What, as a clause.
+    /// Its subject, as a clause.
     pub subject: String,
-    /// Why.
+    /// Why it failed.
     pub failure: Failure,
 }
 

@@ -90,12 +90,12 @@ async fn before_they_are_read(from: PostgresVersion, to: PostgresVersion, busy: 
 
 #[tokio::test]
 async fn quiet_tables_that_were_rewritten_before_they_are_read() {
-    before_they_are_read(V15, V18, false).await;
+    Box::pin(before_they_are_read(V15, V18, false)).await;
 }
 
 #[tokio::test]
 async fn busy_tables_that_were_rewritten_before_they_are_read() {
-    before_they_are_read(V18, V18, true).await;
+    Box::pin(before_they_are_read(V18, V18, true)).await;
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn busy_tables_that_were_rewritten_before_they_are_read() {
 async fn tables_that_were_rewritten_before_they_are_read_in_every_version() {
     for (from, to) in [(V14, V16), (V16, V18)] {
         for busy in [false, true] {
-            before_they_are_read(from, to, busy).await;
+            Box::pin(before_they_are_read(from, to, busy)).await;
         }
     }
 }

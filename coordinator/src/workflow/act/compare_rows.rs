@@ -45,7 +45,7 @@ impl Kind for CompareRows {
 
     fn receive(produced: Produced) -> Result<Self::Outcome, Failure> {
         let Produced::CompareRows(result) = produced else { return Err(something_else()) };
-        Ok(RowComparison::try_from(result)?)
+        RowComparison::try_from(result)
     }
 
     fn statements(_basis: &Basis<'_>) -> Statements {
