@@ -98,6 +98,8 @@ SELECT result FROM pgportage.ledger
 WHERE action = ANY ($1) AND verb = 'perform' AND result IS NOT NULL
 ORDER BY record_time DESC LIMIT 1";
 
+const FIRST_RESULT: &str = "SELECT result FROM pgportage.ledger ORDER BY record_time LIMIT 1";
+
 const DROP_SCHEMA: &str = "DROP SCHEMA pgportage CASCADE";
 
 /// Which migration schema `pgportage` belongs to in a database.
@@ -322,6 +324,19 @@ pub async fn results(client: &impl GenericClient, action: ActKind) -> Result<Vec
     let rows =
         client.query(RESULTS, &[&action.as_str()]).await.map_err(|error| sql_failure(error, "read the ledger"))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// What the first command of all stored with its effect: the one whose transaction has made the ledger.
+///
+/// # Errors
+///
+/// What the server reports.
+pub async fn first_result(client: &impl GenericClient) -> Result<Option<Vec<u8>>, Failure> {
+    if !relation_exists(client, names::LEDGER_TABLE).await? {
+        return Ok(None);
+    }
+    let row = client.query_opt(FIRST_RESULT, &[]).await.map_err(|error| sql_failure(error, "read the ledger"))?;
+    Ok(row.and_then(|row| row.get(0)))
 }
 
 /// What the latest command of some kinds stored with its effect.

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use pgportage_link::{Effect, Failure};
 use pgportage_migration::ledger;
 use pgportage_postgres::{quote_ident, quote_literal, sql_failure};
-use pgportage_proto::{ActKind, Reason};
+use pgportage_proto::Reason;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{GenericClient, Transaction};
 
@@ -187,16 +187,15 @@ impl Grant {
 }
 
 impl Baseline {
-    /// What the ledger's row of the closing says. None where an older release closed the database, or
-    /// nothing is closed.
+    /// What the ledger's first row says, that of the closing. None where an older release closed the
+    /// database, or nothing is closed.
     ///
     /// # Errors
     ///
     /// What the server reports; [`Reason::Internal`] when the row cannot be read.
     pub(super) async fn of_closing(client: &impl GenericClient) -> Result<Option<Self>, Failure> {
-        let rows = ledger::results(client, ActKind::CloseDatabase).await?;
-        let row = rows.first().map(|row| serde_json::from_slice(row).map_err(|error| unreadable(&error)));
-        row.transpose()
+        let row = ledger::first_result(client).await?;
+        row.map(|row| serde_json::from_slice(&row).map_err(|error| unreadable(&error))).transpose()
     }
 
     /// Reads what the session's database holds now.
