@@ -53,7 +53,6 @@ pub struct Service {
 }
 
 /// The service to be served on the link's listener.
-#[must_use]
 pub fn service(handles: Handles) -> PeerServiceServer<Service> {
     // A reader that waited for a session of the budget would fail in the end; the other agent tries again
     // when its reader is refused.

@@ -87,7 +87,6 @@ enum End {
 
 impl Session {
     /// Dials no coordinator yet. Agents that come through the coordinator are led to `entrance`.
-    #[must_use]
     pub fn new(
         handles: Handles,
         standing: Standing,

@@ -165,7 +165,6 @@ impl Settings {
     }
 
     /// The path of the journal.
-    #[must_use]
     pub fn journal_path(&self) -> PathBuf {
         self.state_dir.join("journal.db")
     }

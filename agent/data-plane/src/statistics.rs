@@ -184,10 +184,6 @@ pub struct Reading {
 }
 
 /// Begins to read what the planner knows of tables. Dropping the receiver of the pieces ends the reading.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn read(
     door: &Door,
     tasks: &Tasks,

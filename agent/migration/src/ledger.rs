@@ -246,10 +246,6 @@ pub async fn record(
 }
 
 /// As [`record`], and keeps `result` in the row.
-///
-/// # Errors
-///
-/// As [`record`].
 pub async fn record_with(
     transaction: &Transaction<'_>,
     entry: Entry<'_>,
@@ -263,10 +259,6 @@ pub async fn record_with(
 
 /// Writes the ledger row alone: the second half of [`record_with`], after [`check_epoch`] in the same
 /// transaction.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn write_row(
     transaction: &impl GenericClient,
     entry: Entry<'_>,
@@ -292,10 +284,6 @@ pub async fn write_row(
 }
 
 /// The ledger row of a command, if its effect was committed.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn recorded(client: &impl GenericClient, command_id: &str) -> Result<Option<Recorded>, Failure> {
     if !relation_exists(client, names::LEDGER_TABLE).await? {
         return Ok(None);
@@ -306,10 +294,6 @@ pub async fn recorded(client: &impl GenericClient, command_id: &str) -> Result<O
 }
 
 /// What earlier commands of a kind stored with their effects, oldest first.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn results(client: &impl GenericClient, action: ActKind) -> Result<Vec<Vec<u8>>, Failure> {
     if !relation_exists(client, names::LEDGER_TABLE).await? {
         return Ok(Vec::new());
@@ -320,10 +304,6 @@ pub async fn results(client: &impl GenericClient, action: ActKind) -> Result<Vec
 }
 
 /// The highest coordinator epoch in the ledger. Zero when it has no row.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn highest_epoch(client: &impl GenericClient) -> Result<i64, Failure> {
     if !relation_exists(client, names::LEDGER_TABLE).await? {
         return Ok(0);
@@ -362,7 +342,6 @@ async fn relation_exists(client: &impl GenericClient, name: &str) -> Result<bool
 }
 
 /// One of our tables as an SQL identifier.
-#[must_use]
 pub fn table(name: &str) -> String {
     format!("{}.{}", quote_ident(names::SCHEMA), quote_ident(name))
 }

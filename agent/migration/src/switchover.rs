@@ -304,7 +304,6 @@ impl SwitchoverRecord {
     }
 
     /// What the agent has to do, in this order, leaving out what a command works on.
-    #[must_use]
     pub fn due(&self, in_hand: InHand, now: Instant) -> Vec<Due> {
         let mut due = Vec::new();
         if in_hand.fence.is_free(now) {
@@ -350,7 +349,6 @@ impl SwitchoverRecord {
     }
 
     /// Where a switchover that was to leave this side has led, as far as this agent knows.
-    #[must_use]
     pub fn way(&self, epoch: i64) -> Way {
         if self.left == Some(epoch) {
             return Way::Forth;

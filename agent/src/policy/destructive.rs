@@ -19,7 +19,6 @@ macro_rules! destructive_acts {
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The key under `[destructive]`.
-            #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $key,)+

@@ -35,7 +35,6 @@ impl HookPoint {
         [Self::BeforeBarrier, Self::AfterFence, Self::BeforeOpen, Self::AfterOpen, Self::AfterAbort];
 
     /// The word in the policy, in the log and in `PGPORTAGE_HOOK`.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BeforeBarrier => "before-barrier",

@@ -118,7 +118,6 @@ pub enum Verb {
 
 impl Verb {
     /// The verb as it is typed.
-    #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Certs(_) => "certs",

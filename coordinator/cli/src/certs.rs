@@ -37,10 +37,6 @@ pub struct NewCertificate {
 }
 
 /// Makes an authority in `dir`. Nothing is overwritten.
-///
-/// # Errors
-///
-/// When there is one already, or the trust domain breaks its rules.
 pub fn init(dir: &Path, trust_domain: &str) -> Result<NewAuthority, Failure> {
     let authority = Authority::create(dir, trust_domain, Clock)?;
     Ok(NewAuthority { certificate: issue::authority_file(dir), trust_domain: authority.trust_domain().to_owned() })
@@ -49,11 +45,6 @@ pub fn init(dir: &Path, trust_domain: &str) -> Result<NewAuthority, Failure> {
 /// Issues a certificate by the authority in `dir` and writes it, its key and the
 /// authority's certificate to `out_dir`. Nothing is overwritten. A certificate
 /// never outlives its authority.
-///
-/// # Errors
-///
-/// When there is no authority, the name breaks its rules, or a file is there
-/// already.
 pub fn issue(dir: &Path, role: Role, name: &str, out_dir: &Path, days: u32) -> Result<NewCertificate, Failure> {
     let authority = Authority::load(dir, Clock)?;
     let validity = Duration::from_secs(u64::from(days) * 24 * 60 * 60);

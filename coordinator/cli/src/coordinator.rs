@@ -80,11 +80,6 @@ impl From<Route> for v1::MigrationSpec {
 impl Coordinator {
     /// Connects with the operator's certificate and makes sure that the
     /// coordinator of the settings is there.
-    ///
-    /// # Errors
-    ///
-    /// When a file of the identity is bad, the coordinator does not answer, or one end
-    /// does not take the other's certificate.
     pub async fn connect(settings: &Settings, clock: Clock) -> Result<Self, Failure> {
         let address = settings.coordinator.address.clone();
         let identity = Identity::load(&settings.identity, clock)?;
@@ -351,10 +346,6 @@ pub struct Watch {
 impl Watch {
     /// The migration after the next change; `None` at the end of the stream.
     /// Dropping the future loses nothing.
-    ///
-    /// # Errors
-    ///
-    /// When the stream broke.
     pub async fn next(&mut self) -> Result<Option<Migration>, Failure> {
         match self.stream.message().await.map_err(status::from_status)? {
             Some(change) => wire::migration(change.migration).map(Some),

@@ -27,10 +27,6 @@ pub struct Interrupt {
 
 impl Interrupt {
     /// Listens from here on.
-    ///
-    /// # Errors
-    ///
-    /// When the process cannot listen for signals.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self { signal: signal(SignalKind::interrupt())? })
     }

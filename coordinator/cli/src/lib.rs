@@ -126,7 +126,6 @@ fn told(terminal: &Terminal, stop: Stop) -> Exit {
 }
 
 /// The runtime could not be made.
-#[must_use]
 pub fn no_runtime(error: &std::io::Error) -> Exit {
     let failure = Failure::new(pgportage_proto::Reason::Internal, "the program cannot start").because(error);
     told(&Terminal::open(false), failure.into())

@@ -33,7 +33,6 @@ struct Bars {
 
 impl Display {
     /// Shows nothing yet. `seen` is what the operator has seen already.
-    #[must_use]
     pub fn new(terminal: &Terminal, seen: Option<Migration>) -> Self {
         Self { terminal: terminal.clone(), seen, so_far: Pace::default(), bars: terminal.bars().map(Bars::new) }
     }

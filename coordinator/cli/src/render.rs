@@ -64,7 +64,6 @@ pub enum Style {
 
 impl Style {
     /// `text` in its tone.
-    #[must_use]
     pub fn paint(self, tone: Tone, text: &str) -> String {
         let code = match (self, tone) {
             (Self::Plain, _) => return text.to_owned(),
@@ -81,7 +80,6 @@ impl Style {
 
 /// `text` with everything a terminal would obey made visible: names and
 /// evidence come from servers that this program has no reason to trust.
-#[must_use]
 pub fn clean(text: &str) -> Cow<'_, str> {
     if !text.chars().any(obeyed) {
         return Cow::Borrowed(text);

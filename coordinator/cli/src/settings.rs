@@ -77,7 +77,6 @@ impl Default for Telemetry {
 
 impl Telemetry {
     /// As [`pgportage_link::telemetry::init`] takes them.
-    #[must_use]
     pub fn for_link(&self) -> TelemetrySettings {
         TelemetrySettings {
             log_filter: self.log_filter.clone(),
@@ -108,10 +107,6 @@ impl Validate for CoordinatorSettings {
 }
 
 /// Reads the settings.
-///
-/// # Errors
-///
-/// Every problem, in one failure.
 pub fn load(global: &Global) -> Result<Settings, Failure> {
     let environment: HashMap<String, String> = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))

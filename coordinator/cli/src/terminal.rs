@@ -25,7 +25,6 @@ pub struct Terminal {
 
 impl Terminal {
     /// Looks at the process's streams and at `NO_COLOR` (<https://no-color.org>).
-    #[must_use]
     pub fn open(json: bool) -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
@@ -40,13 +39,11 @@ impl Terminal {
     }
 
     /// Bars, when there is a terminal to draw them on.
-    #[must_use]
     pub fn bars(&self) -> Option<&MultiProgress> {
         self.bars.as_ref()
     }
 
     /// Whether standard output is a terminal that can be redrawn.
-    #[must_use]
     pub fn redraws(&self) -> bool {
         !self.json && io::stdout().is_terminal()
     }

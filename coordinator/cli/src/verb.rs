@@ -47,10 +47,6 @@ pub struct Hand {
 }
 
 /// Runs a verb that speaks to the coordinator.
-///
-/// # Errors
-///
-/// Why it did not run to its end.
 pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
     match verb {
         Verb::Agents => look::agents(hand).await,

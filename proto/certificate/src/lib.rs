@@ -78,10 +78,6 @@ pub struct Authorities(Arc<RootCertStore>);
 
 impl Authorities {
     /// Reads the certificates of one or several authorities, in PEM form.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::ConfigurationInvalid`], naming the file.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         tls::authorities(path).map(Self)
     }
@@ -89,10 +85,6 @@ impl Authorities {
 
 impl SignedStatement {
     /// Signs a statement in the name of this process.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::Internal`].
     pub fn sign(statement: &Statement, identity: &Identity) -> Result<Self, Failure> {
         let statement = serde_json::to_string(statement)
             .map_err(|error| Failure::new(Reason::Internal, "the statement cannot be written").because(&error))?;
@@ -145,7 +137,6 @@ impl SignedStatement {
 
 impl SwitchCertificate {
     /// Puts statements together, in any order.
-    #[must_use]
     pub fn new(statements: Vec<SignedStatement>) -> Self {
         Self { format: FILE_FORMAT.to_owned(), statements }
     }
@@ -170,14 +161,12 @@ impl SwitchCertificate {
     }
 
     /// As a file holds it.
-    #[must_use]
     pub fn text(&self) -> String {
         // Strings and numbers only: writing them cannot fail.
         serde_json::to_string_pretty(self).map(|text| text + "\n").unwrap_or_default()
     }
 
     /// The statements.
-    #[must_use]
     pub fn statements(&self) -> &[SignedStatement] {
         &self.statements
     }

@@ -36,7 +36,6 @@ pub struct Haste(());
 
 impl Haste {
     /// Applications wait from now on. Where haste is not allowed, nothing happens.
-    #[must_use]
     pub fn begin() -> Self {
         let mut holders = holders();
         holders.count += 1;

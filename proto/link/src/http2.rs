@@ -36,7 +36,6 @@ pub struct Http2Settings {
 
 impl Http2Settings {
     /// For commands, facts and operators: small messages, little memory.
-    #[must_use]
     pub const fn control() -> Self {
         Self {
             connect_timeout: Duration::from_secs(5),
@@ -55,7 +54,6 @@ impl Http2Settings {
     /// A ping waits behind the bytes that are on their way, through a relay behind
     /// a whole window of them. That may take many seconds on a line that is slow
     /// and not dead.
-    #[must_use]
     pub const fn link() -> Self {
         Self {
             keepalive_timeout: Duration::from_secs(20),
@@ -67,7 +65,6 @@ impl Http2Settings {
 
     /// For one of `count` connections that are used at the same time: together they
     /// have in flight what one alone would.
-    #[must_use]
     pub fn shared_by(self, count: usize) -> Self {
         let count = u32::try_from(count.max(1)).unwrap_or(u32::MAX);
         let share = |bytes: u32| (bytes / count).max(Self::control().stream_window_bytes);

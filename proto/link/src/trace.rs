@@ -29,7 +29,6 @@ pub fn interceptor(mut request: Request<()>) -> Result<Request<()>, Status> {
 }
 
 /// The current span's context, for a command.
-#[must_use]
 pub fn carry() -> HashMap<String, String> {
     let mut carrier = HashMap::new();
     let context = Span::current().context();

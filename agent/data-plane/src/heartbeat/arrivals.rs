@@ -23,7 +23,6 @@ pub fn look_statement(stream: Stream) -> String {
 /// The numbers of the heartbeat rows that arrive here: the newest now (zero before the first), then each
 /// new one. The looking ends when the stream is dropped, or with the agent. It goes on after an outage of
 /// the server.
-#[must_use]
 pub fn arrivals(door: &Door, tasks: &Tasks, participation: &Participation) -> ReceiverStream<i64> {
     // Room for one: a slow reader gets the newest number, not a queue of old ones.
     let (sender, receiver) = mpsc::channel(1);

@@ -30,7 +30,6 @@ pub enum Extent {
 
 impl Rehearsal {
     /// What the flags ask for.
-    #[must_use]
     pub fn extent(self) -> Extent {
         match self {
             Self { rehearse: true, .. } => Extent::Rehearsal,

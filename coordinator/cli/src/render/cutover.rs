@@ -4,7 +4,6 @@ use super::{Style, Tone, clean, count, labelled, push_line, span};
 use crate::view::{Cutover, CutoverPhase, SwitchComparison};
 
 /// The report of a cutover.
-#[must_use]
 pub fn cutover(report: &Cutover, style: Style) -> String {
     let mut out = String::new();
     let (what, left, entered) =
@@ -64,7 +63,6 @@ fn compared(comparison: &SwitchComparison) -> String {
 }
 
 /// The statements that reopen the source, with what they are for.
-#[must_use]
 pub fn unfence(statements: &[String], database: &str, source: &str, style: Style) -> String {
     let mut out = String::new();
     if statements.is_empty() {

@@ -11,7 +11,6 @@ use crate::view::{
 const SHOWN_SESSIONS: usize = 8;
 
 /// Everything that was found, and the facts of both sides.
-#[must_use]
 pub fn explained(explained: &Explained, style: Style) -> String {
     let mut out = String::new();
     let name = style.paint(Tone::Strong, &clean(&explained.migration.name));

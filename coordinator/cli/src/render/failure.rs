@@ -5,7 +5,6 @@ use crate::view::{Effect, Failure, Remedy};
 
 /// A failure: what happened, the facts, what to do, what is underneath, and
 /// the page to read. PostgreSQL's three texts, in PostgreSQL's order.
-#[must_use]
 pub fn failure(failure: &Failure, style: Style) -> String {
     let mut out = String::new();
     let code =

@@ -7,7 +7,6 @@ use super::{Style, Tone, clean, labelled, push_line, span};
 use crate::view::{CutoverPhase, Migration, WayBack};
 
 /// Before `cutover`.
-#[must_use]
 pub fn before_cutover(
     migration: &Migration,
     max_outage: Option<Duration>,
@@ -63,7 +62,6 @@ fn rehearsed(migration: &Migration, rollback: bool, max_outage: Option<Duration>
 }
 
 /// Before a rehearsal.
-#[must_use]
 pub fn before_rehearsal(
     migration: &Migration,
     rollback: bool,
@@ -134,7 +132,6 @@ fn lag_now(migration: &Migration, style: Style) -> String {
 }
 
 /// Before `rollback`.
-#[must_use]
 pub fn before_rollback(
     migration: &Migration,
     max_outage: Option<Duration>,
@@ -168,7 +165,6 @@ pub fn before_rollback(
 }
 
 /// Before `finish`.
-#[must_use]
 pub fn before_finish(migration: &Migration, style: Style) -> String {
     let mut out = String::new();
     push_line(
@@ -201,7 +197,6 @@ pub fn before_finish(migration: &Migration, style: Style) -> String {
 }
 
 /// Before `abort`.
-#[must_use]
 pub fn before_abort(migration: &Migration, style: Style) -> String {
     let mut out = String::new();
     push_line(

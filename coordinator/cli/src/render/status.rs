@@ -20,7 +20,6 @@ pub const SHOWN_TABLES: usize = 5;
 const BAR_CELLS: i64 = 20;
 
 /// Everything about one migration. `so_far` has looked at it as it is now.
-#[must_use]
 pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: Style) -> String {
     let mut out = String::new();
     push_line(
@@ -85,7 +84,6 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
 }
 
 /// What a verb that waited ends with: what is in the way, and the three answers.
-#[must_use]
 pub fn conclusion(migration: &Migration, style: Style) -> String {
     let mut out = obstacles(migration, style);
     if !out.is_empty() {
@@ -161,7 +159,6 @@ pub(super) fn answers(migration: &Migration, style: Style) -> String {
 }
 
 /// What is happening, as one clause.
-#[must_use]
 pub fn happening(migration: &Migration) -> String {
     let step = migration.current_step();
     let named = |step: &Step| clean(&step.name).into_owned();
@@ -285,7 +282,6 @@ fn remark(step: &Step, so_far: &Pace, migration: &Migration) -> String {
 }
 
 /// How far a step has come, as one clause.
-#[must_use]
 pub fn progress(progress: &Progress) -> String {
     let completed = progress.completed;
     let share = rate(completed, progress.total).map(|percent| format!(" ({percent} %)")).unwrap_or_default();
@@ -315,7 +311,6 @@ fn all_rows(progress: &Progress) -> String {
 }
 
 /// The same, and how fast it goes.
-#[must_use]
 pub fn paced(work: &Progress, so_far: &Pace) -> String {
     format!("{}{}", progress(work), pace(so_far.step(work)))
 }
@@ -335,7 +330,6 @@ fn tables(progress: &Progress, so_far: &Pace) -> String {
 }
 
 /// `index of public.orders: building index: scanning table, 45 %`.
-#[must_use]
 pub fn build(build: &Build) -> String {
     let share = build.percent.map(|percent| format!(", {percent} %")).unwrap_or_default();
     format!("index of {}: {}{share}", clean(&build.table), clean(&build.phase))
@@ -347,7 +341,6 @@ pub fn running_tables(progress: &Progress) -> impl Iterator<Item = &Part> {
 }
 
 /// `[##########..........]  52 %  1.2 GB of 2.3 GB, 68.6 MB/s, 16 s left`.
-#[must_use]
 fn table_bar(part: &Part, speed: Option<Speed>) -> String {
     let pace = pace(speed);
     match rate(part.size_bytes, part.total_bytes) {
@@ -368,7 +361,6 @@ fn table_bar(part: &Part, speed: Option<Speed>) -> String {
 }
 
 /// What the coordinator waits for before it takes the request for a cutover or rollback.
-#[must_use]
 pub fn behind(lag: Duration, limit: Duration) -> String {
     format!("waiting for the lag to fall under {}: it is {}\n", span(limit), span(lag))
 }
@@ -456,7 +448,6 @@ pub(super) fn state_tone(migration: &Migration) -> Tone {
 }
 
 /// A step's state, in a word.
-#[must_use]
 pub fn step_word(state: StepState) -> &'static str {
     match state {
         StepState::Pending => "to do",

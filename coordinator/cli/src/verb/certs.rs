@@ -11,10 +11,6 @@ use crate::exit::Exit;
 use crate::terminal::Terminal;
 
 /// Makes an authority or a certificate.
-///
-/// # Errors
-///
-/// When a name breaks its rules, a file exists already, or one cannot be written.
 pub fn certs(terminal: &Terminal, arguments: &Certs) -> Result<Exit, Failure> {
     match &arguments.act {
         CertsAct::Init(arguments) => init(terminal, arguments),

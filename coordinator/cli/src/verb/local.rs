@@ -22,10 +22,6 @@ pub fn completions(terminal: &Terminal, shell: Shell) -> Exit {
 }
 
 /// Explains a verb or a code.
-///
-/// # Errors
-///
-/// [`Stop::Usage`] when it is neither.
 pub fn help(terminal: &Terminal, words: &[String]) -> Result<Exit, Stop> {
     let text = pgportage_link::program::help(Arguments::command(), words)
         .map_err(|UnknownTopic { message, hint }| Stop::Usage { message, hint })?;
@@ -34,10 +30,6 @@ pub fn help(terminal: &Terminal, words: &[String]) -> Result<Exit, Stop> {
 }
 
 /// Writes one manual page for the program and one for each verb.
-///
-/// # Errors
-///
-/// When the directory cannot be written to.
 pub fn man(terminal: &Terminal, directory: &Path) -> Result<Exit, Failure> {
     let unwritable = |error: std::io::Error| {
         Failure::new(Reason::ConfigurationInvalid, format!("cannot write manual pages to {}", directory.display()))
