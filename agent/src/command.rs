@@ -57,12 +57,12 @@ impl Command {
     }
 
     /// Whether its success ends this agent's part in the migration.
-    pub fn ends_participation(&self) -> bool {
+    pub(crate) fn ends_participation(&self) -> bool {
         self.act.ends_participation(self.verb, self.participation.side)
     }
 
     /// Whether the side fits the act.
-    pub fn check_side(&self) -> Result<(), Failure> {
+    pub(crate) fn check_side(&self) -> Result<(), Failure> {
         let (kind, side) = (self.act.kind(), self.participation.side);
         if self.act.only_side().is_some_and(|only| only != side) {
             return Err(Failure::new(Reason::RequestInvalid, format!("{kind} makes no sense on the {side}"))

@@ -75,7 +75,6 @@ pub struct Session {
     instance_id: Uuid,
 }
 
-/// Why a session ended without a failure.
 enum End {
     /// The agent is stopping.
     Stopped,
@@ -139,7 +138,6 @@ impl Session {
         }
     }
 
-    /// One session, from dialling to its end.
     async fn attach(&self) -> Result<End, Failure> {
         let coordinator = &self.handles.settings.coordinator;
         let expected = self.handles.identity.id_of(Role::Coordinator, &coordinator.name)?;
@@ -223,7 +221,6 @@ impl Session {
         Ok(())
     }
 
-    /// Receives and sends until one side ends the session.
     async fn converse(
         &self,
         mut incoming: Streaming<v1::AttachAgentResponse>,

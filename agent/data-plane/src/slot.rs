@@ -128,7 +128,7 @@ impl Slots {
     }
 
     /// Notes the system identifier of the subscriber's cluster.
-    pub fn set_subscriber(&self, migration: &MigrationId, system_identifier: &str) -> Result<(), Failure> {
+    pub(crate) fn set_subscriber(&self, migration: &MigrationId, system_identifier: &str) -> Result<(), Failure> {
         self.journal.set_note(migration, Note::SubscriberSystem, system_identifier)
     }
 
@@ -157,7 +157,7 @@ impl Slots {
     }
 
     /// As [`Self::session`], on a replication connection.
-    pub async fn replication_session(
+    pub(crate) async fn replication_session(
         &self,
         participation: &Participation,
         purpose: Walsender,

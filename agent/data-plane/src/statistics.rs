@@ -308,7 +308,6 @@ pub fn known() -> impl Iterator<Item = &'static str> {
     KNOWN.iter().map(|column| column.name)
 }
 
-/// Sends COPY data to the destination agent.
 async fn send(
     rows: CopyOutStream,
     packer: &mut Packer,

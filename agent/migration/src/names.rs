@@ -8,13 +8,13 @@ use pgportage_proto::{MigrationId, Side};
 /// Our schema on both servers.
 pub const SCHEMA: &str = "pgportage";
 /// The published table whose arrival measures the lag.
-pub const HEARTBEAT_TABLE: &str = "heartbeat";
+pub(crate) const HEARTBEAT_TABLE: &str = "heartbeat";
 /// The same for the way back.
-pub const HEARTBEAT_BACK_TABLE: &str = "heartbeat_back";
+pub(crate) const HEARTBEAT_BACK_TABLE: &str = "heartbeat_back";
 /// The published table whose arrival proves the drain.
 pub const MARKER_TABLE: &str = "marker";
 /// The ledger of transactional acts. It is never published.
-pub const LEDGER_TABLE: &str = "ledger";
+pub(crate) const LEDGER_TABLE: &str = "ledger";
 
 /// Publication, subscription, slot and replication role share one name.
 pub fn replication_name(migration: &MigrationId) -> String {
@@ -23,7 +23,7 @@ pub fn replication_name(migration: &MigrationId) -> String {
 
 /// The same for the way back. A prefix of its own, because any suffix could also end another migration's
 /// name.
-pub fn replication_name_back(migration: &MigrationId) -> String {
+pub(crate) fn replication_name_back(migration: &MigrationId) -> String {
     migration.stream_name(Side::Destination)
 }
 
@@ -39,7 +39,7 @@ pub fn slot_copy(migration: &MigrationId) -> String {
 }
 
 /// A copy that stands in for the destination's slot while that is dropped and made from the copy.
-pub fn slot_copy_back(migration: &MigrationId) -> String {
+pub(crate) fn slot_copy_back(migration: &MigrationId) -> String {
     migration.named("pgportagebackcopy")
 }
 

@@ -360,15 +360,6 @@ impl SwitchoverRecord {
         }
     }
 
-    /// Whether this side waits for an answer of the other agent, or for its fence to be lifted.
-    #[must_use]
-    pub fn is_in_doubt(&self) -> bool {
-        match self.fence {
-            Fence::MayStand(_) | Fence::Liftable(_) => true,
-            Fence::Down | Fence::Kept(_) => false,
-        }
-    }
-
     /// A switchover begins to change something on this side. After that, nothing of an earlier switchover
     /// may begin.
     fn begin(&mut self, epoch: i64, role: Role) -> Result<(), Illegal> {

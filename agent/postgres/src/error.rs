@@ -41,7 +41,6 @@ pub fn is_passing(failure: &Failure) -> bool {
         || failure.reason == Reason::ServerUnreachable
 }
 
-/// Turns an error of a login into a failure.
 pub(super) fn login_failure(error: &Error, who: &str, database: &str, address: &str) -> Failure {
     let Some(database_error) = error.as_db_error() else {
         let text = error.to_string();

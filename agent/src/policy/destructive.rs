@@ -62,7 +62,6 @@ impl Destructive {
         self.0.contains(&act)
     }
 
-    /// Reads the section `[destructive]`.
     pub(super) fn read(problems: &mut Problems, table: &mut toml::Table) -> Self {
         let section: BTreeMap<String, bool> = problems.section(table, "destructive");
         let mut allowed = BTreeSet::new();

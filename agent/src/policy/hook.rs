@@ -72,7 +72,6 @@ pub(super) struct HookSection {
     databases: Option<BTreeSet<String>>,
 }
 
-/// Reads and checks every `[[hook]]`.
 pub(super) fn hooks(problems: &mut Problems, table: &mut toml::Table) -> Vec<HookRule> {
     let sections: Vec<HookSection> = problems.section(table, "hook");
     let mut rules = Vec::new();

@@ -98,7 +98,6 @@ pub(super) struct PoolerSection {
     repoint_timeout: Option<String>,
 }
 
-/// Reads and checks every `[[pooler]]`.
 pub(super) fn poolers(
     problems: &mut Problems,
     table: &mut toml::Table,

@@ -13,20 +13,18 @@ use serde::Serialize;
 
 /// How long a certificate lives unless the operator says otherwise: long enough
 /// for a fleet that is moved once, short enough to be renewed on purpose.
-pub const DEFAULT_DAYS: u32 = 90;
+pub(crate) const DEFAULT_DAYS: u32 = 90;
 
-/// What `certs init` has made.
 #[derive(Debug, Serialize)]
-pub struct NewAuthority {
+pub(crate) struct NewAuthority {
     /// The certificate that every program of the fleet gets.
     pub certificate: PathBuf,
     /// The trust domain it stands for.
     pub trust_domain: String,
 }
 
-/// What `certs issue` has made.
 #[derive(Debug, Serialize)]
-pub struct NewCertificate {
+pub(crate) struct NewCertificate {
     /// The identity in the certificate.
     pub id: String,
     /// The files, as the `identity` section of a configuration names them.
@@ -37,7 +35,7 @@ pub struct NewCertificate {
 }
 
 /// Makes an authority in `dir`. Nothing is overwritten.
-pub fn init(dir: &Path, trust_domain: &str) -> Result<NewAuthority, Failure> {
+pub(crate) fn init(dir: &Path, trust_domain: &str) -> Result<NewAuthority, Failure> {
     let authority = Authority::create(dir, trust_domain, Clock)?;
     Ok(NewAuthority { certificate: issue::authority_file(dir), trust_domain: authority.trust_domain().to_owned() })
 }
@@ -45,7 +43,7 @@ pub fn init(dir: &Path, trust_domain: &str) -> Result<NewAuthority, Failure> {
 /// Issues a certificate by the authority in `dir` and writes it, its key and the
 /// authority's certificate to `out_dir`. Nothing is overwritten. A certificate
 /// never outlives its authority.
-pub fn issue(dir: &Path, role: Role, name: &str, out_dir: &Path, days: u32) -> Result<NewCertificate, Failure> {
+pub(crate) fn issue(dir: &Path, role: Role, name: &str, out_dir: &Path, days: u32) -> Result<NewCertificate, Failure> {
     let authority = Authority::load(dir, Clock)?;
     let validity = Duration::from_secs(u64::from(days) * 24 * 60 * 60);
     let issued = authority.issue(role, name, validity)?;

@@ -5,19 +5,19 @@
 //! [`terminal`] is the only module that writes.
 
 pub mod arguments;
-pub mod certs;
-pub mod coordinator;
-pub mod description;
-pub mod exit;
-pub mod follow;
+mod certs;
+mod coordinator;
+mod description;
+mod exit;
+mod follow;
 pub mod news;
-pub mod outcome;
+mod outcome;
 pub mod pace;
-pub mod progress;
+mod progress;
 pub mod render;
-pub mod settings;
-pub mod terminal;
-pub mod verb;
+mod settings;
+mod terminal;
+mod verb;
 pub mod view;
 pub mod wire;
 

@@ -43,7 +43,7 @@ pub fn consent(finding: &Finding) -> v1::Consent {
 }
 
 /// How fast a copy may read, as the contract writes it.
-pub fn to_rate(rate: MaxRate) -> i64 {
+pub(crate) fn to_rate(rate: MaxRate) -> i64 {
     rate.0.map_or(0, |rate| i64::try_from(rate.as_bytes()).unwrap_or(i64::MAX))
 }
 

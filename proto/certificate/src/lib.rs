@@ -37,7 +37,6 @@ pub use story::{Check, Report};
 /// signature begins with 64 blanks.
 const CONTEXT: &[u8] = b"pgportage switch statement 1\0";
 
-/// What the file says it is.
 const FILE_FORMAT: &str = "pgportage switch certificate 1";
 
 /// How far the checking machine's clock may be behind the agents' clocks.

@@ -244,7 +244,7 @@ impl<T: Serialize> Listing<T> {
 
     /// Whether length and hash are those of the entries, where these are there.
     #[must_use]
-    pub fn holds_together(&self) -> bool {
+    pub(crate) fn holds_together(&self) -> bool {
         self.entries.as_ref().is_none_or(|entries| entries.len() as u64 == self.count && hash(entries) == self.sha256)
     }
 

@@ -13,7 +13,7 @@ use rustix::io;
 use rustix::process::{Pid, Resource, geteuid, getpriority_process, getrlimit, setpriority_process};
 
 /// The nice value of a process in haste.
-pub const HASTY: i32 = -10;
+pub(crate) const HASTY: i32 = -10;
 
 /// What `RLIMIT_NICE` counts down from: it allows for nice values from 20 minus itself
 /// (setrlimit(2)).

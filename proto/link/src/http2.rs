@@ -13,7 +13,7 @@ pub const FACT_MESSAGE_BYTES: usize = 4 << 20;
 
 /// Most bytes of the headers or trailers of a call. Failures travel in trailers:
 /// [`crate::status`] keeps them below it.
-pub const HEADER_LIST_BYTES: u32 = 16 << 10;
+pub(crate) const HEADER_LIST_BYTES: u32 = 16 << 10;
 
 /// Most calls open at once on one connection.
 pub const MAX_STREAMS: u32 = 32;

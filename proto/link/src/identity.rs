@@ -130,8 +130,7 @@ impl SpiffeId {
     }
 }
 
-/// Checks a trust domain by the rules of SPIFFE.
-pub fn check_trust_domain(text: &str) -> Result<(), IdentityError> {
+pub(crate) fn check_trust_domain(text: &str) -> Result<(), IdentityError> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let fits = (1..=255).contains(&text.len())
         && text.chars().all(|c| inner(c) || matches!(c, '.' | '-' | '_'))

@@ -26,7 +26,7 @@ use crate::tls::issued_paths;
 use crate::{Clock, Effect, Failure};
 
 /// How long an authority made here lives.
-pub const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
+pub(crate) const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
 
 /// How far the clocks of a fleet may differ.
 const CLOCK_ALLOWANCE: Duration = Duration::from_secs(5 * 60);

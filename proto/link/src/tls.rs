@@ -43,7 +43,7 @@ use crate::tls::verify::{ClientVerifier, ServerVerifier};
 use crate::{Clock, Effect, Failure, Remedy};
 
 /// How often the files are read again.
-pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Sent as the server's name, which no verifier looks at: identities are SPIFFE ids.
 pub(crate) const SERVER_NAME: &str = "peer.pgportage.invalid";
@@ -188,7 +188,6 @@ impl Identity {
     }
 }
 
-/// The contents of the three files.
 #[derive(Hash)]
 struct Files {
     certificate: Vec<u8>,

@@ -15,7 +15,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The query for the newest number of a stream that has arrived.
-pub fn look_statement(stream: Stream) -> String {
+pub(crate) fn look_statement(stream: Stream) -> String {
     let table = ledger::table(stream.heartbeat_table());
     format!("SELECT sequence FROM {table} WHERE id = 1")
 }

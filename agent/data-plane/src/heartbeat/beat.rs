@@ -31,7 +31,7 @@ const SETTINGS: &str = "SET synchronous_commit = local";
 
 /// The statement that writes the next number of a stream. After it has run, everything that was committed
 /// before has a lower number.
-pub fn beat_statement(stream: Stream) -> String {
+pub(crate) fn beat_statement(stream: Stream) -> String {
     let table = ledger::table(stream.heartbeat_table());
     format!("UPDATE {table} SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence")
 }

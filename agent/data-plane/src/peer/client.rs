@@ -66,7 +66,6 @@ struct Inner {
     measured: Mutex<HashMap<String, Measured>>,
 }
 
-/// The result of measuring the link.
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     packing: Packing,

@@ -204,7 +204,6 @@ impl PeerClient {
         Ok(RangeStream::new(messages, &self.peer))
     }
 
-    /// A request for a whole table.
     fn range(&self, consistent_point: &str, table: &SnapshotTable, packing: Packing) -> v1::CopyRangeRequest {
         v1::CopyRangeRequest {
             migration_id: self.migration.to_string(),

@@ -1,10 +1,9 @@
 //! Why a migration does not move: what was found, then what it was found in.
 
-use super::status::answers;
+use super::status::{answers, over};
 use super::{Style, Tone, clean, count, elapsed, labelled, push_line, size, span};
 use crate::view::{
-    Explained, Explanation, Migration, MigrationState, PreparedTransaction, Report, Session, Side, Situation, Slot,
-    Subscription, Weight,
+    Explained, Explanation, PreparedTransaction, Report, Session, Side, Situation, Slot, Subscription, Weight,
 };
 
 /// Most sessions of the migration that are shown; the rest is a number.
@@ -49,17 +48,6 @@ fn verdict(explained: &Explained, style: Style) -> String {
         }
         (1, _) => style.paint(Tone::Careful, "one thing keeps it from moving"),
         (causes, _) => style.paint(Tone::Careful, &format!("{causes} things keep it from moving, the likeliest first")),
-    }
-}
-
-fn over(migration: &Migration) -> bool {
-    match migration.state {
-        MigrationState::Aborted | MigrationState::Succeeded => true,
-        MigrationState::Pending
-        | MigrationState::Running
-        | MigrationState::Waiting
-        | MigrationState::Aborting
-        | MigrationState::Unrecognised => false,
     }
 }
 

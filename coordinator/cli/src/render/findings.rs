@@ -43,7 +43,7 @@ fn side(word: &str, agent: &str, findings: &[Finding], style: Style) -> String {
 
 /// One block for each finding: a line of the table, and under it what was
 /// read, what mends it and where to read on.
-pub fn findings(findings: &[Finding], style: Style) -> String {
+pub(crate) fn findings(findings: &[Finding], style: Style) -> String {
     let rows: Vec<Vec<String>> = findings
         .iter()
         .map(|finding| {

@@ -10,8 +10,7 @@ use crate::certs::{self, NewAuthority, NewCertificate};
 use crate::exit::Exit;
 use crate::terminal::Terminal;
 
-/// Makes an authority or a certificate.
-pub fn certs(terminal: &Terminal, arguments: &Certs) -> Result<Exit, Failure> {
+pub(crate) fn certs(terminal: &Terminal, arguments: &Certs) -> Result<Exit, Failure> {
     match &arguments.act {
         CertsAct::Init(arguments) => init(terminal, arguments),
         CertsAct::Issue(arguments) => issue(terminal, arguments),
