@@ -5,7 +5,6 @@
 //! [`terminal`] is the only module that writes.
 
 pub mod arguments;
-mod certs;
 mod coordinator;
 mod description;
 mod exit;
