@@ -78,10 +78,6 @@ pub enum Verb {
 
 impl Arguments {
     /// The settings of the named file.
-    ///
-    /// # Errors
-    ///
-    /// [`pgportage_proto::Reason::ConfigurationInvalid`].
     pub fn settings(&self) -> Result<Settings, Failure> {
         Settings::load(&self.config)
     }

@@ -52,23 +52,17 @@ pub enum Fact {
 
 impl Command {
     /// What the policy has to allow.
-    #[must_use]
     pub fn intent(&self) -> Intent {
         self.act.intent(self.verb, self.participation.side)
     }
 
     /// Whether its success ends this agent's part in the migration.
-    #[must_use]
-    pub fn ends_participation(&self) -> bool {
+    pub(crate) fn ends_participation(&self) -> bool {
         self.act.ends_participation(self.verb, self.participation.side)
     }
 
     /// Whether the side fits the act.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::RequestInvalid`].
-    pub fn check_side(&self) -> Result<(), Failure> {
+    pub(crate) fn check_side(&self) -> Result<(), Failure> {
         let (kind, side) = (self.act.kind(), self.participation.side);
         if self.act.only_side().is_some_and(|only| only != side) {
             return Err(Failure::new(Reason::RequestInvalid, format!("{kind} makes no sense on the {side}"))

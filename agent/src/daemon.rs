@@ -39,10 +39,6 @@ const KNOWN_FOR: Duration = Duration::from_secs(600);
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Drives a verb to its end.
-///
-/// # Errors
-///
-/// The verb's own; [`Reason::Internal`] when the system refuses threads.
 pub fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     // Two threads: the agent mostly waits, and shares its machine with a
     // production server.
@@ -55,10 +51,6 @@ pub fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 }
 
 /// Reads the configuration, the policy and the certificate, without changing anything.
-///
-/// # Errors
-///
-/// [`Reason::ConfigurationInvalid`], naming what is wrong.
 pub fn check(settings: &Settings) -> Result<(Policy, Identity), Failure> {
     let policy = Policy::load(&settings.policy)?;
     let identity = Identity::load(&settings.identity, Clock)?;

@@ -27,7 +27,6 @@ pub struct Hooks {
 
 impl Hooks {
     /// No hook is running yet.
-    #[must_use]
     pub fn new(policy: Arc<Policy>, tasks: Tasks) -> Self {
         Self { policy, tasks, telling: Arc::default() }
     }

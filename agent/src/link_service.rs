@@ -52,9 +52,7 @@ pub struct Service {
     tunnels: Arc<Semaphore>,
 }
 
-/// The service to be served on the link's listener.
-#[must_use]
-pub fn service(handles: Handles) -> PeerServiceServer<Service> {
+pub(crate) fn service(handles: Handles) -> PeerServiceServer<Service> {
     // A reader that waited for a session of the budget would fail in the end; the other agent tries again
     // when its reader is refused.
     let readers = usize::from(handles.settings.postgres.max_sessions).saturating_sub(SPARE_SESSIONS).max(1);

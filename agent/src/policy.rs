@@ -199,32 +199,27 @@ impl Policy {
     }
 
     /// The addresses of the other agents.
-    #[must_use]
     pub fn peers(&self) -> &BTreeMap<String, PeerAddress> {
         &self.peers
     }
 
     /// The address of another agent, if it is known.
-    #[must_use]
     pub fn peer_address(&self, peer: &str) -> Option<&PeerAddress> {
         self.peers.get(peer)
     }
 
     /// Destination: the address at which this server reaches the source server of a database directly, for
     /// subscriptions that do not go through the link.
-    #[must_use]
     pub fn source_address(&self, database: &str) -> Option<&str> {
         self.databases.get(database).or_else(|| self.databases.get(ANY))?.source_address.as_deref()
     }
 
     /// The limits of what the agent may do.
-    #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
     /// Roles that the server's owner made beforehand.
-    #[must_use]
     pub fn roles(&self) -> &PremadeRoles {
         &self.roles
     }
@@ -243,13 +238,11 @@ impl Policy {
     }
 
     /// The destructive acts that the file allows.
-    #[must_use]
     pub fn destructive(&self) -> &Destructive {
         &self.destructive
     }
 
     /// SHA-256 of the file: by this the coordinator notices a change of it.
-    #[must_use]
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
     }

@@ -99,26 +99,17 @@ pub struct Approached {
 
 impl Poolers {
     /// No pooler is paused yet. Copies of their configuration files are kept in `state_dir`.
-    #[must_use]
     pub fn new(policy: Arc<Policy>, state_dir: PathBuf, clock: Clock) -> Self {
         let means = Means { policy, state_dir, clock };
         Self(Arc::new(Inner { means, turns: Turns::default(), waiting: std::sync::Mutex::default() }))
     }
 
     /// Checks whether every pooler can be paused and led, before any client has to wait.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::PoolerUnfit`] and [`Reason::PoolerUnreachable`].
     pub(crate) async fn check(&self, participation: &Participation) -> Result<(), Failure> {
         check::check(&self.0.means, participation).await
     }
 
     /// As [`Self::check`], for a switchover that may lead poolers back to the source.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::check`].
     pub(crate) async fn check_back(
         &self,
         participation: &Participation,

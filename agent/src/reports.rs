@@ -17,7 +17,6 @@ const COMPARISON: &str = "comparison";
 /// Directory in which the previous release wrote statements about schemas.
 const DRIFT: &str = "drift";
 
-/// The directory of a migration's comparison.
 pub(crate) fn comparison(state: &Path, migration: &MigrationId) -> PathBuf {
     state.join(COMPARISON).join(migration.as_str())
 }

@@ -75,7 +75,6 @@ pub struct Session {
     instance_id: Uuid,
 }
 
-/// Why a session ended without a failure.
 enum End {
     /// The agent is stopping.
     Stopped,
@@ -87,7 +86,6 @@ enum End {
 
 impl Session {
     /// Dials no coordinator yet. Agents that come through the coordinator are led to `entrance`.
-    #[must_use]
     pub fn new(
         handles: Handles,
         standing: Standing,
@@ -140,7 +138,6 @@ impl Session {
         }
     }
 
-    /// One session, from dialling to its end.
     async fn attach(&self) -> Result<End, Failure> {
         let coordinator = &self.handles.settings.coordinator;
         let expected = self.handles.identity.id_of(Role::Coordinator, &coordinator.name)?;
@@ -224,7 +221,6 @@ impl Session {
         Ok(())
     }
 
-    /// Receives and sends until one side ends the session.
     async fn converse(
         &self,
         mut incoming: Streaming<v1::AttachAgentResponse>,

@@ -165,7 +165,6 @@ impl Settings {
     }
 
     /// The path of the journal.
-    #[must_use]
     pub fn journal_path(&self) -> PathBuf {
         self.state_dir.join("journal.db")
     }
@@ -254,7 +253,6 @@ const NAME: &str = "use 1 to 63 characters of a-z, 0-9, - and .";
 const ABSOLUTE: &str = "must be an absolute path";
 const ADDRESS: &str = "must be host:port";
 
-/// One failure for all problems of a file.
 pub(crate) fn invalid(path: &Path, problems: &[String]) -> Failure {
     let count = problems.len();
     let noun = if count == 1 { "problem" } else { "problems" };

@@ -16,8 +16,9 @@ mod written_rows_check;
 
 pub(crate) use canary::Canary;
 pub(crate) use fingerprint::Fingerprint;
+pub(crate) use sessions::Switchovers;
 pub(crate) use sessions::{Barrier, EnteringSide, LeavingSide, sessions_lost, written};
-pub use sessions::{DrainToMarkerResult, FenceSourceResult, RaiseBarrierResult, Switchovers};
+pub use sessions::{DrainToMarkerResult, FenceSourceResult, RaiseBarrierResult};
 pub(crate) use settle::fence_table_exists;
 pub use written_rows_check::WrittenRows;
 pub(crate) use written_rows_check::WrittenRowsCheck;

@@ -20,7 +20,6 @@ macro_rules! kinds {
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The stable text, for example `create_slot`.
-            #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)+

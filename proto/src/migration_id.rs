@@ -31,10 +31,6 @@ impl std::error::Error for InvalidMigrationId {}
 
 impl MigrationId {
     /// Checks a name from outside.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidMigrationId`] when it has another form.
     pub fn new(text: &str) -> Result<Self, InvalidMigrationId> {
         let fits = (1..=40).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
@@ -43,7 +39,6 @@ impl MigrationId {
     }
 
     /// The name as typed.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -51,7 +46,6 @@ impl MigrationId {
     /// What is called `prefix` on a server and belongs to this migration. Names of
     /// migrations have `-` but no `_`, so turning one into the other never makes two
     /// of them equal.
-    #[must_use]
     pub fn named(&self, prefix: &str) -> String {
         format!("{prefix}_{}", self.0.replace('-', "_"))
     }
@@ -59,7 +53,6 @@ impl MigrationId {
     /// What the stream that a side publishes is called on both servers: publication,
     /// slot, subscription and replication role share the name. The destination's
     /// begins otherwise, because every ending could be that of another migration.
-    #[must_use]
     pub fn stream_name(&self, publisher: Side) -> String {
         match publisher {
             Side::Source => self.named("pgportage"),
@@ -69,14 +62,12 @@ impl MigrationId {
 
     /// The destination's publication of nothing but the heartbeat, by which the reverse
     /// direction is proved.
-    #[must_use]
     pub fn proof_publication(&self) -> String {
         self.named("pgportageproof")
     }
 
     /// The slot that takes the place of a side's own for a moment, so that where it
     /// begins is on disk.
-    #[must_use]
     pub fn slot_copy(&self, publisher: Side) -> String {
         match publisher {
             Side::Source => self.named("pgportagecopy"),

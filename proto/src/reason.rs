@@ -23,7 +23,6 @@ macro_rules! reasons {
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The stable text, for example `WAL_LEVEL_TOO_LOW`.
-            #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)+
@@ -32,7 +31,6 @@ macro_rules! reasons {
 
             /// What happened, how to see it and what to do, in Markdown: what
             /// `pgportage help <TEXT>` prints.
-            #[must_use]
             pub fn page(self) -> &'static str {
                 match self {
                     $(Self::$variant => include_str!(concat!("../../docs/errors/", $text, ".md")),)+
@@ -296,7 +294,6 @@ impl Reason {
     const NEAREST: usize = 3;
 
     /// The reasons whose texts are most like this one; none when nothing is.
-    #[must_use]
     pub fn nearest(text: &str) -> Vec<Self> {
         let mut ranked: Vec<_> = Self::ALL.iter().map(|&reason| (unlikeness(text, reason.as_str()), reason)).collect();
         ranked.sort_by_key(|(unlike, _)| *unlike);

@@ -29,7 +29,6 @@ const KEYWORDS: &[&str] = &[
 ];
 
 /// A name as an SQL identifier. Names that need no quotes get none.
-#[must_use]
 pub fn quote_ident(name: &str) -> String {
     let plain = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')

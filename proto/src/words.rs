@@ -38,7 +38,6 @@ pub enum Side {
 
 impl Side {
     /// The other one.
-    #[must_use]
     pub const fn other(self) -> Self {
         match self {
             Self::Source => Self::Destination,
@@ -47,7 +46,6 @@ impl Side {
     }
 
     /// The word used in policy files, in logs and in our tables.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Source => "source",
@@ -98,7 +96,6 @@ impl Verb {
     pub const ALL: [Self; 2] = [Self::Perform, Self::Undo];
 
     /// The word used in logs and in the ledger.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Perform => "perform",

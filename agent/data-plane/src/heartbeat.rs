@@ -10,7 +10,7 @@ mod beat;
 mod state;
 
 pub use arrivals::arrivals;
-pub use arrivals::look_statement;
+pub(crate) use arrivals::look_statement;
 pub use beat::Heartbeats;
-pub use beat::beat_statement;
+pub(crate) use beat::beat_statement;
 pub use state::Reading;

@@ -90,7 +90,6 @@ pub struct RoleState {
 
 impl Roles {
     /// `premade`: roles that the server's owner made, where the agent's own role may not make any.
-    #[must_use]
     pub fn new(door: Door, slots: Slots, premade: PremadeRoles) -> Self {
         Self { door, slots, premade }
     }
@@ -106,7 +105,6 @@ impl Roles {
     }
 
     /// The names of this side's two roles: those of the policy, or else our own.
-    #[must_use]
     pub fn names(&self, participation: &Participation) -> RoleNames {
         let ours = || format!("{}_canary", published_name(participation));
         RoleNames {
@@ -116,7 +114,6 @@ impl Roles {
     }
 
     /// The role that the other side's subscription logs in as: that of the policy, or else our own.
-    #[must_use]
     pub fn replication(&self, participation: &Participation) -> String {
         self.premade_replication().map_or_else(|| published_name(participation), |role| role.name.clone())
     }
@@ -158,10 +155,6 @@ impl Roles {
 
     /// A new password for the canary role, for the proof of a fence: that login has to fail for want of
     /// CONNECT, not of a password.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::access`].
     pub async fn canary_password(&self, participation: &Participation) -> Result<Secret, Failure> {
         match self.premade_canary() {
             Some(role) => Secret::from_file(&role.password_file),
@@ -203,10 +196,6 @@ impl RoleState {
 }
 
 /// A role as it is in the server; none when there is no role of that name.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn role_state(client: &impl GenericClient, name: &str) -> Result<Option<RoleState>, Failure> {
     let row = client
         .query_opt(ROLE_STATE, &[&name])
@@ -233,10 +222,6 @@ pub fn hba_name(name: &str) -> String {
 }
 
 /// Whether a replication role has to bypass row-level security.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn needs_bypass(client: &impl GenericClient) -> Result<bool, Failure> {
     let row =
         client.query_one(ROW_SECURITY, &[]).await.map_err(|error| sql_failure(error, "look for row-level security"))?;

@@ -78,7 +78,6 @@ enum SlotMaker<'a> {
 impl Slots {
     /// `premade` is the replication role of the policy. It makes slots where the agent's own role may not,
     /// and logs in at `replication_address`.
-    #[must_use]
     pub fn new(door: Door, journal: Journal, premade: Option<PremadeRole>, replication_address: &str) -> Self {
         Self { door, journal, premade, replication_address: replication_address.to_owned() }
     }
@@ -86,19 +85,11 @@ impl Slots {
     // ---- What the journal knows.
 
     /// Notes that the slot is about to be made. From here on the watch looks after it.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn intend(&self, migration: &MigrationId, name: &str) -> Result<(), Failure> {
         self.journal.set_note(migration, Note::Slot, name)
     }
 
     /// Whether the slot was made or is about to be, and was not removed since.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn is_intended(&self, migration: &MigrationId) -> Result<bool, Failure> {
         Ok(self.journal.note(migration, Note::Slot)?.is_some())
     }
@@ -126,38 +117,22 @@ impl Slots {
 
     /// Notes that the slot is given up. Durable when it returns: from here on every act that needs the slot
     /// fails.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn give_up(&self, migration: &MigrationId, reason: Reason, detail: &str) -> Result<(), Failure> {
         self.journal.set_note(migration, Note::SlotGivenUp, &format!("{reason}\n{detail}"))
     }
 
     /// Forgets the intent, and that the slot was given up, once the slot's remains are removed.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn forget(&self, migration: &MigrationId) -> Result<(), Failure> {
         self.journal.clear_note(migration, Note::Slot)?;
         self.journal.clear_note(migration, Note::SlotGivenUp)
     }
 
     /// Notes the system identifier of the subscriber's cluster.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
-    pub fn set_subscriber(&self, migration: &MigrationId, system_identifier: &str) -> Result<(), Failure> {
+    pub(crate) fn set_subscriber(&self, migration: &MigrationId, system_identifier: &str) -> Result<(), Failure> {
         self.journal.set_note(migration, Note::SubscriberSystem, system_identifier)
     }
 
     /// The system identifier of the subscriber's cluster. Empty while unknown.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn subscriber(&self, migration: &MigrationId) -> Result<String, Failure> {
         Ok(self.journal.note(migration, Note::SubscriberSystem)?.unwrap_or_default())
     }
@@ -182,11 +157,7 @@ impl Slots {
     }
 
     /// As [`Self::session`], on a replication connection.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::session`].
-    pub async fn replication_session(
+    pub(crate) async fn replication_session(
         &self,
         participation: &Participation,
         purpose: Walsender,
@@ -242,10 +213,6 @@ impl Slots {
     }
 
     /// Which backend, if any, uses our slot.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::ours`].
     pub async fn usage(
         &self,
         participation: &Participation,
@@ -271,10 +238,6 @@ impl Slots {
 }
 
 /// A slot of any owner, by its name.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn slot_state(session: &Session, name: &str) -> Result<Option<SlotState>, Failure> {
     let row = session
         .query_opt(SLOT_STATE, &[&name])

@@ -160,7 +160,6 @@ impl Opened {
 
 impl Snapshots {
     /// No snapshot is kept yet.
-    #[must_use]
     pub fn new(door: Door, journal: Journal, slots: Slots, tasks: Tasks) -> Self {
         Self { hands: Hands { door, slots, tasks }, journal, places: Arc::default() }
     }
@@ -206,10 +205,6 @@ impl Snapshots {
 
     /// Permit to read rows of a migration outside of its snapshot, within the same limits. The caller holds
     /// it while it reads.
-    ///
-    /// # Errors
-    ///
-    /// When the journal cannot be read.
     pub fn permit(&self, migration: &MigrationId) -> Result<Permit, Failure> {
         let pace = &self.place(migration)?.pace;
         Ok(Permit { reader: pace.readers.begin(), throttle: Arc::clone(&pace.throttle) })
@@ -310,10 +305,6 @@ impl Snapshots {
     }
 
     /// Forgets a migration's snapshot, for an act that removes its slot too.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn forget(&self, migration: &MigrationId) -> Result<(), Failure> {
         // A call that makes a snapshot at this moment has just lost its slot, and fails.
         self.lock().remove(migration);

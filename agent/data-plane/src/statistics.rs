@@ -184,10 +184,6 @@ pub struct Reading {
 }
 
 /// Begins to read what the planner knows of tables. Dropping the receiver of the pieces ends the reading.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn read(
     door: &Door,
     tasks: &Tasks,
@@ -312,7 +308,6 @@ pub fn known() -> impl Iterator<Item = &'static str> {
     KNOWN.iter().map(|column| column.name)
 }
 
-/// Sends COPY data to the destination agent.
 async fn send(
     rows: CopyOutStream,
     packer: &mut Packer,

@@ -101,7 +101,6 @@ impl Drop for Listening {
 
 impl Tunnels {
     /// No listener is there yet.
-    #[must_use]
     pub fn new(settings: TunnelSettings, journal: Journal, peers: Peers, traffic: LinkTraffic, tasks: Tasks) -> Self {
         let (listening, choosing) = (Mutex::default(), tokio::sync::Mutex::default());
         Self(Arc::new(Inner { settings, journal, peers, traffic, tasks, listening, choosing }))
@@ -148,10 +147,6 @@ impl Tunnels {
 
     /// At start: listens again for every migration that had a listener. Returns at once; a port that is
     /// taken is tried again until it is free.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`] when the journal cannot be read.
     pub fn resume(&self) -> Result<(), Failure> {
         for participation in self.0.journal.participations()? {
             let noted = self.0.journal.note(&participation.migration, Note::TunnelPort)?.is_some();

@@ -133,10 +133,6 @@ impl Journal {
     // ---- Epochs.
 
     /// The highest coordinator epoch seen.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn leader_epoch(&self) -> Result<i64, Failure> {
         const SQL: &str = "SELECT leader_epoch FROM epoch";
         self.connection().query_row(SQL, [], |row| row.get(0)).map_err(broken)
@@ -186,10 +182,6 @@ impl Journal {
     // ---- Participations and notes.
 
     /// This agent's part in a migration.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn participation(&self, migration: &MigrationId) -> Result<Option<Participation>, Failure> {
         const SQL: &str = "SELECT migration, side, database, peer FROM participation WHERE migration = ?1";
         let connection = self.connection();
@@ -203,10 +195,6 @@ impl Journal {
     }
 
     /// Every migration that this agent takes part in.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn participations(&self) -> Result<Vec<Participation>, Failure> {
         const SQL: &str = "SELECT migration, side, database, peer FROM participation ORDER BY migration";
         self.rows(SQL, read_row)?.into_iter().map(read_participation).collect()
@@ -214,10 +202,6 @@ impl Journal {
 
     /// Forgets a migration: its participation, its notes and its switchovers. Facts that
     /// are still to be sent stay.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn forget(&self, migration: &MigrationId) -> Result<(), Failure> {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
@@ -228,10 +212,6 @@ impl Journal {
     }
 
     /// Reads a note.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn note(&self, migration: &MigrationId, note: Note) -> Result<Option<String>, Failure> {
         const SQL: &str = "SELECT value FROM note WHERE migration = ?1 AND key = ?2";
         self.connection()
@@ -241,10 +221,6 @@ impl Journal {
     }
 
     /// Writes a note. On disk when it returns.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn set_note(&self, migration: &MigrationId, note: Note, value: &str) -> Result<(), Failure> {
         const SQL: &str = "INSERT INTO note (migration, key, value) VALUES (?1, ?2, ?3)
             ON CONFLICT (migration, key) DO UPDATE SET value = excluded.value";
@@ -253,10 +229,6 @@ impl Journal {
     }
 
     /// Removes a note.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn clear_note(&self, migration: &MigrationId, note: Note) -> Result<(), Failure> {
         const SQL: &str = "DELETE FROM note WHERE migration = ?1 AND key = ?2";
         self.connection().execute(SQL, [migration.as_str(), note.as_str()]).map_err(broken)?;
@@ -266,10 +238,6 @@ impl Journal {
     // ---- Switchovers.
 
     /// The record of a migration's switchovers.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn switchover(&self, migration: &MigrationId) -> Result<SwitchoverRecord, Failure> {
         read_switchover(&self.connection(), migration)
     }

@@ -253,10 +253,6 @@ pub async fn record(
 }
 
 /// As [`record`], and keeps `result` in the row.
-///
-/// # Errors
-///
-/// As [`record`].
 pub async fn record_with(
     transaction: &Transaction<'_>,
     entry: Entry<'_>,
@@ -270,10 +266,6 @@ pub async fn record_with(
 
 /// Writes the ledger row alone: the second half of [`record_with`], after [`check_epoch`] in the same
 /// transaction.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn write_row(
     transaction: &impl GenericClient,
     entry: Entry<'_>,
@@ -299,10 +291,6 @@ pub async fn write_row(
 }
 
 /// The ledger row of a command, if its effect was committed.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn recorded(client: &impl GenericClient, command_id: &str) -> Result<Option<Recorded>, Failure> {
     if !relation_exists(client, names::LEDGER_TABLE).await? {
         return Ok(None);
@@ -313,10 +301,6 @@ pub async fn recorded(client: &impl GenericClient, command_id: &str) -> Result<O
 }
 
 /// What earlier commands of a kind stored with their effects, oldest first.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn results(client: &impl GenericClient, action: ActKind) -> Result<Vec<Vec<u8>>, Failure> {
     if !relation_exists(client, names::LEDGER_TABLE).await? {
         return Ok(Vec::new());
@@ -351,10 +335,6 @@ pub async fn latest_result(client: &impl GenericClient, actions: &[ActKind]) -> 
 }
 
 /// The highest coordinator epoch in the ledger. Zero when it has no row.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn highest_epoch(client: &impl GenericClient) -> Result<i64, Failure> {
     if !relation_exists(client, names::LEDGER_TABLE).await? {
         return Ok(0);
@@ -393,7 +373,6 @@ async fn relation_exists(client: &impl GenericClient, name: &str) -> Result<bool
 }
 
 /// One of our tables as an SQL identifier.
-#[must_use]
 pub fn table(name: &str) -> String {
     format!("{}.{}", quote_ident(names::SCHEMA), quote_ident(name))
 }

@@ -8,55 +8,48 @@ use pgportage_proto::{MigrationId, Side};
 /// Our schema on both servers.
 pub const SCHEMA: &str = "pgportage";
 /// The published table whose arrival measures the lag.
-pub const HEARTBEAT_TABLE: &str = "heartbeat";
+pub(crate) const HEARTBEAT_TABLE: &str = "heartbeat";
 /// The same for the way back.
-pub const HEARTBEAT_BACK_TABLE: &str = "heartbeat_back";
+pub(crate) const HEARTBEAT_BACK_TABLE: &str = "heartbeat_back";
 /// The published table whose arrival proves the drain.
 pub const MARKER_TABLE: &str = "marker";
 /// The ledger of transactional acts. It is never published.
-pub const LEDGER_TABLE: &str = "ledger";
+pub(crate) const LEDGER_TABLE: &str = "ledger";
 
 /// Publication, subscription, slot and replication role share one name.
-#[must_use]
 pub fn replication_name(migration: &MigrationId) -> String {
     migration.stream_name(Side::Source)
 }
 
 /// The same for the way back. A prefix of its own, because any suffix could also end another migration's
 /// name.
-#[must_use]
-pub fn replication_name_back(migration: &MigrationId) -> String {
+pub(crate) fn replication_name_back(migration: &MigrationId) -> String {
     migration.stream_name(Side::Destination)
 }
 
 /// The publication on the destination that holds only the heartbeat of the way back. It proves the way back
 /// while applications still write on the source.
-#[must_use]
 pub fn proof_publication(migration: &MigrationId) -> String {
     migration.named("pgportageproof")
 }
 
 /// A copy that stands in for the source's slot while that is dropped and made from the copy.
-#[must_use]
 pub fn slot_copy(migration: &MigrationId) -> String {
     migration.named("pgportagecopy")
 }
 
 /// A copy that stands in for the destination's slot while that is dropped and made from the copy.
-#[must_use]
-pub fn slot_copy_back(migration: &MigrationId) -> String {
+pub(crate) fn slot_copy_back(migration: &MigrationId) -> String {
     migration.named("pgportagebackcopy")
 }
 
 /// The slot of a snapshot that was lost, kept while the destination holds rows of it. No underscore after
 /// the prefix: `pgportage_…_former` would be the slot of a migration of that name.
-#[must_use]
 pub fn former_slot(migration: &MigrationId) -> String {
     migration.named("pgportageformer")
 }
 
 /// A temporary slot, which ends with the session that makes it.
-#[must_use]
 pub fn passing_slot(migration: &MigrationId, pid: i32) -> String {
     migration.named(&format!("pgportage{pid}"))
 }

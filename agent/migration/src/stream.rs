@@ -25,7 +25,6 @@ pub enum Stream {
 
 impl Stream {
     /// The stream that carries what applications write on a side.
-    #[must_use]
     pub fn published_by(side: Side) -> Self {
         match side {
             Side::Source => Self::Forward,
@@ -34,7 +33,6 @@ impl Stream {
     }
 
     /// The stream that a side follows while it is closed.
-    #[must_use]
     pub fn subscribed_by(side: Side) -> Self {
         match side {
             Side::Source => Self::Back,
@@ -43,7 +41,6 @@ impl Stream {
     }
 
     /// The name of its publication, slot, subscription and replication role.
-    #[must_use]
     pub fn name(self, migration: &MigrationId) -> String {
         match self {
             Self::Forward => names::replication_name(migration),
@@ -53,7 +50,6 @@ impl Stream {
 
     /// Our published table whose arrival measures the stream's lag. Each stream has its own: what arrives
     /// in one must not be sent back in the other.
-    #[must_use]
     pub fn heartbeat_table(self) -> &'static str {
         match self {
             Self::Forward => names::HEARTBEAT_TABLE,
@@ -63,19 +59,16 @@ impl Stream {
 }
 
 /// The name of the stream that this side publishes.
-#[must_use]
 pub fn published_name(participation: &Participation) -> String {
     Stream::published_by(participation.side).name(&participation.migration)
 }
 
 /// The name of the stream that this side follows.
-#[must_use]
 pub fn subscribed_name(participation: &Participation) -> String {
     Stream::subscribed_by(participation.side).name(&participation.migration)
 }
 
 /// The name of the copy that stands in for the published slot for a moment (see `way_back`).
-#[must_use]
 pub fn published_copy_name(participation: &Participation) -> String {
     match Stream::published_by(participation.side) {
         Stream::Forward => names::slot_copy(&participation.migration),

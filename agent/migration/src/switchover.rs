@@ -304,7 +304,6 @@ impl SwitchoverRecord {
     }
 
     /// What the agent has to do, in this order, leaving out what a command works on.
-    #[must_use]
     pub fn due(&self, in_hand: InHand, now: Instant) -> Vec<Due> {
         let mut due = Vec::new();
         if in_hand.fence.is_free(now) {
@@ -350,7 +349,6 @@ impl SwitchoverRecord {
     }
 
     /// Where a switchover that was to leave this side has led, as far as this agent knows.
-    #[must_use]
     pub fn way(&self, epoch: i64) -> Way {
         if self.left == Some(epoch) {
             return Way::Forth;
@@ -359,15 +357,6 @@ impl SwitchoverRecord {
             // Also when the promise was given: clients that go on would meet the fence until it is lifted.
             Fence::MayStand(fenced) | Fence::Liftable(fenced) if fenced == epoch => Way::InDoubt,
             Fence::Down | Fence::MayStand(_) | Fence::Liftable(_) | Fence::Kept(_) => Way::Back,
-        }
-    }
-
-    /// Whether this side waits for an answer of the other agent, or for its fence to be lifted.
-    #[must_use]
-    pub fn is_in_doubt(&self) -> bool {
-        match self.fence {
-            Fence::MayStand(_) | Fence::Liftable(_) => true,
-            Fence::Down | Fence::Kept(_) => false,
         }
     }
 

@@ -87,10 +87,6 @@ impl ConnectGrant {
 
 impl Access {
     /// Reads which roles may log in to the session's database.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn read(client: &impl GenericClient) -> Result<Self, Failure> {
         let (grants, read_only_default) =
             try_join!(client.query_typed(CONNECT_GRANTS, &[]), client.query_typed_opt(READ_ONLY_DEFAULT, &[]))
@@ -103,10 +99,6 @@ impl Access {
 
     /// The version of the database's row, which changes with every grant of CONNECT. In a transaction that
     /// grants or revokes it, this is the version that the transaction makes.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn version(client: &impl GenericClient) -> Result<String, Failure> {
         let row = client
             .query_typed_one(ROW_VERSION, &[])
@@ -119,7 +111,6 @@ impl Access {
     ///
     /// The grants to our roles come last: a CASCADE before them may have revoked grants to our roles that
     /// another role had made.
-    #[must_use]
     pub fn deny_statements(&self, database: &str, ours: &[String]) -> Vec<String> {
         let database = quote_ident(database);
         let foreign = self
@@ -133,7 +124,6 @@ impl Access {
 
     /// The statements that lead from the access in `current` back to that in `self`. None when both are
     /// equal.
-    #[must_use]
     pub fn restore_statements(&self, database: &str, current: &Self) -> Vec<String> {
         let name = quote_ident(database);
         let mut statements = Vec::new();
@@ -193,10 +183,6 @@ impl Access {
 }
 
 /// The agent's own role, which must be able to log in while the database is closed or fenced.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn own_role(client: &impl GenericClient) -> Result<String, Failure> {
     let row = client
         .query_one("SELECT current_user::text", &[])

@@ -118,7 +118,6 @@ impl fmt::Debug for Door {
 
 impl Door {
     /// Keeps the settings. Opens no session.
-    #[must_use]
     pub fn new(settings: DoorSettings, clock: Clock) -> Self {
         let budget = Arc::new(Semaphore::new(settings.max_sessions.max(1)));
         Self(Arc::new(Inner { settings, clock, budget, open: OpenSessions::default() }))
@@ -130,20 +129,17 @@ impl Door {
     }
 
     /// The server's address, for operators.
-    #[must_use]
     pub fn address(&self) -> String {
         self.own_address().to_string()
     }
 
     /// The role that the agent logs in as.
-    #[must_use]
     pub fn user(&self) -> &str {
         &self.0.settings.user
     }
 
     /// Every session of this agent that is open on its server. The fence tells our own backends from those
     /// of applications by this list, never by `application_name`.
-    #[must_use]
     pub fn own_sessions(&self) -> BTreeSet<SessionIdentity> {
         self.0.open.list()
     }

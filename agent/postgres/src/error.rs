@@ -12,7 +12,6 @@ use tokio_postgres::Error;
 /// The server's message goes into the detail, except for data exceptions
 /// (class 22), whose messages quote the data. The effect stays unknown: the
 /// statement had none, but the act may have run others before it.
-#[must_use]
 pub fn sql_failure(error: Error, doing: &str) -> Failure {
     let message = format!("could not {doing}");
     let Some(database_error) = error.as_db_error() else {
@@ -35,7 +34,6 @@ pub fn sql_failure(error: Error, doing: &str) -> Failure {
 }
 
 /// Whether the same try may succeed later without an operator's help.
-#[must_use]
 pub fn is_passing(failure: &Failure) -> bool {
     // lock_not_available, deadlock_detected, serialization_failure,
     // object_in_use, tuple concurrently updated (internal_error) excluded.
@@ -43,7 +41,6 @@ pub fn is_passing(failure: &Failure) -> bool {
         || failure.reason == Reason::ServerUnreachable
 }
 
-/// Turns an error of a login into a failure.
 pub(super) fn login_failure(error: &Error, who: &str, database: &str, address: &str) -> Failure {
     let Some(database_error) = error.as_db_error() else {
         let text = error.to_string();

@@ -77,10 +77,6 @@ pub struct Expulsion {
 
 impl Expulsion {
     /// Prepares the statements. Ends no session yet.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn prepare(client: &Client) -> Result<Self, Failure> {
         let (logins_in_flight, terminate_foreign) = try_join!(
             client.prepare_typed(LOGINS_IN_FLIGHT, &[Type::INT4_ARRAY, Type::NAME]),

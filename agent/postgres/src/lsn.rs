@@ -13,13 +13,11 @@ pub struct Lsn(u64);
 
 impl Lsn {
     /// The position with this 64-bit value.
-    #[must_use]
     pub fn new(value: u64) -> Self {
         Self(value)
     }
 
     /// The 64-bit value.
-    #[must_use]
     pub fn value(self) -> u64 {
         self.0
     }

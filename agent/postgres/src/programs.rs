@@ -38,7 +38,6 @@ pub enum Tool {
 
 impl Tool {
     /// Its file name.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dump => "pg_dump",
@@ -157,7 +156,6 @@ pub fn choose_restore(programs: &[Program], server: ServerVersion) -> Result<Pro
 
 /// Whether a program knows everything that a server may keep in its catalogs:
 /// its release date is not before the server's, as far as dates are known.
-#[must_use]
 pub fn at_least_as_recent(program: ServerVersion, server: ServerVersion) -> bool {
     if program.major() == server.major() {
         return program.minor() >= server.minor();

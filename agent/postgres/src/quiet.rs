@@ -31,10 +31,6 @@ SELECT name FROM pg_settings WHERE name = ANY ($1) AND has_parameter_privilege(n
 ///
 /// **Invariant:** secrets stay out of statements and parameters all the same; this is the second line of
 /// defence.
-///
-/// # Errors
-///
-/// What the server reports.
 pub async fn hush(session: &Session) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "keep statements out of the server's log");
     let standing = session.query_one(STANDING, &[]).await.map_err(failure)?;

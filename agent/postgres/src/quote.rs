@@ -6,7 +6,6 @@
 pub use pgportage_proto::{RelationName, quote_ident};
 
 /// A text as an SQL literal, correct under either value of `standard_conforming_strings`.
-#[must_use]
 pub fn quote_literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     if quoted.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }

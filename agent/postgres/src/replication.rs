@@ -65,10 +65,6 @@ impl Walsender {
 impl Door {
     /// Logs in as walsender of a database of the agent's own server, as its own
     /// role.
-    ///
-    /// # Errors
-    ///
-    /// As [`Door::open`].
     pub async fn open_replication(&self, database: &str, purpose: Walsender) -> Result<Session, Failure> {
         let password = self.password(database)?;
         self.walsender_at(self.own_address(), database, self.user(), password.as_ref(), purpose).await

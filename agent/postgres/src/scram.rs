@@ -6,7 +6,6 @@ use super::Secret;
 ///
 /// The server stores it unchanged, so that the password itself reaches neither
 /// the server nor its log.
-#[must_use]
 pub fn scram_verifier(password: &Secret) -> String {
     postgres_protocol::password::scram_sha_256(password.expose().as_bytes())
 }

@@ -17,14 +17,12 @@ pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Wraps a password that came from a file or a message.
-    #[must_use]
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
     /// Makes a password of 256 random bits, in characters that need no quoting
     /// anywhere.
-    #[must_use]
     pub fn generate() -> Self {
         let mut bytes = Zeroizing::new([0_u8; 32]);
         rand::rng().fill_bytes(bytes.as_mut_slice());
@@ -51,7 +49,6 @@ impl Secret {
     }
 
     /// The password itself. Only for the code that sends or writes it.
-    #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -108,7 +108,6 @@ impl Session {
     }
 
     /// The identity of this session on the server.
-    #[must_use]
     pub fn identity(&self) -> SessionIdentity {
         SessionIdentity { pid: self.pid, backend_start: self.backend_start.clone() }
     }
@@ -120,7 +119,6 @@ impl Session {
     }
 
     /// A handle with which another task cancels the statement that runs in this session.
-    #[must_use]
     pub fn cancel_handle(&self) -> CancelHandle {
         CancelHandle(self.canceller.clone())
     }
@@ -212,10 +210,6 @@ pub struct CancelHandle(Canceller);
 impl CancelHandle {
     /// Asks the server to cancel the session's running statement. Success means
     /// that the server was asked, not that anything was running.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::ServerUnreachable`].
     pub async fn cancel(&self) -> Result<(), Failure> {
         self.0.cancel().await
     }

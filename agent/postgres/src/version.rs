@@ -8,25 +8,21 @@ pub struct ServerVersion(i32);
 
 impl ServerVersion {
     /// The release with this `server_version_num`; 10 and later.
-    #[must_use]
     pub fn from_num(num: i32) -> Self {
         Self(num)
     }
 
     /// The number itself, for example `150020`.
-    #[must_use]
     pub fn num(self) -> i32 {
         self.0
     }
 
     /// The branch, for example `15`.
-    #[must_use]
     pub fn major(self) -> i32 {
         self.0 / 10_000
     }
 
     /// The release within the branch, for example `20`.
-    #[must_use]
     pub fn minor(self) -> i32 {
         self.0 % 10_000
     }

@@ -55,7 +55,6 @@ impl Deref for Assembly {
 
 impl Assembly {
     /// Puts the parts together. Opens no connection.
-    #[must_use]
     pub fn new(settings: Settings, policy: Policy, journal: Journal, identity: Identity) -> Self {
         let tasks = Tasks::default();
         let (settings, policy) = (Arc::new(settings), Arc::new(policy));
@@ -108,45 +107,38 @@ impl Assembly {
     }
 
     /// The part that carries out commands.
-    #[must_use]
     pub fn runner(&self) -> Arc<Runner> {
         Runner::new(self.handles.clone())
     }
 
     /// The part that keeps the agent attached to the coordinator. It leads relayed agents to `entrance`.
-    #[must_use]
     pub fn session(&self, runner: Arc<Runner>, entrance: mpsc::Sender<Relayed>) -> Session {
         Session::new(self.handles.clone(), self.standing.clone(), self.relay.clone(), runner, entrance)
     }
 
     /// The part that answers the other agents.
-    #[must_use]
     pub fn link_service(&self) -> PeerServiceServer<Service> {
         link_service::service(self.handles.clone())
     }
 
     /// The part that publishes the figures.
-    #[must_use]
     pub fn metrics(&self, runner: &Arc<Runner>) -> Metrics {
         metrics::register(&self.handles, &self.standing, runner)
     }
 
     /// The part that watches the slots.
-    #[must_use]
     pub fn watch(&self) -> Watch {
         let Handles { door, journal, slots, policy, gauges, tasks, .. } = self.handles.clone();
         Watch::new(door, &self.settings.postgres.maintenance_database, journal, slots, policy, gauges, tasks)
     }
 
     /// The part that protects the server that is read from.
-    #[must_use]
     pub fn protection(&self) -> Protection {
         let Handles { door, journal, snapshots, gauges, tasks, .. } = self.handles.clone();
         Protection::new(door, journal, snapshots, gauges, self.settings.protection.clone(), tasks)
     }
 
     /// The part that watches for schema drift.
-    #[must_use]
     pub fn drift(&self) -> Drift {
         let Handles { door, journal, peers, gauges, tasks, .. } = self.handles.clone();
         Drift::new(door, journal, peers, gauges, tasks)

@@ -25,10 +25,6 @@ pub(crate) type DumpStream = mpsc::Receiver<Result<Option<Bytes>, Failure>>;
 ///
 /// `permit` is released when the program has ended. Dropping the stream kills the program. The closing item
 /// comes only when the program has ended in order.
-///
-/// # Errors
-///
-/// [`Reason::PgDumpMissing`], [`Reason::PgDumpTooOld`], or what a login to the server reports.
 pub(crate) async fn start(
     handles: &Handles,
     permit: OwnedSemaphorePermit,
@@ -69,10 +65,6 @@ pub(crate) async fn start(
 }
 
 /// The `pg_dump` for a database of the agent's server.
-///
-/// # Errors
-///
-/// [`Reason::PgDumpMissing`], [`Reason::PgDumpTooOld`], or what a login to the server reports.
 async fn choose(handles: &Handles, database: &str, restore_major: i32) -> Result<Program, Failure> {
     let server = handles.door.open(database, Purpose::Control).await?.version;
     let configured: Option<PathBuf> = handles.settings.programs.pg_dump.clone();

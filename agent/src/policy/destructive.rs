@@ -19,7 +19,6 @@ macro_rules! destructive_acts {
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The key under `[destructive]`.
-            #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $key,)+
@@ -63,7 +62,6 @@ impl Destructive {
         self.0.contains(&act)
     }
 
-    /// Reads the section `[destructive]`.
     pub(super) fn read(problems: &mut Problems, table: &mut toml::Table) -> Self {
         let section: BTreeMap<String, bool> = problems.section(table, "destructive");
         let mut allowed = BTreeSet::new();

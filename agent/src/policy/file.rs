@@ -97,7 +97,6 @@ impl Problems {
     }
 }
 
-/// Reads the file whole and checks it whole.
 pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
     let mut problems = Problems::default();
     let bytes = std::fs::read(path).map_err(|error| invalid(path, &[error.to_string()]))?;

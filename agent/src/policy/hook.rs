@@ -35,7 +35,6 @@ impl HookPoint {
         [Self::BeforeBarrier, Self::AfterFence, Self::BeforeOpen, Self::AfterOpen, Self::AfterAbort];
 
     /// The word in the policy, in the log and in `PGPORTAGE_HOOK`.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BeforeBarrier => "before-barrier",
@@ -73,7 +72,6 @@ pub(super) struct HookSection {
     databases: Option<BTreeSet<String>>,
 }
 
-/// Reads and checks every `[[hook]]`.
 pub(super) fn hooks(problems: &mut Problems, table: &mut toml::Table) -> Vec<HookRule> {
     let sections: Vec<HookSection> = problems.section(table, "hook");
     let mut rules = Vec::new();

@@ -75,7 +75,6 @@ impl std::fmt::Display for ServerAddress {
 
 impl ServerAddress {
     /// Reads `host:port`, `[address]:port` or `/directory:port`.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         let port = port.parse().ok()?;
@@ -99,7 +98,6 @@ pub(super) struct PoolerSection {
     repoint_timeout: Option<String>,
 }
 
-/// Reads and checks every `[[pooler]]`.
 pub(super) fn poolers(
     problems: &mut Problems,
     table: &mut toml::Table,

@@ -25,10 +25,6 @@ this pooler see errors until it answers and was led back.";
 
 /// Checks every pooler of a database: it answers, its entries lead to this database and not to another
 /// server yet, a pause will bring it to rest, and it can be led to the destination. Changes nothing.
-///
-/// # Errors
-///
-/// [`Reason::PoolerUnreachable`], [`Reason::PoolerUnfit`], [`Reason::PoolerBusy`].
 pub(super) async fn check(means: &Means, participation: &Participation) -> Result<(), Failure> {
     for rule in means.policy.poolers(&participation.database) {
         let mut console = Console::open(rule, means.clock).await?;
@@ -41,10 +37,6 @@ pub(super) async fn check(means: &Means, participation: &Participation) -> Resul
 
 /// As [`check`], before a rollback: the poolers lead to the destination, or to wherever their owner has led
 /// them since.
-///
-/// # Errors
-///
-/// As [`check`].
 pub(super) async fn check_back(
     means: &Means,
     participation: &Participation,

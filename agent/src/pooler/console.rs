@@ -39,7 +39,6 @@ impl std::fmt::Debug for Console {
     }
 }
 
-/// The state of one of the pooler's entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EntryState {
     pub(super) address: ServerAddress,
@@ -101,7 +100,6 @@ impl Console {
             .collect())
     }
 
-    /// The rows of a `SHOW` command.
     pub(super) async fn show(&mut self, what: &str) -> Result<Vec<Shown>, Failure> {
         let messages = self.ask(&[format!("SHOW {what}")], LIMIT).await?.remove(0);
         let messages = messages.map_err(|error| unreachable_console(&self.address, &error))?;
@@ -154,7 +152,6 @@ impl Console {
     }
 }
 
-/// A command about one entry.
 pub(super) fn command(verb: &str, entry: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     if entry.bytes().all(plain) {

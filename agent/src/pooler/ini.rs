@@ -52,7 +52,6 @@ pub(super) fn address(text: &str, name: &str) -> Result<ServerAddress, Problem> 
     Ok(ServerAddress { host: last("host").unwrap_or_default().to_owned(), port })
 }
 
-/// Leads the named entries to an address.
 pub(super) fn lead_to(text: &str, names: &[String], destination: &ServerAddress) -> Result<String, Problem> {
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     for name in names {

@@ -31,7 +31,7 @@ impl Switchovers {
     ///
     /// [`Reason::WrongState`] when this side is not about to be entered; those of
     /// [`crate::pooler::Poolers::pause`], and no client waits then.
-    pub async fn on_announcement(
+    pub(crate) async fn on_announcement(
         &self,
         participation: &Participation,
         epoch: i64,

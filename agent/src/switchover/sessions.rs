@@ -44,7 +44,6 @@ pub struct Switchovers {
 
 impl Switchovers {
     /// No switchover is under way yet.
-    #[must_use]
     #[expect(clippy::too_many_arguments, reason = "called once, where the process is put together")]
     pub fn new(
         door: Door,

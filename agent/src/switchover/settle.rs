@@ -127,7 +127,11 @@ impl Switchovers {
     ///
     /// [`Reason::DestinationOpened`], [`Reason::CutoverInDoubt`], [`Reason::RequestInvalid`] when the
     /// operator calls this side itself destroyed, or what the server reports.
-    pub async fn unfence_locally(&self, migration: &MigrationId, destroyed: Option<Side>) -> Result<(), Failure> {
+    pub(crate) async fn unfence_locally(
+        &self,
+        migration: &MigrationId,
+        destroyed: Option<Side>,
+    ) -> Result<(), Failure> {
         let Some(participation) = self.journal.participation(migration)? else {
             return Err(Failure::new(
                 Reason::MigrationMissing,
@@ -158,7 +162,6 @@ impl Switchovers {
     }
 }
 
-/// Whether this side has a table for a fence.
 pub(crate) async fn fence_table_exists(client: &impl GenericClient) -> Result<bool, Failure> {
     let row = client
         .query_typed_one("SELECT to_regclass('pgportage.fence') IS NOT NULL", &[])

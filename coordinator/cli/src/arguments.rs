@@ -8,10 +8,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::certs::DEFAULT_DAYS;
 use crate::view::{Chosen, MaxRate};
 
 pub use rehearsal::{Extent, Rehearsal};
+
+/// How long a certificate lives unless the operator says otherwise: long enough
+/// for a fleet that is moved once, short enough to be renewed on purpose.
+pub(crate) const DEFAULT_DAYS: u32 = 90;
 
 /// Exit codes, as `--help` prints them.
 const EXIT_CODES: &str = "\
@@ -118,7 +121,6 @@ pub enum Verb {
 
 impl Verb {
     /// The verb as it is typed.
-    #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Certs(_) => "certs",

@@ -33,12 +33,10 @@ type Carried = InterceptedService<Channel, Interceptor>;
 /// A connection to the coordinator. It reconnects by itself. Every call of it fails with
 /// the coordinator's own words, or with [`Reason::PeerUnreachable`].
 #[derive(Clone, Debug)]
-pub struct Coordinator {
+pub(crate) struct Coordinator {
     migrations: MigrationServiceClient<Carried>,
     agents: AgentServiceClient<Carried>,
     clock: Clock,
-    /// Where it is, for messages.
-    pub address: String,
 }
 
 /// What would be moved.
@@ -80,17 +78,12 @@ impl From<Route> for v1::MigrationSpec {
 impl Coordinator {
     /// Connects with the operator's certificate and makes sure that the
     /// coordinator of the settings is there.
-    ///
-    /// # Errors
-    ///
-    /// When a file of the identity is bad, the coordinator does not answer, or one end
-    /// does not take the other's certificate.
-    pub async fn connect(settings: &Settings, clock: Clock) -> Result<Self, Failure> {
-        let address = settings.coordinator.address.clone();
+    pub(crate) async fn connect(settings: &Settings, clock: Clock) -> Result<Self, Failure> {
+        let address = &settings.coordinator.address;
         let identity = Identity::load(&settings.identity, clock)?;
         let expected = identity.id_of(Role::Coordinator, &settings.coordinator.name)?;
         let channel =
-            dial::channel(&address, &expected, &identity, &Http2Settings::control()).await.map_err(|mut failure| {
+            dial::channel(address, &expected, &identity, &Http2Settings::control()).await.map_err(|mut failure| {
                 if failure.reason == Reason::PeerUnreachable {
                     let advice = "The address is coordinator.address in the configuration, or --coordinator.";
                     failure.hint = format!("{} {advice}", failure.hint).trim().to_owned();
@@ -103,12 +96,11 @@ impl Coordinator {
             agents: AgentServiceClient::with_interceptor(channel, trace::interceptor as Interceptor)
                 .max_decoding_message_size(FACT_MESSAGE_BYTES),
             clock,
-            address,
         })
     }
 
     /// Every agent that was ever attached, by name.
-    pub async fn agents(&self) -> Result<Vec<Agent>, Failure> {
+    pub(crate) async fn agents(&self) -> Result<Vec<Agent>, Failure> {
         let mut agents = Vec::new();
         let mut page_token = String::new();
         loop {
@@ -123,7 +115,7 @@ impl Coordinator {
     }
 
     /// Every migration, newest first.
-    pub async fn migrations(&self) -> Result<Vec<Migration>, Failure> {
+    pub(crate) async fn migrations(&self) -> Result<Vec<Migration>, Failure> {
         let mut migrations = Vec::new();
         let mut page_token = String::new();
         loop {
@@ -137,30 +129,27 @@ impl Coordinator {
         }
     }
 
-    /// One migration.
-    pub async fn migration(&self, name: &str) -> Result<Migration, Failure> {
+    pub(crate) async fn migration(&self, name: &str) -> Result<Migration, Failure> {
         let request = v1::GetMigrationRequest { migration_id: name.to_owned() };
         let answer = self.call(self.migrations.clone().get_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
     }
 
-    /// Why a migration does not move.
-    pub async fn explain(&self, name: &str) -> Result<Explained, Failure> {
+    pub(crate) async fn explain(&self, name: &str) -> Result<Explained, Failure> {
         let request = v1::ExplainMigrationRequest { migration_id: name.to_owned() };
         let answer = self.call(self.migrations.clone().explain_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::explained(answer)
     }
 
     /// Sends the migration now and after every change.
-    pub async fn watch(&self, name: &str) -> Result<Watch, Failure> {
+    pub(crate) async fn watch(&self, name: &str) -> Result<Watch, Failure> {
         let request = v1::WatchMigrationRequest { migration_id: name.to_owned() };
         // No time limit: the stream lasts as long as the migration.
         let stream = self.migrations.clone().watch_migration(Request::new(request)).await;
         Ok(Watch { stream: stream.map_err(status::from_status)?.into_inner() })
     }
 
-    /// What stands in the way of a migration.
-    pub async fn preflight(&self, route: Route) -> Result<Preflight, Failure> {
+    pub(crate) async fn preflight(&self, route: Route) -> Result<Preflight, Failure> {
         let request = limited(v1::RunPreflightRequest { spec: Some(route.into()) }, PREFLIGHT_TIMEOUT);
         let mut call = self.migrations.clone();
         let answer = self.clock.timeout(PREFLIGHT_TIMEOUT, Box::pin(call.run_preflight(request))).await;
@@ -169,7 +158,7 @@ impl Coordinator {
 
     /// Creates a migration without starting it, or only checks that it could be
     /// created.
-    pub async fn create(&self, name: &str, route: Route, validate_only: bool) -> Result<Migration, Failure> {
+    pub(crate) async fn create(&self, name: &str, route: Route, validate_only: bool) -> Result<Migration, Failure> {
         let request = v1::CreateMigrationRequest {
             migration_id: name.to_owned(),
             spec: Some(route.into()),
@@ -182,7 +171,7 @@ impl Coordinator {
 
     /// What a migration will do. Before it was started both servers may be read for it,
     /// and are read again with `refresh`.
-    pub async fn plan(&self, name: &str, refresh: bool) -> Result<Plan, Failure> {
+    pub(crate) async fn plan(&self, name: &str, refresh: bool) -> Result<Plan, Failure> {
         let request = v1::GetPlanRequest { migration_id: name.to_owned(), refresh };
         let mut call = self.migrations.clone();
         let asked = Box::pin(call.get_plan(limited(request, PREFLIGHT_TIMEOUT)));
@@ -191,14 +180,13 @@ impl Coordinator {
     }
 
     /// Starts a migration that was seen at `etag`.
-    pub async fn start(&self, seen: &Migration) -> Result<Migration, Failure> {
+    pub(crate) async fn start(&self, seen: &Migration) -> Result<Migration, Failure> {
         let request = v1::StartMigrationRequest { migration_id: seen.name.clone(), etag: seen.etag.clone() };
         let answer = self.call(self.migrations.clone().start_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
     }
 
-    /// Agrees to findings of a migration.
-    pub async fn consent(&self, seen: &Migration, findings: &[&Finding]) -> Result<Migration, Failure> {
+    pub(crate) async fn consent(&self, seen: &Migration, findings: &[&Finding]) -> Result<Migration, Failure> {
         let request = v1::GiveConsentRequest {
             migration_id: seen.name.clone(),
             consents: findings.iter().map(|finding| wire::consent(finding)).collect(),
@@ -210,7 +198,7 @@ impl Coordinator {
 
     /// Changes how fast the copy may read. Without an etag: the rate is right whatever
     /// state the migration has reached meanwhile.
-    pub async fn tune(&self, name: &str, max_rate: MaxRate) -> Result<Migration, Failure> {
+    pub(crate) async fn tune(&self, name: &str, max_rate: MaxRate) -> Result<Migration, Failure> {
         let request = v1::TuneMigrationRequest {
             migration_id: name.to_owned(),
             etag: String::new(),
@@ -220,8 +208,7 @@ impl Coordinator {
         wire::migration(answer.migration)
     }
 
-    /// Lets a failed step try again.
-    pub async fn retry(&self, seen: &Migration, step: &str) -> Result<Migration, Failure> {
+    pub(crate) async fn retry(&self, seen: &Migration, step: &str) -> Result<Migration, Failure> {
         let request = v1::ReleaseStepRequest {
             migration_id: seen.name.clone(),
             step_name: step.to_owned(),
@@ -231,8 +218,7 @@ impl Coordinator {
         wire::migration(answer.migration)
     }
 
-    /// Compares both sides again.
-    pub async fn verify(&self, seen: &Migration, how: &Verify) -> Result<Migration, Failure> {
+    pub(crate) async fn verify(&self, seen: &Migration, how: &Verify) -> Result<Migration, Failure> {
         use v1::verify_migration_request::Depth;
 
         let request = v1::VerifyMigrationRequest {
@@ -247,8 +233,7 @@ impl Coordinator {
         wire::migration(answer.migration)
     }
 
-    /// Moves the applications.
-    pub async fn cut_over(
+    pub(crate) async fn cut_over(
         &self,
         seen: &Migration,
         max_outage: Option<Duration>,
@@ -266,8 +251,7 @@ impl Coordinator {
         wire::migration(answer.migration)
     }
 
-    /// Moves the applications back.
-    pub async fn roll_back(
+    pub(crate) async fn roll_back(
         &self,
         seen: &Migration,
         max_outage: Option<Duration>,
@@ -285,8 +269,7 @@ impl Coordinator {
         wire::migration(answer.migration)
     }
 
-    /// Rehearses the cutover, or the rollback.
-    pub async fn rehearse(
+    pub(crate) async fn rehearse(
         &self,
         seen: &Migration,
         rollback: bool,
@@ -308,7 +291,7 @@ impl Coordinator {
 
     /// What both agents have signed about a cutover or rollback: the latest, if none is
     /// named.
-    pub async fn certificate(&self, name: &str, switch: Option<i64>) -> Result<Certified, Failure> {
+    pub(crate) async fn certificate(&self, name: &str, switch: Option<i64>) -> Result<Certified, Failure> {
         let request = v1::GetSwitchCertificateRequest {
             migration_id: name.to_owned(),
             cutover_epoch: switch.unwrap_or_default(),
@@ -317,15 +300,13 @@ impl Coordinator {
         wire::certified(answer)
     }
 
-    /// Removes everything of ours.
-    pub async fn finish(&self, seen: &Migration) -> Result<Migration, Failure> {
+    pub(crate) async fn finish(&self, seen: &Migration) -> Result<Migration, Failure> {
         let request = v1::FinishMigrationRequest { migration_id: seen.name.clone(), etag: seen.etag.clone() };
         let answer = self.call(self.migrations.clone().finish_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
     }
 
-    /// Takes a migration back.
-    pub async fn abort(&self, seen: &Migration) -> Result<Migration, Failure> {
+    pub(crate) async fn abort(&self, seen: &Migration) -> Result<Migration, Failure> {
         let request = v1::AbortMigrationRequest { migration_id: seen.name.clone(), etag: seen.etag.clone() };
         let answer = self.call(self.migrations.clone().abort_migration(limited(request, CALL_TIMEOUT))).await?;
         wire::migration(answer.migration)
@@ -342,20 +323,15 @@ impl Coordinator {
     }
 }
 
-/// The changes of one migration.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     stream: Streaming<WatchMigrationResponse>,
 }
 
 impl Watch {
     /// The migration after the next change; `None` at the end of the stream.
     /// Dropping the future loses nothing.
-    ///
-    /// # Errors
-    ///
-    /// When the stream broke.
-    pub async fn next(&mut self) -> Result<Option<Migration>, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Migration>, Failure> {
         match self.stream.message().await.map_err(status::from_status)? {
             Some(change) => wire::migration(change.migration).map(Some),
             None => Ok(None),

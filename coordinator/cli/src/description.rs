@@ -64,12 +64,7 @@ impl Description {
     }
 }
 
-/// Reads what would be moved, and how.
-///
-/// # Errors
-///
-/// [`pgportage_proto::Reason::ConfigurationInvalid`] with every problem of the file.
-pub fn read(file: &Path) -> Result<Route, Failure> {
+pub(crate) fn read(file: &Path) -> Result<Route, Failure> {
     // Of the file alone: variables belong to the program's own settings.
     let described = settings::load_from::<Description>(Some(file), "PGPORTAGE_MIGRATION", HashMap::new());
     let described = described.map_err(|problems| {

@@ -34,7 +34,7 @@ impl From<Exit> for ExitCode {
 
 /// Why a verb did not run to its end.
 #[derive(Debug)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// Something failed.
     Failed(Box<Failure>),
     /// The command line asks for what cannot be: one clause, and what to type

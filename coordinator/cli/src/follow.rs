@@ -21,17 +21,13 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 
 /// Ctrl-C, from now on ours: it no longer ends the process by itself.
 #[derive(Debug)]
-pub struct Interrupt {
+pub(crate) struct Interrupt {
     signal: Signal,
 }
 
 impl Interrupt {
     /// Listens from here on.
-    ///
-    /// # Errors
-    ///
-    /// When the process cannot listen for signals.
-    pub fn listen() -> std::io::Result<Self> {
+    pub(crate) fn listen() -> std::io::Result<Self> {
         Ok(Self { signal: signal(SignalKind::interrupt())? })
     }
 
@@ -40,7 +36,7 @@ impl Interrupt {
     /// # Errors
     ///
     /// [`Stop::Detached`] with `words`.
-    pub async fn unless<T>(
+    pub(crate) async fn unless<T>(
         &mut self,
         future: impl Future<Output = T>,
         words: impl FnOnce() -> String,
@@ -55,7 +51,7 @@ impl Interrupt {
 
 /// What watching needs.
 #[derive(Debug)]
-pub struct Follow<'a> {
+pub(crate) struct Follow<'a> {
     /// Where the news comes from.
     pub coordinator: &'a Coordinator,
     /// Where waiting is told.
@@ -74,7 +70,7 @@ impl Follow<'_> {
     ///
     /// [`Stop::Detached`] on Ctrl-C; [`Stop::Failed`] when the coordinator
     /// refuses or stays away for longer than `patience`.
-    pub async fn until(
+    pub(crate) async fn until(
         &self,
         name: &str,
         interrupt: &mut Interrupt,

@@ -5,19 +5,18 @@
 //! [`terminal`] is the only module that writes.
 
 pub mod arguments;
-pub mod certs;
-pub mod coordinator;
-pub mod description;
-pub mod exit;
-pub mod follow;
+mod coordinator;
+mod description;
+mod exit;
+mod follow;
 pub mod news;
-pub mod outcome;
+mod outcome;
 pub mod pace;
-pub mod progress;
+mod progress;
 pub mod render;
-pub mod settings;
-pub mod terminal;
-pub mod verb;
+mod settings;
+mod terminal;
+mod verb;
 pub mod view;
 pub mod wire;
 
@@ -126,7 +125,6 @@ fn told(terminal: &Terminal, stop: Stop) -> Exit {
 }
 
 /// The runtime could not be made.
-#[must_use]
 pub fn no_runtime(error: &std::io::Error) -> Exit {
     let failure = Failure::new(pgportage_proto::Reason::Internal, "the program cannot start").because(error);
     told(&Terminal::open(false), failure.into())

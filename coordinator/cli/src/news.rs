@@ -19,7 +19,6 @@ pub enum Grain {
 }
 
 /// What to tell a person who last saw `before`.
-#[must_use]
 pub fn news(before: Option<&Migration>, after: &Migration, grain: Grain) -> Vec<String> {
     let mut lines = Vec::new();
     let phase = |migration: &Migration| migration.cutover.as_ref().map(|cutover| (cutover.epoch, cutover.phase));
@@ -151,7 +150,6 @@ pub struct TableFrame {
 
 /// What is shown at this moment. `so_far` has looked at the migration as it is
 /// now.
-#[must_use]
 pub fn frame(migration: &Migration, so_far: &Pace, now: OffsetDateTime) -> Frame {
     let running = migration.steps.iter().enumerate().find(|(_, step)| step.state == StepState::Running);
     let Some((number, step)) = running else {

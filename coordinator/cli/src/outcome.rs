@@ -5,7 +5,7 @@ use crate::view::{Migration, MigrationState, RehearsalPhase, StepState};
 
 /// A verb that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
+pub(crate) enum Awaited {
     /// `start`: until it is ready for cutover.
     Ready,
     /// `retry`: until what was begun is over, forward or back.
@@ -25,8 +25,7 @@ pub enum Awaited {
 }
 
 /// How the verb ends, given a migration at rest.
-#[must_use]
-pub fn outcome(awaited: Awaited, migration: &Migration) -> Exit {
+pub(crate) fn outcome(awaited: Awaited, migration: &Migration) -> Exit {
     let rest = match migration.state {
         MigrationState::Aborted => Rest::Aborted,
         MigrationState::Succeeded => Rest::Succeeded,
@@ -69,15 +68,13 @@ pub fn outcome(awaited: Awaited, migration: &Migration) -> Exit {
 
 /// Whether a verb that began at the etag `before` has nothing more to wait for:
 /// the migration has changed since, and rests.
-#[must_use]
-pub fn at_rest(migration: &Migration, before: &str) -> bool {
+pub(crate) fn at_rest(migration: &Migration, before: &str) -> bool {
     migration.etag != before && migration.state.settled()
 }
 
 /// The step that `retry` lets try again: the one that failed, or the one whose
 /// next attempt would come by itself after a pause.
-#[must_use]
-pub fn step_to_retry(migration: &Migration) -> Option<&str> {
+pub(crate) fn step_to_retry(migration: &Migration) -> Option<&str> {
     if migration.ready_for_cutover || migration.ready_for_finish {
         return None;
     }

@@ -56,7 +56,6 @@ pub struct Speed {
 
 impl Pace {
     /// What a single look can tell: the average since the step began.
-    #[must_use]
     pub fn since_start(migration: &Migration, now: OffsetDateTime) -> Self {
         let mut pace = Self::default();
         pace.look(migration, now);
@@ -95,14 +94,12 @@ impl Pace {
     }
 
     /// How fast the work of the step goes.
-    #[must_use]
     pub fn step(&self, progress: &Progress) -> Option<Speed> {
         let bytes_per_second = self.speed(|look| look.bytes)?;
         Some(Speed::until(bytes_per_second, progress.completed, progress.total))
     }
 
     /// How fast a table comes.
-    #[must_use]
     pub fn table(&self, part: &Part) -> Option<Speed> {
         let bytes_per_second = self.speed(|look| look.tables.get(&part.table).copied())?;
         Some(Speed::until(bytes_per_second, part.size_bytes, part.total_bytes))

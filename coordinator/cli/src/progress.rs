@@ -16,7 +16,7 @@ const TICK: Duration = Duration::from_millis(120);
 
 /// Shows one migration while it is watched.
 #[derive(Debug)]
-pub struct Display {
+pub(crate) struct Display {
     terminal: Terminal,
     seen: Option<Migration>,
     so_far: Pace,
@@ -33,13 +33,11 @@ struct Bars {
 
 impl Display {
     /// Shows nothing yet. `seen` is what the operator has seen already.
-    #[must_use]
-    pub fn new(terminal: &Terminal, seen: Option<Migration>) -> Self {
+    pub(crate) fn new(terminal: &Terminal, seen: Option<Migration>) -> Self {
         Self { terminal: terminal.clone(), seen, so_far: Pace::default(), bars: terminal.bars().map(Bars::new) }
     }
 
-    /// Shows what has changed.
-    pub fn update(&mut self, migration: &Migration, now: OffsetDateTime) {
+    pub(crate) fn update(&mut self, migration: &Migration, now: OffsetDateTime) {
         let grain = if self.bars.is_some() { Grain::Steps } else { Grain::Tenths };
         for line in news(self.seen.as_ref(), migration, grain) {
             // A running step is what the bars show.

@@ -19,20 +19,20 @@ mod verification;
 
 pub use agents::agents;
 pub use certificate::certificate;
-pub use cutover::{cutover, unfence};
-pub use doubt::doubt;
+pub(crate) use cutover::{cutover, unfence};
+pub(crate) use doubt::doubt;
 pub use explained::explained;
 pub use failure::failure;
-pub use findings::{findings, preflight};
+pub(crate) use findings::findings;
+pub use findings::preflight;
 pub use migrations::migrations;
 pub use plan::plan;
-pub use quantity::{age, elapsed, kept, pace, rate, rows, size, span, whole};
+pub(crate) use quantity::{age, elapsed, kept, pace, rate, rows, size, span, whole};
 pub use question::{before_abort, before_cutover, before_finish, before_rehearsal, before_rollback};
 pub use rehearsal::rehearsal;
-pub use status::{
-    SHOWN_TABLES, behind, build, conclusion, happening, paced, progress, running_tables, status, step_word,
-};
-pub use verification::verification;
+pub(crate) use status::{SHOWN_TABLES, behind, happening, over, paced, progress, running_tables, step_word};
+pub use status::{conclusion, status};
+pub(crate) use verification::verification;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -63,9 +63,7 @@ pub enum Style {
 }
 
 impl Style {
-    /// `text` in its tone.
-    #[must_use]
-    pub fn paint(self, tone: Tone, text: &str) -> String {
+    pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
         let code = match (self, tone) {
             (Self::Plain, _) => return text.to_owned(),
             _ if text.is_empty() => return String::new(),
@@ -81,7 +79,6 @@ impl Style {
 
 /// `text` with everything a terminal would obey made visible: names and
 /// evidence come from servers that this program has no reason to trust.
-#[must_use]
 pub fn clean(text: &str) -> Cow<'_, str> {
     if !text.chars().any(obeyed) {
         return Cow::Borrowed(text);

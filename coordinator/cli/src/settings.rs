@@ -18,11 +18,9 @@ const PREFIX: &str = "PGPORTAGE_CLI";
 /// Below the home directory, and below `/etc`.
 const FILE: &str = "pgportage/pgportage.toml";
 
-/// The settings of this program.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Where the coordinator is.
+pub(crate) struct Settings {
     pub coordinator: CoordinatorSettings,
     /// Who the operator is.
     pub identity: IdentitySettings,
@@ -34,7 +32,7 @@ pub struct Settings {
 /// Where the coordinator is.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
-pub struct CoordinatorSettings {
+pub(crate) struct CoordinatorSettings {
     /// `host:port`.
     pub address: String,
     /// The name in its certificate.
@@ -59,7 +57,7 @@ fn patience() -> Duration {
 /// speaks to a person serves no metrics and logs only what went wrong.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
-pub struct Telemetry {
+pub(crate) struct Telemetry {
     /// Which log lines there are, in the syntax of `RUST_LOG`.
     pub log_filter: String,
     /// Where traces go, for example `http://127.0.0.1:4317` (OTLP over gRPC).
@@ -77,8 +75,7 @@ impl Default for Telemetry {
 
 impl Telemetry {
     /// As [`pgportage_link::telemetry::init`] takes them.
-    #[must_use]
-    pub fn for_link(&self) -> TelemetrySettings {
+    pub(crate) fn for_link(&self) -> TelemetrySettings {
         TelemetrySettings {
             log_filter: self.log_filter.clone(),
             otlp_endpoint: self.otlp_endpoint.clone(),
@@ -107,12 +104,7 @@ impl Validate for CoordinatorSettings {
     }
 }
 
-/// Reads the settings.
-///
-/// # Errors
-///
-/// Every problem, in one failure.
-pub fn load(global: &Global) -> Result<Settings, Failure> {
+pub(crate) fn load(global: &Global) -> Result<Settings, Failure> {
     let environment: HashMap<String, String> = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect();

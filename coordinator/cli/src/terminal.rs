@@ -11,7 +11,7 @@ use crate::render::Style;
 
 /// Where words go.
 #[derive(Clone, Debug)]
-pub struct Terminal {
+pub(crate) struct Terminal {
     /// How standard output is written.
     pub out: Style,
     /// How standard error is written.
@@ -25,8 +25,7 @@ pub struct Terminal {
 
 impl Terminal {
     /// Looks at the process's streams and at `NO_COLOR` (<https://no-color.org>).
-    #[must_use]
-    pub fn open(json: bool) -> Self {
+    pub(crate) fn open(json: bool) -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let style = |terminal: bool| if terminal && wanted { Style::Coloured } else { Style::Plain };
@@ -40,38 +39,36 @@ impl Terminal {
     }
 
     /// Bars, when there is a terminal to draw them on.
-    #[must_use]
-    pub fn bars(&self) -> Option<&MultiProgress> {
+    pub(crate) fn bars(&self) -> Option<&MultiProgress> {
         self.bars.as_ref()
     }
 
     /// Whether standard output is a terminal that can be redrawn.
-    #[must_use]
-    pub fn redraws(&self) -> bool {
+    pub(crate) fn redraws(&self) -> bool {
         !self.json && io::stdout().is_terminal()
     }
 
     /// Prints a result: `text`, or `data` under `--json`. Says whether the reader is
     /// still there.
-    pub fn result(&self, text: &str, data: &impl Serialize) -> bool {
+    pub(crate) fn result(&self, text: &str, data: &impl Serialize) -> bool {
         if self.json { self.data(data) } else { self.text(text) }
     }
 
     /// Prints text on standard output. Says whether the reader is still there.
-    pub fn text(&self, text: &str) -> bool {
+    pub(crate) fn text(&self, text: &str) -> bool {
         write(&mut io::stdout().lock(), text)
     }
 
     /// Prints one JSON value on one line of standard output. Says whether the reader is
     /// still there.
-    pub fn data(&self, data: &impl Serialize) -> bool {
+    pub(crate) fn data(&self, data: &impl Serialize) -> bool {
         // Our own types have neither maps with other keys than strings nor
         // serializers that fail.
         serde_json::to_string(data).is_ok_and(|line| self.text(&format!("{line}\n")))
     }
 
     /// Writes to standard error, above the bars if any are shown.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         match &self.bars {
             Some(bars) => bars.suspend(|| write(&mut io::stderr().lock(), text)),
             None => write(&mut io::stderr().lock(), text),
@@ -84,7 +81,7 @@ impl Terminal {
     ///
     /// [`Stop::Declined`] unless the answer is `yes`; [`Stop::Usage`] when standard input
     /// is no terminal.
-    pub fn confirm(&self, what: &str, verb: &str, assumed: bool) -> Result<(), Stop> {
+    pub(crate) fn confirm(&self, what: &str, verb: &str, assumed: bool) -> Result<(), Stop> {
         if assumed {
             return Ok(());
         }

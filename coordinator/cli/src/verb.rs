@@ -8,9 +8,9 @@ mod local;
 mod look;
 mod run;
 
-pub use certificate::verify as verify_certificate;
-pub use certs::certs;
-pub use local::{completions, help, man};
+pub(crate) use certificate::verify as verify_certificate;
+pub(crate) use certs::certs;
+pub(crate) use local::{completions, help, man};
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ const UNTOLD: Duration = Duration::from_millis(500);
 
 /// What every verb that speaks to the coordinator has at hand.
 #[derive(Debug)]
-pub struct Hand {
+pub(crate) struct Hand {
     /// Where words go.
     pub terminal: Terminal,
     /// The settings in force.
@@ -47,11 +47,7 @@ pub struct Hand {
 }
 
 /// Runs a verb that speaks to the coordinator.
-///
-/// # Errors
-///
-/// Why it did not run to its end.
-pub async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
+pub(crate) async fn run(hand: &Hand, verb: &Verb) -> Result<Exit, Stop> {
     match verb {
         Verb::Agents => look::agents(hand).await,
         Verb::Status(arguments) => look::status(hand, arguments).await,

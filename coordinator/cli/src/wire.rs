@@ -21,23 +21,17 @@ use crate::view::{
 };
 
 /// A message of the coordinator lacks a field that it must have.
-#[must_use]
 pub fn missing(field: &str) -> pgportage_link::Failure {
     pgportage_link::Failure::new(Reason::Internal, format!("the coordinator's answer lacks {field:?}"))
         .hint("Use a pgportage of the same release as the coordinator.")
 }
 
 /// The migration inside an answer.
-///
-/// # Errors
-///
-/// When there is none.
 pub fn migration(message: Option<v1::Migration>) -> Result<Migration, pgportage_link::Failure> {
     message.map(Migration::from).ok_or_else(|| missing("migration"))
 }
 
 /// A consent to one finding, bound to its evidence.
-#[must_use]
 pub fn consent(finding: &Finding) -> v1::Consent {
     v1::Consent {
         code: finding.code.clone(),
@@ -47,8 +41,7 @@ pub fn consent(finding: &Finding) -> v1::Consent {
 }
 
 /// How fast a copy may read, as the contract writes it.
-#[must_use]
-pub fn to_rate(rate: MaxRate) -> i64 {
+pub(crate) fn to_rate(rate: MaxRate) -> i64 {
     rate.0.map_or(0, |rate| i64::try_from(rate.as_bytes()).unwrap_or(i64::MAX))
 }
 

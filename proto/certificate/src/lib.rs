@@ -37,7 +37,6 @@ pub use story::{Check, Report};
 /// signature begins with 64 blanks.
 const CONTEXT: &[u8] = b"pgportage switch statement 1\0";
 
-/// What the file says it is.
 const FILE_FORMAT: &str = "pgportage switch certificate 1";
 
 /// How far the checking machine's clock may be behind the agents' clocks.
@@ -78,10 +77,6 @@ pub struct Authorities(Arc<RootCertStore>);
 
 impl Authorities {
     /// Reads the certificates of one or several authorities, in PEM form.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::ConfigurationInvalid`], naming the file.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         tls::authorities(path).map(Self)
     }
@@ -89,10 +84,6 @@ impl Authorities {
 
 impl SignedStatement {
     /// Signs a statement in the name of this process.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::Internal`].
     pub fn sign(statement: &Statement, identity: &Identity) -> Result<Self, Failure> {
         let statement = serde_json::to_string(statement)
             .map_err(|error| Failure::new(Reason::Internal, "the statement cannot be written").because(&error))?;
@@ -145,7 +136,6 @@ impl SignedStatement {
 
 impl SwitchCertificate {
     /// Puts statements together, in any order.
-    #[must_use]
     pub fn new(statements: Vec<SignedStatement>) -> Self {
         Self { format: FILE_FORMAT.to_owned(), statements }
     }
@@ -170,14 +160,12 @@ impl SwitchCertificate {
     }
 
     /// As a file holds it.
-    #[must_use]
     pub fn text(&self) -> String {
         // Strings and numbers only: writing them cannot fail.
         serde_json::to_string_pretty(self).map(|text| text + "\n").unwrap_or_default()
     }
 
     /// The statements.
-    #[must_use]
     pub fn statements(&self) -> &[SignedStatement] {
         &self.statements
     }

@@ -71,7 +71,6 @@ pub enum Direction {
 
 impl Direction {
     /// The word for people.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cutover => "cutover",
@@ -238,7 +237,6 @@ pub struct Listing<T> {
 
 impl<T: Serialize> Listing<T> {
     /// Of entries in an order that both sides agree on.
-    #[must_use]
     pub fn of(entries: Vec<T>) -> Self {
         let (count, sha256) = (entries.len() as u64, hash(&entries));
         Self { count, sha256, entries: (entries.len() <= LISTED).then_some(entries) }
@@ -246,7 +244,7 @@ impl<T: Serialize> Listing<T> {
 
     /// Whether length and hash are those of the entries, where these are there.
     #[must_use]
-    pub fn holds_together(&self) -> bool {
+    pub(crate) fn holds_together(&self) -> bool {
         self.entries.as_ref().is_none_or(|entries| entries.len() as u64 == self.count && hash(entries) == self.sha256)
     }
 
@@ -270,7 +268,6 @@ fn hash<T: Serialize>(entries: &[T]) -> String {
 }
 
 /// Hexadecimal digits.
-#[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
@@ -286,13 +283,11 @@ pub struct Moment(SystemTime);
 
 impl Moment {
     /// The time.
-    #[must_use]
     pub fn time(self) -> SystemTime {
         self.0
     }
 
     /// How much later it is than `other`; zero when it is not.
-    #[must_use]
     pub fn since(self, other: Self) -> Duration {
         self.0.duration_since(other.0).unwrap_or_default()
     }

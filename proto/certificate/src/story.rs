@@ -293,7 +293,6 @@ fn check(subject: &str, holds: bool, texts: impl FnOnce() -> (String, String)) -
 
 impl Phase {
     /// How long it took.
-    #[must_use]
     pub fn length(&self) -> Duration {
         self.end.since(self.begin)
     }

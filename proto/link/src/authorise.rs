@@ -38,7 +38,7 @@ const fn only(role: Role, method: &'static str) -> Rule {
 }
 
 /// Every method that can be called.
-pub const RULES: &[Rule] = &[
+pub(crate) const RULES: &[Rule] = &[
     only(Role::Agent, "/pgportage.v1.SessionService/AttachAgent"),
     only(Role::Agent, "/pgportage.v1.RelayService/OpenRelay"),
     only(Role::Agent, "/pgportage.v1.RelayService/AcceptRelay"),

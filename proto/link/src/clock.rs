@@ -19,13 +19,11 @@ pub struct Elapsed;
 #[expect(clippy::disallowed_methods, reason = "this is the module that may")]
 impl Clock {
     /// The monotonic clock. Every limit and deadline is measured on it.
-    #[must_use]
     pub fn now(self) -> Instant {
         Instant::now()
     }
 
     /// The wall clock: for records that people read, never for decisions.
-    #[must_use]
     pub fn wall(self) -> SystemTime {
         SystemTime::now()
     }

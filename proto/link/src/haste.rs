@@ -13,7 +13,7 @@ use rustix::io;
 use rustix::process::{Pid, Resource, geteuid, getpriority_process, getrlimit, setpriority_process};
 
 /// The nice value of a process in haste.
-pub const HASTY: i32 = -10;
+pub(crate) const HASTY: i32 = -10;
 
 /// What `RLIMIT_NICE` counts down from: it allows for nice values from 20 minus itself
 /// (setrlimit(2)).
@@ -36,7 +36,6 @@ pub struct Haste(());
 
 impl Haste {
     /// Applications wait from now on. Where haste is not allowed, nothing happens.
-    #[must_use]
     pub fn begin() -> Self {
         let mut holders = holders();
         holders.count += 1;

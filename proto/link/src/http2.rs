@@ -13,7 +13,7 @@ pub const FACT_MESSAGE_BYTES: usize = 4 << 20;
 
 /// Most bytes of the headers or trailers of a call. Failures travel in trailers:
 /// [`crate::status`] keeps them below it.
-pub const HEADER_LIST_BYTES: u32 = 16 << 10;
+pub(crate) const HEADER_LIST_BYTES: u32 = 16 << 10;
 
 /// Most calls open at once on one connection.
 pub const MAX_STREAMS: u32 = 32;
@@ -36,7 +36,6 @@ pub struct Http2Settings {
 
 impl Http2Settings {
     /// For commands, facts and operators: small messages, little memory.
-    #[must_use]
     pub const fn control() -> Self {
         Self {
             connect_timeout: Duration::from_secs(5),
@@ -55,7 +54,6 @@ impl Http2Settings {
     /// A ping waits behind the bytes that are on their way, through a relay behind
     /// a whole window of them. That may take many seconds on a line that is slow
     /// and not dead.
-    #[must_use]
     pub const fn link() -> Self {
         Self {
             keepalive_timeout: Duration::from_secs(20),
@@ -67,7 +65,6 @@ impl Http2Settings {
 
     /// For one of `count` connections that are used at the same time: together they
     /// have in flight what one alone would.
-    #[must_use]
     pub fn shared_by(self, count: usize) -> Self {
         let count = u32::try_from(count.max(1)).unwrap_or(u32::MAX);
         let share = |bytes: u32| (bytes / count).max(Self::control().stream_window_bytes);

@@ -33,7 +33,6 @@ impl Role {
     pub const ALL: &'static [Self] = &[Self::Coordinator, Self::Agent, Self::Operator];
 
     /// The role as it is written in an identity.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Coordinator => "coordinator",
@@ -102,10 +101,6 @@ pub struct SpiffeId {
 
 impl SpiffeId {
     /// Puts an identity together.
-    ///
-    /// # Errors
-    ///
-    /// When the trust domain or the name breaks its rules.
     pub fn new(trust_domain: &str, role: Role, name: &str) -> Result<Self, IdentityError> {
         check_trust_domain(trust_domain)?;
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -120,30 +115,22 @@ impl SpiffeId {
     }
 
     /// The trust domain: the fleet under one authority.
-    #[must_use]
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
     }
 
     /// The role.
-    #[must_use]
     pub fn role(&self) -> Role {
         self.role
     }
 
     /// The name, unique among those of the same role.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 }
 
-/// Checks a trust domain by the rules of SPIFFE.
-///
-/// # Errors
-///
-/// When it breaks them.
-pub fn check_trust_domain(text: &str) -> Result<(), IdentityError> {
+pub(crate) fn check_trust_domain(text: &str) -> Result<(), IdentityError> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let fits = (1..=255).contains(&text.len())
         && text.chars().all(|c| inner(c) || matches!(c, '.' | '-' | '_'))
@@ -235,7 +222,6 @@ impl PeerIdentity {
     }
 
     /// The identity without the certificate's particulars.
-    #[must_use]
     pub fn id(&self) -> SpiffeId {
         SpiffeId { trust_domain: self.trust_domain.clone(), role: self.role, name: self.name.clone() }
     }

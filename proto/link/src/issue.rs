@@ -26,7 +26,7 @@ use crate::tls::issued_paths;
 use crate::{Clock, Effect, Failure};
 
 /// How long an authority made here lives.
-pub const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
+pub(crate) const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
 
 /// How far the clocks of a fleet may differ.
 const CLOCK_ALLOWANCE: Duration = Duration::from_secs(5 * 60);
@@ -134,23 +134,17 @@ impl Authority {
     }
 
     /// The trust domain that this authority stands for.
-    #[must_use]
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
     }
 
     /// The authority's certificate in PEM form, for every program of the fleet.
-    #[must_use]
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
     /// Signs a certificate with a new key, good for both ends of a connection:
     /// agents are both. It never outlives the authority.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::ConfigurationInvalid`] when the name breaks its rules.
     pub fn issue(&self, role: Role, name: &str, validity: Duration) -> Result<Issued, Failure> {
         let id = SpiffeId::new(&self.trust_domain, role, name).map_err(|error| invalid(error.to_string()))?;
         let key = new_key()?;
@@ -251,7 +245,6 @@ fn unsigned() -> Failure {
 }
 
 /// Where an authority's certificate is.
-#[must_use]
 pub fn authority_file(dir: &Path) -> PathBuf {
     dir.join(CERTIFICATE_FILE)
 }

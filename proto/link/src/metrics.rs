@@ -53,7 +53,6 @@ impl Default for Metrics {
 
 impl Metrics {
     /// No metrics yet, and not serving.
-    #[must_use]
     pub fn new() -> Self {
         let registry = Mutex::new(Registry::with_prefix(PREFIX));
         Self(Arc::new(Inner { registry, serving: AtomicBool::new(false) }))
@@ -71,7 +70,6 @@ impl Metrics {
     }
 
     /// All metrics as text.
-    #[must_use]
     pub fn render(&self) -> String {
         let mut text = String::new();
         // A `String` takes everything.
@@ -88,16 +86,11 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Binds the address.
-    ///
-    /// # Errors
-    ///
-    /// When the address cannot be had.
     pub async fn bind(address: SocketAddr) -> Result<Self, Failure> {
         Ok(Self { listener: serve::bind(address).await? })
     }
 
     /// The address in use, with the port the system chose if none was given.
-    #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.local_addr().ok()
     }

@@ -21,10 +21,6 @@ pub struct UnknownTopic {
 
 /// What `PROGRAM help WORDS` prints: the help of the program or of one of its verbs,
 /// or the page of a reason, however it is capitalised.
-///
-/// # Errors
-///
-/// [`UnknownTopic`], with the reasons whose names are nearest.
 pub fn help(mut command: Command, words: &[String]) -> Result<String, UnknownTopic> {
     command.build();
     let program = command.get_name().to_owned();
@@ -61,7 +57,6 @@ fn page(program: &str, code: &str) -> Result<&'static str, UnknownTopic> {
 }
 
 /// Prints [`help`], for a program that does nothing else on its standard output.
-#[must_use]
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "what was asked for")]
 pub fn print_help(command: Command, words: &[String]) -> ExitCode {
     let program = command.get_name().to_owned();
@@ -78,7 +73,6 @@ pub fn print_help(command: Command, words: &[String]) -> ExitCode {
 }
 
 /// Says why a program ends, whose log may not have been started.
-#[must_use]
 #[expect(clippy::print_stderr, reason = "the log may not have been started")]
 pub fn end(program: &str, failure: &Failure) -> ExitCode {
     eprint!("{}", complaint(program, failure));

@@ -54,7 +54,6 @@ pub struct Relay {
 
 impl Relay {
     /// `address` is the coordinator's, `coordinator` the name in its certificate.
-    #[must_use]
     pub fn new(address: &str, coordinator: &str, identity: Identity) -> Self {
         Self { address: address.to_owned(), coordinator: coordinator.to_owned(), identity }
     }

@@ -47,7 +47,6 @@ pub struct ServeSettings {
 
 impl ServeSettings {
     /// For programs that are only told and asked.
-    #[must_use]
     pub const fn control() -> Self {
         Self {
             http2: Http2Settings::control(),
@@ -58,14 +57,12 @@ impl ServeSettings {
     }
 
     /// For an agent's end of the link.
-    #[must_use]
     pub const fn link() -> Self {
         Self { http2: Http2Settings::link(), ..Self::control() }
     }
 
     /// For the coordinator, which relays as many bytes as a link carries. Only
     /// relays use the large windows: whatever else comes is read at once.
-    #[must_use]
     pub const fn coordinator() -> Self {
         Self::link()
     }
@@ -136,10 +133,6 @@ impl Entrance {
 }
 
 /// Opens a listener.
-///
-/// # Errors
-///
-/// [`Reason::ConfigurationInvalid`] when the address cannot be had.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         Failure::new(Reason::ConfigurationInvalid, format!("could not listen on {address}"))
@@ -313,7 +306,6 @@ impl Connected for PeerStream {
 
 impl PeerStream {
     /// Who is at the other end.
-    #[must_use]
     pub fn peer(&self) -> &PeerIdentity {
         &self.peer
     }

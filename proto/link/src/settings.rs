@@ -79,7 +79,6 @@ pub trait Validate {
 }
 
 /// The problems as one failure, for a program that has to give up.
-#[must_use]
 pub fn failure(problems: &[Problem]) -> Failure {
     let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
     let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();

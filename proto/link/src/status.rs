@@ -37,13 +37,11 @@ const METADATA_BYTES: usize = 100;
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The command that prints the page of a reason.
-#[must_use]
 pub fn page(reason: Reason) -> String {
     format!("pgportage help {reason}")
 }
 
 /// The code of a reason. Clients retry UNAVAILABLE and nothing else.
-#[must_use]
 pub fn code(reason: Reason) -> Code {
     match reason {
         Reason::Internal => Code::Internal,
@@ -159,14 +157,12 @@ pub fn code(reason: Reason) -> Code {
 ///
 /// The metadata entries `field` (of a malformed request), `migration` or `agent`
 /// (of a missing one) name the subject in the standard details.
-#[must_use]
 pub fn to_status(failure: Failure) -> Status {
     let code = code(failure.reason);
     with_code(failure, code)
 }
 
 /// As [`to_status`], for the few answers whose code says more than the reason.
-#[must_use]
 pub(crate) fn with_code(failure: Failure, code: Code) -> Status {
     let failure = within_limits(failure);
     let reason = failure.reason.as_str();
@@ -213,7 +209,6 @@ pub(crate) fn found_in(error: &(dyn StdError + 'static)) -> Option<Failure> {
 
 /// What went wrong with a call. The service, the transport or the connector below it
 /// may have noticed it.
-#[must_use]
 #[expect(clippy::needless_pass_by_value, reason = "a status is turned into a failure once, at the door")]
 pub fn from_status(status: Status) -> Failure {
     if let Some(failure) = carried(&status) {

@@ -50,10 +50,6 @@ impl TelemetryGuard {
 /// Starts logging and, if configured, the export of traces. Call it once, inside
 /// the runtime. `service_name` yields to `OTEL_SERVICE_NAME`, the log filter to
 /// `RUST_LOG`.
-///
-/// # Errors
-///
-/// [`Reason::ConfigurationInvalid`] when a filter or endpoint is malformed.
 pub fn init(service_name: &str, settings: &TelemetrySettings) -> Result<TelemetryGuard, Failure> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let filter = variable("RUST_LOG").unwrap_or_else(|| settings.log_filter.clone());

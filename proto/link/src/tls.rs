@@ -43,7 +43,7 @@ use crate::tls::verify::{ClientVerifier, ServerVerifier};
 use crate::{Clock, Effect, Failure, Remedy};
 
 /// How often the files are read again.
-pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Sent as the server's name, which no verifier looks at: identities are SPIFFE ids.
 pub(crate) const SERVER_NAME: &str = "peer.pgportage.invalid";
@@ -84,32 +84,22 @@ impl Identity {
     /// Reads the files and checks that they belong together: the key matches the
     /// certificate, the authority signed it, it is in force, and it carries one
     /// identity of ours. The key file must be readable by its owner only.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::ConfigurationInvalid`], naming the file.
     pub fn load(paths: &IdentitySettings, clock: Clock) -> Result<Self, Failure> {
         let material = Files::read(paths)?.check(paths, clock)?;
         Ok(Self { paths: paths.clone(), current: Arc::new(ArcSwap::from_pointee(material)), clock })
     }
 
     /// Who we are.
-    #[must_use]
     pub fn own(&self) -> PeerIdentity {
         self.current.load().own.clone()
     }
 
     /// The clocks this identity is checked by.
-    #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
     /// The id of another program in our trust domain.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::RequestInvalid`] when the name breaks its rules.
     pub fn id_of(&self, role: Role, name: &str) -> Result<SpiffeId, Failure> {
         SpiffeId::new(&self.current.load().own.trust_domain, role, name).map_err(|error| {
             Failure::new(Reason::RequestInvalid, error.to_string()).effect(Effect::None).with("name", name)
@@ -117,7 +107,6 @@ impl Identity {
     }
 
     /// The newest configuration for accepting connections.
-    #[must_use]
     pub fn server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.current.load().server)
     }
@@ -199,7 +188,6 @@ impl Identity {
     }
 }
 
-/// The contents of the three files.
 #[derive(Hash)]
 struct Files {
     certificate: Vec<u8>,
@@ -288,10 +276,6 @@ impl Files {
 }
 
 /// The authorities in a file, for a program without an identity of its own.
-///
-/// # Errors
-///
-/// [`Reason::ConfigurationInvalid`], naming the file.
 pub fn authorities(path: &Path) -> Result<Arc<RootCertStore>, Failure> {
     roots(path, &read(path, false)?).map(Arc::new)
 }
@@ -355,7 +339,6 @@ fn internal(message: &str) -> Failure {
 
 /// Where the three files usually are, when they were made by `certs issue` in
 /// `dir`.
-#[must_use]
 pub fn issued_paths(dir: &Path, role: Role, name: &str) -> IdentitySettings {
     let file = |suffix: &str| -> PathBuf { dir.join(format!("{role}-{name}{suffix}")) };
     IdentitySettings { certificate: file(".pem"), key: file("-key.pem"), authority: dir.join("ca.pem") }

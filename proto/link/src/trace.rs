@@ -13,7 +13,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// Writes the current span's context into the metadata of a call.
-pub fn inject(metadata: &mut MetadataMap) {
+pub(crate) fn inject(metadata: &mut MetadataMap) {
     let context = Span::current().context();
     global::get_text_map_propagator(|propagator| propagator.inject_context(&context, &mut Outgoing(metadata)));
 }
@@ -29,7 +29,6 @@ pub fn interceptor(mut request: Request<()>) -> Result<Request<()>, Status> {
 }
 
 /// The current span's context, for a command.
-#[must_use]
 pub fn carry() -> HashMap<String, String> {
     let mut carrier = HashMap::new();
     let context = Span::current().context();
@@ -46,14 +45,14 @@ pub fn adopt(span: &Span, carrier: &HashMap<String, String>) {
 }
 
 /// Makes `span` a child of the span that a request came from.
-pub fn adopt_headers(span: &Span, headers: &HeaderMap) {
+pub(crate) fn adopt_headers(span: &Span, headers: &HeaderMap) {
     let context = global::get_text_map_propagator(|propagator| propagator.extract(&Incoming(headers)));
     let _recorded = span.set_parent(context);
 }
 
 /// The span of one call on its server, for `trace_fn`. It covers the call up to
 /// the head of the answer: long streams make spans of their own.
-pub fn server_span(request: &http::Request<()>) -> Span {
+pub(crate) fn server_span(request: &http::Request<()>) -> Span {
     let path = request.uri().path();
     let span = tracing::info_span!("rpc", otel.name = path.trim_start_matches('/'), otel.kind = "server");
     adopt_headers(&span, request.headers());

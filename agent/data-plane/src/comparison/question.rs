@@ -33,10 +33,6 @@ impl Questions {
     }
 
     /// Every table that the source replicates, and the answer of its hash function to the probe.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
     pub async fn tables(&mut self) -> Result<(Vec<ComparedTable>, String), Failure> {
         self.ask(Question::ListTables(v1::ListComparedTables {})).await?;
         let mut tables = Vec::new();
@@ -50,10 +46,6 @@ impl Questions {
     }
 
     /// The digests of parts, as [`super::Reader::digests`].
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
     pub async fn digests(&mut self, parts: &[Part]) -> Result<Vec<PartDigest>, Failure> {
         self.ask(Question::DigestParts(v1::DigestParts { parts: parts.iter().map(encode_part).collect() })).await?;
         match self.hear().await? {
@@ -63,10 +55,6 @@ impl Questions {
     }
 
     /// The rows of a part by their hashes.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
     pub async fn rows(&mut self, part: &Part) -> Result<Vec<RowHash>, Failure> {
         self.ask(Question::ListRows(v1::ListRows { part: Some(encode_part(part)) })).await?;
         let mut rows = Vec::new();
@@ -80,10 +68,6 @@ impl Questions {
     }
 
     /// The contents of rows with keys.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
     pub async fn contents(&mut self, part: &Part) -> Result<Vec<RowContent>, Failure> {
         self.ask(Question::ReadRows(v1::ReadRows { part: Some(encode_part(part)) })).await?;
         let mut rows = Vec::new();
@@ -97,10 +81,6 @@ impl Questions {
     }
 
     /// Lets the source write a heartbeat that follows everything it has answered.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
     pub async fn heartbeat(&mut self) -> Result<i64, Failure> {
         self.ask(Question::WriteHeartbeat(v1::WriteHeartbeat {})).await?;
         match self.hear().await? {
@@ -110,10 +90,6 @@ impl Questions {
     }
 
     /// Which rows applications wrote on the other side since the switchover that enters this side began.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
     pub async fn written(&mut self, cutover_epoch: i64) -> Result<Vec<WrittenTable>, Failure> {
         self.ask(Question::ListWritten(v1::ListWritten { cutover_epoch })).await?;
         let mut tables = Vec::new();

@@ -39,10 +39,6 @@ impl fmt::Debug for Reader {
 
 impl Reader {
     /// Opens a session.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn open(door: &Door, database: &str) -> Result<Self, Failure> {
         let session = door.open(database, Purpose::Scan).await?;
         session.batch_execute(SETTINGS).await.map_err(failed)?;
@@ -50,20 +46,12 @@ impl Reader {
     }
 
     /// Every table that the migration replicates, sorted by name.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn tables(&self, participation: &Participation) -> Result<Vec<ComparedTable>, Failure> {
         let names = replicated_tables(&self.session, participation).await?;
         describe(&self.session, &names).await
     }
 
     /// The answer of the server's own hash function to some texts.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn probe(&self) -> Result<String, Failure> {
         let row = self.session.query_one(&statement::probe(), &[]).await.map_err(failed)?;
         Ok(row.get(0))
@@ -71,10 +59,6 @@ impl Reader {
 
     /// The digests of parts, all under one snapshot. A part with buckets gives one digest for each bucket
     /// that has rows.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn digests(&mut self, parts: &[Part]) -> Result<Vec<PartDigest>, Failure> {
         self.go_by_key(parts.iter().all(is_by_key)).await?;
         let rows = self.session.query(&statement::digests(parts), &[]).await.map_err(failed)?;
@@ -94,10 +78,6 @@ impl Reader {
 
     /// The rows of a part by their hashes. A part with many keys takes several statements, each with a
     /// snapshot of its own.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn rows(&mut self, part: &Part) -> Result<Vec<RowHash>, Failure> {
         let mut found = Vec::new();
         for part in portions(part) {
@@ -113,10 +93,6 @@ impl Reader {
     }
 
     /// The contents of rows with keys.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn contents(&mut self, part: &Part) -> Result<Vec<RowContent>, Failure> {
         let mut found = Vec::new();
         for part in portions(part) {
@@ -129,10 +105,6 @@ impl Reader {
 
     /// The key that comes so many rows after another, or after the beginning. None when fewer rows are
     /// left.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn key_behind(
         &mut self,
         table: &ComparedTable,
@@ -146,10 +118,6 @@ impl Reader {
 
     /// On the publisher of this stream: writes a heartbeat that follows everything read before, and returns
     /// its number.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn beat(&self, stream: Stream) -> Result<i64, Failure> {
         let row = self.session.query_one(&beat_statement(stream), &[]).await.map_err(failed)?;
         Ok(row.get(0))
@@ -157,10 +125,6 @@ impl Reader {
 
     /// On the subscriber of this stream: the number of the newest heartbeat
     /// that has arrived.
-    ///
-    /// # Errors
-    ///
-    /// What the server reports.
     pub async fn arrived(&self, stream: Stream) -> Result<i64, Failure> {
         let row = self.session.query_opt(&look_statement(stream), &[]).await.map_err(failed)?;
         Ok(row.map_or(0, |row| row.get(0)))

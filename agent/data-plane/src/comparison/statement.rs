@@ -162,7 +162,6 @@ fn inner_condition(part: &Part) -> String {
     clause(&conditions)
 }
 
-/// The condition on the hash of a row.
 fn outer_condition(part: &Part) -> String {
     let conditions = match &part.which {
         Which::Keys(keys) if part.table.key.is_empty() => vec![among("(h1, h2)", keys)],

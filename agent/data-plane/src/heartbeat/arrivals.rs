@@ -15,7 +15,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The query for the newest number of a stream that has arrived.
-pub fn look_statement(stream: Stream) -> String {
+pub(crate) fn look_statement(stream: Stream) -> String {
     let table = ledger::table(stream.heartbeat_table());
     format!("SELECT sequence FROM {table} WHERE id = 1")
 }
@@ -23,7 +23,6 @@ pub fn look_statement(stream: Stream) -> String {
 /// The numbers of the heartbeat rows that arrive here: the newest now (zero before the first), then each
 /// new one. The looking ends when the stream is dropped, or with the agent. It goes on after an outage of
 /// the server.
-#[must_use]
 pub fn arrivals(door: &Door, tasks: &Tasks, participation: &Participation) -> ReceiverStream<i64> {
     // Room for one: a slow reader gets the newest number, not a queue of old ones.
     let (sender, receiver) = mpsc::channel(1);

@@ -31,7 +31,7 @@ const SETTINGS: &str = "SET synchronous_commit = local";
 
 /// The statement that writes the next number of a stream. After it has run, everything that was committed
 /// before has a lower number.
-pub fn beat_statement(stream: Stream) -> String {
+pub(crate) fn beat_statement(stream: Stream) -> String {
     let table = ledger::table(stream.heartbeat_table());
     format!("UPDATE {table} SET sequence = sequence + 1 WHERE id = 1 RETURNING sequence")
 }
@@ -65,16 +65,11 @@ type SharedBeats = Arc<Mutex<Beats>>;
 
 impl Heartbeats {
     /// No heartbeat runs yet.
-    #[must_use]
     pub fn new(door: Door, journal: Journal, peers: Peers, gauges: Gauges, tasks: Tasks) -> Self {
         Self { door, journal, peers, gauges, tasks, running: Arc::default() }
     }
 
     /// Restarts the heartbeats that ran when the process ended. Called once, at start.
-    ///
-    /// # Errors
-    ///
-    /// When the journal cannot be read.
     pub fn resume(&self) -> Result<(), Failure> {
         for participation in self.journal.participations()? {
             if self.journal.note(&participation.migration, Note::Heartbeat)?.is_some() {
@@ -143,7 +138,6 @@ impl Heartbeats {
     }
 
     /// What the heartbeat of a migration says now. None while it is unknown.
-    #[must_use]
     pub fn reading(&self, migration: &MigrationId) -> Option<Reading> {
         let beats = Arc::clone(&self.lock().get(migration)?.beats);
         beats.lock().unwrap_or_else(PoisonError::into_inner).reading(self.tasks.clock.now())

@@ -66,7 +66,6 @@ struct Inner {
     measured: Mutex<HashMap<String, Measured>>,
 }
 
-/// The result of measuring the link.
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     packing: Packing,
@@ -82,7 +81,6 @@ impl fmt::Debug for Peers {
 impl Peers {
     /// Keeps this agent's certificate, the addresses of the policy, the relay for agents without an
     /// address, and how the destination's owner wants rows to be packed. Dials no agent yet.
-    #[must_use]
     pub fn new(
         identity: Identity,
         addresses: BTreeMap<String, PeerAddress>,
@@ -126,10 +124,6 @@ impl Peers {
 
     /// As [`Self::call`], over a connection of its own that ends with the client. It is one of `count`
     /// connections that carry much at the same time and share the bytes that may be in flight.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::call`].
     pub async fn connect(&self, participation: &Participation, count: usize) -> Result<PeerClient, Failure> {
         let channel = self.dial(participation, &Http2Settings::link().shared_by(count)).await?;
         Ok(self.client(participation, channel))
@@ -151,10 +145,6 @@ impl Peers {
     }
 
     /// On the destination: measures the link and keeps the result.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::call`], and what the source reports.
     pub async fn measure(&self, participation: &Participation) -> Result<(), Failure> {
         let speeds = self.connect(participation, 1).await?.measure().await?;
         let packing = speeds.decide();
@@ -250,10 +240,6 @@ impl PeerClient {
 
     /// On the destination: asks the source agent for a login for the subscription, with a password made for
     /// this call. `system_identifier` is the destination cluster's own.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
     pub async fn replication_access(&self, system_identifier: &str) -> Result<ReplicationAccess, Failure> {
         let request = v1::GetReplicationAccessRequest {
             migration_id: self.migration.to_string(),
@@ -271,10 +257,6 @@ impl PeerClient {
 
     /// On the destination: asks for the source's schema as an archive that a
     /// `pg_restore` of this version can read.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
     pub async fn dump_schema(&self, pg_restore: ServerVersion) -> Result<ArchiveStream, Failure> {
         let request = v1::DumpSchemaRequest {
             migration_id: self.migration.to_string(),
@@ -306,10 +288,6 @@ impl PeerClient {
     }
 
     /// On the destination: opens a session of the source that answers questions about rows.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
     pub async fn compare_rows(&self) -> Result<Questions, Failure> {
         use v1::compare_rows_request::Message;
 
@@ -321,10 +299,6 @@ impl PeerClient {
     }
 
     /// On the source: asks the destination agent to report which heartbeats arrive.
-    ///
-    /// # Errors
-    ///
-    /// What the destination reports.
     pub async fn watch_heartbeat(&self) -> Result<HeartbeatStream, Failure> {
         let request = v1::WatchHeartbeatRequest { migration_id: self.migration.to_string() };
         self.within(CALL_TIMEOUT, self.client.clone().watch_heartbeat(request)).await.map(HeartbeatStream::new)

@@ -23,10 +23,6 @@ pub struct PublishedStream {
 
 impl PublishedStream {
     /// The next listing; none when the other agent ends. Dropping the future loses nothing.
-    ///
-    /// # Errors
-    ///
-    /// What the other agent reports.
     pub async fn next(&mut self) -> Result<Option<Published>, Failure> {
         while let Some(message) = self.messages.message().await.map_err(from_status)? {
             for object in message.objects {
@@ -44,10 +40,6 @@ impl PublishedStream {
 
 impl PeerClient {
     /// On the subscriber: the schema of the publisher, now and after every change.
-    ///
-    /// # Errors
-    ///
-    /// What the other side reports.
     pub async fn watch_schema(&self) -> Result<PublishedStream, Failure> {
         let request = v1::WatchSchemaRequest { migration_id: self.migration.to_string() };
         let messages = self.within(CALL_TIMEOUT, self.client.clone().watch_schema(request)).await?;

@@ -139,10 +139,6 @@ impl PeerClient {
     /// On the destination: asks for the snapshot that the copy reads. The source may have to make it, and
     /// then waits for open transactions, at most for `limit`. `held_point` is the snapshot that the
     /// destination has rows of; empty if it has none.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
     pub async fn open_snapshot(&self, held_point: &str, limit: Duration) -> Result<SourceSnapshot, Failure> {
         let request =
             v1::OpenSnapshotRequest { migration_id: self.migration.to_string(), held_point: held_point.to_owned() };
@@ -208,7 +204,6 @@ impl PeerClient {
         Ok(RangeStream::new(messages, &self.peer))
     }
 
-    /// A request for a whole table.
     fn range(&self, consistent_point: &str, table: &SnapshotTable, packing: Packing) -> v1::CopyRangeRequest {
         v1::CopyRangeRequest {
             migration_id: self.migration.to_string(),

@@ -41,10 +41,6 @@ impl SourceStatistics {
 
 impl PeerClient {
     /// On the destination: begins to read what the source's planner knows of tables.
-    ///
-    /// # Errors
-    ///
-    /// What the source reports.
     pub async fn read_statistics(
         &self,
         tables: &[RelationName],

@@ -88,10 +88,6 @@ impl HeartbeatStream {
     }
 
     /// The next number; none when the destination's agent ends.
-    ///
-    /// # Errors
-    ///
-    /// What the destination reports, or [`Reason::PeerUnreachable`].
     pub async fn next(&mut self) -> Result<Option<i64>, Failure> {
         self.0.message().await.map(|message| message.map(|message| message.sequence)).map_err(from_status)
     }

@@ -15,13 +15,11 @@ pub struct Rate(NonZeroU64);
 
 impl Rate {
     /// A limit as the coordinator sends it: zero or less means no limit.
-    #[must_use]
     pub fn limit(bytes: i64) -> Option<Self> {
         u64::try_from(bytes).ok().and_then(NonZeroU64::new).map(Self)
     }
 
     /// Bytes a second.
-    #[must_use]
     pub fn as_bytes(self) -> u64 {
         self.0.get()
     }

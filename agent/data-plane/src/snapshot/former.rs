@@ -123,7 +123,6 @@ pub(super) async fn keep(hands: &Hands, participation: &Participation, held: Opt
     }
 }
 
-/// Drops the former slot, if there is one.
 pub(super) async fn forget(hands: &Hands, participation: &Participation) -> Result<(), Failure> {
     let session = hands.door.open(&participation.database, Purpose::Control).await?;
     let places = places(&session, participation).await?;

@@ -46,7 +46,6 @@ impl Keeper {
         Ok(Self { consistent_point, snapshot_name, session })
     }
 
-    /// Whether readers can no longer import the snapshot.
     pub(super) fn is_lost(&self) -> bool {
         self.session.is_closed()
     }

@@ -72,7 +72,6 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A message that cannot be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unreadable {
     /// The relation that it is about, if that much is known.

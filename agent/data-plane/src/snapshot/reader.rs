@@ -72,7 +72,6 @@ pub enum Selection {
 }
 
 impl Range {
-    /// The statement that reads blocks.
     pub(super) fn statement(&self) -> String {
         let columns = self.columns.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
         let (first, end) = match self.selection {
@@ -305,7 +304,6 @@ fn rewritten(table: &RelationName) -> Failure {
         .with(REWRITTEN_TABLE, table)
 }
 
-/// How a reading ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Carried {
     Everything,

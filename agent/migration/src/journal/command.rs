@@ -72,10 +72,6 @@ pub enum FactKind {
 
 impl Journal {
     /// Whether the journal knows a command.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn known(&self, id: &str, digest: &[u8; 32]) -> Result<Known, Failure> {
         const SQL: &str = "SELECT digest FROM command WHERE id = ?1";
         let known: Option<Vec<u8>> =
@@ -114,10 +110,6 @@ impl Journal {
 
     /// Stores a command that is refused, with the fact that says why. The command has ended at once, and
     /// nothing else is stored.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn refuse(&self, command: &CommandEntry, fact: &[u8], at: SystemTime) -> Result<(), Failure> {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
@@ -128,10 +120,6 @@ impl Journal {
 
     /// Stores the next fact of a command, and forgets the migration with its last one. A second final fact
     /// is not stored: the first answer stands.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn record(&self, command_id: &str, kind: FactKind, fact: &[u8], at: SystemTime) -> Result<(), Failure> {
         const MIGRATION: &str = "migration = (SELECT migration FROM command WHERE id = ?1)";
         const OVER: &str = "UPDATE command SET state = 'over' WHERE id = ?1 AND state = 'open'";
@@ -156,10 +144,6 @@ impl Journal {
     }
 
     /// Commands that were accepted and have not ended, oldest first: a restarted agent continues them.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn interrupted(&self) -> Result<Vec<Vec<u8>>, Failure> {
         const SQL: &str = "SELECT message FROM command WHERE state = 'open' ORDER BY rowid";
         self.rows(SQL, |row| row.get(0))
@@ -167,10 +151,6 @@ impl Journal {
 
     /// Commands whose last fact is not acknowledged, with the number of that
     /// fact: `Hello.open_commands`.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn unacknowledged(&self) -> Result<Vec<(String, i64)>, Failure> {
         const SQL: &str = "SELECT command.id, max(fact.sequence) FROM command JOIN fact ON fact.command_id = command.id
             WHERE command.state = 'open' OR (command.state = 'over' AND NOT fact.acknowledged)
@@ -179,10 +159,6 @@ impl Journal {
     }
 
     /// Facts to send: everything not acknowledged, in order.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn facts_to_send(&self) -> Result<Vec<FactEntry>, Failure> {
         const SQL: &str = "SELECT fact.command_id, fact.sequence, fact.message
             FROM fact INDEXED BY fact_to_send CROSS JOIN command ON command.id = fact.command_id
@@ -191,10 +167,6 @@ impl Journal {
     }
 
     /// How many facts are still to be sent.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn unsent_facts(&self) -> Result<i64, Failure> {
         const SQL: &str = "SELECT count(*)
             FROM fact INDEXED BY fact_to_send CROSS JOIN command ON command.id = fact.command_id
@@ -204,10 +176,6 @@ impl Journal {
 
     /// What this agent did in a migration: every fact, acknowledged or not, of every
     /// command that was not abandoned, in order.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn history(&self, migration: &MigrationId) -> Result<Vec<PastFact>, Failure> {
         const SQL: &str = "SELECT command.message, fact.message FROM command JOIN fact ON fact.command_id = command.id
             WHERE command.migration = ?1 AND command.state <> 'abandoned' ORDER BY command.rowid, fact.sequence";
@@ -220,10 +188,6 @@ impl Journal {
 
     /// Marks every fact of one command to be sent again, acknowledged or not: the answer to a repeated
     /// command.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn repeat(&self, command_id: &str) -> Result<(), Failure> {
         const SQL: &str = "UPDATE fact SET acknowledged = FALSE WHERE command_id = ?1";
         self.connection().execute(SQL, [command_id]).map_err(broken)?;
@@ -234,10 +198,6 @@ impl Journal {
     ///
     /// The one write that does not wait for the disk; it reaches the disk with the next one. If the machine
     /// fails before that, the agent sends the facts again, and the coordinator acknowledges them again.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn acknowledge(&self, command_id: &str, sequence: i64) -> Result<(), Failure> {
         const SQL: &str = "UPDATE fact SET acknowledged = TRUE WHERE command_id = ?1 AND sequence <= ?2";
         let connection = self.connection();
@@ -249,10 +209,6 @@ impl Journal {
 
     /// Notes that the coordinator needs no facts of a command any more: they are no longer sent, and a
     /// restarted agent does not continue the command. The id stays known.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn abandon(&self, command_id: &str) -> Result<(), Failure> {
         const SQL: &str = "UPDATE command SET state = 'abandoned' WHERE id = ?1";
         self.connection().execute(SQL, [command_id]).map_err(broken)?;
@@ -261,10 +217,6 @@ impl Journal {
 
     /// Removes commands that ended and were acknowledged long ago. Their ids were kept until now so that a
     /// late repetition starts nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::StoreUnwritable`].
     pub fn prune(&self, now: SystemTime, age: Duration) -> Result<usize, Failure> {
         const SQL: &str = "DELETE FROM command WHERE record_time < ?1 AND (state = 'abandoned' OR (state = 'over'
             AND NOT EXISTS (SELECT 1 FROM fact WHERE command_id = command.id AND NOT acknowledged)))";

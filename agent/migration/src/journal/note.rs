@@ -14,7 +14,6 @@ macro_rules! notes {
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// Its key in the journal. Stable: journals outlive releases.
-            #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)+

@@ -9,6 +9,16 @@ use proptest::prelude::*;
 
 use super::*;
 
+impl SwitchoverRecord {
+    /// Whether this side waits for an answer of the other agent, or for its fence to be lifted.
+    fn is_in_doubt(&self) -> bool {
+        match self.fence {
+            Fence::MayStand(_) | Fence::Liftable(_) => true,
+            Fence::Down | Fence::Kept(_) => false,
+        }
+    }
+}
+
 /// What a side has decided about a switchover that enters it: a row on its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decided {

@@ -60,10 +60,6 @@ WITH n AS MATERIALIZED (
 SELECT concat_ws(' ', count(*), sum(hashint8extended(id, coalesce(version::text::bigint, 0)))) FROM row";
 
 /// A text that differs when anything in the catalog has changed.
-///
-/// # Errors
-///
-/// As [`sql_failure`].
 pub async fn fingerprint(client: &Client) -> Result<String, Failure> {
     let row = client
         .query_one(FINGERPRINT, &[])

@@ -24,10 +24,6 @@ pub struct SchemaObject {
 }
 
 /// Every object of the database that both sides must have, sorted by identity.
-///
-/// # Errors
-///
-/// As [`sql_failure`].
 pub async fn schema_objects(client: &Client) -> Result<Vec<SchemaObject>, Failure> {
     // Pipelined, without a common snapshot. A caller that needs the objects to stand still calls this
     // behind the barrier or the fence.
@@ -41,16 +37,11 @@ pub async fn schema_objects(client: &Client) -> Result<Vec<SchemaObject>, Failur
 }
 
 /// SHA-256 over [`schema_objects`]: equal on two servers whose objects are.
-///
-/// # Errors
-///
-/// As [`sql_failure`].
 pub async fn catalog_digest(client: &Client) -> Result<[u8; 32], Failure> {
     Ok(digest_of(&schema_objects(client).await?))
 }
 
 /// The digest of a list of objects, sorted as [`schema_objects`] sorts them.
-#[must_use]
 pub fn digest_of(objects: &[SchemaObject]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for object in objects {

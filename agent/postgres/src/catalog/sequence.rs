@@ -47,10 +47,6 @@ pub struct Sequences {
 impl Sequences {
     /// Lists every sequence of the database, sorted by name, and prepares the reading. Leaves out those of
     /// the system, of extensions and ours.
-    ///
-    /// # Errors
-    ///
-    /// As [`sql_failure`].
     pub async fn prepare(client: &Client) -> Result<Self, Failure> {
         const LIST: &str = concat!(
             "
@@ -111,10 +107,6 @@ impl Sequences {
 }
 
 /// The positions of every sequence of the database, as [`Sequences`] reads them.
-///
-/// # Errors
-///
-/// As [`sql_failure`].
 pub async fn sequences(client: &Client) -> Result<Vec<SequenceState>, Failure> {
     Sequences::prepare(client).await?.read(client).await
 }

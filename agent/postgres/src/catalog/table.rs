@@ -8,10 +8,6 @@ use crate::{RelationName, sql_failure};
 
 /// The tables that a publication covers, our own included, sorted by name.
 /// Empty when there is no such publication.
-///
-/// # Errors
-///
-/// As [`sql_failure`].
 pub async fn published_tables(client: &Client, publication: &str) -> Result<Vec<RelationName>, Failure> {
     const TABLES: &str = "
         SELECT schemaname::text, tablename::text
@@ -25,10 +21,6 @@ pub async fn published_tables(client: &Client, publication: &str) -> Result<Vec<
 
 /// Every table whose rows have to travel, sorted by name: permanent tables and the leaves of partitioned
 /// ones. Leaves out those of the system, of extensions and ours, and unlogged and foreign tables.
-///
-/// # Errors
-///
-/// As [`sql_failure`].
 pub async fn user_tables(client: &Client) -> Result<Vec<RelationName>, Failure> {
     const TABLES: &str = concat!(
         "

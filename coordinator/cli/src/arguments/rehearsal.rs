@@ -30,8 +30,7 @@ pub enum Extent {
 
 impl Rehearsal {
     /// What the flags ask for.
-    #[must_use]
-    pub fn extent(self) -> Extent {
+    pub(crate) fn extent(self) -> Extent {
         match self {
             Self { rehearse: true, .. } => Extent::Rehearsal,
             Self { rehearse_first: true, .. } => Extent::RehearsalFirst,

@@ -6,7 +6,6 @@ use super::{Style, Tone, age, clean, table};
 use crate::view::{Agent, AgentState};
 
 /// The agents that the coordinator has heard from.
-#[must_use]
 pub fn agents(agents: &[Agent], now: OffsetDateTime, style: Style) -> String {
     if agents.is_empty() {
         return "no agent has attached yet\n".to_owned();

@@ -7,7 +7,6 @@ use pgportage_certificate::{Account, Direction, Report, Statement, TableSet, Ver
 use super::{Style, Tone, clean, count, labelled, push_line, span, table};
 
 /// A certificate, checked.
-#[must_use]
 pub fn certificate(report: &Report, style: Style) -> String {
     let mut out = String::new();
     let what = report.direction.map_or("switchover", Direction::as_str);

@@ -3,9 +3,7 @@
 use super::{Style, Tone, clean, count, labelled, push_line, span};
 use crate::view::{Cutover, CutoverPhase, SwitchComparison};
 
-/// The report of a cutover.
-#[must_use]
-pub fn cutover(report: &Cutover, style: Style) -> String {
+pub(crate) fn cutover(report: &Cutover, style: Style) -> String {
     let mut out = String::new();
     let (what, left, entered) =
         if report.rollback { ("rollback", "destination", "source") } else { ("cutover", "source", "destination") };
@@ -64,8 +62,7 @@ fn compared(comparison: &SwitchComparison) -> String {
 }
 
 /// The statements that reopen the source, with what they are for.
-#[must_use]
-pub fn unfence(statements: &[String], database: &str, source: &str, style: Style) -> String {
+pub(crate) fn unfence(statements: &[String], database: &str, source: &str, style: Style) -> String {
     let mut out = String::new();
     if statements.is_empty() {
         return out;

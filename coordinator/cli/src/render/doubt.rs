@@ -5,8 +5,7 @@ use super::{Style, Tone, clean, labelled, push_line};
 use crate::view::{CutoverPhase, Migration};
 
 /// Empty unless it is in doubt.
-#[must_use]
-pub fn doubt(migration: &Migration, style: Style) -> String {
+pub(crate) fn doubt(migration: &Migration, style: Style) -> String {
     let Some(cutover) = migration.cutover.as_ref().filter(|cutover| cutover.phase == CutoverPhase::InDoubt) else {
         return String::new();
     };

@@ -2,15 +2,14 @@
 
 use pgportage_report::situation::{PreparedTransaction, ServerSession, Slot, Subscription};
 
-use super::status::answers;
+use super::status::{answers, over};
 use super::{Style, Tone, clean, count, elapsed, labelled, push_line, size, span};
-use crate::view::{Explained, Explanation, Migration, MigrationState, Report, Side, Situation, Weight};
+use crate::view::{Explained, Explanation, Report, Side, Situation, Weight};
 
 /// Most sessions of the migration that are shown; the rest is a number.
 const SHOWN_SESSIONS: usize = 8;
 
 /// Everything that was found, and the facts of both sides.
-#[must_use]
 pub fn explained(explained: &Explained, style: Style) -> String {
     let mut out = String::new();
     let name = style.paint(Tone::Strong, &clean(&explained.migration.name));
@@ -49,17 +48,6 @@ fn verdict(explained: &Explained, style: Style) -> String {
         }
         (1, _) => style.paint(Tone::Careful, "one thing keeps it from moving"),
         (causes, _) => style.paint(Tone::Careful, &format!("{causes} things keep it from moving, the likeliest first")),
-    }
-}
-
-fn over(migration: &Migration) -> bool {
-    match migration.state {
-        MigrationState::Aborted | MigrationState::Succeeded => true,
-        MigrationState::Pending
-        | MigrationState::Running
-        | MigrationState::Waiting
-        | MigrationState::Aborting
-        | MigrationState::Unrecognised => false,
     }
 }
 

@@ -7,7 +7,6 @@ use crate::view::Failure;
 
 /// A failure: what happened, the facts, what to do, what is underneath, and
 /// the page to read. PostgreSQL's three texts, in PostgreSQL's order.
-#[must_use]
 pub fn failure(failure: &Failure, style: Style) -> String {
     let mut out = String::new();
     let code =

@@ -4,7 +4,6 @@ use super::{Style, Tone, clean, count, labelled, push_line, table};
 use crate::view::{Finding, Preflight, Severity};
 
 /// What preflight found, both sides, with a verdict at the end.
-#[must_use]
 pub fn preflight(preflight: &Preflight, source: &str, destination: &str, style: Style) -> String {
     let mut out = String::new();
     out.push_str(&side("source", source, &preflight.source_findings, style));
@@ -44,8 +43,7 @@ fn side(word: &str, agent: &str, findings: &[Finding], style: Style) -> String {
 
 /// One block for each finding: a line of the table, and under it what was
 /// read, what mends it and where to read on.
-#[must_use]
-pub fn findings(findings: &[Finding], style: Style) -> String {
+pub(crate) fn findings(findings: &[Finding], style: Style) -> String {
     let rows: Vec<Vec<String>> = findings
         .iter()
         .map(|finding| {

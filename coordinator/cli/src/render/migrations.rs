@@ -6,7 +6,6 @@ use super::{Style, age, clean, happening, status, table};
 use crate::view::Migration;
 
 /// One line for each migration.
-#[must_use]
 pub fn migrations(migrations: &[Migration], now: OffsetDateTime, style: Style) -> String {
     if migrations.is_empty() {
         return "no migrations\n".to_owned();

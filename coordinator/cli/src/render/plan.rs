@@ -6,7 +6,6 @@ use super::{Style, Tone, clean, push_line};
 use crate::view::{Plan, PlannedStep};
 
 /// Every step and statement, in order, with the side it runs on.
-#[must_use]
 pub fn plan(plan: &Plan, style: Style) -> String {
     let mut out = String::new();
     push_line(&mut out, &format!("plan of migration {}", style.paint(Tone::Strong, &clean(&plan.name))));

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-pub use pgportage_report::quantity::size;
+pub(crate) use pgportage_report::quantity::size;
 use time::OffsetDateTime;
 
 use crate::pace::Speed;
 use crate::view::{Figures, WalLimit};
 
 /// `under 1 ms`, `3 ms`, `1.2 s`, `3 min 20 s`, `2 h 5 min`, `4 d 1 h`.
-#[must_use]
-pub fn span(span: Duration) -> String {
+pub(crate) fn span(span: Duration) -> String {
     let milliseconds = span.as_millis();
     if milliseconds == 0 && !span.is_zero() {
         return "under 1 ms".to_owned();
@@ -27,8 +26,7 @@ pub fn span(span: Duration) -> String {
 
 /// `, 12.9 M of 30.0 M rows`, to follow a size; nothing while no rows are known. The
 /// total is an estimate: one that is passed says nothing any more.
-#[must_use]
-pub fn rows(completed: i64, total: i64) -> String {
+pub(crate) fn rows(completed: i64, total: i64) -> String {
     match (completed, whole(completed, total)) {
         (..=0, None) => String::new(),
         (_, Some(total)) => format!(", {} of {} rows", amount(completed), amount(total)),
@@ -53,8 +51,7 @@ fn amount(number: i64) -> String {
 
 /// How long ago, `now` for the last second and for what clocks that differ
 /// place in the future.
-#[must_use]
-pub fn age(then: OffsetDateTime, now: OffsetDateTime) -> String {
+pub(crate) fn age(then: OffsetDateTime, now: OffsetDateTime) -> String {
     match Duration::try_from(now - then) {
         Ok(passed) if passed.as_secs() == 0 => "now".to_owned(),
         Ok(passed) => format!("{} ago", elapsed(passed)),
@@ -63,8 +60,7 @@ pub fn age(then: OffsetDateTime, now: OffsetDateTime) -> String {
 }
 
 /// A span that still grows: whole seconds are enough.
-#[must_use]
-pub fn elapsed(passed: Duration) -> String {
+pub(crate) fn elapsed(passed: Duration) -> String {
     match passed.as_secs() {
         seconds @ 0..60 => format!("{seconds} s"),
         seconds => span(Duration::from_secs(seconds)),
@@ -73,14 +69,12 @@ pub fn elapsed(passed: Duration) -> String {
 
 /// The total, if it is known and holds: one that was estimated may be passed,
 /// and then says nothing any more.
-#[must_use]
-pub fn whole(completed: i64, total: i64) -> Option<i64> {
+pub(crate) fn whole(completed: i64, total: i64) -> Option<i64> {
     (total > 0 && completed <= total).then_some(total)
 }
 
 /// The share that is done, in whole percent, never 100 before all of it is.
-#[must_use]
-pub fn rate(completed: i64, total: i64) -> Option<i64> {
+pub(crate) fn rate(completed: i64, total: i64) -> Option<i64> {
     let total = whole(completed, total)?;
     let percent = i128::from(completed.max(0)) * 100 / i128::from(total);
     i64::try_from(percent).ok()
@@ -88,8 +82,7 @@ pub fn rate(completed: i64, total: i64) -> Option<i64> {
 
 /// `1.2 GB, limit in 3 h 0 min at this rate (disk)`: the WAL kept, `place` after
 /// its size, and how long that goes well. Empty while unknown.
-#[must_use]
-pub fn kept(figures: &Figures, place: &str) -> String {
+pub(crate) fn kept(figures: &Figures, place: &str) -> String {
     let Some(bytes) = figures.retained_wal_bytes else { return String::new() };
     let forecast = figures.wal_forecast.as_ref();
     let when = match forecast.and_then(|forecast| Some((forecast.limit?, forecast.time_left?))) {
@@ -108,8 +101,7 @@ pub fn kept(figures: &Figures, place: &str) -> String {
 }
 
 /// `, 68.6 MB/s, 6 min 52 s left`, to follow a clause; nothing while unknown.
-#[must_use]
-pub fn pace(speed: Option<Speed>) -> String {
+pub(crate) fn pace(speed: Option<Speed>) -> String {
     let Some(speed) = speed else { return String::new() };
     let left = speed.left.map(|left| format!(", {} left", elapsed(left))).unwrap_or_default();
     format!(", {}/s{left}", size(speed.bytes_per_second))

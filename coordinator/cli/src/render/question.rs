@@ -7,7 +7,6 @@ use super::{Style, Tone, clean, labelled, push_line, span};
 use crate::view::{CutoverPhase, Migration, WayBack};
 
 /// Before `cutover`.
-#[must_use]
 pub fn before_cutover(
     migration: &Migration,
     max_outage: Option<Duration>,
@@ -15,28 +14,54 @@ pub fn before_cutover(
     keeps_way_back: bool,
     style: Style,
 ) -> String {
+    before_switch(migration, false, max_outage, compare, after_cutover(migration, keeps_way_back), style)
+}
+
+/// Before `rollback`.
+pub fn before_rollback(
+    migration: &Migration,
+    max_outage: Option<Duration>,
+    compare: Option<Duration>,
+    style: Style,
+) -> String {
+    let then = "Nothing that was written on the destination is lost. It then follows the source again: cutover may be \
+                typed anew.";
+    before_switch(migration, true, max_outage, compare, then, style)
+}
+
+/// Before the applications move to the other side, or back. `then`: what is so afterwards.
+fn before_switch(
+    migration: &Migration,
+    rollback: bool,
+    max_outage: Option<Duration>,
+    compare: Option<Duration>,
+    then: &str,
+    style: Style,
+) -> String {
+    let source = ("source", &migration.source_agent);
+    let destination = ("destination", &migration.destination_agent);
+    let (verb, back, (left, from), (entered, to)) =
+        if rollback { ("rollback", " back", destination, source) } else { ("cutover", "", source, destination) };
     let mut out = String::new();
     push_line(
         &mut out,
         &format!(
-            "{} moves the applications of database {} from {} to {}:",
-            style.paint(Tone::Strong, "cutover"),
+            "{} moves the applications of database {}{back} from {} to {}:",
+            style.paint(Tone::Strong, verb),
             clean(&migration.database),
-            clean(&migration.source_agent),
-            clean(&migration.destination_agent)
+            clean(from),
+            clean(to)
         ),
     );
-    let budget = budget(max_outage);
-    let acts = [
-        "1. Writers on the source wait, then every application session there is ended.".to_owned(),
-        format!("2. The last change is awaited on the destination, and its sequences are set.{}", compared(compare)),
-        format!("3. The destination opens. {budget}"),
-        after_cutover(migration, keeps_way_back).to_owned(),
-    ];
-    for act in acts {
+    for act in [
+        format!("1. Writers on the {left} wait, then every application session there is ended."),
+        format!("2. The last change is awaited on the {entered}, and its sequences are set.{}", compared(compare)),
+        format!("3. The {entered} opens. {}", budget(max_outage)),
+        then.to_owned(),
+    ] {
         push_line(&mut out, &format!("  {act}"));
     }
-    out.push_str(&rehearsed(migration, false, max_outage, style));
+    out.push_str(&rehearsed(migration, rollback, max_outage, style));
     out.push_str(&lag_now(migration, style));
     out
 }
@@ -63,7 +88,6 @@ fn rehearsed(migration: &Migration, rollback: bool, max_outage: Option<Duration>
 }
 
 /// Before a rehearsal.
-#[must_use]
 pub fn before_rehearsal(
     migration: &Migration,
     rollback: bool,
@@ -133,42 +157,7 @@ fn lag_now(migration: &Migration, style: Style) -> String {
     labelled(style, 2, &[("lag now", lag)])
 }
 
-/// Before `rollback`.
-#[must_use]
-pub fn before_rollback(
-    migration: &Migration,
-    max_outage: Option<Duration>,
-    compare: Option<Duration>,
-    style: Style,
-) -> String {
-    let mut out = String::new();
-    push_line(
-        &mut out,
-        &format!(
-            "{} moves the applications of database {} back from {} to {}:",
-            style.paint(Tone::Strong, "rollback"),
-            clean(&migration.database),
-            clean(&migration.destination_agent),
-            clean(&migration.source_agent)
-        ),
-    );
-    for act in [
-        "1. Writers on the destination wait, then every application session there is ended.".to_owned(),
-        format!("2. The last change is awaited on the source, and its sequences are set.{}", compared(compare)),
-        format!("3. The source opens. {}", budget(max_outage)),
-        "Nothing that was written on the destination is lost. It then follows the source again: cutover may be typed \
-         anew."
-            .to_owned(),
-    ] {
-        push_line(&mut out, &format!("  {act}"));
-    }
-    out.push_str(&rehearsed(migration, true, max_outage, style));
-    out.push_str(&lag_now(migration, style));
-    out
-}
-
 /// Before `finish`.
-#[must_use]
 pub fn before_finish(migration: &Migration, style: Style) -> String {
     let mut out = String::new();
     push_line(
@@ -201,7 +190,6 @@ pub fn before_finish(migration: &Migration, style: Style) -> String {
 }
 
 /// Before `abort`.
-#[must_use]
 pub fn before_abort(migration: &Migration, style: Style) -> String {
     let mut out = String::new();
     push_line(

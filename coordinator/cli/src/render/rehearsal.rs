@@ -6,7 +6,6 @@ use super::{Style, Tone, count, push_line, span, table};
 use crate::view::{Rehearsal, RehearsalPhase, RestSource, Spread};
 
 /// The report of a rehearsal.
-#[must_use]
 pub fn rehearsal(report: &Rehearsal, style: Style) -> String {
     let mut out = String::new();
     let what = name(report);

@@ -15,12 +15,11 @@ use crate::view::{
 };
 
 /// Most tables that are shown while they are copied; the rest is a number.
-pub const SHOWN_TABLES: usize = 5;
+pub(crate) const SHOWN_TABLES: usize = 5;
 
 const BAR_CELLS: i64 = 20;
 
 /// Everything about one migration. `so_far` has looked at it as it is now.
-#[must_use]
 pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: Style) -> String {
     let mut out = String::new();
     push_line(
@@ -85,7 +84,6 @@ pub fn status(migration: &Migration, so_far: &Pace, now: OffsetDateTime, style: 
 }
 
 /// What a verb that waited ends with: what is in the way, and the three answers.
-#[must_use]
 pub fn conclusion(migration: &Migration, style: Style) -> String {
     let mut out = obstacles(migration, style);
     if !out.is_empty() {
@@ -107,7 +105,8 @@ fn replicates(migration: &Migration) -> bool {
     !over(migration) && (!open || migration.way_back == WayBack::Running)
 }
 
-fn over(migration: &Migration) -> bool {
+/// Whether nothing will happen to it any more.
+pub(crate) fn over(migration: &Migration) -> bool {
     match migration.state {
         MigrationState::Aborted | MigrationState::Succeeded => true,
         MigrationState::Pending
@@ -161,8 +160,7 @@ pub(super) fn answers(migration: &Migration, style: Style) -> String {
 }
 
 /// What is happening, as one clause.
-#[must_use]
-pub fn happening(migration: &Migration) -> String {
+pub(crate) fn happening(migration: &Migration) -> String {
     let step = migration.current_step();
     let named = |step: &Step| clean(&step.name).into_owned();
     match (migration.state, step) {
@@ -285,8 +283,7 @@ fn remark(step: &Step, so_far: &Pace, migration: &Migration) -> String {
 }
 
 /// How far a step has come, as one clause.
-#[must_use]
-pub fn progress(progress: &Progress) -> String {
+pub(crate) fn progress(progress: &Progress) -> String {
     let completed = progress.completed;
     let share = rate(completed, progress.total).map(|percent| format!(" ({percent} %)")).unwrap_or_default();
     let figure = match (progress.unit, whole(completed, progress.total)) {
@@ -315,8 +312,7 @@ fn all_rows(progress: &Progress) -> String {
 }
 
 /// The same, and how fast it goes.
-#[must_use]
-pub fn paced(work: &Progress, so_far: &Pace) -> String {
+pub(crate) fn paced(work: &Progress, so_far: &Pace) -> String {
     format!("{}{}", progress(work), pace(so_far.step(work)))
 }
 
@@ -335,19 +331,17 @@ fn tables(progress: &Progress, so_far: &Pace) -> String {
 }
 
 /// `index of public.orders: building index: scanning table, 45 %`.
-#[must_use]
-pub fn build(build: &Build) -> String {
+pub(crate) fn build(build: &Build) -> String {
     let share = build.percent.map(|percent| format!(", {percent} %")).unwrap_or_default();
     format!("index of {}: {}{share}", clean(&build.table), clean(&build.phase))
 }
 
 /// The tables being copied at this moment: begun, and not ready.
-pub fn running_tables(progress: &Progress) -> impl Iterator<Item = &Part> {
+pub(crate) fn running_tables(progress: &Progress) -> impl Iterator<Item = &Part> {
     progress.parts.iter().filter(|part| !part.ready && (part.size_bytes > 0 || part.row_count > 0))
 }
 
 /// `[##########..........]  52 %  1.2 GB of 2.3 GB, 68.6 MB/s, 16 s left`.
-#[must_use]
 fn table_bar(part: &Part, speed: Option<Speed>) -> String {
     let pace = pace(speed);
     match rate(part.size_bytes, part.total_bytes) {
@@ -368,8 +362,7 @@ fn table_bar(part: &Part, speed: Option<Speed>) -> String {
 }
 
 /// What the coordinator waits for before it takes the request for a cutover or rollback.
-#[must_use]
-pub fn behind(lag: Duration, limit: Duration) -> String {
+pub(crate) fn behind(lag: Duration, limit: Duration) -> String {
     format!("waiting for the lag to fall under {}: it is {}\n", span(limit), span(lag))
 }
 
@@ -444,7 +437,6 @@ pub(super) fn state_word(migration: &Migration) -> &'static str {
     }
 }
 
-/// How the state's word is shown.
 pub(super) fn state_tone(migration: &Migration) -> Tone {
     match migration.state {
         MigrationState::Succeeded => Tone::Good,
@@ -455,9 +447,7 @@ pub(super) fn state_tone(migration: &Migration) -> Tone {
     }
 }
 
-/// A step's state, in a word.
-#[must_use]
-pub fn step_word(state: StepState) -> &'static str {
+pub(crate) fn step_word(state: StepState) -> &'static str {
     match state {
         StepState::Pending => "to do",
         StepState::Running => "running",

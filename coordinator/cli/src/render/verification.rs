@@ -24,8 +24,7 @@ fn compared(rows: &RowComparison, follower: &str) -> String {
 }
 
 /// Counts, every difference, and what replication leaves behind.
-#[must_use]
-pub fn verification(report: &Verification, style: Style) -> String {
+pub(crate) fn verification(report: &Verification, style: Style) -> String {
     let mut out = String::new();
     let verdict = if report.differences.is_empty() {
         style.paint(Tone::Good, "both sides agree")

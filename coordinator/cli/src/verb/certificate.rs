@@ -54,11 +54,7 @@ async fn save(hand: &Hand, arguments: &CertificateSave) -> Result<Exit, Stop> {
 }
 
 /// Checks a certificate in a file. Asks neither the coordinator nor an agent.
-///
-/// # Errors
-///
-/// When the command line names no authority, or a file cannot be read.
-pub fn verify(terminal: &Terminal, file: &Path, authority: Option<&Path>, clock: Clock) -> Result<Exit, Stop> {
+pub(crate) fn verify(terminal: &Terminal, file: &Path, authority: Option<&Path>, clock: Clock) -> Result<Exit, Stop> {
     let Some(authority) = authority else {
         return Err(Stop::Usage {
             message: "certificate verify has to know which authority to trust".to_owned(),

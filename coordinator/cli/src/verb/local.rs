@@ -13,20 +13,14 @@ use crate::arguments::Arguments;
 use crate::exit::{Exit, Stop};
 use crate::terminal::Terminal;
 
-/// Prints a completion script.
-pub fn completions(terminal: &Terminal, shell: Shell) -> Exit {
+pub(crate) fn completions(terminal: &Terminal, shell: Shell) -> Exit {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "pgportage", &mut script);
     terminal.text(&String::from_utf8_lossy(&script));
     Exit::Done
 }
 
-/// Explains a verb or a code.
-///
-/// # Errors
-///
-/// [`Stop::Usage`] when it is neither.
-pub fn help(terminal: &Terminal, words: &[String]) -> Result<Exit, Stop> {
+pub(crate) fn help(terminal: &Terminal, words: &[String]) -> Result<Exit, Stop> {
     let text = pgportage_link::program::help(Arguments::command(), words)
         .map_err(|UnknownTopic { message, hint }| Stop::Usage { message, hint })?;
     terminal.text(&text);
@@ -34,11 +28,7 @@ pub fn help(terminal: &Terminal, words: &[String]) -> Result<Exit, Stop> {
 }
 
 /// Writes one manual page for the program and one for each verb.
-///
-/// # Errors
-///
-/// When the directory cannot be written to.
-pub fn man(terminal: &Terminal, directory: &Path) -> Result<Exit, Failure> {
+pub(crate) fn man(terminal: &Terminal, directory: &Path) -> Result<Exit, Failure> {
     let unwritable = |error: std::io::Error| {
         Failure::new(Reason::ConfigurationInvalid, format!("cannot write manual pages to {}", directory.display()))
             .hint("Give a directory that you may write to.")

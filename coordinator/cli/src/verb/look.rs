@@ -7,7 +7,7 @@ use crate::arguments::{PlanArguments, Status};
 use crate::exit::{Exit, Stop};
 use crate::pace::Pace;
 use crate::render;
-use crate::view::{Migration, MigrationState};
+use crate::view::Migration;
 
 pub(super) async fn agents(hand: &Hand) -> Result<Exit, Stop> {
     let agents = hand.coordinator.agents().await?;
@@ -61,20 +61,9 @@ async fn watch(hand: &Hand, name: &str) -> Result<(), Stop> {
         let text = if redraws { format!("\x1b[H\x1b[2J{text}") } else { format!("{text}\n") };
         read.set(hand.terminal.result(&text, migration));
     };
-    match follow.until(name, &mut interrupt, show, |migration| over(migration) || !read.get()).await {
+    match follow.until(name, &mut interrupt, show, |migration| render::over(migration) || !read.get()).await {
         // Ctrl-C is how one stops looking.
         Ok(_) | Err(Stop::Detached(_)) => Ok(()),
         Err(stop) => Err(stop),
-    }
-}
-
-fn over(migration: &Migration) -> bool {
-    match migration.state {
-        MigrationState::Aborted | MigrationState::Succeeded => true,
-        MigrationState::Pending
-        | MigrationState::Running
-        | MigrationState::Waiting
-        | MigrationState::Aborting
-        | MigrationState::Unrecognised => false,
     }
 }

@@ -180,13 +180,8 @@ pub(super) async fn finish(hand: &Hand, arguments: &Confirmed) -> Result<Exit, S
 
 pub(super) async fn abort(hand: &Hand, arguments: &Confirmed) -> Result<Exit, Stop> {
     let seen = hand.coordinator.migration(&arguments.name).await?;
-    match seen.state {
-        MigrationState::Aborted | MigrationState::Succeeded => return Err(wrong_state("abort", &seen)),
-        MigrationState::Pending
-        | MigrationState::Running
-        | MigrationState::Waiting
-        | MigrationState::Aborting
-        | MigrationState::Unrecognised => {}
+    if render::over(&seen) {
+        return Err(wrong_state("abort", &seen));
     }
     hand.terminal.confirm(&render::before_abort(&seen, hand.terminal.err), "abort", arguments.yes)?;
     // A migration that runs changes between the question and the answer; giving

@@ -8,10 +8,6 @@ use super::missing;
 use crate::view::{Certified, Failure};
 
 /// What the coordinator hands out.
-///
-/// # Errors
-///
-/// When the certificate is missing.
 pub fn certified(message: v1::GetSwitchCertificateResponse) -> Result<Certified, pgportage_link::Failure> {
     let certificate = message.certificate.ok_or_else(|| missing("certificate"))?;
     let statements = certificate.left.into_iter().chain(certificate.entered).map(signed).collect();

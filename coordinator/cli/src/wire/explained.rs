@@ -7,10 +7,6 @@ use super::migration;
 use crate::view::{Explained, Explanation, Failure, Report, Side, Situation, Weight, page};
 
 /// What the coordinator explains.
-///
-/// # Errors
-///
-/// When the migration is missing.
 pub fn explained(message: v1::ExplainMigrationResponse) -> Result<Explained, pgportage_link::Failure> {
     let explanations: Vec<_> = message.explanations.into_iter().map(Explanation::from).collect();
     Ok(Explained {

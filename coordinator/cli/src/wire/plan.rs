@@ -7,7 +7,6 @@ use crate::view::{Failure, Plan, PlannedStep};
 
 impl Plan {
     /// The plan of the migration `name`.
-    #[must_use]
     pub fn from_wire(name: &str, message: v1::GetPlanResponse) -> Self {
         Self {
             name: name.to_owned(),

@@ -92,7 +92,6 @@ fn unreadable(file: Option<&Path>, error: &ConfigError) -> Problem {
     Problem { key: String::new(), origin: None, message: message.trim_end().to_owned() }
 }
 
-/// Where the value of `key` came from.
 fn origin(root: &Value, key: &str) -> Option<String> {
     let mut value = root;
     for step in key.split('.') {

@@ -16,19 +16,16 @@ const UNITS: [(&str, u32); 5] = [("TB", 40), ("GB", 30), ("MB", 20), ("kB", 10),
 
 impl ByteSize {
     /// A number of bytes.
-    #[must_use]
     pub const fn bytes(bytes: u64) -> Self {
         Self(bytes)
     }
 
     /// A number of megabytes of 1024 times 1024 bytes.
-    #[must_use]
     pub const fn megabytes(megabytes: u32) -> Self {
         Self((megabytes as u64) << 20)
     }
 
     /// The number of bytes.
-    #[must_use]
     pub const fn as_bytes(self) -> u64 {
         self.0
     }
@@ -108,19 +105,11 @@ pub mod duration {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     /// Writes the span as people do.
-    ///
-    /// # Errors
-    ///
-    /// Those of the serializer.
     pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_duration(*value))
     }
 
     /// Reads a span as people write it.
-    ///
-    /// # Errors
-    ///
-    /// When the text is none.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)
@@ -135,10 +124,6 @@ pub mod optional_duration {
     use serde::{Deserializer, Serializer};
 
     /// Writes the span as people do, or nothing.
-    ///
-    /// # Errors
-    ///
-    /// Those of the serializer.
     pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         match value {
             Some(value) => super::duration::serialize(value, serializer),
@@ -147,10 +132,6 @@ pub mod optional_duration {
     }
 
     /// Reads a span as people write it.
-    ///
-    /// # Errors
-    ///
-    /// When the text is none.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
         super::duration::deserialize(deserializer).map(Some)
     }

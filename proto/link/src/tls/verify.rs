@@ -16,7 +16,6 @@ use thiserror::Error;
 
 use crate::identity::{IdentityError, PeerIdentity, SpiffeId};
 
-/// Why an otherwise valid certificate was refused.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// It carries no identity of ours.
