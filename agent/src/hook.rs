@@ -2,7 +2,7 @@
 //!
 //! Hooks before the decision take part in it: their failure gives the cutover up. Hooks after it only learn
 //! what happened, and delay nothing. Before the first hook of a switchover runs, the agent notes that hooks
-//! have to learn its end ([`crate::switchover::Event::OwesHooks`]). So an agent that was killed runs them
+//! have to learn its end ([`pgportage_migration::switchover::Event::OwesHooks`]). So an agent that was killed runs them
 //! after its restart; they may then run twice.
 
 use std::collections::HashSet;

@@ -5,7 +5,7 @@
 //! round. They see a pause and no error.
 //!
 //! **Invariant:** where a paused pooler leads follows only from durable facts: on the side that is left,
-//! from the record of the switchover ([`crate::switchover::SwitchoverRecord`]); on the side that is
+//! from the record of the switchover ([`pgportage_migration::switchover::SwitchoverRecord`]); on the side that is
 //! entered, from its own decision. In doubt it stays paused. The pooler is no fence: the barrier and the
 //! fence keep writes off a server, and a failure of the pooler costs waiting and no row.
 
