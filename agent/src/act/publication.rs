@@ -157,26 +157,58 @@ pub(crate) enum Fenced {
 pub(crate) async fn remove(cx: &Context, fenced: Fenced) -> Result<(), Failure> {
     let failure = |error| sql_failure(error, "drop the publication");
     let mut session = cx.door.open(&cx.participation.database, Purpose::Control).await?;
-    let transaction = session.transaction().await.map_err(failure)?;
-    match ledger::ownership(&transaction, &cx.participation).await? {
-        Ownership::Other(_) => return Ok(()),
-        Ownership::Absent | Ownership::Ours => {}
+    if !may_remove(&*session, &cx.participation, fenced).await? {
+        return Ok(());
     }
-    let side = cx.participation.side;
-    if side == Side::Source && fenced == Fenced::Refuse && is_fenced(&transaction).await? {
-        return Err(Failure::new(Reason::WrongState, "the source is fenced")
-            .detail("Schema pgportage keeps what is needed to lift the fence.")
-            .hint("Take the cutover back first, or run `pgportage-agent unfence` on this machine.")
-            .effect(Effect::None));
+    leave_applications_tables(cx, &mut session).await?;
+    let transaction = session.transaction().await.map_err(failure)?;
+    if !may_remove(&transaction, &cx.participation, fenced).await? {
+        return Ok(());
     }
     for name in own_publications(&cx.participation) {
         if publication_exists(&transaction, &name).await? {
             transaction.batch_execute(&format!("DROP PUBLICATION {}", quote_ident(&name))).await.map_err(failure)?;
         }
     }
-    if side == Side::Source {
+    if cx.participation.side == Side::Source {
         ledger::remove(&transaction, &cx.participation, cx.leader_epoch).await?;
     }
+    transaction.commit().await.map_err(failure)
+}
+
+/// Whether there may be anything of ours. A fenced source keeps it.
+async fn may_remove(
+    client: &impl GenericClient,
+    participation: &Participation,
+    fenced: Fenced,
+) -> Result<bool, Failure> {
+    if matches!(ledger::ownership(client, participation).await?, Ownership::Other(_)) {
+        return Ok(false);
+    }
+    if participation.side == Side::Source && fenced == Fenced::Refuse && is_fenced(client).await? {
+        return Err(Failure::new(Reason::WrongState, "the source is fenced")
+            .detail("Schema pgportage keeps what is needed to lift the fence.")
+            .hint("Take the cutover back first, or run `pgportage-agent unfence` on this machine.")
+            .effect(Effect::None));
+    }
+    Ok(true)
+}
+
+/// Takes every table out of the stream's publication but our own, in a transaction before the one that drops
+/// it. A session that writes looks a table's publications up one after the other; one that is dropped in
+/// between ends its statement with `cache lookup failed for publication`. Behind this no table of an
+/// application leads to the publication any more.
+async fn leave_applications_tables(cx: &Context, session: &mut Session) -> Result<(), Failure> {
+    let failure = |error| sql_failure(error, "take the tables out of the publication");
+    let name = published_name(&cx.participation);
+    if !publication_exists(&**session, &name).await? {
+        return Ok(());
+    }
+    let heartbeat = ledger::table(Stream::published_by(cx.participation.side).heartbeat_table());
+    let transaction = session.transaction().await.map_err(failure)?;
+    transaction.batch_execute(EVICT_MAINTENANCE).await.map_err(failure)?;
+    let statement = format!("ALTER PUBLICATION {} SET TABLE ONLY {heartbeat}", quote_ident(&name));
+    transaction.batch_execute(&statement).await.map_err(failure)?;
     transaction.commit().await.map_err(failure)
 }
 

@@ -61,7 +61,7 @@ fn destination(basis: &Basis<'_>) -> Vec<Line> {
     let mut lines: Vec<Line> = dropped(&incoming)[1..].to_vec();
     if basis.reverse {
         lines.extend(basis.drop_slot());
-        lines.push(runs(format!("DROP PUBLICATION {}", basis.stream(Side::Destination))));
+        lines.extend(publication_dropped(basis, Side::Destination));
         lines.push(runs(format!("DROP PUBLICATION {}", basis.id.proof_publication())));
         lines.extend(basis.drop_roles());
     }
@@ -85,13 +85,22 @@ fn source(basis: &Basis<'_>) -> Vec<Line> {
     }
     lines.extend(basis.drop_slot());
     lines.extend(reading_revoked(basis));
-    lines.push(runs(format!("DROP PUBLICATION {}", basis.stream(Side::Source))));
+    lines.extend(publication_dropped(basis, Side::Source));
     lines.push(runs("LOCK TABLE pgportage.ledger IN SHARE ROW EXCLUSIVE MODE"));
     lines.push(runs("DROP SCHEMA pgportage CASCADE"));
     lines.extend(identities(basis, "…"));
     lines.extend(basis.drop_roles());
     lines.push(remark("the fence stays; the statements that lift it are told"));
     lines
+}
+
+/// In two transactions, so that no statement of an application meets it half dropped.
+fn publication_dropped(basis: &Basis<'_>, side: Side) -> [Line; 2] {
+    let name = basis.stream(side);
+    [
+        runs(format!("ALTER PUBLICATION {name} SET TABLE ONLY {}", basis.heartbeat(side))),
+        runs(format!("DROP PUBLICATION {name}")),
+    ]
 }
 
 /// Tables that were given `REPLICA IDENTITY FULL`, with what they have afterwards.
