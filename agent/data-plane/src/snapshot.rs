@@ -410,7 +410,7 @@ impl Snapshot {
         packer: Packer,
     ) -> Result<RowStream, Failure> {
         let begun = self.readers.read(published, statement, doing, packer).await;
-        if begun.as_ref().is_err_and(|failure| failure.reason == Reason::SnapshotLost) {
+        if begun.as_ref().is_err_and(|failure| failure.metadata.contains_key(REWRITTEN_TABLE)) {
             self.rewritten.store(true, Ordering::Relaxed);
         }
         begun

@@ -59,7 +59,7 @@ enum Step {
     HearOfOwnOpening,
     /// The other agent or the coordinator says that the other side has opened.
     HearOfOpening,
-    /// Somebody says so of a switchover that can never open, or says it of another one.
+    /// A broken agent or coordinator says so of a switchover that can never open, or says it of another one.
     Lie(i64),
     /// The command ends, whatever came of it.
     GiveUp,

@@ -205,3 +205,39 @@ async fn a_password_that_was_asked_for_in_vain_is_asked_for_again() {
     world.source.execute(&database, "INSERT INTO public.t VALUES (2)").await.unwrap();
     world.destination.wait_until(&database, "SELECT count(*) = 2 FROM public.t", PATIENCE).await.unwrap();
 }
+
+/// Whatever became of the schema's own undo: applications are not let into what may be a copy.
+#[tokio::test]
+async fn a_destination_that_holds_anything_is_not_opened_again() {
+    let world = World::start().await;
+    let database = world.options.database.clone();
+    perform(&world, Side::Destination, &CloseDatabase).await;
+    // As an older release has closed it, whose agent has lost its journal.
+    let older = "UPDATE pgportage.ledger SET result = NULL; CREATE TABLE public.copied (id int)";
+    world.destination.execute(&database, older).await.unwrap();
+    let cx = world.context(Side::Destination);
+    assert_eq!(RESTORE.undo(&cx).await.unwrap_err().reason, Reason::CouldNotCheck);
+    let failure = CloseDatabase.undo(&cx).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::DatabaseNotEmpty);
+    assert!(failure.detail.contains("public.copied"), "{failure:?}");
+    let closed = "SELECT state = 'closed' FROM pgportage.decision";
+    world.destination.wait_until(&database, closed, PATIENCE).await.unwrap();
+    world.destination.execute(&database, "DROP TABLE public.copied").await.unwrap();
+    undo(&world, Side::Destination, &RESTORE).await;
+    undo(&world, Side::Destination, &CloseDatabase).await;
+}
+
+/// A publication of our name that we did not make is left alone, and the hint frees the name.
+#[tokio::test]
+async fn a_publication_in_the_way_is_gone_after_its_hint() {
+    let world = World::start().await;
+    let database = world.options.database.clone();
+    perform(&world, Side::Source, &CreateReplicationRole).await;
+    let name = pgportage_migration::names::replication_name(&crate::world::migration());
+    world.source.execute(&database, &format!("CREATE PUBLICATION {name}")).await.unwrap();
+    let failure = perform_with(&world.context(Side::Source), &CreatePublication).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::ObjectConflict);
+    let (_, statement) = failure.hint.split_once("run: ").unwrap();
+    world.source.execute(&database, statement).await.unwrap();
+    perform(&world, Side::Source, &CreatePublication).await;
+}
